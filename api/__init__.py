@@ -1,0 +1,1 @@
+"""Translates between wire formats and the engine. Knows Litestar."""

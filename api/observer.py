@@ -1,0 +1,89 @@
+"""Around every request, whatever becomes of it: an id, a latency, one line in the log, and a last net for failures."""
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+import structlog
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from api.problems import MEDIA_TYPE, of_bug
+
+SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+"""Ids of callers that are taken over: short, and without anything that could forge a line of a log."""
+POLLED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+"""Routes that are asked again and again; their answers are logged at DEBUG level only."""
+
+log = structlog.get_logger()
+
+
+class Observer:
+    """ASGI middleware outside of all of Litestar, so that 404s, CORS answers and crashes are seen, too."""
+
+    def __init__(
+        self, app: ASGIApp, *, count: Callable[[str, float, str | None], None], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Wrap *app*; *count* is told each answer's endpoint, seconds and problem code."""
+        self._app = app
+        self._count = count
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = self._clock(), 0
+        inner = _as_get(scope)
+        request_id = _request_id(scope)
+        scope["state"]["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(inner, receive, send_with_id)
+        except Exception as error:
+            log.error("request_failed", request_id=request_id, code="internal-error", exc_info=error)
+            if status:
+                raise  # half an answer is out: the server must cut the connection
+            await _send_bug(send_with_id, request_id)
+        finally:
+            self._note(inner, status, self._clock() - started)
+
+    def _note(self, scope: HTTPScope, status: int, seconds: float) -> None:
+        path = scope.get("path_template") or "(no route)"
+        state = scope["state"]
+        self._count(f"{scope['method']} {path}", seconds, state.get("problem_code"))
+        tell = log.debug if path in POLLED else log.info
+        tell(
+            "request_answered",
+            request_id=state["request_id"],
+            method=scope["method"],
+            route=path,
+            status=status,
+            ms=round(seconds * 1e3, 2),
+        )
+
+
+def _request_id(scope: HTTPScope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and SANE_ID.fullmatch(value):
+            return value.decode()
+    return uuid.uuid4().hex
+
+
+def _as_get(scope: HTTPScope) -> HTTPScope:
+    """HEAD is GET without the body, which the server leaves out."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # type: ignore[typeddict-item]
+
+
+async def _send_bug(send: Send, request_id: str) -> None:
+    body = of_bug(request_id)
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

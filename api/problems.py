@@ -1,0 +1,197 @@
+"""Every failure becomes RFC 9457 problem details, here and nowhere else; handlers have no `try`."""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ExceptionHandlersMap
+
+from engine.errors import InvalidInputError, ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+MOST_ECHOED = 200
+"""Characters of a caller's own words (a field's name) that a message repeats at most."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Problem details (RFC 9457). Further members tell facts, such as `field`, `index` and `limit`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    status_code: int
+    request_id: str
+    field: str | None = None
+    index: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a caller learns of a failure."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    facts: dict[str, object] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class NotJsonError(ServiceError):
+    """The body is sent as something else than JSON."""
+
+    status, code, title = 415, "not-json", "The body must be JSON"
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """A request whose JSON body is refused with words that help."""
+
+    async def json(self) -> Any:
+        """The decoded body.
+
+        Raises:
+            NotJsonError: another content type than JSON is stated; none at all is taken for JSON.
+            InvalidInputError: it is not JSON, or holds half of a surrogate pair, which is no character.
+        """
+        media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not (
+            media_type.startswith("application/") and media_type.endswith("+json")
+        ):
+            raise NotJsonError("Send the body as JSON, with the header 'Content-Type: application/json'.")
+        body = await self.body()
+        try:
+            return msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _invalid_json(body, error) from None
+
+
+def problem_handlers() -> ExceptionHandlersMap:
+    """The three rows of the table: what we report on purpose, what Litestar reports, and bugs."""
+    return {ServiceError: _of_service_error, HTTPException: _of_http_exception, Exception: _of_bug}
+
+
+def of_bug(request_id: str) -> bytes:
+    """The body for a failure outside of Litestar's reach."""
+    return msgspec.json.encode(_body(_BUG, request_id))
+
+
+_BUG = _Told(500, "internal-error", ServiceError.title, "An unexpected failure; its record is in the service's log.")
+
+
+def _of_service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[dict[str, object]]:
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.__cause__ is not None:
+        log.error("request_failed", request_id=_request_id(request), code=error.code, exc_info=error.__cause__)
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(math.ceil(error.retry_after_s))}
+    return _answer(request, _Told(error.status, error.code, error.title, error.detail, error.facts, headers))
+
+
+def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, object]]:
+    if isinstance(error, ValidationException):
+        return _of_service_error(request, _of_validation(error))
+    status = HTTPStatus(error.status_code)
+    details = {
+        HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /schema.",
+        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method; the Allow header names those it does.",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
+    }
+    facts: dict[str, object] = {}
+    if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        facts["limit"] = request.app.request_max_body_size
+    told = _Told(
+        status=status.value,
+        code=status.phrase.lower().replace(" ", "-"),
+        title=status.phrase,
+        detail=details.get(status, error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else _BUG.detail),
+        facts=facts,
+        headers=dict(error.headers or {}),
+    )
+    return _answer(request, told)
+
+
+def _of_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:
+    log.error("request_failed", request_id=_request_id(request), code=_BUG.code, exc_info=error)
+    return _answer(request, _BUG)
+
+
+def _answer(request: Request[Any, Any, Any], told: _Told) -> Response[dict[str, object]]:
+    request.scope["state"]["problem_code"] = told.code
+    return Response(
+        _body(told, _request_id(request)), status_code=told.status, media_type=MEDIA_TYPE, headers=told.headers
+    )
+
+
+def _body(told: _Told, request_id: str) -> dict[str, object]:
+    return {
+        "type": f"urn:fast-embedding:problem:{told.code}",
+        "title": told.title,
+        "status": told.status,
+        "detail": told.detail,
+        "code": told.code,
+        "status_code": told.status,
+        "request_id": request_id,
+        **told.facts,
+    }
+
+
+def _request_id(request: Request[Any, Any, Any]) -> str:
+    return str(request.scope["state"].get("request_id", ""))
+
+
+def _of_validation(error: ValidationException) -> InvalidInputError:
+    """Say what Litestar found wrong: where, and what is allowed. Its messages name types and fields, never values."""
+    found = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
+    message, where = str(found.get("message", error.detail)), str(found.get("key", ""))
+    if where == "data":
+        where = ""
+        if message == "'data'":
+            message = "The body is empty; send a JSON object"
+    facts: dict[str, object] = {}
+    if match := re.fullmatch(r"(\w+)(?:\[(\d+)\])?", where):
+        facts["field"] = match[1]
+        if match[2]:
+            facts["index"] = int(match[2])
+    elif match := re.search(r"(?:unknown|required) field `(.*)`", message, re.DOTALL):
+        facts["field"] = match[1][:MOST_ECHOED]
+    place = f"{found.get('source', 'body')} {where}".replace("body ", "").strip() + ": " if where else ""
+    return InvalidInputError(f"{place}{message[:MOST_ECHOED]}.", **facts)
+
+
+def _invalid_json(body: bytes, error: Exception) -> InvalidInputError:
+    """A strict decoder says that the body is wrong; here is said what is, and where."""
+    try:
+        found = _lone_surrogate(json.loads(body))
+    except (ValueError, RecursionError):
+        if isinstance(error, UnicodeDecodeError):
+            return InvalidInputError("The body is not JSON: it is not UTF-8.")
+        return InvalidInputError(f"The body is not JSON: {str(error)[:MOST_ECHOED]}.")
+    if found is None:
+        return InvalidInputError("The body is not valid JSON: it holds NaN, Infinity or a wrong escape.")
+    name, index = found
+    place = name if index is None else f"{name}[{index}]"
+    facts = {"field": name} if index is None else {"field": name, "index": index}
+    return InvalidInputError(
+        f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone; it is not a character.", **facts
+    )
+
+
+def _lone_surrogate(content: object) -> tuple[str, int | None] | None:
+    """The field (and index) of the first text with a lone surrogate; None: there is none."""
+    for name, value in content.items() if isinstance(content, dict) else ():
+        texts = value if isinstance(value, list) else [value]
+        for index, text in enumerate(texts):
+            if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
+                return name[:MOST_ECHOED], index if isinstance(value, list) else None
+    return None

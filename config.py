@@ -1,0 +1,124 @@
+"""Every setting of the service: its name, default, unit and bounds, read from the environment or from `.env`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, ByteSize, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+HERE = Path(__file__).resolve().parent
+BUNDLED_MODELS_DIR = HERE / "models"
+BUNDLED_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message is one line for the person who starts the service."""
+
+
+def _names(value: object) -> object:
+    """Read a list given as a JSON array or as names between commas; duplicates and blanks are dropped."""
+    if not isinstance(value, str):
+        return value
+    parts = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        message = "a JSON list must hold strings only"
+        raise ValueError(message)
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _empty_is_none(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
+LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+OptionalBytes = Annotated[ByteSize | None, BeforeValidator(_empty_is_none)]
+
+
+class Settings(BaseSettings):
+    """The service's settings; environment variables of the same name in capitals win over `.env`."""
+
+    model_config = SettingsConfigDict(
+        env_file=HERE / ".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a server in a container must
+    port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
+    debug: bool = Field(default=False, description="Log at DEBUG level, whatever LOG_LEVEL says.")
+    log_level: LogLevel = Field("INFO", description="Least level that is logged.")
+    log_format: LogFormat = Field("auto", description="`json`, `console`, or `auto`: console on a terminal, else json.")
+
+    required_models: Names = Field(
+        (BUNDLED_MODEL,), min_length=1, description="Models loaded at start; the first is the default of requests."
+    )
+    allowed_models: Names = Field((), description="Models that may be used; empty: every model of the catalogue.")
+    models_dir: Path = Field(BUNDLED_MODELS_DIR, description="Folder with your own models, each with a model.json.")
+    hub_cache_dir: Path = Field(HERE / ".hub_cache", description="Where models downloaded from the hub are kept.")
+    max_cached_models: PositiveInt = Field(5, description="Models held in memory at most.")
+    model_cache_ttl: Seconds = Field(3600, description="Seconds after its last use until a model is dropped.")
+    cleanup_interval: Seconds = Field(60, description="Seconds between two looks for idle models.")
+    model_memory_budget: OptionalBytes = Field(
+        None, description="Memory for all loaded models together, such as 2GB; empty: no bound."
+    )
+    model_retry_pause: Seconds = Field(30, description="Seconds until a model that failed to load is tried again.")
+
+    thread_pool_workers: PositiveInt = Field(4, description="Inference lanes; never more than usable cores are used.")
+    micro_batch_tokens: int = Field(512, ge=16, le=65536, description="Padded tokens in one model run at most.")
+    max_queue_seconds: Seconds = Field(10, description="Work that may wait, in seconds, before requests get a 503.")
+
+    max_text_length: PositiveInt = Field(8192, description="Characters of one text at most.")
+    max_batch_size: PositiveInt = Field(32, description="Texts of one request at most.")
+    max_request_size: ByteSize = Field(
+        ByteSize(10_000_000), ge=1, description="Bytes of one request body at most, such as 10MB or 512KiB."
+    )
+    request_timeout: Seconds = Field(300, description="Seconds a request may take; callers may ask for less.")
+    shutdown_timeout: PositiveInt = Field(30, description="Seconds that accepted requests get to end at shutdown.")
+
+    enable_cors: bool = Field(default=True, description="Let browsers of other origins call the service.")
+    cors_origins: Names = Field(("*",), description="Origins that may call; `*` is any.")
+    enable_metrics: bool = Field(default=True, description="Serve GET /metrics; false answers 403.")
+
+    @model_validator(mode="after")
+    def _has_no_contradiction(self) -> Self:
+        if len(self.required_models) > self.max_cached_models:
+            message = (
+                f"REQUIRED_MODELS names {len(self.required_models)} models, "
+                f"but MAX_CACHED_MODELS={self.max_cached_models} holds fewer; raise it or require fewer"
+            )
+            raise ValueError(message)
+        if self.allowed_models and (refused := set(self.required_models) - set(self.allowed_models)):
+            message = f"REQUIRED_MODELS names {sorted(refused)}, which ALLOWED_MODELS does not; add it there"
+            raise ValueError(message)
+        return self
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings.
+
+    Raises:
+        SettingsError: a setting has a value that is not allowed, or two contradict each other.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # the values are checked by pydantic
+    except ValidationError as error:
+        raise SettingsError("; ".join(_told(detail) for detail in error.errors())) from None
+
+
+def _told(error: ErrorDetails) -> str:
+    """One line: the setting, its value, and what is allowed."""
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    return f"{str(error['loc'][0]).upper()}={error['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"

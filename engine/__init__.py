@@ -1,0 +1,1 @@
+"""Text in, vectors out. Knows neither HTTP nor the service's settings."""

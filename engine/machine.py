@@ -1,0 +1,59 @@
+"""What this process may use of the machine, and how it gives memory back."""
+
+import contextlib
+import ctypes
+import gc
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+LANE_NICENESS = 5
+"""Lanes yield to the event loop and to the express lane, which hold a core for a moment only (see BENCHMARKS)."""
+
+
+def usable_cores(*, cgroup: Path = CGROUP) -> int:
+    """Cores that this process may really use, at least 1.
+
+    The smaller one of its CPU affinity (which follows a cpuset) and its cgroup's CPU quota, rounded down: a lane more
+    than the quota pays for is stopped by the kernel in the middle of its work.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(_quota(cgroup) or cores)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """The CPU quota in cores, of cgroup v2 (`cpu.max`) or v1; None: none is set."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        microseconds = int((cgroup / "cpu/cpu.cfs_quota_us").read_text())
+        return microseconds / int((cgroup / "cpu/cpu.cfs_period_us").read_text()) if microseconds > 0 else None
+    return None
+
+
+def lane_threads(lanes: int) -> list[ThreadPoolExecutor]:
+    """One single-thread executor per lane, at a lower priority than the rest of the process."""
+    return [
+        ThreadPoolExecutor(1, thread_name_prefix=f"lane-{number}", initializer=_lower_priority)
+        for number in range(lanes)
+    ]
+
+
+def _lower_priority() -> None:
+    """Linux keeps a niceness per thread; elsewhere it is the process's, so nothing is changed there."""
+    if hasattr(os, "sched_getaffinity"):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LANE_NICENESS)
+
+
+def give_memory_back() -> None:
+    """Return freed memory to the system. Blocks for some milliseconds.
+
+    glibc keeps freed memory for later; `malloc_trim` hands it over. Other C libraries have no such call.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

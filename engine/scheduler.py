@@ -1,0 +1,249 @@
+"""Who runs next: one queue, one owner of all lanes, so that models share the cores instead of fighting for them.
+
+A request is admitted whole or refused whole, before any work. Who goes next is one number, ``arrival + estimated
+service time``: small requests overtake big ones, and nothing starves, because the number of a waiting request stands
+while those of later ones grow. A lane that falls free takes the first text and fills its micro-batch with texts of
+like length of the same model; there is no timer, so an idle service answers at once and a busy one batches by itself.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from weakref import WeakKeyDictionary
+
+import structlog
+
+from engine.errors import DrainingError, InferenceError, ModelMisbehavedError, OverloadedError, ServiceError
+from engine.planner import cost
+from engine.queue import Item, Job, Matrix, Run, Runnable, WaitingJobs
+
+SMALL_TOKENS = 64
+"""Requests that cost up to this many tokens are small: the express lane serves them, in runs of up to this size."""
+PACE_MEMORY = 0.9
+"""Weight of what was known before when a run teaches the model's pace (an exponential moving average)."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerState:
+    """What waits and runs now, and what was done since the start, for `/metrics`."""
+
+    waiting_requests: int = 0
+    waiting_texts: int = 0
+    waiting_seconds: float = 0.0
+    running: int = 0
+    lanes: int = 0
+    micro_batches: int = 0
+    texts: int = 0
+    padded_tokens: int = 0
+    dropped_texts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    executor: Executor
+    run: Run | None = None
+
+
+class Scheduler:
+    """Owns the queue and the lanes: `submit` admits or refuses, a free lane takes the next micro-batch."""
+
+    def __init__(
+        self,
+        *,
+        lanes: Sequence[Executor],
+        express: Executor,
+        micro_batch_tokens: int,
+        max_queue_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare an idle scheduler.
+
+        Args:
+            lanes: one single-thread executor per lane.
+            express: the single-thread executor that runs small requests while all lanes are at big ones.
+            micro_batch_tokens: padded tokens of one run at most.
+            max_queue_s: work that may wait, as seconds until the lanes have done it.
+            clock: seconds, monotonic.
+        """
+        self._lanes = [_Lane(executor) for executor in lanes]
+        self._express = _Lane(express)
+        self._micro_batch_tokens = micro_batch_tokens
+        self._max_queue_s = max_queue_s
+        self._clock = clock
+        self._small, self._big = WaitingJobs(), WaitingJobs()
+        self._pace: WeakKeyDictionary[Runnable, float] = WeakKeyDictionary()
+        self._done = SchedulerState(lanes=len(lanes))
+        self._is_draining = False
+        self._run_ended = asyncio.Event()
+
+    async def submit(self, model: Runnable, items: Sequence[Item]) -> Matrix:
+        """Run *items* through *model*; a caller that is cancelled takes its waiting texts along.
+
+        Args:
+            model: a leased model.
+            items: its tokenised texts, at least one.
+
+        Returns:
+            Float32 vectors of shape ``(len(items), dim)``, in the order of *items*.
+
+        Raises:
+            OverloadedError: too much work waits; nothing of this request was done.
+            DrainingError: the scheduler is closing.
+            InferenceError: the model raised, or returned another number of vectors.
+        """
+        job = self._admit(model, items)
+        self._dispatch()
+        try:
+            return await job.answer
+        finally:
+            self._drop_waiting(job)
+
+    def state(self) -> SchedulerState:
+        """What waits and runs now, and what was done since the start."""
+        jobs = [*self._small, *self._big]
+        return replace(
+            self._done,
+            waiting_requests=len(jobs),
+            waiting_texts=sum(len(job.waiting) for job in jobs),
+            waiting_seconds=self._waiting_s(),
+            running=sum(lane.run is not None for lane in (*self._lanes, self._express)),
+        )
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; those already admitted are still answered."""
+        self._is_draining = True
+
+    async def aclose(self) -> None:
+        """Fail what still waits, and return when no lane runs."""
+        self.drain()
+        for job in (*self._small, *self._big):
+            self._fail(job, DrainingError())
+        while any(lane.run is not None for lane in (*self._lanes, self._express)):
+            self._run_ended.clear()
+            await self._run_ended.wait()
+
+    def _admit(self, model: Runnable, items: Sequence[Item]) -> Job:
+        if self._is_draining:
+            raise DrainingError
+        token_s = self._pace.get(model, model.seconds_per_token)
+        tokens = sum(cost(1, item.length) for item in items)
+        self._check_room(tokens * token_s / len(self._lanes))
+        job = Job(
+            model=model,
+            items=items,
+            answer=asyncio.get_running_loop().create_future(),
+            token_s=token_s,
+            order=self._clock() + tokens * token_s,
+            is_small=tokens <= SMALL_TOKENS,
+        )
+        self._queue_of(job).add(job)
+        return job
+
+    def _check_room(self, wanted_s: float) -> None:
+        """An empty queue takes any request: one that is bigger than the bound must be served some time, too."""
+        wait_s = self._waiting_s() + wanted_s
+        if wait_s > self._max_queue_s and (self._small or self._big):
+            raise OverloadedError(
+                f"Work for {self._waiting_s():.1f} s is waiting; with this request it would be more than the "
+                f"{self._max_queue_s:g} s that may wait. Nothing of it was done.",
+                retry_after_s=max(1.0, wait_s - self._max_queue_s),
+            )
+
+    def _waiting_s(self) -> float:
+        return max(0.0, self._small.waiting_s + self._big.waiting_s) / len(self._lanes)
+
+    def _queue_of(self, job: Job) -> WaitingJobs:
+        return self._small if job.is_small else self._big
+
+    def _dispatch(self) -> None:
+        """Give every free lane the micro-batch that goes next."""
+        while (idle := [lane for lane in self._lanes if lane.run is None]) and (self._small or self._big):
+            self._start(idle[0], self._take(len(idle)))
+        if self._express_helps():
+            self._start(self._express, self._small.take(SMALL_TOKENS))
+
+    def _express_helps(self) -> bool:
+        """Only while every lane is at a big request: otherwise a lane is free soon, and fuller runs cost less."""
+        return (
+            bool(self._small)
+            and self._express.run is None
+            and all(lane.run is not None and not lane.run.is_small for lane in self._lanes)
+        )
+
+    def _take(self, idle_lanes: int) -> Run:
+        """The micro-batch that goes next. Several idle lanes share what waits, so that a lone request ends sooner."""
+        queue = min((queue for queue in (self._small, self._big) if queue), key=lambda queue: queue.head.order)
+        budget = self._micro_batch_tokens
+        if idle_lanes > 1:
+            budget = min(budget, max(SMALL_TOKENS, math.ceil(queue.tokens / idle_lanes)))
+        return queue.take(budget)
+
+    def _start(self, lane: _Lane, run: Run) -> None:
+        lane.run, run.started = run, self._clock()
+        future = asyncio.get_running_loop().run_in_executor(lane.executor, run.model.encode, run.items)
+        future.add_done_callback(partial(self._finished, lane, run))
+
+    def _finished(self, lane: _Lane, run: Run, future: asyncio.Future[Matrix]) -> None:
+        """Free the lane, then hand out the answers: the lane's next micro-batch must not wait for that."""
+        lane.run = None
+        try:
+            matrix = _checked(run, future)
+            self._learn(run)
+            self._dispatch()
+            for job, rows in run.by_job().items():
+                job.hand_out(rows, matrix)
+        except BaseException as error:  # noqa: BLE001 - whatever a model raised in its thread, its callers learn of it
+            log.warning("micro_batch_failed", model=run.model.name, texts=len(run.parts), error=type(error).__name__)
+            self._fail_or_retry(run, error)
+        finally:
+            self._dispatch()
+            self._run_ended.set()
+
+    def _learn(self, run: Run) -> None:
+        texts, longest = len(run.parts), run.longest
+        seconds = self._clock() - run.started
+        known = self._pace.get(run.model, run.model.seconds_per_token)
+        self._pace[run.model] = PACE_MEMORY * known + (1 - PACE_MEMORY) * seconds / cost(texts, longest)
+        self._done = replace(
+            self._done,
+            micro_batches=self._done.micro_batches + 1,
+            texts=self._done.texts + texts,
+            padded_tokens=self._done.padded_tokens + texts * longest,
+        )
+        log.debug("micro_batch_encoded", model=run.model.name, texts=texts, longest=longest, ms=round(seconds * 1e3, 2))
+
+    def _fail_or_retry(self, run: Run, error: BaseException) -> None:
+        """Where a failed run was shared, each request runs again apart from the others: only the guilty one fails."""
+        jobs = run.by_job()
+        for job, rows in jobs.items():
+            if len(jobs) == 1:
+                self._fail(job, InferenceError(), cause=error)
+            elif not job.answer.done():
+                job.is_alone = True
+                self._queue_of(job).put_back(job, [index for _, index in rows])
+
+    def _fail(self, job: Job, error: ServiceError, *, cause: BaseException | None = None) -> None:
+        self._drop_waiting(job)
+        if not job.answer.done():
+            error.__cause__ = cause
+            job.answer.set_exception(error)
+
+    def _drop_waiting(self, job: Job) -> None:
+        """Forget the texts of *job* that no lane has taken yet."""
+        if job.waiting:
+            self._done = replace(self._done, dropped_texts=self._done.dropped_texts + len(job.waiting))
+            self._queue_of(job).remove(job, job.waiting)
+
+
+def _checked(run: Run, future: asyncio.Future[Matrix]) -> Matrix:
+    """The run's vectors, one per text, or what went wrong."""
+    matrix = future.result()
+    if matrix.shape != (wanted := (len(run.parts), run.model.dim)):
+        raise ModelMisbehavedError(f"the model returned an array of shape {matrix.shape} where {wanted} was due")
+    return matrix

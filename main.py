@@ -1,0 +1,407 @@
+"""Fast Embedding API: the native routes, `create_app`, and `python main.py`."""
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from types import FrameType
+from typing import Annotated, Literal
+
+import structlog
+import uvicorn
+from litestar import Litestar, Response, get, post
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.di import NamedDependency, Provide
+from litestar.params import HeaderParameter, JSONBody, PathParameter
+
+from api import docs
+from api.logs import configure_logging
+from api.metrics import Metrics
+from api.native import (
+    CacheInfo,
+    EmbedAnswer,
+    EmbedBatchAnswer,
+    EmbedBatchRequest,
+    EmbedRequest,
+    EndpointMetrics,
+    FastResponse,
+    Health,
+    MetricsAnswer,
+    MicroBatchMetrics,
+    ModelDetails,
+    ModelEntry,
+    ModelList,
+    ModelUsage,
+    Probe,
+    QueueMetrics,
+    TextRules,
+    VectorsSchema,
+    batch_answer,
+    embed_answer,
+)
+from api.observer import Observer
+from api.problems import StrictRequest, problem_handlers
+from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
+from engine.catalog import Catalog, Model, read_catalog
+from engine.encoder import Encoder, load_encoder
+from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError
+from engine.hub import fetch
+from engine.machine import lane_threads, usable_cores
+from engine.scheduler import Scheduler
+from engine.service import EmbeddingService
+from model_manager import ModelManager
+
+VERSION = "2.0.0"
+
+log = structlog.get_logger()
+
+Timeout = Annotated[
+    float | None,
+    HeaderParameter(name="X-Request-Timeout", gt=0, description="Seconds to wait at most; REQUEST_TIMEOUT still holds."),
+]
+
+
+@dataclass(slots=True)
+class Service:
+    """The parts of a running service, put together by `open_service`."""
+
+    settings: Settings
+    catalog: Catalog
+    models: ModelManager
+    scheduler: Scheduler
+    embeddings: EmbeddingService
+    metrics: Metrics
+    rules: TextRules
+    phase: Literal["starting", "healthy", "draining"] = "starting"
+    failure: str | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def uptime_s(self) -> float:
+        return round(time.monotonic() - self.started, 3)
+
+    @property
+    def default_model(self) -> str:
+        return self.settings.required_models[0]
+
+    @property
+    def cache_info(self) -> CacheInfo:
+        loaded = list(self.models.loaded)
+        settings = self.settings
+        return CacheInfo(
+            loaded, len(loaded), settings.max_cached_models, settings.model_cache_ttl, settings.cleanup_interval
+        )
+
+
+@post("/embed", status_code=200, responses=docs.EMBED)
+async def embed(
+    data: JSONBody[EmbedRequest], service: NamedDependency[Service], request_timeout: Timeout = None
+) -> Response[EmbedAnswer]:
+    """Embed one text."""
+    started = time.perf_counter()
+    service.rules.check_text(data.text)
+    answer = await service.embeddings.embed(
+        data.model_name or service.default_model, [data.text], timeout_s=request_timeout
+    )
+    return embed_answer(answer, text_length=len(data.text), started=started)
+
+
+@post("/embed/batch", status_code=200, responses=docs.EMBED_BATCH)
+async def embed_batch(
+    data: JSONBody[EmbedBatchRequest], service: NamedDependency[Service], request_timeout: Timeout = None
+) -> Response[EmbedBatchAnswer]:
+    """Embed several texts; the vectors come in the order asked."""
+    started = time.perf_counter()
+    service.rules.check_texts(data.texts)
+    answer = await service.embeddings.embed(
+        data.model_name or service.default_model, data.texts, timeout_s=request_timeout
+    )
+    return batch_answer(answer, started=started)
+
+
+@get("/health", responses=docs.HEALTH)
+async def health(service: NamedDependency[Service]) -> Response[Health]:
+    """Whether the service takes work: 200 `healthy`, or 503 `starting` or `draining`."""
+    content = Health(service.phase, service.cache_info, service.uptime_s)
+    return FastResponse(content, status_code=200 if service.phase == "healthy" else 503)
+
+
+@get("/health/live", responses=docs.LIVE)
+async def live() -> Response[Probe]:
+    """Whether the process works at all; an orchestrator restarts one that does not answer."""
+    return FastResponse(Probe("live"))
+
+
+@get("/health/ready", responses=docs.READY)
+async def ready(service: NamedDependency[Service]) -> Response[Probe]:
+    """Whether requests should be sent here."""
+    if service.phase == "healthy":
+        return FastResponse(Probe("ready"))
+    return FastResponse(Probe(service.phase), status_code=503)
+
+
+@get("/models", responses=docs.MODELS)
+async def list_models(service: NamedDependency[Service]) -> Response[ModelList]:
+    """All models that may be used, those that need no download first."""
+    return FastResponse(
+        ModelList(
+            required_models=[service.catalog.get(name).name for name in service.settings.required_models],
+            cached_models=list(service.models.loaded),
+            allowed_models=service.embeddings.allowed,
+            available_models=[_entry(service, model) for model in service.embeddings.models],
+        )
+    )
+
+
+@get("/models/{name:path}", responses=docs.MODEL)
+async def show_model(
+    name: Annotated[str, PathParameter(description="May hold slashes, plain or percent-encoded.")],
+    service: NamedDependency[Service],
+) -> Response[ModelDetails]:
+    """What is known of one model, and what it has done."""
+    model = service.embeddings.offered(name.strip("/"), error=ModelNotFoundError)
+    loaded, entry = service.models.find(model.name), _entry(service, model)
+    return FastResponse(
+        ModelDetails(
+            model_name=model.name,
+            is_cached=entry.is_cached,
+            load_time=round(loaded.load_s, 3) if loaded else None,
+            loaded_at=loaded.loaded_at if loaded else None,
+            last_used=loaded.last_used if loaded else None,
+            dimension=entry.dimension,
+            max_tokens=entry.max_tokens,
+            size=entry.size,
+            description=entry.description,
+            license=entry.license,
+            source=entry.source,
+            usage=_usage(service, model.name),
+        )
+    )
+
+
+@get("/metrics", responses=docs.METRICS)
+async def show_metrics(service: NamedDependency[Service]) -> Response[MetricsAnswer]:
+    """What the service has done since it started; 403 when ENABLE_METRICS is false."""
+    if not service.settings.enable_metrics:
+        raise MetricsDisabledError
+    queue, usage = service.scheduler.state(), service.embeddings.used
+    return FastResponse(
+        MetricsAnswer(
+            total_requests=service.metrics.requests,
+            total_embeddings=sum(used.texts for used in usage.values()),
+            uptime_seconds=service.uptime_s,
+            cache_info=service.cache_info,
+            errors=service.metrics.errors,
+            endpoints={name: EndpointMetrics(*told) for name, told in service.metrics.endpoints().items()},
+            queue=QueueMetrics(
+                queue.waiting_requests, queue.waiting_texts, queue.waiting_seconds, queue.running, queue.lanes
+            ),
+            micro_batches=MicroBatchMetrics(queue.micro_batches, queue.texts, queue.padded_tokens, queue.dropped_texts),
+            models={name: _usage(service, name) for name in usage},
+        )
+    )
+
+
+def _entry(service: Service, model: Model) -> ModelEntry:
+    loaded = service.models.find(model.name)
+    return ModelEntry(
+        name=model.name,
+        dimension=model.dim,
+        max_tokens=loaded.encoder.max_tokens if loaded else model.max_tokens,
+        size=model.size_bytes,
+        description=model.description,
+        license=model.license,
+        source=model.source,
+        is_cached=loaded is not None,
+    )
+
+
+def _usage(service: Service, name: str) -> ModelUsage:
+    used = service.embeddings.usage(name)
+    return ModelUsage(used.requests, used.texts, used.tokens)
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    load: Callable[..., Encoder] = load_encoder,
+    stop: Callable[[], None] = partial(signal.raise_signal, signal.SIGTERM),
+) -> Litestar:
+    """Build the service. No model is loaded and no socket is opened before the app's lifespan begins.
+
+    Args:
+        settings: default: from the environment and `.env`.
+        load: loads a model of the catalogue; tests pass their own.
+        stop: called when a required model cannot be loaded; default: ends the process as SIGTERM does.
+
+    Raises:
+        SettingsError: a setting has a value that is not allowed.
+    """
+    settings = settings or load_settings()
+    metrics = Metrics()
+    app = Litestar(
+        route_handlers=[embed, embed_batch, health, live, ready, list_models, show_model, show_metrics],
+        lifespan=[partial(_lifespan, settings=settings, metrics=metrics, load=load, stop=stop)],
+        dependencies={"service": Provide(_service, sync_to_thread=False)},
+        request_class=StrictRequest,
+        request_max_body_size=int(settings.max_request_size),
+        exception_handlers=problem_handlers(),
+        cors_config=_cors(settings),
+        openapi_config=docs.openapi_config(VERSION),
+        plugins=[VectorsSchema()],
+        logging_config=None,
+    )
+    app.asgi_handler = Observer(app.asgi_handler, count=metrics.count)
+    app.state.settings = settings
+    return app
+
+
+def _service(state: State) -> Service:
+    service: Service = state.service
+    return service
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    if not settings.enable_cors:
+        return None
+    return CORSConfig(allow_origins=list(settings.cors_origins), expose_headers=["X-Request-ID", "Retry-After"])
+
+
+@asynccontextmanager
+async def _lifespan(
+    app: Litestar, *, settings: Settings, metrics: Metrics, load: Callable[..., Encoder], stop: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Open the service, load the required models while `/health` already answers, close all at the end."""
+    level = "DEBUG" if settings.debug else settings.log_level
+    is_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stdout.isatty())
+    configure_logging(level=level, is_json=is_json)
+    async with open_service(settings, metrics=metrics, load=load) as service:
+        app.state.service = service
+        starting = asyncio.create_task(_load_required(service, stop))
+        cleaning = asyncio.create_task(service.models.drop_idle_forever(settings.cleanup_interval))
+        try:
+            yield
+        finally:
+            service.phase = "draining"
+            for task in (starting, cleaning):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+
+async def _load_required(service: Service, stop: Callable[[], None]) -> None:
+    try:
+        names = [service.embeddings.offered(name).name for name in service.settings.required_models]
+        await service.models.load_all(names)
+    except ServiceError as error:
+        service.failure = error.detail
+        log.critical("start_failed", reason=error.detail)
+        stop()
+    else:
+        service.phase = "healthy"
+        log.info("service_ready", seconds=service.uptime_s, models=names)
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings, *, metrics: Metrics, load: Callable[..., Encoder] = load_encoder
+) -> AsyncIterator[Service]:
+    """Put the parts together, and take them apart in reverse order."""
+    catalog = read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL)
+    cores = usable_cores()
+    lanes = min(settings.thread_pool_workers, cores)
+    log.info("threads_planned", lanes=lanes, usable_cores=cores, wanted=settings.thread_pool_workers)
+    async with AsyncExitStack() as stack:
+        # As many threads as models: a slow download never keeps another model from being loaded.
+        loading = ThreadPoolExecutor(len(catalog.models), thread_name_prefix="load")
+        tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        express = ThreadPoolExecutor(1, thread_name_prefix="express")
+        workers = lane_threads(lanes)
+        for executor in (tokenizing, express, *workers):
+            stack.enter_context(executor)
+        stack.callback(loading.shutdown, wait=False, cancel_futures=True)
+        models = ModelManager(
+            fetch=lambda name: fetch(catalog.get(name), settings.hub_cache_dir),
+            load=lambda name: load(catalog.get(name), hub_cache_dir=settings.hub_cache_dir),
+            memory_bytes=lambda name: catalog.get(name).memory_bytes,
+            executor=loading,
+            capacity=settings.max_cached_models,
+            ttl_s=settings.model_cache_ttl,
+            retry_pause_s=settings.model_retry_pause,
+            memory_budget_bytes=settings.model_memory_budget,
+        )
+        stack.push_async_callback(models.aclose)
+        scheduler = Scheduler(
+            lanes=workers,
+            express=express,
+            micro_batch_tokens=settings.micro_batch_tokens,
+            max_queue_s=settings.max_queue_seconds,
+        )
+        stack.push_async_callback(scheduler.aclose)
+        embeddings = EmbeddingService(
+            catalog=catalog,
+            allowed=frozenset(settings.allowed_models),
+            models=models,
+            scheduler=scheduler,
+            tokenizing=tokenizing,
+            timeout_s=settings.request_timeout,
+        )
+        rules = TextRules(settings.max_text_length, settings.max_batch_size)
+        yield Service(settings, catalog, models, scheduler, embeddings, metrics, rules)
+
+
+class Server(uvicorn.Server):
+    """A server that tells the service when it is asked to stop, and then ends with exit code 0."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """First signal: drain. Second signal: end at once."""
+        if (service := app.state.get("service")) is not None:
+            service.phase = "draining"
+        self.force_exit, self.should_exit = self.should_exit, True
+
+
+def serve(app: Litestar) -> int:
+    """Run *app* until a signal stops it; the exit code."""
+    settings: Settings = app.state.settings
+    try:
+        listening = _listen(settings.host, settings.port)
+    except OSError as error:
+        print(f"Cannot listen on HOST={settings.host} PORT={settings.port}: {error.strerror}.", file=sys.stderr)
+        return 1
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )
+    Server(config).run(sockets=[listening])
+    service: Service | None = app.state.get("service")
+    if service is None or service.failure:
+        print(f"Cannot start: {service.failure if service else 'see the log'}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((host, port))
+    return listening
+
+
+try:
+    app = create_app()
+except SettingsError as error:
+    sys.exit(f"Bad settings: {error}.")
+
+if __name__ == "__main__":
+    sys.exit(serve(app))

@@ -1,0 +1,265 @@
+"""Which models are in memory: load once, warm, lease, and drop by age, by crowding or by memory budget."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+
+from engine.encoder import Encoder
+from engine.errors import DrainingError, ModelUnavailableError
+from engine.machine import give_memory_back
+
+log = structlog.get_logger()
+
+
+def utc_now() -> datetime:
+    """The time of day, for people who read it; ages are measured with a monotonic clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model in memory.
+
+    Attributes:
+        load_s: seconds that loading and warming it took.
+        idle_since: when it was last leased or given back, on the manager's clock.
+    """
+
+    encoder: Encoder
+    memory_bytes: int
+    load_s: float
+    loaded_at: datetime
+    last_used: datetime
+    idle_since: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    cause: str
+    until: float
+
+
+class _AbandonedError(Exception):
+    """All who wanted a model left before it had a place."""
+
+
+class ModelManager:
+    """Owns the models in memory. Callers `lease` them; a leased model is never dropped."""
+
+    def __init__(
+        self,
+        *,
+        fetch: Callable[[str], object],
+        load: Callable[[str], Encoder],
+        memory_bytes: Callable[[str], int],
+        executor: Executor,
+        capacity: int,
+        ttl_s: float,
+        retry_pause_s: float,
+        memory_budget_bytes: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """Start with no model in memory.
+
+        Args:
+            fetch: gets the files of the model of a name; blocks, perhaps for minutes; raises `ModelUnavailableError`.
+            load: loads and warms the model of a name; blocks; raises `ModelUnavailableError`.
+            memory_bytes: the memory that the model of a name is going to take, estimated before it is loaded.
+            executor: where *load* runs, apart from inference.
+            capacity: models in memory at most.
+            ttl_s: seconds without a lease after which `drop_idle` drops a model.
+            retry_pause_s: seconds in which a failed load is not tried again.
+            memory_budget_bytes: for all models together; None: no bound.
+            clock: seconds, monotonic.
+            now: the time of day.
+        """
+        self._fetch = fetch
+        self._load = load
+        self._memory_bytes = memory_bytes
+        self._executor = executor
+        self._capacity = capacity
+        self._ttl_s = ttl_s
+        self._retry_pause_s = retry_pause_s
+        self._memory_budget_bytes = memory_budget_bytes
+        self._clock = clock
+        self._now = now
+        self._loaded: dict[str, LoadedModel] = {}  # least recently used first
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._claims: dict[str, int] = {}  # memory of loads that have a place, by name
+        self._leases: Counter[str] = Counter()  # asked for or held: who waits for a model keeps it, too
+        self._failures: dict[str, _Failure] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the models in memory, least recently used first."""
+        return tuple(self._loaded)
+
+    def find(self, name: str) -> LoadedModel | None:
+        """The model of this name if it is in memory; asking does not use it."""
+        return self._loaded.get(name)
+
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[Encoder]:
+        """Have the model of this name in memory for the length of the block, loading it if need be.
+
+        Twenty callers cause one load, and a caller who leaves does not stop it.
+
+        Raises:
+            ModelUnavailableError: it cannot be loaded; the next try comes after a pause.
+        """
+        self._leases[name] += 1
+        try:
+            while (model := self._loaded.get(name)) is None:
+                await self._wait_for(name)
+            self._touch(name, model)
+            yield model.encoder
+            self._touch(name, model)
+        finally:
+            self._leases[name] -= 1
+            if not self._leases[name]:
+                del self._leases[name]
+                self._tell()
+
+    async def load_all(self, names: Iterable[str]) -> None:
+        """Load models beside each other.
+
+        Raises:
+            ModelUnavailableError: the first one that cannot be loaded; the others are loaded all the same.
+        """
+        results = await asyncio.gather(*(self._load_and_leave(name) for name in names), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def drop_idle(self) -> None:
+        """Drop the models that nobody has used for the time to live."""
+        oldest = self._clock() - self._ttl_s
+        names = [name for name in self._idle() if self._loaded[name].idle_since <= oldest]
+        await self._drop(names, reason="idle")
+
+    async def drop_idle_forever(self, interval_s: float) -> None:
+        """Look for idle models every *interval_s* seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(interval_s)
+            await self.drop_idle()
+
+    async def aclose(self) -> None:
+        """Stop waiting for loads and drop all models; a load that runs in its thread ends by itself."""
+        for task in tuple(self._loading.values()):
+            task.cancel()
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        await self._drop(list(self._loaded), reason="shutdown")
+
+    async def _load_and_leave(self, name: str) -> None:
+        async with self.lease(name):
+            pass
+
+    async def _wait_for(self, name: str) -> None:
+        """Wait for the load of *name*; each of those who wait gets a failure of his own."""
+        task = self._loading_of(name)
+        try:
+            await asyncio.shield(task)
+        except ModelUnavailableError as error:
+            raise ModelUnavailableError(name, error.cause, retry_after_s=self._retry_pause_s) from error.__cause__
+        except _AbandonedError:
+            await asyncio.sleep(0)  # it was given up in the moment in which this caller came: begin again
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise DrainingError from None
+            raise
+
+    def _touch(self, name: str, model: LoadedModel) -> None:
+        """Make *name* the most recently used one."""
+        model.last_used, model.idle_since = self._now(), self._clock()
+        if name in self._loaded:
+            self._loaded[name] = self._loaded.pop(name)
+
+    def _tell(self) -> None:
+        """Wake those who wait for a place."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _loading_of(self, name: str) -> asyncio.Task[None]:
+        """The one load of *name*, begun now unless it has begun or has just failed."""
+        if (task := self._loading.get(name)) is None:
+            if (failure := self._failures.get(name)) and (pause_s := failure.until - self._clock()) > 0:
+                raise ModelUnavailableError(name, failure.cause, retry_after_s=pause_s)
+            task = self._loading[name] = asyncio.create_task(self._load_one(name))
+            task.add_done_callback(lambda task: self._loaded_or_failed(name, task))
+        return task
+
+    def _loaded_or_failed(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._loading[name]
+        self._claims.pop(name, None)
+        self._tell()
+        if not task.cancelled():
+            task.exception()  # those who wait have it; when all have left, nobody needs it
+
+    async def _load_one(self, name: str) -> None:
+        """Get the files first: a model that cannot be had must not push another one out."""
+        run = partial(asyncio.get_running_loop().run_in_executor, self._executor)
+        try:
+            await run(self._fetch, name)
+            await self._make_room(name)
+            started = self._clock()
+            encoder = await run(self._load, name)
+        except ModelUnavailableError as error:
+            self._failures[name] = _Failure(error.cause, self._clock() + self._retry_pause_s)
+            log.warning("model_load_failed", model=name, cause=error.cause, retry_after_s=self._retry_pause_s)
+            raise
+        self._failures.pop(name, None)
+        load_s, now = self._clock() - started, self._now()
+        self._loaded[name] = LoadedModel(encoder, self._claims[name], load_s, now, now, self._clock())
+        log.info("model_loaded", model=name, seconds=round(load_s, 3), loaded=len(self._loaded))
+
+    async def _make_room(self, name: str) -> None:
+        """Claim a place and memory for *name*; idle models give way, least recently used first.
+
+        If all are in use it waits for one, as long as anybody still wants *name*.
+        """
+        needed = self._memory_bytes(name)
+        if self._memory_budget_bytes is not None and needed > self._memory_budget_bytes:
+            raise ModelUnavailableError(
+                name, f"it needs {needed / 1e6:.0f} MB, more than MODEL_MEMORY_BUDGET allows for all models"
+            )
+        while not self._fits(needed):
+            if idle := self._idle():
+                await self._drop(idle[:1], reason="crowded_out")
+            elif self._leases[name]:
+                await self._changed.wait()
+            else:
+                raise _AbandonedError
+        self._claims[name] = needed
+
+    def _fits(self, needed_bytes: int) -> bool:
+        taken = [model.memory_bytes for model in self._loaded.values()] + list(self._claims.values())
+        budget = self._memory_budget_bytes
+        return len(taken) < self._capacity and (budget is None or sum(taken) + needed_bytes <= budget)
+
+    def _idle(self) -> list[str]:
+        return [name for name in self._loaded if not self._leases[name]]
+
+    async def _drop(self, names: list[str], *, reason: str) -> None:
+        """Forget models and give their memory back to the system."""
+        dropped = [self._loaded.pop(name) for name in names]
+        for name in names:
+            log.info("model_dropped", model=name, reason=reason, loaded=len(self._loaded))
+        if dropped:
+            self._tell()
+            await asyncio.get_running_loop().run_in_executor(self._executor, _free, dropped)
+
+
+def _free(models: list[LoadedModel]) -> None:
+    """Blocking: end the sessions, whose last references *models* holds, and give their memory back."""
+    models.clear()
+    give_memory_back()
