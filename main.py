@@ -21,7 +21,7 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 from litestar.params import HeaderParameter, JSONBody, PathParameter
 
-from api import docs
+from api import docs, views
 from api.logs import configure_logging
 from api.metrics import Metrics
 from api.native import (
@@ -30,26 +30,19 @@ from api.native import (
     EmbedBatchAnswer,
     EmbedBatchRequest,
     EmbedRequest,
-    EndpointMetrics,
     FastResponse,
     Health,
     MetricsAnswer,
-    MicroBatchMetrics,
     ModelDetails,
-    ModelEntry,
     ModelList,
-    ModelUsage,
     Probe,
-    QueueMetrics,
     TextRules,
     VectorsSchema,
-    batch_answer,
-    embed_answer,
 )
 from api.observer import Observer
 from api.problems import StrictRequest, problem_handlers
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
-from engine.catalog import Catalog, Model, read_catalog
+from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError
 from engine.hub import fetch
@@ -63,8 +56,7 @@ VERSION = "2.0.0"
 log = structlog.get_logger()
 
 Timeout = Annotated[
-    float | None,
-    HeaderParameter(name="X-Request-Timeout", gt=0, description="Seconds to wait at most; REQUEST_TIMEOUT still holds."),
+    float | None, HeaderParameter(name="X-Request-Timeout", gt=0, description="Seconds to wait, up to REQUEST_TIMEOUT.")
 ]
 
 
@@ -110,7 +102,7 @@ async def embed(
     answer = await service.embeddings.embed(
         data.model_name or service.default_model, [data.text], timeout_s=request_timeout
     )
-    return embed_answer(answer, text_length=len(data.text), started=started)
+    return views.embed_answer(answer, text_length=len(data.text), started=started)
 
 
 @post("/embed/batch", status_code=200, responses=docs.EMBED_BATCH)
@@ -123,7 +115,7 @@ async def embed_batch(
     answer = await service.embeddings.embed(
         data.model_name or service.default_model, data.texts, timeout_s=request_timeout
     )
-    return batch_answer(answer, started=started)
+    return views.batch_answer(answer, started=started)
 
 
 @get("/health", responses=docs.HEALTH)
@@ -155,7 +147,9 @@ async def list_models(service: NamedDependency[Service]) -> Response[ModelList]:
             required_models=[service.catalog.get(name).name for name in service.settings.required_models],
             cached_models=list(service.models.loaded),
             allowed_models=service.embeddings.allowed,
-            available_models=[_entry(service, model) for model in service.embeddings.models],
+            available_models=[
+                views.model_entry(model, service.models.find(model.name)) for model in service.embeddings.models
+            ],
         )
     )
 
@@ -167,23 +161,8 @@ async def show_model(
 ) -> Response[ModelDetails]:
     """What is known of one model, and what it has done."""
     model = service.embeddings.offered(name.strip("/"), error=ModelNotFoundError)
-    loaded, entry = service.models.find(model.name), _entry(service, model)
-    return FastResponse(
-        ModelDetails(
-            model_name=model.name,
-            is_cached=entry.is_cached,
-            load_time=round(loaded.load_s, 3) if loaded else None,
-            loaded_at=loaded.loaded_at if loaded else None,
-            last_used=loaded.last_used if loaded else None,
-            dimension=entry.dimension,
-            max_tokens=entry.max_tokens,
-            size=entry.size,
-            description=entry.description,
-            license=entry.license,
-            source=entry.source,
-            usage=_usage(service, model.name),
-        )
-    )
+    loaded, usage = service.models.find(model.name), service.embeddings.usage(model.name)
+    return FastResponse(views.model_details(model, loaded, usage))
 
 
 @get("/metrics", responses=docs.METRICS)
@@ -191,48 +170,22 @@ async def show_metrics(service: NamedDependency[Service]) -> Response[MetricsAns
     """What the service has done since it started; 403 when ENABLE_METRICS is false."""
     if not service.settings.enable_metrics:
         raise MetricsDisabledError
-    queue, usage = service.scheduler.state(), service.embeddings.used
     return FastResponse(
-        MetricsAnswer(
-            total_requests=service.metrics.requests,
-            total_embeddings=sum(used.texts for used in usage.values()),
-            uptime_seconds=service.uptime_s,
+        views.metrics_answer(
+            service.metrics,
+            service.scheduler.state(),
+            service.embeddings.used,
             cache_info=service.cache_info,
-            errors=service.metrics.errors,
-            endpoints={name: EndpointMetrics(*told) for name, told in service.metrics.endpoints().items()},
-            queue=QueueMetrics(
-                queue.waiting_requests, queue.waiting_texts, queue.waiting_seconds, queue.running, queue.lanes
-            ),
-            micro_batches=MicroBatchMetrics(queue.micro_batches, queue.texts, queue.padded_tokens, queue.dropped_texts),
-            models={name: _usage(service, name) for name in usage},
+            uptime_s=service.uptime_s,
         )
     )
-
-
-def _entry(service: Service, model: Model) -> ModelEntry:
-    loaded = service.models.find(model.name)
-    return ModelEntry(
-        name=model.name,
-        dimension=model.dim,
-        max_tokens=loaded.encoder.max_tokens if loaded else model.max_tokens,
-        size=model.size_bytes,
-        description=model.description,
-        license=model.license,
-        source=model.source,
-        is_cached=loaded is not None,
-    )
-
-
-def _usage(service: Service, name: str) -> ModelUsage:
-    used = service.embeddings.usage(name)
-    return ModelUsage(used.requests, used.texts, used.tokens)
 
 
 def create_app(
     settings: Settings | None = None,
     *,
     load: Callable[..., Encoder] = load_encoder,
-    stop: Callable[[], None] = partial(signal.raise_signal, signal.SIGTERM),
+    stop: Callable[[], None] | None = None,
 ) -> Litestar:
     """Build the service. No model is loaded and no socket is opened before the app's lifespan begins.
 
@@ -248,7 +201,7 @@ def create_app(
     metrics = Metrics()
     app = Litestar(
         route_handlers=[embed, embed_batch, health, live, ready, list_models, show_model, show_metrics],
-        lifespan=[partial(_lifespan, settings=settings, metrics=metrics, load=load, stop=stop)],
+        lifespan=[partial(_lifespan, settings=settings, metrics=metrics, load=load, stop=stop or _end_process)],
         dependencies={"service": Provide(_service, sync_to_thread=False)},
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
@@ -261,6 +214,10 @@ def create_app(
     app.asgi_handler = Observer(app.asgi_handler, count=metrics.count)
     app.state.settings = settings
     return app
+
+
+def _end_process() -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _service(state: State) -> Service:
@@ -373,19 +330,16 @@ def serve(app: Litestar) -> int:
     try:
         listening = _listen(settings.host, settings.port)
     except OSError as error:
-        print(f"Cannot listen on HOST={settings.host} PORT={settings.port}: {error.strerror}.", file=sys.stderr)
+        sys.stderr.write(f"Cannot listen on HOST={settings.host} PORT={settings.port}: {error.strerror}.\n")
         return 1
+    drain_s = settings.shutdown_timeout
     config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_timeout,
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain_s
     )
     Server(config).run(sockets=[listening])
     service: Service | None = app.state.get("service")
     if service is None or service.failure:
-        print(f"Cannot start: {service.failure if service else 'see the log'}", file=sys.stderr)
+        sys.stderr.write(f"Cannot start: {service.failure if service else 'the log says why.'}\n")
         return 1
     return 0
 

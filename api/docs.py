@@ -66,8 +66,8 @@ def _plain(value: object) -> Any:
     return _plain(asdict(value)) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
 
 
-def _problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> Example:
-    return Example(
+def _problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> tuple[int, Example]:
+    return kind.status, Example(
         summary=kind.title,
         value={
             "type": f"urn:fast-embedding:problem:{kind.code}",
@@ -82,11 +82,11 @@ def _problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> E
     )
 
 
-def _problems(*examples: Example) -> dict[int, ResponseSpec]:
+def _problems(*told: tuple[int, Example]) -> dict[int, ResponseSpec]:
     """One row per status; its examples are told apart by their titles."""
     by_status: dict[int, list[Example]] = {}
-    for example in examples:
-        by_status.setdefault(example.value["status"], []).append(example)
+    for status, example in told:
+        by_status.setdefault(status, []).append(example)
     return {
         status: ResponseSpec(
             Problem,
@@ -145,7 +145,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="Fast Embedding API",
         version=version,
-        description="Turns text into vectors with FastEmbed's ONNX models, on CPU. Errors are RFC 9457 problem details.",
+        description="Turns text into vectors with FastEmbed's models, on CPU. Errors are RFC 9457 problem details.",
         path="/schema",
         use_handler_docstrings=True,
     )
@@ -237,9 +237,7 @@ METRICS: Responses = {
             cache_info=_CACHE,
             errors={"invalid-input": 1},
             endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
-            queue=QueueMetrics(
-                waiting_requests=0, waiting_texts=0, waiting_seconds=0.0, running=1, lanes=2
-            ),
+            queue=QueueMetrics(waiting_requests=0, waiting_texts=0, waiting_seconds=0.0, running=1, lanes=2),
             micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
             models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
         ),

@@ -36,9 +36,7 @@ class Metrics:
 
     def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]:
         """Per endpoint, answers since the start and percentiles of its latest latencies in milliseconds."""
-        return {
-            name: (self._requests[name], _percentiles_ms(latencies_s)) for name, latencies_s in self._latencies_s.items()
-        }
+        return {name: (self._requests[name], _percentiles_ms(values_s)) for name, values_s in self._latencies_s.items()}
 
 
 def _percentiles_ms(latencies_s: deque[float]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The service's own wire format: bodies, answers, and the rules that a text must keep."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,14 +9,13 @@ import msgspec
 import numpy as np
 import orjson
 from litestar import Response
-from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Schema
+from litestar.openapi.spec import OpenAPIType, Schema
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 from msgspec import Meta
 from numpy.typing import NDArray
 
 from engine.errors import InvalidInputError
-from engine.service import Embedded
 
 Vectors = NDArray[np.float32]
 """Float32 of shape ``(dim,)`` or ``(texts, dim)``: written as JSON numbers no longer than float32 needs."""
@@ -195,48 +193,14 @@ class FastResponse(Response[Any]):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
 
-def embed_answer(answer: Embedded, *, text_length: int, started: float) -> Response[EmbedAnswer]:
-    """The answer to a request that came in at *started*, on `time.perf_counter`."""
-    return FastResponse(
-        EmbedAnswer(
-            embedding=answer.vectors[0],
-            model_name=answer.model.name,
-            dimension=answer.vectors.shape[1],
-            text_length=text_length,
-            tokens=answer.tokens[0],
-            truncated=answer.truncated[0],
-            processing_time_ms=_ms_since(started),
-        )
-    )
-
-
-def batch_answer(answer: Embedded, *, started: float) -> Response[EmbedBatchAnswer]:
-    """The answer to a request that came in at *started*, on `time.perf_counter`."""
-    return FastResponse(
-        EmbedBatchAnswer(
-            embeddings=answer.vectors,
-            model_name=answer.model.name,
-            dimension=answer.vectors.shape[1],
-            count=len(answer.tokens),
-            tokens=answer.tokens,
-            truncated=answer.truncated,
-            processing_time_ms=_ms_since(started),
-        )
-    )
-
-
-def _ms_since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1e3, 3)
-
-
 class VectorsSchema(OpenAPISchemaPlugin):
     """Tells OpenAPI what `Vectors` are: numbers, or lists of them."""
 
     def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
-        return field_definition.annotation == Vectors
+        return bool(field_definition.annotation == Vectors)
 
     def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:  # noqa: ARG002
-        numbers = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.NUMBER, format=OpenAPIFormat.FLOAT))
+        numbers = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.NUMBER))
         if field_definition.name == "embedding":
             return numbers
         return Schema(type=OpenAPIType.ARRAY, items=numbers)
@@ -264,24 +228,22 @@ class TextRules:
             InvalidInputError: none, too many, or one blank or too long; it names field, index and limit.
         """
         if not texts:
-            raise InvalidInputError("texts: the list is empty; send 1 text or more.", field="texts", limit=1)
+            raise InvalidInputError(
+                "texts: the list is empty; send 1 text or more.", facts={"field": "texts", "limit": 1}
+            )
         if len(texts) > self.max_texts:
             raise InvalidInputError(
                 f"texts: {len(texts)} texts are more than the {self.max_texts} that one request may hold.",
-                field="texts",
-                limit=self.max_texts,
+                facts={"field": "texts", "limit": self.max_texts},
             )
         for index, text in enumerate(texts):
             self._check(text, f"texts[{index}]", {"field": "texts", "index": index})
 
     def _check(self, text: str, place: str, facts: dict[str, object]) -> None:
         if not text or text.isspace():
-            raise InvalidInputError(f"{place}: the text is {'blank' if text else 'empty'}.", **facts)
+            raise InvalidInputError(f"{place}: the text is {'blank' if text else 'empty'}.", facts=facts)
         if len(text) > self.max_characters:
             raise InvalidInputError(
                 f"{place}: {len(text)} characters are more than the {self.max_characters} that a text may have.",
-                **facts,
-                limit=self.max_characters,
+                facts={**facts, "limit": self.max_characters},
             )
-
-

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 
 import structlog
+from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from api.problems import MEDIA_TYPE, of_bug
@@ -22,7 +23,11 @@ class Observer:
     """ASGI middleware outside of all of Litestar, so that 404s, CORS answers and crashes are seen, too."""
 
     def __init__(
-        self, app: ASGIApp, *, count: Callable[[str, float, str | None], None], clock: Callable[[], float] = time.perf_counter
+        self,
+        app: ASGIApp,
+        *,
+        count: Callable[[str, float, str | None], None],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Wrap *app*; *count* is told each answer's endpoint, seconds and problem code."""
         self._app = app
@@ -30,7 +35,7 @@ class Observer:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         started, status = self._clock(), 0
@@ -47,8 +52,8 @@ class Observer:
 
         try:
             await self._app(inner, receive, send_with_id)
-        except Exception as error:
-            log.error("request_failed", request_id=request_id, code="internal-error", exc_info=error)
+        except Exception:
+            log.exception("request_failed", request_id=request_id, code="internal-error")
             if status:
                 raise  # half an answer is out: the server must cut the connection
             await _send_bug(send_with_id, request_id)
@@ -56,9 +61,9 @@ class Observer:
             self._note(inner, status, self._clock() - started)
 
     def _note(self, scope: HTTPScope, status: int, seconds: float) -> None:
-        path = scope.get("path_template") or "(no route)"
-        state = scope["state"]
-        self._count(f"{scope['method']} {path}", seconds, state.get("problem_code"))
+        # Without a route there may be any method and any path: one label for all of them keeps the metrics bounded.
+        path, state = scope.get("path_template"), scope["state"]
+        self._count(f"{scope['method']} {path}" if path else "(no route)", seconds, state.get("problem_code"))
         tell = log.debug if path in POLLED else log.info
         tell(
             "request_answered",
@@ -79,7 +84,7 @@ def _request_id(scope: HTTPScope) -> str:
 
 def _as_get(scope: HTTPScope) -> HTTPScope:
     """HEAD is GET without the body, which the server leaves out."""
-    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # type: ignore[typeddict-item]
+    return {**scope, "method": HttpMethod.GET} if scope["method"] == "HEAD" else scope
 
 
 async def _send_bug(send: Send, request_id: str) -> None:

@@ -19,6 +19,8 @@ MEDIA_TYPE = "application/problem+json"
 MOST_ECHOED = 200
 """Characters of a caller's own words (a field's name) that a message repeats at most."""
 
+PLAIN_TYPES = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}
+
 log = structlog.get_logger()
 
 
@@ -165,8 +167,12 @@ def _of_validation(error: ValidationException) -> InvalidInputError:
             facts["index"] = int(match[2])
     elif match := re.search(r"(?:unknown|required) field `(.*)`", message, re.DOTALL):
         facts["field"] = match[1][:MOST_ECHOED]
-    place = f"{found.get('source', 'body')} {where}".replace("body ", "").strip() + ": " if where else ""
-    return InvalidInputError(f"{place}{message[:MOST_ECHOED]}.", **facts)
+    return InvalidInputError(f"{where + ': ' if where else ''}{_plain(message)[:MOST_ECHOED]}.", facts=facts)
+
+
+def _plain(message: str) -> str:
+    """The words of msgspec, as people who do not know Python say them."""
+    return re.sub(r"`(str|int|float|bool)`", lambda match: PLAIN_TYPES[match[1]], message).replace("`", "'")
 
 
 def _invalid_json(body: bytes, error: Exception) -> InvalidInputError:
@@ -181,9 +187,9 @@ def _invalid_json(body: bytes, error: Exception) -> InvalidInputError:
         return InvalidInputError("The body is not valid JSON: it holds NaN, Infinity or a wrong escape.")
     name, index = found
     place = name if index is None else f"{name}[{index}]"
-    facts = {"field": name} if index is None else {"field": name, "index": index}
+    facts: dict[str, object] = {"field": name} if index is None else {"field": name, "index": index}
     return InvalidInputError(
-        f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone; it is not a character.", **facts
+        f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone; it is not a character.", facts=facts
     )
 
 

@@ -76,7 +76,7 @@ class Encoder:
         self._padding: dict[str, Any] = tokenizer.padding or {}
         if self._takes_tokens:
             tokenizer.no_padding()  # texts are padded when their micro-batch is known, by `_padded`
-            inner.tokenize = self._padded  # type: ignore[union-attr, method-assign]
+            inner.tokenize = self._padded  # type: ignore[attr-defined]  # OnnxTextModel has it
         self._special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False) if self._takes_tokens else 0
 
     @property

@@ -1,6 +1,6 @@
 """The failures a caller may see: each has a status, a code that stays the same, and its facts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class ServiceError(Exception):
@@ -18,11 +18,13 @@ class ServiceError(Exception):
     code: str = "internal-error"
     title: str = "Something went wrong in the service"
 
-    def __init__(self, detail: str, *, retry_after_s: float | None = None, **facts: object) -> None:
+    def __init__(
+        self, detail: str, *, retry_after_s: float | None = None, facts: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
-        self.facts = facts
+        self.facts = dict(facts or {})
 
 
 class InvalidInputError(ServiceError):
@@ -38,7 +40,7 @@ class UnknownModelError(ServiceError):
 
     def __init__(self, name: str, closest: Sequence[str]) -> None:
         hint = f" Did you mean {' or '.join(map(repr, closest))}?" if closest else " GET /models lists all."
-        super().__init__(f"No model named {name[:100]!r} is offered.{hint}", closest=list(closest))
+        super().__init__(f"No model named {name[:100]!r} is offered.{hint}", facts={"closest": list(closest)})
 
 
 class ModelNotFoundError(UnknownModelError):
@@ -106,7 +108,7 @@ class InvalidVectorError(ServiceError):
     status, code, title = 500, "invalid-vector", "The model gave an unusable vector"
 
     def __init__(self, index: int, reason: str) -> None:
-        super().__init__(f"The vector of text {index} {reason}, so it is not passed on.", index=index)
+        super().__init__(f"The vector of text {index} {reason}, so it is not passed on.", facts={"index": index})
         self.index = index
 
 

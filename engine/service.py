@@ -16,7 +16,7 @@ from engine.scheduler import Scheduler
 from engine.vectors import check_honest
 
 INLINE_CHARACTERS = 4_000
-"""Texts of up to this many characters in all are tokenised on the event loop: it takes 1 ms, a thread's turn as long."""
+"""Texts of up to this many characters in all are tokenised on the event loop: it takes 1 ms at most."""
 
 
 class Models(Protocol):
