@@ -1,7 +1,6 @@
 """Options and fixtures of all tests; it stands here because `pytest test_api.py --base-url=...` needs the option."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,12 +13,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def base_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def base_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a server with default settings: the given one, or one started for the session."""
     if given := request.config.getoption("--base-url"):
         yield str(given).rstrip("/")
         return
-    with running_server(log=tmp_path_factory.mktemp("server") / "log") as server:
+    with running_server() as server:
         yield server.url
 
 
@@ -27,9 +26,3 @@ def base_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def client(base_url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=base_url, timeout=30) as client:
         yield client
-
-
-@pytest.fixture
-def server_log(tmp_path: Path) -> Path:
-    """Where a server that a test starts by itself writes its log."""
-    return tmp_path / "server.log"

@@ -1,28 +1,86 @@
-"""Real server processes for tests, each on a port of its own."""
+"""Real server processes for tests, each on a port of its own. Nothing polls: a server's log tells when it is ready."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 60
 
 
-@dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """A server that a test has started."""
+    """A server that a test has started, and what it has logged so far."""
 
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        """Start `python main.py` with *settings*, on a free port of this machine."""
+        port = settings.get("PORT") or str(free_port())
+        self.url = f"http://127.0.0.1:{port}"
+        self.lines: list[str] = []
+        self._grown = threading.Condition()
+        self._has_ended = False
+        self.process = subprocess.Popen(
+            [sys.executable, "main.py"],
+            cwd=ROOT,
+            env=environment({"HOST": "127.0.0.1", "LOG_FORMAT": "json", **settings, "PORT": port}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def log(self) -> str:
+        """All that the server has written, standard error included."""
+        return "".join(self.lines)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines if line.startswith("{")]
+
+    def wait_for(self, event: str, *, timeout_s: float = START_S) -> dict[str, Any]:
+        """The first log line of this event, as soon as it is there; fails when the server ends without it."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.events if line["event"] == event]
+
+        with self._grown:
+            self._grown.wait_for(lambda: found() or self._has_ended, timeout_s)
+        assert found(), f"no {event!r} in the log; exit code {self.process.poll()}\n{self.log}"
+        return found()[0]
+
+    def wait_for_end(self, *, timeout_s: float = START_S) -> int:
+        """The exit code, once the process has ended and all it wrote is in `log`."""
+        code = self.process.wait(timeout_s)
+        self._reader.join(timeout_s)
+        return code
+
+    def stop(self) -> None:
+        """Tell it to stop, and kill it if it does not."""
+        self.process.terminate()
+        try:
+            self.wait_for_end(timeout_s=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.wait_for_end()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            with self._grown:
+                self.lines.append(line)
+                self._grown.notify_all()
+        with self._grown:
+            self._has_ended = True
+            self._grown.notify_all()
 
 
 def free_port() -> int:
@@ -32,8 +90,8 @@ def free_port() -> int:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without settings of the service in it, and with *settings*; no `.env` counts."""
-    from config import Settings  # noqa: PLC0415 - a server given by --base-url needs none of the service's packages
+    """This process's environment without the service's settings in it, and with *settings*."""
+    from config import Settings  # noqa: PLC0415 - with --base-url none of the service's packages need be installed
 
     names = {name.upper() for name in Settings.model_fields}
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in names}
@@ -41,44 +99,18 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def started_server(*, log: Path, **settings: str) -> Iterator[ServerProcess]:
-    """Start `python main.py`; at the end of the block it is told to stop, and killed if it does not."""
-    port = free_port()
-    env = environment({"HOST": "127.0.0.1", "PORT": str(port), **settings})
-    with log.open("wb") as out:
-        process = subprocess.Popen(  # the tests' own interpreter, on the service's own code
-            [sys.executable, "main.py"], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT
-        )
-        try:
-            yield ServerProcess(f"http://127.0.0.1:{port}", process, log)
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def started_server(**settings: str) -> Iterator[ServerProcess]:
+    """A server that has just been started; it is stopped at the end of the block."""
+    server = ServerProcess(settings)
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @contextmanager
-def running_server(*, log: Path, **settings: str) -> Iterator[ServerProcess]:
+def running_server(**settings: str) -> Iterator[ServerProcess]:
     """A server that has become healthy."""
-    with started_server(log=log, **settings) as server:
-        wait_for(server, "/health", 200)
+    with started_server(**settings) as server:
+        server.wait_for("service_ready")
         yield server
-
-
-def wait_for(server: ServerProcess, path: str, status: int) -> httpx.Response:
-    """Ask until *path* answers with *status*; fails when the process ends or takes longer than START_S."""
-    give_up = time.monotonic() + START_S
-    while server.process.poll() is None and time.monotonic() < give_up:
-        try:
-            response = httpx.get(server.url + path, timeout=5)
-        except httpx.TransportError:
-            time.sleep(0.02)  # the server's start is waited for; nothing is timed here
-            continue
-        if response.status_code == status:
-            return response
-        time.sleep(0.02)
-    message = f"{path} did not answer {status}; exit code {server.process.poll()}\n{server.log.read_text()}"
-    raise AssertionError(message)
