@@ -101,6 +101,8 @@ is_usable() {
 make_venv() {
     local python
     python=$(find_python) || exit
+    # Where .venv is activated, that is .venv's own, which goes now; the Python it was made with stays.
+    python=$("$python" -c 'import sys; print(sys._base_executable)')
     say "Making .venv with Python $(supported_version "$python") ..."
     rm -rf .venv
     mkdir .venv

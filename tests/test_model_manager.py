@@ -1,0 +1,380 @@
+"""The model manager with real tiny models: loading, leases, LRU, TTL, budgets, failures, memory."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from engine.catalog import Catalog, read_catalog
+from engine.encoder import Encoder, load_encoder
+from engine.errors import DrainingError, ModelUnavailableError
+from model_manager import ModelManager
+from tests.clock import ManualClock
+from tests.tiny import TinyModel
+
+NAMES = ("a", "b", "c", "d")
+TTL_S = 60.0
+PAUSE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    folder = tmp_path_factory.mktemp("models")
+    for name in NAMES:
+        TinyModel(name).write(folder)
+    return read_catalog([folder], bundled="")
+
+
+class Loader:
+    """Loads real models; counts, and fails or waits where a test wants it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.loads: list[str] = []
+        self.fetches: list[str] = []
+        self.broken: set[str] = set()
+        self.unreachable: set[str] = set()
+        self.gates: dict[str, threading.Event] = {}
+        self.begun = threading.Event()
+
+    def fetch(self, name: str) -> None:
+        self.fetches.append(name)
+        if name in self.unreachable:
+            raise ModelUnavailableError(name, "the hub cannot be reached")
+
+    def load(self, name: str) -> Encoder:
+        self.loads.append(name)
+        self.begun.set()
+        if name in self.gates:
+            assert self.gates[name].wait(10)
+        if name in self.broken:
+            raise ModelUnavailableError(name, "its files are broken")
+        return load_encoder(self.catalog.get(name), hub_cache_dir=Path("unused"))
+
+
+@pytest.fixture
+def loader(catalog: Catalog) -> Loader:
+    return Loader(catalog)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as executor:
+        yield executor
+
+
+Make = Callable[..., ModelManager]
+
+
+@pytest.fixture
+async def make(loader: Loader, clock: ManualClock, executor: ThreadPoolExecutor) -> AsyncIterator[Make]:
+    made: list[ModelManager] = []
+
+    def make(*, capacity: int = 2, budget: int | None = None) -> ModelManager:
+        manager = ModelManager(
+            fetch=loader.fetch,
+            load=loader.load,
+            memory_bytes=lambda name: 300 if name == "d" else 100,
+            executor=executor,
+            capacity=capacity,
+            ttl_s=TTL_S,
+            retry_pause_s=PAUSE_S,
+            memory_budget_bytes=budget,
+            clock=clock,
+        )
+        made.append(manager)
+        return manager
+
+    yield make
+    for manager in made:
+        await manager.aclose()
+
+
+async def use(models: ModelManager, *names: str) -> None:
+    for name in names:
+        async with models.lease(name):
+            pass
+
+
+async def turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def begun(loader: Loader) -> None:
+    assert await asyncio.to_thread(loader.begun.wait, 10)
+
+
+async def test_a_model_is_loaded_once_and_kept(make: Make, loader: Loader) -> None:
+    models = make()
+    async with models.lease("a") as first:
+        assert first.encode(first.tokenize(["one"])).shape == (1, 4)
+    async with models.lease("a") as second:
+        assert second is first
+    assert loader.loads == ["a"]
+
+
+async def test_what_is_known_of_a_loaded_model(make: Make) -> None:
+    models = make()
+    assert models.find("a") is None
+    await use(models, "a")
+    loaded = models.find("a")
+    assert loaded is not None
+    assert loaded.last_used >= loaded.loaded_at
+    assert loaded.memory_bytes == 100
+    assert [*models.loaded] == ["a"]
+
+
+async def test_twenty_callers_of_a_cold_model_cause_one_load(make: Make, loader: Loader) -> None:
+    models = make()
+    await asyncio.gather(*(use(models, "a") for _ in range(20)))
+    assert loader.loads == ["a"]
+
+
+async def test_a_caller_who_leaves_does_not_stop_the_load(make: Make, loader: Loader) -> None:
+    models = make()
+    loader.gates["a"] = threading.Event()
+    leaving, staying = asyncio.create_task(use(models, "a")), asyncio.create_task(use(models, "a"))
+    await begun(loader)
+    leaving.cancel()
+    await turn()
+    loader.gates["a"].set()
+    await staying
+    assert leaving.cancelled()
+    assert loader.loads == ["a"]
+    assert [*models.loaded] == ["a"]
+
+
+async def test_the_least_recently_used_model_goes_first(make: Make) -> None:
+    models = make(capacity=2)
+    await use(models, "a", "b", "a", "c")
+    assert [*models.loaded] == ["a", "c"]
+
+
+async def test_a_leased_model_is_never_evicted(make: Make) -> None:
+    models = make(capacity=2)
+    async with models.lease("a"):
+        await use(models, "b", "c")
+        assert [*models.loaded] == ["a", "c"]
+
+
+async def test_with_no_idle_model_a_request_waits_for_one(make: Make) -> None:
+    models = make(capacity=1)
+    async with models.lease("a"):
+        waiting = asyncio.create_task(use(models, "b"))
+        await turn()
+        assert not waiting.done()
+        assert [*models.loaded] == ["a"]
+    await waiting
+    assert [*models.loaded] == ["b"]
+
+
+async def test_who_stops_waiting_for_a_place_does_not_push_a_model_out_later(make: Make, loader: Loader) -> None:
+    models = make(capacity=1)
+    async with models.lease("a"):
+        waiting = asyncio.create_task(use(models, "b"))
+        await turn()
+        await asyncio.to_thread(lambda: None)
+        waiting.cancel()
+        await turn()
+    await use(models, "a")
+    assert [*models.loaded] == ["a"]
+    assert loader.loads == ["a"]
+    await use(models, "b")
+    assert [*models.loaded] == ["b"]
+
+
+async def test_a_model_idle_for_longer_than_its_ttl_is_dropped(make: Make, clock: ManualClock) -> None:
+    models = make()
+    await use(models, "a")
+    clock.now_s = TTL_S / 2
+    await use(models, "b")
+    clock.now_s = TTL_S - 0.1
+    await models.drop_idle()
+    assert [*models.loaded] == ["a", "b"]
+    clock.now_s = TTL_S
+    await models.drop_idle()
+    assert [*models.loaded] == ["b"]
+
+
+async def test_a_leased_model_outlives_its_ttl(make: Make, clock: ManualClock) -> None:
+    models = make()
+    async with models.lease("a"):
+        clock.now_s = 10 * TTL_S
+        await models.drop_idle()
+        assert [*models.loaded] == ["a"]
+    await models.drop_idle()
+    assert [*models.loaded] == ["a"]  # its time begins when it is given back
+
+
+async def test_the_memory_budget_makes_room_like_the_capacity(make: Make) -> None:
+    models = make(capacity=4, budget=450)
+    await use(models, "a", "b", "c", "d")
+    assert [*models.loaded] == ["c", "d"]
+
+
+async def test_a_model_larger_than_the_whole_budget_is_refused_and_pushes_nothing_out(make: Make) -> None:
+    models = make(capacity=4, budget=250)
+    await use(models, "a", "b")
+    with pytest.raises(ModelUnavailableError, match="MODEL_MEMORY_BUDGET"):
+        await use(models, "d")
+    assert [*models.loaded] == ["a", "b"]
+
+
+async def test_a_failed_load_leaves_nothing_behind(make: Make, loader: Loader, clock: ManualClock) -> None:
+    models = make(capacity=1)
+    loader.broken = {"a"}
+    with pytest.raises(ModelUnavailableError, match="broken") as failed:
+        await use(models, "a")
+    assert failed.value.retry_after_s == PAUSE_S
+    assert [*models.loaded] == []
+    await use(models, "b")  # the only place is free again
+    loader.broken = set()
+    clock.now_s = PAUSE_S + 1
+    await use(models, "a")
+    assert [*models.loaded] == ["a"]
+
+
+async def test_a_failed_load_is_tried_again_only_after_a_pause(make: Make, loader: Loader, clock: ManualClock) -> None:
+    models = make()
+    loader.broken = {"a"}
+    for now_s, retry_after_s in ((0.0, PAUSE_S), (1.0, PAUSE_S - 1), (29.0, 1.0)):
+        clock.now_s = now_s
+        with pytest.raises(ModelUnavailableError) as failed:
+            await use(models, "a")
+        assert failed.value.retry_after_s == pytest.approx(retry_after_s)
+    assert loader.loads == ["a"]
+    clock.now_s = PAUSE_S
+    with pytest.raises(ModelUnavailableError):
+        await use(models, "a")
+    assert loader.loads == ["a", "a"]
+
+
+async def test_each_of_those_who_wait_has_a_failure_of_his_own(make: Make, loader: Loader) -> None:
+    models = make()
+    loader.broken = {"a"}
+    failures = await asyncio.gather(*(use(models, "a") for _ in range(3)), return_exceptions=True)
+    assert [type(failure) for failure in failures] == [ModelUnavailableError] * 3
+    assert len(set(map(id, failures))) == 3
+    assert loader.loads == ["a"]
+
+
+async def test_a_model_that_cannot_be_fetched_pushes_nothing_out(make: Make, loader: Loader) -> None:
+    models = make(capacity=1)
+    await use(models, "a")
+    loader.unreachable = {"b"}
+    with pytest.raises(ModelUnavailableError, match="hub"):
+        await use(models, "b")
+    assert [*models.loaded] == ["a"]
+    assert loader.loads == ["a"]
+
+
+async def test_a_slow_load_does_not_hold_up_another_model(make: Make, loader: Loader) -> None:
+    models = make(capacity=3)
+    loader.gates["a"] = threading.Event()
+    slow = asyncio.create_task(use(models, "a"))
+    await begun(loader)
+    await use(models, "b")
+    assert [*models.loaded] == ["b"]
+    loader.gates["a"].set()
+    await slow
+
+
+async def test_required_models_are_loaded_beside_each_other(make: Make, loader: Loader) -> None:
+    models = make(capacity=3)
+    loader.gates = {"a": threading.Event(), "b": threading.Event()}
+    loading = asyncio.create_task(models.load_all(["a", "b"]))
+    await begun(loader)
+    loader.gates["b"].set()
+    loader.gates["a"].set()
+    await loading
+    assert set(models.loaded) == {"a", "b"}
+
+
+async def test_one_required_model_that_fails_is_told_and_the_others_are_there(make: Make, loader: Loader) -> None:
+    models = make(capacity=3)
+    loader.broken = {"b"}
+    with pytest.raises(ModelUnavailableError, match="'b'"):
+        await models.load_all(["a", "b", "c"])
+    assert set(models.loaded) == {"a", "c"}
+
+
+async def test_closing_tells_those_who_wait_and_drops_all_models(make: Make) -> None:
+    models = make(capacity=1)
+    async with models.lease("a"):
+        waiting = asyncio.create_task(use(models, "b"))
+        await turn()
+        await models.aclose()
+        with pytest.raises(DrainingError):
+            await waiting
+    assert [*models.loaded] == []
+
+
+async def test_idle_models_are_looked_for_until_cancelled(make: Make, clock: ManualClock) -> None:
+    models = make()
+    await use(models, "a")
+    clock.now_s = TTL_S
+    looking = asyncio.create_task(models.drop_idle_forever(interval_s=0))
+    await turn()
+    assert [*models.loaded] == []
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
+
+
+MEASURE = """
+import asyncio, json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
+from engine.catalog import read_catalog
+from engine.encoder import load_encoder
+from engine.machine import give_memory_back
+from model_manager import ModelManager
+
+def resident_mb():
+    give_memory_back()
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
+
+async def main():
+    catalog = read_catalog([BUNDLED_MODELS_DIR], bundled=BUNDLED_MODEL)
+    with ThreadPoolExecutor(4) as executor:
+        models = ModelManager(
+            fetch=lambda name: None, load=lambda name: load_encoder(catalog.get(name), hub_cache_dir=Path("unused")),
+            memory_bytes=lambda name: 1, executor=executor, capacity=2, ttl_s=0, retry_pause_s=1,
+        )
+        seen = []
+        for _ in range(4):
+            async with models.lease(BUNDLED_MODEL) as encoder:
+                encoder.encode(encoder.tokenize(["memory " * 250] * 2))
+                del encoder
+            loaded = resident_mb()
+            await models.drop_idle()
+            seen.append((loaded, resident_mb()))
+        print(json.dumps(seen))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
+@pytest.mark.timeout(60)
+def test_memory_is_given_back_to_the_system_when_a_model_is_dropped() -> None:
+    """A process of its own, so that other tests' memory does not count; loaded and dropped four times."""
+    root = Path(__file__).parent.parent
+    result = subprocess.run([sys.executable, "-c", MEASURE], cwd=root, check=True, capture_output=True, text=True)
+    measured: list[tuple[float, float]] = json.loads(result.stdout.splitlines()[-1])
+    assert min(loaded - dropped for loaded, dropped in measured) > 40, measured  # MB; the weights alone take more
+    assert measured[-1][1] - measured[1][1] < 15, measured  # once the allocator has settled, nothing piles up

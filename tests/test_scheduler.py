@@ -1,0 +1,317 @@
+"""The scheduler on real threads: who goes next, who is refused, and that everybody gets an answer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from engine.errors import DrainingError, InferenceError, OverloadedError
+from engine.queue import Matrix
+from engine.scheduler import SMALL_TOKENS, Scheduler
+from tests.clock import ManualClock
+from tests.gated import GatedModel, Text
+
+BIG = 100
+SMALL = 10
+
+
+@pytest.fixture
+def threads() -> Iterator[list[ThreadPoolExecutor]]:
+    """Two lanes and an express lane."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3)]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def model() -> Iterator[GatedModel]:
+    model = GatedModel()
+    yield model
+    model.open()
+
+
+def make(
+    threads: Sequence[ThreadPoolExecutor], clock: ManualClock, *, lanes: int, max_queue_s: float = 1e9
+) -> Scheduler:
+    return Scheduler(
+        lanes=threads[:lanes], express=threads[2], micro_batch_tokens=512, max_queue_s=max_queue_s, clock=clock
+    )
+
+
+@pytest.fixture
+async def one_lane(
+    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
+) -> AsyncIterator[Scheduler]:
+    scheduler = make(threads, clock, lanes=1)
+    yield scheduler
+    model.open()
+    await scheduler.aclose()
+
+
+@pytest.fixture
+async def two_lanes(
+    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
+) -> AsyncIterator[Scheduler]:
+    scheduler = make(threads, clock, lanes=2)
+    yield scheduler
+    model.open()
+    await scheduler.aclose()
+
+
+async def begun(model: GatedModel, runs: int) -> None:
+    await asyncio.to_thread(model.wait_for_runs, runs)
+
+
+def ask(scheduler: Scheduler, model: GatedModel, *texts: Text) -> asyncio.Task[Matrix]:
+    return asyncio.create_task(scheduler.submit(model, texts))
+
+
+async def turn() -> None:
+    """Let tasks that were just created submit their texts."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_vectors_come_in_the_order_asked(two_lanes: Scheduler) -> None:
+    model = GatedModel(is_open=True)
+    lengths = [3, 300, 40, 41, 5, 300, 12]
+    vectors = await two_lanes.submit(model, [Text(length, number) for number, length in enumerate(lengths)])
+    assert vectors.dtype == np.float32
+    assert vectors[:, 0].tolist() == list(range(len(lengths)))
+    assert len(model.runs) > 1
+
+
+async def test_texts_that_wait_share_a_run(one_lane: Scheduler, model: GatedModel) -> None:
+    first = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    others = [ask(one_lane, model, Text(SMALL, number)) for number in range(1, 6)]
+    await turn()
+    model.open()
+    await asyncio.gather(first, *others)
+    assert [sorted(run) for run in model.runs] == [[0], [1, 2, 3, 4, 5]]
+
+
+async def test_idle_lanes_share_a_lone_request(two_lanes: Scheduler, model: GatedModel) -> None:
+    request = ask(two_lanes, model, *(Text(BIG, number) for number in range(4)))
+    await begun(model, 2)
+    assert sorted(len(run) for run in model.runs) == [2, 2]
+    model.open()
+    await request
+
+
+async def test_a_single_text_overtakes_a_waiting_bulk(
+    one_lane: Scheduler, model: GatedModel, clock: ManualClock
+) -> None:
+    running = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    bulk = ask(one_lane, model, *(Text(BIG, 100 + number) for number in range(20)))
+    await turn()
+    clock.now_s = 0.5  # the bulk takes 20 * 108 tokens at 1 ms: its turn comes at 2.16 s
+    single = ask(one_lane, model, Text(SMALL, 1))
+    await turn()
+    model.open()
+    await asyncio.gather(running, bulk, single)
+    assert model.runs[1] == [1]
+
+
+async def test_a_bulk_that_has_waited_long_enough_goes_before_new_singles(
+    one_lane: Scheduler, model: GatedModel, clock: ManualClock
+) -> None:
+    running = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    bulk = ask(one_lane, model, Text(BIG, 100))
+    await turn()
+    clock.now_s = 10.0
+    single = ask(one_lane, model, Text(SMALL, 1))
+    await turn()
+    model.open()
+    await asyncio.gather(running, bulk, single)
+    assert model.runs[1:] == [[100], [1]]
+
+
+async def test_the_express_lane_serves_a_query_while_all_lanes_are_at_bulk(
+    two_lanes: Scheduler, model: GatedModel
+) -> None:
+    bulk = ask(two_lanes, model, *(Text(BIG, 100 + number) for number in range(32)))
+    await begun(model, 2)
+    query = GatedModel("query", is_open=True)
+    vectors = await two_lanes.submit(query, [Text(SMALL, 7)])
+    assert vectors.tolist() == [[7.0]]
+    assert not bulk.done()
+    assert len(model.runs) == 2
+
+
+async def test_the_express_lane_never_takes_more_than_a_small_run(two_lanes: Scheduler, model: GatedModel) -> None:
+    bulk = ask(two_lanes, model, *(Text(BIG, 100 + number) for number in range(32)))
+    await begun(model, 2)
+    query = GatedModel("query")
+    asked = [ask(two_lanes, query, Text(SMALL, number)) for number in range(30)]
+    await begun(query, 1)
+    query.open(1)
+    await begun(query, 2)
+    assert all(len(run) * SMALL <= SMALL_TOKENS for run in query.runs[:2])
+    query.open()
+    model.open()
+    await asyncio.gather(bulk, *asked)
+
+
+async def test_small_requests_wait_for_a_lane_that_is_at_small_ones(one_lane: Scheduler, model: GatedModel) -> None:
+    first = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    second = ask(one_lane, model, Text(SMALL, 1))
+    await turn()
+    assert one_lane.state().running == 1
+    model.open()
+    await asyncio.gather(first, second)
+
+
+async def test_too_much_work_is_refused_whole_and_says_when_to_come_back(
+    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
+) -> None:
+    scheduler = make(threads, clock, lanes=1, max_queue_s=1.0)
+    running = ask(scheduler, model, Text(BIG, 0))
+    await begun(model, 1)
+    waiting = ask(scheduler, model, *(Text(BIG, number) for number in range(1, 9)))
+    await turn()
+    with pytest.raises(OverloadedError) as refused:
+        await scheduler.submit(model, [Text(BIG, number) for number in range(20, 40)])
+    assert refused.value.retry_after_s == pytest.approx(28 * 0.108 - 1.0)
+    assert scheduler.state().waiting_texts == 8
+    model.open()
+    await asyncio.gather(running, waiting)
+    assert not {20, 21} & {number for run in model.runs for number in run}
+    await scheduler.aclose()
+
+
+async def test_an_empty_queue_takes_a_request_of_any_size(
+    threads: list[ThreadPoolExecutor], clock: ManualClock
+) -> None:
+    scheduler = make(threads, clock, lanes=1, max_queue_s=0.001)
+    vectors = await scheduler.submit(GatedModel(is_open=True), [Text(BIG, number) for number in range(100)])
+    assert len(vectors) == 100
+    await scheduler.aclose()
+
+
+async def test_a_caller_who_leaves_takes_the_waiting_texts_along(one_lane: Scheduler, model: GatedModel) -> None:
+    first = ask(one_lane, model, Text(BIG, 0))
+    await begun(model, 1)
+    leaving = ask(one_lane, model, Text(BIG, 1), Text(BIG, 2))
+    await turn()
+    leaving.cancel()
+    await turn()
+    assert one_lane.state().waiting_texts == 0
+    assert one_lane.state().waiting_seconds == 0.0
+    model.open()
+    await first
+    assert model.runs == [[0]]
+    assert one_lane.state().dropped_texts == 2
+
+
+async def test_a_model_that_raises_fails_its_callers_and_nobody_else(one_lane: Scheduler) -> None:
+    broken, sound = GatedModel("broken", is_open=True), GatedModel("sound", is_open=True)
+    broken.fails_on = {1}
+    with pytest.raises(InferenceError) as failed:
+        await one_lane.submit(broken, [Text(SMALL, 1)])
+    assert isinstance(failed.value.__cause__, ValueError)
+    assert (await one_lane.submit(sound, [Text(SMALL, 1)])).tolist() == [[1.0]]
+
+
+async def test_only_the_guilty_one_of_a_shared_run_fails(one_lane: Scheduler, model: GatedModel) -> None:
+    model.fails_on = {2}
+    first = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    others = [ask(one_lane, model, Text(SMALL, number)) for number in (1, 2, 3)]
+    await turn()
+    model.open()
+    results = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [type(result) for result in results] == [np.ndarray, np.ndarray, InferenceError, np.ndarray]
+    assert sorted(map(sorted, model.runs)) == [[0], [1], [1, 2, 3], [2], [3]]
+
+
+async def test_a_model_that_returns_too_few_vectors_is_a_failure(one_lane: Scheduler) -> None:
+    model = GatedModel(is_open=True)
+    model.missing_vectors = 1
+    with pytest.raises(InferenceError):
+        await one_lane.submit(model, [Text(SMALL, 1), Text(SMALL, 2)])
+
+
+async def test_a_failed_request_takes_its_waiting_texts_along(one_lane: Scheduler, model: GatedModel) -> None:
+    model.fails_on = {0}
+    request = ask(one_lane, model, *(Text(400 - number, number) for number in range(5)))
+    await begun(model, 1)
+    model.open()
+    with pytest.raises(InferenceError):
+        await request
+    assert model.runs == [[0]]
+    assert one_lane.state().waiting_texts == 0
+
+
+async def test_closing_answers_what_runs_and_fails_what_waits(
+    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
+) -> None:
+    scheduler = make(threads, clock, lanes=1)
+    running = ask(scheduler, model, Text(BIG, 0))
+    await begun(model, 1)
+    waiting = ask(scheduler, model, Text(BIG, 1))
+    await turn()
+    closing = asyncio.create_task(scheduler.aclose())
+    await turn()
+    assert not closing.done()
+    with pytest.raises(DrainingError):
+        await scheduler.submit(model, [Text(SMALL, 2)])
+    model.open()
+    await closing
+    assert (await running).tolist() == [[0.0]]
+    with pytest.raises(DrainingError):
+        await waiting
+
+
+async def test_a_draining_scheduler_answers_what_it_has_admitted(one_lane: Scheduler, model: GatedModel) -> None:
+    running = ask(one_lane, model, Text(BIG, 0))
+    await begun(model, 1)
+    waiting = ask(one_lane, model, Text(BIG, 1))
+    await turn()
+    one_lane.drain()
+    model.open()
+    assert (await running).tolist() == [[0.0]]
+    assert (await waiting).tolist() == [[1.0]]
+
+
+async def test_the_pace_is_learned_from_runs(
+    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
+) -> None:
+    scheduler = make(threads, clock, lanes=1, max_queue_s=60.0)
+    request = ask(scheduler, model, Text(92, 0))
+    await begun(model, 1)
+    clock.now_s = 1000.0  # 100 tokens took 1000 s: ten per token where a millisecond was guessed
+    model.open(1)
+    await request
+    blocked = ask(scheduler, model, Text(92, 1))
+    await begun(model, 2)
+    waiting = ask(scheduler, model, Text(92, 2))
+    await turn()
+    assert scheduler.state().waiting_seconds == pytest.approx(100 * (0.9 * 0.001 + 0.1 * 10.0))
+    with pytest.raises(OverloadedError):
+        await scheduler.submit(model, [Text(92, 3)])
+    model.open()
+    await asyncio.gather(blocked, waiting)
+    await scheduler.aclose()
+
+
+async def test_models_share_the_lanes_in_order_of_arrival(one_lane: Scheduler, model: GatedModel) -> None:
+    other = GatedModel("other", is_open=True)
+    first = ask(one_lane, model, Text(BIG, 0))
+    await begun(model, 1)
+    second, third = ask(one_lane, other, Text(BIG, 1)), ask(one_lane, model, Text(BIG, 2))
+    await turn()
+    model.open()
+    await asyncio.gather(first, second, third)
+    assert model.runs == [[0], [2]]
+    assert other.runs == [[1]]
