@@ -76,6 +76,11 @@ class Settings(BaseSettings):
 
     thread_pool_workers: PositiveInt = Field(4, description="Inference lanes; never more than usable cores are used.")
     micro_batch_tokens: int = Field(512, ge=16, le=65536, description="Padded tokens in one model run at most.")
+    lone_text_memory: ByteSize = Field(
+        ByteSize(256_000_000),
+        ge=0,
+        description="Models of up to this size get a second copy that gives all cores to a lone text; 0: none does.",
+    )
     max_queue_seconds: Seconds = Field(10, description="Work that may wait, in seconds, before requests get a 503.")
 
     max_text_length: PositiveInt = Field(8192, description="Characters of one text at most.")

@@ -42,11 +42,11 @@ from api.native import (
 from api.observer import Observer
 from api.problems import StrictRequest, problem_handlers
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
-from engine.catalog import Catalog, read_catalog
+from engine.catalog import Catalog, Model, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError
 from engine.hub import fetch
-from engine.machine import lane_threads, usable_cores
+from engine.machine import lane_threads, return_large_blocks, usable_cores
 from engine.scheduler import Scheduler
 from engine.service import EmbeddingService
 from model_manager import ModelManager
@@ -271,10 +271,15 @@ async def open_service(
     settings: Settings, *, metrics: Metrics, load: Callable[..., Encoder] = load_encoder
 ) -> AsyncIterator[Service]:
     """Put the parts together, and take them apart in reverse order."""
+    return_large_blocks()
     catalog = read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL)
     cores = usable_cores()
     lanes = min(settings.thread_pool_workers, cores)
     log.info("threads_planned", lanes=lanes, usable_cores=cores, wanted=settings.thread_pool_workers)
+
+    def copies(model: Model) -> int:
+        return 2 if lanes > 1 and model.memory_bytes <= settings.lone_text_memory else 1
+
     async with AsyncExitStack() as stack:
         # As many threads as models: a slow download never keeps another model from being loaded.
         loading = ThreadPoolExecutor(len(catalog.models), thread_name_prefix="load")
@@ -287,7 +292,8 @@ async def open_service(
         models = ModelManager(
             fetch=lambda name: fetch(catalog.get(name), settings.hub_cache_dir),
             load=lambda name: load(catalog.get(name), hub_cache_dir=settings.hub_cache_dir),
-            memory_bytes=lambda name: catalog.get(name).memory_bytes,
+            finish=lambda encoder: encoder.widen(cores) if copies(encoder.model) > 1 else None,
+            memory_bytes=lambda name: catalog.get(name).memory_bytes * copies(catalog.get(name)),
             executor=loading,
             capacity=settings.max_cached_models,
             ttl_s=settings.model_cache_ttl,
@@ -334,7 +340,12 @@ def serve(app: Litestar) -> int:
         return 1
     drain_s = settings.shutdown_timeout
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain_s
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=drain_s,
     )
     Server(config).run(sockets=[listening])
     service: Service | None = app.state.get("service")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
@@ -30,15 +30,21 @@ class LoadedModel:
 
     Attributes:
         load_s: seconds that loading and warming it took.
-        idle_since: when it was last leased or given back, on the manager's clock.
+        loaded_at: the time of day at which it was loaded.
+        loaded_s: the same on the manager's clock.
+        used_s: when it was last leased or given back, on the manager's clock.
     """
 
     encoder: Encoder
     memory_bytes: int
     load_s: float
     loaded_at: datetime
-    last_used: datetime
-    idle_since: float
+    loaded_s: float
+    used_s: float
+
+    @property
+    def last_used(self) -> datetime:
+        return self.loaded_at + timedelta(seconds=self.used_s - self.loaded_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class ModelManager:
         *,
         fetch: Callable[[str], object],
         load: Callable[[str], Encoder],
+        finish: Callable[[Encoder], None],
         memory_bytes: Callable[[str], int],
         executor: Executor,
         capacity: int,
@@ -73,6 +80,7 @@ class ModelManager:
         Args:
             fetch: gets the files of the model of a name; blocks, perhaps for minutes; raises `ModelUnavailableError`.
             load: loads and warms the model of a name; blocks; raises `ModelUnavailableError`.
+            finish: what makes a loaded model faster but need not be awaited by its first callers; blocks.
             memory_bytes: the memory that the model of a name is going to take, estimated before it is loaded.
             executor: where *load* runs, apart from inference.
             capacity: models in memory at most.
@@ -84,6 +92,7 @@ class ModelManager:
         """
         self._fetch = fetch
         self._load = load
+        self._finish = finish
         self._memory_bytes = memory_bytes
         self._executor = executor
         self._capacity = capacity
@@ -144,7 +153,7 @@ class ModelManager:
     async def drop_idle(self) -> None:
         """Drop the models that nobody has used for the time to live."""
         oldest = self._clock() - self._ttl_s
-        names = [name for name in self._idle() if self._loaded[name].idle_since <= oldest]
+        names = [name for name in self._idle() if self._loaded[name].used_s <= oldest]
         await self._drop(names, reason="idle")
 
     async def drop_idle_forever(self, interval_s: float) -> None:
@@ -180,7 +189,7 @@ class ModelManager:
 
     def _touch(self, name: str, model: LoadedModel) -> None:
         """Make *name* the most recently used one."""
-        model.last_used, model.idle_since = self._now(), self._clock()
+        model.used_s = self._clock()
         if name in self._loaded:
             self._loaded[name] = self._loaded.pop(name)
 
@@ -218,9 +227,12 @@ class ModelManager:
             log.warning("model_load_failed", model=name, cause=error.cause, retry_after_s=self._retry_pause_s)
             raise
         self._failures.pop(name, None)
-        load_s, now = self._clock() - started, self._now()
-        self._loaded[name] = LoadedModel(encoder, self._claims[name], load_s, now, now, self._clock())
-        log.info("model_loaded", model=name, seconds=round(load_s, 3), loaded=len(self._loaded))
+        now_s = self._clock()
+        self._loaded[name] = LoadedModel(
+            encoder, self._claims[name], now_s - started, self._now(), loaded_s=now_s, used_s=now_s
+        )
+        log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(self._loaded))
+        self._executor.submit(_finish, self._finish, encoder)
 
     async def _make_room(self, name: str) -> None:
         """Claim a place and memory for *name*; idle models give way, least recently used first.
@@ -257,6 +269,14 @@ class ModelManager:
         if dropped:
             self._tell()
             await asyncio.get_running_loop().run_in_executor(self._executor, _free, dropped)
+
+
+def _finish(finish: Callable[[Encoder], None], encoder: Encoder) -> None:
+    """Blocking: a model that cannot be made faster serves all the same."""
+    try:
+        finish(encoder)
+    except Exception as error:
+        log.warning("model_not_finished", model=encoder.name, exc_info=error)
 
 
 def _free(models: list[LoadedModel]) -> None:

@@ -32,7 +32,9 @@ class Loaded(Protocol):
     encoder: Encoder
     load_s: float
     loaded_at: datetime
-    last_used: datetime
+
+    @property
+    def last_used(self) -> datetime: ...
 
 
 class Counted(Protocol):

@@ -5,8 +5,9 @@ handed to FastEmbed's `embed` in place of the text. So the tokens that are count
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,23 @@ class TokenizedText:
 
 
 class Encoder:
-    """A model in memory. Its methods block; they may be called from several threads at once."""
+    """A model in memory. Its methods block; they may be called from several threads at once.
 
-    def __init__(self, model: Model, embedding: TextEmbedding) -> None:
-        """Take over *embedding*: from now on its tokens come from `tokenize`."""
+    It has a session of one thread, for lanes that work beside each other, and may get a *wide* one that uses all
+    cores, for a text that comes while nothing else runs: handing work between threads costs throughput, but a lone
+    caller has cores to spare.
+    """
+
+    def __init__(self, model: Model, open_session: Callable[[int], TextEmbedding]) -> None:
+        """Open the session of one thread; *open_session* takes the number of threads."""
         self.model = model
         self.name = model.name
         self.dim = model.dim
         self.seconds_per_token = 0.0
-        self._embedding = embedding
-        inner = embedding.model
+        self._open_session = open_session
+        self._narrow = open_session(1)
+        self._wide: TextEmbedding | None = None
+        inner = self._narrow.model
         tokenizer = getattr(inner, "tokenizer", None)
         if not isinstance(tokenizer, Tokenizer):
             message = "it has no tokenizer, so its tokens cannot be counted"
@@ -74,10 +82,10 @@ class Encoder:
         self._tokenizer = tokenizer
         self._takes_tokens = isinstance(inner, OnnxTextModel)
         self._padding: dict[str, Any] = tokenizer.padding or {}
+        self._special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False) if self._takes_tokens else 0
         if self._takes_tokens:
             tokenizer.no_padding()  # texts are padded when their micro-batch is known, by `_padded`
-            inner.tokenize = self._padded  # type: ignore[attr-defined]  # OnnxTextModel has it
-        self._special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False) if self._takes_tokens else 0
+            self._hand_tokens_to(self._narrow)
 
     @property
     def max_tokens(self) -> int | None:
@@ -89,14 +97,19 @@ class Encoder:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=self._takes_tokens)
         return [self._tokenized(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
-    def encode(self, items: Sequence[TokenizedText]) -> NDArray[np.float32]:
+    def encode(self, items: Sequence[TokenizedText], *, is_lone: bool = False) -> NDArray[np.float32]:
         """Run the model once, on one micro-batch.
+
+        Args:
+            items: texts of this model.
+            is_lone: nothing else runs, so that all cores may work on it.
 
         Returns:
             Float32 vectors of shape ``(len(items), dim)``, in the order of *items*, as FastEmbed gives them.
         """
         documents: list[Any] = [item.encoding if self._takes_tokens else item.text for item in items]
-        vectors = self._embedding.embed(documents, batch_size=len(documents))
+        session = (self._wide if is_lone else None) or self._narrow
+        vectors = session.embed(documents, batch_size=len(documents))
         return np.stack([np.asarray(vector, dtype=np.float32) for vector in vectors])
 
     def warm_up(self) -> None:
@@ -110,6 +123,19 @@ class Encoder:
                 raise ModelUnavailableError(
                     self.name, f"its vectors have {vectors.shape[-1]} dimensions where {self.dim} are stated"
                 )
+
+    def widen(self, threads: int) -> None:
+        """Open the session for lone texts, with *threads* threads; it takes the model's memory once more."""
+        if not self._takes_tokens:
+            return  # it runs no session at all
+        wide = self._open_session(threads)
+        self._hand_tokens_to(wide)
+        for _ in wide.embed([self.tokenize(["warm"])[0].encoding]):  # type: ignore[list-item]
+            pass
+        self._wide = wide
+
+    def _hand_tokens_to(self, session: TextEmbedding) -> None:
+        session.model.tokenize = self._padded  # type: ignore[attr-defined]  # OnnxTextModel has it
 
     def _tokenized(self, text: str, encoding: Encoding) -> TokenizedText:
         length = len(encoding)
@@ -143,8 +169,7 @@ def load_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
     folder = fetch(model, hub_cache_dir)
     try:
         name = _registered(model.folder) if model.folder else model.name
-        # One thread per session: lanes run beside each other, and threads that are handed work cost more.
-        encoder = Encoder(model, TextEmbedding(name, specific_model_path=str(folder), threads=1))
+        encoder = Encoder(model, partial(_open_session, name, folder))
         encoder.warm_up()
     except ModelUnavailableError:
         raise
@@ -152,6 +177,10 @@ def load_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
         log.warning("model_files_unusable", model=model.name, exc_info=error)
         raise ModelUnavailableError(model.name, f"its files are missing or broken ({type(error).__name__})") from error
     return encoder
+
+
+def _open_session(name: str, folder: Path, threads: int) -> TextEmbedding:
+    return TextEmbedding(name, specific_model_path=str(folder), threads=threads)
 
 
 def _registered(folder: Folder) -> str:

@@ -12,6 +12,10 @@ CGROUP = Path("/sys/fs/cgroup")
 LANE_NICENESS = 5
 """Lanes yield to the event loop and to the express lane, which hold a core for a moment only (see BENCHMARKS)."""
 
+M_MMAP_THRESHOLD = -3
+"""The parameter's number in glibc's malloc.h."""
+LARGE_BLOCK_BYTES = 1 << 20
+
 
 def usable_cores(*, cgroup: Path = CGROUP) -> int:
     """Cores that this process may really use, at least 1.
@@ -47,6 +51,17 @@ def _lower_priority() -> None:
     if hasattr(os, "sched_getaffinity"):
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LANE_NICENESS)
+
+
+def return_large_blocks() -> None:
+    """Make freed memory of models go back to the system at once, for the rest of the process's life.
+
+    glibc maps blocks from M_MMAP_THRESHOLD on one by one and unmaps them when they are freed, but raises that
+    threshold to the largest block freed so far, up to 32 MiB. After the first model that was dropped, the weights of
+    the next ones lie in heaps that other blocks keep alive. A threshold that is set stays (see `man mallopt`).
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def give_memory_back() -> None:

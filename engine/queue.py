@@ -38,8 +38,8 @@ class Runnable(Protocol):
     def seconds_per_token(self) -> float:
         """First guess of the model's pace: seconds of one lane per token of modelled cost."""
 
-    def encode(self, items: Sequence[Any]) -> Matrix:
-        """Float32 vectors of shape ``(len(items), dim)``, in the order of *items*."""
+    def encode(self, items: Sequence[Any], *, is_lone: bool) -> Matrix:
+        """Float32 vectors of shape ``(len(items), dim)``, in the order of *items*; a lone run may use all cores."""
 
 
 @dataclass(slots=True, eq=False)

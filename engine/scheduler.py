@@ -112,7 +112,7 @@ class Scheduler:
             waiting_requests=len(jobs),
             waiting_texts=sum(len(job.waiting) for job in jobs),
             waiting_seconds=self._waiting_s(),
-            running=sum(lane.run is not None for lane in (*self._lanes, self._express)),
+            running=self._running(),
         )
 
     def drain(self) -> None:
@@ -124,7 +124,7 @@ class Scheduler:
         self.drain()
         for job in (*self._small, *self._big):
             self._fail(job, DrainingError())
-        while any(lane.run is not None for lane in (*self._lanes, self._express)):
+        while self._running():
             self._run_ended.clear()
             await self._run_ended.wait()
 
@@ -148,12 +148,18 @@ class Scheduler:
     def _check_room(self, wanted_s: float) -> None:
         """An empty queue takes any request: one that is bigger than the bound must be served some time, too."""
         wait_s = self._waiting_s() + wanted_s
-        if wait_s > self._max_queue_s and (self._small or self._big):
+        if wait_s > self._max_queue_s and self._waiting():
             raise OverloadedError(
                 f"Work for {self._waiting_s():.1f} s is waiting; with this request it would be more than the "
                 f"{self._max_queue_s:g} s that may wait. Nothing of it was done.",
                 retry_after_s=max(1.0, wait_s - self._max_queue_s),
             )
+
+    def _waiting(self) -> bool:
+        return bool(self._small or self._big)
+
+    def _running(self) -> int:
+        return sum(lane.run is not None for lane in (*self._lanes, self._express))
 
     def _waiting_s(self) -> float:
         return max(0.0, self._small.waiting_s + self._big.waiting_s) / len(self._lanes)
@@ -163,7 +169,7 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         """Give every free lane the micro-batch that goes next."""
-        while (idle := [lane for lane in self._lanes if lane.run is None]) and (self._small or self._big):
+        while (idle := [lane for lane in self._lanes if lane.run is None]) and self._waiting():
             self._start(idle[0], self._take(len(idle)))
         if self._express_helps():
             self._start(self._express, self._small.take(SMALL_TOKENS))
@@ -185,8 +191,10 @@ class Scheduler:
         return queue.take(budget)
 
     def _start(self, lane: _Lane, run: Run) -> None:
+        is_lone = len(run.parts) == 1 and not self._waiting() and not self._running()
         lane.run, run.started = run, self._clock()
-        future = asyncio.get_running_loop().run_in_executor(lane.executor, run.model.encode, run.items)
+        encode = partial(run.model.encode, run.items, is_lone=is_lone)
+        future = asyncio.get_running_loop().run_in_executor(lane.executor, encode)
         future.add_done_callback(partial(self._finished, lane, run))
 
     def _finished(self, lane: _Lane, run: Run, future: asyncio.Future[Matrix]) -> None:

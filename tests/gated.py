@@ -28,10 +28,12 @@ class GatedModel:
         self.gate = threading.Semaphore(10**6 if is_open else 0)
         self.fails_on: set[int] = set()
         self.missing_vectors = 0
+        self.lone_runs = 0
         self._begun = threading.Condition()
 
-    def encode(self, items: Sequence[Text]) -> Matrix:
+    def encode(self, items: Sequence[Text], *, is_lone: bool = False) -> Matrix:
         with self._begun:
+            self.lone_runs += is_lone
             self.runs.append([item.number for item in items])
             self._begun.notify_all()
         assert self.gate.acquire(timeout=10)

@@ -103,6 +103,14 @@ def test_the_same_items_may_be_run_twice(tiny: Encoder) -> None:
     np.testing.assert_allclose(tiny.encode(items[1:2]), first[1:2], rtol=1e-6)
 
 
+def test_the_session_for_lone_texts_gives_the_same_vectors(bundled: Encoder) -> None:
+    texts = ["How do I reset my password?", "x " * 300]
+    expected = [bundled.encode(bundled.tokenize([text]), is_lone=True) for text in texts]
+    bundled.widen(2)
+    for text, vector in zip(texts, expected, strict=True):
+        assert np.abs(bundled.encode(bundled.tokenize([text]), is_lone=True) - vector).max() <= 1e-5
+
+
 def test_warming_up_measures_the_pace(tiny: Encoder) -> None:
     assert tiny.seconds_per_token > 0
 

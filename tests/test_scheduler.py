@@ -106,6 +106,19 @@ async def test_idle_lanes_share_a_lone_request(two_lanes: Scheduler, model: Gate
     await request
 
 
+async def test_a_text_that_comes_while_nothing_runs_may_use_all_cores(two_lanes: Scheduler, model: GatedModel) -> None:
+    first = ask(two_lanes, model, Text(SMALL, 0))
+    await begun(model, 1)
+    assert model.lone_runs == 1
+    second = ask(two_lanes, model, Text(SMALL, 1))
+    await begun(model, 2)
+    assert model.lone_runs == 1
+    model.open()
+    await asyncio.gather(first, second)
+    await two_lanes.submit(model, [Text(SMALL, 2), Text(SMALL, 3)])
+    assert model.lone_runs == 1
+
+
 async def test_a_single_text_overtakes_a_waiting_bulk(
     one_lane: Scheduler, model: GatedModel, clock: ManualClock
 ) -> None:
