@@ -1,0 +1,24 @@
+"""Loads a model of the registry each time a line comes in, and says what came of it. `tests/hubs.py` runs it."""
+
+import json
+import sys
+from pathlib import Path
+
+from engine.catalog import read_catalog
+from engine.encoder import load_encoder
+from engine.errors import ModelUnavailableError
+
+
+def attempt(name: str, cache_dir: Path, text: str) -> dict[str, object]:
+    try:
+        encoder = load_encoder(read_catalog([], bundled="").get(name), hub_cache_dir=cache_dir)
+    except ModelUnavailableError as error:
+        return {"cause": error.cause}
+    return {"vector": encoder.encode(encoder.tokenize([text]))[0].tolist()}
+
+
+for line in sys.stdin:
+    order = json.loads(line)
+    outcome = attempt(sys.argv[1], Path(order["cache_dir"]), order["text"])
+    sys.stdout.write(f"came of it: {json.dumps(outcome)}\n")
+    sys.stdout.flush()

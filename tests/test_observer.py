@@ -1,0 +1,203 @@
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.testing import capture_logs
+
+from api.observer import Observer
+
+Counted = tuple[str, float, str | None]
+Headers = list[tuple[bytes, bytes]]
+
+
+def clock(*, tick_s: float = 0.25) -> Iterator[float]:
+    """Each look at it is a quarter of a second later."""
+    now_s = 100.0
+    while True:
+        yield now_s
+        now_s += tick_s
+
+
+class Answering:
+    """An app that answers, and remembers what it was asked."""
+
+    def __init__(self, *, status: int = 200, path: str | None = "/embed", code: str | None = None) -> None:
+        self.status, self.path, self.code = status, path, code
+        self.scopes: list[Scope] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del receive
+        self.scopes.append(scope)
+        if self.path:
+            scope["path_template"] = self.path  # as Litestar's router does
+        if self.code:
+            scope["state"]["problem_code"] = self.code
+        await send({"type": "http.response.start", "status": self.status, "headers": [(b"x-own", b"1")]})
+        await send({"type": "http.response.body", "body": b"{}", "more_body": False})
+
+
+async def ask(
+    app: ASGIApp, *, method: str = "POST", headers: Headers | None = None
+) -> tuple[list[Message], list[Counted]]:
+    """What *app* sends to this request, and what is counted of it."""
+    sent: list[Message] = []
+    counted: list[Counted] = []
+    ticks = clock()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    def count(endpoint: str, seconds: float, code: str | None) -> None:
+        counted.append((endpoint, seconds, code))
+
+    scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": {}}
+    await Observer(app, count=count, clock=lambda: next(ticks))(scope, receive, send)
+    return sent, counted
+
+
+def request_id(sent: list[Message]) -> str:
+    [start] = [message for message in sent if message["type"] == "http.response.start"]
+    [value] = [value for name, value in start["headers"] if name == b"x-request-id"]
+    return value.decode()
+
+
+@pytest.mark.parametrize("given", ["a", "0f5e8c4d-2b7a", "trace:1.2_3", "x" * 128])
+async def test_sane_request_id_is_taken_over(given: str) -> None:
+    app = Answering()
+    sent, _ = await ask(app, headers=[(b"accept", b"*/*"), (b"x-request-id", given.encode())])
+    assert request_id(sent) == given
+    assert app.scopes[0]["state"]["request_id"] == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"a b", id="space"),
+        pytest.param(b"a\nlevel=error", id="line break"),
+        pytest.param(b"a\n", id="line break at the end"),
+        pytest.param(b"x" * 129, id="too long"),
+        pytest.param("ü".encode(), id="not ASCII"),
+        pytest.param(b"<script>", id="markup"),
+    ],
+)
+async def test_other_request_id_is_replaced(given: bytes) -> None:
+    sent, _ = await ask(Answering(), headers=[(b"x-request-id", given)])
+    assert re.fullmatch("[0-9a-f]{32}", request_id(sent))
+
+
+async def test_requests_without_an_id_get_different_ones() -> None:
+    ids = {request_id((await ask(Answering()))[0]) for _ in range(3)}
+    assert len(ids) == 3
+
+
+async def test_answer_is_passed_on_with_its_own_headers() -> None:
+    sent, _ = await ask(Answering(status=404))
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[0]["status"] == 404  # type: ignore[typeddict-item]  # the first message is the start
+    assert (b"x-own", b"1") in sent[0]["headers"]  # type: ignore[typeddict-item]  # as above
+
+
+async def test_answer_is_counted_with_its_route_seconds_and_problem() -> None:
+    assert (await ask(Answering()))[1] == [("POST /embed", 0.25, None)]
+    assert (await ask(Answering(code="overloaded")))[1] == [("POST /embed", 0.25, "overloaded")]
+
+
+async def test_answers_without_a_route_share_one_label() -> None:
+    for method in ("GET", "BREW"):
+        assert (await ask(Answering(path=None, status=404), method=method))[1] == [("(no route)", 0.25, None)]
+
+
+async def test_head_is_asked_and_counted_as_get() -> None:
+    app = Answering(path="/health")
+    _, counted = await ask(app, method="HEAD")
+    assert app.scopes[0]["method"] == "GET"  # type: ignore[typeddict-item]  # it is a request's scope
+    assert counted == [("GET /health", 0.25, None)]
+
+
+async def test_answer_is_one_line_of_the_log() -> None:
+    with capture_logs() as events:
+        await ask(Answering(status=201), headers=[(b"x-request-id", b"me")])
+    assert events == [
+        {
+            "event": "request_answered",
+            "log_level": "info",
+            "request_id": "me",
+            "method": "POST",
+            "route": "/embed",
+            "status": 201,
+            "ms": 250.0,
+        }
+    ]
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics"])
+async def test_answers_to_those_who_poll_are_told_at_debug_level(path: str) -> None:
+    with capture_logs() as events:
+        await ask(Answering(path=path), method="GET")
+    assert [event["log_level"] for event in events] == ["debug"]
+
+
+class Crashing:
+    """An app that fails, before its answer or in the middle of it."""
+
+    def __init__(self, *, has_begun: bool) -> None:
+        self.has_begun = has_begun
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        if self.has_begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError("what a caller has sent")
+
+
+async def test_crash_becomes_a_problem_that_tells_nothing_of_it() -> None:
+    with capture_logs() as events:
+        sent, counted = await ask(Crashing(has_begun=False), headers=[(b"x-request-id", b"me")])
+    start: Any = sent[0]
+    body: Any = sent[1]
+    problem = json.loads(body["body"])
+    headers = dict(start["headers"])
+    assert start["status"] == problem["status"] == problem["status_code"] == 500
+    assert (problem["code"], problem["request_id"]) == ("internal-error", "me")
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert int(headers[b"content-length"]) == len(body["body"])
+    assert headers[b"x-request-id"] == b"me"
+    assert b"what a caller" not in body["body"]
+    assert len(counted) == 1
+    assert [event["event"] for event in events] == ["request_failed", "request_answered"]
+    assert (events[0]["log_level"], events[0]["exc_info"], events[0]["request_id"]) == ("error", True, "me")
+    assert events[1]["status"] == 500
+
+
+async def test_crash_is_counted_by_its_code() -> None:
+    with capture_logs():
+        _, counted = await ask(Crashing(has_begun=False))
+    assert [code for _, _, code in counted] == ["internal-error"]
+
+
+async def test_crash_in_the_middle_of_an_answer_is_left_to_the_server_to_cut() -> None:
+    with capture_logs() as events, pytest.raises(ValueError, match="a caller"):
+        await ask(Crashing(has_begun=True))
+    assert [event["event"] for event in events] == ["request_failed", "request_answered"]
+
+
+async def test_what_is_no_request_is_passed_on_untouched() -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive, send
+        seen.append(scope)
+
+    async def nothing(*_: object) -> Any:
+        return None
+
+    scope: Any = {"type": "lifespan"}
+    await Observer(app, count=lambda *_: pytest.fail("counted"))(scope, nothing, nothing)
+    assert seen == [scope]
