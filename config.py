@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PositiveInt, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -21,11 +21,21 @@ def _names(value: object) -> object:
     """Read a list given as a JSON array or as names between commas; duplicates and blanks are dropped."""
     if not isinstance(value, str):
         return value
-    parts = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+    try:
+        parts = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+    except (ValueError, RecursionError):
+        parts = None
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        message = "a JSON list must hold strings only"
+        message = 'write names between commas, or a JSON list of strings such as ["a", "b"]'
         raise ValueError(message)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _at_least_one(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        message = "name at least one model, with commas between several"
+        raise ValueError(message)
+    return names
 
 
 def _empty_is_none(value: object) -> object:
@@ -60,8 +70,8 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field("INFO", description="Least level that is logged.")
     log_format: LogFormat = Field("auto", description="`json`, `console`, or `auto`: console on a terminal, else json.")
 
-    required_models: Names = Field(
-        (BUNDLED_MODEL,), min_length=1, description="Models loaded at start; the first is the default of requests."
+    required_models: Annotated[Names, AfterValidator(_at_least_one)] = Field(
+        (BUNDLED_MODEL,), description="Models loaded at start; the first is the default of requests."
     )
     allowed_models: Names = Field((), description="Models that may be used; empty: every model of the catalogue.")
     models_dir: Path = Field(BUNDLED_MODELS_DIR, description="Folder with your own models, each with a model.json.")
@@ -70,7 +80,7 @@ class Settings(BaseSettings):
     model_cache_ttl: Seconds = Field(3600, description="Seconds after its last use until a model is dropped.")
     cleanup_interval: Seconds = Field(60, description="Seconds between two looks for idle models.")
     model_memory_budget: OptionalBytes = Field(
-        None, description="Memory for all loaded models together, such as 2GB; empty: no bound."
+        None, ge=1, description="Memory for all loaded models together, such as 2GB; empty: no bound."
     )
     model_retry_pause: Seconds = Field(30, description="Seconds until a model that failed to load is tried again.")
 
@@ -103,8 +113,9 @@ class Settings(BaseSettings):
                 f"but MAX_CACHED_MODELS={self.max_cached_models} holds fewer; raise it or require fewer"
             )
             raise ValueError(message)
-        if self.allowed_models and (refused := set(self.required_models) - set(self.allowed_models)):
-            message = f"REQUIRED_MODELS names {sorted(refused)}, which ALLOWED_MODELS does not; add it there"
+        allowed = {name.lower() for name in self.allowed_models}
+        if allowed and (refused := [name for name in self.required_models if name.lower() not in allowed]):
+            message = f"REQUIRED_MODELS names {refused}, which ALLOWED_MODELS does not; add it there"
             raise ValueError(message)
         return self
 
@@ -117,6 +128,9 @@ def load_settings(**overrides: object) -> Settings:
     """
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # the values are checked by pydantic
+    except UnicodeDecodeError:
+        message = "the file .env is not UTF-8"
+        raise SettingsError(message) from None
     except ValidationError as error:
         raise SettingsError("; ".join(_told(detail) for detail in error.errors())) from None
 

@@ -1,5 +1,6 @@
 """Logs: events with fields, one line each. Never a caller's text, a key, a path or the value of a local variable."""
 
+import json
 import logging
 import re
 import sys
@@ -8,13 +9,15 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import loguru
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 SPEAKING_MODULES = ("engine", "model_manager", "onnxruntime")
 """Exceptions of these modules never quote a caller's text, so their messages are logged; of others, only the place."""
-PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s'\",:;()]+")
+PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s'\",:;()]|(?<=\w) (?=[^\s/\\]*[/\\]))+")
+"""An absolute path; a space belongs to it where another separator follows in the next word."""
 
 
 def configure_logging(*, level: str, is_json: bool) -> None:
@@ -29,11 +32,13 @@ def configure_logging(*, level: str, is_json: bool) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         tell_exception,
     ]
-    render: Processor = (
-        structlog.processors.JSONRenderer(serializer=_dumps) if is_json else structlog.dev.ConsoleRenderer()
+    render: list[Processor] = (
+        [structlog.processors.JSONRenderer(serializer=_dumps)]
+        if is_json
+        else [_lay_out_exception, structlog.dev.ConsoleRenderer()]
     )
     structlog.configure(
-        processors=[*shared, render],
+        processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
         cache_logger_on_first_use=False,
@@ -41,13 +46,14 @@ def configure_logging(*, level: str, is_json: bool) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, _shorten_foreign, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(logging.INFO, logging.getLevelName(level)), force=True)
     for chatty in ("httpx", "httpcore", "huggingface_hub", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    loguru.logger.disable("fastembed")  # its failures are reported by us, without addresses of files
     warnings.simplefilter("ignore")  # for developers, who see them in the tests; their text holds paths
 
 
@@ -82,8 +88,34 @@ def _record(error: BaseException) -> dict[str, Any]:
     return record
 
 
+def _shorten_foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Lines of libraries: no paths, and of asyncio's only the first line, since the others quote an exception."""
+    text = str(event["event"])
+    if str(event.get("logger")) == "asyncio":
+        text = text.partition("\n")[0]
+    event["event"] = PATH.sub("<path>", text)
+    return event
+
+
+def _lay_out_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For people: one line per exception and place."""
+    if links := event.get("exception"):
+        event["exception"] = "\n".join(
+            line
+            for link in links
+            for line in (
+                ": ".join(filter(None, (link["type"], link.get("message")))),
+                *(f"  {at}" for at in link["at"]),
+            )
+        )
+    return event
+
+
 def _dumps(event: EventDict, **_: object) -> str:
-    return orjson.dumps(event, default=_type_name).decode()
+    try:
+        return orjson.dumps(event, default=_type_name, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # what JSON cannot hold, such as half a surrogate pair, must not stop what is logged
+        return json.dumps(event, default=_type_name, skipkeys=True)
 
 
 def _type_name(value: object) -> str:

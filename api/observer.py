@@ -53,6 +53,7 @@ class Observer:
         try:
             await self._app(inner, receive, send_with_id)
         except Exception:
+            scope["state"]["problem_code"] = "internal-error"
             log.exception("request_failed", request_id=request_id, code="internal-error")
             if status:
                 raise  # half an answer is out: the server must cut the connection
@@ -84,7 +85,7 @@ def _request_id(scope: HTTPScope) -> str:
 
 def _as_get(scope: HTTPScope) -> HTTPScope:
     """HEAD is GET without the body, which the server leaves out."""
-    return {**scope, "method": HttpMethod.GET} if scope["method"] == "HEAD" else scope
+    return {**scope, "method": HttpMethod.GET.value} if scope["method"] == "HEAD" else scope
 
 
 async def _send_bug(send: Send, request_id: str) -> None:

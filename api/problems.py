@@ -19,7 +19,17 @@ MEDIA_TYPE = "application/problem+json"
 MOST_ECHOED = 200
 """Characters of a caller's own words (a field's name) that a message repeats at most."""
 
-PLAIN_TYPES = {"str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false"}
+PLAIN_TYPES = {
+    "str": "a string",
+    "str | null": "a string or null",
+    "int": "a whole number",
+    "float": "a number",
+    "float | null": "a number or null",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
 
 log = structlog.get_logger()
 
@@ -172,13 +182,13 @@ def _of_validation(error: ValidationException) -> InvalidInputError:
 
 def _plain(message: str) -> str:
     """The words of msgspec, as people who do not know Python say them."""
-    return re.sub(r"`(str|int|float|bool)`", lambda match: PLAIN_TYPES[match[1]], message).replace("`", "'")
+    return re.sub(r"`([^`]*)`", lambda match: PLAIN_TYPES.get(match[1], repr(match[1])), message)
 
 
 def _invalid_json(body: bytes, error: Exception) -> InvalidInputError:
     """A strict decoder says that the body is wrong; here is said what is, and where."""
     try:
-        found = _lone_surrogate(json.loads(body))
+        found = _lone_surrogate(json.loads(body.decode()))  # of bytes json would guess the encoding
     except (ValueError, RecursionError):
         if isinstance(error, UnicodeDecodeError):
             return InvalidInputError("The body is not JSON: it is not UTF-8.")

@@ -35,7 +35,7 @@ class FileFacts(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model folder's `model.json`."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\w.-]+(/[\w.-]+)*$")]
+    name: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\w.-]+(/[\w.-]+)*\Z")]
     dim: Annotated[int, Meta(ge=1)]
     max_tokens: Annotated[int, Meta(ge=3)]
     pooling: Pooling
@@ -128,13 +128,14 @@ def read_catalog(folders: Iterable[Path], *, bundled: str) -> Catalog:
 
     Args:
         folders: folders whose subfolders may hold a model; one that does not exist counts as empty.
-        bundled: the name of the model that comes with the service.
+        bundled: the name of the model that comes with the service, in the first of *folders*.
     """
+    parents = list(dict.fromkeys(folders))
     models = [_of_registry(facts) for facts in TextEmbedding.list_supported_models() if "@" not in facts["model"]]
-    for parent in dict.fromkeys(folders):
+    for parent in parents:
         for path in sorted(parent.glob(f"*/{MANIFEST}")):
             try:
-                models.append(_of_folder(path.parent, bundled=bundled))
+                models.append(_of_folder(path.parent, bundled=bundled if parent == parents[0] else ""))
             except (msgspec.MsgspecError, OSError, ValueError) as error:
                 log.warning("model_folder_ignored", folder=path.parent.name, reason=_reason(error))
     return Catalog(models)
@@ -164,6 +165,9 @@ def _of_folder(path: Path, *, bundled: str) -> Model:
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
             message = f"the file {file!r} lies outside the folder"
             raise ValueError(message)
+    if missing := [file for file in named if not (path / file).is_file()]:
+        message = f"the file {missing[0]!r} is missing"
+        raise ValueError(message)
     sizes = {file: (path / file).stat().st_size for file in dict.fromkeys(named)}
     return Model(
         name=manifest.name,

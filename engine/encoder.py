@@ -17,13 +17,12 @@ import structlog
 from fastembed import TextEmbedding
 from fastembed.common.model_description import ModelSource, PoolingType
 from fastembed.text.onnx_text_model import OnnxTextModel
-from loguru import logger as fastembed_logger
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from engine.catalog import Folder, Model
 from engine.errors import ModelUnavailableError
-from engine.hub import fetch
+from engine.hub import fetch, remove_spoilt_files
 from engine.planner import cost
 
 POOLINGS = {
@@ -169,7 +168,6 @@ def load_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
     Raises:
         ModelUnavailableError: it is not in the cache and the hub does not give it, or its files cannot be used.
     """
-    fastembed_logger.disable("fastembed")  # its lines hold addresses of files; failures are reported by us
     folder = fetch(model, hub_cache_dir)
     try:
         name = _registered(model.folder) if model.folder else model.name
@@ -179,7 +177,10 @@ def load_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
         raise
     except Exception as error:
         log.warning("model_files_unusable", model=model.name, exc_info=error)
-        raise ModelUnavailableError(model.name, f"its files are missing or broken ({type(error).__name__})") from error
+        cause = f"its files are missing or broken ({type(error).__name__})"
+        if not model.folder and remove_spoilt_files(folder):
+            cause = "its files in the cache were spoilt; they are removed, and the next try downloads them again"
+        raise ModelUnavailableError(model.name, cause) from error
     return encoder
 
 

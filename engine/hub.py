@@ -1,9 +1,11 @@
 """A hub model's files: from the cache, or downloaded by FastEmbed, or one clear reason why neither."""
 
-import contextlib
+import hashlib
+from functools import partial
 from pathlib import Path
 
 from fastembed import TextEmbedding
+from fastembed.common.model_management import CorruptedCacheError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
@@ -28,30 +30,66 @@ def fetch(model: Model, cache_dir: Path) -> Path:
     if model.folder:
         return model.folder.path
     description = TextEmbedding._get_model_description(model.name)  # noqa: SLF001 - the registry has no public look-up
-    with contextlib.suppress(ValueError):  # FastEmbed's way to say that it is not in the cache
-        return TextEmbedding.download_model(description, str(cache_dir), local_files_only=True)
-    if (reason := _refusal(description.sources.hf or "")) is not None:
-        raise ModelUnavailableError(model.name, f"it is not in the cache, and {reason}")
+    repository = str(description.sources.hf)
+    files = [description.model_file, *description.additional_files]
+    get = partial(TextEmbedding.download_files_from_huggingface, repository, str(cache_dir), files)
+    is_spoilt = False
     try:
-        return TextEmbedding.download_model(description, str(cache_dir), retries=1)
-    except OSError as error:
-        raise ModelUnavailableError(model.name, f"its download failed ({error.strerror or 'network'})") from error
-    except Exception as error:
-        raise ModelUnavailableError(model.name, "its download from the hub failed") from error
-
-
-def _refusal(repository: str) -> str | None:
-    """Why the hub does not give *repository*; None if it does."""
+        folder = Path(get(local_files_only=True))
+        if all((folder / file).exists() for file in files):
+            return folder
+    except CorruptedCacheError:
+        is_spoilt = True
+    except (OSError, ValueError):
+        pass  # not in the cache
     try:
         HfApi().model_info(repository, timeout=HUB_ANSWER_S)
-    except OfflineModeIsEnabled:
-        return "the hub is switched off by HF_HUB_OFFLINE"
-    except GatedRepoError:
-        return "the hub gives it only to those who accepted its terms (set HF_TOKEN)"
-    except RepositoryNotFoundError:
-        return "the hub does not have it"
-    except HfHubHTTPError as error:
-        return f"the hub answered with status {error.response.status_code}"
-    except Exception as error:  # noqa: BLE001 - whatever the network raises, the model is out of reach
-        return f"the hub cannot be reached ({type(error).__name__})"
+    except Exception as error:
+        raise ModelUnavailableError(model.name, f"it is not in the cache, and {_reason(error)}") from error
+    try:
+        return Path(get(force_download=True) if is_spoilt else get())
+    except Exception as error:
+        raise ModelUnavailableError(model.name, f"its download failed: {_reason(error)}") from error
+
+
+def remove_spoilt_files(folder: Path) -> int:
+    """Remove the files of a downloaded model that are not what the hub gave, so that the next try gets them again.
+
+    The hub's cache names a file's content by its hash: sha256 of large files, git's blob id (sha1) of small ones.
+
+    Returns:
+        How many files were removed.
+    """
+    removed = 0
+    for link in [path for path in folder.rglob("*") if path.is_file()]:
+        blob = link.resolve()
+        if _hash_like(blob.name, blob.read_bytes()) not in (blob.name, None):
+            for path in (link, blob):
+                path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def _hash_like(name: str, content: bytes) -> str | None:
+    """The hash of *content* of the kind that *name* is; None if it is no hash."""
+    if len(name) == hashlib.sha256().digest_size * 2:
+        return hashlib.sha256(content).hexdigest()
+    if len(name) == hashlib.sha1().digest_size * 2:  # noqa: S324 - git's own choice
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324
     return None
+
+
+def _reason(error: Exception) -> str:
+    """Why the hub or the disk did not do it, without addresses."""
+    match error:
+        case OfflineModeIsEnabled():
+            return "the hub is switched off by HF_HUB_OFFLINE"
+        case GatedRepoError():
+            return "the hub gives it only to those who accepted its terms (set HF_TOKEN)"
+        case RepositoryNotFoundError():
+            return "the hub does not have it"
+        case HfHubHTTPError():
+            return f"the hub answered with status {error.response.status_code}"
+        case OSError(strerror=str(strerror)) if error.filename:
+            return f"the cache cannot be written ({strerror})"
+    return f"the hub cannot be reached ({type(error).__name__})"

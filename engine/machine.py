@@ -49,8 +49,9 @@ def lane_threads(lanes: int) -> list[ThreadPoolExecutor]:
 def _lower_priority() -> None:
     """Linux keeps a niceness per thread; elsewhere it is the process's, so nothing is changed there."""
     if hasattr(os, "sched_getaffinity"):
+        thread = threading.get_native_id()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LANE_NICENESS)
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + LANE_NICENESS))
 
 
 def return_large_blocks() -> None:
