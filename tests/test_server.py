@@ -212,6 +212,7 @@ def test_server_that_still_loads_a_required_model_says_that_it_starts(tmp_path: 
     required = f"tiny/one,{HUB_MODEL}"
     with held_hub() as hub, started_server(HF_ENDPOINT=hub.url, REQUIRED_MODELS=required, **settings) as server:
         assert hub.called.wait(30)
+        server.wait_for("model_loaded")
         health = httpx.get(f"{server.url}/health")
         assert (health.status_code, health.json()["status"]) == (503, "starting")
         assert health.json()["cache_info"]["cached_models"] == ["tiny/one"]
