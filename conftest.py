@@ -7,18 +7,21 @@ import pytest
 
 from tests.servers import running_server
 
+NO_HUB = "http://127.0.0.1:9"
+"""Nothing listens on the port `discard`: a hub that refuses at once, on every machine."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--base-url", default=None, help="test this running server instead of starting one")
 
 
 @pytest.fixture(scope="session")
-def base_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a server with default settings: the given one, or one started for the session."""
+def base_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with default settings: the given one, or one started for the session, without a hub."""
     if given := request.config.getoption("--base-url"):
         yield str(given).rstrip("/")
         return
-    with running_server() as server:
+    with running_server(HF_ENDPOINT=NO_HUB, HUB_CACHE_DIR=str(tmp_path_factory.mktemp("hub"))) as server:
         yield server.url
 
 

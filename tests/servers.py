@@ -18,15 +18,16 @@ START_S = 60
 class ServerProcess:
     """A server that a test has started, and what it has logged so far."""
 
-    def __init__(self, settings: Mapping[str, str]) -> None:
-        """Start `python main.py` with *settings*, on a free port of this machine."""
+    def __init__(self, settings: Mapping[str, str], *, is_uvicorn: bool = False) -> None:
+        """Start `python main.py`, or `uvicorn main:app`, with *settings*, on a free port of this machine."""
         port = settings.get("PORT") or str(free_port())
+        command = ["-m", "uvicorn", "main:app", "--port", port] if is_uvicorn else ["main.py"]
         self.url = f"http://127.0.0.1:{port}"
         self.lines: list[str] = []
         self._grown = threading.Condition()
         self._has_ended = False
         self.process = subprocess.Popen(
-            [sys.executable, "main.py"],
+            [sys.executable, *command],
             cwd=ROOT,
             env=environment({"HOST": "127.0.0.1", "LOG_FORMAT": "json", **settings, "PORT": port}),
             stdout=subprocess.PIPE,
@@ -45,16 +46,22 @@ class ServerProcess:
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.lines if line.startswith("{")]
 
-    def wait_for(self, event: str, *, timeout_s: float = START_S) -> dict[str, Any]:
-        """The first log line of this event, as soon as it is there; fails when the server ends without it."""
+    def wait_for(self, event: str, *, times: int = 1, timeout_s: float = START_S) -> dict[str, Any]:
+        """The log line of this event, the first or a later one, as soon as it is there; fails if none comes."""
+        return self._wait_for({"event": event}, times, timeout_s)
 
+    def wait_for_request(self, request_id: str, *, timeout_s: float = START_S) -> dict[str, Any]:
+        """The log line that says how the request of this id was answered; all it logged before stands above it."""
+        return self._wait_for({"event": "request_answered", "request_id": request_id}, 1, timeout_s)
+
+    def _wait_for(self, event: dict[str, str], times: int, timeout_s: float) -> dict[str, Any]:
         def found() -> list[dict[str, Any]]:
-            return [line for line in self.events if line["event"] == event]
+            return [line for line in self.events if all(line.get(name) == value for name, value in event.items())]
 
         with self._grown:
-            self._grown.wait_for(lambda: found() or self._has_ended, timeout_s)
-        assert found(), f"no {event!r} in the log; exit code {self.process.poll()}\n{self.log}"
-        return found()[0]
+            self._grown.wait_for(lambda: len(found()) >= times or self._has_ended, timeout_s)
+        assert len(found()) >= times, f"no {event!r} in the log; exit code {self.process.poll()}\n{self.log}"
+        return found()[times - 1]
 
     def wait_for_end(self, *, timeout_s: float = START_S) -> int:
         """The exit code, once the process has ended and all it wrote is in `log`."""
@@ -101,7 +108,19 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 @contextmanager
 def started_server(**settings: str) -> Iterator[ServerProcess]:
     """A server that has just been started; it is stopped at the end of the block."""
-    server = ServerProcess(settings)
+    with _stopped_at_the_end(ServerProcess(settings)) as server:
+        yield server
+
+
+@contextmanager
+def started_uvicorn(**settings: str) -> Iterator[ServerProcess]:
+    """The same by `uvicorn main:app`."""
+    with _stopped_at_the_end(ServerProcess(settings, is_uvicorn=True)) as server:
+        yield server
+
+
+@contextmanager
+def _stopped_at_the_end(server: ServerProcess) -> Iterator[ServerProcess]:
     try:
         yield server
     finally:

@@ -1,0 +1,139 @@
+"""A tour of the service with httpx: `python example_client.py [--base-url URL]`."""
+
+import argparse
+import math
+import operator
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+MOST_TRIES = 5
+LONGEST_PAUSE_S = 30.0
+QUESTION = "How do I reset my password?"
+ANSWERS = (
+    "Open the settings, choose Security, and ask for a new password.",
+    "Our offices are closed on public holidays.",
+    "If you cannot sign in, we send you a link with which you set a new one.",
+)
+
+
+class ProblemError(Exception):
+    """The service refused a request; the problem details (RFC 9457) say why."""
+
+    def __init__(self, details: dict[str, Any]) -> None:
+        super().__init__(details["detail"])
+        self.details = details
+
+
+def ask(client: httpx.Client, method: str, path: str, body: object = None) -> dict[str, Any]:
+    """Send one request; where the service is too busy (503), come again when it says.
+
+    Raises:
+        ProblemError: it was refused, or the service stayed busy.
+    """
+    for tries_left in reversed(range(MOST_TRIES)):
+        response = client.request(method, path, json=body)
+        pause_s = float(response.headers.get("Retry-After", math.inf))
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE and tries_left and pause_s <= LONGEST_PAUSE_S:
+            print(f"  busy; trying again in {pause_s:g} s")
+            time.sleep(pause_s)
+            continue
+        break
+    if response.headers.get("Content-Type") == "application/problem+json":
+        raise ProblemError(response.json())
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    """Likeness of two vectors: 1 is the same direction. No numpy, so that this client needs httpx only."""
+    product: float = sum(map(operator.mul, one, other))
+    return product / math.hypot(*one) / math.hypot(*other)
+
+
+def show_service(client: httpx.Client) -> None:
+    health = ask(client, "GET", "/health")
+    print(f"  {health['status']}, up for {health['uptime_seconds']:.0f} s")
+    models = ask(client, "GET", "/models")
+    print(f"  in memory: {', '.join(models['cached_models'])}")
+    print(f"  on offer: {len(models['available_models'])} models, such as")
+    for model in models["available_models"][:4]:
+        print(f"    {model['name']:45} {model['dimension']:5} dimensions  {model['source']}")
+
+
+def show_single(client: httpx.Client) -> None:
+    answer = ask(client, "POST", "/embed", {"text": QUESTION})
+    start = ", ".join(f"{value:.4f}" for value in answer["embedding"][:4])
+    print(f"  {QUESTION!r}")
+    print(f"  {answer['dimension']} numbers: [{start}, ...]")
+    print(f"  {answer['tokens']} tokens, truncated: {answer['truncated']}, {answer['processing_time_ms']:.1f} ms")
+
+
+def show_batch(client: httpx.Client) -> None:
+    answer = ask(client, "POST", "/embed/batch", {"texts": [QUESTION, *ANSWERS]})
+    print(f"  {answer['count']} texts, {sum(answer['tokens'])} tokens, {answer['processing_time_ms']:.1f} ms")
+    question, *others = answer["embeddings"]
+    print(f"  what is like {QUESTION!r}?")
+    ranked = sorted(zip((cosine(question, other) for other in others), ANSWERS, strict=True), reverse=True)
+    for likeness, text in ranked:
+        print(f"    {likeness:6.3f}  {text}")
+
+
+def show_problem(client: httpx.Client) -> None:
+    for body in ({"texts": ["fine", "   "]}, {"texts": ["fine"], "model_name": "bge-small"}):
+        try:
+            ask(client, "POST", "/embed/batch", body)
+        except ProblemError as error:
+            details = error.details
+            place = f" ({details['field']}[{details['index']}])" if "index" in details else ""
+            print(f"  {details['status']} {details['code']}{place}: {details['detail']}")
+
+
+def show_metrics(client: httpx.Client) -> None:
+    try:
+        metrics = ask(client, "GET", "/metrics")
+    except ProblemError as error:
+        print(f"  {error}")
+        return
+    print(f"  {metrics['total_requests']} requests, {metrics['total_embeddings']} vectors since the start")
+    for endpoint, told in sorted(metrics["endpoints"].items()):
+        latency = told["latency_ms"]
+        print(f"    {endpoint:30} {told['requests']:6} times, p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms")
+
+
+TOUR = {
+    "The service": show_service,
+    "One text": show_single,
+    "Several texts, and how alike they are": show_batch,
+    "What a refusal looks like": show_problem,
+    "What the service has counted": show_metrics,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A tour of the Fast Embedding API.")
+    parser.add_argument("--base-url", default="http://localhost:8000", help="default: %(default)s")
+    base_url = parser.parse_args().base_url
+    try:
+        with httpx.Client(base_url=base_url, timeout=60) as client:
+            for title, show in TOUR.items():
+                print(title)
+                show(client)
+                print()
+    except ProblemError as error:
+        print(f"The service refused: {error}", file=sys.stderr)
+        return 1
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:  # ... or somebody else's answer
+        print(
+            f"No service answers at {base_url} ({type(error).__name__}). Start it with ./run.sh, or give --base-url.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
