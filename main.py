@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -10,11 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from types import FrameType
 from typing import Annotated, Literal
 
 import structlog
-import uvicorn
 from litestar import Litestar, Response, get, post
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
@@ -50,6 +47,7 @@ from engine.machine import lane_threads, return_large_blocks, usable_cores
 from engine.scheduler import Scheduler
 from engine.service import EmbeddingService
 from model_manager import ModelManager
+from server import serve
 
 VERSION = "2.0.0"
 
@@ -320,53 +318,11 @@ async def open_service(
         yield Service(settings, catalog, models, scheduler, embeddings, metrics, rules)
 
 
-class Server(uvicorn.Server):
-    """A server that tells the service when it is asked to stop, and then ends with exit code 0."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """First signal: drain. Second signal: end at once."""
-        if (service := app.state.get("service")) is not None:
-            service.phase = "draining"
-        self.force_exit, self.should_exit = self.should_exit, True
-
-
-def serve(app: Litestar) -> int:
-    """Run *app* until a signal stops it; the exit code."""
-    settings: Settings = app.state.settings
-    try:
-        listening = _listen(settings.host, settings.port)
-    except OSError as error:
-        sys.stderr.write(f"Cannot listen on HOST={settings.host} PORT={settings.port}: {error.strerror}.\n")
-        return 1
-    drain_s = settings.shutdown_timeout
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=drain_s,
-    )
-    Server(config).run(sockets=[listening])
-    service: Service | None = app.state.get("service")
-    if service is None or service.failure:
-        sys.stderr.write(f"Cannot start: {service.failure if service else 'the log says why.'}\n")
-        return 1
-    return 0
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((host, port))
-    return listening
-
-
 try:
     app = create_app()
 except SettingsError as error:
     sys.exit(f"Bad settings: {error}.")
 
 if __name__ == "__main__":
-    sys.exit(serve(app))
+    chosen: Settings = app.state.settings
+    sys.exit(serve(app, host=chosen.host, port=chosen.port, drain_s=chosen.shutdown_timeout))

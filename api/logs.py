@@ -100,15 +100,12 @@ def _shorten_foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> 
 def _lay_out_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """For people: one line per exception and place."""
     if links := event.get("exception"):
-        event["exception"] = "\n".join(
-            line
-            for link in links
-            for line in (
-                ": ".join(filter(None, (link["type"], link.get("message")))),
-                *(f"  {at}" for at in link["at"]),
-            )
-        )
+        event["exception"] = "\n".join(line for link in links for line in _lines(link))
     return event
+
+
+def _lines(link: dict[str, Any]) -> list[str]:
+    return [": ".join(filter(None, (link["type"], link.get("message")))), *(f"  {place}" for place in link["at"])]
 
 
 def _dumps(event: EventDict, **_: object) -> str:

@@ -1,0 +1,79 @@
+"""The process around the app: its socket, its signals, its exit code."""
+
+import socket
+import sys
+from types import FrameType
+from typing import Literal, Protocol
+
+import uvicorn
+from litestar import Litestar
+
+
+class Stoppable(Protocol):
+    """What a running service shows of itself."""
+
+    phase: Literal["starting", "healthy", "draining"]
+    failure: str | None
+
+
+class Server(uvicorn.Server):
+    """A server that tells the service when it is asked to stop, and ends with exit code 0 then."""
+
+    def __init__(self, app: Litestar, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """First signal: drain. Second signal: end at once."""
+        if (service := running_service(self._app)) is not None:
+            service.phase = "draining"
+        self.force_exit, self.should_exit = self.should_exit, True
+
+
+def serve(app: Litestar, *, host: str, port: int, drain_s: int) -> int:
+    """Run *app* until a signal stops it.
+
+    Args:
+        app: the service; its lifespan puts the running service into `app.state.service`.
+        host: address to listen on.
+        port: TCP port to listen on.
+        drain_s: seconds that accepted requests get to end.
+
+    Returns:
+        The exit code: 0 after a signal, 1 where the service could not start; standard error says why.
+    """
+    try:
+        listening = _listen(host, port)
+    except OSError as error:
+        return _fail(f"Cannot listen on HOST={host} PORT={port}: {error.strerror}.")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=drain_s,
+    )
+    Server(app, config).run(sockets=[listening])
+    service = running_service(app)
+    if service is None or service.failure:
+        return _fail(f"Cannot start: {service.failure if service else 'the log says why.'}")
+    return 0
+
+
+def running_service(app: Litestar) -> Stoppable | None:
+    service: Stoppable | None = app.state.get("service")
+    return service
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((host, port))
+    return listening
+
+
+def _fail(reason: str) -> int:
+    sys.stderr.write(f"{reason}\n")
+    return 1
