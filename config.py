@@ -26,14 +26,14 @@ def _names(value: object) -> object:
     except (ValueError, RecursionError):
         parts = None
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        message = 'write names between commas, or a JSON list of strings such as ["a", "b"]'
+        message = 'write names between commas, or a JSON list of strings only, such as ["a", "b"]'
         raise ValueError(message)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 
 def _at_least_one(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
-        message = "name at least one model, with commas between several"
+        message = "name at least 1 model, with commas between several"
         raise ValueError(message)
     return names
 

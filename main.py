@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal
@@ -41,7 +41,7 @@ from api.problems import StrictRequest, problem_handlers
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model, read_catalog
 from engine.encoder import Encoder, load_encoder
-from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError
+from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError, UnknownModelError
 from engine.hub import fetch
 from engine.machine import lane_threads, return_large_blocks, usable_cores
 from engine.scheduler import Scheduler
@@ -193,13 +193,21 @@ def create_app(
         stop: called when a required model cannot be loaded; default: ends the process as SIGTERM does.
 
     Raises:
-        SettingsError: a setting has a value that is not allowed.
+        SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
     settings = settings or load_settings()
-    metrics = Metrics()
+    level = "DEBUG" if settings.debug else settings.log_level
+    is_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stdout.isatty())
+    configure_logging(level=level, is_json=is_json)
+    catalog, metrics = read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL), Metrics()
+    _check_names(settings, catalog)
     app = Litestar(
         route_handlers=[embed, embed_batch, health, live, ready, list_models, show_model, show_metrics],
-        lifespan=[partial(_lifespan, settings=settings, metrics=metrics, load=load, stop=stop or _end_process)],
+        lifespan=[
+            partial(
+                _lifespan, service=partial(open_service, settings, catalog, metrics, load), stop=stop or _end_process
+            )
+        ],
         dependencies={"service": Provide(_service, sync_to_thread=False)},
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
@@ -229,22 +237,29 @@ def _cors(settings: Settings) -> CORSConfig | None:
     return CORSConfig(allow_origins=list(settings.cors_origins), expose_headers=["X-Request-ID", "Retry-After"])
 
 
+def _check_names(settings: Settings, catalog: Catalog) -> None:
+    for setting in ("required_models", "allowed_models"):
+        for name in getattr(settings, setting):
+            try:
+                catalog.get(name)
+            except UnknownModelError as error:
+                message = f"{setting.upper()}: {error.detail.rstrip('.')}"
+                raise SettingsError(message) from None
+
+
 @asynccontextmanager
 async def _lifespan(
-    app: Litestar, *, settings: Settings, metrics: Metrics, load: Callable[..., Encoder], stop: Callable[[], None]
+    app: Litestar, *, service: Callable[[], AbstractAsyncContextManager[Service]], stop: Callable[[], None]
 ) -> AsyncIterator[None]:
     """Open the service, load the required models while `/health` already answers, close all at the end."""
-    level = "DEBUG" if settings.debug else settings.log_level
-    is_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stdout.isatty())
-    configure_logging(level=level, is_json=is_json)
-    async with open_service(settings, metrics=metrics, load=load) as service:
-        app.state.service = service
-        starting = asyncio.create_task(_load_required(service, stop))
-        cleaning = asyncio.create_task(service.models.drop_idle_forever(settings.cleanup_interval))
+    async with service() as opened:
+        app.state.service = opened
+        starting = asyncio.create_task(_load_required(opened, stop))
+        cleaning = asyncio.create_task(opened.models.drop_idle_forever(opened.settings.cleanup_interval))
         try:
             yield
         finally:
-            service.phase = "draining"
+            opened.phase = "draining"
             for task in (starting, cleaning):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
@@ -266,11 +281,10 @@ async def _load_required(service: Service, stop: Callable[[], None]) -> None:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, *, metrics: Metrics, load: Callable[..., Encoder] = load_encoder
+    settings: Settings, catalog: Catalog, metrics: Metrics, load: Callable[..., Encoder]
 ) -> AsyncIterator[Service]:
     """Put the parts together, and take them apart in reverse order."""
     return_large_blocks()
-    catalog = read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL)
     cores = usable_cores()
     lanes = min(settings.thread_pool_workers, cores)
     log.info("threads_planned", lanes=lanes, usable_cores=cores, wanted=settings.thread_pool_workers)

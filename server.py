@@ -1,12 +1,18 @@
 """The process around the app: its socket, its signals, its exit code."""
 
+import os
 import socket
 import sys
+import threading
 from types import FrameType
 from typing import Literal, Protocol
 
 import uvicorn
 from litestar import Litestar
+
+
+BACKLOG = 2048
+"""Connections that the kernel holds until the service takes them."""
 
 
 class Stoppable(Protocol):
@@ -57,8 +63,8 @@ def serve(app: Litestar, *, host: str, port: int, drain_s: int) -> int:
     Server(app, config).run(sockets=[listening])
     service = running_service(app)
     if service is None or service.failure:
-        return _fail(f"Cannot start: {service.failure if service else 'the log says why.'}")
-    return 0
+        return _end(_fail(f"Cannot start: {service.failure if service else 'the log says why.'}"))
+    return _end(0)
 
 
 def running_service(app: Litestar) -> Stoppable | None:
@@ -71,7 +77,17 @@ def _listen(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((host, port))
+    listening.listen(BACKLOG)  # only this takes the port: two servers may have bound it
     return listening
+
+
+def _end(code: int) -> int:
+    """Leave threads alone that still run: a download cannot be stopped, and Python would wait for its end."""
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _fail(reason: str) -> int:

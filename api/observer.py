@@ -1,5 +1,6 @@
 """Around every request, whatever becomes of it: an id, a latency, one line in the log, and a last net for failures."""
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +16,10 @@ SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 """Ids of callers that are taken over: short, and without anything that could forge a line of a log."""
 POLLED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 """Routes that are asked again and again; their answers are logged at DEBUG level only."""
+PATIENCE_S = 0.1
+"""After this time it is watched whether the caller is still there; most answers are out by then, and it costs a task."""
+CALLER_LEFT = 499
+"""The status that is logged for a request whose caller has left, after nginx; nobody gets it."""
 
 log = structlog.get_logger()
 
@@ -50,8 +55,13 @@ class Observer:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
+        watched = _Watched(receive)
         try:
-            await self._app(inner, receive, send_with_id)
+            await self._app(inner, watched.receive, send_with_id)
+        except asyncio.CancelledError:
+            if not watched.has_left:
+                raise  # the server is closing
+            status, scope["state"]["problem_code"] = CALLER_LEFT, "caller-left"
         except Exception:
             scope["state"]["problem_code"] = "internal-error"
             log.exception("request_failed", request_id=request_id, code="internal-error")
@@ -59,6 +69,7 @@ class Observer:
                 raise  # half an answer is out: the server must cut the connection
             await _send_bug(send_with_id, request_id)
         finally:
+            watched.end()
             self._note(inner, status, self._clock() - started)
 
     def _note(self, scope: HTTPScope, status: int, seconds: float) -> None:
@@ -74,6 +85,40 @@ class Observer:
             status=status,
             ms=round(seconds * 1e3, 2),
         )
+
+
+class _Watched:
+    """One request's `receive`; cancels the task that answers it when the caller goes away.
+
+    ASGI tells of a caller's leave only to who asks, and who asks before the whole body is there takes a part of it.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self.has_left = False
+        self._receive = receive
+        self._answering = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body") and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._watch)
+        return message  # type: ignore[return-value]  # Litestar's type has more kinds of messages than HTTP
+
+    def end(self) -> None:
+        """The answer is out: stop watching."""
+        for pending in (self._timer, self._watching):
+            if pending is not None:
+                pending.cancel()
+
+    def _watch(self) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._cancel_when_left())
+
+    async def _cancel_when_left(self) -> None:
+        if (await self._receive())["type"] == "http.disconnect" and self._answering is not None:
+            self.has_left = True
+            self._answering.cancel()
 
 
 def _request_id(scope: HTTPScope) -> str:

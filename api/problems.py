@@ -26,7 +26,7 @@ PLAIN_TYPES = {
     "float": "a number",
     "float | null": "a number or null",
     "bool": "true or false",
-    "array": "a list",
+    "array": "an array",
     "object": "an object",
     "null": "null",
 }
