@@ -100,6 +100,7 @@ def test_two_servers_that_start_on_one_port_end_as_one_server_and_one_line() -> 
     with started_server(**settings) as one, started_server(**settings) as other, ThreadPoolExecutor(2) as threads:
         ends = {threads.submit(server.wait_for_end, timeout_s=20): server for server in (one, other)}
         [ended], _ = wait(ends, return_when=FIRST_COMPLETED)
+        assert ended.result() != 0
         loser = ends[ended]
         winner = other if loser is one else one
         winner.wait_for("service_ready")
