@@ -16,7 +16,7 @@ from litestar import Litestar, Response, get, post
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
-from litestar.params import HeaderParameter, JSONBody, PathParameter
+from litestar.params import HeaderParameter, PathParameter
 
 from api import docs, views
 from api.logs import configure_logging
@@ -25,8 +25,6 @@ from api.native import (
     CacheInfo,
     EmbedAnswer,
     EmbedBatchAnswer,
-    EmbedBatchRequest,
-    EmbedRequest,
     FastResponse,
     Health,
     MetricsAnswer,
@@ -77,9 +75,8 @@ class Service:
     def uptime_s(self) -> float:
         return round(time.monotonic() - self.started, 3)
 
-    @property
-    def default_model(self) -> str:
-        return self.settings.required_models[0]
+    def model_or_default(self, name: str | None) -> str:
+        return self.settings.required_models[0] if name is None else name
 
     @property
     def cache_info(self) -> CacheInfo:
@@ -92,26 +89,26 @@ class Service:
 
 @post("/embed", status_code=200, responses=docs.EMBED)
 async def embed(
-    data: JSONBody[EmbedRequest], service: NamedDependency[Service], request_timeout: Timeout = None
+    data: docs.EmbedBody, service: NamedDependency[Service], request_timeout: Timeout = None
 ) -> Response[EmbedAnswer]:
     """Embed one text."""
     started = time.perf_counter()
     service.rules.check_text(data.text)
     answer = await service.embeddings.embed(
-        data.model_name or service.default_model, [data.text], timeout_s=request_timeout
+        service.model_or_default(data.model_name), [data.text], timeout_s=request_timeout
     )
     return views.embed_answer(answer, text_length=len(data.text), started=started)
 
 
 @post("/embed/batch", status_code=200, responses=docs.EMBED_BATCH)
 async def embed_batch(
-    data: JSONBody[EmbedBatchRequest], service: NamedDependency[Service], request_timeout: Timeout = None
+    data: docs.EmbedBatchBody, service: NamedDependency[Service], request_timeout: Timeout = None
 ) -> Response[EmbedBatchAnswer]:
     """Embed several texts; the vectors come in the order asked."""
     started = time.perf_counter()
     service.rules.check_texts(data.texts)
     answer = await service.embeddings.embed(
-        data.model_name or service.default_model, data.texts, timeout_s=request_timeout
+        service.model_or_default(data.model_name), data.texts, timeout_s=request_timeout
     )
     return views.batch_answer(answer, started=started)
 
@@ -201,13 +198,10 @@ def create_app(
     configure_logging(level=level, is_json=is_json)
     catalog, metrics = read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL), Metrics()
     _check_names(settings, catalog)
+    open_parts = partial(open_service, settings, catalog, metrics, load)
     app = Litestar(
         route_handlers=[embed, embed_batch, health, live, ready, list_models, show_model, show_metrics],
-        lifespan=[
-            partial(
-                _lifespan, service=partial(open_service, settings, catalog, metrics, load), stop=stop or _end_process
-            )
-        ],
+        lifespan=[partial(_lifespan, open_parts=open_parts, stop=stop or _end_process)],
         dependencies={"service": Provide(_service, sync_to_thread=False)},
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
@@ -249,10 +243,10 @@ def _check_names(settings: Settings, catalog: Catalog) -> None:
 
 @asynccontextmanager
 async def _lifespan(
-    app: Litestar, *, service: Callable[[], AbstractAsyncContextManager[Service]], stop: Callable[[], None]
+    app: Litestar, *, open_parts: Callable[[], AbstractAsyncContextManager[Service]], stop: Callable[[], None]
 ) -> AsyncIterator[None]:
     """Open the service, load the required models while `/health` already answers, close all at the end."""
-    async with service() as opened:
+    async with open_parts() as opened:
         app.state.service = opened
         starting = asyncio.create_task(_load_required(opened, stop))
         cleaning = asyncio.create_task(opened.models.drop_idle_forever(opened.settings.cleanup_interval))

@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 import uvicorn
 from litestar import Litestar
 
-
 BACKLOG = 2048
 """Connections that the kernel holds until the service takes them."""
 

@@ -3,16 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
+from litestar.enums import RequestEncodingType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
+from litestar.params import BodyKwarg
 
 from api.native import (
     CacheInfo,
     EmbedAnswer,
     EmbedBatchAnswer,
+    EmbedBatchRequest,
+    EmbedRequest,
     EndpointMetrics,
     Health,
     MetricsAnswer,
@@ -29,12 +33,26 @@ from engine import errors
 
 MODEL_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 TEXT, OTHER_TEXT = "How do I reset my password?", "I forgot my login."
-EMBED_BODY = {"text": TEXT, "model_name": MODEL_NAME}
-EMBED_BATCH_BODY = {"texts": [TEXT, OTHER_TEXT], "model_name": MODEL_NAME}
+
+EmbedBody = Annotated[
+    EmbedRequest,
+    BodyKwarg(
+        media_type=RequestEncodingType.JSON,
+        examples=[Example(summary="One text", value={"text": TEXT, "model_name": MODEL_NAME})],
+    ),
+]
+EmbedBatchBody = Annotated[
+    EmbedBatchRequest,
+    BodyKwarg(
+        media_type=RequestEncodingType.JSON,
+        examples=[Example(summary="Two texts", value={"texts": [TEXT, OTHER_TEXT], "model_name": MODEL_NAME})],
+    ),
+]
 
 Responses = Mapping[int, ResponseSpec]
 
-_VECTOR = [-0.04187706, 0.03425253, -0.06612415, 0.01208301]
+_VECTOR = [0.00687232, -0.06304797, -0.07204665, -0.03246166]
+_OTHER_VECTOR = [0.01109264, -0.06335957, -0.00570481, 0.03818972]
 _SHORTENED = "The vectors are shortened to 4 of their 384 numbers"
 _CACHE = CacheInfo([MODEL_NAME], num_cached=1, max_cached=5, cache_ttl=3600.0, cleanup_interval=60.0)
 _ENTRY = ModelEntry(
@@ -172,11 +190,11 @@ EMBED_BATCH: Responses = {
     200: _answer(
         EmbedBatchAnswer,
         {
-            "embeddings": [_VECTOR, _VECTOR[::-1]],
+            "embeddings": [_VECTOR, _OTHER_VECTOR],
             "model_name": MODEL_NAME,
             "dimension": 384,
             "count": 2,
-            "tokens": [9, 7],
+            "tokens": [9, 8],
             "truncated": [False, False],
             "processing_time_ms": 7.311,
         },
@@ -197,7 +215,7 @@ READY: Responses = {
     503: _answer(Probe, Probe("starting"), description="Send requests elsewhere"),
 }
 MODELS: Responses = {
-    200: _answer(ModelList, ModelList([MODEL_NAME], [MODEL_NAME], None, [_ENTRY]), description="The models")
+    200: _answer(ModelList, ModelList([MODEL_NAME], [MODEL_NAME], [MODEL_NAME], [_ENTRY]), description="The models")
 }
 MODEL: Responses = {
     200: _answer(
@@ -219,6 +237,7 @@ MODEL: Responses = {
         description="The model",
     ),
     **_problems(
+        _problem(errors.InvalidInputError, "name: Expected a string."),
         _NOT_ALLOWED,
         _problem(
             errors.ModelNotFoundError,

@@ -8,7 +8,16 @@ from random import getrandbits
 
 import structlog
 from litestar.enums import HttpMethod, ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import (
+    ASGIApp,
+    HTTPReceiveMessage,
+    HTTPScope,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    WebSocketReceiveMessage,
+)
 
 from api.problems import MEDIA_TYPE, of_bug
 
@@ -17,7 +26,7 @@ SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 POLLED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 """Routes that are asked again and again; their answers are logged at DEBUG level only."""
 PATIENCE_S = 0.1
-"""After this time it is watched whether the caller is still there; most answers are out by then, and it costs a task."""
+"""After this time it is watched whether the caller is still there: that costs a task, and most answers come sooner."""
 CALLER_LEFT = 499
 """The status that is logged for a request whose caller has left, after nginx; nobody gets it."""
 
@@ -100,11 +109,11 @@ class _Watched:
         self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    async def receive(self) -> Message:
+    async def receive(self) -> HTTPReceiveMessage | WebSocketReceiveMessage:
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body") and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._watch)
-        return message  # type: ignore[return-value]  # Litestar's type has more kinds of messages than HTTP
+        return message
 
     def end(self) -> None:
         """The answer is out: stop watching."""

@@ -19,6 +19,8 @@ MEDIA_TYPE = "application/problem+json"
 MOST_ECHOED = 200
 """Characters of a caller's own words (a field's name) that a message repeats at most."""
 
+HEADERS = {"request_timeout": "X-Request-Timeout"}
+"""The headers that Litestar names by the parameters they become."""
 PLAIN_TYPES = {
     "str": "a string",
     "str | null": "a string or null",
@@ -166,12 +168,13 @@ def _of_validation(error: ValidationException) -> InvalidInputError:
     """Say what Litestar found wrong: where, and what is allowed. Its messages name types and fields, never values."""
     found = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     message, where = str(found.get("message", error.detail)), str(found.get("key", ""))
+    where = HEADERS.get(where, where)
     if where == "data":
         where = ""
         if message == "'data'":
             message = "The body is empty; send a JSON object"
     facts: dict[str, object] = {}
-    if match := re.fullmatch(r"(\w+)(?:\[(\d+)\])?", where):
+    if match := re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", where):
         facts["field"] = match[1]
         if match[2]:
             facts["index"] = int(match[2])

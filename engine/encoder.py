@@ -36,6 +36,8 @@ WARM_UP_WORDS = (6, 40)
 SPIN_US = 50
 """How long a thread of the wide session waits for the next operator before it sleeps, in microseconds."""
 
+onnxruntime.set_default_logger_severity(4)  # fatal only: failures of a run are raised, and told by us
+
 log = structlog.get_logger()
 
 

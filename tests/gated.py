@@ -25,7 +25,7 @@ class GatedModel:
         self.dim = 1
         self.seconds_per_token = seconds_per_token
         self.runs: list[list[int]] = []
-        self.gate = threading.Semaphore(10**6 if is_open else 0)
+        self.gate = threading.Semaphore(10_000 if is_open else 0)
         self.fails_on: set[int] = set()
         self.missing_vectors = 0
         self.lone_runs = 0
@@ -47,6 +47,6 @@ class GatedModel:
         with self._begun:
             assert self._begun.wait_for(lambda: len(self.runs) >= count, timeout=10)
 
-    def open(self, runs: int = 10**6) -> None:
+    def open(self, runs: int = 10_000) -> None:
         """Let so many runs end."""
         self.gate.release(runs)

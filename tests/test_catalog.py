@@ -168,7 +168,7 @@ def change(folder: Path, **keys: object) -> None:
         pytest.param({"additional_files": ["../x"]}, "outside", id="additional file outside"),
         pytest.param({"files": {"../x": {"sha256": "0" * 64, "size_bytes": 1}}}, "outside", id="checked file outside"),
         pytest.param({"model_file": "/etc/hostname"}, "outside", id="absolute address"),
-        pytest.param({"model_file": "model\0.onnx"}, "null", id="null character in a file's name"),
+        pytest.param({"model_file": "model\0.onnx"}, "missing", id="null character in a file's name"),
         pytest.param({"model_file": "."}, "file", id="folder in place of a file"),
         pytest.param({"files": {"model.onnx": {"sha256": "0", "size_bytes": 1}}}, "sha256", id="no checksum"),
     ],

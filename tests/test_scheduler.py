@@ -134,15 +134,15 @@ async def test_a_single_text_overtakes_a_waiting_bulk(
     assert model.runs[1] == [1]
 
 
-async def test_a_bulk_that_has_waited_long_enough_goes_before_new_singles(
+async def test_a_bulk_that_has_waited_long_enough_goes_before_smaller_ones(
     one_lane: Scheduler, model: GatedModel, clock: ManualClock
 ) -> None:
     running = ask(one_lane, model, Text(SMALL, 0))
     await begun(model, 1)
-    bulk = ask(one_lane, model, Text(BIG, 100))
+    bulk = ask(one_lane, model, Text(3 * BIG, 100))
     await turn()
     clock.now_s = 10.0
-    single = ask(one_lane, model, Text(SMALL, 1))
+    single = ask(one_lane, model, Text(BIG, 1))
     await turn()
     model.open()
     await asyncio.gather(running, bulk, single)

@@ -488,10 +488,11 @@ def test_model_idle_for_its_time_to_live_is_dropped_and_loaded_again_when_asked_
         assert httpx.get(f"{server.url}/health").json()["status"] == "healthy"
 
 
-def send(connection: socket.socket, path: str, content: object) -> None:
+def send(connection: socket.socket, path: str, content: object, *, request_id: str = "sent") -> None:
     """Send a whole request, and leave it at that."""
     body = json.dumps(content).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head += f"X-Request-ID: {request_id}\r\n"
     connection.sendall(head.encode() + b"\r\n" + body)
 
 
@@ -542,9 +543,9 @@ def test_work_whose_caller_has_left_is_dropped(one_lane: ServerProcess) -> None:
     before = httpx.get(f"{one_lane.url}/metrics").json()["micro_batches"]["dropped_texts"]
     runs = sum(event["event"] == "micro_batch_encoded" for event in one_lane.events)
     with socket.create_connection(("127.0.0.1", int(one_lane.url.rpartition(":")[2])), 60) as caller:
-        send(caller, "/embed/batch", {"texts": [LONG_TEXT] * 32})
+        send(caller, "/embed/batch", {"texts": [LONG_TEXT] * 32}, request_id="leaving")
         one_lane.wait_for("micro_batch_encoded", times=runs + 1)
-    httpx.get(f"{one_lane.url}/health/live")  # what happened before it is known to the server by then
+    assert one_lane.wait_for_request("leaving")["status"] == 499
     after = httpx.get(f"{one_lane.url}/metrics").json()
     assert after["micro_batches"]["dropped_texts"] > before
     assert after["queue"]["waiting_texts"] == 0
