@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     model_retry_pause: Seconds = Field(30, description="Seconds until a model that failed to load is tried again.")
 
     thread_pool_workers: PositiveInt = Field(4, description="Inference lanes; never more than usable cores are used.")
-    micro_batch_tokens: int = Field(512, ge=16, le=65536, description="Padded tokens in one model run at most.")
+    micro_batch_tokens: int = Field(256, ge=16, le=65536, description="Padded tokens in one model run at most.")
     lone_text_memory: ByteSize = Field(
         ByteSize(256_000_000),
         ge=0,

@@ -90,11 +90,11 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One micro-batch: texts of one model, perhaps of several requests."""
+    """One micro-batch: texts of one model, perhaps of several requests. It is expected to end at *ends*."""
 
     model: Runnable
     parts: list[tuple[Job, int]]
-    started: float = 0.0
+    ends: float = 0.0
 
     @property
     def items(self) -> list[Item]:

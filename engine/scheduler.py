@@ -3,15 +3,17 @@
 A request is admitted whole or refused whole, before any work. Who goes next is one number, ``arrival + estimated
 service time``: small requests overtake big ones, and nothing starves, because the number of a waiting request stands
 while those of later ones grow. A lane that falls free takes the first text and fills its micro-batch with texts of
-like length of the same model; there is no timer, so an idle service answers at once and a busy one batches by itself.
+like length of the same model; nothing waits for more to come, so an idle service answers at once and a busy one
+batches by itself.
 """
 
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -23,6 +25,9 @@ from engine.queue import Item, Job, Matrix, Run, Runnable, WaitingJobs
 
 SMALL_TOKENS = 64
 """Requests that cost up to this many tokens are small: the express lane serves them, in runs of up to this size."""
+LEAD_S = 0.005
+"""A lane gets its next run this long before its current one is expected to end, so that it need not wait while the
+event loop is busy with requests: in that time it handles a handful of them."""
 PACE_MEMORY = 0.9
 """Weight of what was known before when a run teaches the model's pace (an exponential moving average)."""
 
@@ -46,8 +51,17 @@ class SchedulerState:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
+    """A thread that takes one run after the other; *runs* are the current one and perhaps the next."""
+
     executor: Executor
-    run: Run | None = None
+    runs: deque[Run] = field(default_factory=deque)
+
+    def is_at_big_work(self) -> bool:
+        return bool(self.runs) and not self.runs[0].is_small
+
+    def takes_work(self, now: float) -> bool:
+        """Whether it is idle, or near the end of its only run."""
+        return not self.runs or (len(self.runs) == 1 and now >= self.runs[0].ends - LEAD_S)
 
 
 class Scheduler:
@@ -131,7 +145,7 @@ class Scheduler:
     def _admit(self, model: Runnable, items: Sequence[Item]) -> Job:
         if self._is_draining:
             raise DrainingError
-        token_s = self._pace.get(model, model.seconds_per_token)
+        token_s = self._pace_of(model)
         tokens = sum(cost(1, item.length) for item in items)
         self._check_room(tokens * token_s / len(self._lanes))
         job = Job(
@@ -159,7 +173,7 @@ class Scheduler:
         return bool(self._small or self._big)
 
     def _running(self) -> int:
-        return sum(lane.run is not None for lane in (*self._lanes, self._express))
+        return sum(len(lane.runs) for lane in (*self._lanes, self._express))
 
     def _waiting_s(self) -> float:
         return max(0.0, self._small.waiting_s + self._big.waiting_s) / len(self._lanes)
@@ -168,41 +182,43 @@ class Scheduler:
         return self._small if job.is_small else self._big
 
     def _dispatch(self) -> None:
-        """Give every free lane the micro-batch that goes next."""
-        while (idle := [lane for lane in self._lanes if lane.run is None]) and self._waiting():
-            self._start(idle[0], self._take(len(idle)))
+        """Give every lane that takes work the micro-batch that goes next; idle lanes come first."""
+        now = self._clock()
+        for lane in sorted(self._lanes, key=lambda lane: len(lane.runs)):
+            if lane.takes_work(now) and self._waiting():
+                self._start(lane, self._take(), now)
         if self._express_helps():
-            self._start(self._express, self._small.take(SMALL_TOKENS))
+            self._start(self._express, self._small.take(SMALL_TOKENS), now)
 
     def _express_helps(self) -> bool:
         """Only while every lane is at a big request: otherwise a lane is free soon, and fuller runs cost less."""
-        return (
-            bool(self._small)
-            and self._express.run is None
-            and all(lane.run is not None and not lane.run.is_small for lane in self._lanes)
-        )
+        return bool(self._small) and not self._express.runs and all(lane.is_at_big_work() for lane in self._lanes)
 
-    def _take(self, idle_lanes: int) -> Run:
+    def _take(self) -> Run:
         """The micro-batch that goes next. Several idle lanes share what waits, so that a lone request ends sooner."""
         queue = min((queue for queue in (self._small, self._big) if queue), key=lambda queue: queue.head.order)
         budget = self._micro_batch_tokens
-        if idle_lanes > 1:
-            budget = min(budget, max(SMALL_TOKENS, math.ceil(queue.tokens / idle_lanes)))
+        if (idle := sum(not lane.runs for lane in self._lanes)) > 1:
+            budget = min(budget, max(SMALL_TOKENS, math.ceil(queue.tokens / idle)))
         return queue.take(budget)
 
-    def _start(self, lane: _Lane, run: Run) -> None:
+    def _start(self, lane: _Lane, run: Run, now: float) -> None:
         is_lone = len(run.parts) == 1 and not self._waiting() and not self._running()
-        lane.run, run.started = run, self._clock()
-        encode = partial(run.model.encode, run.items, is_lone=is_lone)
-        future = asyncio.get_running_loop().run_in_executor(lane.executor, encode)
+        expected_s = cost(len(run.parts), run.longest) * self._pace_of(run.model)
+        run.ends = max([now, *(earlier.ends for earlier in lane.runs)]) + expected_s
+        lane.runs.append(run)
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(lane.executor, _timed, run, is_lone, self._clock)
         future.add_done_callback(partial(self._finished, lane, run))
+        loop.call_later(run.ends - LEAD_S - now, self._dispatch)
 
-    def _finished(self, lane: _Lane, run: Run, future: asyncio.Future[Matrix]) -> None:
+    def _finished(self, lane: _Lane, run: Run, future: asyncio.Future[tuple[Matrix, float]]) -> None:
         """Free the lane, then hand out the answers: the lane's next micro-batch must not wait for that."""
-        lane.run = None
+        lane.runs.remove(run)
         try:
-            matrix = _checked(run, future)
-            self._learn(run)
+            matrix, seconds = future.result()
+            _check(run, matrix)
+            self._learn(run, seconds)
             self._dispatch()
             for job, rows in run.by_job().items():
                 job.hand_out(rows, matrix)
@@ -213,10 +229,12 @@ class Scheduler:
             self._dispatch()
             self._run_ended.set()
 
-    def _learn(self, run: Run) -> None:
+    def _pace_of(self, model: Runnable) -> float:
+        return self._pace.get(model, model.seconds_per_token)
+
+    def _learn(self, run: Run, seconds: float) -> None:
         texts, longest = len(run.parts), run.longest
-        seconds = self._clock() - run.started
-        known = self._pace.get(run.model, run.model.seconds_per_token)
+        known = self._pace_of(run.model)
         self._pace[run.model] = PACE_MEMORY * known + (1 - PACE_MEMORY) * seconds / cost(texts, longest)
         self._done = replace(
             self._done,
@@ -249,9 +267,13 @@ class Scheduler:
             self._queue_of(job).remove(job, job.waiting)
 
 
-def _checked(run: Run, future: asyncio.Future[Matrix]) -> Matrix:
-    """The run's vectors, one per text, or what went wrong."""
-    matrix = future.result()
+def _timed(run: Run, is_lone: bool, clock: Callable[[], float]) -> tuple[Matrix, float]:  # noqa: FBT001 - in a lane
+    """Blocking: the run's vectors, and the seconds that it took."""
+    started = clock()
+    return run.model.encode(run.items, is_lone=is_lone), clock() - started
+
+
+def _check(run: Run, matrix: Matrix) -> None:
+    """There must be one vector per text."""
     if matrix.shape != (wanted := (len(run.parts), run.model.dim)):
         raise ModelMisbehavedError(f"the model returned an array of shape {matrix.shape} where {wanted} was due")
-    return matrix
