@@ -28,6 +28,8 @@ SMALL_TOKENS = 64
 LEAD_S = 0.005
 """A lane gets its next run this long before its current one is expected to end, so that it need not wait while the
 event loop is busy with requests: in that time it handles a handful of them."""
+LEAD_TOKENS = 48
+"""Small requests that wait are worth that only from this many tokens on: fewer make a costly run, and more may come."""
 PACE_MEMORY = 0.9
 """Weight of what was known before when a run teaches the model's pace (an exponential moving average)."""
 
@@ -185,10 +187,13 @@ class Scheduler:
         """Give every lane that takes work the micro-batch that goes next; idle lanes come first."""
         now = self._clock()
         for lane in sorted(self._lanes, key=lambda lane: len(lane.runs)):
-            if lane.takes_work(now) and self._waiting():
+            if lane.takes_work(now) and self._has_work_for(lane):
                 self._start(lane, self._take(), now)
         if self._express_helps():
             self._start(self._express, self._small.take(SMALL_TOKENS), now)
+
+    def _has_work_for(self, lane: _Lane) -> bool:
+        return self._waiting() if not lane.runs else bool(self._big) or self._small.tokens >= LEAD_TOKENS
 
     def _express_helps(self) -> bool:
         """Only while every lane is at a big request: otherwise a lane is free soon, and fuller runs cost less."""
