@@ -527,7 +527,7 @@ def test_body_of_stated_length_over_the_limit_is_refused_before_it_is_sent(
     connection: http.client.HTTPConnection, path: str
 ) -> None:
     begin_post(connection, path, Content_Length=str(MAX_REQUEST_SIZE + 1))
-    told = problem(answer_of(connection), 413, "request-entity-too-large")
+    told = problem(answer_of(connection), 413, "content-too-large")
     assert told["limit"] == MAX_REQUEST_SIZE
 
 
@@ -539,7 +539,7 @@ def test_chunked_body_is_refused_as_soon_as_it_passes_the_limit(
     chunk = b" " * (MAX_REQUEST_SIZE // 10)
     for part in (*[chunk] * 10, b" "):
         connection.send(b"%x\r\n%s\r\n" % (len(part), part))
-    told = problem(answer_of(connection), 413, "request-entity-too-large")  # the last chunk has not come
+    told = problem(answer_of(connection), 413, "content-too-large")  # the last chunk has not come
     assert told["limit"] == MAX_REQUEST_SIZE
 
 

@@ -120,7 +120,7 @@ def _problems(*told: tuple[int, Example]) -> dict[int, ResponseSpec]:
 class _TooLargeError(errors.ServiceError):
     """Litestar reports it; here is how it reads."""
 
-    status, code, title = 413, "request-entity-too-large", "Request Entity Too Large"
+    status, code, title = 413, "content-too-large", "Content Too Large"
 
 
 _NOT_ALLOWED = _problem(

@@ -19,6 +19,8 @@ MEDIA_TYPE = "application/problem+json"
 MOST_ECHOED = 200
 """Characters of a caller's own words (a field's name) that a message repeats at most."""
 
+NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
+"""Names as RFC 9110 has them, which Python has only from 3.13 on: a code must not depend on that."""
 HEADERS = {"request_timeout": "X-Request-Timeout"}
 """The headers that Litestar names by the parameters they become."""
 PLAIN_TYPES = {
@@ -116,6 +118,7 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
     if isinstance(error, ValidationException):
         return _of_service_error(request, _of_validation(error))
     status = HTTPStatus(error.status_code)
+    title = NEW_PHRASES.get(status, status.phrase)
     details = {
         HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /schema.",
         HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method; the Allow header names those it does.",
@@ -126,8 +129,8 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
         facts["limit"] = request.app.request_max_body_size
     told = _Told(
         status=status.value,
-        code=status.phrase.lower().replace(" ", "-"),
-        title=status.phrase,
+        code=title.lower().replace(" ", "-"),
+        title=title,
         detail=details.get(status, error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else _BUG.detail),
         facts=facts,
         headers=dict(error.headers or {}),

@@ -188,7 +188,7 @@ def test_large_body_is_a_problem_that_names_the_limit(client: httpx.Client, *, i
     body = json.dumps({"text": "x" * MAX_BODY_BYTES}).encode()
     parts = (body[start : start + 1000] for start in range(0, len(body), 1000))
     problem = problem_of(client.post("/embed", content=parts if is_chunked else body))
-    assert (problem["status"], problem["code"], problem["limit"]) == (413, "request-entity-too-large", MAX_BODY_BYTES)
+    assert (problem["status"], problem["code"], problem["limit"]) == (413, "content-too-large", MAX_BODY_BYTES)
 
 
 @pytest.mark.parametrize(

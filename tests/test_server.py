@@ -360,7 +360,7 @@ def test_limit_of_bodies_is_the_one_of_the_settings(narrow: ServerProcess) -> No
     assert httpx.post(f"{narrow.url}/embed", content=fits, headers=headers).status_code == 200
     for too_much in (fits + b" ", iter([fits, b" "])):
         response = httpx.post(f"{narrow.url}/embed", content=too_much, headers=headers)
-        assert problem(response, 413, "request-entity-too-large")["limit"] == 1024
+        assert problem(response, 413, "content-too-large")["limit"] == 1024
 
 
 def test_text_on_which_the_model_fails_is_a_500_and_its_neighbours_are_answered(narrow: ServerProcess) -> None:
