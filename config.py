@@ -128,8 +128,8 @@ def load_settings(**overrides: object) -> Settings:
     """
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # the values are checked by pydantic
-    except UnicodeDecodeError:
-        message = "the file .env is not UTF-8"
+    except (UnicodeDecodeError, OSError) as error:
+        message = f"the file .env cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})"
         raise SettingsError(message) from None
     except ValidationError as error:
         raise SettingsError("; ".join(_told(detail) for detail in error.errors())) from None

@@ -268,6 +268,10 @@ async def _load_required(service: Service, stop: Callable[[], None]) -> None:
         service.failure = error.detail
         log.critical("start_failed", reason=error.detail)
         stop()
+    except Exception:
+        service.failure = "an unexpected failure; the log's event start_failed has its record."
+        log.critical("start_failed", reason="an unexpected failure", exc_info=True)
+        stop()
     else:
         service.phase = "healthy"
         log.info("service_ready", seconds=service.uptime_s, models=names)
@@ -284,6 +288,7 @@ async def open_service(
     log.info("threads_planned", lanes=lanes, usable_cores=cores, wanted=settings.thread_pool_workers)
 
     def copies(model: Model) -> int:
+        """Sessions of a model in memory: one for the lanes, and for small models one for lone texts."""
         return 2 if lanes > 1 and model.memory_bytes <= settings.lone_text_memory else 1
 
     async with AsyncExitStack() as stack:

@@ -16,6 +16,9 @@ from engine.encoder import Encoder
 from engine.errors import DrainingError, ModelUnavailableError
 from engine.machine import give_memory_back
 
+PATIENCE_S = 1.0
+"""So long a model waits for an idle one; then the least recently used one takes no new callers until it gave way."""
+
 log = structlog.get_logger()
 
 
@@ -106,6 +109,7 @@ class ModelManager:
         self._claims: dict[str, int] = {}  # memory of loads that have a place, by name
         self._leases: Counter[str] = Counter()  # asked for or held: who waits for a model keeps it, too
         self._failures: dict[str, _Failure] = {}
+        self._yielding: str | None = None  # in use without a pause: takes no new lease until it has given way
         self._changed = asyncio.Event()
 
     @property
@@ -126,18 +130,22 @@ class ModelManager:
         Raises:
             ModelUnavailableError: it cannot be loaded; the next try comes after a pause.
         """
+        while name == self._yielding:  # before it counts as wanted, or it would never fall idle
+            await self._changed.wait()
         self._leases[name] += 1
         try:
             while (model := self._loaded.get(name)) is None:
                 await self._wait_for(name)
             self._touch(name, model)
-            yield model.encoder
-            self._touch(name, model)
+            try:
+                yield model.encoder
+            finally:
+                self._touch(name, model)
         finally:
             self._leases[name] -= 1
             if not self._leases[name]:
                 del self._leases[name]
-                self._tell()
+            self._tell()
 
     async def load_all(self, names: Iterable[str]) -> None:
         """Load models beside each other.
@@ -160,7 +168,10 @@ class ModelManager:
         """Look for idle models every *interval_s* seconds, until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
-            await self.drop_idle()
+            try:
+                await self.drop_idle()
+            except Exception:
+                log.exception("idle_models_not_dropped")  # and look again next time
 
     async def aclose(self) -> None:
         """Stop waiting for loads and drop all models; a load that runs in its thread ends by itself."""
@@ -211,8 +222,8 @@ class ModelManager:
         del self._loading[name]
         self._claims.pop(name, None)
         self._tell()
-        if not task.cancelled():
-            task.exception()  # those who wait have it; when all have left, nobody needs it
+        if not task.cancelled() and task.exception():  # those who wait have it; when all have left, nobody needs it
+            self._executor.submit(give_memory_back)  # its traceback may hold a model that was half loaded
 
     async def _load_one(self, name: str) -> None:
         """Get the files first: a model that cannot be had must not push another one out."""
@@ -229,7 +240,7 @@ class ModelManager:
         self._failures.pop(name, None)
         now_s = self._clock()
         self._loaded[name] = LoadedModel(
-            encoder, self._claims[name], now_s - started, self._now(), loaded_s=now_s, used_s=now_s
+            encoder, self._claims.pop(name), now_s - started, self._now(), loaded_s=now_s, used_s=now_s
         )
         log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(self._loaded))
         self._executor.submit(_finish, self._finish, encoder)
@@ -244,14 +255,22 @@ class ModelManager:
             raise ModelUnavailableError(
                 name, f"it needs {needed / 1e6:.0f} MB, more than MODEL_MEMORY_BUDGET allows for all models"
             )
-        while not self._fits(needed):
-            if idle := self._idle():
-                await self._drop(idle[:1], reason="crowded_out")
-            elif self._leases[name]:
+        patience_ends, has_stopped_one = self._clock() + PATIENCE_S, False
+        try:
+            while not self._fits(needed):
+                if idle := self._idle():
+                    await self._drop(idle[:1], reason="crowded_out")
+                    continue
+                if not self._leases[name]:
+                    raise _AbandonedError
+                if self._yielding is None and self._loaded and self._clock() >= patience_ends:
+                    self._yielding, has_stopped_one = next(iter(self._loaded)), True
                 await self._changed.wait()
-            else:
-                raise _AbandonedError
-        self._claims[name] = needed
+            self._claims[name] = needed
+        finally:
+            if has_stopped_one:
+                self._yielding = None
+                self._tell()
 
     def _fits(self, needed_bytes: int) -> bool:
         taken = [model.memory_bytes for model in self._loaded.values()] + list(self._claims.values())

@@ -49,8 +49,9 @@ def serve(app: Litestar, *, host: str, port: int, drain_s: int) -> int:
     """
     try:
         listening = _listen(host, port)
-    except OSError as error:
-        return _fail(f"Cannot listen on HOST={host} PORT={port}: {error.strerror}.")
+    except (OSError, TypeError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "this is no address"
+        return _fail(f"Cannot listen on HOST={host} PORT={port}: {reason}.")
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -74,9 +75,13 @@ def running_service(app: Litestar) -> Stoppable | None:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((host, port))
-    listening.listen(BACKLOG)  # only this takes the port: two servers may have bound it
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)  # only this takes the port: two servers may have bound it
+    except BaseException:
+        listening.close()
+        raise
     return listening
 
 

@@ -19,7 +19,8 @@ from litestar.types import (
     WebSocketReceiveMessage,
 )
 
-from api.problems import MEDIA_TYPE, of_bug
+from api.problems import MEDIA_TYPE, of_bug, of_error
+from engine.errors import DrainingError
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 """Ids of callers that are taken over: short, and without anything that could forge a line of a log."""
@@ -68,15 +69,19 @@ class Observer:
         try:
             await self._app(inner, watched.receive, send_with_id)
         except asyncio.CancelledError:
-            if not watched.has_left:
-                raise  # the server is closing
-            status, scope["state"]["problem_code"] = CALLER_LEFT, "caller-left"
+            if watched.has_left:
+                status, scope["state"]["problem_code"] = CALLER_LEFT, "caller-left"
+            elif status:
+                raise  # half an answer is out
+            else:  # the server's time to drain is over
+                scope["state"]["problem_code"] = DrainingError.code
+                await _send_problem(send_with_id, DrainingError.status, of_error(DrainingError(), request_id))
         except Exception:
             scope["state"]["problem_code"] = "internal-error"
             log.exception("request_failed", request_id=request_id, code="internal-error")
             if status:
                 raise  # half an answer is out: the server must cut the connection
-            await _send_bug(send_with_id, request_id)
+            await _send_problem(send_with_id, 500, of_bug(request_id))
         finally:
             watched.end()
             self._note(inner, status, self._clock() - started)
@@ -98,6 +103,8 @@ class Observer:
 
 class _Watched:
     """One request's `receive`; cancels the task that answers it when the caller goes away.
+
+    A cancel without *has_left* comes from the server, whose time to drain is over.
 
     ASGI tells of a caller's leave only to who asks, and who asks before the whole body is there takes a part of it.
     """
@@ -142,8 +149,7 @@ def _as_get(scope: HTTPScope) -> HTTPScope:
     return {**scope, "method": HttpMethod.GET.value} if scope["method"] == "HEAD" else scope
 
 
-async def _send_bug(send: Send, request_id: str) -> None:
-    body = of_bug(request_id)
+async def _send_problem(send: Send, status: int, body: bytes) -> None:
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

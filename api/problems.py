@@ -87,6 +87,8 @@ class StrictRequest(Request[Any, Any, Any]):
             media_type.startswith("application/") and media_type.endswith("+json")
         ):
             raise NotJsonError("Send the body as JSON, with the header 'Content-Type: application/json'.")
+        if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise NotJsonError("Send the body as it is, without 'Content-Encoding'.")
         body = await self.body()
         try:
             return msgspec.json.decode(body)
@@ -102,6 +104,12 @@ def problem_handlers() -> ExceptionHandlersMap:
 def of_bug(request_id: str) -> bytes:
     """The body for a failure outside of Litestar's reach."""
     return msgspec.json.encode(_body(_BUG, request_id))
+
+
+def of_error(error: ServiceError, request_id: str) -> bytes:
+    """The body for a failure that is reported outside of Litestar's reach."""
+    told = _Told(error.status, error.code, error.title, error.detail, error.facts)
+    return msgspec.json.encode(_body(told, request_id))
 
 
 _BUG = _Told(500, "internal-error", ServiceError.title, "An unexpected failure; its record is in the service's log.")

@@ -5,7 +5,7 @@ handed to FastEmbed's `embed` in place of the text. So the tokens that are count
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -140,7 +140,7 @@ class Encoder:
         self._wide = wide
 
     def _hand_tokens_to(self, session: TextEmbedding) -> None:
-        session.model.tokenize = self._padded  # type: ignore[attr-defined]  # OnnxTextModel has it
+        session.model.tokenize = partial(_padded, self._padding)  # type: ignore[attr-defined]  # OnnxTextModel has it
 
     def _tokenized(self, text: str, encoding: Encoding) -> TokenizedText:
         length = len(encoding)
@@ -148,20 +148,24 @@ class Encoder:
         cut_off = sum(len(piece) - self._special_tokens for piece in encoding.overflowing)
         return TokenizedText(text, length + cut_off, length, encoding if self._takes_tokens else None)
 
-    def _padded(self, documents: list[Encoding], **_: object) -> list[Encoding]:
-        """Stands in for FastEmbed's `tokenize`: the tokens are there already, they only lack the padding."""
-        length = self._padding.get("length") or max(len(document) for document in documents)
-        if multiple := self._padding.get("pad_to_multiple_of"):
-            length = -(-length // multiple) * multiple
-        for document in documents:
-            document.pad(
-                length,
-                direction=self._padding["direction"],
-                pad_id=self._padding["pad_id"],
-                pad_type_id=self._padding["pad_type_id"],
-                pad_token=self._padding["pad_token"],
-            )
-        return documents
+
+def _padded(padding: Mapping[str, Any], documents: list[Encoding], **_: object) -> list[Encoding]:
+    """Stands in for FastEmbed's `tokenize`: the tokens are there already, they only lack the padding.
+
+    No method: an encoder that its own session refers to would be freed by the garbage collector only.
+    """
+    length = padding.get("length") or max(len(document) for document in documents)
+    if multiple := padding.get("pad_to_multiple_of"):
+        length = -(-length // multiple) * multiple
+    for document in documents:
+        document.pad(
+            length,
+            direction=padding["direction"],
+            pad_id=padding["pad_id"],
+            pad_type_id=padding["pad_type_id"],
+            pad_token=padding["pad_token"],
+        )
+    return documents
 
 
 def load_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:

@@ -1,5 +1,6 @@
 """A hub model's files: from the cache, or downloaded by FastEmbed, or one clear reason why neither."""
 
+import contextlib
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -64,9 +65,10 @@ def remove_spoilt_files(folder: Path) -> int:
     for link in [path for path in folder.rglob("*") if path.is_file()]:
         blob = link.resolve()
         if _hash_like(blob.name, blob.read_bytes()) not in (blob.name, None):
-            for path in (link, blob):
-                path.unlink(missing_ok=True)
-            removed += 1
+            with contextlib.suppress(OSError):  # a cache that cannot be written keeps it
+                for path in (link, blob):
+                    path.unlink(missing_ok=True)
+                removed += 1
     return removed
 
 

@@ -48,8 +48,8 @@ class Job:
 
     Attributes:
         waiting: indexes into *items* that no lane has taken yet, longest text first.
-        token_s: estimated seconds of one lane per token of cost, at admission.
-        order: who goes next: the least one.
+        token_s: seconds of one lane per token of cost, as they count against what may wait.
+        order: who goes next: the least one (seconds on the scheduler's clock).
         is_small: it may use the express lane, and shares runs with other small ones only.
         is_alone: a run that it shared has failed, so from now on its runs hold only its own texts.
     """
@@ -83,6 +83,10 @@ class Job:
     def put_back(self, indexes: Iterable[int]) -> None:
         self.waiting = sorted([*self.waiting, *indexes], key=lambda index: -self.items[index].length)
 
+    def tokens(self, indexes: Iterable[int]) -> int:
+        """Tokens of these texts as the model will see them, without padding."""
+        return sum(self.items[index].length for index in indexes)
+
     def cost_s(self, indexes: Iterable[int]) -> float:
         """Estimated seconds of one lane for these texts, each in a run of its own."""
         return sum(cost(1, self.items[index].length) for index in indexes) * self.token_s
@@ -90,7 +94,10 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One micro-batch: texts of one model, perhaps of several requests. It is expected to end at *ends*."""
+    """One micro-batch: texts of one model, perhaps of several requests.
+
+    It is expected to end at *ends*, in seconds on the scheduler's clock.
+    """
 
     model: Runnable
     parts: list[tuple[Job, int]]
@@ -117,11 +124,17 @@ class Run:
 
 
 class WaitingJobs:
-    """Owns the requests of one class (small or big) that still have waiting texts; the least *order* goes first."""
+    """Owns the requests of one class (small or big) that have waiting texts; the least *order* goes first.
+
+    Attributes:
+        waiting_s: estimated seconds of one lane for all waiting texts.
+        tokens: of all waiting texts, without padding.
+    """
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
         self.waiting_s = 0.0
+        self.tokens = 0
 
     def __bool__(self) -> bool:
         return bool(self._jobs)
@@ -133,13 +146,10 @@ class WaitingJobs:
     def head(self) -> Job:
         return self._jobs[0]
 
-    @property
-    def tokens(self) -> int:
-        return sum(job.items[index].length for job in self._jobs for index in job.waiting)
-
     def add(self, job: Job) -> None:
         insort(self._jobs, job, key=lambda other: other.order)
         self.waiting_s += job.cost_s(job.waiting)
+        self.tokens += job.tokens(job.waiting)
 
     def put_back(self, job: Job, indexes: Sequence[int]) -> None:
         """Texts of *job* that were taken wait again."""
@@ -147,10 +157,12 @@ class WaitingJobs:
             insort(self._jobs, job, key=lambda other: other.order)
         job.put_back(indexes)
         self.waiting_s += job.cost_s(indexes)
+        self.tokens += job.tokens(indexes)
 
     def remove(self, job: Job, indexes: Sequence[int]) -> None:
         """Take texts of *job* out; a request without waiting texts leaves the queue."""
         self.waiting_s -= job.cost_s(indexes)
+        self.tokens -= job.tokens(indexes)
         gone = set(indexes)
         job.waiting = [index for index in job.waiting if index not in gone]
         if not job.waiting:

@@ -95,7 +95,7 @@ class Scheduler:
         self._small, self._big = WaitingJobs(), WaitingJobs()
         self._pace: WeakKeyDictionary[Runnable, float] = WeakKeyDictionary()
         self._done = SchedulerState(lanes=len(lanes))
-        self._is_draining = False
+        self._is_closed = False
         self._run_ended = asyncio.Event()
 
     async def submit(self, model: Runnable, items: Sequence[Item]) -> Matrix:
@@ -131,13 +131,9 @@ class Scheduler:
             running=self._running(),
         )
 
-    def drain(self) -> None:
-        """Refuse new requests from now on; those already admitted are still answered."""
-        self._is_draining = True
-
     async def aclose(self) -> None:
-        """Fail what still waits, and return when no lane runs."""
-        self.drain()
+        """Refuse new requests, fail what still waits, and return when no lane runs."""
+        self._is_closed = True
         for job in (*self._small, *self._big):
             self._fail(job, DrainingError())
         while self._running():
@@ -145,43 +141,45 @@ class Scheduler:
             await self._run_ended.wait()
 
     def _admit(self, model: Runnable, items: Sequence[Item]) -> Job:
-        if self._is_draining:
+        if self._is_closed:
             raise DrainingError
-        token_s = self._pace_of(model)
-        tokens = sum(cost(1, item.length) for item in items)
-        self._check_room(tokens * token_s / len(self._lanes))
+        tokens, token_s = sum(cost(1, item.length) for item in items), self._pace_of(model)
+        is_small = tokens <= SMALL_TOKENS
+        # One huge request must not keep all others out: it counts as half of what may wait at most.
+        counted_s = min(tokens * token_s, self._max_queue_s * len(self._lanes) / 2)
+        self._check_room(counted_s / len(self._lanes), is_small=is_small)
         job = Job(
             model=model,
             items=items,
             answer=asyncio.get_running_loop().create_future(),
-            token_s=token_s,
+            token_s=counted_s / tokens,
             order=self._clock() + tokens * token_s,
-            is_small=tokens <= SMALL_TOKENS,
+            is_small=is_small,
         )
         self._queue_of(job).add(job)
         return job
 
-    def _check_room(self, wanted_s: float) -> None:
-        """An empty queue takes any request: one that is bigger than the bound must be served some time, too."""
-        wait_s = self._waiting_s() + wanted_s
-        if wait_s > self._max_queue_s and self._waiting():
+    def _check_room(self, wanted_s: float, *, is_small: bool) -> None:
+        """Refuse what would wait too long. Small requests overtake big ones, so these are not in their way."""
+        ahead_s = self._small.waiting_s / len(self._lanes) if is_small else self._waiting_s()
+        if ahead_s + wanted_s > self._max_queue_s:
             raise OverloadedError(
-                f"Work for {self._waiting_s():.1f} s is waiting; with this request it would be more than the "
+                f"Work for {ahead_s:.1f} s is waiting; with this request it would be more than the "
                 f"{self._max_queue_s:g} s that may wait. Nothing of it was done.",
-                retry_after_s=max(1.0, wait_s - self._max_queue_s),
+                retry_after_s=max(1.0, ahead_s + wanted_s - self._max_queue_s),
             )
-
-    def _waiting(self) -> bool:
-        return bool(self._small or self._big)
-
-    def _running(self) -> int:
-        return sum(len(lane.runs) for lane in (*self._lanes, self._express))
 
     def _waiting_s(self) -> float:
         return max(0.0, self._small.waiting_s + self._big.waiting_s) / len(self._lanes)
 
     def _queue_of(self, job: Job) -> WaitingJobs:
         return self._small if job.is_small else self._big
+
+    def _waiting(self) -> bool:
+        return bool(self._small or self._big)
+
+    def _running(self) -> int:
+        return sum(len(lane.runs) for lane in (*self._lanes, self._express))
 
     def _dispatch(self) -> None:
         """Give every lane that takes work the micro-batch that goes next; idle lanes come first."""
@@ -213,7 +211,11 @@ class Scheduler:
         run.ends = max([now, *(earlier.ends for earlier in lane.runs)]) + expected_s
         lane.runs.append(run)
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(lane.executor, _timed, run, is_lone, self._clock)
+        try:
+            future = loop.run_in_executor(lane.executor, _timed, run, is_lone, self._clock)
+        except RuntimeError as error:  # no thread can be had: the callers learn of it as of any failure
+            future = loop.create_future()
+            future.set_exception(error)
         future.add_done_callback(partial(self._finished, lane, run))
         loop.call_later(run.ends - LEAD_S - now, self._dispatch)
 
@@ -224,14 +226,15 @@ class Scheduler:
             matrix, seconds = future.result()
             _check(run, matrix)
             self._learn(run, seconds)
-            self._dispatch()
-            for job, rows in run.by_job().items():
-                job.hand_out(rows, matrix)
         except BaseException as error:  # noqa: BLE001 - whatever a model raised in its thread, its callers learn of it
             log.warning("micro_batch_failed", model=run.model.name, texts=len(run.parts), error=type(error).__name__)
             self._fail_or_retry(run, error)
-        finally:
             self._dispatch()
+        else:
+            self._dispatch()
+            for job, rows in run.by_job().items():
+                job.hand_out(rows, matrix)
+        finally:
             self._run_ended.set()
 
     def _pace_of(self, model: Runnable) -> float:

@@ -15,8 +15,8 @@ from engine.queue import Matrix
 from engine.scheduler import Scheduler
 from engine.vectors import check_honest
 
-INLINE_CHARACTERS = 4_000
-"""Texts of up to this many characters in all are tokenised on the event loop: it takes 1 ms at most."""
+INLINE_CHARACTERS = 1_000
+"""Texts of up to this many characters in all are tokenised on the event loop, in 1 ms at most (CJK is slowest)."""
 
 
 class Models(Protocol):
