@@ -1,11 +1,14 @@
 """The model manager with real tiny models: loading, leases, LRU, TTL, budgets, failures, memory."""
 
 import asyncio
+import contextlib
+import gc
 import json
 import queue
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -279,6 +282,40 @@ async def test_each_of_those_who_wait_has_a_failure_of_his_own(make: Make, loade
     assert loader.loads == ["a"]
 
 
+async def test_a_model_that_was_half_loaded_is_freed(
+    make: Make, loader: Loader, executor: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    TinyModel("liar", stated_dim=5).write(tmp_path)
+    loader.catalog = read_catalog([tmp_path], bundled="")
+    models, before = make(), _encoders()
+    with contextlib.suppress(ModelUnavailableError):  # pytest.raises would keep the traceback, and so the model
+        await use(models, "liar")
+    await turn()
+    await asyncio.to_thread(executor.shutdown)
+    assert loader.loads == ["liar"]
+    assert _encoders() <= before
+
+
+async def test_a_dropped_model_is_freed_with_the_last_run_that_holds_it(make: Make) -> None:
+    models = make()
+    async with models.lease("a") as encoder:
+        left = weakref.ref(encoder)
+    held = [encoder]  # what a run holds whose caller has left
+    del encoder
+    await models.aclose()
+    assert left() is not None
+    gc.disable()
+    try:
+        held.clear()
+        assert left() is None  # without waiting for the garbage collector
+    finally:
+        gc.enable()
+
+
+def _encoders() -> int:
+    return sum(isinstance(found, Encoder) for found in gc.get_objects())
+
+
 async def test_a_model_that_cannot_be_fetched_pushes_nothing_out(make: Make, loader: Loader) -> None:
     models = make(capacity=1)
     await use(models, "a")
@@ -349,6 +386,29 @@ async def test_idle_models_are_looked_for_until_cancelled(make: Make, clock: Man
     looking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await looking
+
+
+async def test_a_model_in_use_without_a_pause_gives_way_to_one_that_waits(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=1)
+    has_given_way = asyncio.Event()
+
+    async def use_again_and_again() -> None:
+        """Three of these overlap, so that the model is never idle by itself."""
+        while not has_given_way.is_set():
+            async with models.lease("a"):
+                await asyncio.to_thread(lambda: None)
+                clock.now_s += 0.1
+
+    async def want() -> None:
+        async with models.lease("b"):
+            has_given_way.set()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        for _ in range(3):
+            tasks.create_task(use_again_and_again())
+        await turn()
+        tasks.create_task(want())
+    assert has_given_way.is_set()
 
 
 MEASURE = """

@@ -1,5 +1,6 @@
 """Server processes with settings of their own: what stops a start, what the limits do, and how they end."""
 
+import asyncio
 import json
 import re
 import signal
@@ -16,6 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from config import load_settings
+from engine.encoder import Encoder
+from main import create_app
 from tests.servers import ROOT, ServerProcess, free_port, running_server, started_server, started_uvicorn
 from tests.tiny import TinyModel, mean_of
 
@@ -584,3 +588,34 @@ def test_server_ends_with_all_requests_answered_and_starts_again_after_a_kill() 
             assert len(answered.result().json()["embeddings"]) == 16
         assert server.wait_for_end() == 0
         assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("host", [pytest.param("a..b", id="empty-label"), pytest.param("x" * 64, id="long-label")])
+def test_host_that_is_no_address_is_told_in_one_line(host: str) -> None:
+    with started_server(HOST=host) as server:
+        assert "HOST" in refusal(server)
+
+
+def test_request_that_outlives_the_time_to_drain_is_told_as_a_problem() -> None:
+    with (
+        running_server(
+            SHUTDOWN_TIMEOUT="1", THREAD_POOL_WORKERS="1", LOG_LEVEL="DEBUG", MAX_BATCH_SIZE="600"
+        ) as server,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        late = thread.submit(post, server, "/embed/batch", {"texts": [LONG_TEXT] * 600})
+        server.wait_for("micro_batch_encoded", times=4)
+        server.process.terminate()
+        problem(late.result(), 503, "draining")
+
+
+async def test_required_model_that_fails_in_an_unforeseen_way_ends_the_start() -> None:
+    stopped = asyncio.Event()
+
+    def load(*_: object, **__: object) -> Encoder:
+        raise RuntimeError("can't start new thread")
+
+    app = create_app(load_settings(_env_file=None), load=load, stop=stopped.set)
+    async with app.lifespan():
+        await stopped.wait()
+    assert app.state.service.failure
