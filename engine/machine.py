@@ -10,7 +10,7 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 LANE_NICENESS = 5
-"""Lanes yield to the event loop and to the express lane, which hold a core for a moment only (see BENCHMARKS)."""
+"""Lanes yield to the event loop and to the express lane, which need a core for a moment only."""
 
 M_MMAP_THRESHOLD = -3
 """The parameter's number in glibc's malloc.h."""

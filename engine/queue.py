@@ -96,12 +96,13 @@ class Job:
 class Run:
     """One micro-batch: texts of one model, perhaps of several requests.
 
-    It is expected to end at *ends*, in seconds on the scheduler's clock.
+    It is expected to end at *ends*, in seconds on the scheduler's clock. While *is_lone* nothing else runs or waits.
     """
 
     model: Runnable
     parts: list[tuple[Job, int]]
     ends: float = 0.0
+    is_lone: bool = False
 
     @property
     def items(self) -> list[Item]:

@@ -206,13 +206,13 @@ class Scheduler:
         return queue.take(budget)
 
     def _start(self, lane: _Lane, run: Run, now: float) -> None:
-        is_lone = len(run.parts) == 1 and not self._waiting() and not self._running()
+        run.is_lone = len(run.parts) == 1 and not self._waiting() and not self._running()
         expected_s = cost(len(run.parts), run.longest) * self._pace_of(run.model)
         run.ends = max([now, *(earlier.ends for earlier in lane.runs)]) + expected_s
         lane.runs.append(run)
         loop = asyncio.get_running_loop()
         try:
-            future = loop.run_in_executor(lane.executor, _timed, run, is_lone, self._clock)
+            future = loop.run_in_executor(lane.executor, _timed, run, self._clock)
         except RuntimeError as error:  # no thread can be had: the callers learn of it as of any failure
             future = loop.create_future()
             future.set_exception(error)
@@ -242,8 +242,9 @@ class Scheduler:
 
     def _learn(self, run: Run, seconds: float) -> None:
         texts, longest = len(run.parts), run.longest
-        known = self._pace_of(run.model)
-        self._pace[run.model] = PACE_MEMORY * known + (1 - PACE_MEMORY) * seconds / cost(texts, longest)
+        if not run.is_lone:  # all cores worked on that one, which says nothing of a lane's pace
+            known = self._pace_of(run.model)
+            self._pace[run.model] = PACE_MEMORY * known + (1 - PACE_MEMORY) * seconds / cost(texts, longest)
         self._done = replace(
             self._done,
             micro_batches=self._done.micro_batches + 1,
@@ -275,10 +276,10 @@ class Scheduler:
             self._queue_of(job).remove(job, job.waiting)
 
 
-def _timed(run: Run, is_lone: bool, clock: Callable[[], float]) -> tuple[Matrix, float]:  # noqa: FBT001 - in a lane
+def _timed(run: Run, clock: Callable[[], float]) -> tuple[Matrix, float]:
     """Blocking: the run's vectors, and the seconds that it took."""
     started = clock()
-    return run.model.encode(run.items, is_lone=is_lone), clock() - started
+    return run.model.encode(run.items, is_lone=run.is_lone), clock() - started
 
 
 def _check(run: Run, matrix: Matrix) -> None:

@@ -361,9 +361,9 @@ async def test_the_pace_is_learned_from_runs(
     threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
 ) -> None:
     scheduler = make(threads, clock, lanes=1, max_queue_s=1000.0)
-    request = ask(scheduler, model, Text(88, 0))
+    request = ask(scheduler, model, Text(94, 0), Text(94, 1))
     await begun(model, 1)
-    clock.now_s = 1000.0  # 100 tokens took 1000 s: ten per token where a millisecond was guessed
+    clock.now_s = 2000.0  # 200 tokens took 2000 s: ten per token where a millisecond was guessed
     model.open(1)
     await request
     blocked = ask(scheduler, model, Text(88, 1))
