@@ -1,10 +1,11 @@
 """Server processes with settings of their own: what stops a start, what the limits do, and how they end."""
 
-import asyncio
 import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -17,10 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from config import load_settings
-from engine.encoder import Encoder
-from main import create_app
-from tests.servers import ROOT, ServerProcess, free_port, running_server, started_server, started_uvicorn
+from tests.servers import ROOT, ServerProcess, environment, free_port, running_server, started_server, started_uvicorn
 from tests.tiny import TinyModel, mean_of
 
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
@@ -609,13 +607,28 @@ def test_request_that_outlives_the_time_to_drain_is_told_as_a_problem() -> None:
         problem(late.result(), 503, "draining")
 
 
-async def test_required_model_that_fails_in_an_unforeseen_way_ends_the_start() -> None:
-    stopped = asyncio.Event()
+UNFORESEEN = """
+from main import create_app
+from server import serve
 
-    def load(*_: object, **__: object) -> Encoder:
-        raise RuntimeError("can't start new thread")
+def load(*_, **__):
+    raise RuntimeError("can't start new thread")
 
-    app = create_app(load_settings(_env_file=None), load=load, stop=stopped.set)
-    async with app.lifespan():
-        await stopped.wait()
-    assert app.state.service.failure
+raise SystemExit(serve(create_app(load=load), host="127.0.0.1", port={port}, drain_s=5))
+"""
+
+
+def test_required_model_that_fails_in_an_unforeseen_way_ends_the_start() -> None:
+    code = UNFORESEEN.format(port=free_port())
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Cannot start: an unexpected failure")
+    assert "can't start" not in ended.stdout + ended.stderr
