@@ -5,6 +5,7 @@ set -euo pipefail
 # A relative PYTHON is meant from where the caller stands, and below we stand beside this script.
 if [[ ${PYTHON:-} == */* && $PYTHON != /* ]]; then PYTHON=$PWD/$PYTHON; fi
 self=$(readlink -f -- "${BASH_SOURCE[0]}" 2>/dev/null) || self=${BASH_SOURCE[0]}
+readonly caller=$PWD
 CDPATH='' cd -- "$(dirname -- "$self")"
 
 readonly venv_python=.venv/bin/python
@@ -17,6 +18,9 @@ Usage: ./run.sh [COMMAND]
 
   (none)          set up .venv where needed, then start the service
   test [ARGS]     set up .venv where needed, then run every test; ARGS go to pytest
+  check           would the service start here, and if not, why
+  compare A B --texts FILE    how far two models agree on your texts, and what each costs
+  download MODEL...           fill the cache of models
   install         set up .venv only, with the lint tools too
   help            show this
 
@@ -157,6 +161,13 @@ serve() {
     exec "$venv_python" main.py
 }
 
+run_command() {
+    local home=$PWD
+    install requirements.txt
+    CDPATH='' cd -- "$caller" # where a relative --texts is meant from
+    exec "$home/$venv_python" "$home/main.py" "$@"
+}
+
 run_tests() {
     install requirements.txt
     exec "$venv_python" -m pytest "$@"
@@ -165,6 +176,7 @@ run_tests() {
 case ${1:-} in
     "") serve ;;
     test) run_tests "${@:2}" ;;
+    check | compare | download) run_command "$@" ;;
     install)
         install requirements.txt
         install requirements/lint.txt

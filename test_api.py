@@ -6,6 +6,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -32,6 +34,7 @@ DIM, MAX_TOKENS = 384, 256
 MAX_TEXT_LENGTH, MAX_BATCH_SIZE, MAX_REQUEST_SIZE = 8192, 32, 10_000_000
 TOLERANCE = 1e-5
 LEAST_COSINE = 0.9999
+ARROW = "application/vnd.apache.arrow.stream"
 
 GET_PATHS = ["/health", "/health/live", "/health/ready", "/models", f"/models/{BUNDLED}", "/metrics"]
 Json = dict[str, Any]
@@ -223,6 +226,294 @@ def test_32_threads_of_mixed_requests_get_the_vectors_of_single_ones(client: htt
             np.testing.assert_allclose(vectors, wanted[indexes], rtol=0, atol=TOLERANCE)
 
 
+# --- Options of a request -----------------------------------------------------------------------------------------
+
+LONG = ENTRIES["far-too-long"]["text"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"input_type": "query"}, id="query"),
+        pytest.param({"input_type": "document"}, id="document"),
+        pytest.param({"truncate": "end"}, id="end"),
+        pytest.param({"normalize": True}, id="normalize"),
+        pytest.param({"normalize": False}, id="as-it-is"),
+        pytest.param({"dimensions": DIM}, id="all-dimensions"),
+        pytest.param({"dtype": "float32", "encoding": "list", "long_text": "truncate"}, id="defaults-spelt-out"),
+        pytest.param(
+            {"input_type": None, "truncate": None, "dimensions": None, "normalize": None}, id="nulls-for-nothing"
+        ),
+    ],
+)
+def test_option_that_changes_nothing_for_this_model_gives_the_same_vector(client: httpx.Client, options: Json) -> None:
+    plain, asked = embed(client, LONG), embed(client, LONG, **options)
+    np.testing.assert_allclose(array(asked["embedding"]), array(plain["embedding"]), rtol=0, atol=TOLERANCE)
+    assert {**asked, "embedding": 0, "processing_time_ms": 0} == {**plain, "embedding": 0, "processing_time_ms": 0}
+
+
+def test_start_is_cut_where_it_is_asked_for(client: httpx.Client) -> None:
+    words = [f"w{number % 7}" for number in range(400)]  # two tokens each
+    end, start = (embed(client, " ".join(words), truncate=side) for side in ("end", "start"))
+    assert (end["tokens"], end["truncated"]) == (start["tokens"], start["truncated"]) == (802, True)
+    kept = (MAX_TOKENS - 2) // 2
+    for answer, left in ((end, words[:kept]), (start, words[-kept:])):
+        by_hand = embed(client, " ".join(left))
+        assert by_hand["truncated"] is False
+        np.testing.assert_allclose(array(answer["embedding"]), array(by_hand["embedding"]), rtol=0, atol=TOLERANCE)
+
+
+def test_text_that_is_too_long_is_refused_where_nothing_may_be_cut(client: httpx.Client) -> None:
+    response = client.post("/embed/batch", json={"texts": ["short", LONG], "truncate": "none"})
+    told = problem(response, 400, "invalid-input")
+    assert (told["index"], told["tokens"], told["limit"]) == (1, 708, MAX_TOKENS)
+    for fact in ("1", "708", "256"):
+        assert fact in told["detail"]
+    whole = ENTRIES["tokens-256"]["text"]
+    assert embed_batch(client, ["short", whole], truncate="none")["truncated"] == [False, False]
+
+
+def windows_by_hand(client: httpx.Client, text: str) -> tuple[list[str], list[int]]:
+    """The texts of the model's windows over *text*, and how many tokens of it each has."""
+    [told] = client.post("/tokenize", json={"texts": [text], "return_tokens": True}).json()["texts"]
+    spans = [(token["start"], token["end"]) for token in told["token_list"] if token["start"] is not None]
+    room = MAX_TOKENS - 2
+    parts = [spans[start : start + room] for start in range(0, len(spans), room)]
+    return [text[part[0][0] : part[-1][1]] for part in parts], [len(part) for part in parts]
+
+
+def test_mean_of_a_long_text_is_that_of_its_windows_weighted_by_tokens(client: httpx.Client) -> None:
+    words = " ".join(f"w{number % 11}" for number in range(300))  # two tokens each, so windows end between words
+    texts, weights = windows_by_hand(client, words)
+    assert len(texts) == 3
+    vectors = array(embed_batch(client, texts)["embeddings"])
+    mean = np.average(vectors, axis=0, weights=weights)
+    answer = embed_batch(client, ["short", words], long_text="mean")
+    np.testing.assert_allclose(array(answer["embeddings"][1]), mean / np.linalg.norm(mean), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        array(answer["embeddings"][0]), array(embed(client, "short")["embedding"]), rtol=0, atol=TOLERANCE
+    )
+    assert (answer["tokens"], answer["truncated"], answer["count"]) == ([3, 602], [False, False], 2)
+
+
+def test_chunks_of_a_long_text_have_a_vector_and_their_characters(client: httpx.Client) -> None:
+    words = " ".join(f"w{number % 11}" for number in range(300))
+    answer = embed_batch(client, [words, "short"], long_text="chunks")
+    assert [chunk["index"] for chunk in answer["chunks"]] == [0, 0, 0, 1]
+    assert len(answer["embeddings"]) == 4
+    assert (answer["tokens"], answer["truncated"], answer["count"]) == ([602, 3], [False, False], 2)
+    texts = [[words, "short"][chunk["index"]][chunk["start"] : chunk["end"]] for chunk in answer["chunks"]]
+    by_hand = embed_batch(client, texts)
+    np.testing.assert_allclose(array(answer["embeddings"]), array(by_hand["embeddings"]), rtol=0, atol=TOLERANCE)
+    assert [chunk["tokens"] for chunk in answer["chunks"]] == by_hand["tokens"]
+    single = embed(client, words, long_text="chunks")
+    assert single["chunks"] == answer["chunks"][:3]
+    assert single["tokens"] == [602]
+
+
+def test_vector_is_cut_and_at_length_1_again(client: httpx.Client) -> None:
+    whole = array(embed(client, "a text")["embedding"])[:100]
+    answer = embed(client, "a text", dimensions=100, allow_untrained_dimensions=True)
+    assert answer["dimension"] == 100
+    np.testing.assert_allclose(array(answer["embedding"]), whole / np.linalg.norm(whole), rtol=0, atol=TOLERANCE)
+    raw = embed(client, "a text", dimensions=100, allow_untrained_dimensions=True, normalize=False)
+    np.testing.assert_allclose(array(raw["embedding"]), whole, rtol=0, atol=TOLERANCE)
+
+
+WIDTHS = {"float32": DIM, "float16": DIM, "int8": DIM, "uint8": DIM, "binary": DIM // 8, "ubinary": DIM // 8}
+STORED = {"float32": "<f4", "float16": "<f2", "int8": "i1", "uint8": "u1", "binary": "i1", "ubinary": "u1"}
+
+
+def restored(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """The numbers that were meant, or for bits their signs."""
+    match dtype:
+        case "int8":
+            return stored / 127
+        case "uint8":
+            return (stored.astype(np.float64) - 128) / 127
+        case "binary":
+            return np.unpackbits((stored.astype(np.int16) + 128).astype(np.uint8), axis=1) * 2.0 - 1
+        case "ubinary":
+            return np.unpackbits(stored, axis=1) * 2.0 - 1
+    return stored.astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", WIDTHS)
+def test_dtype_comes_back_within_its_error_in_each_format(client: httpx.Client, dtype: str) -> None:
+    texts = [entry["text"] for entry in list(ENTRIES.values())[:5]]
+    exact = array(embed_batch(client, texts)["embeddings"]).astype(np.float64)
+    listed = embed_batch(client, texts, dtype=dtype)
+    coded = embed_batch(client, texts, dtype=dtype, encoding="base64")
+    raw = client.post(
+        "/embed/batch", json={"texts": texts, "dtype": dtype}, headers={"Accept": "application/octet-stream"}
+    )
+    shape = (5, WIDTHS[dtype])
+    assert raw.headers["x-embedding-shape"] == f"{shape[0]},{shape[1]}"
+    assert np.dtype(raw.headers["x-embedding-dtype"]) == np.dtype(STORED[dtype])
+    stored = np.frombuffer(raw.content, STORED[dtype]).reshape(shape)
+    decoded = np.stack([np.frombuffer(b64decode(row), STORED[dtype]) for row in coded["embeddings"]])
+    np.testing.assert_array_equal(decoded, stored)
+    np.testing.assert_array_equal(np.array(listed["embeddings"], STORED[dtype]), stored)
+    assert listed["dimension"] == coded["dimension"] == DIM
+    told = restored(stored, dtype)
+    if dtype.endswith("binary"):
+        np.testing.assert_array_equal(told > 0, exact > 0)
+    else:
+        bound = {"float32": TOLERANCE, "float16": 2**-11, "int8": 1 / 254, "uint8": 1 / 254}[dtype]
+        assert np.abs(told - exact).max() <= bound + TOLERANCE
+
+
+def test_bytes_tell_tokens_and_cuts_in_headers(client: httpx.Client) -> None:
+    response = client.post(
+        "/embed/batch", json={"texts": ["short", LONG, LONG]}, headers={"Accept": "application/octet-stream"}
+    )
+    assert response.headers["content-type"] == "application/octet-stream"
+    assert (response.headers["x-embedding-tokens"], response.headers["x-embedding-truncated"]) == ("1419", "2")
+
+
+def test_one_text_as_bytes_is_a_matrix_of_one_row(client: httpx.Client) -> None:
+    response = client.post("/embed", json={"text": "a"}, headers={"Accept": "application/octet-stream"})
+    assert response.headers["x-embedding-shape"] == f"1,{DIM}"
+    vector = np.frombuffer(response.content, "<f4")
+    np.testing.assert_allclose(vector, array(embed(client, "a")["embedding"]), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        pytest.param("*/*", "application/json", id="anything"),
+        pytest.param("text/html", "application/json", id="unknown"),
+        pytest.param("", "application/json", id="empty"),
+        pytest.param("application/octet-stream;q=1e999", "application/json", id="odd-quality"),
+        pytest.param("application/octet-stream, application/json;q=0.5", "application/octet-stream", id="by-quality"),
+        pytest.param("application/json, application/octet-stream;q=0.5", "application/json", id="json-preferred"),
+        pytest.param("application/octet-stream, */*;q=0.1", "application/octet-stream", id="bytes-preferred"),
+    ],
+)
+def test_format_is_the_one_that_accept_prefers(client: httpx.Client, accept: str, kind: str) -> None:
+    response = client.post("/embed", json={"text": "a"}, headers={"Accept": accept})
+    assert (response.status_code, response.headers["content-type"]) == (200, kind)
+
+
+def test_arrow_table_holds_vectors_tokens_and_cuts(client: httpx.Client) -> None:
+    ipc = pytest.importorskip("pyarrow.ipc")
+    texts = ["short", LONG]
+    wanted = embed_batch(client, texts)
+    response = client.post("/embed/batch", json={"texts": texts}, headers={"Accept": ARROW})
+    if response.status_code == 406:
+        pytest.skip("that server has no pyarrow")
+    table = ipc.open_stream(response.content).read_all()
+    assert response.headers["content-type"] == ARROW
+    assert str(table.schema.field("embedding").type) == f"fixed_size_list<item: float>[{DIM}]"
+    np.testing.assert_allclose(array(table["embedding"].to_pylist()), array(wanted["embeddings"]), atol=TOLERANCE)
+    assert table["tokens"].to_pylist() == wanted["tokens"]
+    assert table["truncated"].to_pylist() == wanted["truncated"]
+    assert table.schema.metadata[b"fingerprint"].decode() == response.headers["x-model-fingerprint"]
+
+
+def test_arrow_table_of_chunks_tells_their_characters(client: httpx.Client) -> None:
+    ipc = pytest.importorskip("pyarrow.ipc")
+    body = {"texts": [LONG], "long_text": "chunks", "dtype": "float16"}
+    response = client.post("/embed/batch", json=body, headers={"Accept": ARROW})
+    if response.status_code == 406:
+        pytest.skip("that server has no pyarrow")
+    rows = ipc.open_stream(response.content).read_all().drop_columns("embedding").to_pylist()
+    assert rows == embed_batch(client, [LONG], long_text="chunks")["chunks"]
+
+
+def test_tokenize_counts_without_running_the_model(client: httpx.Client) -> None:
+    before = get(client, "/metrics")["micro_batches"]["runs"]
+    response = client.post("/tokenize", json={"texts": ["How do I reset my password?", LONG]})
+    answer = response.json()
+    assert set(answer) == {"model_name", "max_tokens", "count", "texts", "estimate", "processing_time_ms"}
+    assert answer["texts"] == [
+        {"tokens": 9, "truncated": False, "token_list": None},
+        {"tokens": 708, "truncated": True, "token_list": None},
+    ]
+    assert (answer["model_name"], answer["max_tokens"], answer["count"]) == (BUNDLED, MAX_TOKENS, 2)
+    assert answer["estimate"]["micro_batches"] == 2
+    assert answer["estimate"]["milliseconds"] > 0
+    assert get(client, "/metrics")["micro_batches"]["runs"] == before
+
+
+def test_tokenize_tells_each_token_and_its_characters(client: httpx.Client) -> None:
+    text = "Größe: 3 🙂 embeddings"
+    [told] = client.post("/tokenize", json={"texts": [text], "return_tokens": True}).json()["texts"]
+    assert len(told["token_list"]) == told["tokens"]
+    first, *inner, last = told["token_list"]
+    assert (first["token"], first["start"], last["token"], last["end"]) == ("[CLS]", None, "[SEP]", None)
+    pieces = [text[token["start"] : token["end"]] for token in inner]
+    assert "".join(pieces) == text.replace(" ", "")
+    assert pieces[-4:] == ["em", "bed", "ding", "s"]
+
+
+BAD_OPTIONS = [
+    pytest.param({"input_type": "passage"}, "input_type", ["query", "document"], id="input-type"),
+    pytest.param({"truncate": "middle"}, "truncate", ["end", "start", "none"], id="truncate"),
+    pytest.param({"truncate": True}, "truncate", ["end", "start", "none"], id="truncate-of-another-kind"),
+    pytest.param({"long_text": "split"}, "long_text", ["truncate", "mean", "chunks"], id="long-text"),
+    pytest.param({"long_text": None}, "long_text", ["truncate", "mean", "chunks"], id="long-text-null"),
+    pytest.param({"dtype": "float64"}, "dtype", list(WIDTHS), id="dtype"),
+    pytest.param({"encoding": "hex"}, "encoding", ["list", "base64"], id="encoding"),
+    pytest.param({"dimensions": 0}, "dimensions", [], id="no-dimensions"),
+    pytest.param({"dimensions": -5}, "dimensions", [], id="fewer-than-no-dimensions"),
+    pytest.param({"dimensions": DIM + 1}, "dimensions", [], id="more-dimensions-than-there-are"),
+    pytest.param({"dimensions": 1.5}, "dimensions", [], id="half-a-dimension"),
+    pytest.param({"dimensions": "384"}, "dimensions", [], id="dimensions-as-text"),
+    pytest.param({"dimensions": 10**30}, "dimensions", [], id="astronomic-dimensions"),
+    pytest.param({"dimensions": 128}, "dimensions", [], id="untrained-dimensions"),
+    pytest.param({"normalize": "true"}, "normalize", [], id="normalize-as-text"),
+    pytest.param({"truncate": "null"}, "truncate", ["end", "start", "none"], id="null-as-text"),
+    pytest.param({"allow_untrained_dimensions": 1}, "allow_untrained_dimensions", [], id="allow-untrained"),
+    pytest.param({"truncate": "end", "long_text": "mean"}, "truncate", [], id="cut-and-mean"),
+    pytest.param({"truncate": "none", "long_text": "chunks"}, "truncate", [], id="no-cut-and-chunks"),
+    pytest.param({"dtype": "int8", "normalize": False}, "normalize", [], id="int8-of-any-length"),
+    pytest.param({"dtype": "uint8", "normalize": False}, "normalize", [], id="uint8-of-any-length"),
+]
+
+
+@pytest.mark.parametrize(("options", "field", "choices"), BAD_OPTIONS)
+@pytest.mark.parametrize(("path", "texts"), [("/embed", {"text": "a"}), ("/embed/batch", {"texts": ["a", "b"]})])
+def test_wrong_option_is_a_400_that_names_field_and_choices(
+    client: httpx.Client, *, path: str, texts: Json, options: Json, field: str, choices: list[str]
+) -> None:
+    told = problem(client.post(path, json={**texts, **options}), 400, "invalid-input")
+    assert told["field"] == field
+    assert field in told["detail"]
+    assert sorted(told.get("choices", [])) == sorted(choices)
+    assert all(choice in told["detail"] for choice in choices)
+
+
+@pytest.mark.parametrize("accept", ["application/octet-stream", ARROW])
+def test_bytes_exclude_base64(client: httpx.Client, accept: str) -> None:
+    response = client.post("/embed", json={"text": "a", "encoding": "base64"}, headers={"Accept": accept})
+    assert problem(response, 400, "invalid-input")["field"] == "encoding"
+
+
+def test_bare_matrix_excludes_chunks(client: httpx.Client) -> None:
+    response = client.post(
+        "/embed", json={"text": "a", "long_text": "chunks"}, headers={"Accept": "application/octet-stream"}
+    )
+    assert problem(response, 400, "invalid-input")["field"] == "long_text"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        pytest.param({"texts": []}, "texts", id="no-texts"),
+        pytest.param({"texts": [" "]}, "texts", id="blank"),
+        pytest.param({"texts": ["a"], "input_type": "passage"}, "input_type", id="input-type"),
+        pytest.param({"texts": ["a"], "return_tokens": "yes"}, "return_tokens", id="return-tokens"),
+        pytest.param({"texts": ["a"], "dtype": "int8"}, "dtype", id="option-of-another-route"),
+        pytest.param({"text": "a"}, "text", id="text-for-texts"),
+    ],
+)
+def test_wrong_question_about_tokens_is_a_400_that_names_the_field(
+    client: httpx.Client, body: Json, field: str
+) -> None:
+    assert problem(client.post("/tokenize", json=body), 400, "invalid-input")["field"] == field
+
+
 # --- GET ----------------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +572,13 @@ def test_model_in_memory_is_told_in_full(client: httpx.Client, name: str) -> Non
         "description",
         "license",
         "source",
+        "needs_prompt",
+        "prompts",
+        "uses_tasks",
+        "normalized",
+        "matryoshka",
+        "self_check",
+        "stamp",
         "usage",
     }
     assert (answer["model_name"], answer["is_cached"], answer["source"]) == (BUNDLED, True, "bundled")
@@ -290,6 +588,36 @@ def test_model_in_memory_is_told_in_full(client: httpx.Client, name: str) -> Non
     assert loaded_at <= last_used
 
 
+def test_model_in_memory_tells_what_it_has_proven(client: httpx.Client) -> None:
+    answer = get(client, f"/models/{BUNDLED}")
+    assert (answer["needs_prompt"], answer["prompts"]) == (False, {"query": "", "document": ""})
+    assert (answer["normalized"], answer["matryoshka"], answer["uses_tasks"]) == (True, None, False)
+    check = answer["self_check"]
+    assert (check["batch_invariant"], check["batching"], check["batching_cost"]) == (True, "mixed", 1)
+    assert 0 <= check["batch_drift"] <= TOLERANCE
+    assert check["canary_cosine"] >= LEAST_COSINE
+    stamp = answer["stamp"]
+    assert re.fullmatch(r"[0-9a-f]{16}", stamp["fingerprint"])
+    assert re.fullmatch(r"[0-9a-f]{64}", stamp["onnx_sha256"])
+    assert stamp["revision"]
+    assert stamp["onnxruntime"]
+    assert stamp["fastembed"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param("/embed", {"text": "a"}, id="embed"),
+        pytest.param("/embed/batch", {"texts": ["a"], "dtype": "int8"}, id="batch"),
+    ],
+)
+@pytest.mark.parametrize("accept", ["application/json", "application/octet-stream"])
+def test_answer_has_the_fingerprint_of_its_model(client: httpx.Client, path: str, body: Json, accept: str) -> None:
+    response = client.post(path, json=body, headers={"Accept": accept})
+    fingerprint = get(client, f"/models/{BUNDLED}")["stamp"]["fingerprint"]
+    assert response.headers["x-model-fingerprint"] == fingerprint
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(HUB_MODEL, id="plain"), pytest.param(quote(HUB_MODEL, ""), id="encoded")]
 )
@@ -297,6 +625,10 @@ def test_model_out_of_memory_is_told_without_loading_it(client: httpx.Client, na
     answer = get(client, f"/models/{name}")
     assert (answer["model_name"], answer["is_cached"], answer["source"]) == (HUB_MODEL, False, "hub")
     assert answer["load_time"] is answer["loaded_at"] is answer["last_used"] is None
+    assert answer["self_check"] is answer["stamp"] is None
+    query = "Represent this sentence for searching relevant passages: "
+    assert (answer["needs_prompt"], answer["prompts"]) == (False, {"query": query, "document": ""})
+    assert (answer["normalized"], answer["matryoshka"]) == (True, None)
     assert answer["usage"] == {"requests": 0, "texts": 0, "tokens": 0}
 
 
@@ -670,6 +1002,7 @@ def test_openapi_tells_of_every_endpoint(document: Json) -> None:
     assert {(method, path) for method, path, _ in operations(document)} == {
         ("POST", "/embed"),
         ("POST", "/embed/batch"),
+        ("POST", "/tokenize"),
         ("GET", "/health"),
         ("GET", "/health/live"),
         ("GET", "/health/ready"),
@@ -748,9 +1081,23 @@ def curl_lines() -> list[str]:
     return [line for line in lines if line.startswith("curl ")]
 
 
+def python_blocks() -> list[str]:
+    """The Python programs of README."""
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("program", python_blocks())
+def test_python_program_of_the_readme_works_as_written(base_url: str, program: str) -> None:
+    program = program.replace("http://localhost:8000", base_url)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(2, 384) float16\n"
+
+
 def test_readme_shows_each_endpoint_with_curl() -> None:
     shown = "\n".join(curl_lines())
-    for path in ("/embed ", "/embed/batch ", "/health", "/models", f"/models/{BUNDLED}", "/metrics"):
+    for path in ("/embed ", "/embed/batch ", "/tokenize ", "/health", "/models", f"/models/{BUNDLED}", "/metrics"):
         assert f"localhost:8000{path}" in f"{shown} \n".replace("\n", " \n")
 
 

@@ -1,22 +1,15 @@
 """What OpenAPI says of the routes: every answer they give, each with an example that is valid."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
 
-from litestar.enums import RequestEncodingType
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Example
-from litestar.params import BodyKwarg
-
+from api.bodies import EmbedBatchRequest, EmbedRequest, TokenizeRequest
+from api.formats import ARROW, NotAcceptableError
 from api.native import (
     CacheInfo,
+    ChunksAnswer,
     EmbedAnswer,
     EmbedBatchAnswer,
-    EmbedBatchRequest,
-    EmbedRequest,
     EndpointMetrics,
     Health,
     MetricsAnswer,
@@ -26,30 +19,48 @@ from api.native import (
     ModelList,
     ModelUsage,
     Probe,
+    PromptPair,
     QueueMetrics,
+    SelfCheckFacts,
+    StampFacts,
+    TextTokens,
+    TokenizeAnswer,
+    TrainedSizes,
+    WorkEstimate,
 )
-from api.problems import MEDIA_TYPE, NotJsonError, Problem
+from api.openapi import Responses, answer, body, problem, problems
+from api.problems import NotJsonError
 from engine import errors
+from engine.reading import Chunk
+from engine.tokens import Token
 
 MODEL_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 TEXT, OTHER_TEXT = "How do I reset my password?", "I forgot my login."
 
-EmbedBody = Annotated[
-    EmbedRequest,
-    BodyKwarg(
-        media_type=RequestEncodingType.JSON,
-        examples=[Example(summary="One text", value={"text": TEXT, "model_name": MODEL_NAME})],
-    ),
-]
-EmbedBatchBody = Annotated[
-    EmbedBatchRequest,
-    BodyKwarg(
-        media_type=RequestEncodingType.JSON,
-        examples=[Example(summary="Two texts", value={"texts": [TEXT, OTHER_TEXT], "model_name": MODEL_NAME})],
-    ),
-]
 
-Responses = Mapping[int, ResponseSpec]
+EmbedBody = body(
+    EmbedRequest,
+    ("One text", {"text": TEXT, "model_name": MODEL_NAME}),
+    ("A query; models that want a prompt get it", {"text": TEXT, "input_type": "query"}),
+    ("No cut: a text that is too long is refused", {"text": TEXT, "truncate": "none"}),
+    ("A long text as the mean of its windows", {"text": TEXT, "long_text": "mean"}),
+    ("A vector per window, with its characters", {"text": TEXT, "long_text": "chunks"}),
+    ("int8 numbers in base64", {"text": TEXT, "dtype": "int8", "encoding": "base64"}),
+)
+EmbedBatchBody = body(
+    EmbedBatchRequest,
+    ("Two texts", {"texts": [TEXT, OTHER_TEXT], "model_name": MODEL_NAME}),
+    ("Documents, one bit per number", {"texts": [TEXT, OTHER_TEXT], "input_type": "document", "dtype": "ubinary"}),
+    (
+        "128 numbers of a model that was not trained for it",
+        {"texts": [TEXT], "dimensions": 128, "allow_untrained_dimensions": True, "normalize": True},
+    ),
+)
+TokenizeBody = body(
+    TokenizeRequest,
+    ("Counts", {"texts": [TEXT, OTHER_TEXT], "model_name": MODEL_NAME}),
+    ("Each token, as a query", {"texts": ["Hello"], "input_type": "query", "return_tokens": True}),
+)
 
 _VECTOR = [0.00687232, -0.06304797, -0.07204665, -0.03246166]
 _OTHER_VECTOR = [0.01109264, -0.06335957, -0.00570481, 0.03818972]
@@ -68,110 +79,69 @@ _ENTRY = ModelEntry(
 _WHEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 
 
-def _answer(container: type, value: object, *, description: str, summary: str = "An answer") -> ResponseSpec:
-    example = Example(summary=summary, value=_plain(value))
-    return ResponseSpec(container, generate_examples=False, description=description, examples=[example])
-
-
-def _plain(value: object) -> Any:
-    """As JSON has it: dates become text."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    return _plain(asdict(value)) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
-
-
-def _problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> tuple[int, Example]:
-    return kind.status, Example(
-        summary=kind.title,
-        value={
-            "type": f"urn:fast-embedding:problem:{kind.code}",
-            "title": kind.title,
-            "status": kind.status,
-            "detail": detail,
-            "code": kind.code,
-            "status_code": kind.status,
-            "request_id": "0f5e8c4d2b7a4c39a6d1f8e7b2c3d4e5",
-            **facts,
-        },
-    )
-
-
-def _problems(*told: tuple[int, Example]) -> dict[int, ResponseSpec]:
-    """One row per status; its examples are told apart by their titles."""
-    by_status: dict[int, list[Example]] = {}
-    for status, example in told:
-        by_status.setdefault(status, []).append(example)
-    return {
-        status: ResponseSpec(
-            Problem,
-            generate_examples=False,
-            description="; or: ".join(str(example.summary) for example in same),
-            media_type=MEDIA_TYPE,
-            examples=same,
-        )
-        for status, same in by_status.items()
-    }
-
-
 class _TooLargeError(errors.ServiceError):
     """Litestar reports it; here is how it reads."""
 
     status, code, title = 413, "content-too-large", "Content Too Large"
 
 
-_NOT_ALLOWED = _problem(
+_NOT_ALLOWED = problem(
     errors.ModelNotAllowedError,
     "The model 'thenlper/gte-base' is outside ALLOWED_MODELS. GET /models lists what may be used.",
 )
-_WORK_PROBLEMS = _problems(
-    _problem(
+_WORK_PROBLEMS = problems(
+    problem(
         errors.InvalidInputError,
         "texts[1]: 9000 characters are more than the 8192 that a text may have.",
         field="texts",
         index=1,
         limit=8192,
     ),
-    _problem(
+    problem(
+        errors.InvalidInputError,
+        "dtype: 'float8' is not allowed. Choose one of float32, float16, int8, uint8, binary, ubinary.",
+        field="dtype",
+        choices=["float32", "float16", "int8", "uint8", "binary", "ubinary"],
+    ),
+    problem(
         errors.UnknownModelError,
         "No model named 'bge-small' is offered. Did you mean 'BAAI/bge-small-en'?",
         closest=["BAAI/bge-small-en"],
     ),
     _NOT_ALLOWED,
-    _problem(_TooLargeError, "The body is larger than MAX_REQUEST_SIZE allows.", limit=10_000_000),
-    _problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
-    _problem(errors.InferenceError, "The model failed on this input. The failure is in the service's log."),
-    _problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not passed on.", index=3),
-    _problem(
+    problem(_TooLargeError, "The body is larger than MAX_REQUEST_SIZE allows.", limit=10_000_000),
+    problem(NotAcceptableError, f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt)."),
+    problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
+    problem(errors.InferenceError, "The model failed on this input. The failure is in the service's log."),
+    problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not passed on.", index=3),
+    problem(
         errors.ModelUnavailableError,
         "The model 'thenlper/gte-base' cannot be loaded now: it is not in the cache, and the hub cannot be reached.",
     ),
-    _problem(errors.OverloadedError, "Work for 10.2 s is waiting; with this request it would be more than may wait."),
-    _problem(errors.DrainingError, "The service is shutting down and takes no new work."),
-    _problem(
+    problem(errors.OverloadedError, "Work for 10.2 s is waiting; with this request it would be more than may wait."),
+    problem(errors.DrainingError, "The service is shutting down and takes no new work."),
+    problem(
         errors.DeadlineError,
         "The request's time was over before the answer was there; what still waited was dropped.",
     ),
 )
 
 
-def openapi_config(version: str) -> OpenAPIConfig:
-    """The API's description, at /schema for people and at /schema/openapi.json for programs."""
-    return OpenAPIConfig(
-        title="Fast Embedding API",
-        version=version,
-        description="Turns text into vectors with FastEmbed's models, on CPU. Errors are RFC 9457 problem details.",
-        path="/schema",
-        use_handler_docstrings=True,
-    )
-
-
+_ONLY_OF_MODELS = {NotAcceptableError.status, errors.InferenceError.status}
+"""What cannot happen where no model runs and the answer is always JSON."""
+_CHUNKS = {
+    "embeddings": [_VECTOR, _OTHER_VECTOR],
+    "chunks": [asdict(Chunk(0, 0, 1210, 256)), asdict(Chunk(0, 1211, 1304, 24))],
+    "model_name": MODEL_NAME,
+    "dimension": 384,
+    "count": 1,
+    "tokens": [278],
+    "truncated": [False],
+    "processing_time_ms": 41.77,
+}
 EMBED: Responses = {
-    200: _answer(
-        EmbedAnswer,
+    200: answer(
+        EmbedAnswer | ChunksAnswer,
         {
             "embedding": _VECTOR,
             "model_name": MODEL_NAME,
@@ -181,14 +151,15 @@ EMBED: Responses = {
             "truncated": False,
             "processing_time_ms": 5.127,
         },
-        description="The vector",
+        description="The vector; with `long_text=chunks` one per window",
         summary=_SHORTENED,
+        further=[("With long_text=chunks", _CHUNKS)],
     ),
     **_WORK_PROBLEMS,
 }
 EMBED_BATCH: Responses = {
-    200: _answer(
-        EmbedBatchAnswer,
+    200: answer(
+        EmbedBatchAnswer | ChunksAnswer,
         {
             "embeddings": [_VECTOR, _OTHER_VECTOR],
             "model_name": MODEL_NAME,
@@ -198,27 +169,44 @@ EMBED_BATCH: Responses = {
             "truncated": [False, False],
             "processing_time_ms": 7.311,
         },
-        description="The vectors, in the order of the texts",
+        description="The vectors, in the order of the texts; with `long_text=chunks` one per window",
         summary=_SHORTENED,
+        further=[("With long_text=chunks", _CHUNKS)],
     ),
     **_WORK_PROBLEMS,
 }
+TOKENIZE: Responses = {
+    200: answer(
+        TokenizeAnswer,
+        TokenizeAnswer(
+            model_name=MODEL_NAME,
+            max_tokens=256,
+            count=1,
+            texts=[TextTokens(3, truncated=False, token_list=[Token("hello", 7592, 0, 5)])],
+            estimate=WorkEstimate(micro_batches=1, milliseconds=4.123),
+            processing_time_ms=0.311,
+        ),
+        description="The tokens of each text, in the order asked",
+        summary="The two special tokens, which have no characters, are left out",
+    ),
+    **{status: told for status, told in _WORK_PROBLEMS.items() if status not in _ONLY_OF_MODELS},
+}
 HEALTH: Responses = {
-    200: _answer(Health, Health("healthy", _CACHE, 86.4), description="It takes work"),
-    503: _answer(
+    200: answer(Health, Health("healthy", _CACHE, 86.4), description="It takes work"),
+    503: answer(
         Health, Health("starting", CacheInfo([], 0, 5, 3600.0, 60.0), 0.4), description="It starts or shuts down"
     ),
 }
-LIVE: Responses = {200: _answer(Probe, Probe("live"), description="The process works")}
+LIVE: Responses = {200: answer(Probe, Probe("live"), description="The process works")}
 READY: Responses = {
-    200: _answer(Probe, Probe("ready"), description="Send requests here"),
-    503: _answer(Probe, Probe("starting"), description="Send requests elsewhere"),
+    200: answer(Probe, Probe("ready"), description="Send requests here"),
+    503: answer(Probe, Probe("starting"), description="Send requests elsewhere"),
 }
 MODELS: Responses = {
-    200: _answer(ModelList, ModelList([MODEL_NAME], [MODEL_NAME], [MODEL_NAME], [_ENTRY]), description="The models")
+    200: answer(ModelList, ModelList([MODEL_NAME], [MODEL_NAME], [MODEL_NAME], [_ENTRY]), description="The models")
 }
 MODEL: Responses = {
-    200: _answer(
+    200: answer(
         ModelDetails,
         ModelDetails(
             model_name=MODEL_NAME,
@@ -232,14 +220,29 @@ MODEL: Responses = {
             description=_ENTRY.description,
             license=_ENTRY.license,
             source=_ENTRY.source,
+            needs_prompt=False,
+            prompts=PromptPair("", ""),
+            uses_tasks=False,
+            normalized=True,
+            matryoshka=TrainedSizes([128, 256], any_from=64),
+            self_check=SelfCheckFacts(
+                batch_drift=1.2e-7, batch_invariant=True, batching="mixed", batching_cost=1.0, canary_cosine=0.999999
+            ),
+            stamp=StampFacts(
+                revision="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                onnx_sha256="560054b8e397a997e9bc969386e72b836a979d9ed2a53a3c5705a70b142affca",
+                onnxruntime="1.32.0",
+                fastembed="0.9.1",
+                fingerprint="959994c7bace3b1d",
+            ),
             usage=ModelUsage(requests=12, texts=340, tokens=9021),
         ),
         description="The model",
     ),
-    **_problems(
-        _problem(errors.InvalidInputError, "name: Expected a string."),
+    **problems(
+        problem(errors.InvalidInputError, "name: Expected a string."),
         _NOT_ALLOWED,
-        _problem(
+        problem(
             errors.ModelNotFoundError,
             "No model named 'bge-small' is offered. Did you mean 'BAAI/bge-small-en'?",
             closest=["BAAI/bge-small-en"],
@@ -247,7 +250,7 @@ MODEL: Responses = {
     ),
 }
 METRICS: Responses = {
-    200: _answer(
+    200: answer(
         MetricsAnswer,
         MetricsAnswer(
             total_requests=14,
@@ -262,5 +265,5 @@ METRICS: Responses = {
         ),
         description="The counters",
     ),
-    **_problems(_problem(errors.MetricsDisabledError, "The metrics are switched off by ENABLE_METRICS.")),
+    **problems(problem(errors.MetricsDisabledError, "The metrics are switched off by ENABLE_METRICS.")),
 }

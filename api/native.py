@@ -1,38 +1,22 @@
-"""The service's own wire format: bodies, answers, and the rules that a text must keep."""
+"""The service's own answers, and how they are written."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import msgspec
 import numpy as np
 import orjson
 from litestar import Response
 from litestar.openapi.spec import OpenAPIType, Schema
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
-from msgspec import Meta
 from numpy.typing import NDArray
 
-from engine.errors import InvalidInputError
+from engine.reading import Chunk
+from engine.tokens import Token
 
 Vectors = NDArray[np.float32]
-"""Float32 of shape ``(dim,)`` or ``(texts, dim)``: written as JSON numbers no longer than float32 needs."""
-
-
-class EmbedRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """One text to embed."""
-
-    text: Annotated[str, Meta(description="Not blank; at most MAX_TEXT_LENGTH characters.")]
-    model_name: Annotated[str | None, Meta(description="Default: the first of REQUIRED_MODELS.")] = None
-
-
-class EmbedBatchRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Several texts to embed."""
-
-    texts: Annotated[list[str], Meta(description="1 to MAX_BATCH_SIZE texts, none of them blank.")]
-    model_name: Annotated[str | None, Meta(description="Default: the first of REQUIRED_MODELS.")] = None
+"""Shape ``(dim,)`` or ``(texts, dim)``: written as JSON numbers no longer than float32 needs, or as base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +45,55 @@ class EmbedBatchAnswer:
     count: int
     tokens: list[int]
     truncated: list[bool]
+    processing_time_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksAnswer:
+    """The vectors of windows of texts: `chunks` tells for each which text and which of its characters it is of.
+
+    `count`, `tokens` and `truncated` are of the texts, as in `EmbedBatchAnswer`.
+    """
+
+    embeddings: Vectors
+    chunks: list[Chunk]
+    model_name: str
+    dimension: int
+    count: int
+    tokens: list[int]
+    truncated: list[bool]
+    processing_time_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextTokens:
+    """One text's tokens: how many (prompt and special tokens included), whether a model sees less, and which.
+
+    `token_list` is null unless `return_tokens` is true.
+    """
+
+    tokens: int
+    truncated: bool
+    token_list: list[Token] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkEstimate:
+    """What embedding the texts would be for an idle service, at the pace measured so far."""
+
+    micro_batches: int
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeAnswer:
+    """The tokens of several texts, in the order asked."""
+
+    model_name: str
+    max_tokens: int | None
+    count: int
+    texts: list[TextTokens]
+    estimate: WorkEstimate
     processing_time_ms: float
 
 
@@ -125,8 +158,56 @@ class ModelUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptPair:
+    """What is put before a text whose `input_type` is given; empty: nothing."""
+
+    query: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedSizes:
+    """The `dimensions` that the model was trained for: `sizes`, and each from `any_from` on where it is not null."""
+
+    sizes: list[int]
+    any_from: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheckFacts:
+    """What the model has proven when it was loaded.
+
+    `batch_drift` is the largest difference of a number between vectors of one text alone and among others (both at
+    length 1), `batch_invariant` whether that is up to 1e-5. `batching` says which texts share a run because of it: of
+    any length (`mixed`), of `equal` length, or none (`single`), and `batching_cost` how many times as long a run of
+    mixed texts takes then. `canary_cosine` is the least cosine to the model's reference vectors, null without any.
+    """
+
+    batch_drift: float
+    batch_invariant: bool
+    batching: Literal["mixed", "equal", "single"]
+    batching_cost: float
+    canary_cosine: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StampFacts:
+    """What the vectors depend on; `fingerprint` folds it into 16 digits, and each answer has it as a header."""
+
+    revision: str
+    onnx_sha256: str
+    onnxruntime: str
+    fastembed: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDetails:
-    """One model; `load_time` (seconds), `loaded_at` and `last_used` are null while it is not in memory."""
+    """One model.
+
+    `load_time` (seconds), `loaded_at`, `last_used`, `self_check` and `stamp` are null while it is not in memory.
+    `normalized` says whether vectors are at length 1 when `normalize` is left out; null: not known before it is loaded.
+    """
 
     model_name: str
     is_cached: bool
@@ -139,6 +220,13 @@ class ModelDetails:
     description: str
     license: str
     source: Literal["bundled", "local", "hub"]
+    needs_prompt: bool
+    prompts: PromptPair
+    uses_tasks: bool
+    normalized: bool | None
+    matryoshka: TrainedSizes | None
+    self_check: SelfCheckFacts | None
+    stamp: StampFacts | None
     usage: ModelUsage
 
 
@@ -194,56 +282,14 @@ class FastResponse(Response[Any]):
 
 
 class VectorsSchema(OpenAPISchemaPlugin):
-    """Tells OpenAPI what `Vectors` are: numbers, or lists of them."""
+    """Tells OpenAPI what `Vectors` are: numbers, or base64 of them, or lists of either."""
 
     def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
         return bool(field_definition.annotation == Vectors)
 
     def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:  # noqa: ARG002
         numbers = Schema(type=OpenAPIType.ARRAY, items=Schema(type=OpenAPIType.NUMBER))
+        vector = Schema(one_of=[numbers, Schema(type=OpenAPIType.STRING, content_encoding="base64")])
         if field_definition.name == "embedding":
-            return numbers
-        return Schema(type=OpenAPIType.ARRAY, items=numbers)
-
-
-@dataclass(frozen=True, slots=True)
-class TextRules:
-    """What a request's texts must keep."""
-
-    max_characters: int
-    max_texts: int
-
-    def check_text(self, text: str) -> None:
-        """Check the only text of a request.
-
-        Raises:
-            InvalidInputError: blank or too long; it names field and limit.
-        """
-        self._check(text, "text", {"field": "text"})
-
-    def check_texts(self, texts: Sequence[str]) -> None:
-        """Check all texts of a request.
-
-        Raises:
-            InvalidInputError: none, too many, or one blank or too long; it names field, index and limit.
-        """
-        if not texts:
-            raise InvalidInputError(
-                "texts: the list is empty; send 1 text or more.", facts={"field": "texts", "limit": 1}
-            )
-        if len(texts) > self.max_texts:
-            raise InvalidInputError(
-                f"texts: {len(texts)} texts are more than the {self.max_texts} that one request may hold.",
-                facts={"field": "texts", "limit": self.max_texts},
-            )
-        for index, text in enumerate(texts):
-            self._check(text, f"texts[{index}]", {"field": "texts", "index": index})
-
-    def _check(self, text: str, place: str, facts: dict[str, object]) -> None:
-        if not text or text.isspace():
-            raise InvalidInputError(f"{place}: the text is {'blank' if text else 'empty'}.", facts=facts)
-        if len(text) > self.max_characters:
-            raise InvalidInputError(
-                f"{place}: {len(text)} characters are more than the {self.max_characters} that a text may have.",
-                facts={**facts, "limit": self.max_characters},
-            )
+            return vector
+        return Schema(type=OpenAPIType.ARRAY, items=vector)

@@ -4,8 +4,9 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -27,9 +28,11 @@ PLAIN_TYPES = {
     "str": "a string",
     "str | null": "a string or null",
     "int": "a whole number",
+    "int | null": "a whole number or null",
     "float": "a number",
     "float | null": "a number or null",
     "bool": "true or false",
+    "bool | null": "true, false or null",
     "array": "an array",
     "object": "an object",
     "null": "null",
@@ -52,6 +55,8 @@ class Problem:
     field: str | None = None
     index: int | None = None
     limit: int | None = None
+    tokens: int | None = None
+    choices: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +81,14 @@ class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is refused with words that help."""
 
     async def json(self) -> Any:
-        """The decoded body.
+        """The decoded body, as the type that the route takes.
+
+        It is decoded and checked at once and strictly: `"128"` is no number, and `"null"` is not nothing.
 
         Raises:
             NotJsonError: another content type than JSON is stated; none at all is taken for JSON.
-            InvalidInputError: it is not JSON, or holds half of a surrogate pair, which is no character.
+            InvalidInputError: it is not JSON, holds half of a surrogate pair, which is no character, or breaks a rule
+                of the type.
         """
         media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if media_type != "application/json" and not (
@@ -90,8 +98,12 @@ class StrictRequest(Request[Any, Any, Any]):
         if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body as it is, without 'Content-Encoding'.")
         body = await self.body()
+        kind = _body_type(self)
         try:
-            return msgspec.json.decode(body)
+            return _decoder(kind).decode(body)
+        except msgspec.ValidationError as error:
+            message, _, where = str(error).partition(" - at `$")
+            raise _invalid(message, where.rstrip("`").removeprefix("."), kind) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _invalid_json(body, error) from None
 
@@ -175,15 +187,50 @@ def _request_id(request: Request[Any, Any, Any]) -> str:
     return str(request.scope["state"].get("request_id", ""))
 
 
+def _body_type(request: Request[Any, Any, Any]) -> Any:
+    """What the route takes as its body."""
+    field = getattr(request.route_handler, "parsed_data_field", None)
+    return field.annotation if field else Any
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+@cache
+def _choices(kind: Any) -> dict[str, list[str]]:
+    """The words that each field of a body may hold, where only some may."""
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return {}
+    fields = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(kind)).fields
+    words = {field.encode_name: _words(field.type) for field in fields}
+    return {name: found for name, found in words.items() if found}
+
+
+def _words(kind: msgspec.inspect.Type) -> list[str]:
+    match kind:
+        case msgspec.inspect.LiteralType():
+            return [str(value) for value in kind.values]
+        case msgspec.inspect.UnionType():
+            return [word for part in kind.types for word in _words(part)]
+        case msgspec.inspect.Metadata():
+            return _words(kind.type)
+    return []
+
+
 def _of_validation(error: ValidationException) -> InvalidInputError:
-    """Say what Litestar found wrong: where, and what is allowed. Its messages name types and fields, never values."""
+    """Say what Litestar found wrong with anything but the body."""
     found = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     message, where = str(found.get("message", error.detail)), str(found.get("key", ""))
     where = HEADERS.get(where, where)
-    if where == "data":
-        where = ""
-        if message == "'data'":
-            message = "The body is empty; send a JSON object"
+    if (where, message) == ("data", "'data'"):
+        where, message = "", "The body is empty; send a JSON object"
+    return _invalid(message, where)
+
+
+def _invalid(message: str, where: str, kind: Any = None) -> InvalidInputError:
+    """Say what is wrong, where, and what is allowed. The messages name types and fields, never values of texts."""
     facts: dict[str, object] = {}
     if match := re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", where):
         facts["field"] = match[1]
@@ -191,11 +238,16 @@ def _of_validation(error: ValidationException) -> InvalidInputError:
             facts["index"] = int(match[2])
     elif match := re.search(r"(?:unknown|required) field `(.*)`", message, re.DOTALL):
         facts["field"] = match[1][:MOST_ECHOED]
-    return InvalidInputError(f"{where + ': ' if where else ''}{_plain(message)[:MOST_ECHOED]}.", facts=facts)
+    told = f"{where + ': ' if where else ''}{_plain(message)[:MOST_ECHOED]}."
+    if words := _choices(kind).get(where):
+        facts["choices"] = words
+        told = f"{told} Choose one of {', '.join(words)}."
+    return InvalidInputError(told, facts=facts)
 
 
 def _plain(message: str) -> str:
     """The words of msgspec, as people who do not know Python say them."""
+    message = re.sub(r"^Invalid enum value (.*)$", r"\1 is not allowed", message, flags=re.DOTALL)
     return re.sub(r"`([^`]*)`", lambda match: PLAIN_TYPES.get(match[1], repr(match[1])), message)
 
 

@@ -1,14 +1,21 @@
 """What the engine knows, put into the native answers."""
 
+import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
+import orjson
 from litestar import Response
+from numpy.typing import NDArray
 
+from api.bodies import Encoding
+from api.formats import ARROW, FINGERPRINT_HEADER, JSON, OCTETS, Format, arrow, octets
 from api.native import (
     CacheInfo,
+    ChunksAnswer,
     EmbedAnswer,
     EmbedBatchAnswer,
     EndpointMetrics,
@@ -18,12 +25,21 @@ from api.native import (
     ModelDetails,
     ModelEntry,
     ModelUsage,
+    PromptPair,
     QueueMetrics,
+    SelfCheckFacts,
+    StampFacts,
+    TextTokens,
+    TokenizeAnswer,
+    TrainedSizes,
+    WorkEstimate,
 )
 from engine.catalog import Model
 from engine.encoder import Encoder
 from engine.scheduler import SchedulerState
-from engine.service import Embedded, Usage
+from engine.self_check import SelfCheck
+from engine.service import Embedded, TokenCount, Usage
+from engine.vectors import to_base64
 
 
 class Loaded(Protocol):
@@ -49,34 +65,67 @@ class Counted(Protocol):
     def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]: ...
 
 
-def embed_answer(answer: Embedded, *, text_length: int, started: float) -> Response[EmbedAnswer]:
+async def embed_answer(
+    answer: Embedded, *, text_length: int, encoding: Encoding, wanted: Format, started: float
+) -> Response[Any]:
+    """The answer to a request for one text that came in at *started*, on `time.perf_counter`."""
+    if wanted != JSON or answer.chunks is not None:
+        return await batch_answer(answer, encoding=encoding, wanted=wanted, started=started)
+    content = EmbedAnswer(
+        embedding=_written(answer.vectors, encoding)[0],
+        model_name=answer.model.name,
+        dimension=answer.dimension,
+        text_length=text_length,
+        tokens=answer.tokens[0],
+        truncated=answer.truncated[0],
+        processing_time_ms=_ms_since(started),
+    )
+    return FastResponse(content, headers={FINGERPRINT_HEADER: answer.fingerprint})
+
+
+async def batch_answer(answer: Embedded, *, encoding: Encoding, wanted: Format, started: float) -> Response[Any]:
     """The answer to a request that came in at *started*, on `time.perf_counter`."""
+    if wanted == OCTETS:
+        return octets(answer)
+    if wanted == ARROW:
+        return await asyncio.to_thread(arrow, answer)  # the first one imports pyarrow
+    facts = (
+        answer.model.name,
+        answer.dimension,
+        len(answer.tokens),
+        answer.tokens,
+        answer.truncated,
+        _ms_since(started),
+    )
+    embeddings = _written(answer.vectors, encoding)
+    content: EmbedBatchAnswer | ChunksAnswer = (
+        EmbedBatchAnswer(embeddings, *facts)
+        if answer.chunks is None
+        else ChunksAnswer(embeddings, answer.chunks, *facts)
+    )
+    return FastResponse(content, headers={FINGERPRINT_HEADER: answer.fingerprint})
+
+
+async def tokenize_answer(count: TokenCount, *, started: float) -> Response[TokenizeAnswer]:
+    """The answer to a request that came in at *started*, on `time.perf_counter`."""
+    texts = _texts(count) if count.pieces is None else await asyncio.to_thread(_texts, count)
+    estimate = WorkEstimate(count.estimate.micro_batches, round(count.estimate.seconds * 1e3, 3))
     return FastResponse(
-        EmbedAnswer(
-            embedding=answer.vectors[0],
-            model_name=answer.model.name,
-            dimension=answer.vectors.shape[1],
-            text_length=text_length,
-            tokens=answer.tokens[0],
-            truncated=answer.truncated[0],
-            processing_time_ms=_ms_since(started),
-        )
+        TokenizeAnswer(count.model.name, count.max_tokens, len(texts), texts, estimate, _ms_since(started))
     )
 
 
-def batch_answer(answer: Embedded, *, started: float) -> Response[EmbedBatchAnswer]:
-    """The answer to a request that came in at *started*, on `time.perf_counter`."""
-    return FastResponse(
-        EmbedBatchAnswer(
-            embeddings=answer.vectors,
-            model_name=answer.model.name,
-            dimension=answer.vectors.shape[1],
-            count=len(answer.tokens),
-            tokens=answer.tokens,
-            truncated=answer.truncated,
-            processing_time_ms=_ms_since(started),
-        )
-    )
+def _texts(count: TokenCount) -> list[Any]:
+    """The texts in JSON already, one by one: a hundred thousand tokens at once would hold the event loop."""
+    return [
+        orjson.Fragment(orjson.dumps(TextTokens(tokens, truncated, count.pieces[index] if count.pieces else None)))
+        for index, (tokens, truncated) in enumerate(zip(count.tokens, count.truncated, strict=True))
+    ]
+
+
+def _written(vectors: NDArray[Any], encoding: Encoding) -> Any:
+    """The vectors as JSON will have them."""
+    return to_base64(vectors) if encoding == "base64" else vectors
 
 
 def _ms_since(started: float) -> float:
@@ -97,7 +146,8 @@ def model_entry(model: Model, loaded: Loaded | None) -> ModelEntry:
 
 
 def model_details(model: Model, loaded: Loaded | None, usage: Usage) -> ModelDetails:
-    entry = model_entry(model, loaded)
+    entry, card = model_entry(model, loaded), model.card
+    check, stamp = (loaded.encoder.check, loaded.encoder.stamp) if loaded else (None, None)
     return ModelDetails(
         model_name=model.name,
         is_cached=entry.is_cached,
@@ -110,7 +160,24 @@ def model_details(model: Model, loaded: Loaded | None, usage: Usage) -> ModelDet
         description=entry.description,
         license=entry.license,
         source=entry.source,
+        needs_prompt=card.needs_prompt,
+        prompts=PromptPair(card.prompts.query, card.prompts.document),
+        uses_tasks=card.uses_tasks,
+        normalized=check.is_unit if check else card.normalized,
+        matryoshka=TrainedSizes(list(card.matryoshka.sizes), card.matryoshka.any_from) if card.matryoshka else None,
+        self_check=self_check_facts(check) if check else None,
+        stamp=StampFacts(**asdict(stamp)) if stamp else None,
         usage=model_usage(usage),
+    )
+
+
+def self_check_facts(check: SelfCheck) -> SelfCheckFacts:
+    return SelfCheckFacts(
+        batch_drift=check.batch_drift,
+        batch_invariant=check.is_batch_invariant,
+        batching=check.batching,
+        batching_cost=check.batching_cost,
+        canary_cosine=check.canary_cosine,
     )
 
 

@@ -44,7 +44,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 import server
 from api import views
-from api.native import EmbedRequest, FastResponse, TextRules
+from api.bodies import EmbedRequest, TextRules
+from api.native import FastResponse
 from api.observer import Observer
 from benchmarks.cpu import cpu_s_of_all
 from benchmarks.processes import BenchError, Child, free_port, spawned
@@ -52,6 +53,7 @@ from benchmarks.report import this_machine
 from config import load_settings
 from engine.encoder import Encoder
 from engine.scheduler import Scheduler
+from engine.tokens import TextTokenizer
 from main import create_app
 
 WARM_S = 2.0
@@ -76,7 +78,7 @@ PLACES = (
     Place(HttpToolsProtocol, "data_received", ARRIVED),
     Place(Observer, "__call__", "bytes in -> app called"),
     Place(TextRules, "check_text", "routing and body"),
-    Place(Encoder, "tokenize", "checks, model lease", "tokenise"),
+    Place(TextTokenizer, "cut", "checks, model lease", "tokenise"),
     Place(Scheduler, "_start", "admission"),
     Place(Encoder, "encode", "hand over to the lane", "model run (FastEmbed)"),
     Place(Scheduler, "_finished", "hand back to the loop"),

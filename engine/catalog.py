@@ -1,68 +1,27 @@
 """Which models exist: FastEmbed's registry, and the folders that hold a `model.json`."""
 
 import difflib
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 import structlog
 from fastembed import TextEmbedding
-from msgspec import Meta
+from fastembed.common.model_description import DenseModelDescription
 
+from engine.cards import BLANK, Card, card_of, card_of_folder
 from engine.errors import UnknownModelError
+from engine.manifest import MANIFEST, Folder, read_folder
 
-MANIFEST = "model.json"
 BYTES_PER_GB = 1_000_000_000
 
 log = structlog.get_logger()
 
 Source = Literal["bundled", "local", "hub"]
-Pooling = Literal["mean", "cls", "last_token", "none"]
-
-
-class FileFacts(msgspec.Struct, frozen=True):
-    """What the manifest promises of one file."""
-
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    size_bytes: Annotated[int, Meta(ge=0)]
-
-
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model folder's `model.json`."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\w.-]+(/[\w.-]+)*\Z")]
-    dim: Annotated[int, Meta(ge=1)]
-    max_tokens: Annotated[int, Meta(ge=3)]
-    pooling: Pooling
-    normalized: bool
-    model_file: Annotated[str, Meta(min_length=1)] = "model.onnx"
-    output_name: str | None = None
-    description: str = ""
-    source: str = ""
-    revision: str = ""
-    license: str = ""
-    memory_bytes: Annotated[int, Meta(ge=1)] | None = None
-    additional_files: list[str] = msgspec.field(default_factory=list)
-    files: dict[str, FileFacts] = msgspec.field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A model that lies in a folder of ours."""
-
-    path: Path
-    manifest: Manifest
-    digest: str  # of the manifest's bytes and the folder's address: another content is another model
-
-    @property
-    def registry_name(self) -> str:
-        """The name under which FastEmbed knows this folder, apart from those of its own registry."""
-        return f"{self.manifest.name}@{self.digest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +32,7 @@ class Model:
         max_tokens: longest input in tokens, special tokens included; None: not stated, known once it is loaded.
         size_bytes: of its files; for a hub model as FastEmbed states it.
         memory_bytes: estimated growth of the process when it is loaded.
+        card: how its vectors want to be used.
         folder: where a bundled or local model lies; None for the hub's.
     """
 
@@ -84,15 +44,29 @@ class Model:
     description: str
     license: str
     source: Source
+    card: Card = BLANK
     folder: Folder | None = None
 
 
-class Catalog:
-    """The models that exist, by name; immutable."""
+@dataclass(frozen=True, slots=True)
+class IgnoredFolder:
+    """A folder whose `model.json` cannot be used, and why."""
 
-    def __init__(self, models: Iterable[Model]) -> None:
+    name: str
+    reason: str
+
+
+class Catalog:
+    """The models that exist, by name; immutable.
+
+    Attributes:
+        ignored: folders that should have been models.
+    """
+
+    def __init__(self, models: Iterable[Model], *, ignored: Iterable[IgnoredFolder] = ()) -> None:
         """Keep *models*; of two with one name the later one counts."""
         self._models: Mapping[str, Model] = {model.name.lower(): model for model in models}
+        self.ignored = tuple(ignored)
 
     @cached_property
     def models(self) -> tuple[Model, ...]:
@@ -131,54 +105,58 @@ def read_catalog(folders: Iterable[Path], *, bundled: str) -> Catalog:
         bundled: the name of the model that comes with the service, in the first of *folders*.
     """
     parents = list(dict.fromkeys(folders))
-    models = [_of_registry(facts) for facts in TextEmbedding.list_supported_models() if "@" not in facts["model"]]
+    models, ignored = _registry(), []
     for parent in parents:
         for path in sorted(parent.glob(f"*/{MANIFEST}")):
             try:
                 models.append(_of_folder(path.parent, bundled=bundled if parent == parents[0] else ""))
             except (msgspec.MsgspecError, OSError, ValueError) as error:
+                ignored.append(IgnoredFolder(path.parent.name, _reason(error)))
                 log.warning("model_folder_ignored", folder=path.parent.name, reason=_reason(error))
-    return Catalog(models)
+    return Catalog(models, ignored=ignored)
 
 
-def _of_registry(facts: Mapping[str, Any]) -> Model:
-    size_bytes = round(facts["size_in_GB"] * BYTES_PER_GB)
+def _registry() -> list[Model]:
+    """FastEmbed's own models, without the folders that it was made to know."""
+    return [
+        _of_registry(kind.__name__, facts)
+        for kind in TextEmbedding.EMBEDDINGS_REGISTRY
+        for facts in kind._list_supported_models()  # noqa: SLF001 - the public list does not tell the kinds apart
+        if "@" not in facts.model
+    ]
+
+
+def _of_registry(kind: str, facts: DenseModelDescription) -> Model:
+    size_bytes = round(facts.size_in_GB * BYTES_PER_GB)
     # The registry tells the longest input only in words: "..., 512 input tokens truncation, ..."
-    limit = re.search(r"(\d+) input tokens", facts["description"])
+    limit = re.search(r"(\d+) input tokens", facts.description)
     return Model(
-        name=facts["model"],
-        dim=facts["dim"],
+        name=facts.model,
+        dim=facts.dim or 0,
         max_tokens=int(limit[1]) if limit else None,
         size_bytes=size_bytes,
         memory_bytes=size_bytes,
-        description=facts["description"],
-        license=facts["license"],
+        description=facts.description,
+        license=facts.license,
         source="hub",
+        card=card_of(facts.model, kind),
     )
 
 
 def _of_folder(path: Path, *, bundled: str) -> Model:
-    content = (path / MANIFEST).read_bytes()
-    manifest = msgspec.json.decode(content, type=Manifest)
-    named = [manifest.model_file, *manifest.additional_files, *manifest.files]
-    for file in named:
-        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-            message = f"the file {file!r} lies outside the folder"
-            raise ValueError(message)
-    if missing := [file for file in named if not (path / file).is_file()]:
-        message = f"the file {missing[0]!r} is missing"
-        raise ValueError(message)
-    sizes = {file: (path / file).stat().st_size for file in dict.fromkeys(named)}
+    folder = read_folder(path)
+    manifest, size_bytes = folder.manifest, folder.size_bytes
     return Model(
         name=manifest.name,
         dim=manifest.dim,
         max_tokens=manifest.max_tokens,
-        size_bytes=sum(sizes.values()),
-        memory_bytes=manifest.memory_bytes or sum(sizes.values()),
+        size_bytes=size_bytes,
+        memory_bytes=manifest.memory_bytes or size_bytes,
         description=manifest.description,
         license=manifest.license,
         source="bundled" if manifest.name == bundled else "local",
-        folder=Folder(path, manifest, hashlib.sha256(content + bytes(path.resolve())).hexdigest()[:12]),
+        card=card_of_folder(manifest),
+        folder=folder,
     )
 
 

@@ -1,15 +1,15 @@
-"""The one place that calls FastEmbed: load a model, count tokens, encode one micro-batch.
+"""The one place that calls FastEmbed: load a model, tokenise, encode one micro-batch.
 
-A text is tokenised once: FastEmbed's own tokenizer makes its tokens when they are counted, and these very tokens are
-handed to FastEmbed's `embed` in place of the text. So the tokens that are counted are the tokens that the model sees.
+A text is tokenised once: its tokens are counted, perhaps cut, and these very tokens are handed to FastEmbed's `embed`
+in place of the text. So the tokens that are counted are the tokens that the model sees.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -17,13 +17,19 @@ import structlog
 from fastembed import TextEmbedding
 from fastembed.common.model_description import ModelSource, PoolingType
 from fastembed.text.onnx_text_model import OnnxTextModel
+from fastembed.text.static_embedding import StaticTextEmbedding
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
-from engine.catalog import Folder, Model
+from engine.cards import InputType
+from engine.catalog import Model
 from engine.errors import ModelUnavailableError
-from engine.hub import fetch, remove_spoilt_files
-from engine.planner import cost
+from engine.files import ModelFiles, SpoiltFileError, Stamp
+from engine.hub import fetch, put_spoilt_files_aside
+from engine.manifest import Folder
+from engine.queue import Batching, Matrix
+from engine.self_check import MOST_DRIFT, PROBES, SelfCheck, check_model, drift_of
+from engine.tokens import TextTokenizer, TokenizedText
 
 POOLINGS = {
     "mean": PoolingType.MEAN,
@@ -31,8 +37,6 @@ POOLINGS = {
     "last_token": PoolingType.LAST_TOKEN,
     "none": PoolingType.DISABLED,
 }
-WARM_UP_WORDS = (6, 40)
-"""Words of the texts that a new model is run on: a short one, and one long enough to tell the model's pace."""
 SPIN_US = 50
 """How long a thread of the wide session waits for the next operator before it sleeps, in microseconds."""
 
@@ -40,68 +44,100 @@ onnxruntime.set_default_logger_severity(4)  # fatal only: failures of a run are 
 
 log = structlog.get_logger()
 
+Method = Literal["embed", "query_embed", "passage_embed"]
 
-@dataclass(slots=True, eq=False)
-class TokenizedText:
-    """One text and its tokens.
 
-    Attributes:
-        tokens: of the whole text, special tokens included, before any cut.
-        length: tokens that the model will see.
-        encoding: what FastEmbed gets; None where the model takes the text itself.
+def sessions_of(model: Model, *, lanes: int, lone_text_bytes: int) -> int:
+    """Copies of *model* in memory: one for the lanes, and one for lone texts where it is small enough."""
+    return 2 if lanes > 1 and model.memory_bytes <= lone_text_bytes else 1
+
+
+class Sessions:
+    """A model's sessions: one of a single thread, and perhaps a *wide* one that uses all cores.
+
+    The narrow one is for lanes that work beside each other, the wide one for a text that comes while nothing else
+    runs: handing work between threads costs throughput, but a lone caller has cores to spare.
     """
 
-    text: str
-    tokens: int
-    length: int
-    encoding: Encoding | None
+    def __init__(self, open_embedding: Callable[..., TextEmbedding]) -> None:
+        """Open the narrow session; *open_embedding* passes options on to FastEmbed."""
+        self._open = open_embedding
+        self._narrow = open_embedding()
+        self._wide: TextEmbedding | None = None
+        inner = self._narrow.model
+        tokenizer = getattr(inner, "tokenizer", None)
+        if not isinstance(tokenizer, Tokenizer) or not isinstance(inner, OnnxTextModel | StaticTextEmbedding):
+            message = "it has no tokenizer, so its tokens cannot be counted"
+            raise TypeError(message)
+        self.tokenizer = tokenizer
+        self.is_static = isinstance(inner, StaticTextEmbedding)
+        self._padding: dict[str, Any] = tokenizer.padding or {}
+        self._hand_tokens_to(self._narrow)
 
-    @property
-    def is_truncated(self) -> bool:
-        return self.length < self.tokens
+    def run(self, method: Method, items: Sequence[TokenizedText], *, is_lone: bool) -> Matrix:
+        """Run the model once by this method of FastEmbed's; see `Encoder.encode`."""
+        session = (self._wide if is_lone else None) or self._narrow
+        vectors = getattr(session, method)(list(items), batch_size=len(items))
+        return np.stack([np.asarray(vector, dtype=np.float32) for vector in vectors])
+
+    def widen(self, threads: int, items: Sequence[TokenizedText]) -> float | None:
+        """Open the wide session, unless it gives other vectors for *items* than the narrow one.
+
+        Returns:
+            How far its vectors are from the narrow one's; None where the model has no session at all.
+        """
+        if self.is_static:
+            return None
+        wide = self._open(lazy_load=True)
+        wide.model.model = _wide_session(self._narrow.model.model, threads)  # type: ignore[attr-defined]
+        self._hand_tokens_to(wide)
+        narrow = self.run("embed", items, is_lone=False)
+        vectors = [np.asarray(vector, dtype=np.float32) for vector in wide.embed(list(items), batch_size=len(items))]  # type: ignore[arg-type]
+        drift = drift_of(np.stack(vectors), narrow)
+        if drift <= MOST_DRIFT:
+            self._wide = wide
+        return drift
+
+    def _hand_tokens_to(self, session: TextEmbedding) -> None:
+        """Replace the one method of FastEmbed's that reads texts; no text is left to be read."""
+        if self.is_static:
+            session.model._token_ids = _ids_and_lengths  # type: ignore[attr-defined]  # noqa: SLF001
+        else:
+            session.model.tokenize = partial(_padded, self._padding)  # type: ignore[attr-defined]
 
 
 class Encoder:
     """A model in memory. Its methods block; they may be called from several threads at once.
 
-    It has a session of one thread, for lanes that work beside each other, and may get a *wide* one that uses all
-    cores, for a text that comes while nothing else runs: handing work between threads costs throughput, but a lone
-    caller has cores to spare.
+    Attributes:
+        seconds_per_token: its pace, in seconds of one lane per token of modelled cost.
+        batching: which texts may share a run, so that a text has one vector whatever its neighbours.
     """
 
     def __init__(self, model: Model, open_embedding: Callable[..., TextEmbedding]) -> None:
-        """Open the session of one thread; *open_embedding* passes options on to FastEmbed."""
+        """Open the model; it has proven nothing yet, see `warm_up`."""
         self.model = model
         self.name = model.name
         self.dim = model.dim
         self.seconds_per_token = 0.0
-        self._open = open_embedding
-        self._narrow = open_embedding(threads=1)
-        self._wide: TextEmbedding | None = None
-        inner = self._narrow.model
-        tokenizer = getattr(inner, "tokenizer", None)
-        if not isinstance(tokenizer, Tokenizer):
-            message = "it has no tokenizer, so its tokens cannot be counted"
-            raise TypeError(message)
-        self._tokenizer = tokenizer
-        self._takes_tokens = isinstance(inner, OnnxTextModel)
-        self._padding: dict[str, Any] = tokenizer.padding or {}
-        self._special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False) if self._takes_tokens else 0
-        if self._takes_tokens:
-            tokenizer.no_padding()  # texts are padded when their micro-batch is known, by `_padded`
-            self._hand_tokens_to(self._narrow)
+        self.batching: Batching = "mixed"
+        self.stamp: Stamp | None = None
+        self.check: SelfCheck | None = None
+        self._sessions = Sessions(open_embedding)
+        self.tokenizer = TextTokenizer(
+            self._sessions.tokenizer,
+            adds_special_tokens=not self._sessions.is_static,
+            # The registry's number is read from a description, so there the tokenizer's own counts.
+            max_tokens=model.folder.manifest.max_tokens if model.folder else None,
+        )
+        self._tasks: dict[InputType, TaskEncoder] = {}
 
     @property
     def max_tokens(self) -> int | None:
         """The longest input in tokens, special tokens included; None: any length."""
-        return self._tokenizer.truncation["max_length"] if self._tokenizer.truncation else self.model.max_tokens
+        return self.tokenizer.max_tokens
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
-        """Count the tokens of *texts*, each whole, and cut those that are longer than the model's input."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=self._takes_tokens)
-        return [self._tokenized(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
-
-    def encode(self, items: Sequence[TokenizedText], *, is_lone: bool = False) -> NDArray[np.float32]:
+    def encode(self, items: Sequence[TokenizedText], *, is_lone: bool = False) -> Matrix:
         """Run the model once, on one micro-batch.
 
         Args:
@@ -111,83 +147,158 @@ class Encoder:
         Returns:
             Float32 vectors of shape ``(len(items), dim)``, in the order of *items*, as FastEmbed gives them.
         """
-        documents: list[Any] = [item.encoding if self._takes_tokens else item.text for item in items]
-        session = (self._wide if is_lone else None) or self._narrow
-        vectors = session.embed(documents, batch_size=len(documents))
-        return np.stack([np.asarray(vector, dtype=np.float32) for vector in vectors])
+        return self._sessions.run("embed", items, is_lone=is_lone)
+
+    def runnable(self, input_type: InputType | None) -> "Encoder | TaskEncoder":
+        """What runs texts of this type: another task of the model, where it knows tasks, else the model itself."""
+        if input_type is None or not self.model.card.uses_tasks:
+            return self
+        return self._tasks[input_type]
 
     def warm_up(self) -> None:
-        """Run real inference, so that the first caller does not pay for it, and measure the model's pace."""
-        for words in WARM_UP_WORDS:
-            items = self.tokenize(["warm " * words])
-            started = time.perf_counter()
-            vectors = self.encode(items)
-            self.seconds_per_token = (time.perf_counter() - started) / cost(1, items[0].length)
-            if vectors.shape != (1, self.dim):
-                raise ModelUnavailableError(
-                    self.name, f"its vectors have {vectors.shape[-1]} dimensions where {self.dim} are stated"
-                )
+        """Run real inference, so that the first caller does not pay for it, and let the model prove itself.
+
+        Raises:
+            ModelUnavailableError: it does not, see `engine.self_check`.
+        """
+        self.check = check_model(self.model, self.tokenizer, self.encode)
+        self.batching = self.check.batching
+        self.seconds_per_token = self.check.seconds_per_token
+        self._tasks = {
+            "query": TaskEncoder(self, self._sessions, "query_embed"),
+            "document": TaskEncoder(self, self._sessions, "passage_embed"),
+        }
 
     def widen(self, threads: int) -> None:
         """Open the session for lone texts, with *threads* threads; it takes the model's memory once more."""
-        if not self._takes_tokens:
-            return  # it runs no session at all
-        wide = self._open(lazy_load=True)
-        wide.model.model = _wide_session(self._narrow.model.model, threads)  # type: ignore[attr-defined]
-        self._hand_tokens_to(wide)
-        for _ in wide.embed([self.tokenize(["warm"])[0].encoding]):  # type: ignore[list-item]
-            pass
-        self._wide = wide
-
-    def _hand_tokens_to(self, session: TextEmbedding) -> None:
-        session.model.tokenize = partial(_padded, self._padding)  # type: ignore[attr-defined]  # OnnxTextModel has it
-
-    def _tokenized(self, text: str, encoding: Encoding) -> TokenizedText:
-        length = len(encoding)
-        # What the tokenizer cut off comes in pieces, each with special tokens of its own.
-        cut_off = sum(len(piece) - self._special_tokens for piece in encoding.overflowing)
-        return TokenizedText(text, length + cut_off, length, encoding if self._takes_tokens else None)
+        drift = self._sessions.widen(threads, self.tokenizer.cut(PROBES[:1]))
+        if drift is not None and drift > MOST_DRIFT:
+            log.warning("lone_text_session_dropped", model=self.name, drift=drift)
 
 
-def _padded(padding: Mapping[str, Any], documents: list[Encoding], **_: object) -> list[Encoding]:
+class TaskEncoder:
+    """The same model, run for one input type by FastEmbed's own method for it, which sets the model's task.
+
+    It does not refer to its encoder: what refers to itself is freed by the garbage collector only.
+    """
+
+    def __init__(self, encoder: Encoder, sessions: Sessions, method: Method) -> None:
+        self.name = encoder.name
+        self.dim = encoder.dim
+        self.seconds_per_token = encoder.seconds_per_token
+        self.batching = encoder.batching
+        self._sessions = sessions
+        self._method = method
+
+    def encode(self, items: Sequence[TokenizedText], *, is_lone: bool = False) -> Matrix:
+        """See `Encoder.encode`."""
+        return self._sessions.run(self._method, items, is_lone=is_lone)
+
+
+@dataclass(frozen=True, slots=True)
+class _Padded:
+    """As much of tokenizers' `Encoding` as FastEmbed reads."""
+
+    ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+
+
+def _padded(padding: Mapping[str, Any], items: list[TokenizedText], **_: object) -> list[_Padded]:
     """Stands in for FastEmbed's `tokenize`: the tokens are there already, they only lack the padding.
 
     No method: an encoder that its own session refers to would be freed by the garbage collector only.
     """
-    length = padding.get("length") or max(len(document) for document in documents)
+    longest = padding.get("length") or max(item.length for item in items)
     if multiple := padding.get("pad_to_multiple_of"):
-        length = -(-length // multiple) * multiple
-    for document in documents:
-        document.pad(
-            length,
-            direction=padding["direction"],
-            pad_id=padding["pad_id"],
-            pad_type_id=padding["pad_type_id"],
-            pad_token=padding["pad_token"],
-        )
-    return documents
+        longest = -(-longest // multiple) * multiple
+    ids = np.full((len(items), longest), padding.get("pad_id", 0), dtype=np.int64)
+    mask = np.zeros((len(items), longest), dtype=np.int64)
+    for row, item in enumerate(items):
+        place = slice(longest - item.length, None) if padding.get("direction") == "left" else slice(item.length)
+        ids[row, place] = item.ids
+        mask[row, place] = 1
+    return [_Padded(*rows) for rows in zip(ids, mask, strict=True)]
+
+
+def _ids_and_lengths(items: list[TokenizedText]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Stands in for the tokenizer of FastEmbed's static models: all tokens in one row, and how many each text has."""
+    ids = [np.asarray(item.ids, dtype=np.int64) for item in items]
+    return np.concatenate(ids), np.asarray([item.length for item in items], dtype=np.int64)
 
 
 def load_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
-    """Load *model* and run it once. Blocks, for minutes when it has to be downloaded.
+    """Load *model*, compare its files with what was promised, and let it prove itself.
+
+    Blocks, for minutes when it has to be downloaded. A spoilt file of the hub is put aside and fetched once more.
 
     Raises:
-        ModelUnavailableError: it is not in the cache and the hub does not give it, or its files cannot be used.
+        ModelUnavailableError: it is not in the cache and the hub does not give it, its files cannot be used, or its
+            vectors are not what they should be.
     """
-    folder = fetch(model, hub_cache_dir)
     try:
-        name = _registered(model.folder) if model.folder else model.name
-        encoder = Encoder(model, partial(TextEmbedding, name, specific_model_path=str(folder)))
+        return _load(model, fetch(model, hub_cache_dir))
+    except SpoiltFileError as error:
+        if model.folder:
+            raise ModelUnavailableError(model.name, str(error)) from error
+        names = put_spoilt_files_aside(model, hub_cache_dir)
+        log.warning("model_files_put_aside", model=model.name, files=names)
+    try:
+        return _load(model, fetch(model, hub_cache_dir))
+    except SpoiltFileError as error:
+        put_spoilt_files_aside(model, hub_cache_dir)
+        raise ModelUnavailableError(model.name, f"its download was spoilt: {error}") from error
+
+
+def _load(model: Model, files: ModelFiles) -> Encoder:
+    """Open the session while another thread reads the files: the longer one of the two is waited for.
+
+    Raises:
+        SpoiltFileError: a file is not what was promised, whether or not it could be opened.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
+        stamp = hashing.submit(lambda: files.stamp)
+        try:
+            name = _registered(model.folder) if model.folder else model.name
+            threads = None if _is_static(name) else 1  # FastEmbed warns of threads where they have no effect
+            encoder = Encoder(
+                model, partial(TextEmbedding, name, threads=threads, specific_model_path=str(files.folder))
+            )
+        except Exception as error:
+            stamp.result()  # a spoilt file explains it better
+            raise _unusable(model, error) from error
+        encoder.stamp = stamp.result()
+    try:
         encoder.warm_up()
     except ModelUnavailableError:
         raise
     except Exception as error:
-        log.warning("model_files_unusable", model=model.name, exc_info=error)
-        cause = f"its files are missing or broken ({type(error).__name__})"
-        if not model.folder and remove_spoilt_files(folder):
-            cause = "its files in the cache were spoilt; they are removed, and the next try downloads them again"
-        raise ModelUnavailableError(model.name, cause) from error
+        raise _unusable(model, error) from error
+    _tell(encoder)
     return encoder
+
+
+def _tell(encoder: Encoder) -> None:
+    """What the model has proven, into the log."""
+    if encoder.check and encoder.stamp:
+        log.info(
+            "model_checked",
+            model=encoder.name,
+            batch_drift=encoder.check.batch_drift,
+            batch_invariant=encoder.check.is_batch_invariant,
+            batching=encoder.check.batching,
+            batching_cost=encoder.check.batching_cost,
+            canary_cosine=encoder.check.canary_cosine,
+            fingerprint=encoder.stamp.fingerprint,
+        )
+
+
+def _is_static(name: str) -> bool:
+    return any(facts.model == name for facts in StaticTextEmbedding._list_supported_models())  # noqa: SLF001
+
+
+def _unusable(model: Model, error: Exception) -> ModelUnavailableError:
+    log.warning("model_files_unusable", model=model.name, exc_info=error)
+    return ModelUnavailableError(model.name, f"its files are missing or broken ({type(error).__name__})")
 
 
 def _wide_session(narrow: Any, threads: int) -> Any:

@@ -1,84 +1,154 @@
 """A hub model's files: from the cache, or downloaded by FastEmbed, or one clear reason why neither."""
 
-import contextlib
-import hashlib
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fastembed import TextEmbedding
+from fastembed.common.model_description import DenseModelDescription
 from fastembed.common.model_management import CorruptedCacheError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
+from engine.files import HASH_DIGITS, ModelFiles, Promise, files_of_folder, hash_like
 
 HUB_ANSWER_S = 5.0
 """How long the hub may take to say that it has a model; a download that has begun may take as long as it needs."""
+PUT_ASIDE = ".spoilt"
+"""Ends the names of files that are not what the hub gave: nothing loads them, and a good download removes them."""
 
 
-def fetch(model: Model, cache_dir: Path) -> Path:
-    """The folder with the files of *model*. Blocks while it downloads.
+def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -> ModelFiles:
+    """The files of *model*. Blocks while they are downloaded.
 
     FastEmbed's own download tries three times, with 39 seconds of sleep when the hub cannot be reached, and then tells
     only that it failed. So the cache is asked first, then whether the hub answers, and only then it downloads.
 
     A model that lies in a folder of ours needs none of this.
 
+    Args:
+        model: a model of the catalogue.
+        cache_dir: where files of the hub are kept.
+        progress: a class like `tqdm.tqdm` that shows how far a download is; None: nothing is shown.
+
     Raises:
-        ModelUnavailableError: not in the cache, and the hub cannot be reached, does not have it or does not give it.
+        ModelUnavailableError: not in the cache, and the hub cannot be reached, does not have it or does not give it;
+            or a file of a folder of ours is missing.
     """
     if model.folder:
-        return model.folder.path
-    description = TextEmbedding._get_model_description(model.name)  # noqa: SLF001 - the registry has no public look-up
-    repository = str(description.sources.hf)
-    files = [description.model_file, *description.additional_files]
-    get = partial(TextEmbedding.download_files_from_huggingface, repository, str(cache_dir), files)
-    is_spoilt = False
+        if missing := [name for name in model.folder.files if not (model.folder.path / name).is_file()]:
+            raise ModelUnavailableError(model.name, f"its file {missing[0]!r} is missing")
+        return files_of_folder(model.folder)
     try:
-        folder = Path(get(local_files_only=True))
-        if all((folder / file).exists() for file in files):
-            return folder
+        if files := _cached(model, cache_dir):
+            return files
     except CorruptedCacheError:
-        is_spoilt = True
-    except (OSError, ValueError):
-        pass  # not in the cache
+        put_spoilt_files_aside(model, cache_dir)
+    aside = sorted(_cache_folder(model, cache_dir).rglob(f"*{PUT_ASIDE}"))
     try:
-        HfApi().model_info(repository, timeout=HUB_ANSWER_S)
+        HfApi().model_info(repository_of(model), timeout=HUB_ANSWER_S)
     except Exception as error:
-        raise ModelUnavailableError(model.name, f"it is not in the cache, and {_reason(error)}") from error
+        raise ModelUnavailableError(model.name, f"{_lack(aside)}, and {_reason(error)}") from error
     try:
-        return Path(get(force_download=True) if is_spoilt else get())
+        folder = _get(model, cache_dir, **({"tqdm_class": progress} if progress else {}))
     except Exception as error:
         raise ModelUnavailableError(model.name, f"its download failed: {_reason(error)}") from error
+    for path in aside:
+        path.unlink(missing_ok=True)
+    return _files_in(folder, model)
 
 
-def remove_spoilt_files(folder: Path) -> int:
-    """Remove the files of a downloaded model that are not what the hub gave, so that the next try gets them again.
+def is_cached(model: Model, cache_dir: Path) -> bool:
+    """Whether *model* can be had without the hub, as far as can be told without reading its files."""
+    try:
+        return model.folder is not None or _cached(model, cache_dir) is not None
+    except CorruptedCacheError:
+        return False
 
-    The hub's cache names a file's content by its hash: sha256 of large files, git's blob id (sha1) of small ones.
+
+def repository_of(model: Model) -> str:
+    """The hub's name of what FastEmbed downloads for *model*."""
+    return str(_description(model).sources.hf)
+
+
+def put_spoilt_files_aside(model: Model, cache_dir: Path) -> list[str]:
+    """Rename the cached files of *model* that are not what the hub gave, so that the next try gets them again.
 
     Returns:
-        How many files were removed.
+        The names of these files.
     """
-    removed = 0
-    for link in [path for path in folder.rglob("*") if path.is_file()]:
+    names = []
+    for link in _files_below(_cache_folder(model, cache_dir) / "snapshots"):
         blob = link.resolve()
-        if _hash_like(blob.name, blob.read_bytes()) not in (blob.name, None):
-            with contextlib.suppress(OSError):  # a cache that cannot be written keeps it
-                for path in (link, blob):
-                    path.unlink(missing_ok=True)
-                removed += 1
-    return removed
+        if hash_like(blob.name, blob) not in (blob.name, None):
+            try:
+                blob.replace(link.with_name(link.name + PUT_ASIDE))
+                link.unlink(missing_ok=True)
+            except OSError:  # a cache that cannot be written keeps it
+                continue
+            names.append(link.name)
+    return names
 
 
-def _hash_like(name: str, content: bytes) -> str | None:
-    """The hash of *content* of the kind that *name* is; None if it is no hash."""
-    if len(name) == hashlib.sha256().digest_size * 2:
-        return hashlib.sha256(content).hexdigest()
-    if len(name) == hashlib.sha1().digest_size * 2:  # noqa: S324 - git's own choice
-        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324
-    return None
+def _description(model: Model) -> DenseModelDescription:
+    return TextEmbedding._get_model_description(model.name)  # noqa: SLF001 - the registry has no public look-up
+
+
+def _cache_folder(model: Model, cache_dir: Path) -> Path:
+    return cache_dir / repo_folder_name(repo_id=repository_of(model), repo_type="model")
+
+
+def _wanted(model: Model) -> list[str]:
+    description = _description(model)
+    return [description.model_file, *description.additional_files]
+
+
+def _get(model: Model, cache_dir: Path, **options: Any) -> Path:
+    get = TextEmbedding.download_files_from_huggingface
+    return Path(get(repository_of(model), str(cache_dir), _wanted(model), **options))
+
+
+def _cached(model: Model, cache_dir: Path) -> ModelFiles | None:
+    """The files in the cache; None where they are not all there.
+
+    Raises:
+        CorruptedCacheError: one has another size than the hub has stated.
+    """
+    try:
+        folder = _get(model, cache_dir, local_files_only=True)
+    except CorruptedCacheError:
+        raise
+    except (OSError, ValueError):
+        return None
+    return _files_in(folder, model) if all((folder / file).exists() for file in _wanted(model)) else None
+
+
+def _files_in(folder: Path, model: Model) -> ModelFiles:
+    """The files of a snapshot. The hub's cache names a file's content by its hash, so it can be compared."""
+    paths = _files_below(folder)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    blobs = {name: path.resolve().name for name, path in zip(names, paths, strict=True)}
+    return ModelFiles(
+        folder=folder,
+        model_file=_description(model).model_file,
+        revision=folder.name,
+        names=tuple(dict.fromkeys([*_wanted(model), *names])),
+        promised={name: Promise(blob) for name, blob in blobs.items() if len(blob) in HASH_DIGITS},
+        settings=repr(model.card.prompts),
+    )
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(PUT_ASIDE)]
+
+
+def _lack(aside: list[Path]) -> str:
+    if not aside:
+        return "it is not in the cache"
+    names = sorted({path.name.removesuffix(PUT_ASIDE) for path in aside})
+    return f"its files in the cache were spoilt and are put aside ({', '.join(names)})"
 
 
 def _reason(error: Exception) -> str:

@@ -20,12 +20,13 @@ def cost(texts: int, longest: int) -> int:
     return CALL_COST_TOKENS + texts * longest
 
 
-def plan(lengths: Sequence[int], *, budget_tokens: int) -> list[range]:
+def plan(lengths: Sequence[int], *, budget_tokens: int, most_texts: int | None = None) -> list[range]:
     """Cut *lengths* into runs of least total cost.
 
     Args:
         lengths: tokens per text as the model will see them, in descending order.
         budget_tokens: padded tokens of one run at most; a text longer than that runs alone.
+        most_texts: texts of one run at most; None: any number.
 
     Returns:
         The runs as stretches of *lengths*, longest texts first. Together they cover each text once.
@@ -34,7 +35,7 @@ def plan(lengths: Sequence[int], *, budget_tokens: int) -> list[range]:
     best = [0] * (count + 1)  # best[i]: least cost of lengths[i:]
     end = [0] * count  # end[i]: where the first run of lengths[i:] ends
     for start in range(count - 1, -1, -1):
-        best[start], end[start] = _best_first_run(lengths, start, best, budget_tokens)
+        best[start], end[start] = _best_first_run(lengths, start, best, budget_tokens, most_texts or count)
     runs = []
     start = 0
     while start < count:
@@ -43,10 +44,12 @@ def plan(lengths: Sequence[int], *, budget_tokens: int) -> list[range]:
     return runs
 
 
-def _best_first_run(lengths: Sequence[int], start: int, best: Sequence[int], budget_tokens: int) -> tuple[int, int]:
+def _best_first_run(
+    lengths: Sequence[int], start: int, best: Sequence[int], budget_tokens: int, most_texts: int
+) -> tuple[int, int]:
     """Least cost of ``lengths[start:]`` and the end of its first run, given *best* for every later start."""
     longest = lengths[start]
-    widest = min(len(lengths), start + max(1, budget_tokens // max(1, longest)))
+    widest = min(len(lengths), start + min(most_texts, max(1, budget_tokens // max(1, longest))))
     # Padding a text by more than a whole call costs never pays, nor does it for the shorter ones behind it.
     shortest = longest - CALL_COST_TOKENS
     chosen, least = start + 1, cost(1, longest) + best[start + 1]

@@ -2,9 +2,10 @@
 
 import asyncio
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from engine.planner import cost, plan
 
 Matrix = NDArray[np.float32]
+Batching = Literal["mixed", "equal", "single"]
+"""Which texts of a model may share a run: of any length, of equal length only, or none."""
 
 WINDOW_TEXTS = 64
 """Texts looked at when a micro-batch is chosen; the dynamic programme over them takes well below a millisecond."""
@@ -33,6 +36,9 @@ class Runnable(Protocol):
 
     @property
     def dim(self) -> int: ...
+
+    @property
+    def batching(self) -> Batching: ...
 
     @property
     def seconds_per_token(self) -> float:
@@ -124,6 +130,28 @@ class Run:
         return rows
 
 
+def cut_into_runs(lengths: Sequence[int], batching: Batching, *, budget_tokens: int) -> list[tuple[int, int]]:
+    """Texts of these lengths as runs: how many texts each has, and the longest one's tokens."""
+    ordered = sorted(lengths, reverse=True)
+    match batching:
+        case "single":
+            return [(1, length) for length in ordered]
+        case "equal":
+            fit = [
+                (length, min(WINDOW_TEXTS, max(1, budget_tokens // max(1, length))))
+                for length in dict.fromkeys(ordered)
+            ]
+            counts = Counter(ordered)
+            return [
+                (min(most, counts[length] - start), length)
+                for length, most in fit
+                for start in range(0, counts[length], most)
+            ]
+        case "mixed":
+            runs = plan(ordered, budget_tokens=budget_tokens, most_texts=WINDOW_TEXTS)
+            return [(len(run), ordered[run.start]) for run in runs]
+
+
 class WaitingJobs:
     """Owns the requests of one class (small or big) that have waiting texts; the least *order* goes first.
 
@@ -186,7 +214,13 @@ class WaitingJobs:
 
     def _sharing_with(self, head: Job) -> Iterator[tuple[Job, int]]:
         """The texts that may share a run with the first text of *head*, its own first."""
+        first, batching = head.waiting[0], head.model.batching
+        if batching == "single":
+            yield head, first
+            return
+        wanted = head.items[first].length if batching == "equal" else None
         for job in self._jobs:
             if job is head or (job.model is head.model and not job.is_alone and not head.is_alone):
                 for index in job.waiting:
-                    yield job, index
+                    if wanted is None or job.items[index].length == wanted:
+                        yield job, index

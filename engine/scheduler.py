@@ -21,7 +21,7 @@ import structlog
 
 from engine.errors import DrainingError, InferenceError, ModelMisbehavedError, OverloadedError, ServiceError
 from engine.planner import cost
-from engine.queue import Item, Job, Matrix, Run, Runnable, WaitingJobs
+from engine.queue import WINDOW_TEXTS, Item, Job, Matrix, Run, Runnable, WaitingJobs, cut_into_runs
 
 SMALL_TOKENS = 64
 """Requests that cost up to this many tokens are small: the express lane serves them, in runs of up to this size."""
@@ -49,6 +49,14 @@ class SchedulerState:
     texts: int = 0
     padded_tokens: int = 0
     dropped_texts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The work that texts would be for an idle service: model runs, and seconds until they are done."""
+
+    micro_batches: int
+    seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -119,6 +127,17 @@ class Scheduler:
             return await job.answer
         finally:
             self._drop_waiting(job)
+
+    def estimate(self, model: Runnable, items: Sequence[Item]) -> Estimate:
+        """How *items* would be cut into runs, and how long these take at the pace measured so far. Runs nothing."""
+        lengths, runs = sorted((item.length for item in items), reverse=True), []
+        for idle in range(len(self._lanes), 1, -1):
+            budget = self._shared_budget(sum(lengths), idle)
+            runs += cut_into_runs(lengths[:WINDOW_TEXTS], model.batching, budget_tokens=budget)[:1]
+            lengths = lengths[runs[-1][0] :]
+        runs += cut_into_runs(lengths, model.batching, budget_tokens=self._micro_batch_tokens)
+        lane_s = sum(cost(texts, longest) for texts, longest in runs) * self._pace_of(model)
+        return Estimate(len(runs), lane_s / min(len(self._lanes), max(1, len(runs))))
 
     def state(self) -> SchedulerState:
         """What waits and runs now, and what was done since the start."""
@@ -200,10 +219,13 @@ class Scheduler:
     def _take(self) -> Run:
         """The micro-batch that goes next. Several idle lanes share what waits, so that a lone request ends sooner."""
         queue = min((queue for queue in (self._small, self._big) if queue), key=lambda queue: queue.head.order)
-        budget = self._micro_batch_tokens
-        if (idle := sum(not lane.runs for lane in self._lanes)) > 1:
-            budget = min(budget, max(SMALL_TOKENS, math.ceil(queue.tokens / idle)))
-        return queue.take(budget)
+        return queue.take(self._shared_budget(queue.tokens, sum(not lane.runs for lane in self._lanes)))
+
+    def _shared_budget(self, tokens: int, idle: int) -> int:
+        """Padded tokens of the next run at most, where so many lanes are idle and so many tokens wait."""
+        if idle <= 1:
+            return self._micro_batch_tokens
+        return min(self._micro_batch_tokens, max(SMALL_TOKENS, math.ceil(tokens / idle)))
 
     def _start(self, lane: _Lane, run: Run, now: float) -> None:
         run.is_lone = len(run.parts) == 1 and not self._waiting() and not self._running()

@@ -1,19 +1,25 @@
 """The one way from texts to vectors, whatever the wire format: every route calls `EmbeddingService.embed`."""
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
+from numpy.typing import NDArray
+
+from engine.cards import InputType
 from engine.catalog import Catalog, Model
-from engine.encoder import Encoder, TokenizedText
+from engine.encoder import Encoder
 from engine.errors import DeadlineError, ModelNotAllowedError, UnknownModelError
-from engine.queue import Matrix
-from engine.scheduler import Scheduler
-from engine.vectors import check_honest
+from engine.options import DEFAULTS, EmbedOptions
+from engine.reading import Chunk, finish, read_texts
+from engine.scheduler import Estimate, Scheduler
+from engine.tokens import Token
+
+Tokenized = TypeVar("Tokenized")
 
 INLINE_CHARACTERS = 1_000
 """Texts of up to this many characters in all are tokenised on the event loop, in 1 ms at most (CJK is slowest)."""
@@ -30,15 +36,42 @@ class Embedded:
     """The answer to one request.
 
     Attributes:
-        vectors: float32, shape ``(texts, dim)``, in the order asked.
-        tokens: per text, of the whole text, special tokens included.
+        vectors: shape ``(texts, dimension)`` in the order asked, or one row per chunk; of the dtype that was asked for
+            (the two binary ones have ``ceil(dimension / 8)`` columns).
+        dimension: numbers of a vector, before any are packed into bits.
+        tokens: per text, of the whole text, prompt and special tokens included.
         truncated: per text, whether the model saw less than all of it.
+        chunks: per row of *vectors*, what it is the vector of; None where each text has one.
+        fingerprint: of the model, see `engine.files.Stamp`.
     """
 
     model: Model
-    vectors: Matrix
+    vectors: NDArray[Any]
+    dimension: int
     tokens: list[int]
     truncated: list[bool]
+    chunks: list[Chunk] | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """What `EmbeddingService.tokenize` tells.
+
+    Attributes:
+        max_tokens: the model's longest input; None: any length.
+        tokens: per text, of the whole text, prompt and special tokens included.
+        truncated: per text, whether the model would see less than all of it.
+        pieces: per text, its tokens; None where they were not asked for.
+        estimate: the work that embedding them would be.
+    """
+
+    model: Model
+    max_tokens: int | None
+    tokens: list[int]
+    truncated: list[bool]
+    pieces: list[list[Token]] | None
+    estimate: Estimate
 
 
 @dataclass(slots=True)
@@ -62,7 +95,6 @@ class EmbeddingService:
         scheduler: Scheduler,
         tokenizing: Executor,
         timeout_s: float,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Put the parts together.
 
@@ -73,7 +105,6 @@ class EmbeddingService:
             scheduler: runs them.
             tokenizing: where long texts are tokenised.
             timeout_s: seconds that a request may take at most.
-            clock: seconds, monotonic.
         """
         self._catalog = catalog
         self._allowed = frozenset(catalog.get(name).name for name in allowed)
@@ -81,7 +112,6 @@ class EmbeddingService:
         self._scheduler = scheduler
         self._tokenizing = tokenizing
         self._timeout_s = timeout_s
-        self._clock = clock
         self._usage: dict[str, Usage] = {}
 
     def offered(self, name: str, *, error: type[UnknownModelError] = UnknownModelError) -> Model:
@@ -115,34 +145,90 @@ class EmbeddingService:
         """What the model of this name has done since the start."""
         return self._usage.get(name, Usage())
 
-    async def embed(self, model_name: str, texts: Sequence[str], *, timeout_s: float | None = None) -> Embedded:
+    async def embed(
+        self,
+        model_name: str,
+        texts: Sequence[str],
+        options: EmbedOptions = DEFAULTS,
+        *,
+        timeout_s: float | None = None,
+    ) -> Embedded:
         """Embed *texts*.
 
         Args:
             model_name: a model of the catalogue.
             texts: at least one; their lengths and number were checked.
+            options: how they are read, and what becomes of their vectors.
             timeout_s: seconds the caller wants to wait at most; the service's own bound holds all the same.
 
         Raises:
             ServiceError: any of this module's neighbours' failures; with `DeadlineError` waiting work was dropped.
         """
         model = self.offered(model_name)
-        try:
-            async with asyncio.timeout(min(timeout_s or self._timeout_s, self._timeout_s)):
-                async with self._models.lease(model.name) as encoder:
-                    items = await self._tokenize(encoder, texts)
-                    vectors = await self._scheduler.submit(encoder, items)
-        except TimeoutError:
-            raise DeadlineError from None
-        check_honest(vectors)
-        answer = Embedded(model, vectors, [item.tokens for item in items], [item.is_truncated for item in items])
+        options.check(model)
+        async with self._leased(model, timeout_s) as encoder:
+            prompt = model.card.prompt_for(options.input_type)
+            read = await self._tokenized(texts, partial(read_texts, encoder.tokenizer, texts, prompt, options))
+            vectors = await self._scheduler.submit(encoder.runnable(options.input_type), read.items)
+        finished, dimension = finish(vectors, read, options, model)
+        answer = Embedded(
+            model,
+            finished,
+            dimension,
+            read.tokens,
+            read.truncated,
+            chunks=read.chunks if options.long_text == "chunks" else None,
+            fingerprint=encoder.stamp.fingerprint if encoder.stamp else "",
+        )
         self._count(answer)
         return answer
 
-    async def _tokenize(self, encoder: Encoder, texts: Sequence[str]) -> list[TokenizedText]:
+    async def tokenize(
+        self,
+        model_name: str,
+        texts: Sequence[str],
+        input_type: InputType | None = None,
+        *,
+        with_pieces: bool = False,
+        timeout_s: float | None = None,
+    ) -> TokenCount:
+        """Count the tokens of *texts* and estimate their work. Loads the model if need be, but does not run it.
+
+        Raises:
+            ServiceError: as `embed`.
+        """
+        model = self.offered(model_name)
+        async with self._leased(model, timeout_s) as encoder:
+            prompt, tokenizer = model.card.prompt_for(input_type), encoder.tokenizer
+            items = await self._tokenized(texts, partial(tokenizer.cut, texts, prompt=prompt))
+            pieces = None
+            if with_pieces:
+                pieces = await self._tokenized(texts, partial(tokenizer.tokens_of, texts, prompt=prompt))
+            estimate = self._scheduler.estimate(encoder.runnable(input_type), items)
+        return TokenCount(
+            model,
+            tokenizer.max_tokens,
+            [item.tokens for item in items],
+            [item.is_truncated for item in items],
+            pieces,
+            estimate,
+        )
+
+    @asynccontextmanager
+    async def _leased(self, model: Model, timeout_s: float | None) -> AsyncIterator[Encoder]:
+        """The model, until the request's time is over."""
+        try:
+            async with asyncio.timeout(min(timeout_s or self._timeout_s, self._timeout_s)):
+                async with self._models.lease(model.name) as encoder:
+                    yield encoder
+        except TimeoutError:
+            raise DeadlineError from None
+
+    async def _tokenized(self, texts: Sequence[str], work: Callable[[], Tokenized]) -> Tokenized:
+        """What *work* makes of *texts*: at once where they are short, else off the event loop."""
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return encoder.tokenize(texts)
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encoder.tokenize, texts)
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
 
     def _count(self, answer: Embedded) -> None:
         usage = self._usage.setdefault(answer.model.name, Usage())

@@ -13,6 +13,7 @@ embeddings alone stay float16 in memory: only the rows looked up are cast, the s
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,10 @@ OUTPUT = "last_hidden_state"
 ONNX_RUNTIME = "com.microsoft"  # the domain of its own operators
 OPSETS = (helper.make_opsetid("", 20), helper.make_opsetid(ONNX_RUNTIME, 1))
 IR_VERSION = 9
+
+REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "all-MiniLM-L6-v2.json"
+CANARIES = ("question", "accents")  # names of its texts: short ones, since each start of the service runs them
+CANARY_DIGITS = 6
 
 TOKENIZER_FILES = ("config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
 MODEL_FILE, MANIFEST = "model.onnx", "model.json"
@@ -221,13 +226,29 @@ def manifest(files: Mapping[str, bytes]) -> dict[str, Any]:
             name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
             for name, content in sorted(files.items())
         },
+        "canary": canary(),
     }
 
 
+def canary() -> list[dict[str, Any]]:
+    """Texts with the vectors that sentence-transformers gives for them, so that a wrong model is noticed."""
+    entries = {entry["name"]: entry for entry in json.loads(REFERENCE.read_text(encoding="utf-8"))["texts"]}
+    return [
+        {
+            "text": entries[name]["text"],
+            "vector": [round(number, CANARY_DIGITS) for number in entries[name]["vector"]],
+        }
+        for name in CANARIES
+    ]
+
+
 def to_json(content: object, *, indent: int | None = 2) -> bytes:
-    """UTF-8, and a line end at the end."""
+    """UTF-8, a list of numbers on one line, and a line end at the end."""
     separators = (",", ":") if indent is None else None
-    return (json.dumps(content, ensure_ascii=False, indent=indent, separators=separators) + "\n").encode()
+    text = json.dumps(content, ensure_ascii=False, indent=indent, separators=separators)
+    if indent is not None:
+        text = re.sub(r"\[([\s\d.,e-]+)\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
+    return (text + "\n").encode()
 
 
 def build(wheel: Path) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.queue import Matrix
+from engine.queue import Batching, Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class GatedModel:
     def __init__(self, name: str = "gated", *, is_open: bool = False, seconds_per_token: float = 0.001) -> None:
         self.name = name
         self.dim = 1
+        self.batching: Batching = "mixed"
         self.seconds_per_token = seconds_per_token
         self.runs: list[list[int]] = []
         self.gate = threading.Semaphore(10_000 if is_open else 0)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from engine.catalog import read_catalog
@@ -14,7 +15,8 @@ def attempt(name: str, cache_dir: Path, text: str) -> dict[str, object]:
         encoder = load_encoder(read_catalog([], bundled="").get(name), hub_cache_dir=cache_dir)
     except ModelUnavailableError as error:
         return {"cause": error.cause}
-    return {"vector": encoder.encode(encoder.tokenize([text]))[0].tolist()}
+    vector = encoder.encode(encoder.tokenizer.cut([text]))[0].tolist()
+    return {"vector": vector, "stamp": asdict(encoder.stamp) if encoder.stamp else None}
 
 
 for line in sys.stdin:

@@ -10,20 +10,25 @@ import pytest
 
 from tests.servers import ROOT, environment
 
-PACKAGES = {"engine", "api"}
-TOP = {"main", "model_manager", "config"}
-MODULES = sorted([*ROOT.glob("engine/*.py"), *ROOT.glob("api/*.py"), *(ROOT / f"{name}.py" for name in TOP)])
+PACKAGES = {"engine", "api", "cli"}
+TOP = {"main", "running", "model_manager", "config"}
+MODULES = sorted(
+    [*ROOT.glob("engine/*.py"), *ROOT.glob("api/*.py"), *ROOT.glob("cli/*.py"), *(ROOT / f"{name}.py" for name in TOP)]
+)
 MOST_LINES_OF_A_MODULE = 350
 MOST_LINES_OF_A_FUNCTION = 60
 
 TESTED_ELSEWHERE = {
     "api.docs": "test_api.py checks every example against the OpenAPI document",
+    "api.openapi": "test_api.py checks the document that it makes",
+    "cli.console": "tests/test_commands.py and tests/test_download.py see all that it writes",
+    "running": "tests/test_server.py starts, drains and ends real services",
     "api.views": "test_api.py checks the answers that it makes, over HTTP",
     "engine.queue": "tests/test_scheduler.py drives it through the scheduler, which owns it",
     "engine.errors": "tests/test_problems.py raises every one of them",
 }
-SHARED_IN_API = {"api.problems", "api.native"}
-"""What other modules of api/ may use: how errors are told, and the bodies that views fill and docs describe."""
+SHARED_IN_API = {"api.problems", "api.native", "api.bodies", "api.formats", "api.openapi"}
+"""What other modules of api/ may use: how errors are told, the bodies and answers that views fill and docs describe."""
 
 
 def name_of(path: Path) -> str:
@@ -82,6 +87,11 @@ def test_api_knows_the_engine_and_of_its_own_modules_the_shared_ones(path: Path)
     ours = own(imports_of(path))
     assert {module.partition(".")[0] for module in ours} <= {"engine", "api"}
     assert {module for module in ours if module.startswith("api")} <= SHARED_IN_API
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("cli")])
+def test_commands_know_the_engine_and_the_settings(path: Path) -> None:
+    assert {module.partition(".")[0] for module in own(imports_of(path))} <= {"engine", "cli", "config"}
 
 
 def test_model_manager_knows_only_the_engine() -> None:

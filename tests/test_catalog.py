@@ -9,8 +9,10 @@ from fastembed import TextEmbedding
 from structlog.testing import capture_logs
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
+from engine.cards import Card
 from engine.catalog import Catalog, Model, read_catalog
-from engine.errors import ModelNotFoundError, UnknownModelError
+from engine.encoder import load_encoder
+from engine.errors import ModelNotFoundError, ModelUnavailableError, UnknownModelError
 from tests.tiny import TinyModel
 
 SMALL = "BAAI/bge-small-en-v1.5"
@@ -150,8 +152,6 @@ def change(folder: Path, **keys: object) -> None:
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        pytest.param({"model_file": "absent.onnx"}, "absent.onnx", id="file missing"),
-        pytest.param({"additional_files": ["weights.bin"]}, "weights.bin", id="additional file missing"),
         pytest.param({"pooling_mode": "mean"}, "pooling_mode", id="unknown key"),
         pytest.param({"dim": None}, "dim", id="key missing"),
         pytest.param({"dim": 0}, "dim", id="no dimension"),
@@ -168,9 +168,10 @@ def change(folder: Path, **keys: object) -> None:
         pytest.param({"additional_files": ["../x"]}, "outside", id="additional file outside"),
         pytest.param({"files": {"../x": {"sha256": "0" * 64, "size_bytes": 1}}}, "outside", id="checked file outside"),
         pytest.param({"model_file": "/etc/hostname"}, "outside", id="absolute address"),
-        pytest.param({"model_file": "model\0.onnx"}, "missing", id="null character in a file's name"),
-        pytest.param({"model_file": "."}, "file", id="folder in place of a file"),
         pytest.param({"files": {"model.onnx": {"sha256": "0", "size_bytes": 1}}}, "sha256", id="no checksum"),
+        pytest.param({"matryoshka": [5]}, "matryoshka", id="size above the dimension"),
+        pytest.param({"canary": [{"text": "one", "vector": [1.0]}]}, "canary", id="canary of another dimension"),
+        pytest.param({"prompts": {"passage": "p: "}}, "passage", id="unknown prompt"),
     ],
 )
 def test_folder_with_a_broken_manifest_is_ignored_and_told(
@@ -186,6 +187,53 @@ def test_folder_with_a_broken_manifest_is_ignored_and_told(
     assert (event["event"], event["log_level"], event["folder"]) == ("model_folder_ignored", "warning", "broken")
     assert reason in event["reason"]
     assert str(tmp_path) not in event["reason"]
+    [ignored] = catalog.ignored
+    assert (ignored.name, ignored.reason) == ("broken", event["reason"])
+
+
+def test_folders_that_are_models_are_not_among_the_ignored(tmp_path: Path) -> None:
+    TinyModel("acme/tiny").write(tmp_path)
+    (tmp_path / "notes").mkdir()
+    assert catalog_of(tmp_path).ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("keys", "missing"),
+    [
+        pytest.param({"model_file": "absent.onnx"}, "absent.onnx", id="file missing"),
+        pytest.param({"additional_files": ["weights.bin"]}, "weights.bin", id="additional file missing"),
+        pytest.param(
+            {"files": {"gone.json": {"sha256": "0" * 64, "size_bytes": 1}}}, "gone.json", id="checked file missing"
+        ),
+        pytest.param({"model_file": "model\0.onnx"}, "model\0.onnx", id="null character in a file's name"),
+        pytest.param({"model_file": "."}, ".", id="folder in place of a file"),
+    ],
+)
+def test_folder_whose_file_is_missing_is_a_model_and_is_told_when_it_is_loaded(
+    keys: dict[str, object], missing: str, tmp_path: Path
+) -> None:
+    change(TinyModel("acme/lacking").write(tmp_path), **keys)
+    catalog = catalog_of(tmp_path)
+    assert (catalog.get("acme/lacking").source, catalog.ignored) == ("local", ())
+    with pytest.raises(ModelUnavailableError, match="is missing") as refused:
+        load_encoder(catalog.get("acme/lacking"), hub_cache_dir=tmp_path / "cache")
+    assert refused.value.cause == f"its file {missing!r} is missing"
+
+
+def test_card_of_a_folder_is_what_its_manifest_states(tmp_path: Path) -> None:
+    TinyModel("acme/plain").write(tmp_path)
+    TinyModel("acme/full", normalized=True, prompts={"document": "one "}, matryoshka=(2,)).write(tmp_path)
+    catalog = catalog_of(tmp_path)
+    assert (catalog.get("acme/plain").card.normalized, catalog.get("acme/plain").card.needs_prompt) == (False, False)
+    card = catalog.get("acme/full").card
+    assert (card.normalized, card.needs_prompt, card.prompt_for("document")) == (True, True, "one ")
+    assert card.matryoshka
+    assert card.matryoshka.sizes == (2,)
+
+
+def test_card_of_the_registrys_model_is_no_matter_to_a_folder_of_its_name(tmp_path: Path) -> None:
+    TinyModel(SMALL).write(tmp_path)
+    assert catalog_of(tmp_path).get(SMALL).card == Card(normalized=False)
 
 
 @pytest.mark.parametrize(

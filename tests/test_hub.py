@@ -1,7 +1,8 @@
 import errno
+import hashlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -216,6 +217,82 @@ def test_file_cut_short_in_the_cache_is_downloaded_again(loader: Loader, tmp_pat
     assert outcome.get("cause") is None
 
 
+def cached_file(cache: Path, name: str) -> Path:
+    [cached] = cache.glob(f"models--*/snapshots/*/{name}")
+    return cached
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle; the size stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model_optimized.onnx", "tokenizer.json"])
+def test_file_with_a_flipped_bit_in_the_cache_is_fetched_again_at_once(
+    name: str, hub: Hub, loader: Loader, tmp_path: Path
+) -> None:
+    assert "vector" in loader.load(tmp_path, TEXT)
+    flip(cached_file(tmp_path, name))
+    hub.asked.clear()
+    np.testing.assert_allclose(loader.load(tmp_path, TEXT)["vector"], VECTOR, atol=1e-6)
+    assert f"GET /{hub.repository}/resolve/{hub.commit}/{name}" in hub.asked
+    assert list(tmp_path.rglob("*.spoilt")) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(flip, id="a flipped bit"),
+        pytest.param(lambda path: os.truncate(path, 100), id="cut short"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model_optimized.onnx", "tokenizer.json"])
+@pytest.mark.usefixtures("hub")
+def test_spoilt_file_is_put_aside_and_named_while_the_hub_is_gone(
+    name: str, spoil: Callable[[Path], None], served: Hub, loader: Loader, tmp_path: Path
+) -> None:
+    assert "vector" in loader.load(tmp_path, TEXT)
+    spoil(cached_file(tmp_path, name))
+    served.refusal = (503, None)
+    for _ in range(2):  # the second try finds it put aside already
+        cause = loader.load(tmp_path, TEXT)["cause"]
+        assert name in cause
+        assert "put aside" in cause
+        assert "the hub answered with status 503" in cause
+    assert [path.name for path in tmp_path.rglob("*.spoilt")] == [f"{name}.spoilt"]
+    served.refusal = None
+    np.testing.assert_allclose(loader.load(tmp_path, TEXT)["vector"], VECTOR, atol=1e-6)
+    assert list(tmp_path.rglob("*.spoilt")) == []
+
+
+def test_download_that_stays_spoilt_is_told_and_not_served(hub: Hub, loader: Loader, tmp_path: Path) -> None:
+    hub.spoil = scramble
+    cause = loader.load(tmp_path, TEXT)["cause"]
+    assert "spoilt" in cause
+    assert "model_optimized.onnx" in cause
+
+
+@pytest.mark.usefixtures("hub")
+def test_half_a_download_is_completed(loader: Loader, tmp_path: Path) -> None:
+    """As when a machine was switched off: the model's file is there in part, under the name of a download under way."""
+    assert "vector" in loader.load(tmp_path, TEXT)
+    link = cached_file(tmp_path, "model_optimized.onnx")
+    blob = link.resolve()
+    content = blob.read_bytes()
+    blob.with_name(f"{blob.name}.incomplete").write_bytes(content[: len(content) // 2])
+    blob.unlink()
+    link.unlink()
+    np.testing.assert_allclose(loader.load(tmp_path, TEXT)["vector"], VECTOR, atol=1e-6)
+
+
+def test_stamp_of_a_downloaded_model_names_the_hubs_commit(hub: Hub, loader: Loader, tmp_path: Path) -> None:
+    stamp = loader.load(tmp_path, TEXT)["stamp"]
+    assert stamp["revision"] == hub.commit
+    assert stamp["onnx_sha256"] == hashlib.sha256(hub.files["model_optimized.onnx"]).hexdigest()
+
+
 def test_repository_without_the_models_file_cannot_be_used(
     files: dict[str, bytes], hub: Hub, loader: Loader, tmp_path: Path
 ) -> None:
@@ -247,7 +324,7 @@ def test_causes_name_no_path_and_no_address(hub: Hub, loader: Loader, tmp_path: 
 def test_model_of_a_folder_is_taken_from_there(tmp_path: Path) -> None:
     folder = TinyModel("acme/tiny").write(tmp_path)
     model = read_catalog([tmp_path], bundled="").get("acme/tiny")
-    assert fetch(model, tmp_path / "cache") == folder
+    assert fetch(model, tmp_path / "cache").folder == folder
     assert load_encoder(model, hub_cache_dir=tmp_path / "cache").dim == 4
     assert not (tmp_path / "cache").exists()
 

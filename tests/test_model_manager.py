@@ -131,7 +131,7 @@ async def begun(loader: Loader) -> None:
 async def test_a_model_is_loaded_once_and_kept(make: Make, loader: Loader) -> None:
     models = make()
     async with models.lease("a") as first:
-        assert first.encode(first.tokenize(["one"])).shape == (1, 4)
+        assert first.encode(first.tokenizer.cut(["one"])).shape == (1, 4)
     async with models.lease("a") as second:
         assert second is first
     assert loader.loads == ["a"]
@@ -438,7 +438,7 @@ async def main():
         seen = []
         for _ in range(6):
             async with models.lease(BUNDLED_MODEL) as encoder:
-                encoder.encode(encoder.tokenize(["memory " * 250] * 2))
+                encoder.encode(encoder.tokenizer.cut(["memory " * 250] * 2))
                 del encoder
             loaded = resident_mb()
             await models.drop_idle()

@@ -3,102 +3,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import numpy as np
 import orjson
 import pytest
 from litestar import Litestar, Response, get
 from numpy.typing import NDArray
 
-from api.native import (
-    EmbedAnswer,
-    EmbedBatchAnswer,
-    EmbedBatchRequest,
-    EmbedRequest,
-    FastResponse,
-    TextRules,
-    Vectors,
-    VectorsSchema,
-)
-from engine.errors import InvalidInputError
-
-RULES = TextRules(max_characters=5, max_texts=3)
+from api.native import EmbedAnswer, EmbedBatchAnswer, FastResponse, Vectors, VectorsSchema
 
 
 def rendered(content: object) -> str:
     return FastResponse(content).render(content, "application/json").decode()
-
-
-@pytest.mark.parametrize("text", ["a", "abcde", " a ", "ü" * 5, "🙂" * 5, "\x00", "\u200b"])
-def test_text_within_the_rules_is_taken(text: str) -> None:
-    RULES.check_text(text)
-    RULES.check_texts([text])
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        pytest.param("", "empty", id="empty"),
-        pytest.param("  \n\t", "blank", id="blank"),
-        pytest.param("\u00a0\u2003\u3000", "blank", id="blank in other scripts"),
-    ],
-)
-def test_empty_text_is_refused_with_its_place(text: str, words: str) -> None:
-    with pytest.raises(InvalidInputError, match=rf"^text: .*{words}") as refusal:
-        RULES.check_text(text)
-    assert refusal.value.facts == {"field": "text"}
-    with pytest.raises(InvalidInputError, match=rf"^texts\[1\]: .*{words}") as refusal:
-        RULES.check_texts(["a", text])
-    assert refusal.value.facts == {"field": "texts", "index": 1}
-
-
-def test_long_text_is_refused_with_its_place_and_the_limit() -> None:
-    with pytest.raises(InvalidInputError, match=r"^text: 6 characters are more than the 5") as refusal:
-        RULES.check_text("abcdef")
-    assert refusal.value.facts == {"field": "text", "limit": 5}
-    with pytest.raises(InvalidInputError, match=r"^texts\[2\]: 6 characters are more than the 5") as refusal:
-        RULES.check_texts(["a", "b", "abcdef"])
-    assert refusal.value.facts == {"field": "texts", "index": 2, "limit": 5}
-
-
-def test_no_texts_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="empty") as refusal:
-        RULES.check_texts([])
-    assert refusal.value.facts == {"field": "texts", "limit": 1}
-
-
-def test_too_many_texts_are_refused_with_the_limit() -> None:
-    RULES.check_texts(["a"] * 3)
-    with pytest.raises(InvalidInputError, match="4 texts are more than the 3") as refusal:
-        RULES.check_texts(["a"] * 4)
-    assert refusal.value.facts == {"field": "texts", "limit": 3}
-
-
-def test_refusal_never_repeats_the_text() -> None:
-    with pytest.raises(InvalidInputError) as refusal:
-        RULES.check_text("secret")
-    assert "secret" not in str(refusal.value)
-
-
-@pytest.mark.parametrize(
-    ("kind", "body"),
-    [
-        pytest.param(EmbedRequest, {"text": "a", "normalize": True}, id="unknown field"),
-        pytest.param(EmbedRequest, {"text": 1}, id="no string"),
-        pytest.param(EmbedRequest, {}, id="no text"),
-        pytest.param(EmbedBatchRequest, {"texts": ["a", 1]}, id="no string in the list"),
-        pytest.param(EmbedBatchRequest, {"texts": "a"}, id="no list"),
-    ],
-)
-def test_body_with_other_fields_or_types_is_refused(kind: type[msgspec.Struct], body: object) -> None:
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(body, kind)
-
-
-@pytest.mark.parametrize("model_name", [None, "a/b"])
-def test_model_is_optional(model_name: str | None) -> None:
-    assert msgspec.convert({"text": "a"}, EmbedRequest).model_name is None
-    assert msgspec.convert({"texts": ["a"], "model_name": model_name}, EmbedBatchRequest).model_name == model_name
 
 
 def some_floats() -> NDArray[np.float32]:
@@ -169,6 +84,13 @@ def test_schema_says_what_vectors_are() -> None:
     schema: Any = Litestar([both], plugins=[VectorsSchema()], logging_config=None).openapi_schema.to_schema()
     [properties] = [facts["properties"] for facts in schema["components"]["schemas"].values() if "Both" in str(facts)]
     numbers = {"type": "array", "items": {"type": "number"}}
-    assert properties["embedding"] == numbers
-    assert properties["embeddings"] == {"type": "array", "items": numbers}
+    vector = {"oneOf": [numbers, {"type": "string", "contentEncoding": "base64"}]}
+    assert properties["embedding"] == vector
+    assert properties["embeddings"] == {"type": "array", "items": vector}
     assert properties["name"] == {"type": "string"}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint8])
+def test_numbers_of_other_kinds_come_back_exactly(dtype: type[np.generic]) -> None:
+    vectors = np.array([[0, 1, 3], [100, 127, 2]], dtype)
+    np.testing.assert_array_equal(np.array(json.loads(rendered(vectors)), dtype), vectors)

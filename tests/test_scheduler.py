@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.errors import DrainingError, InferenceError, OverloadedError
 from engine.planner import cost
-from engine.queue import Matrix
+from engine.queue import WINDOW_TEXTS, Batching, Matrix, cut_into_runs
 from engine.scheduler import LEAD_S, SMALL_TOKENS, Scheduler
 from tests.clock import ManualClock
 from tests.gated import GatedModel, Text
 
+MICRO_BATCH_TOKENS = 512
 BIG = 100
 SMALL = 10
 
@@ -43,7 +46,11 @@ def make(
     threads: Sequence[ThreadPoolExecutor], clock: ManualClock, *, lanes: int, max_queue_s: float = 1e9
 ) -> Scheduler:
     return Scheduler(
-        lanes=threads[:lanes], express=threads[2], micro_batch_tokens=512, max_queue_s=max_queue_s, clock=clock
+        lanes=threads[:lanes],
+        express=threads[2],
+        micro_batch_tokens=MICRO_BATCH_TOKENS,
+        max_queue_s=max_queue_s,
+        clock=clock,
     )
 
 
@@ -386,3 +393,203 @@ async def test_models_share_the_lanes_in_order_of_arrival(one_lane: Scheduler, m
     await asyncio.gather(first, second, third)
     assert model.runs == [[0], [2]]
     assert other.runs == [[1]]
+
+
+def of_batching(batching: Batching, *, is_open: bool = False) -> GatedModel:
+    model = GatedModel(batching, is_open=is_open)
+    model.batching = batching
+    return model
+
+
+async def runs_of_waiting(scheduler: Scheduler, model: GatedModel, *requests: Sequence[Text]) -> list[list[int]]:
+    """The runs of *requests* that all wait while the model is at another text, the number of which is -1."""
+    first = ask(scheduler, model, Text(SMALL, -1))
+    await begun(model, 1)
+    asked = [ask(scheduler, model, *request) for request in requests]
+    await turn()
+    model.open()
+    for request, vectors in zip(requests, await asyncio.gather(*asked), strict=True):
+        assert vectors[:, 0].tolist() == [text.number for text in request]
+    await first
+    return [sorted(run) for run in model.runs[1:]]
+
+
+async def test_single_texts_never_share_a_run(one_lane: Scheduler) -> None:
+    requests = [[Text(SMALL, 1), Text(SMALL, 2)], [Text(SMALL, 3)], [Text(BIG, 4), Text(BIG, 5)]]
+    runs = await runs_of_waiting(one_lane, of_batching("single"), *requests)
+    assert sorted(runs) == [[1], [2], [3], [4], [5]]
+
+
+async def test_texts_of_equal_length_share_a_run_and_no_others_do(one_lane: Scheduler) -> None:
+    requests = [[Text(5, 1), Text(6, 2)], [Text(5, 3)], [Text(6, 4), Text(5, 5)], [Text(7, 6)]]
+    runs = await runs_of_waiting(one_lane, of_batching("equal"), *requests)
+    assert sorted(runs) == [[1, 3, 5], [2, 4], [6]]
+
+
+async def test_small_requests_and_big_ones_share_no_run_even_of_equal_length(one_lane: Scheduler) -> None:
+    """The express lane must be able to take the small ones whole."""
+    small, big = [Text(10, 1), Text(10, 2)], [Text(10, 10 + number) for number in range(5)]
+    runs = await runs_of_waiting(one_lane, of_batching("equal"), small, big)
+    assert sorted(runs) == [[1, 2], [10, 11, 12, 13, 14]]
+
+
+async def test_equal_texts_behind_many_others_of_a_request_are_found(one_lane: Scheduler) -> None:
+    """They lie beyond the window of texts that a micro-batch is chosen from."""
+    bulk = [Text(20 + number % 30, number) for number in range(3 * WINDOW_TEXTS)]
+    bulk += [Text(70, 1000), Text(19, 1001)]
+    runs = await runs_of_waiting(one_lane, of_batching("equal"), bulk, [Text(70, 1002), Text(19, 1003)])
+    assert [1000, 1002] in runs
+    assert [1001, 1003] in runs
+    lengths = {text.number: text.length for text in [*bulk, Text(70, 1002), Text(19, 1003)]}
+    assert all(len({lengths[number] for number in run}) == 1 for run in runs)
+
+
+@pytest.mark.parametrize("batching", ["equal", "single"])
+async def test_single_text_overtakes_a_waiting_bulk_of_a_model_that_batches(
+    batching: Batching, one_lane: Scheduler, clock: ManualClock
+) -> None:
+    model = of_batching(batching)
+    running = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    bulk = ask(one_lane, model, *(Text(BIG + number, 100 + number) for number in range(20)))
+    await turn()
+    clock.now_s = 0.01
+    single = ask(one_lane, model, Text(SMALL, 1))
+    await turn()
+    model.open()
+    await asyncio.gather(running, bulk, single)
+    assert model.runs[1] == [1]
+
+
+@pytest.mark.parametrize("batching", ["equal", "single"])
+async def test_bulk_that_has_waited_long_enough_goes_first_whatever_shares_its_runs(
+    batching: Batching, one_lane: Scheduler, clock: ManualClock
+) -> None:
+    model = of_batching(batching)
+    running = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    bulk = ask(one_lane, model, *(Text(BIG + number, 100 + number) for number in range(3)))
+    await turn()
+    clock.now_s = 10.0
+    singles = [ask(one_lane, model, Text(200, number)) for number in range(1, 4)]
+    await turn()
+    model.open()
+    await asyncio.gather(running, bulk, *singles)
+    assert sorted(number for run in model.runs[1:4] for number in run) == [100, 101, 102]
+
+
+async def test_express_lane_takes_texts_of_equal_length_only(two_lanes: Scheduler, model: GatedModel) -> None:
+    bulk = ask(two_lanes, model, *(Text(BIG, 100 + number) for number in range(32)))
+    await begun(model, 2)
+    query = of_batching("equal")
+    first = ask(two_lanes, query, Text(5, 0))
+    await begun(query, 1)
+    others = [ask(two_lanes, query, Text(5 + number % 2, number)) for number in range(1, 7)]
+    await turn()
+    query.open()
+    await asyncio.gather(first, *others)
+    assert sorted(map(sorted, query.runs)) == [[0], [1, 3, 5], [2, 4, 6]]
+    model.open()
+    await bulk
+
+
+@pytest.mark.parametrize("batching", ["equal", "single"])
+async def test_only_the_guilty_one_fails_whatever_shares_its_runs(batching: Batching, one_lane: Scheduler) -> None:
+    model = of_batching(batching)
+    model.fails_on = {2}
+    first = ask(one_lane, model, Text(BIG, 0))
+    await begun(model, 1)
+    others = [ask(one_lane, model, Text(SMALL, number)) for number in (1, 2, 3)]
+    await turn()
+    model.open()
+    results = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [type(result) for result in results] == [np.ndarray, np.ndarray, InferenceError, np.ndarray]
+    assert one_lane.state().waiting_texts == 0
+
+
+lengths_of_texts = st.lists(st.integers(1, 300), min_size=1, max_size=40)
+requests_of_texts = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=30), min_size=1, max_size=8)
+each_batching = pytest.mark.parametrize("batching", ["mixed", "equal", "single"])
+properties = settings(deadline=None, max_examples=30, derandomize=True)
+
+
+def ran(batching: Batching, requests: Sequence[Sequence[int]], *, lanes: int = 1) -> tuple[GatedModel, Scheduler]:
+    """The model and the scheduler after requests of texts of these lengths, all of them sent at once."""
+    model = of_batching(batching, is_open=True)
+    numbers = iter(range(sum(map(len, requests))))
+    asked = [[Text(length, next(numbers)) for length in request] for request in requests]
+
+    async def run() -> Scheduler:
+        with ExitStack() as stack:
+            threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3)]
+            scheduler = make(threads, ManualClock(), lanes=lanes)
+            answers = await asyncio.gather(*(scheduler.submit(model, texts) for texts in asked))
+            for texts, vectors in zip(asked, answers, strict=True):
+                assert vectors[:, 0].tolist() == [text.number for text in texts]
+            await scheduler.aclose()
+            return scheduler
+
+    return model, asyncio.run(run())
+
+
+@each_batching
+@properties
+@given(requests=requests_of_texts)
+def test_every_text_runs_once_with_whom_it_may_and_none_is_lost(batching: Batching, requests: list[list[int]]) -> None:
+    model, scheduler = ran(batching, requests, lanes=2)
+    lengths = [length for request in requests for length in request]
+    assert sorted(number for run in model.runs for number in run) == list(range(len(lengths)))
+    for run in model.runs:
+        together = [lengths[number] for number in run]
+        assert len(run) * max(together) <= max(MICRO_BATCH_TOKENS, *together)
+        assert batching != "single" or len(run) == 1
+        assert batching != "equal" or len(set(together)) == 1
+    state = scheduler.state()
+    assert (state.waiting_texts, state.waiting_seconds, state.dropped_texts) == (0, 0.0, 0)
+    assert (state.texts, state.micro_batches) == (len(lengths), len(model.runs))
+
+
+@each_batching
+@properties
+@given(lengths=lengths_of_texts)
+def test_runs_cover_each_text_once_within_the_budget(batching: Batching, lengths: list[int]) -> None:
+    runs = cut_into_runs(lengths, batching, budget_tokens=MICRO_BATCH_TOKENS)
+    assert sum(texts for texts, _ in runs) == len(lengths)
+    assert all(texts == 1 or texts * longest <= MICRO_BATCH_TOKENS for texts, longest in runs)
+    assert {longest for _, longest in runs} <= set(lengths)
+    if batching == "equal":
+        assert sorted(longest for texts, longest in runs for _ in range(texts)) == sorted(lengths)
+
+
+async def estimated(batching: Batching, lengths: Sequence[int], *, lanes: int) -> tuple[int, float]:
+    with ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3)]
+        scheduler = make(threads, ManualClock(), lanes=lanes)
+        model = of_batching(batching)
+        estimate = scheduler.estimate(model, [Text(length) for length in lengths])
+        assert (model.runs, scheduler.state().waiting_texts) == ([], 0)
+        await scheduler.aclose()
+        return estimate.micro_batches, estimate.seconds
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@each_batching
+@properties
+@given(lengths=lengths_of_texts)
+def test_estimate_is_of_the_runs_that_really_run(batching: Batching, lanes: int, lengths: list[int]) -> None:
+    micro_batches, seconds = asyncio.run(estimated(batching, lengths, lanes=lanes))
+    model, _ = ran(batching, [lengths], lanes=lanes)
+    assert micro_batches == len(model.runs)
+    costs = [cost(len(run), max(lengths[number] for number in run)) for run in model.runs]
+    if lanes == 1:
+        assert seconds == pytest.approx(sum(costs) * model.seconds_per_token)
+    assert sum(costs) / lanes - 1e-9 <= seconds / model.seconds_per_token <= sum(costs) + 1e-9
+
+
+@each_batching
+@pytest.mark.parametrize("texts", [WINDOW_TEXTS, WINDOW_TEXTS + 1, 3 * WINDOW_TEXTS])
+def test_estimate_of_many_short_texts_is_of_the_runs_that_really_run(batching: Batching, texts: int) -> None:
+    """More texts fit into a run than a micro-batch is chosen from."""
+    micro_batches, _ = asyncio.run(estimated(batching, [3] * texts, lanes=1))
+    model, _ = ran(batching, [[3] * texts])
+    assert micro_batches == len(model.runs)

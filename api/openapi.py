@@ -1,0 +1,118 @@
+"""How OpenAPI is told of bodies, answers and problems: each with an example that is valid."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Annotated, Any, cast
+
+from litestar.enums import RequestEncodingType
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import (
+    Example,
+    OpenAPIHeader,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Schema,
+)
+from litestar.params import BodyKwarg
+
+from api.formats import ARROW, FINGERPRINT_HEADER, HEADERS, OCTETS
+from api.problems import MEDIA_TYPE, Problem
+from engine import errors
+
+Responses = Mapping[int, ResponseSpec]
+
+
+def openapi_config(version: str) -> OpenAPIConfig:
+    """The API's description, at /schema for people and at /schema/openapi.json for programs."""
+    return OpenAPIConfig(
+        title="Fast Embedding API",
+        version=version,
+        description="Turns text into vectors with FastEmbed's models, on CPU. Errors are RFC 9457 problem details.",
+        path="/schema",
+        use_handler_docstrings=True,
+    )
+
+
+def body(kind: type, *examples: tuple[str, dict[str, object]]) -> Any:
+    """A JSON body with examples, each told by a summary."""
+    told = [Example(summary=summary, value=value) for summary, value in examples]
+    return Annotated[kind, BodyKwarg(media_type=RequestEncodingType.JSON, examples=told)]
+
+
+def answer(
+    container: Any,
+    value: object,
+    *,
+    description: str,
+    summary: str = "An answer",
+    further: Sequence[tuple[str, object]] = (),
+) -> ResponseSpec:
+    examples = [Example(summary=told, value=_plain(shown)) for told, shown in ((summary, value), *further)]
+    return ResponseSpec(container, generate_examples=False, description=description, examples=examples)
+
+
+def _plain(value: object) -> Any:
+    """As JSON has it: dates become text."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return _plain(asdict(value)) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
+
+
+def problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> tuple[int, Example]:
+    return kind.status, Example(
+        summary=kind.title,
+        value={
+            "type": f"urn:fast-embedding:problem:{kind.code}",
+            "title": kind.title,
+            "status": kind.status,
+            "detail": detail,
+            "code": kind.code,
+            "status_code": kind.status,
+            "request_id": "0f5e8c4d2b7a4c39a6d1f8e7b2c3d4e5",
+            **facts,
+        },
+    )
+
+
+def problems(*told: tuple[int, Example]) -> dict[int, ResponseSpec]:
+    """One row per status; its examples are told apart by their titles."""
+    by_status: dict[int, list[Example]] = {}
+    for status, example in told:
+        by_status.setdefault(status, []).append(example)
+    return {
+        status: ResponseSpec(
+            Problem,
+            generate_examples=False,
+            description="; or: ".join(dict.fromkeys(str(example.summary) for example in same)),
+            media_type=MEDIA_TYPE,
+            examples=same,
+        )
+        for status, same in by_status.items()
+    }
+
+
+@dataclass
+class VectorsOperation(Operation):
+    """A route that gives vectors: its answer may be bytes, too, and its headers say which model they are of."""
+
+    def __post_init__(self) -> None:
+        response = cast("OpenAPIResponse", (self.responses or {})["200"])
+        content = response.content = dict(response.content or {})
+        union = cast("Schema", content["application/json"].schema)
+        union.any_of, union.one_of = union.one_of, None  # an answer with chunks is a valid batch answer, too
+        rows = Schema(type=OpenAPIType.STRING, content_encoding="binary")
+        for media_type, summary in ((OCTETS, "The matrix, little-endian"), (ARROW, "A table, if pyarrow is installed")):
+            content[media_type] = OpenAPIMediaType(schema=rows, examples={"bytes": Example(summary, value="(bytes)")})
+        headers = {FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`", **HEADERS}
+        response.headers = {
+            name: OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=text)
+            for name, text in headers.items()
+        }

@@ -1,0 +1,239 @@
+"""`python main.py check`: would the service start here, and if not, why?"""
+
+import logging
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cli.console import (
+    DONE,
+    FAILED,
+    configure_logging,
+    fetch_visibly,
+    megabytes,
+    open_catalog,
+    paragraphs,
+    say,
+    say_json,
+    without_model,
+)
+from cli.model_process import Loaded, ModelProcessError, Order, running
+from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, is_writable
+from config import Settings, SettingsError, load_settings
+from engine.catalog import Catalog, Model
+from engine.encoder import sessions_of
+from engine.errors import ModelUnavailableError, UnknownModelError
+from engine.hub import is_cached
+from engine.machine import usable_cores
+from engine.self_check import SelfCheck
+
+Level = Literal["ok", "warn", "FAIL"]
+
+SUBJECT_CHARACTERS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        level: `FAIL` where the service would not start because of it.
+        facts: the same for programs.
+    """
+
+    section: str
+    level: Level
+    subject: str
+    detail: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.level:<4}  {self.subject:<{SUBJECT_CHARACTERS}}  {self.detail}"
+
+
+def describe(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.description = paragraphs(
+        "Check whether the service would start with these settings on this machine: each line begins with ok, warn or "
+        "FAIL. The models of REQUIRED_MODELS are really loaded, each in a process of its own; one that is not in the "
+        "cache is downloaded, as the service would do it at its start.",
+        "The exit code is 0 if the service would start, else 1. A hub that is out of reach but not needed is no "
+        "failure.",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+
+
+def run(arguments: Namespace) -> int:
+    """Check everything, and print each section's lines as they are found."""
+    configure_logging(logging.CRITICAL)  # the report tells what the engine would log
+    findings: list[Finding] = []
+    for finding in examine():
+        if not arguments.json:
+            _say(finding, is_first=not findings or findings[-1].section != finding.section)
+        findings.append(finding)
+    would_start = all(finding.level != "FAIL" for finding in findings)
+    if arguments.json:
+        say_json({"would_start": would_start, "findings": [_as_json(finding) for finding in findings]})
+    else:
+        say(f"\nThe service would {'' if would_start else 'not '}start.")
+    return DONE if would_start else FAILED
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, section by section; loading the models takes the longest."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        yield Finding("settings", "FAIL", "values", f"{error}.")
+        return
+    catalog = open_catalog(settings)
+    required = _known(catalog, settings.required_models)
+    yield from _settings(settings, catalog)
+    yield from _machine(settings, required)
+    missing = [model for model in required if not is_cached(model, settings.hub_cache_dir)]
+    for model in required:
+        yield from _required(model, settings, is_missing=model in missing)
+    yield from _other_models(settings, catalog, required)
+    yield _hub(missing)
+
+
+def _say(finding: Finding, *, is_first: bool) -> None:
+    if is_first:
+        say(f"{'' if finding.section == 'settings' else chr(10)}{finding.section}")
+    say(str(finding))
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    told = {"section": finding.section, "level": finding.level.lower(), "subject": finding.subject}
+    return {**told, "detail": finding.detail, **finding.facts}
+
+
+def _known(catalog: Catalog, names: Sequence[str]) -> list[Model]:
+    """The models of these names, each once; unknown ones are told with the settings."""
+    found = [model for name in names if (model := catalog.find(name))]
+    return list({model.name: model for model in found}.values())
+
+
+def _settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
+    yield Finding("settings", "ok", "values", "all are allowed")
+    for setting in ("REQUIRED_MODELS", "ALLOWED_MODELS"):
+        names: tuple[str, ...] = getattr(settings, setting.lower())
+        unknown = list(_unknown(catalog, names))
+        for detail in unknown:
+            yield Finding("settings", "FAIL", setting, detail)
+        if not unknown:
+            yield Finding("settings", "ok", setting, ", ".join(names) or "any", {"names": list(names)})
+
+
+def _unknown(catalog: Catalog, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        try:
+            catalog.get(name)
+        except UnknownModelError as error:
+            yield without_model(error, name)
+
+
+def _machine(settings: Settings, required: Sequence[Model]) -> Iterator[Finding]:
+    lanes, wanted = _lanes(settings), settings.thread_pool_workers
+    yield Finding("machine", "ok", "cores", f"{usable_cores()} usable", {"usable_cores": usable_cores()})
+    yield Finding("machine", "ok", "lanes", f"{lanes} (THREAD_POOL_WORKERS={wanted})", {"lanes": lanes})
+    yield _memory(settings, required)
+    yield from _cache_folder(settings)
+
+
+def _lanes(settings: Settings) -> int:
+    return min(settings.thread_pool_workers, usable_cores())
+
+
+def _needed_bytes(model: Model, settings: Settings) -> int:
+    """Estimated memory of a model with the copy for lone texts, where it gets one."""
+    copies = sessions_of(model, lanes=_lanes(settings), lone_text_bytes=settings.lone_text_memory)
+    return model.memory_bytes * copies
+
+
+def _memory(settings: Settings, required: Sequence[Model]) -> Finding:
+    available, needed = available_bytes(), sum(_needed_bytes(model, settings) for model in required)
+    facts = {"available_bytes": available, "needed_bytes": needed}
+    told = f"the required models need about {megabytes(needed)}"
+    if available is None:
+        return Finding("machine", "ok", "memory", f"what is available is not told here; {told}", facts)
+    level: Level = "ok" if needed <= available else "warn"
+    return Finding("machine", level, "memory", f"{megabytes(available)} available; {told}", facts)
+
+
+def _cache_folder(settings: Settings) -> Iterator[Finding]:
+    free = free_disk_bytes(settings.hub_cache_dir)
+    told = "free space is not told here" if free is None else f"{megabytes(free)} free for HUB_CACHE_DIR"
+    yield Finding("machine", "ok", "disk", told, {"free_bytes": free})
+    can_write = is_writable(settings.hub_cache_dir)
+    told = "can be written" if can_write else "cannot be written: no model can be downloaded"
+    yield Finding("machine", "ok" if can_write else "warn", "HUB_CACHE_DIR", told, {"is_writable": can_write})
+
+
+def _required(model: Model, settings: Settings, *, is_missing: bool) -> Iterator[Finding]:
+    """Where a required model comes from, and what comes of loading it."""
+    facts = {"model": model.name}
+    whence = model.source + ("" if model.folder else ", not in the cache" if is_missing else ", in the cache")
+    yield Finding("models", "ok", "required", f"{model.name} ({whence})", {**facts, "is_cached": not is_missing})
+    needed, budget = _needed_bytes(model, settings), settings.model_memory_budget
+    if budget is not None and needed > budget:
+        told = f"it needs about {megabytes(needed)}, more than MODEL_MEMORY_BUDGET allows for all models"
+        yield Finding("models", "FAIL", "  memory", told, facts)
+    order = Order(model, settings.hub_cache_dir, None, settings.micro_batch_tokens)
+    try:
+        fetch_visibly(model, settings.hub_cache_dir)
+        with running(order) as process:
+            loaded = process.load()
+    except ModelUnavailableError as error:
+        yield Finding("models", "FAIL", "  loaded", f"no: {error.cause}", facts)
+    except ModelProcessError as error:
+        yield Finding("models", "FAIL", "  loaded", f"no: {error.message}", facts)
+    else:
+        yield from _loaded(loaded, facts)
+
+
+def _loaded(loaded: Loaded, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    memory = (
+        "memory not measured here" if loaded.memory_bytes is None else f"{megabytes(loaded.memory_bytes)} in memory"
+    )
+    costs = {"seconds": round(loaded.seconds, 3), "memory_bytes": loaded.memory_bytes}
+    yield Finding("models", "ok", "  loaded", f"in {loaded.seconds:.1f} s, {memory}", {**facts, **costs})
+    yield _self_check(loaded.check, facts)
+    cosine = loaded.check.canary_cosine
+    told = "it has none" if cosine is None else f"its reference vectors are met (cosine {cosine:.6f})"
+    yield Finding("models", "ok", "  canary", told, {**facts, "cosine": cosine})
+    stamp = loaded.stamp
+    facts = {**facts, "fingerprint": stamp.fingerprint, "revision": stamp.revision}
+    yield Finding("models", "ok", "  fingerprint", stamp.fingerprint, facts)
+
+
+def _self_check(check: SelfCheck, facts: Mapping[str, Any]) -> Finding:
+    facts = {**facts, "batch_invariant": check.is_batch_invariant, "batching": check.batching}
+    if check.is_batch_invariant:
+        return Finding("models", "ok", "  self-check", "a text has the same vector in any batch", facts)
+    way = "only texts of equal length share a run" if check.batching == "equal" else "each text is run alone"
+    told = f"vectors depend on what shares a run, so {way} ({check.batching_cost:.1f} times the time)"
+    return Finding("models", "warn", "  self-check", told, facts)
+
+
+def _other_models(settings: Settings, catalog: Catalog, required: Sequence[Model]) -> Iterator[Finding]:
+    """Allowed models that are not there yet, and folders that should have been models."""
+    for model in _known(catalog, settings.allowed_models):
+        if model not in required and not is_cached(model, settings.hub_cache_dir):
+            told = f"{model.name} is not in the cache: it is downloaded when first asked for"
+            yield Finding("models", "warn", "allowed", told, {"model": model.name})
+    for folder in catalog.ignored:
+        told = f"the folder {folder.name!r} is no model: {folder.reason}"
+        yield Finding("models", "warn", "ignored", told, {"folder": folder.name, "reason": folder.reason})
+
+
+def _hub(missing: Sequence[Model]) -> Finding:
+    answer = ask_hub()
+    facts = {"endpoint": answer.endpoint, "is_reachable": answer.problem is None, "is_needed": bool(missing)}
+    told = f"{answer.endpoint} {answer.problem or 'answers'}"
+    if missing:
+        level: Level = "FAIL" if answer.problem else "ok"
+        return Finding("hub", level, "needed", f"{told}; it was asked for {len(missing)} model(s)", facts)
+    level = "warn" if answer.problem and not answer.is_off else "ok"
+    return Finding("hub", level, "not needed", f"{told}; all required models are here", facts)

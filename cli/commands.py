@@ -1,0 +1,53 @@
+"""`python main.py [COMMAND]`: which command is meant, and its exit code."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+
+from cli import check, compare, download
+from cli.console import CommandError, configure_logging, tell
+
+INTERRUPTED = 130
+"""What a shell tells of a program that Ctrl-C has ended: 128 and the number of SIGINT."""
+
+
+def run(argv: Sequence[str], *, serve: Callable[[], int]) -> int:
+    """Do what *argv* asks for, without the program's name; with no command, *serve*.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong use.
+    """
+    arguments = _parser().parse_args(argv)
+    if arguments.command is None:
+        return serve()
+    configure_logging()
+    try:
+        code: int = arguments.run(arguments)
+    except CommandError as error:
+        tell(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python main.py",
+        description="Turn text into vectors. Without a command, the service starts.",
+        epilog="Settings come from the environment or from .env; see .env.example.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", dest="command")
+    for module, summary in (
+        (compare, "compare two models on your own texts"),
+        (download, "download models into the cache"),
+        (check, "check settings, machine, models and hub"),
+    ):
+        name = module.__name__.rpartition(".")[2]
+        command = commands.add_parser(
+            name, help=summary, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        module.describe(command)
+        command.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,82 @@
+"""What the service finds around it: memory, disk, and the hub."""
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from huggingface_hub import constants, get_session
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from engine.hub import HUB_ANSWER_S
+from engine.machine import CGROUP
+
+MEMINFO = Path("/proc/meminfo")
+SERVER_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True)
+class HubAnswer:
+    """What came of asking the hub.
+
+    Attributes:
+        endpoint: its address, without a name or password in it.
+        problem: why it cannot be used; None: it answers.
+        is_off: it is not asked, because HF_HUB_OFFLINE says so.
+    """
+
+    endpoint: str
+    problem: str | None = None
+    is_off: bool = False
+
+
+def ask_hub() -> HubAnswer:
+    """Ask the hub for anything: whatever it answers, it is there. Blocks for some seconds at most."""
+    endpoint = _public(constants.ENDPOINT)
+    try:
+        answer = get_session().get(constants.ENDPOINT, timeout=HUB_ANSWER_S)
+    except OfflineModeIsEnabled:
+        return HubAnswer(endpoint, "switched off by HF_HUB_OFFLINE", is_off=True)
+    except Exception as error:  # noqa: BLE001 - of whatever library: the hub does not answer
+        return HubAnswer(endpoint, f"cannot be reached ({type(error).__name__})")
+    if answer.status_code >= SERVER_ERROR:
+        return HubAnswer(endpoint, f"answers with status {answer.status_code}")
+    return HubAnswer(endpoint)
+
+
+def available_bytes(*, meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
+    """Memory that may still be taken, of the machine's or of the container's, whichever is less; None: not told."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        [line] = [line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
+        found.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):  # "max" is no number: no limit is set
+        limit = int((cgroup / "memory.max").read_text())
+        found.append(max(0, limit - int((cgroup / "memory.current").read_text())))
+    return min(found, default=None)
+
+
+def free_disk_bytes(folder: Path) -> int | None:
+    """Free space where *folder* is or would be made; None: not told."""
+    with suppress(OSError):
+        return shutil.disk_usage(_existing(folder)).free
+    return None
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in *folder*, or the folder itself where it does not exist yet."""
+    place = _existing(folder)
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest one above it that exists."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
+
+
+def _public(address: str) -> str:
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))

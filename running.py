@@ -1,0 +1,147 @@
+"""The parts of a running service: put together, loaded, drained and taken apart."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import structlog
+from litestar import Litestar
+
+from api.bodies import TextRules
+from api.metrics import Metrics
+from api.native import CacheInfo
+from config import Settings
+from engine.catalog import Catalog
+from engine.encoder import Encoder, sessions_of
+from engine.errors import ServiceError
+from engine.hub import fetch
+from engine.machine import lane_threads, return_large_blocks, usable_cores
+from engine.scheduler import Scheduler
+from engine.service import EmbeddingService
+from model_manager import ModelManager
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Service:
+    """The parts of a running service, put together by `open_service`."""
+
+    settings: Settings
+    catalog: Catalog
+    models: ModelManager
+    scheduler: Scheduler
+    embeddings: EmbeddingService
+    metrics: Metrics
+    rules: TextRules
+    phase: Literal["starting", "healthy", "draining"] = "starting"
+    failure: str | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def uptime_s(self) -> float:
+        return round(time.monotonic() - self.started, 3)
+
+    def model_or_default(self, name: str | None) -> str:
+        return self.settings.required_models[0] if name is None else name
+
+    @property
+    def cache_info(self) -> CacheInfo:
+        loaded = list(self.models.loaded)
+        settings = self.settings
+        return CacheInfo(
+            loaded, len(loaded), settings.max_cached_models, settings.model_cache_ttl, settings.cleanup_interval
+        )
+
+
+@asynccontextmanager
+async def lifespan(
+    app: Litestar, *, open_parts: Callable[[], AbstractAsyncContextManager[Service]], stop: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Open the service, load the required models while `/health` already answers, close all at the end."""
+    async with open_parts() as opened:
+        app.state.service = opened
+        starting = asyncio.create_task(_load_required(opened, stop))
+        cleaning = asyncio.create_task(opened.models.drop_idle_forever(opened.settings.cleanup_interval))
+        try:
+            yield
+        finally:
+            opened.phase = "draining"
+            for task in (starting, cleaning):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+
+async def _load_required(service: Service, stop: Callable[[], None]) -> None:
+    try:
+        names = [service.embeddings.offered(name).name for name in service.settings.required_models]
+        await service.models.load_all(names)
+    except ServiceError as error:
+        service.failure = error.detail
+        log.critical("start_failed", reason=error.detail)
+        stop()
+    except Exception:
+        service.failure = "an unexpected failure; the log's event start_failed has its record."
+        log.critical("start_failed", reason="an unexpected failure", exc_info=True)
+        stop()
+    else:
+        service.phase = "healthy"
+        log.info("service_ready", seconds=service.uptime_s, models=names)
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings, catalog: Catalog, metrics: Metrics, load: Callable[..., Encoder]
+) -> AsyncIterator[Service]:
+    """Put the parts together, and take them apart in reverse order."""
+    return_large_blocks()
+    cores = usable_cores()
+    lanes = min(settings.thread_pool_workers, cores)
+    log.info("threads_planned", lanes=lanes, usable_cores=cores, wanted=settings.thread_pool_workers)
+
+    copies = partial(sessions_of, lanes=lanes, lone_text_bytes=settings.lone_text_memory)
+
+    async with AsyncExitStack() as stack:
+        # As many threads as models: a slow download never keeps another model from being loaded.
+        loading = ThreadPoolExecutor(len(catalog.models), thread_name_prefix="load")
+        tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        express = ThreadPoolExecutor(1, thread_name_prefix="express")
+        workers = lane_threads(lanes)
+        for executor in (tokenizing, express, *workers):
+            stack.enter_context(executor)
+        stack.callback(loading.shutdown, wait=False, cancel_futures=True)
+        models = ModelManager(
+            fetch=lambda name: fetch(catalog.get(name), settings.hub_cache_dir),
+            load=lambda name: load(catalog.get(name), hub_cache_dir=settings.hub_cache_dir),
+            finish=lambda encoder: encoder.widen(cores) if copies(encoder.model) > 1 else None,
+            memory_bytes=lambda name: catalog.get(name).memory_bytes * copies(catalog.get(name)),
+            executor=loading,
+            capacity=settings.max_cached_models,
+            ttl_s=settings.model_cache_ttl,
+            retry_pause_s=settings.model_retry_pause,
+            memory_budget_bytes=settings.model_memory_budget,
+        )
+        stack.push_async_callback(models.aclose)
+        scheduler = Scheduler(
+            lanes=workers,
+            express=express,
+            micro_batch_tokens=settings.micro_batch_tokens,
+            max_queue_s=settings.max_queue_seconds,
+        )
+        stack.push_async_callback(scheduler.aclose)
+        embeddings = EmbeddingService(
+            catalog=catalog,
+            allowed=frozenset(settings.allowed_models),
+            models=models,
+            scheduler=scheduler,
+            tokenizing=tokenizing,
+            timeout_s=settings.request_timeout,
+        )
+        rules = TextRules(settings.max_text_length, settings.max_batch_size)
+        yield Service(settings, catalog, models, scheduler, embeddings, metrics, rules)

@@ -1,0 +1,187 @@
+"""`python main.py check`: its report, and whether its exit code is what the service would do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from onnxruntime.quantization import quantize_dynamic
+
+from config import BUNDLED_MODEL
+from tests.commands import (
+    HUB_MODEL,
+    NO_HUB,
+    Outcome,
+    change,
+    command,
+    repository_files,
+    repository_of,
+    write_matmul_model,
+)
+from tests.hubs import Hub, serving
+from tests.tiny import TinyModel, mean_of
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    with serving(repository_of(HUB_MODEL), repository_files(tmp_path_factory.mktemp("repository"))) as hub:
+        yield hub
+
+
+def check(models: Path, *arguments: str, **variables: str) -> Outcome:
+    folders = {"MODELS_DIR": str(models), "HUB_CACHE_DIR": str(models / "hub")}
+    return command("check", *arguments, variables={**folders, **variables})
+
+
+def levels(outcome: Outcome, subject: str) -> list[str]:
+    return [finding["level"] for finding in outcome.json["findings"] if finding["subject"].strip() == subject]
+
+
+def finding(outcome: Outcome, subject: str) -> dict[str, Any]:
+    """The one finding on *subject*."""
+    [found] = [found for found in outcome.json["findings"] if found["subject"].strip() == subject]
+    return dict(found)
+
+
+def failures(outcome: Outcome) -> list[str]:
+    return [found["detail"] for found in outcome.json["findings"] if found["level"] == "fail"]
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Default settings, and no hub."""
+    return check(tmp_path_factory.mktemp("models"))
+
+
+def test_service_would_start_with_default_settings_and_no_hub(default: Outcome) -> None:
+    assert default.code == 0
+    assert default.out.endswith("\nThe service would start.\n")
+    assert default.err == ""
+
+
+def test_each_line_begins_with_its_level_below_a_section(default: Outcome) -> None:
+    lines = default.out.splitlines()[:-1]
+    sections = [line for line in lines if line and not line.startswith(("ok    ", "warn  ", "FAIL  "))]
+    assert sections == ["settings", "machine", "models", "hub"]
+    assert max(map(len, lines)) <= 120
+    assert "\033" not in default.out
+
+
+def test_report_tells_what_matters_of_the_model(default: Outcome) -> None:
+    for part in (f"{BUNDLED_MODEL} (bundled)", "in memory", "the same vector in any batch", "fingerprint"):
+        assert part in default.out
+
+
+def test_hub_that_is_not_needed_may_be_out_of_reach(tmp_path: Path) -> None:
+    outcome = check(tmp_path, "--json")
+    assert outcome.code == 0
+    assert outcome.json["would_start"] is True
+    found = finding(outcome, "not needed")
+    assert (found["level"], found["is_reachable"], found["endpoint"]) == ("warn", False, NO_HUB)
+
+
+def test_hub_that_is_switched_off_and_not_needed_is_no_warning(tmp_path: Path) -> None:
+    assert levels(check(tmp_path, "--json", HF_HUB_OFFLINE="1"), "not needed") == ["ok"]
+
+
+def test_hub_that_is_needed_and_out_of_reach_is_a_failure(tmp_path: Path) -> None:
+    outcome = check(tmp_path, "--json", REQUIRED_MODELS=HUB_MODEL)
+    assert outcome.code == 1
+    assert outcome.json["would_start"] is False
+    assert (levels(outcome, "loaded"), levels(outcome, "needed")) == (["fail"], ["fail"])
+    assert "the hub cannot be reached" in failures(outcome)[0]
+
+
+def test_required_model_is_downloaded_and_then_in_the_cache(hub: Hub, tmp_path: Path) -> None:
+    required = {"REQUIRED_MODELS": HUB_MODEL}
+    first = check(tmp_path, "--json", **required, HF_ENDPOINT=hub.url)
+    assert first.code == 0
+    assert finding(first, "required")["is_cached"] is False
+    assert finding(first, "needed")["is_reachable"] is True
+    second = check(tmp_path, **required)
+    assert second.code == 0
+    assert f"{HUB_MODEL} (hub, in the cache)" in second.out
+
+
+def test_bad_settings_are_told_and_the_rest_is_skipped(tmp_path: Path) -> None:
+    outcome = check(tmp_path, PORT="0")
+    assert outcome.code == 1
+    assert outcome.out.splitlines()[1].startswith("FAIL  values           PORT='0' is not allowed")
+    assert "machine" not in outcome.out
+    assert outcome.out.endswith("The service would not start.\n")
+
+
+@pytest.mark.parametrize("setting", ["REQUIRED_MODELS", "ALLOWED_MODELS"])
+def test_name_that_no_model_has_is_a_failure(setting: str, tmp_path: Path) -> None:
+    names = {"ALLOWED_MODELS": f"{BUNDLED_MODEL},BAAI/bge-small-en-v1.6"} if setting == "ALLOWED_MODELS" else {}
+    outcome = check(tmp_path, "--json", **(names or {setting: "BAAI/bge-small-en-v1.6"}))
+    assert outcome.code == 1
+    assert finding(outcome, setting)["level"] == "fail"
+    assert "Did you mean 'BAAI/bge-small-en-v1.5'" in finding(outcome, setting)["detail"]
+
+
+def test_folder_that_is_no_model_is_told_with_its_reason(tmp_path: Path) -> None:
+    change(TinyModel("acme/tiny").write(tmp_path), dim=0)
+    outcome = check(tmp_path, "--json")
+    assert outcome.code == 0
+    found = finding(outcome, "ignored")
+    assert (found["level"], found["folder"]) == ("warn", "acme--tiny")
+    assert "dim" in found["reason"]
+    assert outcome.err == ""
+
+
+def test_required_model_with_broken_files_is_a_failure(tmp_path: Path) -> None:
+    folder = TinyModel("acme/tiny").write(tmp_path)
+    (folder / "model.onnx").write_bytes(b"no model")
+    outcome = check(tmp_path, "--json", REQUIRED_MODELS="acme/tiny")
+    assert outcome.code == 1
+    assert levels(outcome, "loaded") == ["fail"]
+    assert str(tmp_path) not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(("sign", "level"), [pytest.param(1, "ok", id="right"), pytest.param(-1, "fail", id="wrong")])
+def test_canary_decides_whether_a_model_is_used(sign: int, level: str, tmp_path: Path) -> None:
+    vector = (sign * mean_of(["one", "two"])).tolist()
+    change(TinyModel("acme/tiny").write(tmp_path), canary=[{"text": "one two", "vector": vector}])
+    outcome = check(tmp_path, "--json", REQUIRED_MODELS="acme/tiny")
+    assert outcome.code == (0 if sign > 0 else 1)
+    assert levels(outcome, "loaded") == [level]
+    assert sign > 0 or "canary" in failures(outcome)[0]
+    assert sign < 0 or finding(outcome, "canary")["cosine"] == pytest.approx(1.0)
+
+
+def test_model_whose_vectors_depend_on_the_batch_is_a_warning(tmp_path: Path) -> None:
+    folder = write_matmul_model(tmp_path, "acme/int8")
+    (folder / "model.onnx").rename(tmp_path / "float.onnx")
+    quantize_dynamic(tmp_path / "float.onnx", folder / "model.onnx", op_types_to_quantize=["MatMul"])
+    outcome = check(tmp_path, "--json", REQUIRED_MODELS="acme/int8")
+    assert outcome.code == 0
+    assert (levels(outcome, "self-check"), finding(outcome, "self-check")["batching"]) == (["warn"], "single")
+
+
+def test_allowed_models_that_are_not_in_the_cache_are_told(tmp_path: Path) -> None:
+    outcome = check(tmp_path, "--json", ALLOWED_MODELS=f"{BUNDLED_MODEL},{HUB_MODEL}")
+    assert outcome.code == 0
+    assert (finding(outcome, "allowed")["level"], finding(outcome, "allowed")["model"]) == ("warn", HUB_MODEL)
+
+
+def test_memory_budget_that_a_required_model_exceeds_is_a_failure(tmp_path: Path) -> None:
+    outcome = check(tmp_path, "--json", MODEL_MEMORY_BUDGET="50MB")
+    assert outcome.code == 1
+    assert "MODEL_MEMORY_BUDGET" in failures(outcome)[0]
+
+
+def test_cache_that_cannot_be_written_is_a_warning_where_no_download_is_needed(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    outcome = check(tmp_path, "--json", HUB_CACHE_DIR=str(file / "hub"))
+    assert outcome.code == 0
+    assert levels(outcome, "HUB_CACHE_DIR") == ["warn"]
+
+
+def test_no_secret_of_the_hubs_address_is_shown(tmp_path: Path) -> None:
+    outcome = check(tmp_path, HF_ENDPOINT="http://me:secret@127.0.0.1:9/hub?token=secret", HF_TOKEN="hf_secret")  # noqa: S106
+    assert "http://127.0.0.1:9/hub" in outcome.out
+    assert "secret" not in outcome.out + outcome.err

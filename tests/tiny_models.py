@@ -1,0 +1,127 @@
+"""Tiny models of other kinds: quantised, sensitive to padding, with tasks, static; and the hub cache they come from."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from tokenizers import Tokenizer
+
+from engine.self_check import PROBES
+from tests.tiny import SPECIAL, WORDS, Table, TinyModel, gather, row, table_of, tokenizer_of
+
+PROBE_WORDS = tuple(dict.fromkeys([*WORDS, *(word for probe in PROBES for word in re.findall(r"\w+|[^\w\s]+", probe))]))
+"""So that the texts of the self-check are not all unknown words."""
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+TASKED, TASKED_DIM = "jinaai/jina-embeddings-v3", 1024
+STATIC, STATIC_DIM = "minishlab/potion-base-8M", 256
+
+
+def nan_for_unknown(table: Table) -> onnx.ModelProto:
+    """A model that gives NaN for words it does not know."""
+    spoilt = table.copy()
+    spoilt[SPECIAL.index("[UNK]")] = np.nan
+    return gather(spoilt)
+
+
+def matmul(table: Table) -> onnx.ModelProto:
+    """Each token's row times a matrix: what dynamic quantisation is made for."""
+    weights = np.stack([row(f"weights {number}", table.shape[1]) for number in range(table.shape[1])])
+    return gather(table, [helper.make_node("MatMul", ["rows", "weights"], ["last_hidden_state"])], weights=weights)
+
+
+def padding_sensitive(table: Table) -> onnx.ModelProto:
+    """Each token's row plus something that grows with the padded length of the run, and with nothing else."""
+    step = row("a step", table.shape[1])
+    nodes = [
+        helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2),
+        helper.make_node("Cast", ["length"], ["number"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["number", "step"], ["shift"]),
+        helper.make_node("Add", ["rows", "shift"], ["last_hidden_state"]),
+    ]
+    return gather(table, nodes, step=step)
+
+
+def noisy(table: Table) -> onnx.ModelProto:
+    """A model that gives other vectors each time."""
+    nodes = [
+        helper.make_node("RandomNormalLike", ["rows"], ["noise"]),
+        helper.make_node("Add", ["rows", "noise"], ["last_hidden_state"]),
+    ]
+    return gather(table, nodes)
+
+
+def with_tasks(table: Table) -> onnx.ModelProto:
+    """Each token's row plus `task_shift`, times the id of the task."""
+    nodes = [
+        helper.make_node("Cast", ["task_id"], ["number"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["number", "step"], ["shift"]),
+        helper.make_node("Add", ["rows", "shift"], ["last_hidden_state"]),
+    ]
+    return gather(table, nodes, step=task_shift())
+
+
+def task_shift() -> Table:
+    return row("a task", TASKED_DIM)
+
+
+def write_quantised(parent: Path, name: str) -> Path:
+    """A model whose matrix product was quantised dynamically to int8: its scale is taken over the whole run."""
+    folder = TinyModel(name, dim=16, max_tokens=64, words=PROBE_WORDS, graph=matmul).write(parent)
+    whole = folder / "whole.onnx"
+    (folder / "model.onnx").rename(whole)
+    quantize_dynamic(
+        whole,
+        folder / "model.onnx",
+        op_types_to_quantize=["MatMul"],
+        weight_type=QuantType.QInt8,
+    )
+    whole.unlink()
+    return folder
+
+
+def write_padding_sensitive(parent: Path, name: str) -> Path:
+    return TinyModel(name, dim=16, max_tokens=64, words=PROBE_WORDS, graph=padding_sensitive).write(parent)
+
+
+def cache_tasked(cache_dir: Path) -> None:
+    """Put a model that knows tasks into a hub cache, where the registry's TASKED is looked for."""
+    folder = snapshot_of(TASKED, cache_dir)
+    TinyModel(TASKED, dim=TASKED_DIM, graph=with_tasks).write_files(folder, "onnx/model.onnx")
+    (folder / "onnx" / "model.onnx_data").touch()
+
+
+def cache_static(cache_dir: Path) -> None:
+    """Put a static model into a hub cache, where the registry's STATIC is looked for."""
+    folder = snapshot_of(STATIC, cache_dir)
+    static_tokenizer().save(str(folder / "tokenizer.json"))
+    table = np.vstack([table_of(PROBE_WORDS, STATIC_DIM), row("poison", STATIC_DIM)])
+    write_safetensors(folder / "model.safetensors", "embeddings", table)
+
+
+def snapshot_of(repository: str, cache_dir: Path) -> Path:
+    """An empty snapshot, where `huggingface_hub` looks for the newest one of *repository*."""
+    folder = cache_dir / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    snapshot = folder / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    return snapshot
+
+
+@cache
+def static_tokenizer() -> Tokenizer:
+    """A tokenizer that would add special tokens, which static models leave out."""
+    return tokenizer_of(PROBE_WORDS)
+
+
+def write_safetensors(path: Path, name: str, values: Table) -> None:
+    """One tensor: eight bytes of the header's length, the header in JSON, the numbers."""
+    facts = {name: {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, values.nbytes]}}
+    header = json.dumps(facts).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + values.astype("<f4").tobytes())
