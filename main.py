@@ -29,7 +29,6 @@ from api.native import (
 )
 from api.observer import Observer
 from api.problems import StrictRequest, problem_handlers
-from cli.commands import run
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
@@ -242,6 +241,10 @@ def _serve() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:], serve=_serve))
+    if sys.argv[1:]:
+        from cli.commands import run  # the service needs none of it, and starts sooner without
+
+        sys.exit(run(sys.argv[1:]))
+    sys.exit(_serve())
 elif __name__ != "__mp_main__":  # a process that a command has started needs no app
     app = _app()

@@ -37,7 +37,11 @@ class RowError(BenchError):
 def spawned(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Start a process in a session of its own, so Ctrl-C reaches us only, and end it on the way out."""
     process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, start_new_session=True, text=True, encoding="utf-8", **options
+        [sys.executable, *arguments],
+        start_new_session=True,
+        text=True,
+        encoding="utf-8",
+        **{"cwd": ROOT, **options},
     )
     try:
         yield process
@@ -138,7 +142,7 @@ class Server:
 
 
 @contextmanager
-def spawned_server(*, log_level: str, lanes: int) -> Iterator[Server]:
+def spawned_server(*, log_level: str, lanes: int, checkout: Path = ROOT) -> Iterator[Server]:
     """Spawn `python main.py` on a free port, and do not wait for it; its log goes to a file, so nobody need read it."""
     port = free_port()
     settings = {"HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": log_level, "THREAD_POOL_WORKERS": str(lanes)}
@@ -146,6 +150,7 @@ def spawned_server(*, log_level: str, lanes: int) -> Iterator[Server]:
         tempfile.TemporaryFile() as log,
         spawned(
             ["main.py"],
+            cwd=checkout,
             env=os.environ | settings,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -156,8 +161,8 @@ def spawned_server(*, log_level: str, lanes: int) -> Iterator[Server]:
 
 
 @contextmanager
-def healthy_server(*, log_level: str, lanes: int) -> Iterator[Server]:
-    with spawned_server(log_level=log_level, lanes=lanes) as server:
+def healthy_server(*, log_level: str, lanes: int, checkout: Path = ROOT) -> Iterator[Server]:
+    with spawned_server(log_level=log_level, lanes=lanes, checkout=checkout) as server:
         deadline = time.monotonic() + HEALTHY_WITHIN_S
         while server.get("/health") != http.client.OK:
             refuse_if_over(server, deadline)

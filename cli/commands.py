@@ -1,7 +1,7 @@
-"""`python main.py [COMMAND]`: which command is meant, and its exit code."""
+"""`python main.py COMMAND`: which command is meant, and its exit code."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cli import check, compare, download
 from cli.console import CommandError, configure_logging, tell
@@ -10,15 +10,13 @@ INTERRUPTED = 130
 """What a shell tells of a program that Ctrl-C has ended: 128 and the number of SIGINT."""
 
 
-def run(argv: Sequence[str], *, serve: Callable[[], int]) -> int:
-    """Do what *argv* asks for, without the program's name; with no command, *serve*.
+def run(argv: Sequence[str]) -> int:
+    """Do what *argv* asks for, without the program's name.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong use.
     """
     arguments = _parser().parse_args(argv)
-    if arguments.command is None:
-        return serve()
     configure_logging()
     try:
         code: int = arguments.run(arguments)
@@ -37,8 +35,7 @@ def _parser() -> ArgumentParser:
         epilog="Settings come from the environment or from .env; see .env.example.",
         allow_abbrev=False,
     )
-    parser.set_defaults(command=None)
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands", dest="command")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
     for module, summary in (
         (compare, "compare two models on your own texts"),
         (download, "download models into the cache"),

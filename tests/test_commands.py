@@ -18,20 +18,12 @@ from tests.servers import ROOT
 COMMANDS = ("compare", "download", "check")
 
 
-def no_service() -> int:
-    raise AssertionError("a command must not start the service")
-
-
-def test_without_a_command_the_service_starts() -> None:
-    assert run([], serve=lambda: 7) == 7
-
-
 @pytest.mark.parametrize(
-    "argv", [["nonsense"], ["compare"], ["compare", "a", "b"], ["check", "more"], ["--port", "80"], ["comp"]]
+    "argv", [[], ["nonsense"], ["compare"], ["compare", "a", "b"], ["check", "more"], ["--port", "80"], ["comp"]]
 )
 def test_wrong_use_ends_with_2_and_tells_how_to_do_it(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        run(argv, serve=no_service)
+        run(argv)
     written = capsys.readouterr()
     assert end.value.code == 2
     assert written.out == ""
@@ -41,7 +33,7 @@ def test_wrong_use_ends_with_2_and_tells_how_to_do_it(argv: list[str], capsys: p
 @pytest.mark.parametrize("argv", [["-h"], *([name, "-h"] for name in COMMANDS)])
 def test_help_is_readable(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        run(argv, serve=no_service)
+        run(argv)
     lines = capsys.readouterr().out.splitlines()
     assert end.value.code == 0
     assert max(map(len, lines)) <= 100
@@ -50,7 +42,7 @@ def test_help_is_readable(argv: list[str], capsys: pytest.CaptureFixture[str]) -
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        run(["--help"], serve=no_service)
+        run(["--help"])
     told = capsys.readouterr().out
     assert [name for name in COMMANDS if name not in told] == []
 
