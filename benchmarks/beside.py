@@ -8,6 +8,7 @@ ratios within a round count: each has both services once, and every other round 
 import argparse
 import statistics
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.cpu import usable_cores  # noqa: E402 - the path above makes the project's own modules importable
 from benchmarks.load import Job  # noqa: E402
-from benchmarks.processes import BenchError, Server, healthy_server, run_load  # noqa: E402
+from benchmarks.processes import BenchError, Server, healthy_server, run_load, spawned_server  # noqa: E402
 from benchmarks.report import revision, this_machine  # noqa: E402
 from benchmarks.rows import LOADS, Row  # noqa: E402
+from benchmarks.startup import first_answer  # noqa: E402
 from benchmarks.work import percentile  # noqa: E402
 
 WARM_S = 0.5
@@ -38,15 +40,18 @@ def main() -> int:
     """Print a line per row, and give the exit code."""
     arguments = _arguments()
     print(f"{_machine()}\nthis: {revision()}; other: {arguments.other}", flush=True)
+    checkouts = [ROOT, arguments.other]
     print(f"{'row':<58}{'texts/s':>16}{'CPU ms per text':>18}{'p50 ms':>16}", flush=True)
     try:
         with ExitStack() as stack:
             servers = [
                 stack.enter_context(healthy_server(log_level="INFO", lanes=usable_cores(), checkout=checkout))
-                for checkout in (ROOT, arguments.other)
+                for checkout in checkouts
             ]
             for number in arguments.rows:
                 print(_line(LOADS[number], _rounds(LOADS[number], servers, arguments)), flush=True)
+        if arguments.starts:
+            print(_start_line([_starts(checkouts, number) for number in range(arguments.starts)]))
     except BenchError as error:
         print(f"beside.py: {error}", file=sys.stderr)
         return 1
@@ -64,6 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=lambda text: [int(row) for row in text.split(",")], default=sorted(LOADS))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--starts", type=int, default=10, help="starts of each service (default: %(default)s)")
     return parser.parse_args()
 
 
@@ -83,6 +89,23 @@ def _turn(row: Row, server: Server, seed: str, seconds: float) -> Turn:
     texts = sum(count * stream.texts_per_request for count, stream in zip(done, row.streams, strict=True))
     latencies = report.streams[0].latencies_ms
     return Turn(texts / seconds, report.server_cpu_s * 1e3 / texts, percentile(latencies, 0.5))
+
+
+def _starts(checkouts: list[Path], number: int) -> list[float]:
+    """Seconds from spawning each service to its first answer, this one's first."""
+    seconds = [0.0, 0.0]
+    for side in [0, 1] if number % 2 == 0 else [1, 0]:
+        began = time.perf_counter()
+        with spawned_server(log_level="INFO", lanes=usable_cores(), checkout=checkouts[side]) as server:
+            first_answer(server)
+            seconds[side] = time.perf_counter() - began
+    return seconds
+
+
+def _start_line(starts: list[list[float]]) -> str:
+    mine = statistics.median(seconds[0] for seconds in starts)
+    ratio = statistics.median(seconds[0] / seconds[1] for seconds in starts)
+    return f"8 start to the first answer: {mine:.2f} s ({ratio:.2f} x)"
 
 
 def _line(row: Row, rounds: list[list[Turn]]) -> str:

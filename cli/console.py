@@ -18,7 +18,7 @@ from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, l
 from engine.catalog import Catalog, Model, read_catalog
 from engine.errors import UnknownModelError
 from engine.files import ModelFiles
-from engine.hub import fetch
+from engine.hub import use_files
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 BYTES_PER_MB = 1_000_000
@@ -63,7 +63,11 @@ class DownloadBar(Bar):
 
 
 def fetch_visibly(model: Model, cache_dir: Path) -> ModelFiles:
-    """The files of *model*; see `engine.hub.fetch`. While they are downloaded, a bar is shown."""
+    """The files of *model*, each compared with its hash. While they are downloaded, a bar is shown.
+
+    Raises:
+        ModelUnavailableError: they cannot be had, or are not what they should be.
+    """
     bars: list[DownloadBar] = []
 
     class ClosedBar(DownloadBar):
@@ -74,10 +78,15 @@ def fetch_visibly(model: Model, cache_dir: Path) -> ModelFiles:
             bars.append(self)
 
     try:
-        return fetch(model, cache_dir, progress=ClosedBar)
+        return use_files(model, cache_dir, _checked, progress=ClosedBar)
     finally:
         for bar in bars:
             bar.close()
+
+
+def _checked(files: ModelFiles) -> ModelFiles:
+    _ = files.stamp  # made by reading and comparing all of them
+    return files
 
 
 def say(line: str = "") -> None:

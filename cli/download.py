@@ -19,8 +19,7 @@ from cli.console import (
 )
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
-from engine.files import ModelFiles, SpoiltFileError
-from engine.hub import is_cached, put_spoilt_files_aside
+from engine.hub import is_cached
 
 REVISION_CHARACTERS = 12
 
@@ -59,7 +58,7 @@ def _get(model: Model, cache_dir: Path) -> bool:
         was_cached = is_cached(model, cache_dir)
         if not was_cached:
             tell(f"Downloading {model.name} (about {megabytes(model.size_bytes)}) ...")
-        files = _checked_files(model, cache_dir)
+        files = fetch_visibly(model, cache_dir)
     except ModelUnavailableError as error:
         tell(f"{model.name}: failed: {error.cause}")
         return False
@@ -68,25 +67,3 @@ def _get(model: Model, cache_dir: Path) -> bool:
     revision = f", revision {files.revision.removeprefix('sha256:')[:REVISION_CHARACTERS]}" if files.revision else ""
     say(f"{model.name}: {how}, {megabytes(size_bytes)}{revision}, fingerprint {files.stamp.fingerprint}")
     return True
-
-
-def _checked_files(model: Model, cache_dir: Path) -> ModelFiles:
-    """The files of *model*, each compared with its hash; what is spoilt in the cache is downloaded once more.
-
-    Raises:
-        ModelUnavailableError: they cannot be had, or are not what they should be.
-    """
-    files = fetch_visibly(model, cache_dir)
-    try:
-        _ = files.stamp
-    except SpoiltFileError as error:
-        if model.folder or not put_spoilt_files_aside(model, cache_dir):
-            raise ModelUnavailableError(model.name, str(error)) from error
-        tell(f"{model.name}: {error}; downloading it again ...")
-        files = fetch_visibly(model, cache_dir)
-    try:
-        _ = files.stamp
-    except SpoiltFileError as error:
-        put_spoilt_files_aside(model, cache_dir)
-        raise ModelUnavailableError(model.name, f"its download was spoilt: {error}") from error
-    return files

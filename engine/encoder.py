@@ -24,8 +24,8 @@ from tokenizers import Tokenizer
 from engine.cards import InputType
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
-from engine.files import ModelFiles, SpoiltFileError, Stamp
-from engine.hub import fetch, put_spoilt_files_aside
+from engine.files import ModelFiles, Stamp
+from engine.hub import use_files
 from engine.manifest import Folder
 from engine.queue import Batching, Matrix
 from engine.self_check import MOST_DRIFT, PROBES, SelfCheck, check_model, drift_of
@@ -235,18 +235,7 @@ def load_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
         ModelUnavailableError: it is not in the cache and the hub does not give it, its files cannot be used, or its
             vectors are not what they should be.
     """
-    try:
-        return _load(model, fetch(model, hub_cache_dir))
-    except SpoiltFileError as error:
-        if model.folder:
-            raise ModelUnavailableError(model.name, str(error)) from error
-        names = put_spoilt_files_aside(model, hub_cache_dir)
-        log.warning("model_files_put_aside", model=model.name, files=names)
-    try:
-        return _load(model, fetch(model, hub_cache_dir))
-    except SpoiltFileError as error:
-        put_spoilt_files_aside(model, hub_cache_dir)
-        raise ModelUnavailableError(model.name, f"its download was spoilt: {error}") from error
+    return use_files(model, hub_cache_dir, partial(_load, model))
 
 
 def _load(model: Model, files: ModelFiles) -> Encoder:

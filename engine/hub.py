@@ -1,8 +1,10 @@
 """A hub model's files: from the cache, or downloaded by FastEmbed, or one clear reason why neither."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import structlog
 from fastembed import TextEmbedding
 from fastembed.common.model_description import DenseModelDescription
 from fastembed.common.model_management import CorruptedCacheError
@@ -12,12 +14,17 @@ from huggingface_hub.file_download import repo_folder_name
 
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
-from engine.files import HASH_DIGITS, ModelFiles, Promise, files_of_folder, hash_like
+from engine.files import HASH_DIGITS, ModelFiles, Promise, SpoiltFileError, files_of_folder, hash_like
 
 HUB_ANSWER_S = 5.0
 """How long the hub may take to say that it has a model; a download that has begun may take as long as it needs."""
 PUT_ASIDE = ".spoilt"
 """Ends the names of files that are not what the hub gave: nothing loads them, and a good download removes them."""
+
+
+Used = TypeVar("Used")
+
+log = structlog.get_logger()
 
 
 def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -> ModelFiles:
@@ -58,6 +65,33 @@ def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -
     for path in aside:
         path.unlink(missing_ok=True)
     return _files_in(folder, model)
+
+
+def use_files(
+    model: Model, cache_dir: Path, use: Callable[[ModelFiles], Used], *, progress: type[Any] | None = None
+) -> Used:
+    """What *use* makes of the files of *model*; where it finds one spoilt, the hub is asked for it once more. Blocks.
+
+    Args:
+        model: a model of the catalogue.
+        cache_dir: where files of the hub are kept; a spoilt one is put aside there.
+        use: reads the files; raises `SpoiltFileError`.
+        progress: see `fetch`.
+
+    Raises:
+        ModelUnavailableError: as `fetch`; or a file is spoilt that cannot be had anew, or is spoilt again.
+    """
+    try:
+        return use(fetch(model, cache_dir, progress=progress))
+    except SpoiltFileError as error:
+        if model.folder:
+            raise ModelUnavailableError(model.name, str(error)) from error
+        log.warning("model_files_put_aside", model=model.name, files=put_spoilt_files_aside(model, cache_dir))
+    try:
+        return use(fetch(model, cache_dir, progress=progress))
+    except SpoiltFileError as error:
+        put_spoilt_files_aside(model, cache_dir)
+        raise ModelUnavailableError(model.name, f"its download was spoilt: {error}") from error
 
 
 def is_cached(model: Model, cache_dir: Path) -> bool:
