@@ -1,10 +1,12 @@
 """A tour of the service with httpx: `python example_client.py [--base-url URL]`."""
 
 import argparse
+import base64
 import math
 import operator
 import sys
 import time
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +84,23 @@ def show_batch(client: httpx.Client) -> None:
         print(f"    {likeness:6.3f}  {text}")
 
 
+def show_long_text(client: httpx.Client) -> None:
+    text = " ".join(ANSWERS * 10)
+    for options in ({}, {"long_text": "mean"}):
+        answer = ask(client, "POST", "/embed", {"text": text, "input_type": "document", **options})
+        print(f"  {options or 'no option'}: {answer['tokens']} tokens, truncated: {answer['truncated']}")
+    answer = ask(client, "POST", "/embed", {"text": text, "input_type": "document", "long_text": "chunks"})
+    for chunk in answer["chunks"]:
+        print(f"  a vector of characters {chunk['start']} to {chunk['end']}, {chunk['tokens']} tokens")
+
+
+def show_small_vectors(client: httpx.Client) -> None:
+    exact = ask(client, "POST", "/embed", {"text": QUESTION, "input_type": "query"})["embedding"]
+    body = {"text": QUESTION, "input_type": "query", "dtype": "int8", "encoding": "base64"}
+    stored = array("b", base64.b64decode(ask(client, "POST", "/embed", body)["embedding"]))
+    print(f"  int8: {len(stored)} bytes instead of {4 * len(exact)}, cosine {cosine(stored, exact):.4f}")
+
+
 def show_problem(client: httpx.Client) -> None:
     for body in ({"texts": ["fine", "   "]}, {"texts": ["fine"], "model_name": "bge-small"}):
         try:
@@ -108,6 +127,8 @@ TOUR = {
     "The service": show_service,
     "One text": show_single,
     "Several texts, and how alike they are": show_batch,
+    "A text longer than the model's input": show_long_text,
+    "Vectors in a quarter of the space": show_small_vectors,
     "What a refusal looks like": show_problem,
     "What the service has counted": show_metrics,
 }

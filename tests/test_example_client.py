@@ -19,7 +19,15 @@ def run_client(base_url: str) -> subprocess.CompletedProcess[str]:
 def test_client_tours_a_running_service(base_url: str) -> None:
     done = run_client(base_url)
     assert (done.returncode, done.stderr) == (0, "")
-    for told in ("healthy", "384 numbers", "400 invalid-input (texts[1])", "400 unknown-model", "POST /embed/batch"):
+    for told in (
+        "healthy",
+        "384 numbers",
+        "400 invalid-input (texts[1])",
+        "400 unknown-model",
+        "POST /embed/batch",
+        "a vector of characters 0 to",
+        "384 bytes instead of 1536",
+    ):
         assert told in done.stdout
     best = done.stdout.partition("what is like")[2].splitlines()[1]
     assert "password" in best
