@@ -1,5 +1,6 @@
 """Vectors as bytes: which format a caller asks for with `Accept`, and the two that are not JSON."""
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Final, Literal
@@ -16,6 +17,8 @@ OCTETS: Final = "application/octet-stream"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 Format = Literal["application/json", "application/octet-stream", "application/vnd.apache.arrow.stream"]
 
+REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
+"""A quality of zero says what is not wanted; Litestar takes it for the least wanted."""
 FINGERPRINT_HEADER = "X-Model-Fingerprint"
 HEADERS = {
     "X-Embedding-Shape": "rows and columns of the matrix, such as `2,384`",
@@ -40,8 +43,9 @@ def wanted_format(accept: str | None) -> Format:
     """The format that the header asks for; whatever is not known here gets JSON, as every error does."""
     if accept is None or ("octet-stream" not in accept and "arrow" not in accept):
         return JSON
+    wanted = ",".join(part for part in accept.split(",") if not REFUSED.search(part))
     try:
-        found = Accept(accept).best_match([JSON, OCTETS, ARROW], default=JSON)
+        found = Accept(wanted).best_match([JSON, OCTETS, ARROW], default=JSON)
     except (ValueError, OverflowError):  # a quality that is no number
         return JSON
     return OCTETS if found == OCTETS else ARROW if found == ARROW else JSON

@@ -34,6 +34,8 @@ def answer(dtype: str, *, chunks: list[Chunk] | None = None) -> Embedded:
         pytest.param(f"{ARROW};q=0.2, {OCTETS};q=0.5", OCTETS, id="bytes-first"),
         pytest.param(f"{OCTETS};q=1e999", JSON, id="endless-quality"),
         pytest.param("arrow", JSON, id="half-a-name"),
+        pytest.param(f"{OCTETS};q=0", JSON, id="not-bytes"),
+        pytest.param(f"{OCTETS}; q=0.000, {ARROW};q=0.1", ARROW, id="not-bytes-but-arrow"),
     ],
 )
 def test_format_is_read_from_the_header(accept: str | None, wanted: Format) -> None:
