@@ -178,12 +178,13 @@ class SelfCheckFacts:
     """What the model has proven when it was loaded.
 
     `batch_drift` is the largest difference of a number between vectors of one text alone and among others (both at
-    length 1), `batch_invariant` whether that is up to 1e-5. `batching` says which texts share a run because of it: of
-    any length (`mixed`), of `equal` length, or none (`single`), and `batching_cost` how many times as long a run of
-    mixed texts takes then. `canary_cosine` is the least cosine to the model's reference vectors, null without any.
+    length 1; null: texts cannot be run together), `batch_invariant` whether that is up to 1e-5. `batching` says
+    which texts share a run because of it: of any length (`mixed`), of `equal` length, or none (`single`), and
+    `batching_cost` how many times as long a run of mixed texts takes then. `canary_cosine` is the least cosine to
+    the model's reference vectors, null without any.
     """
 
-    batch_drift: float
+    batch_drift: float | None
     batch_invariant: bool
     batching: Literal["mixed", "equal", "single"]
     batching_cost: float

@@ -42,7 +42,7 @@ class SelfCheck:
 
     Attributes:
         batch_drift: the largest difference of a number between vectors of the same text run alone and together with
-            others, both at length 1.
+            others, both at length 1; None: texts cannot be run together, as where the graph takes one at a time.
         batching: which texts may share a run: of any (`mixed`) or of `equal` length, or none (`single`).
         batching_cost: seconds that the probes take when they are run as *batching* says, over those of one run; 1
             where that is one run.
@@ -51,7 +51,7 @@ class SelfCheck:
         seconds_per_token: the model's pace, in seconds of one lane per token of modelled cost.
     """
 
-    batch_drift: float
+    batch_drift: float | None
     batching: Batching
     batching_cost: float
     canary_cosine: float | None
@@ -60,7 +60,7 @@ class SelfCheck:
 
     @property
     def is_batch_invariant(self) -> bool:
-        return self.batch_drift <= MOST_DRIFT
+        return self.batch_drift is not None and self.batch_drift <= MOST_DRIFT
 
 
 Encode = Callable[[Sequence[TokenizedText]], Matrix]
@@ -84,13 +84,14 @@ def check_model(model: Model, tokenizer: TextTokenizer, encode: Encode) -> SelfC
         raise ModelUnavailableError(model.name, "its vectors hold NaN or infinity")
     cosine = _canary(model, tokenizer, encode, dict(zip(PROBES, alone, strict=True)))
     started = time.perf_counter()
-    drift = drift_of(encode(items), alone)
+    drift = _drift_together(encode, items, alone)
     together_s = time.perf_counter() - started
+    is_invariant = drift is not None and drift <= MOST_DRIFT
     single_s = pace * sum(cost(1, item.length) for item in items)
     check = SelfCheck(
         batch_drift=drift,
-        batching="mixed" if drift <= MOST_DRIFT else _batching(encode, items),
-        batching_cost=1.0 if drift <= MOST_DRIFT else round(single_s / together_s, 2),
+        batching="mixed" if is_invariant else _batching(encode, items),
+        batching_cost=1.0 if is_invariant or drift is None else round(single_s / together_s, 2),
         canary_cosine=cosine,
         is_unit=_is_unit(alone),
         seconds_per_token=pace,
@@ -121,7 +122,17 @@ def _batching(encode: Encode, items: Sequence[TokenizedText]) -> Batching:
     """Whether texts of equal length may share a run: then padding was what made the vectors drift."""
     shortest = min(item.length for item in items)
     equal = [TokenizedText(shortest, item.ids[:shortest]) for item in items]
-    return "equal" if drift_of(encode(equal), _one_by_one(encode, equal)) <= MOST_DRIFT else "single"
+    drift = _drift_together(encode, equal, _one_by_one(encode, equal))
+    return "equal" if drift is not None and drift <= MOST_DRIFT else "single"
+
+
+def _drift_together(encode: Encode, items: Sequence[TokenizedText], alone: Matrix) -> float | None:
+    """How far the vectors of *items* in one run are from those *alone*; None where they cannot share one."""
+    try:
+        drift = drift_of(encode(items), alone)
+    except Exception:  # noqa: BLE001 - alone they have all been run, so it is the company that the graph does not take
+        return None
+    return drift if np.isfinite(drift) else None
 
 
 def _canary(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.servers import ROOT, ServerProcess, running_server, started_server
 from tests.tiny import MAX_TOKENS, TinyModel, mean_of
-from tests.tiny_models import PROBE_WORDS, nan_for_unknown, write_padding_sensitive, write_quantised
+from tests.tiny_models import PROBE_WORDS, nan_for_unknown, one_at_a_time, write_padding_sensitive, write_quantised
 
 Json = dict[str, Any]
 PROMPTS = {"query": "one two ", "document": "three "}
@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (TinyModel("acme/gone").write(folder) / "model.onnx").unlink()
     write_quantised(folder, "acme/int8")
     write_padding_sensitive(folder, "acme/padded")
+    TinyModel("acme/lonely", graph=one_at_a_time).write(folder)
     return folder
 
 
@@ -263,6 +264,15 @@ def test_text_has_one_vector_whatever_its_neighbours(client: httpx.Client, name:
     assert (check["batch_invariant"], check["batching"]) == (False, batching)
     assert check["batch_drift"] > 1e-5
     assert check["batching_cost"] > 0
+
+
+def test_model_that_takes_one_text_at_a_time_gets_no_more(client: httpx.Client) -> None:
+    body = {"texts": ["one", "two three", "four", "one"], "model_name": "acme/lonely"}
+    vectors = client.post("/embed/batch", json=body).json()["embeddings"]
+    wanted = [mean_of(text.split()) for text in body["texts"]]
+    np.testing.assert_allclose(vectors, wanted, rtol=1e-5)
+    check = details(client, "acme/lonely")["self_check"]
+    assert (check["batch_drift"], check["batch_invariant"], check["batching"]) == (None, False, "single")
 
 
 def test_drift_is_told_in_the_log(client: httpx.Client, server: ServerProcess) -> None:

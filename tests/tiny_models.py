@@ -35,6 +35,14 @@ def matmul(table: Table) -> onnx.ModelProto:
     return gather(table, [helper.make_node("MatMul", ["rows", "weights"], ["last_hidden_state"])], weights=weights)
 
 
+def one_at_a_time(table: Table) -> onnx.ModelProto:
+    """A model that was exported for a batch of one text."""
+    model = gather(table)
+    for end in (*model.graph.input, *model.graph.output):
+        end.type.tensor_type.shape.dim[0].dim_value = 1
+    return model
+
+
 def padding_sensitive(table: Table) -> onnx.ModelProto:
     """Each token's row plus something that grows with the padded length of the run, and with nothing else."""
     step = row("a step", table.shape[1])
