@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor
@@ -223,7 +224,7 @@ class ModelManager:
         self._claims.pop(name, None)
         self._tell()
         if not task.cancelled() and task.exception():  # those who wait have it; when all have left, nobody needs it
-            self._executor.submit(give_memory_back)  # its traceback may hold a model that was half loaded
+            self._executor.submit(give_memory_back)
 
     async def _load_one(self, name: str) -> None:
         """Get the files first: a model that cannot be had must not push another one out."""
@@ -232,7 +233,7 @@ class ModelManager:
             await run(self._fetch, name)
             await self._make_room(name)
             started = self._clock()
-            encoder = await run(self._load, name)
+            encoder = await run(_without_leftovers, self._load, name)
         except ModelUnavailableError as error:
             self._failures[name] = _Failure(error.cause, self._clock() + self._retry_pause_s)
             log.warning("model_load_failed", model=name, cause=error.cause, retry_after_s=self._retry_pause_s)
@@ -288,6 +289,18 @@ class ModelManager:
         if dropped:
             self._tell()
             await asyncio.get_running_loop().run_in_executor(self._executor, _free, dropped)
+
+
+def _without_leftovers(load: Callable[[str], Encoder], name: str) -> Encoder:
+    """Blocking: load *name*; if that fails, the failure's traceback does not keep what was loaded so far."""
+    try:
+        return load(name)
+    except Exception as error:
+        failure: BaseException | None = error
+        while failure is not None:
+            traceback.clear_frames(failure.__traceback__)
+            failure = failure.__cause__ or failure.__context__
+        raise
 
 
 def _finish(finish: Callable[[Encoder], None], encoder: Encoder) -> None:
