@@ -457,4 +457,5 @@ def test_memory_is_given_back_to_the_system_when_a_model_is_dropped() -> None:
     result = subprocess.run([sys.executable, "-c", MEASURE], cwd=root, check=True, capture_output=True, text=True)
     measured: list[tuple[float, float]] = json.loads(result.stdout.splitlines()[-1])
     assert min(loaded - dropped for loaded, dropped in measured) > 40, measured  # MB; the weights alone take more
-    assert max(dropped for _, dropped in measured) - measured[0][1] < 10, measured  # nothing piles up
+    # What piles up stays in every later round; what malloc holds at one moment does not.
+    assert min(dropped for _, dropped in measured[3:]) - measured[0][1] < 10, measured
