@@ -17,6 +17,8 @@ from litestar.types import ExceptionHandlersMap
 from engine.errors import InvalidInputError, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
+UNKNOWN_FIELD = "Object contains unknown field"
+"""How msgspec begins to tell of a field that a body does not know."""
 MOST_ECHOED = 200
 """Characters of a caller's own words (a field's name) that a message repeats at most."""
 
@@ -199,13 +201,12 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 @cache
-def _choices(kind: Any) -> dict[str, list[str]]:
-    """The words that each field of a body may hold, where only some may."""
+def _fields(kind: Any) -> dict[str, list[str]]:
+    """The fields of a body, and the words that each may hold; none: it may hold others than these."""
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         return {}
     fields = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(kind)).fields
-    words = {field.encode_name: _words(field.type) for field in fields}
-    return {name: found for name, found in words.items() if found}
+    return {field.encode_name: _words(field.type) for field in fields}
 
 
 def _words(kind: msgspec.inspect.Type) -> list[str]:
@@ -239,9 +240,10 @@ def _invalid(message: str, where: str, kind: Any = None) -> InvalidInputError:
     elif match := re.search(r"(?:unknown|required) field `(.*)`", message, re.DOTALL):
         facts["field"] = match[1][:MOST_ECHOED]
     told = f"{where + ': ' if where else ''}{_plain(message)[:MOST_ECHOED]}."
-    if words := _choices(kind).get(where):
-        facts["choices"] = words
-        told = f"{told} Choose one of {', '.join(words)}."
+    known = _fields(kind)
+    if choices := list(known) if message.startswith(UNKNOWN_FIELD) else known.get(where):
+        facts["choices"] = choices
+        told = f"{told} Choose one of {', '.join(choices)}."
     return InvalidInputError(told, facts=facts)
 
 

@@ -239,6 +239,16 @@ def test_wrong_body_is_a_problem_that_says_where_and_what(
     assert "`" not in problem["detail"]
 
 
+@pytest.mark.parametrize("value", ["a", "Object contains unknown field"])
+def test_what_is_allowed_is_told_of_fields_and_of_words(value: str, client: httpx.Client) -> None:
+    field = problem_of(client.post("/embed", json={"text": "a", "dimension": value}))
+    word = problem_of(client.post("/embed", json={"text": "a", "dtype": value}))
+    assert (field["field"], word["field"]) == ("dimension", "dtype")
+    assert {"text", "model_name", "dimensions", "dtype"} <= set(field["choices"])
+    assert set(word["choices"]) == {"float32", "float16", "int8", "uint8", "binary", "ubinary"}
+    assert all(choice in told["detail"] for told in (field, word) for choice in told["choices"])
+
+
 @pytest.mark.parametrize("body", [b"[]", b'"a"', b"1", b"null", b"true"], ids=lambda body: str(body, "ascii"))
 def test_json_that_is_no_object_is_a_problem(body: bytes, client: httpx.Client) -> None:
     problem = problem_of(client.post("/embed", content=body))
