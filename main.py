@@ -34,7 +34,7 @@ from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, UnknownModelError
 from running import Service, lifespan, open_service
-from server import serve
+from serving.server import serve
 
 VERSION = "2.0.0"
 

@@ -943,6 +943,24 @@ def test_request_without_an_id_gets_one_of_its_own(client: httpx.Client, way: st
     assert len({ASK[way](client, {}).headers["x-request-id"] for _ in range(2)}) == 2
 
 
+@each_way
+def test_every_answer_tells_browsers_to_treat_it_as_data(client: httpx.Client, way: str) -> None:
+    headers = ASK[way](client, {}).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert "server" not in headers
+
+
+def test_page_of_the_api_may_load_its_scripts_and_stand_in_no_frame(client: httpx.Client) -> None:
+    headers = client.get("/schema").headers
+    assert headers["content-type"].startswith("text/html")
+    assert "default-src" not in headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
 def test_browser_of_another_origin_may_call(client: httpx.Client) -> None:
     asked = {
         "Origin": "https://app.example",

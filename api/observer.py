@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from random import getrandbits
+from typing import Any
 
 import structlog
 from litestar.enums import HttpMethod, ScopeType
@@ -19,8 +19,9 @@ from litestar.types import (
     WebSocketReceiveMessage,
 )
 
-from api.problems import MEDIA_TYPE, of_bug, of_error
-from engine.errors import DrainingError
+from api.headers import guarding
+from api.problems import UnforeseenError, new_request_id, of_error
+from engine.errors import DrainingError, ServiceError
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 """Ids of callers that are taken over: short, and without anything that could forge a line of a log."""
@@ -35,7 +36,11 @@ log = structlog.get_logger()
 
 
 class Observer:
-    """ASGI middleware outside of all of Litestar, so that 404s, CORS answers and crashes are seen, too."""
+    """ASGI middleware outside of all of Litestar, so that 404s, CORS answers and crashes are seen, too.
+
+    What lies within may put headers into the request's state, as `answer_headers`: they go out with whatever answer
+    there is. Who stands outside may put a `ServiceError` there, as `refused`: that is the answer then.
+    """
 
     def __init__(
         self,
@@ -53,38 +58,31 @@ class Observer:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        started, status = self._clock(), 0
+        started = self._clock()
         inner = _as_get(scope)
-        request_id = _request_id(scope)
-        scope["state"]["request_id"] = request_id
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        watched = _Watched(receive)
+        scope["state"]["request_id"] = _request_id(scope)
+        answer, watched = _Answer(scope["state"], send), _Watched(receive)
         try:
-            await self._app(inner, watched.receive, send_with_id)
+            if (refused := scope["state"].get("refused")) is not None:
+                await answer.tell(refused)
+            else:
+                await self._app(inner, watched.receive, answer.send)
         except asyncio.CancelledError:
             if watched.has_left:
-                status, scope["state"]["problem_code"] = CALLER_LEFT, "caller-left"
-            elif status:
+                answer.status, scope["state"]["problem_code"] = CALLER_LEFT, "caller-left"
+            elif answer.status:
                 raise  # half an answer is out
             else:  # the server's time to drain is over
-                scope["state"]["problem_code"] = DrainingError.code
-                await _send_problem(send_with_id, DrainingError.status, of_error(DrainingError(), request_id))
+                await answer.tell(DrainingError())
         except Exception:
-            scope["state"]["problem_code"] = "internal-error"
-            log.exception("request_failed", request_id=request_id, code="internal-error")
-            if status:
+            log.exception("request_failed", request_id=scope["state"]["request_id"], code="internal-error")
+            if answer.status:
+                scope["state"]["problem_code"] = "internal-error"
                 raise  # half an answer is out: the server must cut the connection
-            await _send_problem(send_with_id, 500, of_bug(request_id))
+            await answer.tell(UnforeseenError())
         finally:
             watched.end()
-            self._note(inner, status, self._clock() - started)
+            self._note(inner, answer.status, self._clock() - started)
 
     def _note(self, scope: HTTPScope, status: int, seconds: float) -> None:
         # Without a route there may be any method and any path: one label for all of them keeps the metrics bounded.
@@ -99,6 +97,30 @@ class Observer:
             status=status,
             ms=round(seconds * 1e3, 2),
         )
+
+
+class _Answer:
+    """One request's `send`: notes the status, and adds the headers that every answer has."""
+
+    def __init__(self, state: dict[str, Any], send: Send) -> None:
+        self.status = 0
+        self._state = state
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            own = list(message["headers"])
+            request_id = (b"x-request-id", self._state["request_id"].encode())
+            message["headers"] = [*own, *self._state.get("answer_headers", ()), request_id, *guarding(own)]
+        await self._send(message)
+
+    async def tell(self, error: ServiceError) -> None:
+        """Answer with this failure."""
+        self._state["problem_code"] = error.code
+        headers, body = of_error(error, self._state["request_id"])
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 class _Watched:
@@ -141,15 +163,9 @@ def _request_id(scope: HTTPScope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and SANE_ID.fullmatch(value):
             return value.decode()
-    return f"{getrandbits(128):032x}"  # unique is enough: nothing is guarded by it
+    return new_request_id()
 
 
 def _as_get(scope: HTTPScope) -> HTTPScope:
     """HEAD is GET without the body, which the server leaves out."""
     return {**scope, "method": HttpMethod.GET.value} if scope["method"] == "HEAD" else scope
-
-
-async def _send_problem(send: Send, status: int, body: bytes) -> None:
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
+from random import getrandbits
 from typing import Any, cast
 
 import msgspec
@@ -14,6 +15,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
+from api.headers import Header
 from engine.errors import InvalidInputError, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
@@ -79,6 +81,13 @@ class NotJsonError(ServiceError):
     status, code, title = 415, "not-json", "The body must be JSON"
 
 
+class UnforeseenError(ServiceError):
+    """A bug of the service."""
+
+    def __init__(self) -> None:
+        super().__init__("An unexpected failure; its record is in the service's log.")
+
+
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is refused with words that help."""
 
@@ -115,25 +124,27 @@ def problem_handlers() -> ExceptionHandlersMap:
     return {ServiceError: _of_service_error, HTTPException: _of_http_exception, Exception: _of_bug}
 
 
-def of_bug(request_id: str) -> bytes:
-    """The body for a failure outside of Litestar's reach."""
-    return msgspec.json.encode(_body(_BUG, request_id))
+def new_request_id() -> str:
+    return f"{getrandbits(128):032x}"  # unique is enough: nothing is guarded by it
 
 
-def of_error(error: ServiceError, request_id: str) -> bytes:
-    """The body for a failure that is reported outside of Litestar's reach."""
-    told = _Told(error.status, error.code, error.title, error.detail, error.facts)
-    return msgspec.json.encode(_body(told, request_id))
-
-
-_BUG = _Told(500, "internal-error", ServiceError.title, "An unexpected failure; its record is in the service's log.")
+def of_error(error: ServiceError, request_id: str) -> tuple[list[Header], bytes]:
+    """Headers and body for a failure that is reported outside of Litestar's reach."""
+    told = _of(error)
+    body = msgspec.json.encode(_body(told, request_id))
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **told.headers}
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
 
 
 def _of_service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[dict[str, object]]:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.__cause__ is not None:
         log.error("request_failed", request_id=_request_id(request), code=error.code, exc_info=error.__cause__)
+    return _answer(request, _of(error))
+
+
+def _of(error: ServiceError) -> _Told:
     headers = {} if error.retry_after_s is None else {"Retry-After": str(math.ceil(error.retry_after_s))}
-    return _answer(request, _Told(error.status, error.code, error.title, error.detail, error.facts, headers))
+    return _Told(error.status, error.code, error.title, error.detail, error.facts, headers)
 
 
 def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, object]]:
@@ -153,7 +164,9 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
         status=status.value,
         code=title.lower().replace(" ", "-"),
         title=title,
-        detail=details.get(status, error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else _BUG.detail),
+        detail=details.get(
+            status, error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else UnforeseenError().detail
+        ),
         facts=facts,
         headers=dict(error.headers or {}),
     )
@@ -161,8 +174,8 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
 
 
 def _of_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:
-    log.error("request_failed", request_id=_request_id(request), code=_BUG.code, exc_info=error)
-    return _answer(request, _BUG)
+    log.error("request_failed", request_id=_request_id(request), code=UnforeseenError.code, exc_info=error)
+    return _answer(request, _of(UnforeseenError()))
 
 
 def _answer(request: Request[Any, Any, Any], told: _Told) -> Response[dict[str, object]]:

@@ -42,7 +42,6 @@ from litestar import Litestar, Response, post
 from litestar.params import JSONBody
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-import server
 from api import views
 from api.bodies import EmbedRequest, TextRules
 from api.native import FastResponse
@@ -55,6 +54,7 @@ from engine.encoder import Encoder
 from engine.scheduler import Scheduler
 from engine.tokens import TextTokenizer
 from main import create_app
+from serving import server
 
 WARM_S = 2.0
 """Long enough for the session for lone texts to be opened, which is done after the first answers."""

@@ -10,10 +10,10 @@ import pytest
 
 from tests.servers import ROOT, environment
 
-PACKAGES = {"engine", "api", "cli"}
+PACKAGES = {"engine", "api", "cli", "serving"}
 TOP = {"main", "running", "model_manager", "config"}
 MODULES = sorted(
-    [*ROOT.glob("engine/*.py"), *ROOT.glob("api/*.py"), *ROOT.glob("cli/*.py"), *(ROOT / f"{name}.py" for name in TOP)]
+    [path for package in PACKAGES for path in ROOT.glob(f"{package}/*.py")] + [ROOT / f"{name}.py" for name in TOP]
 )
 MOST_LINES_OF_A_MODULE = 350
 MOST_LINES_OF_A_FUNCTION = 60
@@ -27,7 +27,7 @@ TESTED_ELSEWHERE = {
     "engine.queue": "tests/test_scheduler.py drives it through the scheduler, which owns it",
     "engine.errors": "tests/test_problems.py raises every one of them",
 }
-SHARED_IN_API = {"api.problems", "api.native", "api.bodies", "api.formats", "api.openapi"}
+SHARED_IN_API = {"api.problems", "api.headers", "api.native", "api.bodies", "api.formats", "api.openapi"}
 """What other modules of api/ may use: how errors are told, the bodies and answers that views fill and docs describe."""
 
 
@@ -92,6 +92,12 @@ def test_api_knows_the_engine_and_of_its_own_modules_the_shared_ones(path: Path)
 @pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("cli")])
 def test_commands_know_the_engine_and_the_settings(path: Path) -> None:
     assert {module.partition(".")[0] for module in own(imports_of(path))} <= {"engine", "cli", "config"}
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("serving")])
+def test_the_process_around_the_app_knows_only_how_failures_are_told(path: Path) -> None:
+    allowed = {"serving.connection", "engine.errors", "api.problems", "api.headers"}
+    assert own(imports_of(path)) <= allowed
 
 
 def test_model_manager_knows_only_the_engine() -> None:

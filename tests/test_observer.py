@@ -8,6 +8,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from api.observer import Observer
+from engine.errors import OverloadedError
 
 Counted = tuple[str, float, str | None]
 Headers = list[tuple[bytes, bytes]]
@@ -40,7 +41,7 @@ class Answering:
 
 
 async def ask(
-    app: ASGIApp, *, method: str = "POST", headers: Headers | None = None
+    app: ASGIApp, *, method: str = "POST", headers: Headers | None = None, state: dict[str, Any] | None = None
 ) -> tuple[list[Message], list[Counted]]:
     """What *app* sends to this request, and what is counted of it."""
     sent: list[Message] = []
@@ -56,7 +57,7 @@ async def ask(
     def count(endpoint: str, seconds: float, code: str | None) -> None:
         counted.append((endpoint, seconds, code))
 
-    scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": {}}
+    scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}
     await Observer(app, count=count, clock=lambda: next(ticks))(scope, receive, send)
     return sent, counted
 
@@ -102,6 +103,24 @@ async def test_answer_is_passed_on_with_its_own_headers() -> None:
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert sent[0]["status"] == 404  # type: ignore[typeddict-item]  # the first message is the start
     assert (b"x-own", b"1") in sent[0]["headers"]  # type: ignore[typeddict-item]  # as above
+
+
+async def test_headers_that_the_inside_left_go_out_with_whatever_answer_there_is() -> None:
+    for app in (Answering(), Crashing(has_begun=False)):
+        with capture_logs():
+            sent, _ = await ask(app, state={"answer_headers": [(b"ratelimit", b"1")]})
+        assert (b"ratelimit", b"1") in sent[0]["headers"]  # type: ignore[typeddict-item]  # the first message is the start
+
+
+async def test_request_that_was_refused_outside_is_answered_with_that_and_goes_no_further() -> None:
+    app = Answering()
+    sent, counted = await ask(app, state={"refused": OverloadedError("Full.", retry_after_s=1.2)})
+    start: Any = sent[0]
+    body: Any = sent[1]
+    assert (start["status"], json.loads(body["body"])["code"]) == (503, "overloaded")
+    assert dict(start["headers"])[b"retry-after"] == b"2"
+    assert app.scopes == []
+    assert [code for _, _, code in counted] == ["overloaded"]
 
 
 async def test_answer_is_counted_with_its_route_seconds_and_problem() -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from api.bodies import EmbedBatchRequest, EmbedRequest
 from api.observer import Observer
-from api.problems import NotJsonError, StrictRequest, of_bug, problem_handlers
+from api.problems import NotJsonError, StrictRequest, UnforeseenError, of_error, problem_handlers
 from engine import errors
 from engine.catalog import Catalog
 
@@ -169,7 +169,7 @@ def test_bug_is_told_in_one_neutral_sentence_and_logged_in_full(error: Exception
 def test_bug_outside_of_the_routes_reads_like_one_inside(client: httpx.Client) -> None:
     with capture_logs():
         inside = problem_of(raised(client, ValueError()))
-    assert json.loads(of_bug(inside["request_id"])) == inside
+    assert json.loads(of_error(UnforeseenError(), inside["request_id"])[1]) == inside
 
 
 def test_unknown_address_is_a_problem(client: httpx.Client) -> None:

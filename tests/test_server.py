@@ -609,7 +609,7 @@ def test_request_that_outlives_the_time_to_drain_is_told_as_a_problem() -> None:
 
 UNFORESEEN = """
 from main import create_app
-from server import serve
+from serving.server import serve
 
 def load(*_, **__):
     raise RuntimeError("can't start new thread")

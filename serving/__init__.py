@@ -1,0 +1,1 @@
+"""The process around the app: its socket, its connections, its signals, its exit code."""
