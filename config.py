@@ -99,7 +99,19 @@ class Settings(BaseSettings):
         ByteSize(10_000_000), ge=1, description="Bytes of one request body at most, such as 10MB or 512KiB."
     )
     request_timeout: Seconds = Field(300, description="Seconds a request may take; callers may ask for less.")
-    shutdown_timeout: PositiveInt = Field(30, description="Seconds that accepted requests get to end at shutdown.")
+    shutdown_timeout: PositiveInt = Field(30, description="Seconds from signal to end; accepted requests are answered.")
+
+    header_timeout: Seconds = Field(10, description="Seconds in which a request's headers must be there.")
+    body_timeout: Seconds = Field(60, description="Seconds that a caller gets to send a body, and to take an answer.")
+    keep_alive_timeout: Seconds = Field(
+        75, description="Seconds until an idle connection ends; more than any proxy in front keeps one."
+    )
+    max_header_size: ByteSize = Field(
+        ByteSize(32_768), ge=1024, description="Bytes of request line and headers at most, such as 16KiB."
+    )
+    max_connections: PositiveInt = Field(
+        1000, description="Connections at most; the one that has kept the service waiting longest gives way."
+    )
 
     enable_cors: bool = Field(default=True, description="Let browsers of other origins call the service.")
     cors_origins: Names = Field(("*",), description="Origins that may call; `*` is any.")

@@ -34,6 +34,7 @@ from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, UnknownModelError
 from running import Service, lifespan, open_service
+from serving.connection import Rules
 from serving.server import serve
 
 VERSION = "2.0.0"
@@ -197,8 +198,18 @@ def create_app(
         logging_config=None,
     )
     app.asgi_handler = Observer(app.asgi_handler, count=metrics.count)
-    app.state.settings = settings
+    app.state.settings, app.state.metrics = settings, metrics
     return app
+
+
+def connection_rules(settings: Settings) -> Rules:
+    return Rules(
+        header_timeout_s=settings.header_timeout,
+        body_timeout_s=settings.body_timeout,
+        keep_alive_timeout_s=settings.keep_alive_timeout,
+        max_header_bytes=int(settings.max_header_size),
+        max_connections=settings.max_connections,
+    )
 
 
 def _end_process() -> None:
@@ -234,10 +245,18 @@ def _app() -> Litestar:
         sys.exit(f"Bad settings: {error}.")
 
 
-def _serve() -> int:
+def serve_forever() -> int:
     served = _app()
     chosen: Settings = served.state.settings
-    return serve(served, host=chosen.host, port=chosen.port, drain_s=chosen.shutdown_timeout)
+    counted: Metrics = served.state.metrics
+    return serve(
+        served,
+        host=chosen.host,
+        port=chosen.port,
+        drain_s=chosen.shutdown_timeout,
+        rules=connection_rules(chosen),
+        note=counted.note_failure,
+    )
 
 
 if __name__ == "__main__":
@@ -245,6 +264,6 @@ if __name__ == "__main__":
         from cli.commands import run  # the service needs none of it, and starts sooner without
 
         sys.exit(run(sys.argv[1:]))
-    sys.exit(_serve())
+    sys.exit(serve_forever())
 elif __name__ != "__mp_main__":  # a process that a command has started needs no app
     app = _app()

@@ -23,7 +23,11 @@ class Metrics:
         self._requests[endpoint] += 1
         self._latencies_s[endpoint].append(seconds)
         if problem_code is not None:
-            self._errors[problem_code] += 1
+            self.note_failure(problem_code)
+
+    def note_failure(self, problem_code: str) -> None:
+        """Note a failure; alone, that of a caller whose request never became one."""
+        self._errors[problem_code] += 1
 
     @property
     def requests(self) -> int:

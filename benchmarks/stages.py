@@ -40,7 +40,6 @@ if not __package__:  # run as a script: let `benchmarks` and the service's modul
 import numpy as np
 from litestar import Litestar, Response, post
 from litestar.params import JSONBody
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api import views
 from api.bodies import EmbedRequest, TextRules
@@ -53,8 +52,9 @@ from config import load_settings
 from engine.encoder import Encoder
 from engine.scheduler import Scheduler
 from engine.tokens import TextTokenizer
-from main import create_app
+from main import connection_rules, create_app
 from serving import server
+from serving.connection import Connection
 
 WARM_S = 2.0
 """Long enough for the session for lone texts to be opened, which is done after the first answers."""
@@ -75,7 +75,7 @@ class Place:
 
 
 PLACES = (
-    Place(HttpToolsProtocol, "data_received", ARRIVED),
+    Place(Connection, "data_received", ARRIVED),
     Place(Observer, "__call__", "bytes in -> app called"),
     Place(TextRules, "check_text", "routing and body"),
     Place(TextTokenizer, "cut", "checks, model lease", "tokenise"),
@@ -84,7 +84,7 @@ PLACES = (
     Place(Scheduler, "_finished", "hand back to the loop"),
     Place(views, "embed_answer", "wake the handler, check the vector"),
     Place(FastResponse, "render", "make the answer", "JSON"),
-    Place(HttpToolsProtocol, "on_response_complete", "answer to the socket"),
+    Place(Connection, "on_response_complete", "answer to the socket"),
     Place(Observer, "_note", "leave Litestar", "log and count"),
 )
 """In the order in which a lone request passes them."""
@@ -212,7 +212,10 @@ def costs(app: Litestar, requests: int, *, pauses_s: Sequence[float]) -> list[Co
 
     app.on_startup.append(begin)
     with mock.patch.object(server, "_end", lambda code: code):  # it may end the process, and we have more to do
-        code = server.serve(app, host="127.0.0.1", port=port, drain_s=1)
+        rules = connection_rules(app.state.settings)
+        code = server.serve(
+            app, host="127.0.0.1", port=port, drain_s=1, rules=rules, note=app.state.metrics.note_failure
+        )
     if code or not calling:
         raise BenchError("The service did not start (its last words are above).")
     if is_interrupted:

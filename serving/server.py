@@ -1,17 +1,35 @@
 """The process around the app: its socket, its signals, its exit code."""
 
+import asyncio
+import math
 import os
 import socket
 import sys
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from types import FrameType
-from typing import Literal, Protocol
+from typing import Literal, NoReturn, Protocol, cast
 
+import structlog
 import uvicorn
 from litestar import Litestar
 
+from serving.connection import Connection, Lobby, Rules
+
+if sys.platform != "win32":
+    import resource
+
 BACKLOG = 2048
 """Connections that the kernel holds until the service takes them."""
+OTHER_FILES = 100
+"""Open files that are no connections of callers: models, the hub, Redis, the log."""
+CLOSE_S = 1.0
+"""What is kept of the time to drain for closing all that is open: a supervisor kills who is not gone by then."""
+
+log = structlog.get_logger()
 
 
 class Stoppable(Protocol):
@@ -22,27 +40,76 @@ class Stoppable(Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server that tells the service when it is asked to stop, and ends with exit code 0 then."""
+    """A server that drains: asked to stop, it goes on listening until all accepted work is answered.
 
-    def __init__(self, app: Litestar, config: uvicorn.Config) -> None:
+    Meanwhile probes hear that it drains, new work is refused by `Connection`, and each answer ends its connection.
+    """
+
+    def __init__(
+        self, app: Litestar, config: uvicorn.Config, lobby: Lobby, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Serve *app*, whose connections meet in *lobby*; *clock* gives seconds, monotonic."""
         super().__init__(config)
         self._app = app
+        self._lobby = lobby
+        self._clock = clock
+        time_s = float(config.timeout_graceful_shutdown or 0)
+        self._close_s = min(CLOSE_S, time_s / 2)
+        self._drain_s = time_s - self._close_s
+        self._ends: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """First signal: drain. Second signal: end at once."""
         if (service := running_service(self._app)) is not None:
             service.phase = "draining"
-        self.force_exit, self.should_exit = self.should_exit, True
+        self._lobby.is_draining = True
+        if self.should_exit:
+            log.warning("shutdown_forced")
+            _leave(0)
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether it is time to end, asked ten times a second."""
+        if not await super().on_tick(counter):
+            return False
+        if self._ends is None:
+            self._ends = self._clock() + self._drain_s
+            log.info("drain_started", requests=len(self.server_state.tasks), seconds=self._drain_s)
+            for connection in self.server_state.connections:
+                cast("Connection", connection).end_after_answer()
+        is_done = not self.server_state.tasks
+        return is_done or self._clock() >= self._ends
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything; what is still unanswered is told so now."""
+        left_s = 0.0 if self._ends is None else max(0.0, self._ends - self._clock())
+        self.config.timeout_graceful_shutdown = math.ceil(left_s)
+        log.info("drain_ended", unanswered=len(self.server_state.tasks))
+        try:
+            await asyncio.wait_for(super().shutdown(sockets), left_s + self._close_s)
+        except TimeoutError:
+            log.warning("shutdown_forced")  # a model may hang in its run, and no thread can be stopped from outside
+            _leave(0)
 
 
-def serve(app: Litestar, *, host: str, port: int, drain_s: int) -> int:
+def serve(
+    app: Litestar,
+    *,
+    host: str,
+    port: int,
+    drain_s: int,
+    rules: Rules,
+    note: Callable[[str], None],
+) -> int:
     """Run *app* until a signal stops it.
 
     Args:
         app: the service; its lifespan puts the running service into `app.state.service`.
         host: address to listen on.
         port: TCP port to listen on.
-        drain_s: seconds that accepted requests get to end.
+        drain_s: seconds from the signal to the end; accepted requests are answered meanwhile.
+        rules: bounds of every connection.
+        note: told the code of each failure that comes before there is a request.
 
     Returns:
         The exit code: 0 after a signal, 1 where the service could not start; standard error says why.
@@ -52,15 +119,19 @@ def serve(app: Litestar, *, host: str, port: int, drain_s: int) -> int:
     except (OSError, TypeError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "this is no address"
         return _fail(f"Cannot listen on HOST={host} PORT={port}: {reason}.")
+    lobby = Lobby(_within_file_limit(rules), note=note)
     config = uvicorn.Config(
         app,
+        http=cast("type[asyncio.Protocol]", partial(Connection, lobby=lobby)),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=math.ceil(rules.keep_alive_timeout_s),
         timeout_graceful_shutdown=drain_s,
     )
-    Server(app, config).run(sockets=[listening])
+    Server(app, config, lobby).run(sockets=[listening])
     service = running_service(app)
     if service is None or service.failure:
         return _end(_fail(f"Cannot start: {service.failure if service else 'the log says why.'}"))
@@ -85,13 +156,30 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def _within_file_limit(rules: Rules) -> Rules:
+    """As many connections as this process may have open files, after it has raised that number as far as it may."""
+    if sys.platform == "win32":
+        return rules
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        if rules.max_connections > (room := max(1, most - OTHER_FILES)):
+            log.warning("connections_limited", max_connections=room, wanted=rules.max_connections, open_files=most)
+            return replace(rules, max_connections=room)
+    return rules
+
+
 def _end(code: int) -> int:
     """Leave threads alone that still run: a download cannot be stopped, and Python would wait for its end."""
     if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave(code)
     return code
+
+
+def _leave(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _fail(reason: str) -> int:

@@ -6,8 +6,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,18 @@ START_S = 60
 class ServerProcess:
     """A server that a test has started, and what it has logged so far."""
 
-    def __init__(self, settings: Mapping[str, str], *, is_uvicorn: bool = False) -> None:
-        """Start `python main.py`, or `uvicorn main:app`, with *settings*, on a free port of this machine."""
+    def __init__(self, settings: Mapping[str, str], *, command: Sequence[str] = ("main.py",)) -> None:
+        """Start `python main.py`, or another *command* of Python's, with *settings*, on a free port of this machine."""
         port = settings.get("PORT") or str(free_port())
-        command = ["-m", "uvicorn", "main:app", "--port", port] if is_uvicorn else ["main.py"]
         self.url = f"http://127.0.0.1:{port}"
         self.lines: list[str] = []
         self._grown = threading.Condition()
         self._has_ended = False
         self.process = subprocess.Popen(
-            [sys.executable, *command],
+            [sys.executable, *(part.format(port=port) for part in command)],
             cwd=ROOT,
             env=environment({"HOST": "127.0.0.1", "LOG_FORMAT": "json", **settings, "PORT": port}),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -69,6 +69,12 @@ class ServerProcess:
         self._reader.join(timeout_s)
         return code
 
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
     def stop(self) -> None:
         """Tell it to stop, and kill it if it does not."""
         self.process.terminate()
@@ -77,8 +83,10 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.wait_for_end()
-        if self.process.stdout:
-            self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                with suppress(BrokenPipeError):
+                    pipe.close()
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
@@ -115,7 +123,16 @@ def started_server(**settings: str) -> Iterator[ServerProcess]:
 @contextmanager
 def started_uvicorn(**settings: str) -> Iterator[ServerProcess]:
     """The same by `uvicorn main:app`."""
-    with _stopped_at_the_end(ServerProcess(settings, is_uvicorn=True)) as server:
+    command = ("-m", "uvicorn", "main:app", "--port", "{port}")
+    with _stopped_at_the_end(ServerProcess(settings, command=command)) as server:
+        yield server
+
+
+@contextmanager
+def held_server(**settings: str) -> Iterator[ServerProcess]:
+    """A healthy server whose model runs wait once it has been told `hold`, until it is told `release`."""
+    with _stopped_at_the_end(ServerProcess(settings, command=("-m", "tests.held"))) as server:
+        server.wait_for("service_ready")
         yield server
 
 

@@ -608,13 +608,15 @@ def test_request_that_outlives_the_time_to_drain_is_told_as_a_problem() -> None:
 
 
 UNFORESEEN = """
-from main import create_app
+from main import connection_rules, create_app
 from serving.server import serve
 
 def load(*_, **__):
     raise RuntimeError("can't start new thread")
 
-raise SystemExit(serve(create_app(load=load), host="127.0.0.1", port={port}, drain_s=5))
+app = create_app(load=load)
+rules, note = connection_rules(app.state.settings), app.state.metrics.note_failure
+raise SystemExit(serve(app, host="127.0.0.1", port={port}, drain_s=5, rules=rules, note=note))
 """
 
 

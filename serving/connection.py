@@ -1,0 +1,365 @@
+"""One caller's connection: what may come in, how long its caller may take, and what he hears who breaks a rule.
+
+uvicorn's protocol reads HTTP; here stand the bounds that it does not have. Whoever keeps the service waiting (with a
+head, a body, or an answer that he does not take) has a deadline, and gives way when the connections run out.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from api.headers import guarding
+from api.problems import new_request_id, of_error
+from engine.errors import DrainingError, ServiceError
+
+LINGER_S = 2.0
+"""So long a connection that ends is still read: closed with unread bytes, it would be reset, and its answer lost."""
+
+WISHES = frozenset({b"upgrade", b"connection", b"http2-settings"})
+"""Headers in which a caller asks for another protocol."""
+
+log = structlog.get_logger()
+
+
+class MalformedRequestError(ServiceError):
+    """What came in is not HTTP."""
+
+    status, code, title = 400, "malformed-request", "The request is not valid HTTP"
+
+    def __init__(self) -> None:
+        super().__init__("What came in is not valid HTTP/1.1, so the connection ends.")
+
+
+class SlowRequestError(ServiceError):
+    """The caller took too long to send."""
+
+    status, code, title = 408, "request-too-slow", "The request came in too slowly"
+
+    def __init__(self, part: str, setting: str, limit_s: float) -> None:
+        detail = f"The request's {part} was not there after {limit_s:g} s ({setting}), so the connection ends."
+        super().__init__(detail, facts={"limit": limit_s})
+
+
+class LargeHeadError(ServiceError):
+    """The request line and the headers are too long."""
+
+    status, code, title = 431, "headers-too-large", "The headers are too large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        detail = f"Request line and headers are more than the {limit_bytes} bytes that MAX_HEADER_SIZE allows."
+        super().__init__(detail, facts={"limit": limit_bytes})
+
+
+class NoConnectionError(ServiceError):
+    """Every connection is at work."""
+
+    status, code, title = 503, "too-many-connections", "Too many connections are at work"
+
+    def __init__(self, limit: int) -> None:
+        detail = f"All {limit} connections (MAX_CONNECTIONS) wait for answers of the service."
+        super().__init__(detail, retry_after_s=1, facts={"limit": limit})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What holds for every connection."""
+
+    header_timeout_s: float
+    body_timeout_s: float
+    keep_alive_timeout_s: float
+    max_header_bytes: int
+    max_connections: int
+
+
+class Stage(Enum):
+    """Whose turn it is."""
+
+    HEAD = auto()  # a request's head has begun, or the first one is awaited
+    BODY = auto()
+    WORK = auto()  # the service's turn; in all other stages it waits for the caller
+    IDLE = auto()  # between two requests
+    TAKING = auto()  # the answer is written, but not all of it taken
+    LINGER = auto()  # the answer came before the body's end, or the connection ends
+
+
+class Lobby:
+    """Owns what the connections of one server share: the rules, and who waits for whom."""
+
+    def __init__(self, rules: Rules, *, note: Callable[[str], None]) -> None:
+        """Let nobody in yet; *note* is told the code of each failure that no route answers for."""
+        self.rules = rules
+        self.is_draining = False
+        self._note = note
+        self._awaited: dict[Connection, None] = {}  # those whose caller's turn it is, longest first
+
+    def note(self, error: ServiceError) -> None:
+        log.info("connection_refused", code=error.code)
+        self._note(error.code)
+
+    def awaits(self, connection: "Connection") -> None:
+        self._awaited[connection] = None
+
+    def forget(self, connection: "Connection") -> None:
+        self._awaited.pop(connection, None)
+
+    def make_room_for(self, newcomer: "Connection") -> bool:
+        """End the connection that has kept the service waiting longest; false where all wait for the service."""
+        oldest = next((connection for connection in self._awaited if connection is not newcomer), None)
+        if oldest is None:
+            return False
+        self.forget(oldest)
+        oldest.give_way()
+        return True
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, with bounds on time, size and number."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        lobby: Lobby,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._lobby = lobby
+        self._rules = lobby.rules
+        self._stage = Stage.HEAD
+        self._deadline: asyncio.TimerHandle | None = None
+        self._dead_bytes = 0  # came in since the last thing that counts: a head, or a piece of a body
+        self._is_reading_head = False
+        self._is_deaf = False
+
+    # --- Coming and going -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self._lobby.awaits(self)
+        self._wait_at_most(self._rules.header_timeout_s)
+        is_full = len(self.connections) > self._rules.max_connections
+        if is_full and not self._lobby.make_room_for(self):
+            self._refuse(NoConnectionError(self._rules.max_connections))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._lobby.forget(self)
+        super().connection_lost(exc)
+
+    def give_way(self) -> None:
+        """Leave the place to another connection."""
+        self._tell_app_of_the_end()
+        self.transport.abort()  # what is still in its buffer has not been taken for long
+
+    def end_after_answer(self) -> None:
+        """The request at work is the last one."""
+        if (cycle := self._unanswered) is not None:
+            cycle.keep_alive = False
+
+    @property
+    def _unanswered(self) -> RequestResponseCycle | None:
+        """The newest request, if it has no whole answer yet."""
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's own annotation leaves the None out
+        return None if cycle is None or cycle.response_complete else cycle
+
+    # --- Coming in ------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        if self._stage in (Stage.IDLE, Stage.TAKING):
+            self._enter(Stage.HEAD)
+        self._dead_bytes += len(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
+        if self._has_ended():
+            return
+        if self._dead_bytes > self._rules.max_header_bytes:
+            self._refuse(LargeHeadError(self._rules.max_header_bytes))  # trailers and chunk extensions, too
+        elif self._deadline is None and self._stage is Stage.HEAD:
+            self._wait_at_most(self._rules.header_timeout_s)
+        elif self._deadline is None and self._stage is Stage.BODY:
+            self._wait_at_most(self._rules.body_timeout_s)
+
+    def _parse(self, data: bytes) -> None:
+        """Read *data*; the wish for another protocol is passed over, which HTTP allows.
+
+        The parser leaves out the body of a request that has such a wish (Java's own client sends `h2c` with the first
+        one), so it gets its head once more without it.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as wish:
+                data = self._plain_head() + data[wish.args[0] :]
+            except httptools.HttpParserError:
+                return self._refuse(MalformedRequestError())
+            else:
+                return None
+
+    def _plain_head(self) -> bytes:
+        """The head that has just been read, without the wish for another protocol."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] not in WISHES]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _has_ended(self) -> bool:
+        return self._is_deaf or self.transport.is_closing()
+
+    def on_message_begin(self) -> None:
+        self._is_reading_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_reading_head:  # later ones are trailers: taken for headers, they would pass by what checks those
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._is_reading_head = False
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            return  # it comes again, see `_parse`
+        if (refused := self._refusal()) is not None:
+            self.scope["state"]["refused"] = refused
+        super().on_headers_complete()
+        if refused is not None or self._lobby.is_draining:
+            self.cycle.keep_alive = False
+        self._dead_bytes = 0
+        if self._stage is Stage.HEAD:  # else an earlier request of a pipeline is at work
+            self._enter(Stage.BODY)
+
+    def on_body(self, body: bytes) -> None:
+        self._dead_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        self._dead_bytes = 0
+        if self.cycle.response_complete:
+            self._rest()
+        else:
+            self._enter(Stage.WORK)
+
+    def _refusal(self) -> ServiceError | None:
+        head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if head_bytes > self._rules.max_header_bytes:
+            return LargeHeadError(self._rules.max_header_bytes)
+        if self._lobby.is_draining and self.parser.get_method() == b"POST":
+            return DrainingError()
+        return None
+
+    # --- Going out ------------------------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._wait_at_most(self._rules.body_timeout_s)  # the peer may not take what is in the buffer
+        elif not self.cycle.response_complete:  # the next request of a pipeline
+            if self.cycle.more_body:
+                self._enter(Stage.BODY)
+                self._wait_at_most(self._rules.body_timeout_s)
+        elif self._stage is Stage.BODY:
+            self._enter(Stage.LINGER)
+            self._wait_at_most(LINGER_S)
+        elif self.transport.get_write_buffer_size():
+            self._enter(Stage.TAKING)
+            self._wait_at_most(self._rules.body_timeout_s)
+        else:
+            self._enter(Stage.IDLE)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_at_most(self._rules.body_timeout_s)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stage is Stage.WORK:
+            self._stop_waiting()
+
+    def _refuse(self, error: ServiceError) -> None:
+        """End the connection with this failure, after the answers that it still owes."""
+        self._is_deaf = True
+        self._lobby.note(error)
+        if (cycle := self._unanswered) is not None:
+            if not cycle.more_body:
+                cycle.keep_alive = False
+                return
+            if cycle.response_started:
+                self.transport.close()
+                return
+        self._tell_app_of_the_end()
+        self.transport.write(_answer(error, self.server_state.default_headers))
+        self._enter(Stage.LINGER)
+        self._wait_at_most(LINGER_S)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _tell_app_of_the_end(self) -> None:
+        if (cycle := self._unanswered) is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    # --- Waiting --------------------------------------------------------------------------------------------------
+
+    def _rest(self) -> None:
+        """Between two requests; uvicorn's own timer has been stopped by the body that came after its answer."""
+        self._enter(Stage.IDLE)
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _enter(self, stage: Stage) -> None:
+        if stage is Stage.WORK:
+            self._lobby.forget(self)
+        elif self._stage is Stage.WORK:
+            self._lobby.awaits(self)
+        if self._deadline is not None:
+            self._stop_waiting()
+        self._stage = stage
+
+    def _wait_at_most(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._deadline = self.loop.call_later(seconds, self._waited)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _waited(self) -> None:
+        """The caller's time is over."""
+        self._deadline = None
+        match self._stage:
+            case Stage.HEAD if self._dead_bytes:
+                self._refuse(SlowRequestError("head", "HEADER_TIMEOUT", self._rules.header_timeout_s))
+            case Stage.BODY:
+                self._refuse(SlowRequestError("body", "BODY_TIMEOUT", self._rules.body_timeout_s))
+            case Stage.TAKING if not self.transport.get_write_buffer_size():
+                self._enter(Stage.IDLE)  # taken at last
+            case Stage.HEAD | Stage.LINGER:
+                self.transport.abort()  # nothing came, or nothing more was due
+            case _:
+                log.info("connection_cut", stage=self._stage.name.lower())
+                self.give_way()
+
+
+def _answer(error: ServiceError, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+    """A whole answer, for failures that come before there is a request."""
+    request_id = new_request_id()
+    own, body = of_error(error, request_id)
+    ends = [(b"x-request-id", request_id.encode()), (b"connection", b"close")]
+    headers = [*default_headers, *own, *ends, *guarding(own)]
+    lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+    return STATUS_LINE[error.status] + lines + b"\r\n" + body
