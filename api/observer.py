@@ -64,6 +64,8 @@ class Observer:
         answer, watched = _Answer(scope["state"], send), _Watched(receive)
         try:
             if (refused := scope["state"].get("refused")) is not None:
+                while (await receive()).get("more_body"):
+                    pass  # closed with a body on its way, the connection would be reset, and the answer lost
                 await answer.tell(refused)
             else:
                 await self._app(inner, watched.receive, answer.send)

@@ -13,12 +13,11 @@ from typing import Any
 import httptools
 import structlog
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api.headers import guarding
-from api.problems import new_request_id, of_error
 from engine.errors import DrainingError, ServiceError
+from serving.failures import LargeHeadError, MalformedRequestError, NoConnectionError, SlowRequestError, whole_answer
 
 LINGER_S = 2.0
 """So long a connection that ends is still read: closed with unread bytes, it would be reset, and its answer lost."""
@@ -27,45 +26,6 @@ WISHES = frozenset({b"upgrade", b"connection", b"http2-settings"})
 """Headers in which a caller asks for another protocol."""
 
 log = structlog.get_logger()
-
-
-class MalformedRequestError(ServiceError):
-    """What came in is not HTTP."""
-
-    status, code, title = 400, "malformed-request", "The request is not valid HTTP"
-
-    def __init__(self) -> None:
-        super().__init__("What came in is not valid HTTP/1.1, so the connection ends.")
-
-
-class SlowRequestError(ServiceError):
-    """The caller took too long to send."""
-
-    status, code, title = 408, "request-too-slow", "The request came in too slowly"
-
-    def __init__(self, part: str, setting: str, limit_s: float) -> None:
-        detail = f"The request's {part} was not there after {limit_s:g} s ({setting}), so the connection ends."
-        super().__init__(detail, facts={"limit": limit_s})
-
-
-class LargeHeadError(ServiceError):
-    """The request line and the headers are too long."""
-
-    status, code, title = 431, "headers-too-large", "The headers are too large"
-
-    def __init__(self, limit_bytes: int) -> None:
-        detail = f"Request line and headers are more than the {limit_bytes} bytes that MAX_HEADER_SIZE allows."
-        super().__init__(detail, facts={"limit": limit_bytes})
-
-
-class NoConnectionError(ServiceError):
-    """Every connection is at work."""
-
-    status, code, title = 503, "too-many-connections", "Too many connections are at work"
-
-    def __init__(self, limit: int) -> None:
-        detail = f"All {limit} connections (MAX_CONNECTIONS) wait for answers of the service."
-        super().__init__(detail, retry_after_s=1, facts={"limit": limit})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +144,9 @@ class Connection(HttpToolsProtocol):
         self._parse(data)
         if self._has_ended():
             return
-        if self._dead_bytes > self._rules.max_header_bytes:
+        if self._dead_bytes > self._rules.max_header_bytes and self._stage is Stage.LINGER:
+            self.transport.abort()  # it has its answer
+        elif self._dead_bytes > self._rules.max_header_bytes:
             self._refuse(LargeHeadError(self._rules.max_header_bytes))  # trailers and chunk extensions, too
         elif self._deadline is None and self._stage is Stage.HEAD:
             self._wait_at_most(self._rules.header_timeout_s)
@@ -299,7 +261,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
                 return
         self._tell_app_of_the_end()
-        self.transport.write(_answer(error, self.server_state.default_headers))
+        self.transport.write(whole_answer(error, self.server_state.default_headers))
         self._enter(Stage.LINGER)
         self._wait_at_most(LINGER_S)
         if self.transport.can_write_eof():
@@ -353,13 +315,3 @@ class Connection(HttpToolsProtocol):
             case _:
                 log.info("connection_cut", stage=self._stage.name.lower())
                 self.give_way()
-
-
-def _answer(error: ServiceError, default_headers: list[tuple[bytes, bytes]]) -> bytes:
-    """A whole answer, for failures that come before there is a request."""
-    request_id = new_request_id()
-    own, body = of_error(error, request_id)
-    ends = [(b"x-request-id", request_id.encode()), (b"connection", b"close")]
-    headers = [*default_headers, *own, *ends, *guarding(own)]
-    lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-    return STATUS_LINE[error.status] + lines + b"\r\n" + body

@@ -22,6 +22,7 @@ TESTED_ELSEWHERE = {
     "api.docs": "test_api.py checks every example against the OpenAPI document",
     "api.openapi": "test_api.py checks the document that it makes",
     "cli.console": "tests/test_commands.py and tests/test_download.py see all that it writes",
+    "serving.failures": "tests/test_connection.py hears all of them",
     "running": "tests/test_server.py starts, drains and ends real services",
     "api.views": "test_api.py checks the answers that it makes, over HTTP",
     "engine.queue": "tests/test_scheduler.py drives it through the scheduler, which owns it",
@@ -96,7 +97,7 @@ def test_commands_know_the_engine_and_the_settings(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("serving")])
 def test_the_process_around_the_app_knows_only_how_failures_are_told(path: Path) -> None:
-    allowed = {"serving.connection", "engine.errors", "api.problems", "api.headers"}
+    allowed = {"serving.connection", "serving.failures", "engine.errors", "api.problems", "api.headers"}
     assert own(imports_of(path)) <= allowed
 
 
