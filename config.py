@@ -93,6 +93,10 @@ class Settings(BaseSettings):
     )
     max_queue_seconds: Seconds = Field(10, description="Work that may wait, in seconds, before requests get a 503.")
 
+    lane_stuck_seconds: Seconds = Field(
+        120, description="Seconds in one model run after which /health/live answers 503, so that a restart follows."
+    )
+
     max_text_length: PositiveInt = Field(8192, description="Characters of one text at most.")
     max_batch_size: PositiveInt = Field(32, description="Texts of one request at most.")
     max_request_size: ByteSize = Field(

@@ -107,9 +107,9 @@ async def health(service: NamedDependency[Service]) -> Response[Health]:
 
 
 @get("/health/live", responses=docs.LIVE)
-async def live() -> Response[Probe]:
-    """Whether the process works at all; an orchestrator restarts one that does not answer."""
-    return FastResponse(Probe("live"))
+async def live(service: NamedDependency[Service]) -> Response[Any]:
+    """Whether the process works at all; an orchestrator restarts one that does not, or that does not answer."""
+    return views.live_answer(service.scheduler.stuck)
 
 
 @get("/health/ready", responses=docs.READY)

@@ -20,7 +20,8 @@ from engine.catalog import Catalog
 from engine.encoder import Encoder, sessions_of
 from engine.errors import ServiceError
 from engine.hub import fetch
-from engine.machine import lane_threads, return_large_blocks, usable_cores
+from engine.lane import Lane, open_lanes
+from engine.machine import return_large_blocks, usable_cores
 from engine.scheduler import Scheduler
 from engine.service import EmbeddingService
 from model_manager import ModelManager
@@ -111,10 +112,10 @@ async def open_service(
         # As many threads as models: a slow download never keeps another model from being loaded.
         loading = ThreadPoolExecutor(len(catalog.models), thread_name_prefix="load")
         tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
-        express = ThreadPoolExecutor(1, thread_name_prefix="express")
-        workers = lane_threads(lanes)
-        for executor in (tokenizing, express, *workers):
-            stack.enter_context(executor)
+        stack.enter_context(tokenizing)
+        express, workers = Lane("express"), open_lanes(lanes)
+        for lane in (express, *workers):
+            stack.callback(lane.close)
         stack.callback(loading.shutdown, wait=False, cancel_futures=True)
         models = ModelManager(
             fetch=lambda name: fetch(catalog.get(name), settings.hub_cache_dir),
@@ -133,6 +134,7 @@ async def open_service(
             express=express,
             micro_batch_tokens=settings.micro_batch_tokens,
             max_queue_s=settings.max_queue_seconds,
+            stuck_s=settings.lane_stuck_seconds,
         )
         stack.push_async_callback(scheduler.aclose)
         embeddings = EmbeddingService(

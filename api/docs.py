@@ -23,6 +23,8 @@ from api.native import (
     QueueMetrics,
     SelfCheckFacts,
     StampFacts,
+    StuckLane,
+    StuckProbe,
     TextTokens,
     TokenizeAnswer,
     TrainedSizes,
@@ -119,6 +121,7 @@ _WORK_PROBLEMS = problems(
         "The model 'thenlper/gte-base' cannot be loaded now: it is not in the cache, and the hub cannot be reached.",
     ),
     problem(errors.OverloadedError, "Work for 10.2 s is waiting; with this request it would be more than may wait."),
+    problem(errors.LaneLostError, "The thread that ran the model has died."),
     problem(errors.DrainingError, "The service is shutting down and takes no new work."),
     problem(
         errors.DeadlineError,
@@ -197,7 +200,14 @@ HEALTH: Responses = {
         Health, Health("starting", CacheInfo([], 0, 5, 3600.0, 60.0), 0.4), description="It starts or shuts down"
     ),
 }
-LIVE: Responses = {200: answer(Probe, Probe("live"), description="The process works")}
+LIVE: Responses = {
+    200: answer(Probe, Probe("live"), description="The process works"),
+    503: answer(
+        StuckProbe,
+        StuckProbe("stuck", [StuckLane(MODEL_NAME, 184.2)]),
+        description="A model run does not end: restart the process",
+    ),
+}
 READY: Responses = {
     200: answer(Probe, Probe("ready"), description="Send requests here"),
     503: answer(Probe, Probe("starting"), description="Send requests elsewhere"),
@@ -259,7 +269,15 @@ METRICS: Responses = {
             cache_info=_CACHE,
             errors={"invalid-input": 1},
             endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
-            queue=QueueMetrics(waiting_requests=0, waiting_texts=0, waiting_seconds=0.0, running=1, lanes=2),
+            queue=QueueMetrics(
+                waiting_requests=0,
+                waiting_texts=0,
+                waiting_seconds=0.0,
+                running=1,
+                lanes=2,
+                lanes_stuck=0,
+                lanes_died=0,
+            ),
             micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
             models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
         ),

@@ -125,6 +125,22 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class StuckLane:
+    """A lane that is in one run of a model for longer than LANE_STUCK_SECONDS, and for how many seconds."""
+
+    model_name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StuckProbe:
+    """The answer to an orchestrator that should restart the process."""
+
+    status: Literal["stuck"]
+    stuck: list[StuckLane]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelEntry:
     """What is known of a model before it is loaded. `size` is that of its files in bytes."""
 
@@ -241,13 +257,18 @@ class EndpointMetrics:
 
 @dataclass(frozen=True, slots=True)
 class QueueMetrics:
-    """What waits and runs now. `waiting_seconds`: until the lanes have done it, at the measured pace."""
+    """What waits and runs now. `waiting_seconds`: until the lanes have done it, at the measured pace.
+
+    `lanes_stuck` are in one run for longer than LANE_STUCK_SECONDS; `lanes_died` counts threads since the start.
+    """
 
     waiting_requests: int
     waiting_texts: int
     waiting_seconds: float
     running: int
     lanes: int
+    lanes_stuck: int
+    lanes_died: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Protocol
@@ -25,10 +25,13 @@ from api.native import (
     ModelDetails,
     ModelEntry,
     ModelUsage,
+    Probe,
     PromptPair,
     QueueMetrics,
     SelfCheckFacts,
     StampFacts,
+    StuckLane,
+    StuckProbe,
     TextTokens,
     TokenizeAnswer,
     TrainedSizes,
@@ -40,6 +43,7 @@ from engine.scheduler import SchedulerState
 from engine.self_check import SelfCheck
 from engine.service import Embedded, TokenCount, Usage
 from engine.vectors import to_base64
+from engine.watchdog import StuckRun
 
 
 class Loaded(Protocol):
@@ -132,6 +136,13 @@ def _ms_since(started: float) -> float:
     return round((time.perf_counter() - started) * 1e3, 3)
 
 
+def live_answer(stuck: Sequence[StuckRun]) -> Response[Any]:
+    if not stuck:
+        return FastResponse(Probe("live"))
+    lanes = [StuckLane(run.model, round(run.seconds, 3)) for run in stuck]
+    return FastResponse(StuckProbe("stuck", lanes), status_code=503)
+
+
 def model_entry(model: Model, loaded: Loaded | None) -> ModelEntry:
     return ModelEntry(
         name=model.name,
@@ -201,6 +212,8 @@ def metrics_answer(
             waiting_seconds=round(state.waiting_seconds, 3),
             running=state.running,
             lanes=state.lanes,
+            lanes_stuck=state.lanes_stuck,
+            lanes_died=state.lanes_died,
         ),
         micro_batches=MicroBatchMetrics(
             runs=state.micro_batches,

@@ -102,6 +102,15 @@ class InferenceError(ServiceError):
         super().__init__("The model failed on this input. The failure is in the service's log.")
 
 
+class LaneLostError(ServiceError):
+    """The thread of a model run has died, or none could be started; the next run gets a new one."""
+
+    status, code, title = 503, "lane-lost", "The model run lost its thread"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, retry_after_s=1)
+
+
 class InvalidVectorError(ServiceError):
     """The model gave a vector that no caller should use: not finite, or of length zero."""
 

@@ -5,12 +5,9 @@ import ctypes
 import gc
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-LANE_NICENESS = 5
-"""Lanes yield to the event loop and to the express lane, which need a core for a moment only."""
 
 M_MMAP_THRESHOLD = -3
 """The parameter's number in glibc's malloc.h."""
@@ -38,20 +35,15 @@ def _quota(cgroup: Path) -> float | None:
     return None
 
 
-def lane_threads(lanes: int) -> list[ThreadPoolExecutor]:
-    """One single-thread executor per lane, at a lower priority than the rest of the process."""
-    return [
-        ThreadPoolExecutor(1, thread_name_prefix=f"lane-{number}", initializer=_lower_priority)
-        for number in range(lanes)
-    ]
+def lower_priority(by: int) -> None:
+    """Lower the calling thread's priority by so many steps of niceness.
 
-
-def _lower_priority() -> None:
-    """Linux keeps a niceness per thread; elsewhere it is the process's, so nothing is changed there."""
+    Linux keeps a niceness per thread; elsewhere it is the process's, so nothing is changed there.
+    """
     if hasattr(os, "sched_getaffinity"):
         thread = threading.get_native_id()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + LANE_NICENESS))
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + by))
 
 
 def return_large_blocks() -> None:

@@ -10,28 +10,34 @@ batches by itself.
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import structlog
 
-from engine.errors import DrainingError, InferenceError, ModelMisbehavedError, OverloadedError, ServiceError
+from engine.errors import (
+    DrainingError,
+    InferenceError,
+    LaneLostError,
+    ModelMisbehavedError,
+    OverloadedError,
+    ServiceError,
+)
+from engine.lane import LEAD_S, Lane
 from engine.planner import cost
 from engine.queue import WINDOW_TEXTS, Item, Job, Matrix, Run, Runnable, WaitingJobs, cut_into_runs
+from engine.watchdog import StuckRun, Watchdog
 
 SMALL_TOKENS = 64
 """Requests that cost up to this many tokens are small: the express lane serves them, in runs of up to this size."""
-LEAD_S = 0.005
-"""A lane gets its next run this long before its current one is expected to end, so that it need not wait while the
-event loop is busy with requests: in that time it handles a handful of them."""
 LEAD_TOKENS = 48
 """Small requests that wait are worth that only from this many tokens on: fewer make a costly run, and more may come."""
 PACE_MEMORY = 0.9
 """Weight of what was known before when a run teaches the model's pace (an exponential moving average)."""
+CLOSE_S = 5.0
+"""So long closing waits for runs to end; whoever wanted their vectors has had the whole time to drain before."""
 
 log = structlog.get_logger()
 
@@ -45,6 +51,8 @@ class SchedulerState:
     waiting_seconds: float = 0.0
     running: int = 0
     lanes: int = 0
+    lanes_stuck: int = 0
+    lanes_died: int = 0
     micro_batches: int = 0
     texts: int = 0
     padded_tokens: int = 0
@@ -59,44 +67,32 @@ class Estimate:
     seconds: float
 
 
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """A thread that takes one run after the other; *runs* are the current one and perhaps the next."""
-
-    executor: Executor
-    runs: deque[Run] = field(default_factory=deque)
-
-    def is_at_big_work(self) -> bool:
-        return bool(self.runs) and not self.runs[0].is_small
-
-    def takes_work(self, now: float) -> bool:
-        """Whether it is idle, or near the end of its only run."""
-        return not self.runs or (len(self.runs) == 1 and now >= self.runs[0].ends - LEAD_S)
-
-
 class Scheduler:
     """Owns the queue and the lanes: `submit` admits or refuses, a free lane takes the next micro-batch."""
 
     def __init__(
         self,
         *,
-        lanes: Sequence[Executor],
-        express: Executor,
+        lanes: Sequence[Lane],
+        express: Lane,
         micro_batch_tokens: int,
         max_queue_s: float,
+        stuck_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare an idle scheduler.
 
         Args:
-            lanes: one single-thread executor per lane.
-            express: the single-thread executor that runs small requests while all lanes are at big ones.
+            lanes: those for work of any size; who opens them closes them.
+            express: the one that runs small requests while all lanes are at big ones.
             micro_batch_tokens: padded tokens of one run at most.
             max_queue_s: work that may wait, as seconds until the lanes have done it.
+            stuck_s: seconds from which on a lane that is in one run counts as stuck.
             clock: seconds, monotonic.
         """
-        self._lanes = [_Lane(executor) for executor in lanes]
-        self._express = _Lane(express)
+        self._lanes = tuple(lanes)
+        self._express = express
+        self._watchdog = Watchdog((*lanes, express), stuck_s=stuck_s, on_overdue=self._rescue, clock=clock)
         self._micro_batch_tokens = micro_batch_tokens
         self._max_queue_s = max_queue_s
         self._clock = clock
@@ -120,6 +116,7 @@ class Scheduler:
             OverloadedError: too much work waits; nothing of this request was done.
             DrainingError: the scheduler is closing.
             InferenceError: the model raised, or returned another number of vectors.
+            LaneLostError: the thread that ran the model has died, or none could be started.
         """
         job = self._admit(model, items)
         self._dispatch()
@@ -148,16 +145,28 @@ class Scheduler:
             waiting_texts=sum(len(job.waiting) for job in jobs),
             waiting_seconds=self._waiting_s(),
             running=self._running(),
+            lanes_stuck=len(self._watchdog.stuck),
+            lanes_died=sum(lane.deaths for lane in self._all_lanes),
         )
 
+    @property
+    def stuck(self) -> list[StuckRun]:
+        """The runs that have been going on for too long at this moment."""
+        return self._watchdog.stuck
+
     async def aclose(self) -> None:
-        """Refuse new requests, fail what still waits, and return when no lane runs."""
+        """Refuse new requests, fail what still waits, and return when no lane runs, or only such as may never end."""
         self._is_closed = True
         for job in (*self._small, *self._big):
             self._fail(job, DrainingError())
-        while self._running():
-            self._run_ended.clear()
-            await self._run_ended.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while any(lane.runs and not lane.is_overdue(self._clock()) for lane in self._all_lanes):
+                    self._run_ended.clear()
+                    await self._run_ended.wait()
+        self._watchdog.close()
+        for job in [job for lane in self._all_lanes for run in lane.runs for job in run.by_job()]:
+            self._fail(job, DrainingError())
 
     def _admit(self, model: Runnable, items: Sequence[Item]) -> Job:
         if self._is_closed:
@@ -197,24 +206,39 @@ class Scheduler:
     def _waiting(self) -> bool:
         return bool(self._small or self._big)
 
+    @property
+    def _all_lanes(self) -> tuple[Lane, ...]:
+        return (*self._lanes, self._express)
+
     def _running(self) -> int:
-        return sum(len(lane.runs) for lane in (*self._lanes, self._express))
+        return sum(len(lane.runs) for lane in self._all_lanes)
 
     def _dispatch(self) -> None:
+        """Let no lane idle while work waits, and let nothing that cannot be given to a lane hold up the rest."""
+        try:
+            self._fill_lanes()
+        except Exception as error:
+            log.exception("dispatch_failed")
+            for queue in (self._small, self._big):
+                if queue:
+                    self._fail(queue.head, InferenceError(), cause=error)
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _fill_lanes(self) -> None:
         """Give every lane that takes work the micro-batch that goes next; idle lanes come first."""
         now = self._clock()
         for lane in sorted(self._lanes, key=lambda lane: len(lane.runs)):
             if lane.takes_work(now) and self._has_work_for(lane):
                 self._start(lane, self._take(), now)
-        if self._express_helps():
+        if self._express_helps(now):
             self._start(self._express, self._small.take(SMALL_TOKENS), now)
 
-    def _has_work_for(self, lane: _Lane) -> bool:
+    def _has_work_for(self, lane: Lane) -> bool:
         return self._waiting() if not lane.runs else bool(self._big) or self._small.tokens >= LEAD_TOKENS
 
-    def _express_helps(self) -> bool:
+    def _express_helps(self, now: float) -> bool:
         """Only while every lane is at a big request: otherwise a lane is free soon, and fuller runs cost less."""
-        return bool(self._small) and not self._express.runs and all(lane.is_at_big_work() for lane in self._lanes)
+        return bool(self._small) and not self._express.runs and all(lane.is_at_big_work(now) for lane in self._lanes)
 
     def _take(self) -> Run:
         """The micro-batch that goes next. Several idle lanes share what waits, so that a lone request ends sooner."""
@@ -227,37 +251,43 @@ class Scheduler:
             return self._micro_batch_tokens
         return min(self._micro_batch_tokens, max(SMALL_TOKENS, math.ceil(tokens / idle)))
 
-    def _start(self, lane: _Lane, run: Run, now: float) -> None:
+    def _start(self, lane: Lane, run: Run, now: float) -> None:
         run.is_lone = len(run.parts) == 1 and not self._waiting() and not self._running()
         expected_s = cost(len(run.parts), run.longest) * self._pace_of(run.model)
         run.ends = max([now, *(earlier.ends for earlier in lane.runs)]) + expected_s
-        lane.runs.append(run)
-        loop = asyncio.get_running_loop()
-        try:
-            future = loop.run_in_executor(lane.executor, _timed, run, self._clock)
-        except RuntimeError as error:  # no thread can be had: the callers learn of it as of any failure
-            future = loop.create_future()
-            future.set_exception(error)
-        future.add_done_callback(partial(self._finished, lane, run))
-        loop.call_later(run.ends - LEAD_S - now, self._dispatch)
+        lane.start(run, self._finished)
+        self._watchdog.watch()
+        asyncio.get_running_loop().call_later(run.ends - LEAD_S - now, self._dispatch)
 
-    def _finished(self, lane: _Lane, run: Run, future: asyncio.Future[tuple[Matrix, float]]) -> None:
-        """Free the lane, then hand out the answers: the lane's next micro-batch must not wait for that."""
-        lane.runs.remove(run)
+    def _finished(self, lane: Lane, run: Run, outcome: Matrix | Exception, seconds: float) -> None:
+        """Give the lane its next micro-batch, which must not wait for the answers, then hand these out."""
+        self._watchdog.note_end(lane, run, seconds)
         try:
-            matrix, seconds = future.result()
-            _check(run, matrix)
+            matrix = _checked(run, outcome)
             self._learn(run, seconds)
-        except BaseException as error:  # noqa: BLE001 - whatever a model raised in its thread, its callers learn of it
+        except Exception as error:  # noqa: BLE001 - whatever a model raised in its thread, its callers learn of it
             log.warning("micro_batch_failed", model=run.model.name, texts=len(run.parts), error=type(error).__name__)
             self._fail_or_retry(run, error)
             self._dispatch()
         else:
             self._dispatch()
-            for job, rows in run.by_job().items():
-                job.hand_out(rows, matrix)
+            self._hand_out(run, matrix)
         finally:
             self._run_ended.set()
+
+    def _hand_out(self, run: Run, matrix: Matrix) -> None:
+        for job, rows in run.by_job().items():
+            try:
+                job.hand_out(rows, matrix)
+            except Exception as error:  # noqa: BLE001 - the others of this run must still get theirs
+                self._fail(job, InferenceError(), cause=error)
+
+    def _rescue(self, lane: Lane) -> None:
+        """What was to run after a run that may never end waits again, for any lane."""
+        for run in lane.take_back():
+            for job, rows in run.by_job().items():
+                self._put_back(job, rows)
+        self._dispatch()
 
     def _pace_of(self, model: Runnable) -> float:
         return self._pace.get(model, model.seconds_per_token)
@@ -279,11 +309,17 @@ class Scheduler:
         """Where a failed run was shared, each request runs again apart from the others: only the guilty one fails."""
         jobs = run.by_job()
         for job, rows in jobs.items():
-            if len(jobs) == 1:
+            if isinstance(error, LaneLostError):
+                self._fail(job, LaneLostError(error.detail), cause=error.__cause__)
+            elif len(jobs) == 1:
                 self._fail(job, InferenceError(), cause=error)
-            elif not job.answer.done():
+            else:
                 job.is_alone = True
-                self._queue_of(job).put_back(job, [index for _, index in rows])
+                self._put_back(job, rows)
+
+    def _put_back(self, job: Job, rows: Sequence[tuple[int, int]]) -> None:
+        if not job.answer.done():
+            self._queue_of(job).put_back(job, [index for _, index in rows])
 
     def _fail(self, job: Job, error: ServiceError, *, cause: BaseException | None = None) -> None:
         self._drop_waiting(job)
@@ -298,13 +334,10 @@ class Scheduler:
             self._queue_of(job).remove(job, job.waiting)
 
 
-def _timed(run: Run, clock: Callable[[], float]) -> tuple[Matrix, float]:
-    """Blocking: the run's vectors, and the seconds that it took."""
-    started = clock()
-    return run.model.encode(run.items, is_lone=run.is_lone), clock() - started
-
-
-def _check(run: Run, matrix: Matrix) -> None:
-    """There must be one vector per text."""
-    if matrix.shape != (wanted := (len(run.parts), run.model.dim)):
-        raise ModelMisbehavedError(f"the model returned an array of shape {matrix.shape} where {wanted} was due")
+def _checked(run: Run, outcome: Matrix | Exception) -> Matrix:
+    """What came of a run: one vector per text."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    if outcome.shape != (wanted := (len(run.parts), run.model.dim)):
+        raise ModelMisbehavedError(f"the model returned an array of shape {outcome.shape} where {wanted} was due")
+    return outcome

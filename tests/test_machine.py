@@ -2,13 +2,12 @@ import gc
 import os
 import subprocess
 import sys
-import threading
 import weakref
 from pathlib import Path
 
 import pytest
 
-from engine.machine import LANE_NICENESS, give_memory_back, lane_threads, usable_cores
+from engine.machine import give_memory_back, usable_cores
 from tests.servers import ROOT
 
 linux_only = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux tells a process its cores")
@@ -86,31 +85,26 @@ def test_cores_of_this_machine_are_one_at_least() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
-def test_lanes_are_threads_of_their_own() -> None:
-    lanes = lane_threads(3)
-    try:
-        threads = {lane.submit(threading.get_ident).result() for lane in lanes for _ in range(2)}
-    finally:
-        for lane in lanes:
-            lane.shutdown()
-    assert len(threads) == 3
-    assert threading.get_ident() not in threads
-
-
 @linux_only
-@pytest.mark.parametrize("niceness", [0, 10])
-def test_lanes_yield_to_the_rest_of_the_process_whatever_its_niceness(niceness: int) -> None:
-    """Somebody may start the service with `nice`."""
+@pytest.mark.parametrize("niceness", [0, 5])
+def test_only_the_thread_that_asks_for_it_gets_a_lower_priority(niceness: int) -> None:
+    """Whatever the process's is: somebody may start the service with `nice`."""
     code = f"""
 import os, threading
-from engine.machine import lane_threads
+from engine.machine import lower_priority
 os.nice({niceness})
-[lane] = lane_threads(1)
-lane_niceness = lane.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result()
-print(lane_niceness - os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-lane.shutdown()
+seen = []
+def priority():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+def work():
+    lower_priority(5)
+    seen.append(priority())
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(seen[0] - priority())
 """
-    assert int(run(code)) == LANE_NICENESS
+    assert int(run(code)) == 5
 
 
 def test_memory_is_given_back_as_often_as_asked() -> None:

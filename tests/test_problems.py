@@ -29,6 +29,7 @@ KINDS: list[errors.ServiceError] = [
     errors.DrainingError(),
     errors.DeadlineError(),
     errors.InferenceError(),
+    errors.LaneLostError("The thread that ran the model has died."),
     errors.InvalidVectorError(3, "holds NaN or infinity"),
     errors.MetricsDisabledError(),
     NotJsonError("Send JSON."),
@@ -112,7 +113,12 @@ def test_failure_on_purpose_is_told_in_full(error: errors.ServiceError, client: 
 @each_kind
 def test_retry_after_is_told_where_trying_again_makes_sense(error: errors.ServiceError, client: httpx.Client) -> None:
     told = raised(client, error).headers.get("Retry-After")
-    expected = {errors.ModelUnavailableError: "30", errors.OverloadedError: "1", errors.DrainingError: "1"}
+    expected = {
+        errors.ModelUnavailableError: "30",
+        errors.OverloadedError: "1",
+        errors.DrainingError: "1",
+        errors.LaneLostError: "1",
+    }
     assert told == expected.get(type(error))
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,28 +10,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import DrainingError, InferenceError, OverloadedError
-from engine.planner import cost
-from engine.queue import WINDOW_TEXTS, Batching, Matrix, cut_into_runs
-from engine.scheduler import LEAD_S, SMALL_TOKENS, Scheduler
+from engine.errors import DrainingError, InferenceError, LaneLostError, OverloadedError
+from engine.lane import LEAD_S, Lane
+from engine.planner import cost, plan
+from engine.queue import WINDOW_TEXTS, Batching, Job, Matrix, cut_into_runs
+from engine.scheduler import SMALL_TOKENS, Scheduler
 from tests.clock import ManualClock
 from tests.gated import GatedModel, Text
 
 MICRO_BATCH_TOKENS = 512
 BIG = 100
 SMALL = 10
+STUCK_S = 60.0
 
 
-@pytest.fixture
-def threads() -> Iterator[list[ThreadPoolExecutor]]:
-    """Two lanes and an express lane."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3)]
+def opened(clock: ManualClock, stack: ExitStack) -> list[Lane]:
+    """Two lanes and an express lane, closed with *stack*."""
+    threads = [Lane(name, clock=clock) for name in ("lane-0", "lane-1", "express")]
+    for lane in threads:
+        stack.callback(lane.close)
+    return threads
 
 
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture
+def threads(clock: ManualClock) -> Iterator[list[Lane]]:
+    with ExitStack() as stack:
+        yield opened(clock, stack)
 
 
 @pytest.fixture
@@ -42,22 +50,19 @@ def model() -> Iterator[GatedModel]:
     model.open()
 
 
-def make(
-    threads: Sequence[ThreadPoolExecutor], clock: ManualClock, *, lanes: int, max_queue_s: float = 1e9
-) -> Scheduler:
+def make(threads: Sequence[Lane], clock: ManualClock, *, lanes: int, max_queue_s: float = 1e9) -> Scheduler:
     return Scheduler(
         lanes=threads[:lanes],
         express=threads[2],
         micro_batch_tokens=MICRO_BATCH_TOKENS,
         max_queue_s=max_queue_s,
+        stuck_s=STUCK_S,
         clock=clock,
     )
 
 
 @pytest.fixture
-async def one_lane(
-    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
-) -> AsyncIterator[Scheduler]:
+async def one_lane(threads: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
     scheduler = make(threads, clock, lanes=1)
     yield scheduler
     model.open()
@@ -65,9 +70,7 @@ async def one_lane(
 
 
 @pytest.fixture
-async def two_lanes(
-    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
-) -> AsyncIterator[Scheduler]:
+async def two_lanes(threads: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
     scheduler = make(threads, clock, lanes=2)
     yield scheduler
     model.open()
@@ -214,7 +217,7 @@ async def test_small_requests_wait_for_a_lane_that_is_at_small_ones(one_lane: Sc
 
 
 async def test_too_much_work_is_refused_whole_and_says_when_to_come_back(
-    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
+    threads: list[Lane], clock: ManualClock, model: GatedModel
 ) -> None:
     scheduler = make(threads, clock, lanes=1, max_queue_s=1.0)
     four_s = 4 * cost(1, BIG) * model.seconds_per_token
@@ -232,9 +235,7 @@ async def test_too_much_work_is_refused_whole_and_says_when_to_come_back(
     await scheduler.aclose()
 
 
-async def test_one_huge_request_on_a_slow_model_keeps_no_others_out(
-    threads: list[ThreadPoolExecutor], clock: ManualClock
-) -> None:
+async def test_one_huge_request_on_a_slow_model_keeps_no_others_out(threads: list[Lane], clock: ManualClock) -> None:
     scheduler = make(threads, clock, lanes=1, max_queue_s=10.0)
     slow, fast = GatedModel("slow", seconds_per_token=1.0), GatedModel("fast", is_open=True)
     huge = ask(scheduler, slow, *(Text(BIG, number) for number in range(32)))
@@ -247,7 +248,7 @@ async def test_one_huge_request_on_a_slow_model_keeps_no_others_out(
 
 
 async def test_small_requests_are_not_refused_for_work_that_they_overtake(
-    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
+    threads: list[Lane], clock: ManualClock, model: GatedModel
 ) -> None:
     scheduler = make(threads, clock, lanes=1, max_queue_s=1.0)
     jobs = [ask(scheduler, model, *(Text(BIG, number) for number in range(4))) for _ in range(3)]
@@ -261,29 +262,7 @@ async def test_small_requests_are_not_refused_for_work_that_they_overtake(
     await scheduler.aclose()
 
 
-async def test_a_lane_without_a_thread_fails_its_callers_and_works_again(
-    clock: ManualClock, threads: list[ThreadPoolExecutor]
-) -> None:
-    class Refusing(ThreadPoolExecutor):
-        refusals = 1
-
-        def submit(self, *arguments: Any, **options: Any) -> Any:
-            if self.refusals:
-                self.refusals -= 1
-                raise RuntimeError("can't start new thread")
-            return super().submit(*arguments, **options)
-
-    with Refusing(1) as refusing:
-        scheduler = make([refusing, *threads[1:]], clock, lanes=1)
-        with pytest.raises(InferenceError):
-            await scheduler.submit(GatedModel(is_open=True), [Text(SMALL, 1)])
-        assert (await scheduler.submit(GatedModel(is_open=True), [Text(SMALL, 2)])).tolist() == [[2.0]]
-        await scheduler.aclose()
-
-
-async def test_an_empty_queue_takes_a_request_of_any_size(
-    threads: list[ThreadPoolExecutor], clock: ManualClock
-) -> None:
+async def test_an_empty_queue_takes_a_request_of_any_size(threads: list[Lane], clock: ManualClock) -> None:
     scheduler = make(threads, clock, lanes=1, max_queue_s=0.001)
     vectors = await scheduler.submit(GatedModel(is_open=True), [Text(BIG, number) for number in range(100)])
     assert len(vectors) == 100
@@ -345,7 +324,7 @@ async def test_a_failed_request_takes_its_waiting_texts_along(one_lane: Schedule
 
 
 async def test_closing_answers_what_runs_and_fails_what_waits(
-    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
+    threads: list[Lane], clock: ManualClock, model: GatedModel
 ) -> None:
     scheduler = make(threads, clock, lanes=1)
     running = ask(scheduler, model, Text(BIG, 0))
@@ -364,9 +343,7 @@ async def test_closing_answers_what_runs_and_fails_what_waits(
         await waiting
 
 
-async def test_the_pace_is_learned_from_runs(
-    threads: list[ThreadPoolExecutor], clock: ManualClock, model: GatedModel
-) -> None:
+async def test_the_pace_is_learned_from_runs(threads: list[Lane], clock: ManualClock, model: GatedModel) -> None:
     scheduler = make(threads, clock, lanes=1, max_queue_s=1000.0)
     request = ask(scheduler, model, Text(94, 0), Text(94, 1))
     await begun(model, 1)
@@ -521,8 +498,8 @@ def ran(batching: Batching, requests: Sequence[Sequence[int]], *, lanes: int = 1
 
     async def run() -> Scheduler:
         with ExitStack() as stack:
-            threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3)]
-            scheduler = make(threads, ManualClock(), lanes=lanes)
+            clock = ManualClock()
+            scheduler = make(opened(clock, stack), clock, lanes=lanes)
             answers = await asyncio.gather(*(scheduler.submit(model, texts) for texts in asked))
             for texts, vectors in zip(asked, answers, strict=True):
                 assert vectors[:, 0].tolist() == [text.number for text in texts]
@@ -563,8 +540,8 @@ def test_runs_cover_each_text_once_within_the_budget(batching: Batching, lengths
 
 async def estimated(batching: Batching, lengths: Sequence[int], *, lanes: int) -> tuple[int, float]:
     with ExitStack() as stack:
-        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3)]
-        scheduler = make(threads, ManualClock(), lanes=lanes)
+        clock = ManualClock()
+        scheduler = make(opened(clock, stack), clock, lanes=lanes)
         model = of_batching(batching)
         estimate = scheduler.estimate(model, [Text(length) for length in lengths])
         assert (model.runs, scheduler.state().waiting_texts) == ([], 0)
@@ -593,3 +570,150 @@ def test_estimate_of_many_short_texts_is_of_the_runs_that_really_run(batching: B
     micro_batches, _ = asyncio.run(estimated(batching, [3] * texts, lanes=1))
     model, _ = ran(batching, [[3] * texts])
     assert micro_batches == len(model.runs)
+
+
+async def test_memory_that_runs_out_in_a_run_fails_its_request_only(one_lane: Scheduler) -> None:
+    class Hungry(GatedModel):
+        def encode(self, items: Sequence[Text], *, is_lone: bool = False) -> Matrix:
+            super().encode(items, is_lone=is_lone)
+            raise MemoryError
+
+    with pytest.raises(InferenceError) as failed:
+        await one_lane.submit(Hungry("hungry", is_open=True), [Text(SMALL, 1)])
+    assert isinstance(failed.value.__cause__, MemoryError)
+    assert (await one_lane.submit(GatedModel(is_open=True), [Text(SMALL, 2)])).tolist() == [[2.0]]
+
+
+class Dying(GatedModel):
+    """Ends the thread that runs it."""
+
+    def encode(self, items: Sequence[Text], *, is_lone: bool = False) -> Matrix:
+        super().encode(items, is_lone=is_lone)
+        raise SystemExit
+
+
+async def test_thread_that_dies_fails_those_who_share_its_run_and_the_scheduler_goes_on(one_lane: Scheduler) -> None:
+    dying = Dying()
+    first = ask(one_lane, dying, Text(SMALL, 0))
+    await begun(dying, 1)
+    others = [ask(one_lane, dying, Text(SMALL, number)) for number in (1, 2)]
+    await turn()
+    dying.open()
+    failures = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [LaneLostError] * 3
+    assert len(set(map(id, failures))) == 3
+    assert (await one_lane.submit(GatedModel(is_open=True), [Text(SMALL, 2)])).tolist() == [[2.0]]
+    state = one_lane.state()
+    assert (state.lanes_died, state.running, state.waiting_texts) == (2, 0, 0)
+
+
+async def test_while_a_lane_is_stuck_the_others_take_what_waited_behind_it(
+    two_lanes: Scheduler, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.watchdog.LOOK_S", 0.0)
+    hanging, other, sound = GatedModel("hanging"), GatedModel("other"), GatedModel("sound", is_open=True)
+    stuck = ask(two_lanes, hanging, Text(BIG, 0))
+    await begun(hanging, 1)
+    busy = ask(two_lanes, other, Text(4 * BIG, 0))
+    await begun(other, 1)
+    clock.now_s = cost(1, BIG) * hanging.seconds_per_token
+    behind = ask(two_lanes, sound, Text(BIG, 7))
+    await turn()
+    assert two_lanes.state().waiting_texts == 0  # the hanging run was expected to end
+    clock.now_s = STUCK_S + 1
+    while not two_lanes.state().waiting_texts:  # noqa: ASYNC110 - until the watchdog looks
+        await asyncio.sleep(0)
+    other.open()
+    assert (await behind).tolist() == [[7.0]]
+    await busy
+    assert [(run.model, run.seconds) for run in two_lanes.stuck] == [("hanging", STUCK_S + 1)]
+    assert two_lanes.state().lanes_stuck == 1
+    assert not stuck.done()
+    hanging.open()
+    await stuck
+    assert two_lanes.stuck == []
+
+
+async def test_small_requests_are_served_while_the_only_lane_is_stuck(
+    one_lane: Scheduler, model: GatedModel, clock: ManualClock
+) -> None:
+    stuck = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    clock.now_s = 10.0
+    sound = GatedModel("sound", is_open=True)
+    assert (await one_lane.submit(sound, [Text(SMALL, 1)])).tolist() == [[1.0]]
+    assert not stuck.done()
+
+
+async def test_who_waits_behind_a_run_that_hangs_may_leave(
+    one_lane: Scheduler, model: GatedModel, clock: ManualClock
+) -> None:
+    stuck = ask(one_lane, model, Text(BIG, 0))
+    await begun(model, 1)
+    clock.now_s = STUCK_S + 1
+    behind = ask(one_lane, model, Text(BIG, 1))
+    await turn()
+    behind.cancel()
+    await turn()
+    assert one_lane.state().dropped_texts == 1
+    model.open()
+    await stuck
+    assert model.runs == [[0]]
+
+
+async def test_closing_does_not_wait_for_a_run_that_may_never_end(
+    threads: list[Lane], clock: ManualClock, model: GatedModel
+) -> None:
+    scheduler = make(threads, clock, lanes=1)
+    stuck = ask(scheduler, model, Text(BIG, 0))
+    await begun(model, 1)
+    clock.now_s = 10.0
+    await scheduler.aclose()
+    with pytest.raises(DrainingError):
+        await stuck
+
+
+async def test_request_that_cannot_be_cut_into_runs_fails_and_holds_up_nobody(
+    one_lane: Scheduler, model: GatedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    unlucky, lucky = ask(one_lane, model, Text(BIG, 1)), ask(one_lane, model, Text(BIG, 2))
+    await turn()
+    failures = [MemoryError()]
+
+    def plan_without_memory(*args: Any, **options: Any) -> list[range]:
+        if failures:
+            raise failures.pop()
+        return plan(*args, **options)
+
+    monkeypatch.setattr("engine.queue.plan", plan_without_memory)
+    model.open()
+    with pytest.raises(InferenceError) as failed:
+        await unlucky
+    assert isinstance(failed.value.__cause__, MemoryError)
+    assert (await lucky).tolist() == [[2.0]]
+    await running
+
+
+async def test_answer_that_cannot_be_handed_out_fails_its_caller_only(
+    one_lane: Scheduler, model: GatedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = ask(one_lane, model, Text(SMALL, 0))
+    await begun(model, 1)
+    unlucky, lucky = ask(one_lane, model, Text(SMALL, 1)), ask(one_lane, model, Text(SMALL, 2))
+    await turn()
+    hand_out = Job.hand_out
+
+    def hand_out_without_memory(job: Job, *args: Any) -> None:
+        if job.items == (Text(SMALL, 1),):
+            raise MemoryError
+        hand_out(job, *args)
+
+    monkeypatch.setattr(Job, "hand_out", hand_out_without_memory)
+    model.open()
+    with pytest.raises(InferenceError):
+        await unlucky
+    assert (await lucky).tolist() == [[2.0]]
+    assert model.runs[1] == [1, 2]
+    await running

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from engine.errors import (
     ModelNotFoundError,
     UnknownModelError,
 )
+from engine.lane import Lane
 from engine.options import DEFAULTS, EmbedOptions
 from engine.reading import Chunk
 from engine.scheduler import Scheduler
@@ -77,16 +78,25 @@ def encoder(catalog: Catalog) -> Encoder:
 
 
 @pytest.fixture
-def threads() -> Iterator[list[ThreadPoolExecutor]]:
-    with ExitStack() as stack:
-        yield [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(3)]
+def tokenizing() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as tokenizing:
+        yield tokenizing
 
 
 @pytest.fixture
-async def scheduler(threads: list[ThreadPoolExecutor]) -> AsyncIterator[Scheduler]:
-    scheduler = Scheduler(lanes=threads[:1], express=threads[1], micro_batch_tokens=512, max_queue_s=1e9)
+async def scheduler() -> AsyncIterator[Scheduler]:
+    async with one_lane() as scheduler:
+        yield scheduler
+
+
+@asynccontextmanager
+async def one_lane() -> AsyncIterator[Scheduler]:
+    lane, express = Lane("lane"), Lane("express")
+    scheduler = Scheduler(lanes=[lane], express=express, micro_batch_tokens=512, max_queue_s=1e9, stuck_s=1e9)
     yield scheduler
     await scheduler.aclose()
+    lane.close()
+    express.close()
 
 
 @pytest.fixture
@@ -96,14 +106,14 @@ async def models(encoder: Encoder) -> OneModel:
 
 @pytest.fixture
 def service(
-    catalog: Catalog, models: OneModel, scheduler: Scheduler, threads: list[ThreadPoolExecutor]
+    catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: ThreadPoolExecutor
 ) -> EmbeddingService:
     return EmbeddingService(
         catalog=catalog,
         allowed=frozenset({"ACME/tiny"}),
         models=models,
         scheduler=scheduler,
-        tokenizing=threads[2],
+        tokenizing=tokenizing,
         timeout_s=60,
     )
 
@@ -186,11 +196,11 @@ async def test_work_whose_deadline_has_passed_is_dropped_and_never_computed(
 
 
 class Asking:
-    """A service of one model for each question, on threads of this object's; it may be asked outside of a loop."""
+    """A service of one model for each question; it may be asked outside of a loop."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self._threads = [ThreadPoolExecutor(1) for _ in range(3)]
+        self._tokenizing = ThreadPoolExecutor(1)
 
     def embed(self, texts: Sequence[str], options: EmbedOptions = DEFAULTS) -> Embedded:
         async def ask() -> Embedded:
@@ -208,21 +218,18 @@ class Asking:
 
     @asynccontextmanager
     async def _service(self) -> AsyncIterator[EmbeddingService]:
-        lane, express, tokenizing = self._threads
-        scheduler = Scheduler(lanes=[lane], express=express, micro_batch_tokens=512, max_queue_s=1e9)
-        yield EmbeddingService(
-            catalog=Catalog([self.encoder.model]),
-            allowed=frozenset(),
-            models=OneModel(self.encoder),
-            scheduler=scheduler,
-            tokenizing=tokenizing,
-            timeout_s=60,
-        )
-        await scheduler.aclose()
+        async with one_lane() as scheduler:
+            yield EmbeddingService(
+                catalog=Catalog([self.encoder.model]),
+                allowed=frozenset(),
+                models=OneModel(self.encoder),
+                scheduler=scheduler,
+                tokenizing=self._tokenizing,
+                timeout_s=60,
+            )
 
     def close(self) -> None:
-        for threads in self._threads:
-            threads.shutdown()
+        self._tokenizing.shutdown()
 
 
 def asking(folder: Path, name: str) -> Iterator[Asking]:
