@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from engine.encoder import Encoder
-from engine.errors import DrainingError, ModelUnavailableError
+from engine.errors import NO_MEMORY, DrainingError, ModelUnavailableError
 from engine.machine import give_memory_back
 
 PATIENCE_S = 1.0
@@ -235,9 +235,14 @@ class ModelManager:
             started = self._clock()
             encoder = await run(_without_leftovers, self._load, name)
         except ModelUnavailableError as error:
-            self._failures[name] = _Failure(error.cause, self._clock() + self._retry_pause_s)
-            log.warning("model_load_failed", model=name, cause=error.cause, retry_after_s=self._retry_pause_s)
+            self._note_failure(error)
             raise
+        except _AbandonedError:
+            raise
+        except Exception as error:
+            unforeseen = ModelUnavailableError(name, _cause_of(error))
+            self._note_failure(unforeseen, record=error)
+            raise unforeseen from error
         self._failures.pop(name, None)
         now_s = self._clock()
         self._loaded[name] = LoadedModel(
@@ -245,6 +250,18 @@ class ModelManager:
         )
         log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(self._loaded))
         self._executor.submit(_finish, self._finish, encoder)
+
+    def _note_failure(self, failure: ModelUnavailableError, *, record: Exception | None = None) -> None:
+        """Let the next try come after a pause; what was not foreseen is told to the operator with its record."""
+        self._failures[failure.name] = _Failure(failure.cause, self._clock() + self._retry_pause_s)
+        tell = log.warning if record is None else log.error
+        tell(
+            "model_load_failed",
+            model=failure.name,
+            cause=failure.cause,
+            retry_after_s=self._retry_pause_s,
+            exc_info=record,
+        )
 
     async def _make_room(self, name: str) -> None:
         """Claim a place and memory for *name*; idle models give way, least recently used first.
@@ -289,6 +306,12 @@ class ModelManager:
         if dropped:
             self._tell()
             await asyncio.get_running_loop().run_in_executor(self._executor, _free, dropped)
+
+
+def _cause_of(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return NO_MEMORY
+    return f"an unexpected failure ({type(error).__name__}), which the service's log has in full"
 
 
 def _without_leftovers(load: Callable[[str], Encoder], name: str) -> Encoder:

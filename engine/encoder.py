@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from engine.cards import InputType
 from engine.catalog import Model
-from engine.errors import ModelUnavailableError
+from engine.errors import NO_MEMORY, ModelUnavailableError
 from engine.files import ModelFiles, Stamp
 from engine.hub import use_files
 from engine.manifest import Folder
@@ -39,6 +39,9 @@ POOLINGS = {
 }
 SPIN_US = 50
 """How long a thread of the wide session waits for the next operator before it sleeps, in microseconds."""
+
+NO_MEMORY_WORDS = ("Failed to allocate memory", "bad_alloc")
+"""How ONNX Runtime, which has no exception of its own for that, says that there is no memory left."""
 
 onnxruntime.set_default_logger_severity(4)  # fatal only: failures of a run are raised, and told by us
 
@@ -286,6 +289,9 @@ def _is_static(name: str) -> bool:
 
 
 def _unusable(model: Model, error: Exception) -> ModelUnavailableError:
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY_WORDS):
+        log.error("memory_exhausted", model=model.name, exc_info=error)
+        return ModelUnavailableError(model.name, NO_MEMORY)
     log.warning("model_files_unusable", model=model.name, exc_info=error)
     return ModelUnavailableError(model.name, f"its files are missing or broken ({type(error).__name__})")
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+NO_MEMORY = "there is not enough memory for it"
+"""Why a model cannot be loaded; whoever finds it says it in these words."""
+
 
 class ServiceError(Exception):
     """A failure that is reported on purpose.

@@ -1,7 +1,7 @@
 """Looks after the lanes: which of them is in one run for too long, and which one's thread is gone.
 
 What is stuck is computed when it is asked for. For the log, and to help those who wait behind such a run, a timer of
-the event loop looks once a second, as long as a lane is at work.
+the event loop looks about once a second, as long as a lane is at work.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from engine.lane import Lane
 from engine.queue import Run
 
 LOOK_S = 1.0
+"""Seconds between two looks at most."""
 
 log = structlog.get_logger()
 
@@ -59,9 +60,9 @@ class Watchdog:
         return [StuckRun(run.model.name, seconds) for _, run, seconds in self._stuck()]
 
     def watch(self) -> None:
-        """Look once a second from now on, until no lane is at work."""
+        """Look again and again from now on, until no lane is at work."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look_again)
+            self._timer = asyncio.get_running_loop().call_later(min(LOOK_S, self._stuck_s), self._look_again)
 
     def look(self) -> None:
         """Notice dead threads, overdue lanes and stuck runs."""

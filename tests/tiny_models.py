@@ -2,20 +2,25 @@
 
 import json
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
 
 from engine.self_check import PROBES
-from tests.tiny import SPECIAL, WORDS, Table, TinyModel, gather, row, table_of, tokenizer_of
+from tests.tiny import SPECIAL, WORDS, Table, TinyModel, gather, row, table_of, tokenizer_of, vocabulary_of
 
 PROBE_WORDS = tuple(dict.fromkeys([*WORDS, *(word for probe in PROBES for word in re.findall(r"\w+|[^\w\s]+", probe))]))
 """So that the texts of the self-check are not all unknown words."""
+TROUBLE_WORDS = (*PROBE_WORDS, "slow", "hang", "hungry")
+SLOW_ROUNDS, ENDLESS_ROUNDS = 1_000_000, 1 << 40
+"""A round takes 1 to 10 microseconds: some seconds, and some weeks."""
+IMPOSSIBLE_SIZE = 1 << 46
+"""Numbers of float32: 256 TiB, twice of what a process can address, so that no system promises them."""
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 TASKED, TASKED_DIM = "jinaai/jina-embeddings-v3", 1024
@@ -62,6 +67,60 @@ def noisy(table: Table) -> onnx.ModelProto:
         helper.make_node("Add", ["rows", "noise"], ["last_hidden_state"]),
     ]
     return gather(table, nodes)
+
+
+def troubled(table: Table) -> onnx.ModelProto:
+    """A model that some of TROUBLE_WORDS trouble: it takes long, does not end, or wants more memory than there can be.
+
+    The words `slow` and `hang` are counted, and so many rounds of a loop are run; the word `hungry` makes an array of
+    a size that no machine can address.
+    """
+    vocabulary = vocabulary_of(TROUBLE_WORDS)
+    numbers = {
+        "costs": np.array([SLOW_ROUNDS, ENDLESS_ROUNDS, 0], np.int64),
+        "sizes": np.array([0, 0, IMPOSSIBLE_SIZE], np.int64),
+        "troubles": np.array([vocabulary[word] for word in ("slow", "hang", "hungry")], np.int64),
+        "one": np.array([1], np.int64),
+        "start": np.float32(0),
+        "last": np.array([-1], np.int64),
+        "texts": np.array([0, 1], np.int64),
+        "nothing": np.float32(0),
+    }
+    scalar = partial(helper.make_tensor_value_info, shape=[])
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["goes_on"]), helper.make_node("Sin", ["number"], ["next"])],
+        "round",
+        [scalar("round", TensorProto.INT64), scalar("go_on", TensorProto.BOOL), scalar("number", TensorProto.FLOAT)],
+        [scalar("goes_on", TensorProto.BOOL), scalar("next", TensorProto.FLOAT)],
+    )
+    nodes = [
+        helper.make_node("Unsqueeze", ["input_ids", "last"], ["each_id"]),
+        helper.make_node("Equal", ["each_id", "troubles"], ["is_trouble"]),
+        helper.make_node("Cast", ["is_trouble"], ["trouble"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["trouble", "texts"], ["found"], keepdims=0),
+        helper.make_node("Mul", ["found", "costs"], ["each_cost"]),
+        helper.make_node("ReduceSum", ["each_cost"], ["rounds"], keepdims=0),
+        helper.make_node("Loop", ["rounds", "", "start"], ["looped"], body=body),
+        helper.make_node("Mul", ["found", "sizes"], ["each_size"]),
+        helper.make_node("ReduceSum", ["each_size"], ["size"], keepdims=0),
+        helper.make_node("Add", ["size", "one"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["filled"]),
+        helper.make_node("ReduceMean", ["filled"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["looped", "mean"], ["sum"]),
+        helper.make_node("Mul", ["sum", "nothing"], ["zero"]),
+        helper.make_node("Add", ["rows", "zero"], ["last_hidden_state"]),
+    ]
+    return gather(table, nodes, **numbers)
+
+
+def too_large(table: Table) -> onnx.ModelProto:
+    """A model that wants more memory than there can be, whatever the text."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["filled"]),
+        helper.make_node("ReduceMean", ["filled"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["rows", "mean"], ["last_hidden_state"]),
+    ]
+    return gather(table, nodes, shape=np.array([IMPOSSIBLE_SIZE], np.int64))
 
 
 def with_tasks(table: Table) -> onnx.ModelProto:
