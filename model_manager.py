@@ -235,13 +235,13 @@ class ModelManager:
             started = self._clock()
             encoder = await run(_without_leftovers, self._load, name)
         except ModelUnavailableError as error:
-            self._note_failure(error)
+            self._note_failure(error, log.warning)
             raise
         except _AbandonedError:
             raise
         except Exception as error:
             unforeseen = ModelUnavailableError(name, _cause_of(error))
-            self._note_failure(unforeseen, record=error)
+            self._note_failure(unforeseen, log.error, exc_info=error)
             raise unforeseen from error
         self._failures.pop(name, None)
         now_s = self._clock()
@@ -251,17 +251,11 @@ class ModelManager:
         log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(self._loaded))
         self._executor.submit(_finish, self._finish, encoder)
 
-    def _note_failure(self, failure: ModelUnavailableError, *, record: Exception | None = None) -> None:
-        """Let the next try come after a pause; what was not foreseen is told to the operator with its record."""
-        self._failures[failure.name] = _Failure(failure.cause, self._clock() + self._retry_pause_s)
-        tell = log.warning if record is None else log.error
-        tell(
-            "model_load_failed",
-            model=failure.name,
-            cause=failure.cause,
-            retry_after_s=self._retry_pause_s,
-            exc_info=record,
-        )
+    def _note_failure(self, failure: ModelUnavailableError, tell: Callable[..., object], **more: object) -> None:
+        """Let the next try come after a pause."""
+        pause_s = self._retry_pause_s
+        self._failures[failure.name] = _Failure(failure.cause, self._clock() + pause_s)
+        tell("model_load_failed", model=failure.name, cause=failure.cause, retry_after_s=pause_s, **more)
 
     async def _make_room(self, name: str) -> None:
         """Claim a place and memory for *name*; idle models give way, least recently used first.

@@ -1,5 +1,6 @@
 """A hub model's files: from the cache, or downloaded by FastEmbed, or one clear reason why neither."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ HUB_ANSWER_S = 5.0
 """How long the hub may take to say that it has a model; a download that has begun may take as long as it needs."""
 PUT_ASIDE = ".spoilt"
 """Ends the names of files that are not what the hub gave: nothing loads them, and a good download removes them."""
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""What writing to a disk fails with; unlike opening a file, it does not tell which file it was."""
 
 
 Used = TypeVar("Used")
@@ -196,6 +199,6 @@ def _reason(error: Exception) -> str:
             return "the hub does not have it"
         case HfHubHTTPError():
             return f"the hub answered with status {error.response.status_code}"
-        case OSError(strerror=str(strerror)) if error.filename:
+        case OSError(strerror=str(strerror)) if error.filename or error.errno in DISK_FAULTS:
             return f"the cache cannot be written ({strerror})"
     return f"the hub cannot be reached ({type(error).__name__})"

@@ -6,6 +6,8 @@ It speaks as much of the hub's API as `huggingface_hub` uses to download a model
 
 import hashlib
 import json
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -34,6 +36,7 @@ class Hub:
         refusal: status and X-Error-Code of its answers; None: it answers as it should.
         refused: what an address must hold to be refused; by default, each is.
         spoil: what becomes of a file on its way, by name and content.
+        breaks_off: the end of the names of files in the middle of which it hangs up; None: it sends all of each.
         asked: every request so far, such as `GET /api/models/a/b`.
     """
 
@@ -43,6 +46,7 @@ class Hub:
     refusal: tuple[int, str | None] | None = None
     refused: str = "/"
     spoil: Callable[[str, bytes], bytes] = unchanged
+    breaks_off: str | None = None
     asked: list[str] = field(default_factory=list)
 
     @property
@@ -105,7 +109,10 @@ def serving(repository: str, files: Mapping[str, bytes]) -> Iterator[Hub]:
             for name, value in {**headers, "Content-Length": str(len(body)), "Connection": "close"}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command == "GET" and hub.breaks_off and path.endswith(hub.breaks_off):
+                self.wfile.write(body[: len(body) // 2])
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # so: a reset
+            elif self.command == "GET":
                 self.wfile.write(body)
 
         do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for

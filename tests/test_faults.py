@@ -1,17 +1,24 @@
 """Faults inside of a real server process: a model that hangs, memory and disks that run out, files that go, clocks."""
 
+import errno
+import os
+import resource
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.hubs import Hub, hub_environment, serving
 from tests.servers import ServerProcess, running_server
 from tests.tiny import TinyModel
 from tests.tiny_models import PROBE_WORDS, TROUBLE_WORDS, too_large, troubled
+from tests.test_hub import DIM, NAME, repository_of
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -164,3 +171,74 @@ def test_model_folder_that_goes_while_it_is_loaded_matters_only_at_the_next_load
         until_served(server, "tiny/one")
         assert str(tmp_path) not in server.log
         assert "Traceback" not in server.log
+
+
+# --- A disk that is full ------------------------------------------------------------------------------------------
+
+
+LARGE_WORDS = (*PROBE_WORDS, *(f"word{number}" for number in range(2000)))
+"""So that the model has some 3 MB."""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    folder = TinyModel("tiny", dim=DIM, words=LARGE_WORDS).write(tmp_path_factory.mktemp("repository"))
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    files = {name: (folder / name).read_bytes() for name in names}
+    with serving(repository_of(NAME), {**files, "model_optimized.onnx": (folder / "model.onnx").read_bytes()}) as hub:
+        yield hub
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of 1 MB of its own at *folder*, which only root can have, and not in every container."""
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mounting, check=False, capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here; the test with a limit of files' sizes runs everywhere")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def beside_hub(hub: Hub, models_dir: Path, cache: Path) -> Iterator[ServerProcess]:
+    with running_server(
+        **{name: value for name, value in hub_environment(HF_ENDPOINT=hub.url).items() if name.startswith("HF_")},
+        HUB_CACHE_DIR=str(cache),
+        MODELS_DIR=str(models_dir),
+        REQUIRED_MODELS="tiny/one",
+        MODEL_RETRY_PAUSE=RETRY_PAUSE_S,
+    ) as server:
+        yield server
+
+
+def is_told_and_nothing_is_left(server: ServerProcess, cause: str, cache: Path) -> None:
+    for _ in range(2):  # the second try must not take for complete what the first one has left
+        detail = problem(ask(server, "one", NAME), 503, "model-unavailable")
+        assert f"the cache cannot be written ({cause})" in detail
+        assert serves(server, "tiny/one")
+    assert list(cache.glob("models--*/snapshots/*/*.onnx")) == []
+    assert str(cache) not in server.log
+
+
+def test_model_that_does_not_fit_on_the_disk_is_told_and_loaded_once_there_is_room(
+    hub: Hub, models_dir: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk), beside_hub(hub, models_dir, disk / "cache") as server:
+        is_told_and_nothing_is_left(server, os.strerror(errno.ENOSPC), disk / "cache")
+        subprocess.run(["mount", "-o", "remount,size=32m", str(disk)], check=True)
+        until_served(server, NAME)
+
+
+def test_file_that_may_not_become_so_large_is_told_and_loaded_once_it_may(
+    hub: Hub, models_dir: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    with beside_hub(hub, models_dir, cache) as server:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
+        is_told_and_nothing_is_left(server, os.strerror(errno.EFBIG), cache)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        until_served(server, NAME)

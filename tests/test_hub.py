@@ -47,7 +47,7 @@ def served(files: dict[str, bytes]) -> Iterator[Hub]:
 @pytest.fixture
 def hub(served: Hub) -> Hub:
     """The hub, without the failures that an earlier test has set."""
-    served.refusal, served.refused, served.spoil = None, "/", unchanged
+    served.refusal, served.refused, served.spoil, served.breaks_off = None, "/", unchanged, None
     served.asked.clear()
     return served
 
@@ -196,6 +196,17 @@ def test_spoilt_download_is_not_served_and_the_next_try_gets_a_good_one(
     outcome = loader.load(tmp_path, TEXT)
     assert outcome.get("cause") is None
     np.testing.assert_allclose(outcome["vector"], VECTOR, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["model_optimized.onnx", "tokenizer.json"])
+def test_hub_that_hangs_up_in_the_middle_of_a_file_is_told_and_the_next_try_gets_all_of_it(
+    name: str, hub: Hub, loader: Loader, tmp_path: Path
+) -> None:
+    hub.breaks_off = name
+    assert loader.load(tmp_path, TEXT)["cause"].startswith("its download failed: ")
+    assert list(tmp_path.glob(f"models--*/snapshots/*/{name}")) == []
+    hub.breaks_off = None
+    np.testing.assert_allclose(loader.load(tmp_path, TEXT)["vector"], VECTOR, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["model_optimized.onnx", "tokenizer.json"])

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
@@ -21,6 +22,7 @@ from engine.errors import DrainingError, ModelUnavailableError
 from model_manager import ModelManager
 from tests.clock import ManualClock
 from tests.tiny import TinyModel
+from tests.tiny_models import PROBE_WORDS, too_large
 
 NAMES = ("a", "b", "c", "d")
 TTL_S = 60.0
@@ -44,6 +46,7 @@ class Loader:
         self.fetches: list[str] = []
         self.broken: set[str] = set()
         self.unreachable: set[str] = set()
+        self.failures: dict[str, Exception] = {}
         self.gates: dict[str, threading.Event] = {}
         self.begun = threading.Event()
         self.finished: queue.Queue[str] = queue.Queue()
@@ -64,6 +67,8 @@ class Loader:
         self.begun.set()
         if name in self.gates:
             assert self.gates[name].wait(10)
+        if name in self.failures:
+            raise self.failures[name]
         if name in self.broken:
             raise ModelUnavailableError(name, "its files are broken")
         return load_encoder(self.catalog.get(name), hub_cache_dir=Path("unused"))
@@ -273,6 +278,35 @@ async def test_a_failed_load_is_tried_again_only_after_a_pause(make: Make, loade
     assert loader.loads == ["a", "a"]
 
 
+@pytest.mark.parametrize(
+    ("failure", "cause"),
+    [
+        pytest.param(MemoryError(), "there is not enough memory for it", id="no-memory"),
+        pytest.param(RuntimeError("can't start new thread"), r"an unexpected failure \(RuntimeError\)", id="no-thread"),
+        pytest.param(OSError(24, "Too many open files", "/secret"), r"\(OSError\)", id="no-files"),
+    ],
+)
+async def test_a_load_that_fails_in_an_unforeseen_way_is_told_logged_and_tried_again_after_a_pause(
+    failure: Exception, cause: str, make: Make, loader: Loader, clock: ManualClock
+) -> None:
+    models = make()
+    loader.failures = {"a": failure}
+    with capture_logs() as logs:
+        for now_s in (0.0, PAUSE_S - 1):
+            clock.now_s = now_s
+            with pytest.raises(ModelUnavailableError, match=cause) as failed:
+                await use(models, "a")
+            assert failed.value.retry_after_s == PAUSE_S - now_s
+            assert "secret" not in failed.value.detail
+    [told] = [entry for entry in logs if entry["event"] == "model_load_failed"]
+    assert (told["log_level"], told["exc_info"]) == ("error", failure)
+    assert loader.loads == ["a"]
+    await use(models, "b")
+    clock.now_s, loader.failures = PAUSE_S, {}
+    await use(models, "a")
+    assert [*models.loaded] == ["b", "a"]
+
+
 async def test_each_of_those_who_wait_has_a_failure_of_his_own(make: Make, loader: Loader) -> None:
     models = make()
     loader.broken = {"a"}
@@ -282,17 +316,24 @@ async def test_each_of_those_who_wait_has_a_failure_of_his_own(make: Make, loade
     assert loader.loads == ["a"]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(TinyModel("half", stated_dim=5), id="of another dimension than it says"),
+        pytest.param(TinyModel("half", words=PROBE_WORDS, graph=too_large), id="for which there is not enough memory"),
+    ],
+)
 async def test_a_model_that_was_half_loaded_is_freed(
-    make: Make, loader: Loader, executor: ThreadPoolExecutor, tmp_path: Path
+    model: TinyModel, make: Make, loader: Loader, executor: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    TinyModel("liar", stated_dim=5).write(tmp_path)
+    model.write(tmp_path)
     loader.catalog = read_catalog([tmp_path], bundled="")
     models, before = make(), _encoders()
-    with contextlib.suppress(ModelUnavailableError):  # pytest.raises would keep the traceback, and so the model
-        await use(models, "liar")
+    with contextlib.suppress(ModelUnavailableError), capture_logs():  # what shows a traceback keeps it, and the model
+        await use(models, "half")
     await turn()
     await asyncio.to_thread(executor.shutdown)
-    assert loader.loads == ["liar"]
+    assert loader.loads == ["half"]
     assert _encoders() <= before
 
 

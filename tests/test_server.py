@@ -632,5 +632,5 @@ def test_required_model_that_fails_in_an_unforeseen_way_ends_the_start() -> None
         timeout=60,
     )
     assert ended.returncode == 1
-    assert ended.stderr.startswith("Cannot start: an unexpected failure")
+    assert ended.stderr.startswith(f"Cannot start: The model '{BUNDLED}' cannot be loaded now: an unexpected failure")
     assert "can't start" not in ended.stdout + ended.stderr
