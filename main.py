@@ -14,6 +14,7 @@ from litestar.di import NamedDependency, Provide
 from litestar.params import HeaderParameter, PathParameter
 
 from api import docs, openapi, views
+from api.door import Door
 from api.formats import FINGERPRINT_HEADER, HEADERS, check_format, wanted_format
 from api.logs import configure_logging
 from api.metrics import Metrics
@@ -32,7 +33,7 @@ from api.problems import StrictRequest, problem_handlers
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
-from engine.errors import MetricsDisabledError, ModelNotFoundError, UnknownModelError
+from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError, UnknownModelError
 from running import Service, lifespan, open_service
 from serving.connection import Rules
 from serving.server import serve
@@ -197,7 +198,8 @@ def create_app(
         plugins=[VectorsSchema()],
         logging_config=None,
     )
-    app.asgi_handler = Observer(app.asgi_handler, count=metrics.count)
+    door = Door(app.asgi_handler, refusal=partial(_refusal, app.state))
+    app.asgi_handler = Observer(door, count=metrics.count)
     app.state.settings, app.state.metrics = settings, metrics
     return app
 
@@ -219,6 +221,12 @@ def _end_process() -> None:
 def _service(state: State) -> Service:
     service: Service = state.service
     return service
+
+
+def _refusal(state: State) -> ServiceError | None:
+    """Why the service takes no work now, if that needs no look at the work."""
+    service: Service | None = state.get("service")
+    return service.scheduler.refusal() if service is not None else None
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

@@ -39,7 +39,8 @@ class Observer:
     """ASGI middleware outside of all of Litestar, so that 404s, CORS answers and crashes are seen, too.
 
     What lies within may put headers into the request's state, as `answer_headers`: they go out with whatever answer
-    there is. Who stands outside may put a `ServiceError` there, as `refused`: that is the answer then.
+    there is; and `is_told`, where the log hears of the request in another way than by a line of its own. Who stands
+    outside may put a `ServiceError` there, as `refused`: that is the answer then.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Observer:
                 raise  # half an answer is out
             else:  # the server's time to drain is over
                 await answer.tell(DrainingError())
+        except ServiceError as error:  # of who stands between here and Litestar
+            await answer.tell(error)
         except Exception:
             log.exception("request_failed", request_id=scope["state"]["request_id"], code="internal-error")
             if answer.status:
@@ -90,6 +93,8 @@ class Observer:
         # Without a route there may be any method and any path: one label for all of them keeps the metrics bounded.
         path, state = scope.get("path_template"), scope["state"]
         self._count(f"{scope['method']} {path}" if path else "(no route)", seconds, state.get("problem_code"))
+        if state.get("is_told"):
+            return
         tell = log.debug if path in POLLED else log.info
         tell(
             "request_answered",

@@ -136,6 +136,14 @@ class Scheduler:
         lane_s = sum(cost(texts, longest) for texts, longest in runs) * self._pace_of(model)
         return Estimate(len(runs), lane_s / min(len(self._lanes), max(1, len(runs))))
 
+    def refusal(self) -> OverloadedError | None:
+        """Why any request would be refused now, whatever it holds; None: there is room for a small one."""
+        if not self._small:
+            return None
+        ahead_s = self._small.waiting_s / len(self._lanes)
+        small_s = SMALL_TOKENS * self._small.head.token_s / len(self._lanes)
+        return self._overloaded(ahead_s, small_s) if ahead_s + small_s > self._max_queue_s else None
+
     def state(self) -> SchedulerState:
         """What waits and runs now, and what was done since the start."""
         jobs = [*self._small, *self._big]
@@ -191,11 +199,14 @@ class Scheduler:
         """Refuse what would wait too long. Small requests overtake big ones, so these are not in their way."""
         ahead_s = self._small.waiting_s / len(self._lanes) if is_small else self._waiting_s()
         if ahead_s + wanted_s > self._max_queue_s:
-            raise OverloadedError(
-                f"Work for {ahead_s:.1f} s is waiting; with this request it would be more than the "
-                f"{self._max_queue_s:g} s that may wait. Nothing of it was done.",
-                retry_after_s=max(1.0, ahead_s + wanted_s - self._max_queue_s),
-            )
+            raise self._overloaded(ahead_s, wanted_s)
+
+    def _overloaded(self, ahead_s: float, wanted_s: float) -> OverloadedError:
+        return OverloadedError(
+            f"Work for {ahead_s:.1f} s is waiting; with this request it would be more than the "
+            f"{self._max_queue_s:g} s that may wait. Nothing of it was done.",
+            retry_after_s=max(1.0, ahead_s + wanted_s - self._max_queue_s),
+        )
 
     def _waiting_s(self) -> float:
         return max(0.0, self._small.waiting_s + self._big.waiting_s) / len(self._lanes)

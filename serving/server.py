@@ -171,7 +171,7 @@ def _within_file_limit(rules: Rules) -> Rules:
 
 def _end(code: int) -> int:
     """Leave threads alone that still run: a download cannot be stopped, and Python would wait for its end."""
-    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+    if any(thread is not threading.main_thread() for thread in threading.enumerate()):
         _leave(code)
     return code
 

@@ -163,6 +163,32 @@ async def test_answers_to_those_who_poll_are_told_at_debug_level(path: str) -> N
     assert [event["log_level"] for event in events] == ["debug"]
 
 
+class Refusing:
+    """An app that refuses before it answers, and tells the log in its own way if it says so."""
+
+    def __init__(self, *, is_told: bool) -> None:
+        self.is_told = is_told
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del receive, send
+        scope["path_template"] = "/embed"
+        scope["state"]["is_told"] = self.is_told
+        raise OverloadedError("Too much.", retry_after_s=2)
+
+
+@pytest.mark.parametrize(("is_told", "lines"), [(False, ["request_answered"]), (True, [])])
+async def test_refusal_of_who_stands_before_litestar_is_answered_and_counted(
+    *, is_told: bool, lines: list[str]
+) -> None:
+    with capture_logs() as events:
+        sent, counted = await ask(Refusing(is_told=is_told))
+    start: Any = sent[0]
+    assert start["status"] == 503
+    assert dict(start["headers"])[b"retry-after"] == b"2"
+    assert [(endpoint, code) for endpoint, _, code in counted] == [("POST /embed", "overloaded")]
+    assert [event["event"] for event in events] == lines
+
+
 class Crashing:
     """An app that fails, before its answer or in the middle of it."""
 

@@ -235,6 +235,30 @@ async def test_too_much_work_is_refused_whole_and_says_when_to_come_back(
     await scheduler.aclose()
 
 
+async def test_any_request_is_refused_unseen_once_small_ones_fill_the_queue(
+    threads: list[Lane], clock: ManualClock, model: GatedModel
+) -> None:
+    scheduler = make(threads, clock, lanes=1, max_queue_s=1.0)
+    assert scheduler.refusal() is None
+    big = ask(scheduler, model, *(Text(BIG, number) for number in range(9)))
+    await begun(model, 1)
+    assert scheduler.refusal() is None  # small requests overtake the big one
+    small_s = cost(1, SMALL) * model.seconds_per_token
+    room = int((1.0 - SMALL_TOKENS * model.seconds_per_token) / small_s)
+    waiting = [ask(scheduler, model, Text(SMALL, number)) for number in range(1 + room)]
+    await begun(model, 2)  # the express lane has taken some
+    while scheduler.refusal() is None:
+        waiting.append(ask(scheduler, model, Text(SMALL, len(waiting))))
+        await turn()
+    assert scheduler.state().waiting_seconds > 1.0 - SMALL_TOKENS * model.seconds_per_token
+    assert (refusal := scheduler.refusal())
+    assert refusal.retry_after_s == 1.0
+    model.open()
+    await asyncio.gather(big, *waiting)
+    assert scheduler.refusal() is None
+    await scheduler.aclose()
+
+
 async def test_one_huge_request_on_a_slow_model_keeps_no_others_out(threads: list[Lane], clock: ManualClock) -> None:
     scheduler = make(threads, clock, lanes=1, max_queue_s=10.0)
     slow, fast = GatedModel("slow", seconds_per_token=1.0), GatedModel("fast", is_open=True)
