@@ -1,6 +1,9 @@
 """What the kernel says of processes and cores."""
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -45,3 +48,35 @@ def cpu_model() -> str:
         if name.strip() == "model name":
             return value.strip()
     return "unknown"
+
+
+def raise_open_files() -> int:
+    """Let this process and those it starts hold as many files and sockets as the system allows; tell how many."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
+
+
+def open_files_of(pid: int) -> dict[str, int]:
+    """Count what a process holds open: `sockets`, and `files` of any other kind."""
+    links = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            links.append(str(descriptor.readlink()))
+    sockets = sum(link.startswith("socket:") for link in links)
+    return {"sockets": sockets, "files": len(links) - sockets}
+
+
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+@contextmanager
+def pinned(cores: set[int]) -> Iterator[None]:
+    """Processes started in this block run on these *cores* only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.load import Job, Report, report_of
+from benchmarks.openloop import OpenJob, OpenReport
+from benchmarks.openloop import report_of as open_report_of
 
 ROOT = Path(__file__).resolve().parent.parent
 HEALTHY_WITHIN_S = 120.0
@@ -91,6 +93,16 @@ def child(module: str, folder: Path) -> Iterator[Child]:
         yield Child(f"{module} process", process)
 
 
+def run_open_load(job: OpenJob) -> OpenReport:
+    """Run the generator that does not wait for answers, once."""
+    pipe = subprocess.PIPE
+    with spawned(["-m", "benchmarks.openloop"], stdin=pipe, stdout=pipe) as process:
+        output, _ = process.communicate(json.dumps(asdict(job)))
+    if not output:
+        raise BenchError("The load generator ended unasked (its last words are above).")
+    return open_report_of(json.loads(output))
+
+
 def run_load(job: Job) -> Report:
     """Run the load generator once.
 
@@ -142,8 +154,11 @@ class Server:
 
 
 @contextmanager
-def spawned_server(*, log_level: str, lanes: int, checkout: Path = ROOT) -> Iterator[Server]:
-    """Spawn `python main.py` on a free port, and do not wait for it; its log goes to a file, so nobody need read it."""
+def spawned_server(*, log_level: str, lanes: int, checkout: Path = ROOT, **others: str) -> Iterator[Server]:
+    """Spawn `python main.py` on a free port, and do not wait for it; its log goes to a file, so nobody need read it.
+
+    *others* are further settings of the service.
+    """
     port = free_port()
     settings = {"HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": log_level, "THREAD_POOL_WORKERS": str(lanes)}
     with (
@@ -151,7 +166,7 @@ def spawned_server(*, log_level: str, lanes: int, checkout: Path = ROOT) -> Iter
         spawned(
             ["main.py"],
             cwd=checkout,
-            env=os.environ | settings,
+            env=os.environ | settings | others,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -161,8 +176,8 @@ def spawned_server(*, log_level: str, lanes: int, checkout: Path = ROOT) -> Iter
 
 
 @contextmanager
-def healthy_server(*, log_level: str, lanes: int, checkout: Path = ROOT) -> Iterator[Server]:
-    with spawned_server(log_level=log_level, lanes=lanes, checkout=checkout) as server:
+def healthy_server(*, log_level: str, lanes: int, checkout: Path = ROOT, **others: str) -> Iterator[Server]:
+    with spawned_server(log_level=log_level, lanes=lanes, checkout=checkout, **others) as server:
         deadline = time.monotonic() + HEALTHY_WITHIN_S
         while server.get("/health") != http.client.OK:
             refuse_if_over(server, deadline)
