@@ -28,6 +28,7 @@ from engine.errors import (
 from engine.lane import LEAD_S, Lane
 from engine.planner import cost
 from engine.queue import WINDOW_TEXTS, Item, Job, Matrix, Run, Runnable, WaitingJobs, cut_into_runs
+from engine.room import Room
 from engine.watchdog import StuckRun, Watchdog
 
 SMALL_TOKENS = 64
@@ -94,9 +95,9 @@ class Scheduler:
         self._express = express
         self._watchdog = Watchdog((*lanes, express), stuck_s=stuck_s, on_overdue=self._rescue, clock=clock)
         self._micro_batch_tokens = micro_batch_tokens
-        self._max_queue_s = max_queue_s
         self._clock = clock
         self._small, self._big = WaitingJobs(), WaitingJobs()
+        self._room = Room(self._small, self._big, lanes=len(lanes), max_queue_s=max_queue_s)
         self._pace: WeakKeyDictionary[Runnable, float] = WeakKeyDictionary()
         self._done = SchedulerState(lanes=len(lanes))
         self._is_closed = False
@@ -138,11 +139,7 @@ class Scheduler:
 
     def refusal(self) -> OverloadedError | None:
         """Why any request would be refused now, whatever it holds; None: there is room for a small one."""
-        if not self._small:
-            return None
-        ahead_s = self._small.waiting_s / len(self._lanes)
-        small_s = SMALL_TOKENS * self._small.head.token_s / len(self._lanes)
-        return self._overloaded(ahead_s, small_s) if ahead_s + small_s > self._max_queue_s else None
+        return self._room.refusal(SMALL_TOKENS)
 
     def state(self) -> SchedulerState:
         """What waits and runs now, and what was done since the start."""
@@ -151,7 +148,7 @@ class Scheduler:
             self._done,
             waiting_requests=len(jobs),
             waiting_texts=sum(len(job.waiting) for job in jobs),
-            waiting_seconds=self._waiting_s(),
+            waiting_seconds=self._room.waiting_s,
             running=self._running(),
             lanes_stuck=len(self._watchdog.stuck),
             lanes_died=sum(lane.deaths for lane in self._all_lanes),
@@ -181,9 +178,7 @@ class Scheduler:
             raise DrainingError
         tokens, token_s = sum(cost(1, item.length) for item in items), self._pace_of(model)
         is_small = tokens <= SMALL_TOKENS
-        # One huge request must not keep all others out: it counts as half of what may wait at most.
-        counted_s = min(tokens * token_s, self._max_queue_s * len(self._lanes) / 2)
-        self._check_room(counted_s / len(self._lanes), is_small=is_small)
+        counted_s = self._room.claim(tokens * token_s, is_small=is_small)
         job = Job(
             model=model,
             items=items,
@@ -194,22 +189,6 @@ class Scheduler:
         )
         self._queue_of(job).add(job)
         return job
-
-    def _check_room(self, wanted_s: float, *, is_small: bool) -> None:
-        """Refuse what would wait too long. Small requests overtake big ones, so these are not in their way."""
-        ahead_s = self._small.waiting_s / len(self._lanes) if is_small else self._waiting_s()
-        if ahead_s + wanted_s > self._max_queue_s:
-            raise self._overloaded(ahead_s, wanted_s)
-
-    def _overloaded(self, ahead_s: float, wanted_s: float) -> OverloadedError:
-        return OverloadedError(
-            f"Work for {ahead_s:.1f} s is waiting; with this request it would be more than the "
-            f"{self._max_queue_s:g} s that may wait. Nothing of it was done.",
-            retry_after_s=max(1.0, ahead_s + wanted_s - self._max_queue_s),
-        )
-
-    def _waiting_s(self) -> float:
-        return max(0.0, self._small.waiting_s + self._big.waiting_s) / len(self._lanes)
 
     def _queue_of(self, job: Job) -> WaitingJobs:
         return self._small if job.is_small else self._big

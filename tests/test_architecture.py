@@ -25,6 +25,7 @@ TESTED_ELSEWHERE = {
     "serving.failures": "tests/test_connection.py hears all of them",
     "running": "tests/test_server.py starts, drains and ends real services",
     "api.views": "test_api.py checks the answers that it makes, over HTTP",
+    "engine.room": "tests/test_scheduler.py fills it through the scheduler, which owns it",
     "engine.queue": "tests/test_scheduler.py drives it through the scheduler, which owns it",
     "engine.errors": "tests/test_problems.py raises every one of them",
 }

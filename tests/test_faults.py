@@ -16,9 +16,9 @@ import pytest
 
 from tests.hubs import Hub, hub_environment, serving
 from tests.servers import ServerProcess, running_server
+from tests.test_hub import DIM, NAME, repository_of
 from tests.tiny import TinyModel
 from tests.tiny_models import PROBE_WORDS, TROUBLE_WORDS, too_large, troubled
-from tests.test_hub import DIM, NAME, repository_of
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -26,7 +26,9 @@ PATIENCE_S = 60
 RETRY_PAUSE_S = "0.05"
 
 
-def ask(server: ServerProcess, text: str, model: str, *, timeout_s: float = PATIENCE_S, **headers: str) -> httpx.Response:
+def ask(
+    server: ServerProcess, text: str, model: str, *, timeout_s: float = PATIENCE_S, **headers: str
+) -> httpx.Response:
     return httpx.post(
         f"{server.url}/embed",
         json={"text": text, "model_name": model},
