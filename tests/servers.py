@@ -1,50 +1,29 @@
 """Real server processes for tests, each on a port of its own. Nothing polls: a server's log tells when it is ready."""
 
-import json
 import os
 import socket
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.logged import START_S, LoggedProcess
+
 ROOT = Path(__file__).resolve().parent.parent
-START_S = 60
 
 
-class ServerProcess:
+class ServerProcess(LoggedProcess):
     """A server that a test has started, and what it has logged so far."""
 
     def __init__(self, settings: Mapping[str, str], *, command: Sequence[str] = ("main.py",)) -> None:
         """Start `python main.py`, or another *command* of Python's, with *settings*, on a free port of this machine."""
         port = settings.get("PORT") or str(free_port())
         self.url = f"http://127.0.0.1:{port}"
-        self.lines: list[str] = []
-        self._grown = threading.Condition()
-        self._has_ended = False
-        self.process = subprocess.Popen(
-            [sys.executable, *(part.format(port=port) for part in command)],
-            cwd=ROOT,
-            env=environment({"HOST": "127.0.0.1", "LOG_FORMAT": "json", **settings, "PORT": port}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        given = environment({"HOST": "127.0.0.1", "LOG_FORMAT": "json", **settings, "PORT": port})
+        super().__init__(
+            [sys.executable, *(part.format(port=port) for part in command)], folder=ROOT, environment=given
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    @property
-    def log(self) -> str:
-        """All that the server has written, standard error included."""
-        return "".join(self.lines)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines if line.startswith("{")]
 
     def wait_for(self, event: str, *, times: int = 1, timeout_s: float = START_S) -> dict[str, Any]:
         """The log line of this event, the first or a later one, as soon as it is there; fails if none comes."""
@@ -58,44 +37,14 @@ class ServerProcess:
         def found() -> list[dict[str, Any]]:
             return [line for line in self.events if all(line.get(name) == value for name, value in event.items())]
 
-        with self._grown:
-            self._grown.wait_for(lambda: len(found()) >= times or self._has_ended, timeout_s)
-        assert len(found()) >= times, f"no {event!r} in the log; exit code {self.process.poll()}\n{self.log}"
+        self.wait_until(lambda: len(found()) >= times, repr(event), timeout_s=timeout_s)
         return found()[times - 1]
-
-    def wait_for_end(self, *, timeout_s: float = START_S) -> int:
-        """The exit code, once the process has ended and all it wrote is in `log`."""
-        code = self.process.wait(timeout_s)
-        self._reader.join(timeout_s)
-        return code
 
     def tell(self, line: str) -> None:
         """Write a line to its standard input."""
         assert self.process.stdin
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
-
-    def stop(self) -> None:
-        """Tell it to stop, and kill it if it does not."""
-        self.process.terminate()
-        try:
-            self.wait_for_end(timeout_s=30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.wait_for_end()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe:
-                with suppress(BrokenPipeError):
-                    pipe.close()
-
-    def _read(self) -> None:
-        for line in self.process.stdout or ():
-            with self._grown:
-                self.lines.append(line)
-                self._grown.notify_all()
-        with self._grown:
-            self._has_ended = True
-            self._grown.notify_all()
 
 
 def free_port() -> int:

@@ -1,0 +1,416 @@
+"""Two replicas behind a real nginx: whatever happens to one of them, no caller loses a request."""
+
+import http.client
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.observer import SANE_ID
+from tests.callers import calling
+from tests.proxies import TEMPLATE, Event, ProxyProcess, nginx, running_proxy
+from tests.replicas import Pair, Replica, two_replicas
+from tests.tiny import TinyModel
+
+pytestmark = [pytest.mark.nginx, pytest.mark.timeout(180)]
+
+BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
+FROZEN_S = 5
+"""How long nginx waits for a replica here: far longer than an answer takes, even where others keep all cores busy."""
+SOME = 20
+"""Answers after which a fault has been met by requests that were under way and by new ones."""
+MAX_REQUEST_SIZE = 10_000_000
+LONGEST_TEXT = 8192
+MOST_TEXTS = 32
+LONG_TEXT = "the old river runs slowly past green hills and quiet towns " * 30  # more tokens than the model takes
+
+Record = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    nginx()  # without it, nothing needs to be started
+    folder = tmp_path_factory.mktemp("models")
+    TinyModel("tiny/wide", dim=128).write(folder)
+    with two_replicas(MODELS_DIR=str(folder), REQUIRED_MODELS=f"{BUNDLED},tiny/wide") as pair:
+        yield pair
+
+
+@pytest.fixture
+def pair(both: Pair) -> Pair:
+    for replica in both:
+        replica.heal()
+    return both
+
+
+@pytest.fixture
+def proxy(pair: Pair, tmp_path: Path) -> Iterator[ProxyProcess]:
+    addresses = [replica.address for replica in pair]
+    with running_proxy(tmp_path, addresses, read_timeout_s=FROZEN_S) as started:
+        yield started
+
+
+@pytest.fixture
+def record(record_property: Record, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Record:
+    """Keep a number in the report of the run, and show it where pytest runs with -s."""
+
+    def note(name: str, value: object) -> None:
+        record_property(name, value)
+        if request.config.getoption("capture") == "no":
+            with capsys.disabled():
+                print(f"  {name}={value}", end="", flush=True)  # noqa: T201 - the numbers of docs/RELIABILITY.md
+
+    return note
+
+
+def served_by(replica: Replica) -> Callable[[Event], bool]:
+    """Requests that this replica was the first to get, and has answered."""
+    return lambda request: (request["replica"], request["replica_status"]) == (replica.address, "200")
+
+
+def went_on_from(replica: Replica, status: str) -> Callable[[Event], bool]:
+    """Requests that the other replica has answered after this one gave, to nginx, this status."""
+    return lambda request: (
+        request["replica"].startswith(f"{replica.address}, ") and request["replica_status"] == f"{status}, 200"
+    )
+
+
+def wait_for_work_at(replica: Replica, proxy: ProxyProcess, count: int = 5) -> None:
+    """Until it has answered so many requests more than now."""
+    before = sum(map(served_by(replica), proxy.requests))
+    proxy.wait_for_requests(f"work of {replica.address}", served_by(replica), times=before + count)
+
+
+def note_retries(proxy: ProxyProcess, record: Record) -> None:
+    """How many requests nginx had to give to the other replica, and why."""
+    record("retried", sum("," in request["replica"] for request in proxy.requests))
+    record("refused", proxy.count("Connection refused"))
+    record("cut_off", proxy.count("while reading response header from upstream") - proxy.count("timed out"))
+    record("timed_out", proxy.count("timed out"))
+
+
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    told: dict[str, Any] = response.json()
+    assert (response.status_code, told["status"], told["code"]) == (status, status, code), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert told["request_id"] == response.headers["x-request-id"]
+    return told
+
+
+# --- What happens to one of them ----------------------------------------------------------------------------------
+
+
+def test_work_is_shared(pair: Pair, proxy: ProxyProcess, record: Record) -> None:
+    with calling(proxy.url, record=record) as callers:
+        callers.wait_for_answers(100)
+    assert len(proxy.wait_for_requests("request", lambda _: True, times=callers.sent)) == callers.sent
+    shares = [sum(map(served_by(replica), proxy.requests)) / callers.sent for replica in pair]
+    record("shares", [round(share, 2) for share in shares])
+    assert sum(shares) == pytest.approx(1)  # nobody's request was sent twice
+    assert min(shares) > 0.2
+
+
+def test_killed_replica_costs_no_request_and_serves_again_after_its_start(
+    pair: Pair, proxy: ProxyProcess, record: Record
+) -> None:
+    victim, _ = pair
+    with calling(proxy.url, record=record) as callers:
+        callers.wait_for_answers(SOME)
+        victim.kill()
+        proxy.wait_for_requests("request that went on", went_on_from(victim, "502"))
+        callers.wait_for_answers(SOME)
+        victim.start_again()
+        wait_for_work_at(victim, proxy)
+    note_retries(proxy, record)
+
+
+def test_replica_that_is_told_to_stop_costs_no_request(pair: Pair, proxy: ProxyProcess, record: Record) -> None:
+    leaver, _ = pair
+    with calling(proxy.url, record=record) as callers:
+        callers.wait_for_answers(SOME)
+        assert leaver.end() == 0
+        callers.wait_for_answers(SOME)
+    assert "Traceback" not in leaver.server.log
+    note_retries(proxy, record)
+
+
+def test_rolling_restart_costs_no_request(pair: Pair, proxy: ProxyProcess, record: Record) -> None:
+    with calling(proxy.url, record=record) as callers:
+        for replica in pair:
+            callers.wait_for_answers(SOME)
+            assert replica.end() == 0
+            replica.start_again()
+            wait_for_work_at(replica, proxy)
+    note_retries(proxy, record)
+
+
+def test_requests_at_a_frozen_replica_are_answered_by_the_other_and_it_serves_again_when_it_goes_on(
+    pair: Pair, proxy: ProxyProcess, record: Record
+) -> None:
+    victim, _ = pair
+    with calling(proxy.url, record=record) as callers:
+        callers.wait_for_answers(SOME)
+        victim.freeze()
+        proxy.wait_for_requests("request that went on", went_on_from(victim, "504"))
+        callers.wait_for_answers(SOME)
+        victim.thaw()
+        wait_for_work_at(victim, proxy)
+    assert callers.longest_s >= FROZEN_S
+    note_retries(proxy, record)
+
+
+def test_new_configuration_costs_no_request(proxy: ProxyProcess, record: Record) -> None:
+    with calling(proxy.url, record=record) as callers:
+        callers.wait_for_answers(SOME)
+        proxy.reload()
+        callers.wait_for_answers(SOME)
+
+
+def test_without_any_replica_callers_get_a_problem_at_once_and_work_goes_on_as_soon_as_one_is_back(
+    pair: Pair, proxy: ProxyProcess
+) -> None:
+    for replica in pair:
+        replica.kill()
+    for _ in range(3):
+        response = httpx.post(f"{proxy.url}/embed", json={"text": "one"}, headers={"X-Request-ID": "nobody-there"})
+        assert problem(response, 502, "bad-gateway")["request_id"] == "nobody-there"
+        assert response.headers["retry-after"] == "1"
+    refused = proxy.wait_for_requests("refused request", lambda request: request["status"] == 502, times=3)
+    assert {request["replica_status"] for request in refused} == {"502, 502"}  # both are tried each time
+    pair[0].start_again()
+    assert httpx.post(f"{proxy.url}/embed", json={"text": "one"}).status_code == 200
+
+
+# --- Too much work ------------------------------------------------------------------------------------------------
+
+
+BULK_TEXTS = 300
+"""So much work that the lane is at it for the whole of the test, of which all else is a small part."""
+
+
+WORK = {"texts": [LONG_TEXT] * 6}
+
+
+@contextmanager
+def overloaded(replica: Replica) -> Iterator[None]:
+    """Two requests of much work in hand, sent around nginx; each counts as half of what may wait."""
+    body = json.dumps({"texts": [LONG_TEXT] * BULK_TEXTS}).encode()
+    head = f"POST /embed/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    host, _, port = replica.address.partition(":")
+    with ExitStack() as stack:
+        for _ in range(2):
+            caller = stack.enter_context(socket.create_connection((host, int(port)), 60))
+            caller.sendall(head.encode() + b"\r\n" + body)
+        while httpx.post(f"{replica.url}/embed/batch", json=WORK, timeout=60).status_code != 503:
+            pass  # the two are still being read; what was answered has overtaken them
+        yield
+
+
+def test_overloaded_replica_is_stood_in_for_and_when_all_are_callers_hear_it_from_them(tmp_path: Path) -> None:
+    nginx()
+    narrow = {"THREAD_POOL_WORKERS": "1", "MAX_QUEUE_SECONDS": "0.2", "MAX_BATCH_SIZE": str(BULK_TEXTS)}
+    with (
+        two_replicas(**narrow) as pair,
+        running_proxy(tmp_path, [replica.address for replica in pair]) as proxy,
+        overloaded(pair[0]),
+    ):
+        url = f"{proxy.url}/embed/batch"
+        answers = [httpx.post(url, json=WORK, timeout=60) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200] * 3
+        proxy.wait_for_requests("request that went on", went_on_from(pair[0], "503"))
+        with overloaded(pair[1]):
+            told = [httpx.post(url, json=WORK, timeout=60) for _ in range(6)]
+        for response in told:
+            problem(response, 503, "overloaded")
+            assert int(response.headers["retry-after"]) >= 1
+            assert len(response.headers.get_list("x-request-id")) == 1
+        refused = proxy.wait_for_requests("refused request", lambda request: request["status"] == 503, times=6)
+        assert {request["replica_status"] for request in refused} == {"503, 503"}
+
+
+# --- What passes through ------------------------------------------------------------------------------------------
+
+SAME_HEADERS = ("content-type", "allow", "vary", "etag", "x-request-id")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status"),
+    [
+        pytest.param("POST", "/embed", b'{"text": "one"', 400, id="not-json"),
+        pytest.param("POST", "/embed", b'{"text": ""}', 400, id="empty-text"),
+        pytest.param("POST", "/embed", json.dumps({"text": "a" * (LONGEST_TEXT + 1)}).encode(), 400, id="long-text"),
+        pytest.param("POST", "/embed", b'{"text": "one", "model_name": "no/such"}', 400, id="unknown-model"),
+        pytest.param("PUT", "/embed", b"", 405, id="method"),
+        pytest.param("GET", "/nothing%2Fhere?x=1", b"", 404, id="no-route"),
+        pytest.param("GET", "/models/sentence-transformers%2Fall-MiniLM-L6-v2", b"", 200, id="escaped-slash"),
+        pytest.param("POST", "/embed", b'{"text": "one"}'.ljust(MAX_REQUEST_SIZE), 200, id="largest-body"),
+        pytest.param("POST", "/embed", b'{"text": "one"}'.ljust(MAX_REQUEST_SIZE + 1), 413, id="body-too-large"),
+    ],
+)
+def test_answer_is_the_one_of_the_service(
+    pair: Pair, proxy: ProxyProcess, *, method: str, path: str, content: bytes, status: int
+) -> None:
+    headers = {"Content-Type": "application/json", "X-Request-ID": "the-same"}
+    through, direct = (
+        httpx.request(method, base + path, content=content, headers=headers, timeout=60)
+        for base in (proxy.url, pair[0].url)
+    )
+    assert (through.status_code, direct.status_code) == (status, status)
+    for name in SAME_HEADERS:
+        assert through.headers.get(name) == direct.headers.get(name)
+    if status != 200:
+        assert through.json() == direct.json()
+
+
+def test_body_of_unknown_length_that_is_too_large_is_a_413(proxy: ProxyProcess) -> None:
+    parts = iter([b" " * (MAX_REQUEST_SIZE // 2)] * 3)
+    response = httpx.post(f"{proxy.url}/embed", content=parts, headers={"Content-Type": "application/json"})
+    assert problem(response, 413, "content-too-large")["limit"] == MAX_REQUEST_SIZE
+
+
+def test_largest_answer_arrives_whole(pair: Pair, proxy: ProxyProcess) -> None:
+    text = "one two three " * (LONGEST_TEXT // 14)  # the model takes 14 words at once: more than a hundred windows
+    body = {"texts": [text] * MOST_TEXTS, "long_text": "chunks", "model_name": "tiny/wide"}
+    through, direct = (httpx.post(f"{base}/embed/batch", json=body, timeout=60) for base in (proxy.url, pair[0].url))
+    assert (through.status_code, direct.status_code) == (200, 200)
+    assert len(through.content) > 4_000_000
+    assert through.json()["embeddings"] == direct.json()["embeddings"]
+
+
+TOLD = {
+    401: {"WWW-Authenticate": 'Bearer realm="embeddings"'},
+    403: {},
+    429: {"Retry-After": "17", "RateLimit": '"default";r=0;t=17'},
+    500: {},
+    504: {},
+}
+"""Answers that nginx must leave alone, and the headers that stand in them."""
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with the headers that it got, and with the status that the path asks for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({name.lower(): self.headers.get_all(name) for name in self.headers}).encode()
+        status = int(self.path[1:])
+        self.send_response(status)
+        fixed = {"Content-Type": "application/problem+json", "Content-Length": str(len(body))}
+        for name, value in {**fixed, **TOLD.get(status, {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the base class has it
+        """Write nothing."""
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Iterator[ProxyProcess]:
+    """An nginx before a server that tells what it was sent."""
+    nginx()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with running_proxy(tmp_path, [f"127.0.0.1:{server.server_port}"]) as proxy:
+                yield proxy
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize("status", TOLD)
+def test_answer_that_another_replica_would_give_too_is_passed_on_as_it_is(echo: ProxyProcess, status: int) -> None:
+    response = httpx.post(f"{echo.url}/{status}", json={"text": "one"}, headers={"X-Request-ID": "as-it-is"})
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["x-request-id"] == ["as-it-is"]
+    for name, value in TOLD[status].items():
+        assert response.headers[name] == value
+
+
+def test_address_of_the_caller_is_set_by_nginx_whatever_the_caller_writes(echo: ProxyProcess) -> None:
+    written = [
+        ("X-Forwarded-For", "203.0.113.7"),
+        ("X-Forwarded-For", "203.0.113.8, 203.0.113.9"),
+        ("X-Real-IP", "203.0.113.7"),
+        ("Forwarded", "for=203.0.113.7"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "elsewhere.example"),
+    ]
+    got = httpx.post(f"{echo.url}/200", json={}, headers=written).json()
+    assert got["x-forwarded-for"] == got["x-real-ip"] == ["127.0.0.1"]
+    assert got["x-forwarded-proto"] == ["http"]
+    assert got["x-forwarded-host"] == ["127.0.0.1"]
+    assert "forwarded" not in got
+
+
+@pytest.mark.parametrize(
+    ("given", "is_kept"),
+    [
+        pytest.param("a.b:c_d-9", True, id="sane"),
+        pytest.param("x" * 128, True, id="longest"),
+        pytest.param("x" * 129, False, id="too-long"),
+        pytest.param('a"b', False, id="quote"),
+        pytest.param("a b", False, id="space"),
+        pytest.param("", False, id="empty"),
+    ],
+)
+def test_id_of_a_request_is_kept_where_the_service_would_keep_it(
+    echo: ProxyProcess, *, given: str, is_kept: bool
+) -> None:
+    [got] = httpx.post(f"{echo.url}/200", json={}, headers={"X-Request-ID": given}).json()["x-request-id"]
+    assert SANE_ID.fullmatch(got.encode())
+    assert (got == given) is is_kept
+    [logged] = echo.wait_for_requests("request", lambda _: True)
+    assert logged["request_id"] == got
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        pytest.param("GARBAGE\r\n\r\n", 400, "bad-request", id="no-http"),
+        pytest.param("GET / HTTP/1.1\r\n\r\n", 400, "bad-request", id="no-host"),
+        pytest.param(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            "bad-request",
+            id="two-lengths",
+        ),
+        pytest.param("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405, "method-not-allowed", id="trace"),
+        pytest.param(f"GET /{'a' * 40_000} HTTP/1.1\r\nHost: a\r\n\r\n", 414, "uri-too-long", id="long-address"),
+        pytest.param(
+            f"GET / HTTP/1.1\r\nHost: a\r\nX: {'a' * 40_000}\r\n\r\n",
+            431,
+            "request-header-fields-too-large",
+            id="long-header",
+        ),
+        pytest.param("GET /_problem HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not-found", id="not-for-callers"),
+    ],
+)
+def test_what_nginx_refuses_itself_is_a_problem_too(echo: ProxyProcess, sent: str, status: int, code: str) -> None:
+    host, _, port = echo.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), 60) as caller:
+        caller.sendall(sent.encode())
+        answer = http.client.HTTPResponse(caller)
+        answer.begin()
+        told = json.loads(answer.read())
+    assert (answer.status, told["status"], told["code"]) == (status, status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert told["request_id"] == answer.headers["x-request-id"]
+    assert set(told) == {"type", "title", "status", "detail", "code", "status_code", "request_id"}
+
+
+def test_configuration_asks_for_nothing_that_is_not_explained() -> None:
+    about, _, directives = TEMPLATE.read_text(encoding="utf-8").partition("\n\n")
+    for name in set(re.findall(r"\$\{(\w+)\}", directives)):
+        assert f"#   {name} " in about
