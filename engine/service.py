@@ -152,6 +152,7 @@ class EmbeddingService:
         options: EmbedOptions = DEFAULTS,
         *,
         timeout_s: float | None = None,
+        on_tokens: Callable[[int], None] | None = None,
     ) -> Embedded:
         """Embed *texts*.
 
@@ -160,6 +161,7 @@ class EmbeddingService:
             texts: at least one; their lengths and number were checked.
             options: how they are read, and what becomes of their vectors.
             timeout_s: seconds the caller wants to wait at most; the service's own bound holds all the same.
+            on_tokens: told how many tokens *texts* have in all, as the answer counts them, before the model runs.
 
         Raises:
             ServiceError: any of this module's neighbours' failures; with `DeadlineError` waiting work was dropped.
@@ -169,6 +171,8 @@ class EmbeddingService:
         async with self._leased(model, timeout_s) as encoder:
             prompt = model.card.prompt_for(options.input_type)
             read = await self._tokenized(texts, partial(read_texts, encoder.tokenizer, texts, prompt, options))
+            if on_tokens is not None:
+                on_tokens(sum(read.tokens))
             vectors = await self._scheduler.submit(encoder.runnable(options.input_type), read.items)
         finished, dimension = finish(vectors, read, options, model)
         answer = Embedded(

@@ -25,6 +25,7 @@ from engine.errors import (
     InvalidVectorError,
     ModelNotAllowedError,
     ModelNotFoundError,
+    OverloadedError,
     UnknownModelError,
 )
 from engine.lane import Lane
@@ -129,6 +130,21 @@ async def test_long_texts_are_tokenised_off_the_loop_with_the_same_result(servic
     long = "one " * INLINE_CHARACTERS
     answer = await service.embed("acme/tiny", [long])
     assert answer.tokens == [INLINE_CHARACTERS + 2]
+
+
+async def test_tokens_are_told_before_the_model_runs(service: EmbeddingService) -> None:
+    told: list[int] = []
+    answer = await service.embed("acme/tiny", ["one two", "zero " * 100], on_tokens=told.append)
+    assert told == [sum(answer.tokens)]
+
+
+async def test_request_that_is_stopped_by_its_tokens_is_not_run(service: EmbeddingService) -> None:
+    def stop(tokens: int) -> None:
+        raise OverloadedError(f"{tokens} are too many.")
+
+    with pytest.raises(OverloadedError):
+        await service.embed("acme/tiny", ["one two"], on_tokens=stop)
+    assert service.used == {}
 
 
 async def test_usage_counts_what_was_answered(service: EmbeddingService) -> None:
