@@ -1,10 +1,21 @@
 """Every setting of the service: its name, default, unit and bounds, read from the environment or from `.env`."""
 
 import json
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -42,6 +53,34 @@ def _empty_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _networks(value: object) -> object:
+    """Read addresses and networks, listed as `_names` are."""
+    names = _names(value)
+    return tuple(map(_network, names)) if isinstance(names, tuple) else names
+
+
+def _network(name: Any) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(name)
+    except ValueError as error:
+        message = f"write addresses and networks between commas, such as 10.0.0.7, 10.1.0.0/16 or fd00::/8 ({error})"
+        raise ValueError(message) from None
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(url.get_secret_value())
+        is_sound = bool(parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0)
+    except ValueError:  # a port that is no port; the message may hold the password
+        is_sound = False
+    if not is_sound or parts.scheme not in {"redis", "rediss", "unix"}:
+        message = (
+            "write redis://host:port/database, rediss:// for TLS, or unix:///path; :password@ may stand before host"
+        )
+        raise ValueError(message)
+    return url
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -51,9 +90,12 @@ def _lower(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+OptionalCount = Annotated[int | None, BeforeValidator(_empty_is_none)]
 OptionalBytes = Annotated[ByteSize | None, BeforeValidator(_empty_is_none)]
 
 
@@ -117,6 +159,23 @@ class Settings(BaseSettings):
         1000, description="Connections at most; the one that has kept the service waiting longest gives way."
     )
 
+    # With these bounds all sums of the limits are exact, in Redis too, whose numbers are doubles.
+    enable_rate_limit: bool = Field(default=False, description="Limit how much each caller may ask; 429 above that.")
+    rate_limit_requests: int = Field(100, ge=1, le=100_000, description="Requests of a caller per window.")
+    rate_limit_window: int = Field(60, ge=1, le=86_400, description="The window of the limits, in whole seconds.")
+    rate_limit_tokens: OptionalCount = Field(
+        None, ge=1, le=1_000_000_000, description="Tokens of text of a caller per window; empty: any number."
+    )
+    redis_url: RedisUrl | None = Field(
+        None, description="Redis that replicas share the limits by; empty: each has its own."
+    )
+    redis_timeout: Seconds = Field(
+        0.25, description="Seconds a request waits for Redis, before memory stands in for it."
+    )
+    trusted_proxies: Networks = Field(
+        (), description="Addresses and networks of the proxies whose X-Forwarded-For is believed; empty: none."
+    )
+
     enable_cors: bool = Field(default=True, description="Let browsers of other origins call the service.")
     cors_origins: Names = Field(("*",), description="Origins that may call; `*` is any.")
     enable_metrics: bool = Field(default=True, description="Serve GET /metrics; false answers 403.")
@@ -134,6 +193,10 @@ class Settings(BaseSettings):
             message = f"REQUIRED_MODELS names {refused}, which ALLOWED_MODELS does not; add it there"
             raise ValueError(message)
         return self
+
+
+SECRETS = frozenset({"redis_url"})
+"""Settings whose values are never repeated, not even when they are wrong."""
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -156,4 +219,6 @@ def _told(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return message
-    return f"{str(error['loc'][0]).upper()}={error['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"
+    name = str(error["loc"][0])
+    given = name.upper() if name in SECRETS else f"{name.upper()}={error['input']!r}"
+    return f"{given} is not allowed: {message[:1].lower()}{message[1:]}"

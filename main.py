@@ -14,8 +14,11 @@ from litestar.di import NamedDependency, Provide
 from litestar.params import HeaderParameter, PathParameter
 
 from api import docs, openapi, views
+from api.addresses import ClientAddresses
+from api.allowances import LIMIT_HEADERS
 from api.door import Door
 from api.formats import FINGERPRINT_HEADER, HEADERS, check_format, wanted_format
+from api.limits import RateLimits, charge_of
 from api.logs import configure_logging
 from api.metrics import Metrics
 from api.native import (
@@ -34,7 +37,7 @@ from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, l
 from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError, UnknownModelError
-from running import Service, lifespan, open_service
+from running import Service, allowances_of, lifespan, open_service
 from serving.connection import Rules
 from serving.server import serve
 
@@ -45,7 +48,7 @@ Timeout = Annotated[
 ]
 
 
-@post("/embed", status_code=200, responses=docs.EMBED, operation_class=openapi.VectorsOperation)
+@post("/embed", status_code=200, responses=docs.EMBED, operation_class=openapi.VectorsOperation, opt={"scope": "embed"})
 async def embed(
     data: docs.EmbedBody,
     service: NamedDependency[Service],
@@ -58,14 +61,24 @@ async def embed(
     wanted = wanted_format(request.headers.get("accept"))
     check_format(wanted, is_base64=data.encoding == "base64", has_chunks=data.long_text == "chunks")
     answer = await service.embeddings.embed(
-        service.model_or_default(data.model_name), [data.text], data.options, timeout_s=request_timeout
+        service.model_or_default(data.model_name),
+        [data.text],
+        data.options,
+        timeout_s=request_timeout,
+        on_tokens=charge_of(request.scope),
     )
     return await views.embed_answer(
         answer, text_length=len(data.text), encoding=data.encoding, wanted=wanted, started=started
     )
 
 
-@post("/embed/batch", status_code=200, responses=docs.EMBED_BATCH, operation_class=openapi.VectorsOperation)
+@post(
+    "/embed/batch",
+    status_code=200,
+    responses=docs.EMBED_BATCH,
+    operation_class=openapi.VectorsOperation,
+    opt={"scope": "embed"},
+)
 async def embed_batch(
     data: docs.EmbedBatchBody,
     service: NamedDependency[Service],
@@ -78,12 +91,22 @@ async def embed_batch(
     wanted = wanted_format(request.headers.get("accept"))
     check_format(wanted, is_base64=data.encoding == "base64", has_chunks=data.long_text == "chunks")
     answer = await service.embeddings.embed(
-        service.model_or_default(data.model_name), data.texts, data.options, timeout_s=request_timeout
+        service.model_or_default(data.model_name),
+        data.texts,
+        data.options,
+        timeout_s=request_timeout,
+        on_tokens=charge_of(request.scope),
     )
     return await views.batch_answer(answer, encoding=data.encoding, wanted=wanted, started=started)
 
 
-@post("/tokenize", status_code=200, responses=docs.TOKENIZE)
+@post(
+    "/tokenize",
+    status_code=200,
+    responses=docs.TOKENIZE,
+    operation_class=openapi.LimitedOperation,
+    opt={"scope": "embed"},
+)
 async def tokenize(
     data: docs.TokenizeBody, service: NamedDependency[Service], request_timeout: Timeout = None
 ) -> Response[TokenizeAnswer]:
@@ -159,6 +182,7 @@ async def show_metrics(service: NamedDependency[Service]) -> Response[MetricsAns
             service.embeddings.used,
             cache_info=service.cache_info,
             uptime_s=service.uptime_s,
+            limits=service.limits_state,
         )
     )
 
@@ -185,11 +209,14 @@ def create_app(
     configure_logging(level=level, is_json=is_json)
     catalog, metrics = read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL), Metrics()
     _check_names(settings, catalog)
-    open_parts = partial(open_service, settings, catalog, metrics, load)
+    allowances = allowances_of(settings)
+    limits = RateLimits(allowances, address_of=ClientAddresses(trusted=settings.trusted_proxies).caller_of)
+    open_parts = partial(open_service, settings, catalog, metrics, allowances, load)
     app = Litestar(
         route_handlers=[embed, embed_batch, tokenize, health, live, ready, list_models, show_model, show_metrics],
         lifespan=[partial(lifespan, open_parts=open_parts, stop=stop or _end_process)],
         dependencies={"service": Provide(_service, sync_to_thread=False)},
+        middleware=[limits] if settings.enable_rate_limit else [],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
@@ -232,7 +259,7 @@ def _refusal(state: State) -> ServiceError | None:
 def _cors(settings: Settings) -> CORSConfig | None:
     if not settings.enable_cors:
         return None
-    exposed = ["X-Request-ID", "Retry-After", FINGERPRINT_HEADER, *HEADERS]
+    exposed = ["X-Request-ID", "Retry-After", FINGERPRINT_HEADER, *HEADERS, *LIMIT_HEADERS]
     return CORSConfig(allow_origins=list(settings.cors_origins), expose_headers=exposed)
 
 

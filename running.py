@@ -12,10 +12,11 @@ from typing import Literal
 import structlog
 from litestar import Litestar
 
+from api.allowances import Allowances, MemoryAllowances, NoAllowances, quotas_of
 from api.bodies import TextRules
 from api.metrics import Metrics
-from api.native import CacheInfo
-from config import Settings
+from api.native import CacheInfo, LimitMetrics
+from config import Settings, SettingsError
 from engine.catalog import Catalog
 from engine.encoder import Encoder, sessions_of
 from engine.errors import ServiceError
@@ -40,6 +41,7 @@ class Service:
     embeddings: EmbeddingService
     metrics: Metrics
     rules: TextRules
+    allowances: Allowances
     phase: Literal["starting", "healthy", "draining"] = "starting"
     failure: str | None = None
     started: float = field(default_factory=time.monotonic)
@@ -58,6 +60,35 @@ class Service:
         return CacheInfo(
             loaded, len(loaded), settings.max_cached_models, settings.model_cache_ttl, settings.cleanup_interval
         )
+
+    @property
+    def limits_state(self) -> LimitMetrics:
+        return LimitMetrics(self.allowances.store, self.allowances.fallbacks)
+
+
+def allowances_of(settings: Settings) -> Allowances:
+    """What counts how much callers ask; no socket is opened before it runs.
+
+    Raises:
+        SettingsError: REDIS_URL has an option that the client does not know.
+    """
+    if not settings.enable_rate_limit:
+        return NoAllowances()
+    quotas = quotas_of(
+        requests=settings.rate_limit_requests, tokens=settings.rate_limit_tokens, window_s=settings.rate_limit_window
+    )
+    memory = MemoryAllowances(quotas)
+    if settings.redis_url is None:
+        return memory
+    from api.redis_allowances import RedisAllowances  # noqa: PLC0415 - 0.2 s that only those pay who use it
+
+    try:
+        return RedisAllowances(
+            quotas, url=settings.redis_url.get_secret_value(), memory=memory, patience_s=settings.redis_timeout
+        )
+    except (ValueError, TypeError):
+        message = "REDIS_URL is not allowed: it has an option that the Redis client does not know"
+        raise SettingsError(message) from None
 
 
 @asynccontextmanager
@@ -98,7 +129,7 @@ async def _load_required(service: Service, stop: Callable[[], None]) -> None:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, catalog: Catalog, metrics: Metrics, load: Callable[..., Encoder]
+    settings: Settings, catalog: Catalog, metrics: Metrics, allowances: Allowances, load: Callable[..., Encoder]
 ) -> AsyncIterator[Service]:
     """Put the parts together, and take them apart in reverse order."""
     return_large_blocks()
@@ -109,6 +140,7 @@ async def open_service(
     copies = partial(sessions_of, lanes=lanes, lone_text_bytes=settings.lone_text_memory)
 
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(allowances.running())
         # As many threads as models: a slow download never keeps another model from being loaded.
         loading = ThreadPoolExecutor(len(catalog.models), thread_name_prefix="load")
         tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
@@ -146,4 +178,4 @@ async def open_service(
             timeout_s=settings.request_timeout,
         )
         rules = TextRules(settings.max_text_length, settings.max_batch_size)
-        yield Service(settings, catalog, models, scheduler, embeddings, metrics, rules)
+        yield Service(settings, catalog, models, scheduler, embeddings, metrics, rules, allowances)

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from api.allowances import Allowance, RateLimitedError, quotas_of
 from api.bodies import EmbedBatchRequest, EmbedRequest, TokenizeRequest
 from api.formats import ARROW, NotAcceptableError
 from api.native import (
@@ -12,6 +13,7 @@ from api.native import (
     EmbedBatchAnswer,
     EndpointMetrics,
     Health,
+    LimitMetrics,
     MetricsAnswer,
     MicroBatchMetrics,
     ModelDetails,
@@ -91,6 +93,11 @@ _NOT_ALLOWED = problem(
     errors.ModelNotAllowedError,
     "The model 'thenlper/gte-base' is outside ALLOWED_MODELS. GET /models lists what may be used.",
 )
+_USED_UP = RateLimitedError(
+    Allowance(
+        quotas_of(requests=100, tokens=None, window_s=60), used=(100 * 60_000_000 - 1_000_000,), is_admitted=False
+    )
+)
 _WORK_PROBLEMS = problems(
     problem(
         errors.InvalidInputError,
@@ -114,6 +121,7 @@ _WORK_PROBLEMS = problems(
     problem(_TooLargeError, "The body is larger than MAX_REQUEST_SIZE allows.", limit=10_000_000),
     problem(NotAcceptableError, f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt)."),
     problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
+    problem(RateLimitedError, _USED_UP.detail, **_USED_UP.facts),
     problem(errors.InferenceError, "The model failed on this input. The failure is in the service's log."),
     problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not passed on.", index=3),
     problem(
@@ -280,6 +288,7 @@ METRICS: Responses = {
             ),
             micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
             models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
+            limits=LimitMetrics("redis", fallbacks=0),
         ),
         description="The counters",
     ),

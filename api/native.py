@@ -282,6 +282,14 @@ class MicroBatchMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitMetrics:
+    """Where it is counted how much callers ask (`off`: nowhere), and how often memory had to stand in for Redis."""
+
+    store: Literal["off", "memory", "redis"]
+    fallbacks: int
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsAnswer:
     """What the service has done since it started."""
 
@@ -294,6 +302,7 @@ class MetricsAnswer:
     queue: QueueMetrics
     micro_batches: MicroBatchMetrics
     models: dict[str, ModelUsage]
+    limits: LimitMetrics
 
 
 class FastResponse(Response[Any]):

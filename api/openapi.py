@@ -15,10 +15,12 @@ from litestar.openapi.spec import (
     OpenAPIResponse,
     OpenAPIType,
     Operation,
+    Reference,
     Schema,
 )
 from litestar.params import BodyKwarg
 
+from api.allowances import LIMIT_HEADERS, RateLimitedError
 from api.formats import ARROW, FINGERPRINT_HEADER, HEADERS, OCTETS
 from api.problems import MEDIA_TYPE, Problem
 from engine import errors
@@ -100,10 +102,23 @@ def problems(*told: tuple[int, Example]) -> dict[int, ResponseSpec]:
 
 
 @dataclass
-class VectorsOperation(Operation):
+class LimitedOperation(Operation):
+    """A route of which a caller may ask only so much: its answers tell how much is left."""
+
+    def __post_init__(self) -> None:
+        for status, response in (self.responses or {}).items():
+            headers = LIMIT_HEADERS
+            if status == str(RateLimitedError.status):
+                headers = {**headers, "Retry-After": "Seconds after which a request is taken again"}
+            cast("OpenAPIResponse", response).headers = _headers(headers)
+
+
+@dataclass
+class VectorsOperation(LimitedOperation):
     """A route that gives vectors: its answer may be bytes, too, and its headers say which model they are of."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         response = cast("OpenAPIResponse", (self.responses or {})["200"])
         content = response.content = dict(response.content or {})
         union = cast("Schema", content["application/json"].schema)
@@ -111,8 +126,11 @@ class VectorsOperation(Operation):
         rows = Schema(type=OpenAPIType.STRING, content_encoding="binary")
         for media_type, summary in ((OCTETS, "The matrix, little-endian"), (ARROW, "A table, if pyarrow is installed")):
             content[media_type] = OpenAPIMediaType(schema=rows, examples={"bytes": Example(summary, value="(bytes)")})
-        headers = {FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`", **HEADERS}
-        response.headers = {
-            name: OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=text)
-            for name, text in headers.items()
-        }
+        headers = {FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`", **HEADERS, **LIMIT_HEADERS}
+        response.headers = _headers(headers)
+
+
+def _headers(told: Mapping[str, str]) -> dict[str, OpenAPIHeader | Reference]:
+    return {
+        name: OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=text) for name, text in told.items()
+    }

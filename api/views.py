@@ -20,6 +20,7 @@ from api.native import (
     EmbedBatchAnswer,
     EndpointMetrics,
     FastResponse,
+    LimitMetrics,
     MetricsAnswer,
     MicroBatchMetrics,
     ModelDetails,
@@ -197,7 +198,13 @@ def model_usage(usage: Usage) -> ModelUsage:
 
 
 def metrics_answer(
-    metrics: Counted, state: SchedulerState, used: Mapping[str, Usage], *, cache_info: CacheInfo, uptime_s: float
+    metrics: Counted,
+    state: SchedulerState,
+    used: Mapping[str, Usage],
+    *,
+    cache_info: CacheInfo,
+    uptime_s: float,
+    limits: LimitMetrics,
 ) -> MetricsAnswer:
     return MetricsAnswer(
         total_requests=metrics.requests,
@@ -222,4 +229,5 @@ def metrics_answer(
             dropped_texts=state.dropped_texts,
         ),
         models={name: model_usage(usage) for name, usage in used.items()},
+        limits=limits,
     )

@@ -29,7 +29,15 @@ TESTED_ELSEWHERE = {
     "engine.queue": "tests/test_scheduler.py drives it through the scheduler, which owns it",
     "engine.errors": "tests/test_problems.py raises every one of them",
 }
-SHARED_IN_API = {"api.problems", "api.headers", "api.native", "api.bodies", "api.formats", "api.openapi"}
+SHARED_IN_API = {
+    "api.allowances",
+    "api.problems",
+    "api.headers",
+    "api.native",
+    "api.bodies",
+    "api.formats",
+    "api.openapi",
+}
 """What other modules of api/ may use: how errors are told, the bodies and answers that views fill and docs describe."""
 
 

@@ -1,13 +1,14 @@
 import json
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, HERE, Settings, SettingsError, load_settings
+from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, HERE, SECRETS, Settings, SettingsError, load_settings
 
 ENV_EXAMPLE = HERE / ".env.example"
 README = HERE / "README.md"
@@ -83,6 +84,10 @@ def test_setting_is_described(name: str) -> None:
         ("max_cached_models", 5),
         ("cleanup_interval", 60),
         ("max_request_size", 10_000_000),
+        ("enable_rate_limit", False),
+        ("rate_limit_tokens", None),
+        ("redis_url", None),
+        ("trusted_proxies", ()),
         ("enable_cors", True),
         ("cors_origins", ("*",)),
         ("enable_metrics", True),
@@ -189,6 +194,13 @@ def test_names_may_be_written_in_any_case(read: Read) -> None:
         pytest.param("MAX_REQUEST_SIZE", "-5", "byte", id="size negative"),
         pytest.param("MODEL_MEMORY_BUDGET", "much", "byte", id="size in words"),
         pytest.param("MODEL_MEMORY_BUDGET", "0", "greater than", id="budget zero"),
+        pytest.param("RATE_LIMIT_REQUESTS", "0", "greater than or equal to 1", id="nobody may ask"),
+        pytest.param("RATE_LIMIT_REQUESTS", "100001", "less than or equal to 100000", id="limit beyond what is exact"),
+        pytest.param("RATE_LIMIT_WINDOW", "0.5", "integer", id="half a second"),
+        pytest.param("RATE_LIMIT_TOKENS", "0", "greater than or equal to 1", id="no token"),
+        pytest.param("TRUSTED_PROXIES", "10.0.0.1,proxy", "'proxy' does not appear", id="proxy by its name"),
+        pytest.param("TRUSTED_PROXIES", "10.0.0.1/8", "host bits set", id="network with an address in it"),
+        pytest.param("TRUSTED_PROXIES", "[1]", "strings only", id="proxy that is a number"),
     ],
 )
 def test_bad_value_is_told_in_one_line(name: str, value: str, allowed: str, read: Read) -> None:
@@ -281,3 +293,53 @@ def test_variables_of_others_are_ignored(read: Read, tmp_path: Path) -> None:
 
 def test_env_file_lies_beside_the_code_and_not_where_the_caller_stands() -> None:
     assert Settings.model_config.get("env_file") == HERE / ".env"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "redis://host",
+        "redis://:hush@host:6380/2",
+        "redis://user:hush@[::1]:6380",
+        "rediss://host:6379/0?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_redis_url_is_taken_and_never_shown(value: str, read: Read) -> None:
+    settings = read(REDIS_URL=value)
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == value
+    assert value not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("http://:hush@host", id="scheme unknown"),
+        pytest.param("hush@host:6379", id="no scheme"),
+        pytest.param("redis://", id="no host"),
+        pytest.param("redis://:hush@:6379", id="no host, but a port"),
+        pytest.param("redis://:hush@host:port", id="port in letters"),
+        pytest.param("redis://:hush@host:65536", id="port too large"),
+        pytest.param("redis://:hush@[host", id="bracket"),
+        pytest.param("redis://:hush@\u2100", id="host that is no host in another form"),
+        pytest.param("unix://", id="no path"),
+    ],
+)
+def test_bad_redis_url_is_told_without_what_it_holds(value: str, read: Read) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        read(REDIS_URL=value)
+    assert str(refusal.value).startswith("REDIS_URL is not allowed: write redis://host:port/database")
+    assert "hush" not in str(refusal.value)
+
+
+def test_trusted_proxies_are_addresses_and_networks(read: Read) -> None:
+    proxies = read(TRUSTED_PROXIES=" 10.0.0.7, 10.1.0.0/16,fd00::/8,10.0.0.7 ").trusted_proxies
+    assert proxies == tuple(map(ip_network, ("10.0.0.7", "10.1.0.0/16", "fd00::/8")))
+    assert read(TRUSTED_PROXIES='["::1"]').trusted_proxies == (ip_network("::1"),)
+
+
+def test_secrets_are_the_settings_whose_type_says_so() -> None:
+    """Those alone are left out of the message about a wrong value."""
+    hidden = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert hidden == SECRETS

@@ -10,6 +10,7 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.testing import TestClient
 from structlog.testing import capture_logs
 
+from api.allowances import Allowance, RateLimitedError, quotas_of
 from api.bodies import EmbedBatchRequest, EmbedRequest
 from api.observer import Observer
 from api.problems import NotJsonError, StrictRequest, UnforeseenError, of_error, problem_handlers
@@ -33,6 +34,7 @@ KINDS: list[errors.ServiceError] = [
     errors.InvalidVectorError(3, "holds NaN or infinity"),
     errors.MetricsDisabledError(),
     NotJsonError("Send JSON."),
+    RateLimitedError(Allowance(quotas_of(requests=1, tokens=None, window_s=9), (9_000_000,), is_admitted=False)),
 ]
 each_kind = pytest.mark.parametrize("error", [pytest.param(error, id=type(error).__name__) for error in KINDS])
 
@@ -118,6 +120,7 @@ def test_retry_after_is_told_where_trying_again_makes_sense(error: errors.Servic
         errors.OverloadedError: "1",
         errors.DrainingError: "1",
         errors.LaneLostError: "1",
+        RateLimitedError: "9",
     }
     assert told == expected.get(type(error))
 
