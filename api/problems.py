@@ -23,6 +23,9 @@ UNKNOWN_FIELD = "Object contains unknown field"
 """How msgspec begins to tell of a field that a body does not know."""
 MOST_ECHOED = 200
 """Characters of a caller's own words (a field's name) that a message repeats at most."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+MOST_SEARCHED_BYTES = 1_000_000
+"""Of larger bodies it is not searched which text is wrong: that would hold the event loop, and so all other callers."""
 
 NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """Names as RFC 9110 has them, which Python has only from 3.13 on: a code must not depend on that."""
@@ -114,7 +117,8 @@ class StrictRequest(Request[Any, Any, Any]):
             return _decoder(kind).decode(body)
         except msgspec.ValidationError as error:
             message, _, where = str(error).partition(" - at `$")
-            raise _invalid(message, where.rstrip("`").removeprefix("."), kind) from None
+            where = where.rstrip("`").removeprefix(".")[:MOST_ECHOED]  # a field's name may hold these words, too
+            raise _invalid(message, where, kind) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _invalid_json(body, error) from None
 
@@ -268,12 +272,14 @@ def _plain(message: str) -> str:
 
 def _invalid_json(body: bytes, error: Exception) -> InvalidInputError:
     """A strict decoder says that the body is wrong; here is said what is, and where."""
+    cause = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:MOST_ECHOED]
+    not_json = InvalidInputError(f"The body is not JSON: {cause}.")
+    if len(body) > MOST_SEARCHED_BYTES:
+        return not_json
     try:
         found = _lone_surrogate(json.loads(body.decode()))  # of bytes json would guess the encoding
     except (ValueError, RecursionError):
-        if isinstance(error, UnicodeDecodeError):
-            return InvalidInputError("The body is not JSON: it is not UTF-8.")
-        return InvalidInputError(f"The body is not JSON: {str(error)[:MOST_ECHOED]}.")
+        return not_json
     if found is None:
         return InvalidInputError("The body is not valid JSON: it holds NaN, Infinity or a wrong escape.")
     name, index = found
@@ -289,6 +295,7 @@ def _lone_surrogate(content: object) -> tuple[str, int | None] | None:
     for name, value in content.items() if isinstance(content, dict) else ():
         texts = value if isinstance(value, list) else [value]
         for index, text in enumerate(texts):
-            if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
-                return name[:MOST_ECHOED], index if isinstance(value, list) else None
+            if isinstance(text, str) and not text.isascii() and SURROGATE.search(text):
+                readable = SURROGATE.sub("\ufffd", name)[:MOST_ECHOED]
+                return readable, index if isinstance(value, list) else None
     return None
