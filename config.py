@@ -1,5 +1,6 @@
 """Every setting of the service: its name, default, unit and bounds, read from the environment or from `.env`."""
 
+import errno
 import json
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -11,7 +12,6 @@ from pydantic import (
     BeforeValidator,
     ByteSize,
     Field,
-    PositiveInt,
     SecretStr,
     ValidationError,
     model_validator,
@@ -22,6 +22,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 HERE = Path(__file__).resolve().parent
 BUNDLED_MODELS_DIR = HERE / "models"
 BUNDLED_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+MOST = 1_000_000_000
+"""Of seconds or of anything that is counted: as good as without end, and what timers and JSON can still hold."""
+MOST_BYTES = 1_000_000_000_000_000
+"""A petabyte, for the same reason."""
 
 
 class SettingsError(Exception):
@@ -81,6 +85,17 @@ def _redis_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _addressable(path: Path) -> Path:
+    """Refuse what no folder can be called; one that is not there yet, or may not be read, is another matter."""
+    try:
+        path.lstat()
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            message = "this is no address of a folder, or one too long"
+            raise ValueError(message) from None
+    return path
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -94,9 +109,12 @@ Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeVali
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0, le=MOST)]
+Bytes = Annotated[ByteSize, Field(le=MOST_BYTES)]
 OptionalCount = Annotated[int | None, BeforeValidator(_empty_is_none)]
-OptionalBytes = Annotated[ByteSize | None, BeforeValidator(_empty_is_none)]
+OptionalBytes = Annotated[Bytes | None, BeforeValidator(_empty_is_none)]
+Folder = Annotated[Path, AfterValidator(_addressable)]
 
 
 class Settings(BaseSettings):
@@ -116,9 +134,9 @@ class Settings(BaseSettings):
         (BUNDLED_MODEL,), description="Models loaded at start; the first is the default of requests."
     )
     allowed_models: Names = Field((), description="Models that may be used; empty: every model of the catalogue.")
-    models_dir: Path = Field(BUNDLED_MODELS_DIR, description="Folder with your own models, each with a model.json.")
-    hub_cache_dir: Path = Field(HERE / ".hub_cache", description="Where models downloaded from the hub are kept.")
-    max_cached_models: PositiveInt = Field(5, description="Models held in memory at most.")
+    models_dir: Folder = Field(BUNDLED_MODELS_DIR, description="Folder with your own models, each with a model.json.")
+    hub_cache_dir: Folder = Field(HERE / ".hub_cache", description="Where models downloaded from the hub are kept.")
+    max_cached_models: Count = Field(5, description="Models held in memory at most.")
     model_cache_ttl: Seconds = Field(3600, description="Seconds after its last use until a model is dropped.")
     cleanup_interval: Seconds = Field(60, description="Seconds between two looks for idle models.")
     model_memory_budget: OptionalBytes = Field(
@@ -126,9 +144,9 @@ class Settings(BaseSettings):
     )
     model_retry_pause: Seconds = Field(30, description="Seconds until a model that failed to load is tried again.")
 
-    thread_pool_workers: PositiveInt = Field(4, description="Inference lanes; never more than usable cores are used.")
+    thread_pool_workers: Count = Field(4, description="Inference lanes; never more than usable cores are used.")
     micro_batch_tokens: int = Field(256, ge=16, le=65536, description="Padded tokens in one model run at most.")
-    lone_text_memory: ByteSize = Field(
+    lone_text_memory: Bytes = Field(
         ByteSize(256_000_000),
         ge=0,
         description="Models of up to this size get a second copy that gives all cores to a lone text; 0: none does.",
@@ -139,23 +157,23 @@ class Settings(BaseSettings):
         120, description="Seconds in one model run after which /health/live answers 503, so that a restart follows."
     )
 
-    max_text_length: PositiveInt = Field(8192, description="Characters of one text at most.")
-    max_batch_size: PositiveInt = Field(32, description="Texts of one request at most.")
-    max_request_size: ByteSize = Field(
+    max_text_length: Count = Field(8192, description="Characters of one text at most.")
+    max_batch_size: Count = Field(32, description="Texts of one request at most.")
+    max_request_size: Bytes = Field(
         ByteSize(10_000_000), ge=1, description="Bytes of one request body at most, such as 10MB or 512KiB."
     )
     request_timeout: Seconds = Field(300, description="Seconds a request may take; callers may ask for less.")
-    shutdown_timeout: PositiveInt = Field(30, description="Seconds from signal to end; accepted requests are answered.")
+    shutdown_timeout: Count = Field(30, description="Seconds from signal to end; accepted requests are answered.")
 
     header_timeout: Seconds = Field(10, description="Seconds in which a request's headers must be there.")
     body_timeout: Seconds = Field(60, description="Seconds that a caller gets to send a body, and to take an answer.")
     keep_alive_timeout: Seconds = Field(
         75, description="Seconds until an idle connection ends; more than any proxy in front keeps one."
     )
-    max_header_size: ByteSize = Field(
+    max_header_size: Bytes = Field(
         ByteSize(32_768), ge=1024, description="Bytes of request line and headers at most, such as 16KiB."
     )
-    max_connections: PositiveInt = Field(
+    max_connections: Count = Field(
         1000, description="Connections at most; the one that has kept the service waiting longest gives way."
     )
 

@@ -201,6 +201,11 @@ def test_names_may_be_written_in_any_case(read: Read) -> None:
         pytest.param("TRUSTED_PROXIES", "10.0.0.1,proxy", "'proxy' does not appear", id="proxy by its name"),
         pytest.param("TRUSTED_PROXIES", "10.0.0.1/8", "host bits set", id="network with an address in it"),
         pytest.param("TRUSTED_PROXIES", "[1]", "strings only", id="proxy that is a number"),
+        pytest.param("MAX_CACHED_MODELS", "1" + "0" * 30, "less than or equal to", id="number that JSON cannot hold"),
+        pytest.param("SHUTDOWN_TIMEOUT", "1" + "0" * 400, "less than or equal to", id="time that no timer takes"),
+        pytest.param("REQUEST_TIMEOUT", "1e300", "less than or equal to", id="time past all timers"),
+        pytest.param("MAX_REQUEST_SIZE", "9" * 30, "less than or equal to", id="size past all memory"),
+        pytest.param("MODELS_DIR", "x" * 5000, "no address of a folder", id="folder with too long a name"),
     ],
 )
 def test_bad_value_is_told_in_one_line(name: str, value: str, allowed: str, read: Read) -> None:
