@@ -44,7 +44,13 @@ from serving.server import serve
 VERSION = "2.0.0"
 
 Timeout = Annotated[
-    float | None, HeaderParameter(name="X-Request-Timeout", gt=0, description="Seconds to wait, up to REQUEST_TIMEOUT.")
+    float | None,
+    HeaderParameter(
+        name="X-Request-Timeout",
+        gt=0,
+        description="Seconds to wait, up to REQUEST_TIMEOUT.",
+        schema_extra={"exclusiveMinimum": 0},  # OpenAPI is not told `gt` of what may be null
+    ),
 ]
 
 
@@ -222,7 +228,7 @@ def create_app(
         exception_handlers=problem_handlers(),
         cors_config=_cors(settings),
         openapi_config=openapi.openapi_config(VERSION),
-        plugins=[VectorsSchema()],
+        plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
     door = Door(app.asgi_handler, refusal=partial(_refusal, app.state))

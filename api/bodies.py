@@ -15,7 +15,15 @@ from engine.vectors import Dtype
 Encoding = Literal["list", "base64"]
 
 ModelName = Annotated[str | None, Meta(description="Default: the first of REQUIRED_MODELS.")]
-TextsField = Annotated[list[str], Meta(description="1 to MAX_BATCH_SIZE texts, none of them blank.")]
+_NOT_BLANK = {"type": "string", "minLength": 1, "pattern": r"\S"}
+"""Only for OpenAPI: `TextRules` checks it, and says which text is wrong in better words."""
+TextsField = Annotated[
+    list[str],
+    Meta(
+        description="1 to MAX_BATCH_SIZE texts, none of them blank.",
+        extra_json_schema={"extra": {"minItems": 1, "items": _NOT_BLANK}},
+    ),
+]
 InputTypeField = Annotated[
     InputType | None,
     Meta(description="Puts the model's prompt for it before each text; `/models/{name}` tells the prompts."),
@@ -43,7 +51,10 @@ class _Options(msgspec.Struct, forbid_unknown_fields=True):
     ] = "truncate"
     dimensions: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Keep so many numbers of each vector, at length 1 again; for models trained for it."),
+        Meta(
+            description="Keep so many numbers of each vector, at length 1 again; for models trained for it.",
+            extra_json_schema={"extra": {"minimum": 1}},
+        ),
     ] = None
     allow_untrained_dimensions: Annotated[
         bool, Meta(description="Cut vectors even where the model was not trained for it.")
@@ -87,7 +98,10 @@ _NOTHING_ASKED = (None, None, "truncate", None, False, None, "float32")
 class EmbedRequest(_Options, kw_only=True):
     """One text to embed."""
 
-    text: Annotated[str, Meta(description="Not blank; at most MAX_TEXT_LENGTH characters.")]
+    text: Annotated[
+        str,
+        Meta(description="Not blank; at most MAX_TEXT_LENGTH characters.", extra_json_schema={"extra": _NOT_BLANK}),
+    ]
 
 
 class EmbedBatchRequest(_Options, kw_only=True):

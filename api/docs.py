@@ -89,6 +89,12 @@ class _TooLargeError(errors.ServiceError):
     status, code, title = 413, "content-too-large", "Content Too Large"
 
 
+class _BadRequestError(errors.ServiceError):
+    """The same: any route may answer so to a broken head."""
+
+    status, code, title = 400, "bad-request", "Bad Request"
+
+
 _NOT_ALLOWED = problem(
     errors.ModelNotAllowedError,
     "The model 'thenlper/gte-base' is outside ALLOWED_MODELS. GET /models lists what may be used.",
@@ -258,7 +264,7 @@ MODEL: Responses = {
         description="The model",
     ),
     **problems(
-        problem(errors.InvalidInputError, "name: Expected a string."),
+        problem(_BadRequestError, "Invalid host header"),
         _NOT_ALLOWED,
         problem(
             errors.ModelNotFoundError,

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Any, cast
 
+import msgspec
+from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin  # no public name has it
 from litestar.enums import RequestEncodingType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
@@ -19,6 +21,7 @@ from litestar.openapi.spec import (
     Schema,
 )
 from litestar.params import BodyKwarg
+from litestar.typing import FieldDefinition
 
 from api.allowances import LIMIT_HEADERS, RateLimitedError
 from api.formats import ARROW, FINGERPRINT_HEADER, HEADERS, OCTETS
@@ -33,7 +36,10 @@ def openapi_config(version: str) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="Fast Embedding API",
         version=version,
-        description="Turns text into vectors with FastEmbed's models, on CPU. Errors are RFC 9457 problem details.",
+        description=(
+            "Turns text into vectors with FastEmbed's models, on CPU. Errors are RFC 9457 problem details. Besides "
+            "what each route tells, any address may answer 400 (a broken head), 404 and 405."
+        ),
         path="/schema",
         use_handler_docstrings=True,
     )
@@ -99,6 +105,21 @@ def problems(*told: tuple[int, Example]) -> dict[int, ResponseSpec]:
         )
         for status, same in by_status.items()
     }
+
+
+class StrictBodies(StructSchemaPlugin):
+    """Tells OpenAPI of bodies that they may hold no other fields, as `forbid_unknown_fields` has it."""
+
+    def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
+        kind = field_definition.annotation
+        return (
+            isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__struct_config__.forbid_unknown_fields
+        )
+
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
+        schema = super().to_openapi_schema(field_definition, schema_creator)
+        schema.additional_properties = False
+        return schema
 
 
 @dataclass
