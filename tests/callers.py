@@ -108,7 +108,7 @@ def _vectors(response: httpx.Response) -> list[np.ndarray[Any, np.dtype[np.float
 
 
 @contextmanager
-def calling(url: str, *, count: int = 6, record: Callable[[str, object], None]) -> Iterator[Callers]:
+def calling(url: str, *, count: int = 4, record: Callable[[str, object], None]) -> Iterator[Callers]:
     """Callers at work until the end of the block; then every request must have been answered, and rightly."""
     callers = Callers(url, count=count)
     callers.start()
