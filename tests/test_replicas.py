@@ -21,6 +21,7 @@ from api.observer import SANE_ID
 from tests.callers import calling
 from tests.proxies import TEMPLATE, Event, ProxyProcess, nginx, running_proxy
 from tests.replicas import Pair, Replica, two_replicas
+from tests.servers import running_server
 from tests.tiny import TinyModel
 
 pytestmark = [pytest.mark.nginx, pytest.mark.timeout(240)]
@@ -387,6 +388,22 @@ def test_address_of_the_caller_is_set_by_nginx_whatever_the_caller_writes(echo: 
     assert got["x-forwarded-proto"] == ["http"]
     assert got["x-forwarded-host"] == ["127.0.0.1"]
     assert "forwarded" not in got
+
+
+def test_caller_who_invents_addresses_has_one_quota_and_the_429_is_passed_on(tmp_path: Path) -> None:
+    nginx()
+    limits = {"ENABLE_RATE_LIMIT": "true", "RATE_LIMIT_REQUESTS": "2", "TRUSTED_PROXIES": "127.0.0.1"}
+    invented = [{"X-Forwarded-For": f"203.0.113.{number}"} for number in range(3)]
+    with running_server(**limits) as server, running_proxy(tmp_path, [server.url.removeprefix("http://")]) as proxy:
+        for base, last in ((server.url, 200), (proxy.url, 429)):  # without nginx, each would be a caller of its own
+            asked = [
+                httpx.post(f"{base}/embed", json={"text": "one"}, headers=headers, timeout=60) for headers in invented
+            ]
+            assert [response.status_code for response in asked] == [200, 200, last]
+        refused = asked[-1]
+        problem(refused, 429, "rate-limited")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "ratelimit" in refused.headers
 
 
 @pytest.mark.parametrize(
