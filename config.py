@@ -32,8 +32,8 @@ class SettingsError(Exception):
     """The settings cannot be used; the message is one line for the person who starts the service."""
 
 
-def _names(value: object) -> object:
-    """Read a list given as a JSON array or as names between commas; duplicates and blanks are dropped."""
+def _parts(value: object) -> object:
+    """Read a list given as a JSON array or as names between commas; blanks are dropped."""
     if not isinstance(value, str):
         return value
     try:
@@ -43,7 +43,13 @@ def _names(value: object) -> object:
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         message = 'write names between commas, or a JSON list of strings only, such as ["a", "b"]'
         raise ValueError(message)
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _names(value: object) -> object:
+    """The same, without duplicates."""
+    parts = _parts(value)
+    return tuple(dict.fromkeys(parts)) if isinstance(value, str) and isinstance(parts, tuple) else parts
 
 
 def _at_least_one(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -85,13 +91,36 @@ def _redis_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _long_enough(secret: SecretStr | None) -> SecretStr | None:
+    """RFC 7518, section 3.2: a key of HS256 has at least as many bits as its hash."""
+    if secret is not None and len(secret.get_secret_value().encode()) < LEAST_SECRET_BYTES:
+        message = f"give at least {LEAST_SECRET_BYTES} bytes, such as `openssl rand -hex 32` makes"
+        raise ValueError(message)
+    return secret
+
+
+def _web_address(url: SecretStr | None) -> SecretStr | None:
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url.get_secret_value())
+        is_sound = bool(parts.scheme in {"https", "http"} and parts.hostname and parts.port != 0)
+        is_sound = is_sound and parts.username is None and parts.password is None
+    except ValueError:  # the message may hold the password
+        is_sound = False
+    if not is_sound:
+        message = "write an address such as https://login.example/jwks.json, without a user's name or password"
+        raise ValueError(message)
+    return url
+
+
 def _addressable(path: Path) -> Path:
-    """Refuse what no folder can be called; one that is not there yet, or may not be read, is another matter."""
+    """Refuse what no file or folder can be called; one that is not there yet, or may not be read, is another matter."""
     try:
         path.lstat()
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
-            message = "this is no address of a folder, or one too long"
+            message = "this is no address of a file or folder, or one too long"
             raise ValueError(message) from None
     return path
 
@@ -104,17 +133,27 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+LEAST_SECRET_BYTES = 32
+"""Bytes of JWT_SECRET at least."""
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_parts)]
+JwtSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_long_enough)]
+WebAddress = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_web_address)]
+Routes = Annotated[
+    tuple[Literal["metrics", "docs", "models"], ...], NoDecode, BeforeValidator(_names), BeforeValidator(_lower)
+]
 Seconds = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=MOST)]
 Bytes = Annotated[ByteSize, Field(le=MOST_BYTES)]
 OptionalCount = Annotated[int | None, BeforeValidator(_empty_is_none)]
 OptionalBytes = Annotated[Bytes | None, BeforeValidator(_empty_is_none)]
 Folder = Annotated[Path, AfterValidator(_addressable)]
+OptionalFile = Annotated[Folder | None, BeforeValidator(_empty_is_none)]
 
 
 class Settings(BaseSettings):
@@ -198,6 +237,30 @@ class Settings(BaseSettings):
     cors_origins: Names = Field(("*",), description="Origins that may call; `*` is any.")
     enable_metrics: bool = Field(default=True, description="Serve GET /metrics; false answers 403.")
 
+    api_keys: Secrets = Field((), description="Keys of callers: `key`, `name:key` or `name:key:scope+scope`.")
+    api_keys_file: OptionalFile = Field(
+        None, description="File with such keys, one per line; read again when it changes."
+    )
+    jwt_secret: JwtSecret = Field(None, description="Secret of HS256 tokens, 32 bytes or more.")
+    jwt_public_key_file: OptionalFile = Field(
+        None, description="PEM file with the public key of RS256 or ES256 tokens."
+    )
+    jwt_jwks_url: WebAddress = Field(
+        None, description="Address of the public keys of RS256 and ES256 tokens, as a JWKS."
+    )
+    jwt_audience: Names = Field((), description="Audiences of tokens that are taken; empty: tokens without one.")
+    jwt_issuer: Names = Field((), description="Issuers of tokens that are taken; empty: any.")
+    jwt_leeway: float = Field(
+        30, ge=0, le=3600, allow_inf_nan=False, description="Seconds by which the clock of a token's issuer may differ."
+    )
+    closed_routes: Routes = Field((), description="Routes that need a key, too: `metrics`, `docs`, `models`.")
+
+    @property
+    def key_sources(self) -> tuple[str, ...]:
+        """The settings that say who may call; none: anyone may."""
+        sources = ("api_keys", "api_keys_file", "jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
+        return tuple(name.upper() for name in sources if getattr(self, name))
+
     @model_validator(mode="after")
     def _has_no_contradiction(self) -> Self:
         if len(self.required_models) > self.max_cached_models:
@@ -212,8 +275,27 @@ class Settings(BaseSettings):
             raise ValueError(message)
         return self
 
+    def without_api_keys(self) -> Self:
+        """The same for parts that run long: their keys are kept as hashes only."""
+        return self.model_copy(update={"api_keys": ()})
 
-SECRETS = frozenset({"redis_url"})
+    @model_validator(mode="after")
+    def _says_who_may_call(self) -> Self:
+        if self.closed_routes and not self.key_sources:
+            message = (
+                "CLOSED_ROUTES closes routes, but nobody has a key; set API_KEYS, API_KEYS_FILE, JWT_SECRET, "
+                "JWT_PUBLIC_KEY_FILE or JWT_JWKS_URL"
+            )
+            raise ValueError(message)
+        if self.jwt_public_key_file and self.jwt_jwks_url:
+            message = (
+                "JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL both give the key of RS256 and ES256 tokens; set one of them"
+            )
+            raise ValueError(message)
+        return self
+
+
+SECRETS = frozenset({"redis_url", "api_keys", "jwt_secret", "jwt_jwks_url"})
 """Settings whose values are never repeated, not even when they are wrong."""
 
 
@@ -238,5 +320,5 @@ def _told(error: ErrorDetails) -> str:
     if not error["loc"]:
         return message
     name = str(error["loc"][0])
-    given = name.upper() if name in SECRETS else f"{name.upper()}={error['input']!r}"
-    return f"{given} is not allowed: {message[:1].lower()}{message[1:]}"
+    given = "" if name in SECRETS else f"={error['input']!r}"
+    return f"{name.upper()}{given} is not allowed: {message[:1].lower()}{message[1:]}"

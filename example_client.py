@@ -1,9 +1,13 @@
-"""A tour of the service with httpx: `python example_client.py [--base-url URL]`."""
+"""A tour of the service with httpx: `python example_client.py [--base-url URL]`.
+
+Where the service wants a key, or a token, put it into the environment as FAST_EMBEDDING_API_KEY.
+"""
 
 import argparse
 import base64
 import math
 import operator
+import os
 import sys
 import time
 from array import array
@@ -138,8 +142,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A tour of the Fast Embedding API.")
     parser.add_argument("--base-url", default="http://localhost:8000", help="default: %(default)s")
     base_url = parser.parse_args().base_url
+    key = os.environ.get("FAST_EMBEDDING_API_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx.Client(base_url=base_url, timeout=60) as client:
+        with httpx.Client(base_url=base_url, headers=headers, timeout=60) as client:
             for title, show in TOUR.items():
                 print(title)
                 show(client)

@@ -8,16 +8,17 @@ from functools import partial
 from typing import Annotated, Any
 
 from litestar import Litestar, Request, Response, get, post
-from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 from litestar.params import HeaderParameter, PathParameter
 
+from access import Access, read_access
 from api import docs, openapi, views
 from api.addresses import ClientAddresses
-from api.allowances import LIMIT_HEADERS
+from api.auth import Auth
+from api.cross_origin import cross_origin, permission
 from api.door import Door
-from api.formats import FINGERPRINT_HEADER, HEADERS, check_format, wanted_format
+from api.formats import check_format, wanted_format
 from api.limits import RateLimits, charge_of
 from api.logs import configure_logging
 from api.metrics import Metrics
@@ -54,7 +55,14 @@ Timeout = Annotated[
 ]
 
 
-@post("/embed", status_code=200, responses=docs.EMBED, operation_class=openapi.VectorsOperation, opt={"scope": "embed"})
+@post(
+    "/embed",
+    status_code=200,
+    opt={"scope": "embed"},
+    security=openapi.KEY,
+    responses=docs.EMBED,
+    operation_class=openapi.VectorsOperation,
+)
 async def embed(
     data: docs.EmbedBody,
     service: NamedDependency[Service],
@@ -81,9 +89,10 @@ async def embed(
 @post(
     "/embed/batch",
     status_code=200,
+    opt={"scope": "embed"},
+    security=openapi.KEY,
     responses=docs.EMBED_BATCH,
     operation_class=openapi.VectorsOperation,
-    opt={"scope": "embed"},
 )
 async def embed_batch(
     data: docs.EmbedBatchBody,
@@ -112,6 +121,7 @@ async def embed_batch(
     responses=docs.TOKENIZE,
     operation_class=openapi.LimitedOperation,
     opt={"scope": "embed"},
+    security=openapi.KEY,
 )
 async def tokenize(
     data: docs.TokenizeBody, service: NamedDependency[Service], request_timeout: Timeout = None
@@ -150,7 +160,7 @@ async def ready(service: NamedDependency[Service]) -> Response[Probe]:
     return FastResponse(Probe(service.phase), status_code=503)
 
 
-@get("/models", responses=docs.MODELS)
+@get("/models", opt={"scope": "models"}, security=openapi.KEY, responses=docs.MODELS)
 async def list_models(service: NamedDependency[Service]) -> Response[ModelList]:
     """All models that may be used, those that need no download first."""
     return FastResponse(
@@ -165,7 +175,7 @@ async def list_models(service: NamedDependency[Service]) -> Response[ModelList]:
     )
 
 
-@get("/models/{name:path}", responses=docs.MODEL)
+@get("/models/{name:path}", opt={"scope": "models"}, security=openapi.KEY, responses=docs.MODEL)
 async def show_model(
     name: Annotated[str, PathParameter(description="May hold slashes, plain or percent-encoded.")],
     service: NamedDependency[Service],
@@ -176,7 +186,7 @@ async def show_model(
     return FastResponse(views.model_details(model, loaded, usage))
 
 
-@get("/metrics", responses=docs.METRICS)
+@get("/metrics", opt={"scope": "metrics"}, security=openapi.KEY, responses=docs.METRICS)
 async def show_metrics(service: NamedDependency[Service]) -> Response[MetricsAnswer]:
     """What the service has done since it started; 403 when ENABLE_METRICS is false."""
     if not service.settings.enable_metrics:
@@ -215,24 +225,26 @@ def create_app(
     configure_logging(level=level, is_json=is_json)
     catalog, metrics = read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL), Metrics()
     _check_names(settings, catalog)
+    access, settings = read_access(settings), settings.without_api_keys()
     allowances = allowances_of(settings)
     limits = RateLimits(allowances, address_of=ClientAddresses(trusted=settings.trusted_proxies).caller_of)
     open_parts = partial(open_service, settings, catalog, metrics, allowances, load)
+    cors = cross_origin(settings.cors_origins) if settings.enable_cors else None
     app = Litestar(
         route_handlers=[embed, embed_batch, tokenize, health, live, ready, list_models, show_model, show_metrics],
-        lifespan=[partial(lifespan, open_parts=open_parts, stop=stop or _end_process)],
+        lifespan=[access.lifespan, partial(lifespan, open_parts=open_parts, stop=stop or _end_process)],
         dependencies={"service": Provide(_service, sync_to_thread=False)},
-        middleware=[limits] if settings.enable_rate_limit else [],
+        middleware=[_auth(access), *([limits] if settings.enable_rate_limit else [])],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
-        cors_config=_cors(settings),
+        cors_config=cors,
         openapi_config=openapi.openapi_config(VERSION),
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
     door = Door(app.asgi_handler, refusal=partial(_refusal, app.state))
-    app.asgi_handler = Observer(door, count=metrics.count)
+    app.asgi_handler = Observer(door, count=metrics.count, permission=partial(permission, cors))
     app.state.settings, app.state.metrics = settings, metrics
     return app
 
@@ -262,11 +274,8 @@ def _refusal(state: State) -> ServiceError | None:
     return service.scheduler.refusal() if service is not None else None
 
 
-def _cors(settings: Settings) -> CORSConfig | None:
-    if not settings.enable_cors:
-        return None
-    exposed = ["X-Request-ID", "Retry-After", FINGERPRINT_HEADER, *HEADERS, *LIMIT_HEADERS]
-    return CORSConfig(allow_origins=list(settings.cors_origins), expose_headers=exposed)
+def _auth(access: Access) -> Auth:
+    return Auth(closed=access.closed, find_key=access.keys.find, read_token=access.tokens.read)
 
 
 def _check_names(settings: Settings, catalog: Catalog) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from api.allowances import Allowance, RateLimitedError, quotas_of
 from api.bodies import EmbedBatchRequest, EmbedRequest, TokenizeRequest
+from api.callers import KeysUnavailableError, MissingScopeError, UnauthenticatedError
 from api.formats import ARROW, NotAcceptableError
 from api.native import (
     CacheInfo,
@@ -104,7 +105,18 @@ _USED_UP = RateLimitedError(
         quotas_of(requests=100, tokens=None, window_s=60), used=(100 * 60_000_000 - 1_000_000,), is_admitted=False
     )
 )
+_NO_KEY = (
+    problem(UnauthenticatedError, "Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."),
+    problem(UnauthenticatedError, "The token has expired."),
+    problem(
+        KeysUnavailableError,
+        "The token is signed with a key that is not known here yet, and new keys cannot be fetched now.",
+    ),
+)
+"""Where the service is set up to want keys."""
 _WORK_PROBLEMS = problems(
+    *_NO_KEY,
+    problem(MissingScopeError, "This needs a key with the scope 'embed'.", scope="embed"),
     problem(
         errors.InvalidInputError,
         "texts[1]: 9000 characters are more than the 8192 that a text may have.",
@@ -227,7 +239,8 @@ READY: Responses = {
     503: answer(Probe, Probe("starting"), description="Send requests elsewhere"),
 }
 MODELS: Responses = {
-    200: answer(ModelList, ModelList([MODEL_NAME], [MODEL_NAME], [MODEL_NAME], [_ENTRY]), description="The models")
+    200: answer(ModelList, ModelList([MODEL_NAME], [MODEL_NAME], [MODEL_NAME], [_ENTRY]), description="The models"),
+    **problems(*_NO_KEY),
 }
 MODEL: Responses = {
     200: answer(
@@ -264,6 +277,7 @@ MODEL: Responses = {
         description="The model",
     ),
     **problems(
+        *_NO_KEY,
         problem(_BadRequestError, "Invalid host header"),
         _NOT_ALLOWED,
         problem(
@@ -298,5 +312,9 @@ METRICS: Responses = {
         ),
         description="The counters",
     ),
-    **problems(problem(errors.MetricsDisabledError, "The metrics are switched off by ENABLE_METRICS.")),
+    **problems(
+        *_NO_KEY,
+        problem(MissingScopeError, "This needs a key with the scope 'metrics'.", scope="metrics"),
+        problem(errors.MetricsDisabledError, "The metrics are switched off by ENABLE_METRICS."),
+    ),
 }

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,7 +20,7 @@ from litestar.types import (
     WebSocketReceiveMessage,
 )
 
-from api.headers import guarding
+from api.headers import Header, guarding
 from api.problems import UnforeseenError, new_request_id, of_error
 from engine.errors import DrainingError, ServiceError
 
@@ -48,11 +49,20 @@ class Observer:
         app: ASGIApp,
         *,
         count: Callable[[str, float, str | None], None],
+        permission: Callable[[HTTPScope], list[Header]] = lambda _: [],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Wrap *app*; *count* is told each answer's endpoint, seconds and problem code."""
+        """Wrap *app*.
+
+        Args:
+            app: all of Litestar.
+            count: is told each answer's endpoint, seconds and problem code.
+            permission: what lets a page of another origin read a failure that is told here.
+            clock: seconds.
+        """
         self._app = app
         self._count = count
+        self._permission = permission
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +72,7 @@ class Observer:
         started = self._clock()
         inner = _as_get(scope)
         scope["state"]["request_id"] = _request_id(scope)
-        answer, watched = _Answer(scope["state"], send), _Watched(receive)
+        answer, watched = _Answer(scope["state"], send, partial(self._permission, scope)), _Watched(receive)
         try:
             if (refused := scope["state"].get("refused")) is not None:
                 while (await receive()).get("more_body"):
@@ -96,6 +106,7 @@ class Observer:
         if state.get("is_told"):
             return
         tell = log.debug if path in POLLED else log.info
+        caller = {"caller": state["caller_name"]} if state.get("caller_name") else {}
         tell(
             "request_answered",
             request_id=state["request_id"],
@@ -103,14 +114,16 @@ class Observer:
             route=path,
             status=status,
             ms=round(seconds * 1e3, 2),
+            **caller,
         )
 
 
 class _Answer:
     """One request's `send`: notes the status, and adds the headers that every answer has."""
 
-    def __init__(self, state: dict[str, Any], send: Send) -> None:
+    def __init__(self, state: dict[str, Any], send: Send, permission: Callable[[], list[Header]]) -> None:
         self.status = 0
+        self._permission = permission
         self._state = state
         self._send = send
 
@@ -126,7 +139,8 @@ class _Answer:
         """Answer with this failure."""
         self._state["problem_code"] = error.code
         headers, body = of_error(error, self._state["request_id"])
-        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        told = [*headers, *self._permission()]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": told})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
 

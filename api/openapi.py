@@ -6,11 +6,13 @@ from datetime import datetime
 from typing import Annotated, Any, cast
 
 import msgspec
+from litestar import Router
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin  # no public name has it
 from litestar.enums import RequestEncodingType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import (
+    Components,
     Example,
     OpenAPIHeader,
     OpenAPIMediaType,
@@ -19,6 +21,8 @@ from litestar.openapi.spec import (
     Operation,
     Reference,
     Schema,
+    SecurityRequirement,
+    SecurityScheme,
 )
 from litestar.params import BodyKwarg
 from litestar.typing import FieldDefinition
@@ -29,6 +33,14 @@ from api.problems import MEDIA_TYPE, Problem
 from engine import errors
 
 Responses = Mapping[int, ResponseSpec]
+KEY: list[SecurityRequirement] = [{}, {"bearer": []}, {"apiKey": []}]
+"""Nothing, a bearer, or a key in a header of its own: what is needed depends on the service's settings."""
+SCHEMES: dict[str, SecurityScheme | Reference] = {
+    "bearer": SecurityScheme(
+        type="http", scheme="bearer", description="An API key, or a signed token (JWT) of an issuer known here."
+    ),
+    "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header", description="An API key."),
+}
 
 
 def openapi_config(version: str) -> OpenAPIConfig:
@@ -40,7 +52,8 @@ def openapi_config(version: str) -> OpenAPIConfig:
             "Turns text into vectors with FastEmbed's models, on CPU. Errors are RFC 9457 problem details. Besides "
             "what each route tells, any address may answer 400 (a broken head), 404 and 405."
         ),
-        path="/schema",
+        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt={"scope": "docs"}),
+        components=Components(security_schemes=SCHEMES),
         use_handler_docstrings=True,
     )
 

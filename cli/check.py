@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from access import read_access
 from cli.console import (
     DONE,
     FAILED,
@@ -124,6 +125,24 @@ def _settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
             yield Finding("settings", "FAIL", setting, detail)
         if not unknown:
             yield Finding("settings", "ok", setting, ", ".join(names) or "any", {"names": list(names)})
+    yield _callers(settings)
+
+
+def _callers(settings: Settings) -> Finding:
+    """Who may call; the files of keys are read, and nothing is asked of JWT_JWKS_URL."""
+    try:
+        access = read_access(settings)
+    except SettingsError as error:
+        return Finding("settings", "FAIL", "callers", f"{error}.")
+    facts = {"sources": list(access.sources), "closed": sorted(access.closed), "api_keys": len(access.keys)}
+    if access.is_exposed:
+        told = "anyone who reaches HOST may call; API_KEYS would close it"
+        return Finding("settings", "warn", "callers", told, facts)
+    if not access.sources:
+        return Finding("settings", "ok", "callers", "anyone on this machine may call", facts)
+    sources, closed = ", ".join(access.sources), ", ".join(sorted(access.closed))
+    told = f"those of {sources} ({len(access.keys)} API keys); closed: {closed}"
+    return Finding("settings", "ok", "callers", told, facts)
 
 
 def _unknown(catalog: Catalog, names: Sequence[str]) -> Iterator[str]:

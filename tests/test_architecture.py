@@ -11,7 +11,7 @@ import pytest
 from tests.servers import ROOT, environment
 
 PACKAGES = {"engine", "api", "cli", "serving"}
-TOP = {"main", "running", "model_manager", "config"}
+TOP = {"main", "running", "access", "model_manager", "config"}
 MODULES = sorted(
     [path for package in PACKAGES for path in ROOT.glob(f"{package}/*.py")] + [ROOT / f"{name}.py" for name in TOP]
 )
@@ -20,6 +20,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 
 TESTED_ELSEWHERE = {
     "api.docs": "test_api.py checks every example against the OpenAPI document",
+    "api.callers": "tests/test_auth.py refuses and lets in by it",
     "api.openapi": "test_api.py checks the document that it makes",
     "cli.console": "tests/test_commands.py and tests/test_download.py see all that it writes",
     "serving.failures": "tests/test_connection.py hears all of them",
@@ -31,6 +32,7 @@ TESTED_ELSEWHERE = {
 }
 SHARED_IN_API = {
     "api.allowances",
+    "api.callers",
     "api.problems",
     "api.headers",
     "api.native",
@@ -100,8 +102,8 @@ def test_api_knows_the_engine_and_of_its_own_modules_the_shared_ones(path: Path)
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("cli")])
-def test_commands_know_the_engine_and_the_settings(path: Path) -> None:
-    assert {module.partition(".")[0] for module in own(imports_of(path))} <= {"engine", "cli", "config"}
+def test_commands_know_the_engine_the_settings_and_who_may_call(path: Path) -> None:
+    assert {module.partition(".")[0] for module in own(imports_of(path))} <= {"engine", "cli", "config", "access"}
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("serving")])

@@ -21,6 +21,8 @@ from tests.commands import (
 from tests.hubs import Hub, serving
 from tests.tiny import TinyModel, mean_of
 
+API_KEY = "0123456789-alice-key"
+
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -185,3 +187,23 @@ def test_no_secret_of_the_hubs_address_is_shown(tmp_path: Path) -> None:
     outcome = check(tmp_path, HF_ENDPOINT="http://me:secret@127.0.0.1:9/hub?token=secret", HF_TOKEN="hf_secret")  # noqa: S106
     assert "http://127.0.0.1:9/hub" in outcome.out
     assert "secret" not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("variables", "level", "told"),
+    [
+        pytest.param({"HOST": "0.0.0.0"}, "warn", "anyone who reaches HOST", id="open to all"),  # noqa: S104 - on purpose
+        pytest.param({"HOST": "127.0.0.1"}, "ok", "anyone on this machine", id="open to this machine"),
+        pytest.param({"API_KEYS": f"alice:{API_KEY}"}, "ok", "API_KEYS (1 API keys); closed: embed", id="keys"),
+        pytest.param(
+            {"API_KEYS": f"{API_KEY},{API_KEY}"}, "fail", "API_KEYS: entry 2 has the same key", id="key twice"
+        ),
+        pytest.param({"API_KEYS_FILE": "none"}, "fail", "API_KEYS_FILE: No such file", id="no file"),
+    ],
+)
+def test_report_says_who_may_call(variables: dict[str, str], level: str, told: str, tmp_path: Path) -> None:
+    outcome = check(tmp_path, "--json", REQUIRED_MODELS=BUNDLED_MODEL, **variables)
+    found = finding(outcome, "callers")
+    assert (found["level"], outcome.code) == (level, 1 if level == "fail" else 0)
+    assert told in found["detail"]
+    assert API_KEY not in outcome.out + outcome.err

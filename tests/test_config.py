@@ -91,6 +91,10 @@ def test_setting_is_described(name: str) -> None:
         ("enable_cors", True),
         ("cors_origins", ("*",)),
         ("enable_metrics", True),
+        ("api_keys", ()),
+        ("jwt_secret", None),
+        ("jwt_leeway", 30),
+        ("closed_routes", ()),
         ("models_dir", BUNDLED_MODELS_DIR),
         ("model_memory_budget", None),
     ],
@@ -205,7 +209,7 @@ def test_names_may_be_written_in_any_case(read: Read) -> None:
         pytest.param("SHUTDOWN_TIMEOUT", "1" + "0" * 400, "less than or equal to", id="time that no timer takes"),
         pytest.param("REQUEST_TIMEOUT", "1e300", "less than or equal to", id="time past all timers"),
         pytest.param("MAX_REQUEST_SIZE", "9" * 30, "less than or equal to", id="size past all memory"),
-        pytest.param("MODELS_DIR", "x" * 5000, "no address of a folder", id="folder with too long a name"),
+        pytest.param("MODELS_DIR", "x" * 5000, "no address of a file or folder", id="folder with too long a name"),
     ],
 )
 def test_bad_value_is_told_in_one_line(name: str, value: str, allowed: str, read: Read) -> None:

@@ -13,6 +13,8 @@ from engine.errors import OverloadedError
 Counted = tuple[str, float, str | None]
 Headers = list[tuple[bytes, bytes]]
 
+ALLOWED = (b"access-control-allow-origin", b"*")
+
 
 def clock(*, tick_s: float = 0.25) -> Iterator[float]:
     """Each look at it is a quarter of a second later."""
@@ -58,7 +60,8 @@ async def ask(
         counted.append((endpoint, seconds, code))
 
     scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}
-    await Observer(app, count=count, clock=lambda: next(ticks))(scope, receive, send)
+    observer = Observer(app, count=count, permission=lambda _: [ALLOWED], clock=lambda: next(ticks))
+    await observer(scope, receive, send)
     return sent, counted
 
 
@@ -110,6 +113,28 @@ async def test_headers_that_the_inside_left_go_out_with_whatever_answer_there_is
         with capture_logs():
             sent, _ = await ask(app, state={"answer_headers": [(b"ratelimit", b"1")]})
         assert (b"ratelimit", b"1") in sent[0]["headers"]  # type: ignore[typeddict-item]  # the first message is the start
+
+
+@pytest.mark.parametrize(
+    ("app", "state", "is_told_here"),
+    [
+        pytest.param(Answering(), {}, False, id="answer of Litestar"),
+        pytest.param(Answering(), {"refused": OverloadedError("Full.")}, True, id="refused outside"),
+    ],
+)
+async def test_failure_that_is_told_here_may_be_read_by_pages_of_other_origins(
+    app: ASGIApp, state: dict[str, Any], *, is_told_here: bool
+) -> None:
+    """Litestar adds the headers to its own answers: once is enough."""
+    sent, _ = await ask(app, state=state)
+    start: Any = sent[0]
+    assert start["headers"].count(ALLOWED) == int(is_told_here)
+
+
+async def test_line_of_the_log_tells_the_name_of_a_caller_that_is_known() -> None:
+    with capture_logs() as events:
+        await ask(Answering(), state={"caller_name": "alice"})
+    assert events[0]["caller"] == "alice"
 
 
 async def test_request_that_was_refused_outside_is_answered_with_that_and_goes_no_further() -> None:
