@@ -71,8 +71,7 @@ class Door:
         error = self._refusal() if scope["path"] in QUEUED else None
         if error is None and (self._is_over(since) if since is not None else len(self._line) >= MOST_IN_LINE):
             error = OverloadedError("Requests come faster than they can be read.", retry_after_s=LINE_S)
-        # A browser's request goes the long way: its page may read a refusal only with the headers of CORS.
-        if error is not None and not any(name == b"origin" for name, _ in scope["headers"]):
+        if error is not None:
             scope["path_template"] = scope["path"]  # counted as its route's, though no router has seen it
             scope["state"]["is_told"] = True
             self._note_refusal()

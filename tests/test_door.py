@@ -74,7 +74,6 @@ async def test_work_is_refused_unread_while_the_service_is_full(service: Service
         pytest.param({"path": "/metrics", "method": "GET"}, id="metrics"),
         pytest.param({"path": "/tokenize"}, id="tokenize-needs-no-lane"),
         pytest.param({"method": "GET"}, id="wrong-method"),
-        pytest.param({"headers": [(b"host", b"a"), (b"origin", b"http://page")]}, id="browser"),
         pytest.param({"type": "lifespan"}, id="lifespan"),
     ],
 )
