@@ -80,3 +80,11 @@ def pinned(cores: set[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def split_cores(*, is_shared: bool) -> tuple[set[int], set[int]]:
+    """The server's cores and those of who calls it: the last one, unless all are shared or there is but one."""
+    usable = sorted(os.sched_getaffinity(0))
+    if is_shared or len(usable) == 1:
+        return set(usable), set(usable)
+    return set(usable[:-1]), set(usable[-1:])

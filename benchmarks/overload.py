@@ -7,7 +7,6 @@ of sending and refusing is taken from that of embedding). Exit code 1: a target 
 """
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.cpu import cpu_s_of, memory_mb_of, pinned  # noqa: E402 - the path above makes our modules importable
+from benchmarks.cpu import cpu_s_of, memory_mb_of, pinned, split_cores  # noqa: E402 - our own modules can be found now
 from benchmarks.openloop import OpenJob, OpenReport, OpenStream  # noqa: E402
 from benchmarks.processes import BenchError, Server, healthy_server, run_open_load  # noqa: E402
 from benchmarks.report import markdown, revision, this_machine  # noqa: E402
@@ -114,7 +113,7 @@ def run(options: argparse.Namespace, max_queue_s: float) -> list[str]:
 
 def measured(name: str, options: argparse.Namespace, max_queue_s: float) -> list[Target]:
     kind, texts, clients = WORK[name]
-    server_cores, load_cores = cores(is_shared=options.shared)
+    server_cores, load_cores = split_cores(is_shared=options.shared)
     lanes = len(server_cores)
     with (
         pinned(server_cores),
@@ -144,14 +143,6 @@ def measured(name: str, options: argparse.Namespace, max_queue_s: float) -> list
                 healthy_after_s <= HEALTHY_WITHIN_S,
             ),
         ]
-
-
-def cores(*, is_shared: bool) -> tuple[set[int], set[int]]:
-    """The server's cores and the generator's."""
-    usable = sorted(os.sched_getaffinity(0))
-    if is_shared or len(usable) == 1:
-        return set(usable), set(usable)
-    return set(usable[:-1]), set(usable[-1:])
 
 
 def idle_answers(server: Server, *, lanes: int) -> Idle:
