@@ -34,6 +34,7 @@ from api.native import (
 )
 from api.observer import Observer
 from api.problems import StrictRequest, problem_handlers
+from api.turns import Turns
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
@@ -245,7 +246,7 @@ def create_app(
     )
     door = Door(app.asgi_handler, refusal=partial(_refusal, app.state))
     app.asgi_handler = Observer(door, count=metrics.count, permission=partial(permission, cors))
-    app.state.settings, app.state.metrics = settings, metrics
+    app.state.settings, app.state.metrics, app.state.turns = settings, metrics, Turns()
     return app
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from random import getrandbits
 from typing import Any, cast
@@ -16,6 +16,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from api.headers import Header
+from api.turns import Turns
 from engine.errors import InvalidInputError, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
@@ -26,6 +27,8 @@ MOST_ECHOED = 200
 SURROGATE = re.compile("[\ud800-\udfff]")
 MOST_SEARCHED_BYTES = 1_000_000
 """Of larger bodies it is not searched which text is wrong: that would hold the event loop, and so all other callers."""
+LARGE_BYTES = 1_000_000
+"""Bodies larger than this are decoded in turns."""
 
 NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """Names as RFC 9110 has them, which Python has only from 3.13 on: a code must not depend on that."""
@@ -100,6 +103,7 @@ class StrictRequest(Request[Any, Any, Any]):
         It is decoded and checked at once and strictly: `"128"` is no number, and `"null"` is not nothing.
 
         Raises:
+            OverloadedError: it is large, and so are too many others that wait to be decoded.
             NotJsonError: another content type than JSON is stated; none at all is taken for JSON.
             InvalidInputError: it is not JSON, holds half of a surrogate pair, which is no character, or breaks a rule
                 of the type.
@@ -111,16 +115,22 @@ class StrictRequest(Request[Any, Any, Any]):
             raise NotJsonError("Send the body as JSON, with the header 'Content-Type: application/json'.")
         if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body as it is, without 'Content-Encoding'.")
-        body = await self.body()
-        kind = _body_type(self)
-        try:
-            return _decoder(kind).decode(body)
-        except msgspec.ValidationError as error:
-            message, _, where = str(error).partition(" - at `$")
-            where = where.rstrip("`").removeprefix(".")[:MOST_ECHOED]  # a field's name may hold these words, too
-            raise _invalid(message, where, kind) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _invalid_json(body, error) from None
+        body, kind = await self.body(), _body_type(self)
+        if len(body) <= LARGE_BYTES:
+            return _decoded(body, kind)
+        turns: Turns = self.app.state.turns
+        return await turns.take(partial(_decoded, body, kind))
+
+
+def _decoded(body: bytes, kind: Any) -> Any:
+    try:
+        return _decoder(kind).decode(body)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        where = where.rstrip("`").removeprefix(".")[:MOST_ECHOED]  # a field's name may hold these words, too
+        raise _invalid(message, where, kind) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid_json(body, error) from None
 
 
 def problem_handlers() -> ExceptionHandlersMap:

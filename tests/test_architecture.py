@@ -39,6 +39,7 @@ SHARED_IN_API = {
     "api.bodies",
     "api.formats",
     "api.openapi",
+    "api.turns",
 }
 """What other modules of api/ may use: how errors are told, the bodies and answers that views fill and docs describe."""
 

@@ -10,10 +10,12 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.testing import TestClient
 from structlog.testing import capture_logs
 
+from api import problems
 from api.allowances import Allowance, RateLimitedError, quotas_of
 from api.bodies import EmbedBatchRequest, EmbedRequest
 from api.observer import Observer
 from api.problems import NotJsonError, StrictRequest, UnforeseenError, of_error, problem_handlers
+from api.turns import Turns
 from engine import errors
 from engine.catalog import Catalog
 
@@ -81,6 +83,7 @@ def client() -> Iterator[httpx.Client]:
         openapi_config=None,
     )
     app.asgi_handler = Observer(app.asgi_handler, count=lambda *_: None)
+    app.state.turns = Turns()
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -291,6 +294,24 @@ def test_body_that_is_not_json_is_a_problem_that_says_why(body: bytes, words: st
     assert (problem["status"], problem["code"]) == (400, "invalid-input")
     assert words in problem["detail"]
     assert len(problem["detail"]) < 300
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        pytest.param(b'{"text": "%s"}', 200, "aaa", id="right"),
+        pytest.param(b'{"text": "%s", "other": 1}', 400, "other", id="unknown field"),
+        pytest.param(b'{"text": "%s\\ud800"}', 400, "surrogate", id="lone surrogate"),
+        pytest.param(b'{"text": "%s\xff"}', 400, "UTF-8", id="not UTF-8"),
+    ],
+)
+def test_large_body_is_decoded_in_turn(
+    content: bytes, status: int, words: str, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problems, "LARGE_BYTES", 1_000)
+    answer = client.post("/embed", content=content % (b"a" * 1_000))
+    assert answer.status_code == status
+    assert words in answer.text
 
 
 @pytest.mark.parametrize(
