@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 
-from main import app
+from main import app, connection_rules
 from serving.server import serve
 
 
@@ -42,4 +42,13 @@ def held() -> dict[str, dict[str, int]]:
 if __name__ == "__main__":
     settings = app.state.settings
     app.on_startup.append(listen)
-    sys.exit(serve(app, host=settings.host, port=settings.port, drain_s=settings.shutdown_timeout))
+    sys.exit(
+        serve(
+            app,
+            host=settings.host,
+            port=settings.port,
+            drain_s=settings.shutdown_timeout,
+            rules=connection_rules(settings),
+            note=app.state.metrics.note_failure,
+        )
+    )
