@@ -31,7 +31,10 @@ SPARE_FILES = 64
 
 @dataclass(frozen=True, slots=True)
 class OpenStream:
-    """One kind of request: *rate* a second, or as soon as one of *clients* is answered (a closed loop)."""
+    """One kind of request: *rate* a second, or as soon as one of *clients* is answered (a closed loop).
+
+    A client who gets no answer at all sends nothing more.
+    """
 
     kind: Kind
     texts_per_request: int
@@ -253,8 +256,6 @@ class Generator:
         self._under_way -= 1
         connection.stream = -1
         self._close(connection)
-        if self._job.streams[stream].clients and kind != "no answer" and time.perf_counter() < self._end:
-            self._begin(stream, time.perf_counter())
 
     def _close(self, connection: Connection) -> None:
         del self._open[connection.socket.fileno()]
