@@ -1,6 +1,7 @@
 """A body through the service's decoder, without a server, and what must hold of whatever comes out."""
 
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,12 +18,20 @@ MOST_BYTES_OF_AN_ANSWER = 8_000
 """An error repeats at most some hundred characters of a caller's, each up to 12 bytes in JSON."""
 
 
+class NoTurns:
+    """In the place of `Turns`, which need a running loop: whoever comes has his turn."""
+
+    async def take(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+
 class Given(StrictRequest):
     """A request that has come in already."""
 
     def __init__(self, content: bytes, kind: type[Any], headers: list[tuple[bytes, bytes]]) -> None:
         handler = SimpleNamespace(parsed_data_field=SimpleNamespace(annotation=kind))
-        scope = {"type": "http", "headers": headers, "route_handler": handler, "state": {}}
+        app = SimpleNamespace(state=SimpleNamespace(turns=NoTurns()))
+        scope = {"type": "http", "headers": headers, "route_handler": handler, "state": {}, "litestar_app": app}
         super().__init__(cast("Scope", scope))
         self._content = content
 
