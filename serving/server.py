@@ -170,7 +170,10 @@ def _within_file_limit(rules: Rules) -> Rules:
 
 
 def _end(code: int) -> int:
-    """Leave threads alone that still run: a download cannot be stopped, and Python would wait for its end."""
+    """Leave threads alone that still run: neither a download nor a model that hangs can be stopped.
+
+    Python would wait for the end of the first, and take down ONNX Runtime under the second.
+    """
     if any(thread is not threading.main_thread() for thread in threading.enumerate()):
         _leave(code)
     return code

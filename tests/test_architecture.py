@@ -133,6 +133,23 @@ def test_package_has_no_second_level(package: str) -> None:
     assert [path for path in (ROOT / package).iterdir() if path.is_dir() and path.name != "__pycache__"] == []
 
 
+SHOWS_THE_TIME_OF_DAY = {"model_manager": "when a model was loaded, for people who read it"}
+WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+
+
+@each_module
+def test_time_is_measured_with_a_monotonic_clock(path: Path) -> None:
+    """A clock that is set back or forth must change no deadline, no pause and no time to live."""
+    used = {ast.unparse(node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
+    assert (name_of(path) in SHOWS_THE_TIME_OF_DAY) is bool(used & WALL_CLOCKS)
+    assert "time" not in {
+        alias.name
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ImportFrom) and node.module == "time"
+        for alias in node.names
+    }
+
+
 @each_module
 def test_module_stays_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES_OF_A_MODULE
