@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 import structlog
 
-from engine.errors import LaneLostError
+from engine.errors import LaneLostError, ModelMisbehavedError
 from engine.machine import lower_priority
 from engine.queue import Matrix, Run
 
@@ -197,11 +197,14 @@ class Lane:
 
 
 def _vectors_of(run: Run) -> Matrix | Exception:
-    """Blocking: what the model makes of the run, or its failure."""
+    """Blocking: what the model makes of the run, one vector per text, or its failure."""
     try:
-        return run.model.encode(run.items, is_lone=run.is_lone)
+        matrix = run.model.encode(run.items, is_lone=run.is_lone)
     except Exception as error:  # noqa: BLE001 - its callers learn of it
         return error
+    if matrix.shape != (due := (len(run.parts), run.model.dim)):
+        return ModelMisbehavedError(f"the model returned an array of shape {matrix.shape} where {due} was due")
+    return matrix
 
 
 def open_lanes(count: int) -> list[Lane]:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -21,11 +20,11 @@ from engine.errors import (
     DrainingError,
     InferenceError,
     LaneLostError,
-    ModelMisbehavedError,
     OverloadedError,
     ServiceError,
 )
 from engine.lane import LEAD_S, Lane
+from engine.pace import Pace
 from engine.planner import cost
 from engine.queue import WINDOW_TEXTS, Item, Job, Matrix, Run, Runnable, WaitingJobs, cut_into_runs
 from engine.room import Room
@@ -35,8 +34,6 @@ SMALL_TOKENS = 64
 """Requests that cost up to this many tokens are small: the express lane serves them, in runs of up to this size."""
 LEAD_TOKENS = 48
 """Small requests that wait are worth that only from this many tokens on: fewer make a costly run, and more may come."""
-PACE_MEMORY = 0.9
-"""Weight of what was known before when a run teaches the model's pace (an exponential moving average)."""
 CLOSE_S = 5.0
 """So long closing waits for runs to end; whoever wanted their vectors has had the whole time to drain before."""
 
@@ -98,7 +95,7 @@ class Scheduler:
         self._clock = clock
         self._small, self._big = WaitingJobs(), WaitingJobs()
         self._room = Room(self._small, self._big, lanes=len(lanes), max_queue_s=max_queue_s)
-        self._pace: WeakKeyDictionary[Runnable, float] = WeakKeyDictionary()
+        self._pace = Pace()
         self._done = SchedulerState(lanes=len(lanes))
         self._is_closed = False
         self._run_ended = asyncio.Event()
@@ -134,7 +131,7 @@ class Scheduler:
             runs += cut_into_runs(lengths[:WINDOW_TEXTS], model.batching, budget_tokens=budget)[:1]
             lengths = lengths[runs[-1][0] :]
         runs += cut_into_runs(lengths, model.batching, budget_tokens=self._micro_batch_tokens)
-        lane_s = sum(cost(texts, longest) for texts, longest in runs) * self._pace_of(model)
+        lane_s = sum(cost(texts, longest) for texts, longest in runs) * self._pace.of(model)
         return Estimate(len(runs), lane_s / min(len(self._lanes), max(1, len(runs))))
 
     def refusal(self) -> OverloadedError | None:
@@ -176,7 +173,7 @@ class Scheduler:
     def _admit(self, model: Runnable, items: Sequence[Item]) -> Job:
         if self._is_closed:
             raise DrainingError
-        tokens, token_s = sum(cost(1, item.length) for item in items), self._pace_of(model)
+        tokens, token_s = sum(cost(1, item.length) for item in items), self._pace.of(model)
         is_small = tokens <= SMALL_TOKENS
         counted_s = self._room.claim(tokens * token_s, is_small=is_small)
         job = Job(
@@ -243,27 +240,23 @@ class Scheduler:
 
     def _start(self, lane: Lane, run: Run, now: float) -> None:
         run.is_lone = len(run.parts) == 1 and not self._waiting() and not self._running()
-        expected_s = cost(len(run.parts), run.longest) * self._pace_of(run.model)
-        run.ends = max([now, *(earlier.ends for earlier in lane.runs)]) + expected_s
+        run.ends = max([now, *(earlier.ends for earlier in lane.runs)]) + self._pace.seconds(run)
         lane.start(run, self._finished)
         self._watchdog.watch()
         asyncio.get_running_loop().call_later(run.ends - LEAD_S - now, self._dispatch)
 
     def _finished(self, lane: Lane, run: Run, outcome: Matrix | Exception, seconds: float) -> None:
         """Give the lane its next micro-batch, which must not wait for the answers, then hand these out."""
+        self._run_ended.set()
         self._watchdog.note_end(lane, run, seconds)
-        try:
-            matrix = _checked(run, outcome)
-            self._learn(run, seconds)
-        except Exception as error:  # noqa: BLE001 - whatever a model raised in its thread, its callers learn of it
-            log.warning("micro_batch_failed", model=run.model.name, texts=len(run.parts), error=type(error).__name__)
-            self._fail_or_retry(run, error)
+        if isinstance(outcome, Exception):
+            log.warning("micro_batch_failed", model=run.model.name, texts=len(run.parts), error=type(outcome).__name__)
+            self._fail_or_retry(run, outcome)
             self._dispatch()
         else:
+            self._learn(run, seconds)
             self._dispatch()
-            self._hand_out(run, matrix)
-        finally:
-            self._run_ended.set()
+            self._hand_out(run, outcome)
 
     def _hand_out(self, run: Run, matrix: Matrix) -> None:
         for job, rows in run.by_job().items():
@@ -279,14 +272,9 @@ class Scheduler:
                 self._put_back(job, rows)
         self._dispatch()
 
-    def _pace_of(self, model: Runnable) -> float:
-        return self._pace.get(model, model.seconds_per_token)
-
     def _learn(self, run: Run, seconds: float) -> None:
         texts, longest = len(run.parts), run.longest
-        if not run.is_lone:  # all cores worked on that one, which says nothing of a lane's pace
-            known = self._pace_of(run.model)
-            self._pace[run.model] = PACE_MEMORY * known + (1 - PACE_MEMORY) * seconds / cost(texts, longest)
+        self._pace.learn(run, seconds)
         self._done = replace(
             self._done,
             micro_batches=self._done.micro_batches + 1,
@@ -295,7 +283,7 @@ class Scheduler:
         )
         log.debug("micro_batch_encoded", model=run.model.name, texts=texts, longest=longest, ms=round(seconds * 1e3, 2))
 
-    def _fail_or_retry(self, run: Run, error: BaseException) -> None:
+    def _fail_or_retry(self, run: Run, error: Exception) -> None:
         """Where a failed run was shared, each request runs again apart from the others: only the guilty one fails."""
         jobs = run.by_job()
         for job, rows in jobs.items():
@@ -322,12 +310,3 @@ class Scheduler:
         if job.waiting:
             self._done = replace(self._done, dropped_texts=self._done.dropped_texts + len(job.waiting))
             self._queue_of(job).remove(job, job.waiting)
-
-
-def _checked(run: Run, outcome: Matrix | Exception) -> Matrix:
-    """What came of a run: one vector per text."""
-    if isinstance(outcome, Exception):
-        raise outcome
-    if outcome.shape != (wanted := (len(run.parts), run.model.dim)):
-        raise ModelMisbehavedError(f"the model returned an array of shape {outcome.shape} where {wanted} was due")
-    return outcome

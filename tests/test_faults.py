@@ -27,12 +27,12 @@ RETRY_PAUSE_S = "0.05"
 
 
 def ask(
-    server: ServerProcess, text: str, model: str, *, timeout_s: float = PATIENCE_S, **headers: str
+    server: ServerProcess, text: str, model: str, *, timeout_s: float = PATIENCE_S, request_id: str = "asked"
 ) -> httpx.Response:
     return httpx.post(
         f"{server.url}/embed",
         json={"text": text, "model_name": model},
-        headers={"X-Request-Timeout": str(timeout_s), **headers},
+        headers={"X-Request-Timeout": str(timeout_s), "X-Request-ID": request_id},
         timeout=PATIENCE_S,
     )
 
@@ -121,7 +121,7 @@ def hungry(models_dir: Path) -> Iterator[ServerProcess]:
 
 def test_memory_that_runs_out_while_a_model_is_loaded_leaves_the_others_serving(hungry: ServerProcess) -> None:
     for number in range(3):
-        response = ask(hungry, "one", "tiny/large", **{"X-Request-ID": f"large-{number}"})
+        response = ask(hungry, "one", "tiny/large", request_id=f"large-{number}")
         assert "there is not enough memory for it" in problem(response, 503, "model-unavailable")
         assert 1 <= int(response.headers["retry-after"]) <= 30
         assert serves(hungry, "tiny/one")
@@ -279,7 +279,7 @@ def test_clock_that_jumps_by_years_changes_nothing_but_the_times_shown(models_di
             assert serves(server, "tiny/one")
             assert serves(server, "tiny/troubled")
             problem(ask(server, "slow", "tiny/troubled", timeout_s=0.1), 504, "deadline-exceeded")
-            problem(ask(server, "one", "tiny/large", **{"X-Request-ID": f"jump-{number}"}), 503, "model-unavailable")
+            problem(ask(server, "one", "tiny/large", request_id=f"jump-{number}"), 503, "model-unavailable")
             years.append(int(server.wait_for_request(f"jump-{number}")["timestamp"][:4]))
             uptimes.append(httpx.get(f"{server.url}/health").json()["uptime_seconds"])
             assert live(server) == (200, {"status": "live"})

@@ -125,15 +125,19 @@ def test_lanes_yield_to_the_rest_of_the_process_whatever_its_niceness(niceness: 
     """Somebody may start the service with `nice`, which cannot be taken back: so it is a process of its own."""
     code = f"""
 import asyncio, os, threading
+import numpy as np
 from engine.lane import open_lanes
 from tests.test_lane import GatedModel, Told, run_of
+def niceness():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 class Telling(GatedModel):
     def encode(self, items, *, is_lone=False):
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return np.array([[niceness()]])
 async def main():
     [lane], told, run = open_lanes(1), Told(), run_of(Telling())
     lane.start(run, told)
-    print(await told.outcome_of(run) - os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    [[lowered]] = await told.outcome_of(run)
+    print(lowered - niceness())
     lane.close()
 os.nice({niceness})
 asyncio.run(main())
@@ -156,6 +160,14 @@ async def test_failure_of_a_model_is_told_and_the_thread_lives(lane: Lane, told:
     assert (await vectors_of(lane, told, run_of(GatedModel(is_open=True), 7))).tolist() == [[7.0]]
     assert thread_of(lane) is thread
     assert lane.deaths == 0
+
+
+async def test_model_that_returns_another_number_of_vectors_has_failed(lane: Lane, told: Told) -> None:
+    model = GatedModel(is_open=True)
+    model.missing_vectors = 1
+    run = run_of(model)
+    lane.start(run, told)
+    assert str(await told.outcome_of(run)) == "the model returned an array of shape (0, 1) where (1, 1) was due"
 
 
 async def test_thread_that_dies_in_a_run_is_replaced_and_its_caller_told(lane: Lane, told: Told) -> None:

@@ -4,9 +4,11 @@ import json
 import re
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
@@ -76,15 +78,15 @@ def troubled(table: Table) -> onnx.ModelProto:
     a size that no machine can address.
     """
     vocabulary = vocabulary_of(TROUBLE_WORDS)
-    numbers = {
+    numbers: dict[str, NDArray[Any]] = {
         "costs": np.array([SLOW_ROUNDS, ENDLESS_ROUNDS, 0], np.int64),
         "sizes": np.array([0, 0, IMPOSSIBLE_SIZE], np.int64),
         "troubles": np.array([vocabulary[word] for word in ("slow", "hang", "hungry")], np.int64),
         "one": np.array([1], np.int64),
-        "start": np.float32(0),
+        "start": np.zeros((), np.float32),
         "last": np.array([-1], np.int64),
         "texts": np.array([0, 1], np.int64),
-        "nothing": np.float32(0),
+        "nothing": np.zeros((), np.float32),
     }
     scalar = partial(helper.make_tensor_value_info, shape=[])
     body = helper.make_graph(
