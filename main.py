@@ -44,6 +44,8 @@ from serving.connection import Rules
 from serving.server import serve
 
 VERSION = "2.0.0"
+BODIES_AT_ONCE = 16
+"""So many of the largest bodies may be in memory at a time, while they come in and until they are answered."""
 
 Timeout = Annotated[
     float | None,
@@ -256,6 +258,7 @@ def connection_rules(settings: Settings) -> Rules:
         body_timeout_s=settings.body_timeout,
         keep_alive_timeout_s=settings.keep_alive_timeout,
         max_header_bytes=int(settings.max_header_size),
+        max_bodies_bytes=BODIES_AT_ONCE * int(settings.max_request_size),
         max_connections=settings.max_connections,
     )
 

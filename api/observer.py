@@ -161,6 +161,9 @@ class _Watched:
 
     async def receive(self) -> HTTPReceiveMessage | WebSocketReceiveMessage:
         message = await self._receive()
+        if message["type"] == "http.disconnect" and self._timer is None:  # in the middle of the body
+            self.has_left = True
+            raise asyncio.CancelledError
         if message["type"] == "http.request" and not message.get("more_body") and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._watch)
         return message

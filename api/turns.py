@@ -11,7 +11,7 @@ Done = TypeVar("Done")
 
 REST = 4
 """A pause is so many times as long as the work before it, which therefore gets a fifth of the time at most."""
-MOST_WAITING = 16
+MOST_WAITING = 64
 """Who wait for their turns keep what they have sent in memory."""
 
 

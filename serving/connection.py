@@ -16,7 +16,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from engine.errors import DrainingError, ServiceError
+from engine.errors import DrainingError, OverloadedError, ServiceError
 from serving.failures import LargeHeadError, MalformedRequestError, NoConnectionError, SlowRequestError, whole_answer
 
 LINGER_S = 2.0
@@ -36,6 +36,8 @@ class Rules:
     body_timeout_s: float
     keep_alive_timeout_s: float
     max_header_bytes: int
+    max_bodies_bytes: int
+    """Of all bodies that are under way or at work together."""
     max_connections: int
 
 
@@ -58,6 +60,7 @@ class Lobby:
         self.rules = rules
         self.is_draining = False
         self._note = note
+        self._held_bytes = 0
         self._awaited: dict[Connection, None] = {}  # those whose caller's turn it is, longest first
 
     def note(self, error: ServiceError) -> None:
@@ -69,6 +72,20 @@ class Lobby:
 
     def forget(self, connection: "Connection") -> None:
         self._awaited.pop(connection, None)
+
+    def hold(self, connection: "Connection", size: int) -> bool:
+        """Count *size* more bytes of a body; false where there is no room, though those who send slowest gave way."""
+        self._held_bytes += size
+        while self._held_bytes > self.rules.max_bodies_bytes:
+            slowest = next((other for other in self._awaited if other.held_bytes and other is not connection), None)
+            if slowest is None:
+                return False
+            self.forget(slowest)
+            slowest.give_way()
+        return True
+
+    def let_go(self, size: int) -> None:
+        self._held_bytes -= size
 
     def make_room_for(self, newcomer: "Connection") -> bool:
         """End the connection that has kept the service waiting longest; false where all wait for the service."""
@@ -100,6 +117,7 @@ class Connection(HttpToolsProtocol):
         self._dead_bytes = 0  # came in since the last thing that counts: a head, or a piece of a body
         self._is_reading_head = False
         self._is_deaf = False
+        self.held_bytes = 0  # of bodies that have no answer yet
 
     # --- Coming and going -----------------------------------------------------------------------------------------
 
@@ -114,10 +132,12 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._lobby.forget(self)
+        self._let_go()
         super().connection_lost(exc)
 
     def give_way(self) -> None:
         """Leave the place to another connection."""
+        self._let_go()
         self._tell_app_of_the_end()
         self.transport.abort()  # what is still in its buffer has not been taken for long
 
@@ -200,8 +220,14 @@ class Connection(HttpToolsProtocol):
             self._enter(Stage.BODY)
 
     def on_body(self, body: bytes) -> None:
+        if self._has_ended():
+            return
         self._dead_bytes = 0
         super().on_body(body)
+        if self._unanswered is not None:
+            self.held_bytes += len(body)
+            if not self._lobby.hold(self, len(body)):
+                self._refuse(OverloadedError("More bodies are under way than fit into memory.", retry_after_s=1))
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -225,6 +251,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._let_go()
         if self.transport.is_closing():
             self._wait_at_most(self._rules.body_timeout_s)  # the peer may not take what is in the buffer
         elif not self.cycle.response_complete:  # the next request of a pipeline
@@ -268,6 +295,10 @@ class Connection(HttpToolsProtocol):
             self.transport.write_eof()
         else:
             self.transport.close()
+
+    def _let_go(self) -> None:
+        self._lobby.let_go(self.held_bytes)
+        self.held_bytes = 0
 
     def _tell_app_of_the_end(self) -> None:
         if (cycle := self._unanswered) is not None:

@@ -26,6 +26,7 @@ BODY = b'{"text": "a short text"}'
 EMBED = b"POST /embed HTTP/1.1\r\nHost: me\r\nContent-Type: application/json\r\n"
 WHOLE = EMBED + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 PROBE = b"GET /health/live HTTP/1.1\r\nHost: me\r\n\r\n"
+JSON = {"Content-Type": "application/json"}
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -276,6 +277,31 @@ def test_upgrade_is_passed_over_and_the_request_answered(strict: ServerProcess, 
         sent(connection, request_.replace(b"\r\n", upgrade, 1) * 50 + b"no more\r\n\r\n")
         assert [status for status, _, _ in answers_in(received(connection))] == [200] * 50
     assert "WebSocket" not in strict.log
+
+
+# --- Memory -------------------------------------------------------------------------------------------------------
+
+LARGEST = 100_000
+"""Bytes of the largest body; 16 of these may be under way."""
+
+
+def begun_bodies(server: ServerProcess, stack: ExitStack, count: int) -> list[socket.socket]:
+    """Connections on each of which almost all of a large body has come in, and no more comes."""
+    connections = [stack.enter_context(connected(server)) for _ in range(count)]
+    for number, connection in enumerate(connections):
+        sent(connection, EMBED + b"X-Request-ID: body-%d\r\nContent-Length: %d\r\n\r\n" % (number, LARGEST))
+        sent(connection, b" " * (LARGEST - 1))
+    return connections
+
+
+def test_bodies_that_do_not_end_give_way_to_others_when_they_fill_the_memory() -> None:
+    with running_server(MAX_REQUEST_SIZE=str(LARGEST)) as server, ExitStack() as stack:
+        connections = begun_bodies(server, stack, 24)
+        ends = [connection for connection in connections[:4] if received(connection) == b""]
+        assert len(ends) == 4  # the ones that have waited longest
+        large = BODY.ljust(LARGEST)
+        assert httpx.post(f"{server.url}/embed", content=large, headers=JSON).status_code == 200
+        assert server.wait_for_request("body-0")["status"] == 499
 
 
 # --- Number -------------------------------------------------------------------------------------------------------

@@ -214,6 +214,29 @@ async def test_refusal_of_who_stands_before_litestar_is_answered_and_counted(
     assert [event["event"] for event in events] == lines
 
 
+async def test_caller_who_leaves_before_the_end_of_the_body_is_no_failure_of_the_service() -> None:
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    counted: list[str | None] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def lost(message: Message) -> None:
+        del message
+
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, send
+        while (await receive()).get("more_body"):
+            pass
+        pytest.fail("there is no whole body")
+
+    scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": {}}
+    with capture_logs() as events:
+        await Observer(read, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
+    assert counted == ["caller-left"]
+    assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
+
+
 class Crashing:
     """An app that fails, before its answer or in the middle of it."""
 
