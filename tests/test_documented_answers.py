@@ -16,12 +16,15 @@ from jsonschema import Draft202012Validator
 
 from tests.servers import running_server, started_server
 from tests.tiny import TinyModel
+from tests.tokens import rsa_key, token
 
 Json = dict[str, Any]
 HUB_MODEL = "BAAI/bge-small-en-v1.5"
 OUTSIDE = "sentence-transformers/all-MiniLM-L6-v2"
 """A model that exists and that the narrow server does not offer."""
 ARROW = "application/vnd.apache.arrow.stream"
+UNCHECKED = {"Authorization": f"Bearer {token(rsa_key(), 'RS256', kid='one')}"}
+"""A token whose key would have to be fetched first."""
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 pytestmark = pytest.mark.timeout(90)
@@ -32,7 +35,8 @@ class Way:
     """How an answer is reached: which server is asked for what.
 
     Attributes:
-        server: `default`; `narrow`, with tiny limits and models that fail; `starting`, which never gets ready.
+        server: `default`; `narrow`, with tiny limits and models that fail; `closed`, which wants keys that it cannot
+            fetch; `starting`, which never gets ready.
         path: where it is not the route itself.
     """
 
@@ -49,6 +53,7 @@ def works(body: object) -> dict[int, Way]:
     return {
         200: Way("narrow", body),
         400: Way("narrow", {}),
+        401: Way("closed", body),
         403: Way("narrow", {**body, "model_name": OUTSIDE}),
         413: Way("narrow", content=b'{"text": "one"}'.ljust(1025)),
         415: Way("narrow", content=b"one", headers={"Content-Type": "text/plain"}),
@@ -74,14 +79,21 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
     ("get", "/health"): {200: Way("default"), 503: Way("starting")},
     ("get", "/health/live"): {200: Way("default")},
     ("get", "/health/ready"): {200: Way("default"), 503: Way("starting")},
-    ("get", "/models"): {200: Way("default")},
+    ("get", "/models"): {200: Way("default"), 401: Way("closed"), 503: Way("closed", headers=UNCHECKED)},
     ("get", "/models/{name}"): {
         200: Way("default", path=f"/models/{OUTSIDE}"),
         400: Way("default", path="/models/one", headers={"Host": "no host"}),  # so would any other route
+        401: Way("closed", path="/models/one"),
         403: Way("narrow", path=f"/models/{OUTSIDE}"),
         404: Way("default", path="/models/no-such-model"),
+        503: Way("closed", path="/models/one", headers=UNCHECKED),
     },
-    ("get", "/metrics"): {200: Way("default"), 403: Way("narrow")},
+    ("get", "/metrics"): {
+        200: Way("default"),
+        401: Way("closed"),
+        403: Way("narrow"),
+        503: Way("closed", headers=UNCHECKED),
+    },
 }
 PAIRS = [(*route, status) for route, ways in WAYS.items() for status in ways]
 
@@ -103,6 +115,12 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "PYTHONPATH": os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")]),
     }
     with running_server(**settings) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def closed() -> Iterator[str]:
+    with running_server(JWT_JWKS_URL="http://127.0.0.1:9/", CLOSED_ROUTES="metrics,models") as server:
         yield server.url
 
 
