@@ -1,9 +1,10 @@
 # One line each; `./run.sh` does the work of setting up, so it stays the only place that knows how.
 PYTHON_VENV := .venv/bin/python
 UV := uv==0.13.9
+PIP_AUDIT := pip-audit==2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock fmt lint types test cov run bench check clean
+.PHONY: help install lock fmt lint types test cov run audit bench check clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,8 @@ cov:  ## every test, with the lines and branches they miss; fails under 95 %
 	@./run.sh test --cov --cov-report=term-missing:skip-covered $(ARGS)
 run:  ## start the service
 	@./run.sh
+audit: install  ## ask PyPI for advisories on what lock.txt pins; what it cannot ask about fails, too
+	$(PYTHON_VENV) -m pip install --quiet $(UV) && $(PYTHON_VENV) -m uv tool run $(PIP_AUDIT) --strict --no-deps --disable-pip -r requirements/lock.txt
 bench: install  ## measure the service beside FastEmbed called directly
 	$(PYTHON_VENV) benchmarks/bench.py $(ARGS)
 check: lint types test  ## what must pass before a commit, in this order; changes nothing
