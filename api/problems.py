@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from http import HTTPStatus
@@ -16,7 +17,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from api.headers import Header
-from api.turns import Turns
+from api.turns import Done, Turns
 from engine.errors import InvalidInputError, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
@@ -28,7 +29,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 MOST_SEARCHED_BYTES = 1_000_000
 """Of larger bodies it is not searched which text is wrong: that would hold the event loop, and so all other callers."""
 LARGE_BYTES = 1_000_000
-"""Bodies larger than this are decoded in turns."""
+"""Bodies larger than this are put together and decoded in turns."""
 
 NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """Names as RFC 9110 has them, which Python has only from 3.13 on: a code must not depend on that."""
@@ -97,6 +98,21 @@ class UnforeseenError(ServiceError):
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is refused with words that help."""
 
+    _whole: bytes | None = None
+
+    async def body(self) -> bytes:
+        """All that was sent; a large body is put together in its turn, as memory for megabytes is slow to come."""
+        if self._whole is None:
+            pieces = [piece async for piece in self.stream() if piece]
+            self._whole = await self._in_turn(partial(b"".join, pieces), sum(map(len, pieces)))
+        return self._whole
+
+    async def _in_turn(self, work: Callable[[], Done], size_bytes: int) -> Done:
+        if size_bytes <= LARGE_BYTES:
+            return work()
+        turns: Turns = self.app.state.turns
+        return await turns.take(work)
+
     async def json(self) -> Any:
         """The decoded body, as the type that the route takes.
 
@@ -115,11 +131,8 @@ class StrictRequest(Request[Any, Any, Any]):
             raise NotJsonError("Send the body as JSON, with the header 'Content-Type: application/json'.")
         if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body as it is, without 'Content-Encoding'.")
-        body, kind = await self.body(), _body_type(self)
-        if len(body) <= LARGE_BYTES:
-            return _decoded(body, kind)
-        turns: Turns = self.app.state.turns
-        return await turns.take(partial(_decoded, body, kind))
+        body = await self.body()
+        return await self._in_turn(partial(_decoded, body, _body_type(self)), len(body))
 
 
 def _decoded(body: bytes, kind: Any) -> Any:
