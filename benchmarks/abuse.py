@@ -24,7 +24,14 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.abusers import ABUSES  # noqa: E402 - the path above makes the project's own modules importable
 from benchmarks.cpu import cpu_s_of, memory_mb_of, open_files_of, pinned, split_cores  # noqa: E402
 from benchmarks.openloop import OpenJob, OpenReport, OpenStream  # noqa: E402
-from benchmarks.processes import BenchError, Server, healthy_server, run_open_load, spawned  # noqa: E402
+from benchmarks.processes import (  # noqa: E402
+    BenchError,
+    Server,
+    end_children_on_sigterm,
+    healthy_server,
+    run_open_load,
+    spawned,
+)
 from benchmarks.report import markdown, revision, this_machine  # noqa: E402
 from benchmarks.work import percentile  # noqa: E402
 
@@ -60,6 +67,7 @@ class Round:
 def main() -> int:
     """Print a row per abuse, and give the exit code."""
     options = parser().parse_args()
+    end_children_on_sigterm()
     machine = this_machine()
     print(f"{machine.cpu}, {machine.cores} usable cores; Python {machine.python}, {machine.packages}; {machine.date}")
     print(f"revision {revision()}; command: python benchmarks/abuse.py {' '.join(sys.argv[1:])}".rstrip(), flush=True)

@@ -19,7 +19,13 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.cpu import cpu_s_of, memory_mb_of, pinned, split_cores  # noqa: E402 - our own modules can be found now
 from benchmarks.openloop import OpenJob, OpenReport, OpenStream  # noqa: E402
-from benchmarks.processes import BenchError, Server, healthy_server, run_open_load  # noqa: E402
+from benchmarks.processes import (  # noqa: E402
+    BenchError,
+    Server,
+    end_children_on_sigterm,
+    healthy_server,
+    run_open_load,
+)
 from benchmarks.report import markdown, revision, this_machine  # noqa: E402
 from benchmarks.texts import Kind, distinct_texts  # noqa: E402
 from benchmarks.watch import Watch, get, post, tokens_answered, watched  # noqa: E402
@@ -70,6 +76,7 @@ class Target:
 def main() -> int:
     """Print the tables, and give the exit code."""
     options = parser().parse_args()
+    end_children_on_sigterm()
     machine = this_machine()
     print(f"{machine.cpu}, {machine.cores} usable cores; Python {machine.python}, {machine.packages}; {machine.date}")
     print(f"revision {revision()}; command: python benchmarks/overload.py {' '.join(sys.argv[1:])}".rstrip())

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,11 @@ def spawned(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[s
         yield process
     finally:
         end(process)
+
+
+def end_children_on_sigterm() -> None:
+    """Leave as Ctrl-C does when this process is told to end: what it has started ends, too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def end(process: subprocess.Popen[str]) -> None:

@@ -26,7 +26,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.cpu import memory_mb_of, open_files_of, threads_of  # noqa: E402 - the path above makes it importable
-from benchmarks.processes import BenchError, Server, free_port, refuse_if_over, spawned  # noqa: E402
+from benchmarks.processes import (  # noqa: E402
+    BenchError,
+    Server,
+    end_children_on_sigterm,
+    free_port,
+    refuse_if_over,
+    spawned,
+)
 from benchmarks.report import markdown, revision, this_machine  # noqa: E402
 from benchmarks.soak_calls import BUNDLED, TINY, Caller, Tally  # noqa: E402
 from benchmarks.watch import get  # noqa: E402
@@ -96,6 +103,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="of work after the warm-up (default: %(default)s)")
     parser.add_argument("--seed", default="soak")
     options = parser.parse_args()
+    end_children_on_sigterm()
     machine = this_machine()
     print(f"{machine.cpu}, {machine.cores} usable cores; Python {machine.python}, {machine.packages}; {machine.date}")
     print(f"revision {revision()}; command: python benchmarks/soak.py --seconds {options.seconds:g}", flush=True)
