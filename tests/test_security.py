@@ -67,8 +67,16 @@ def test_compressed_body_is_refused_before_it_is_inflated(base_url: str) -> None
     assert (response.status_code, response.json()["code"]) == (415, "not-json")
 
 
-@pytest.mark.parametrize("origins", ["*", "https://app.example"])
-def test_no_origin_may_send_credentials(origins: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("origins", "are_allowed"),
+    [
+        pytest.param("*", False, id="any"),
+        pytest.param("https://*.example", False, id="any-of-a-domain"),
+        pytest.param("https://app.example", True, id="named"),
+        pytest.param("https://app.example,*", False, id="named-beside-any"),
+    ],
+)
+def test_only_origins_that_are_named_may_send_credentials(origins: str, tmp_path: Path, *, are_allowed: bool) -> None:
     TinyModel("tiny/one").write(tmp_path)
     origin = {"Origin": "https://app.example"}
     with running_server(CORS_ORIGINS=origins, MODELS_DIR=str(tmp_path), REQUIRED_MODELS="tiny/one") as server:
@@ -78,5 +86,5 @@ def test_no_origin_may_send_credentials(origins: str, tmp_path: Path) -> None:
             httpx.get(f"{server.url}/models", headers={**origin, "Cookie": "a=b"}),
             httpx.post(f"{server.url}/embed", json={"text": "one"}, headers=origin),
         ):
-            assert response.headers["access-control-allow-origin"] in {origins, origin["Origin"]}
-            assert "access-control-allow-credentials" not in response.headers
+            assert response.headers["access-control-allow-origin"] in {"*", origin["Origin"]}
+            assert ("access-control-allow-credentials" in response.headers) is are_allowed
