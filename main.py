@@ -40,7 +40,7 @@ from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError, UnknownModelError
 from running import Service, allowances_of, lifespan, open_service
-from serving.connection import Rules
+from serving.rules import Rules
 from serving.server import serve
 
 VERSION = "2.0.0"

@@ -6,7 +6,6 @@ head, a body, or an answer that he does not take) has a deadline, and gives way 
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
@@ -18,6 +17,7 @@ from uvicorn.server import ServerState
 
 from engine.errors import DrainingError, OverloadedError, ServiceError
 from serving.failures import LargeHeadError, MalformedRequestError, NoConnectionError, SlowRequestError, whole_answer
+from serving.rules import MOST_PIPELINED, Rules
 
 LINGER_S = 2.0
 """So long a connection that ends is still read: closed with unread bytes, it would be reset, and its answer lost."""
@@ -26,19 +26,6 @@ WISHES = frozenset({b"upgrade", b"connection", b"http2-settings"})
 """Headers in which a caller asks for another protocol."""
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What holds for every connection."""
-
-    header_timeout_s: float
-    body_timeout_s: float
-    keep_alive_timeout_s: float
-    max_header_bytes: int
-    max_bodies_bytes: int
-    """Of all bodies that are under way or at work together."""
-    max_connections: int
 
 
 class Stage(Enum):
@@ -199,6 +186,8 @@ class Connection(HttpToolsProtocol):
         return self._is_deaf or self.transport.is_closing()
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise OverflowError  # it stops the parser, which otherwise makes thousands of requests of one read
         self._is_reading_head = True
         super().on_message_begin()
 

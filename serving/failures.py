@@ -13,7 +13,7 @@ class MalformedRequestError(ServiceError):
     status, code, title = 400, "malformed-request", "The request is not valid HTTP"
 
     def __init__(self) -> None:
-        super().__init__("What came in is not valid HTTP/1.1, so the connection ends.")
+        super().__init__("What came in is not valid HTTP/1.1, or too much of it at once, so the connection ends.")
 
 
 class SlowRequestError(ServiceError):

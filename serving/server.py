@@ -17,7 +17,8 @@ import structlog
 import uvicorn
 from litestar import Litestar
 
-from serving.connection import Connection, Lobby, Rules
+from serving.connection import Connection, Lobby
+from serving.rules import Rules
 
 if sys.platform != "win32":
     import resource

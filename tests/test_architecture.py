@@ -28,6 +28,7 @@ TESTED_ELSEWHERE = {
     "api.views": "test_api.py checks the answers that it makes, over HTTP",
     "engine.room": "tests/test_scheduler.py fills it through the scheduler, which owns it",
     "engine.queue": "tests/test_scheduler.py drives it through the scheduler, which owns it",
+    "serving.rules": "tests/test_connection.py breaks each of them",
     "engine.errors": "tests/test_problems.py raises every one of them",
 }
 SHARED_IN_API = {
@@ -109,7 +110,14 @@ def test_commands_know_the_engine_the_settings_and_who_may_call(path: Path) -> N
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("serving")])
 def test_the_process_around_the_app_knows_only_how_failures_are_told(path: Path) -> None:
-    allowed = {"serving.connection", "serving.failures", "engine.errors", "api.problems", "api.headers"}
+    allowed = {
+        "serving.connection",
+        "serving.failures",
+        "serving.rules",
+        "engine.errors",
+        "api.problems",
+        "api.headers",
+    }
     assert own(imports_of(path)) <= allowed
 
 

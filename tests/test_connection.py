@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.rules import MOST_PIPELINED
 from tests.servers import ServerProcess, held_server, running_server
 
 pytestmark = pytest.mark.timeout(90)
@@ -256,6 +257,16 @@ def test_requests_that_come_at_once_are_answered_in_order(strict: ServerProcess)
         sent(connection, WHOLE + PROBE + WHOLE + PROBE[:-2] + b"Connection: close\r\n\r\n")
         answers = answers_in(received(connection))
     assert [json.loads(body).get("status") for _, _, body in answers] == [None, "live", None, "live"]
+
+
+def test_pipeline_has_an_end_and_those_within_are_answered(strict: ServerProcess) -> None:
+    before = errors(strict).get("malformed-request", 0)
+    with connected(strict) as connection:
+        sent(connection, PROBE * 10_000)
+        answers = answers_in(received(connection))
+    assert [status for status, _, _ in answers] == [200] * (MOST_PIPELINED + 1)
+    assert answers[-1][1]["connection"] == "close"
+    assert errors(strict)["malformed-request"] == before + 1
 
 
 def test_second_of_two_requests_may_come_in_pieces(strict: ServerProcess) -> None:
