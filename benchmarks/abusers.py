@@ -22,6 +22,7 @@ TEN_MB = 10_000_000
 SLOW_CONNECTIONS, IDLE_CONNECTIONS = 500, 5_000
 IDLE_AT_ONCE = 100
 """Connections opened between two breaths, so that the kernel's queue holds them."""
+REOPENED_AFTER_S = 10.0
 WAITS_S = 10.0
 """So long an abuser waits for an answer before he goes away."""
 
@@ -109,7 +110,7 @@ async def slow_bodies(abuser: Abuser) -> None:
 
 
 async def idle_connections(abuser: Abuser) -> None:
-    """5,000 connections that send nothing; those that the server closes are opened anew."""
+    """5,000 connections that send nothing; those that the server closes are opened anew after a while."""
 
     async def some() -> None:
         while abuser.has_time():
@@ -128,7 +129,7 @@ async def idle_connections(abuser: Abuser) -> None:
                 abuser.answers[type(error).__name__] += 1
             finally:
                 writer.close()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(min(REOPENED_AFTER_S, abuser.left_s))
 
     tasks = []
     for _ in range(IDLE_CONNECTIONS // IDLE_AT_ONCE):
