@@ -41,6 +41,12 @@ def serves(server: ServerProcess, model: str, text: str = "one two") -> bool:
     return ask(server, text, model).status_code == 200
 
 
+def until_served(server: ServerProcess, model: str) -> None:
+    """Ask until the pause after a failed load is over."""
+    while (response := ask(server, "one", model)).status_code != 200:
+        problem(response, 503, "model-unavailable")
+
+
 def problem(response: httpx.Response, status: int, code: str) -> str:
     """The detail of the problem that this is."""
     told: dict[str, Any] = response.json()
@@ -139,12 +145,6 @@ def test_memory_that_runs_out_in_a_run_fails_that_request_only(hungry: ServerPro
 
 
 # --- Files that go ------------------------------------------------------------------------------------------------
-
-
-def until_served(server: ServerProcess, model: str) -> None:
-    """Ask until the pause after a failed load is over."""
-    while (response := ask(server, "one", model)).status_code != 200:
-        problem(response, 503, "model-unavailable")
 
 
 def test_model_folder_that_goes_while_it_is_loaded_matters_only_at_the_next_load(tmp_path: Path) -> None:
