@@ -5,7 +5,7 @@
 
 import json
 import os
-import socket
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,16 +15,15 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.servers import running_server, started_server
+from tests.test_server import held_hub
 from tests.tiny import TinyModel
-from tests.tokens import rsa_key, token
+from tests.tiny_models import TROUBLE_WORDS, troubled
 
 Json = dict[str, Any]
 HUB_MODEL = "BAAI/bge-small-en-v1.5"
 OUTSIDE = "sentence-transformers/all-MiniLM-L6-v2"
 """A model that exists and that the narrow server does not offer."""
 ARROW = "application/vnd.apache.arrow.stream"
-UNCHECKED = {"Authorization": f"Bearer {token(rsa_key(), 'RS256', kid='one')}"}
-"""A token whose key would have to be fetched first."""
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 pytestmark = pytest.mark.timeout(90)
@@ -35,8 +34,7 @@ class Way:
     """How an answer is reached: which server is asked for what.
 
     Attributes:
-        server: `default`; `narrow`, with tiny limits and models that fail; `closed`, which wants keys that it cannot
-            fetch; `starting`, which never gets ready.
+        server: the name of a fixture of this file, or `default`.
         path: where it is not the route itself.
     """
 
@@ -53,10 +51,11 @@ def works(body: object) -> dict[int, Way]:
     return {
         200: Way("narrow", body),
         400: Way("narrow", {}),
-        401: Way("closed", body),
+        401: Way("locked", body),
         403: Way("narrow", {**body, "model_name": OUTSIDE}),
         413: Way("narrow", content=b'{"text": "one"}'.ljust(1025)),
         415: Way("narrow", content=b"one", headers={"Content-Type": "text/plain"}),
+        429: Way("limited", body),
         503: Way("narrow", {**body, "model_name": "tiny/broken"}),
         504: Way("narrow", body, headers={"X-Request-Timeout": "1e-9"}),
     }
@@ -67,6 +66,14 @@ def runs(body: Json, failing: Json) -> dict[int, Way]:
     return {**works(body), 406: Way("narrow", body, headers={"Accept": ARROW}), 500: Way("narrow", failing)}
 
 
+STRANGE_TOKEN = ".".join(
+    urlsafe_b64encode(part).decode().rstrip("=")
+    for part in (b'{"alg": "RS256", "kid": "unknown", "typ": "JWT"}', b"{}", b"signature")
+)
+KEYS_GONE = Way("locked", headers={"Authorization": f"Bearer {STRANGE_TOKEN}"})
+"""A token by a key that has to be fetched first, from an issuer that cannot be reached."""
+ALIKE = {"starting", "hanging", "limited", "locked"}
+"""Servers that answer each request of a route alike, or only for a while."""
 WAYS: dict[tuple[str, str], dict[int, Way]] = {
     ("post", "/embed"): runs({"text": "one"}, {"text": "poison"}),
     ("post", "/embed/batch"): runs({"texts": ["one"]}, {"texts": ["one", "nan"]}),
@@ -77,23 +84,18 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
         ),  # short ones are at once
     },
     ("get", "/health"): {200: Way("default"), 503: Way("starting")},
-    ("get", "/health/live"): {200: Way("default")},
+    ("get", "/health/live"): {200: Way("default"), 503: Way("hanging")},
     ("get", "/health/ready"): {200: Way("default"), 503: Way("starting")},
-    ("get", "/models"): {200: Way("default"), 401: Way("closed"), 503: Way("closed", headers=UNCHECKED)},
+    ("get", "/models"): {200: Way("default"), 401: Way("locked"), 503: KEYS_GONE},
     ("get", "/models/{name}"): {
         200: Way("default", path=f"/models/{OUTSIDE}"),
         400: Way("default", path="/models/one", headers={"Host": "no host"}),  # so would any other route
-        401: Way("closed", path="/models/one"),
+        401: Way("locked", path="/models/one"),
         403: Way("narrow", path=f"/models/{OUTSIDE}"),
         404: Way("default", path="/models/no-such-model"),
-        503: Way("closed", path="/models/one", headers=UNCHECKED),
+        503: replace(KEYS_GONE, path="/models/one"),
     },
-    ("get", "/metrics"): {
-        200: Way("default"),
-        401: Way("closed"),
-        403: Way("narrow"),
-        503: Way("closed", headers=UNCHECKED),
-    },
+    ("get", "/metrics"): {200: Way("default"), 401: Way("locked"), 403: Way("narrow"), 503: KEYS_GONE},
 }
 PAIRS = [(*route, status) for route, ways in WAYS.items() for status in ways]
 
@@ -119,25 +121,51 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def closed() -> Iterator[str]:
-    with running_server(JWT_JWKS_URL="http://127.0.0.1:9/", CLOSED_ROUTES="metrics,models") as server:
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """It waits for a hub that has its model and does not give it."""
+    patient = {"HF_HUB_ETAG_TIMEOUT": "1000", "HF_HUB_DOWNLOAD_TIMEOUT": "1000"}
+    folder = str(tmp_path_factory.mktemp("hub"))
+    with (
+        held_hub(has_models=True) as hub,
+        started_server(HF_ENDPOINT=hub.url, HUB_CACHE_DIR=folder, REQUIRED_MODELS=HUB_MODEL, **patient) as server,
+    ):
+        assert hub.called.wait(60)
         yield server.url
 
 
 @pytest.fixture(scope="module")
-def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """It waits for a hub that takes its call and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as hub:
-        settings = {
-            "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}",
-            "HUB_CACHE_DIR": str(tmp_path_factory.mktemp("hub")),
-            "REQUIRED_MODELS": HUB_MODEL,
-        }
-        with started_server(**settings) as server:
-            server.wait_for("threads_planned")
-            call, _ = hub.accept()
-            with call:
-                yield server.url
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings of a server with two tiny models: one works, one may hang."""
+    models = tmp_path_factory.mktemp("tiny")
+    TinyModel("tiny/one").write(models)
+    TinyModel("tiny/troubled", words=TROUBLE_WORDS, graph=troubled, max_tokens=64).write(models)
+    return {"MODELS_DIR": str(models), "REQUIRED_MODELS": "tiny/one"}
+
+
+@pytest.fixture(scope="module")
+def limited(tiny: dict[str, str]) -> Iterator[str]:
+    """Its callers have asked for all that they may."""
+    with running_server(**tiny, ENABLE_RATE_LIMIT="true", RATE_LIMIT_REQUESTS="1", RATE_LIMIT_WINDOW="86400") as server:
+        assert httpx.post(f"{server.url}/embed", json={"text": "one"}, timeout=60).status_code == 200
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def locked(tiny: dict[str, str]) -> Iterator[str]:
+    """It wants a key for everything that may be closed; the issuer of its tokens cannot be reached."""
+    keys = {"API_KEYS": "somebody:some-key-of-32-characters-or-more", "JWT_JWKS_URL": "http://127.0.0.1:9/keys"}
+    with running_server(**tiny, **keys, CLOSED_ROUTES="metrics,models,docs") as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def hanging(tiny: dict[str, str]) -> Iterator[str]:
+    """One of its lanes is in a run that does not end."""
+    with running_server(**tiny, THREAD_POOL_WORKERS="2", LANE_STUCK_SECONDS="0.2") as server:
+        body = {"text": "hang", "model_name": "tiny/troubled"}
+        assert httpx.post(f"{server.url}/embed", json=body, headers={"X-Request-Timeout": "1"}, timeout=60).is_error
+        server.wait_for("lane_stuck")
+        yield server.url
 
 
 @pytest.fixture
@@ -186,7 +214,7 @@ def test_no_undocumented_answer_turns_up(
     """Whatever makes some route fail is tried on each."""
     documented = {int(status) for status in document["paths"][route][method]["responses"]}
     ways = [way for ways in WAYS.values() for way in ways.values()]
-    tried = {str(way): way for way in ways if way.server != "starting" and "Host" not in way.headers}
+    tried = {str(way): way for way in ways if way.server not in ALIKE and "Host" not in way.headers}
     path = route.replace("{name}", "tiny/one")
     seen = {ask(method, path, replace(way, path=None)).status_code for way in tried.values()}
     assert seen - documented == set()
