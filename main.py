@@ -246,9 +246,9 @@ def create_app(
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
-    door = Door(app.asgi_handler, refusal=partial(_refusal, app.state))
+    door = Door(app.asgi_handler, refusal=partial(_refusal, app.state), count=metrics.count)
     app.asgi_handler = Observer(door, count=metrics.count, permission=partial(permission, cors))
-    app.state.settings, app.state.metrics, app.state.turns = settings, metrics, Turns()
+    app.state.settings, app.state.metrics, app.state.turns, app.state.door = settings, metrics, Turns(), door
     return app
 
 
@@ -303,6 +303,7 @@ def serve_forever() -> int:
     served = _app()
     chosen: Settings = served.state.settings
     counted: Metrics = served.state.metrics
+    door: Door = served.state.door
     return serve(
         served,
         host=chosen.host,
@@ -310,6 +311,7 @@ def serve_forever() -> int:
         drain_s=chosen.shutdown_timeout,
         rules=connection_rules(chosen),
         note=counted.note_failure,
+        turn_away=door.turn_away,
     )
 
 

@@ -37,16 +37,33 @@ class Door:
         app: ASGIApp,
         *,
         refusal: Callable[[], ServiceError | None],
+        count: Callable[[str, float, str | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Wrap *app*; *refusal* tells why any work would be refused now, or None where there is room for some."""
+        """Wrap *app*.
+
+        Args:
+            app: what is let in comes there.
+            refusal: tells why any work would be refused now, or None where there is room for some.
+            count: is told endpoint, seconds and code of each refusal that never comes to the `Observer`.
+            clock: seconds, monotonic.
+        """
         self._app = app
         self._refusal = refusal
+        self._count = count
         self._clock = clock
         self._line: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._came_in = 0
         self._refused = 0
         self._since = 0.0
+
+    def turn_away(self, path: str) -> ServiceError | None:
+        """Why a POST to *path* is refused now, counted, for a server that answers it itself; None: it may come in."""
+        error = self._refusal() if path in QUEUED else None
+        if error is not None:
+            self._note_refusal()
+            self._count(f"POST {path}", 0.0, error.code)
+        return error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let work in by and by, and all else at once.

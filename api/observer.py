@@ -1,7 +1,6 @@
 """Around every request, whatever becomes of it: an id, a latency, one line in the log, and a last net for failures."""
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,11 +20,9 @@ from litestar.types import (
 )
 
 from api.headers import Header, guarding
-from api.problems import UnforeseenError, new_request_id, of_error
+from api.problems import UnforeseenError, of_error, request_id_of
 from engine.errors import DrainingError, ServiceError
 
-SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-"""Ids of callers that are taken over: short, and without anything that could forge a line of a log."""
 POLLED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 """Routes that are asked again and again; their answers are logged at DEBUG level only."""
 PATIENCE_S = 0.1
@@ -70,11 +67,11 @@ class Observer:
             await self._app(scope, receive, send)
             return
         started = self._clock()
-        inner = _as_get(scope)
-        scope["state"]["request_id"] = _request_id(scope)
-        answer, watched = _Answer(scope["state"], send, partial(self._permission, scope)), _Watched(receive)
+        inner, state = _as_get(scope), scope["state"]
+        state["request_id"] = request_id_of(scope["headers"])
+        answer, watched = _Answer(state, send, partial(self._permission, scope)), _Watched(receive, state)
         try:
-            if (refused := scope["state"].get("refused")) is not None:
+            if (refused := state.get("refused")) is not None:
                 while (await receive()).get("more_body"):
                     pass  # closed with a body on its way, the connection would be reset, and the answer lost
                 await answer.tell(refused)
@@ -82,7 +79,7 @@ class Observer:
                 await self._app(inner, watched.receive, answer.send)
         except asyncio.CancelledError:
             if watched.has_left:
-                answer.status, scope["state"]["problem_code"] = CALLER_LEFT, "caller-left"
+                answer.status, state["problem_code"] = CALLER_LEFT, "caller-left"
             elif answer.status:
                 raise  # half an answer is out
             else:  # the server's time to drain is over
@@ -90,9 +87,9 @@ class Observer:
         except ServiceError as error:  # of who stands between here and Litestar
             await answer.tell(error)
         except Exception:
-            log.exception("request_failed", request_id=scope["state"]["request_id"], code="internal-error")
+            log.exception("request_failed", request_id=state["request_id"], code="internal-error")
             if answer.status:
-                scope["state"]["problem_code"] = "internal-error"
+                state["problem_code"] = "internal-error"
                 raise  # half an answer is out: the server must cut the connection
             await answer.tell(UnforeseenError())
         finally:
@@ -149,23 +146,30 @@ class _Watched:
 
     A cancel without *has_left* comes from the server, whose time to drain is over.
 
-    ASGI tells of a caller's leave only to who asks, and who asks before the whole body is there takes a part of it.
+    A server that has put `on_leave` into the request's state calls what it finds there then. Of others ASGI lets only
+    those hear of a caller's leave who ask, and who asks before the whole body is there takes a part of it.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, state: dict[str, Any]) -> None:
         self.has_left = False
         self._receive = receive
         self._answering = asyncio.current_task()
+        self._is_read = False
         self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._is_told = "on_leave" in state
+        if self._is_told:
+            state["on_leave"] = self._leave
 
     async def receive(self) -> HTTPReceiveMessage | WebSocketReceiveMessage:
         message = await self._receive()
-        if message["type"] == "http.disconnect" and self._timer is None:  # in the middle of the body
+        if message["type"] == "http.disconnect" and not self._is_read:
             self.has_left = True
             raise asyncio.CancelledError
-        if message["type"] == "http.request" and not message.get("more_body") and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._watch)
+        if message["type"] == "http.request" and not message.get("more_body") and not self._is_read:
+            self._is_read = True
+            if not self._is_told:
+                self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._watch)
         return message
 
     def end(self) -> None:
@@ -175,19 +179,16 @@ class _Watched:
                 pending.cancel()
 
     def _watch(self) -> None:
-        self._watching = asyncio.get_running_loop().create_task(self._cancel_when_left())
+        self._watching = asyncio.get_running_loop().create_task(self._leave_when_told())
 
-    async def _cancel_when_left(self) -> None:
-        if (await self._receive())["type"] == "http.disconnect" and self._answering is not None:
-            self.has_left = True
+    async def _leave_when_told(self) -> None:
+        if (await self._receive())["type"] == "http.disconnect":
+            self._leave()
+
+    def _leave(self) -> None:
+        self.has_left = True
+        if self._answering is not None:
             self._answering.cancel()
-
-
-def _request_id(scope: HTTPScope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and SANE_ID.fullmatch(value):
-            return value.decode()
-    return new_request_id()
 
 
 def _as_get(scope: HTTPScope) -> HTTPScope:

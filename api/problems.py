@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from http import HTTPStatus
@@ -48,6 +48,9 @@ PLAIN_TYPES = {
     "object": "an object",
     "null": "null",
 }
+
+SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+"""Ids of callers that are taken over: short, and without anything that could forge a line of a log."""
 
 log = structlog.get_logger()
 
@@ -149,6 +152,14 @@ def _decoded(body: bytes, kind: Any) -> Any:
 def problem_handlers() -> ExceptionHandlersMap:
     """The three rows of the table: what we report on purpose, what Litestar reports, and bugs."""
     return {ServiceError: _of_service_error, HTTPException: _of_http_exception, Exception: _of_bug}
+
+
+def request_id_of(headers: Iterable[Header]) -> str:
+    """The id that the caller gave to the request, if it is sane, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and SANE_ID.fullmatch(value):
+            return value.decode()
+    return new_request_id()
 
 
 def new_request_id() -> str:

@@ -50,5 +50,6 @@ if __name__ == "__main__":
             drain_s=settings.shutdown_timeout,
             rules=connection_rules(settings),
             note=app.state.metrics.note_failure,
+            turn_away=app.state.door.turn_away,
         )
     )

@@ -212,9 +212,14 @@ def costs(app: Litestar, requests: int, *, pauses_s: Sequence[float]) -> list[Co
 
     app.on_startup.append(begin)
     with mock.patch.object(server, "_end", lambda code: code):  # it may end the process, and we have more to do
-        rules = connection_rules(app.state.settings)
         code = server.serve(
-            app, host="127.0.0.1", port=port, drain_s=1, rules=rules, note=app.state.metrics.note_failure
+            app,
+            host="127.0.0.1",
+            port=port,
+            drain_s=1,
+            rules=connection_rules(load_settings()),
+            note=lambda _: None,
+            turn_away=lambda _: None,
         )
     if code or not calling:
         raise BenchError("The service did not start (its last words are above).")

@@ -5,19 +5,22 @@ head, a body, or an answer that he does not take) has a deadline, and gives way 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
 from enum import Enum, auto
 from typing import Any
 
 import httptools
 import structlog
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from engine.errors import DrainingError, OverloadedError, ServiceError
+from api.problems import request_id_of
+from engine.errors import OverloadedError, ServiceError
 from serving.failures import LargeHeadError, MalformedRequestError, NoConnectionError, SlowRequestError, whole_answer
-from serving.rules import MOST_PIPELINED, Rules
+from serving.lobby import Lobby
+from serving.rules import MOST_PIPELINED
 
 LINGER_S = 2.0
 """So long a connection that ends is still read: closed with unread bytes, it would be reset, and its answer lost."""
@@ -37,51 +40,6 @@ class Stage(Enum):
     IDLE = auto()  # between two requests
     TAKING = auto()  # the answer is written, but not all of it taken
     LINGER = auto()  # the answer came before the body's end, or the connection ends
-
-
-class Lobby:
-    """Owns what the connections of one server share: the rules, and who waits for whom."""
-
-    def __init__(self, rules: Rules, *, note: Callable[[str], None]) -> None:
-        """Let nobody in yet; *note* is told the code of each failure that no route answers for."""
-        self.rules = rules
-        self.is_draining = False
-        self._note = note
-        self._held_bytes = 0
-        self._awaited: dict[Connection, None] = {}  # those whose caller's turn it is, longest first
-
-    def note(self, error: ServiceError) -> None:
-        log.info("connection_refused", code=error.code)
-        self._note(error.code)
-
-    def awaits(self, connection: "Connection") -> None:
-        self._awaited[connection] = None
-
-    def forget(self, connection: "Connection") -> None:
-        self._awaited.pop(connection, None)
-
-    def hold(self, connection: "Connection", size: int) -> bool:
-        """Count *size* more bytes of a body; false where there is no room, though those who send slowest gave way."""
-        self._held_bytes += size
-        while self._held_bytes > self.rules.max_bodies_bytes:
-            slowest = next((other for other in self._awaited if other.held_bytes and other is not connection), None)
-            if slowest is None:
-                return False
-            self.forget(slowest)
-            slowest.give_way()
-        return True
-
-    def let_go(self, size: int) -> None:
-        self._held_bytes -= size
-
-    def make_room_for(self, newcomer: "Connection") -> bool:
-        """End the connection that has kept the service waiting longest; false where all wait for the service."""
-        oldest = next((connection for connection in self._awaited if connection is not newcomer), None)
-        if oldest is None:
-            return False
-        self.forget(oldest)
-        oldest.give_way()
-        return True
 
 
 class Connection(HttpToolsProtocol):
@@ -104,6 +62,9 @@ class Connection(HttpToolsProtocol):
         self._dead_bytes = 0  # came in since the last thing that counts: a head, or a piece of a body
         self._is_reading_head = False
         self._is_deaf = False
+        self._turned_away: ServiceError | None = None
+        self._turned_away_at_once = 0  # of one read
+        self._owed: deque[RequestResponseCycle] = deque()  # requests without a whole answer; the first one is at work
         self.held_bytes = 0  # of bodies that have no answer yet
 
     # --- Coming and going -----------------------------------------------------------------------------------------
@@ -121,6 +82,9 @@ class Connection(HttpToolsProtocol):
         self._lobby.forget(self)
         self._let_go()
         super().connection_lost(exc)
+        for cycle in self._owed:
+            if (on_leave := cycle.scope["state"].get("on_leave")) is not None:
+                on_leave()
 
     def give_way(self) -> None:
         """Leave the place to another connection."""
@@ -136,8 +100,7 @@ class Connection(HttpToolsProtocol):
     @property
     def _unanswered(self) -> RequestResponseCycle | None:
         """The newest request, if it has no whole answer yet."""
-        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's own annotation leaves the None out
-        return None if cycle is None or cycle.response_complete else cycle
+        return self._owed[-1] if self._owed else None
 
     # --- Coming in ------------------------------------------------------------------------------------------------
 
@@ -147,6 +110,7 @@ class Connection(HttpToolsProtocol):
         if self._stage in (Stage.IDLE, Stage.TAKING):
             self._enter(Stage.HEAD)
         self._dead_bytes += len(data)
+        self._turned_away_at_once = 0
         self._unset_keepalive_if_required()
         self._parse(data)
         if self._has_ended():
@@ -199,9 +163,16 @@ class Connection(HttpToolsProtocol):
         self._is_reading_head = False
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             return  # it comes again, see `_parse`
-        if (refused := self._refusal()) is not None:
-            self.scope["state"]["refused"] = refused
+        refused = self._refusal()
+        if refused is None and self._may_be_turned_away():
+            self._turned_away = self._lobby.turn_away(self.url.decode("latin-1"))
+        if self._turned_away is not None:
+            self._dead_bytes = 0
+            self._enter(Stage.BODY)
+            return
+        self.scope["state"] |= {"on_leave": None} if refused is None else {"refused": refused}
         super().on_headers_complete()
+        self._owed.append(self.cycle)
         if refused is not None or self._lobby.is_draining:
             self.cycle.keep_alive = False
         self._dead_bytes = 0
@@ -212,6 +183,8 @@ class Connection(HttpToolsProtocol):
         if self._has_ended():
             return
         self._dead_bytes = 0
+        if self._turned_away is not None:
+            return
         super().on_body(body)
         if self._unanswered is not None:
             self.held_bytes += len(body)
@@ -219,32 +192,56 @@ class Connection(HttpToolsProtocol):
                 self._refuse(OverloadedError("More bodies are under way than fit into memory.", retry_after_s=1))
 
     def on_message_complete(self) -> None:
+        self._dead_bytes = 0
         if self.parser.should_upgrade():
             return
+        if self._turned_away is not None:
+            self._turn_away(self._turned_away)
+            return
         super().on_message_complete()
-        self._dead_bytes = 0
-        if self.cycle.response_complete:
+        if not self._owed:
             self._rest()
         else:
             self._enter(Stage.WORK)
 
     def _refusal(self) -> ServiceError | None:
-        head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        head_bytes, hosts, version = len(self.url), 0, self.parser.get_http_version()
+        for name, value in self.headers:
+            head_bytes += len(name) + len(value)
+            hosts += name == b"host"
+            if name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
+                return MalformedRequestError()
         if head_bytes > self._rules.max_header_bytes:
             return LargeHeadError(self._rules.max_header_bytes)
-        if self._lobby.is_draining and self.parser.get_method() == b"POST":
-            return DrainingError()
-        return None
+        if version == "0.9" or hosts > 1 or (version == "1.1" and not hosts):  # RFC 9112, section 3.2
+            return MalformedRequestError()
+        return self._lobby.refusal(self.parser.get_method())
+
+    def _may_be_turned_away(self) -> bool:
+        """Whether the request can be answered here, where that costs least: a plain one, which no other one precedes.
+
+        Pages of other origins need headers that only the app knows.
+        """
+        return (
+            self._unanswered is None
+            and self._turned_away_at_once < MOST_PIPELINED
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.expect_100_continue
+            and all(name != b"origin" for name, _ in self.headers)
+        )
 
     # --- Going out ------------------------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
+        self._owed.popleft()
         super().on_response_complete()
         self._let_go()
         if self.transport.is_closing():
             self._wait_at_most(self._rules.body_timeout_s)  # the peer may not take what is in the buffer
-        elif not self.cycle.response_complete:  # the next request of a pipeline
-            if self.cycle.more_body:
+        elif self._owed:  # the next request of a pipeline
+            if self._owed[-1].more_body:
                 self._enter(Stage.BODY)
                 self._wait_at_most(self._rules.body_timeout_s)
         elif self._stage is Stage.BODY:
@@ -277,13 +274,21 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
                 return
         self._tell_app_of_the_end()
-        self.transport.write(whole_answer(error, self.server_state.default_headers))
+        self.transport.write(whole_answer(error, [*self.server_state.default_headers, CLOSE_HEADER]))
         self._enter(Stage.LINGER)
         self._wait_at_most(LINGER_S)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
             self.transport.close()
+
+    def _turn_away(self, error: ServiceError) -> None:
+        """Answer a request that the app never sees; the connection goes on."""
+        self._turned_away = None
+        self._turned_away_at_once += 1
+        request_id = request_id_of(self.headers)
+        self.transport.write(whole_answer(error, self.server_state.default_headers, request_id=request_id))
+        self._rest()
 
     def _let_go(self) -> None:
         self._lobby.let_go(self.held_bytes)

@@ -46,11 +46,10 @@ class NoConnectionError(ServiceError):
         super().__init__(detail, retry_after_s=1, facts={"limit": limit})
 
 
-def whole_answer(error: ServiceError, default_headers: list[Header]) -> bytes:
-    """A whole answer, for failures that come before there is a request."""
-    request_id = new_request_id()
+def whole_answer(error: ServiceError, headers: list[Header], *, request_id: str | None = None) -> bytes:
+    """A whole answer with these *headers* and those that every one has, for requests that no route sees."""
+    request_id = request_id or new_request_id()
     own, body = of_error(error, request_id)
-    ends = [(b"x-request-id", request_id.encode()), (b"connection", b"close")]
-    headers = [*default_headers, *own, *ends, *guarding(own)]
-    lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+    all_headers = [*headers, *own, (b"x-request-id", request_id.encode()), *guarding(own)]
+    lines = b"".join(b"%s: %s\r\n" % header for header in all_headers)
     return STATUS_LINE[error.status] + lines + b"\r\n" + body

@@ -17,7 +17,9 @@ import structlog
 import uvicorn
 from litestar import Litestar
 
-from serving.connection import Connection, Lobby
+from engine.errors import ServiceError
+from serving.connection import Connection
+from serving.lobby import Lobby
 from serving.rules import Rules
 
 if sys.platform != "win32":
@@ -100,6 +102,7 @@ def serve(
     drain_s: int,
     rules: Rules,
     note: Callable[[str], None],
+    turn_away: Callable[[str], ServiceError | None],
 ) -> int:
     """Run *app* until a signal stops it.
 
@@ -110,6 +113,7 @@ def serve(
         drain_s: seconds from the signal to the end; accepted requests are answered meanwhile.
         rules: bounds of every connection.
         note: told the code of each failure that comes before there is a request.
+        turn_away: why a POST to this path is refused, whatever its body holds, and counts it; None: it is not.
 
     Returns:
         The exit code: 0 after a signal, 1 where the service could not start; standard error says why.
@@ -119,7 +123,7 @@ def serve(
     except (OSError, TypeError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "this is no address"
         return _fail(f"Cannot listen on HOST={host} PORT={port}: {reason}.")
-    lobby = Lobby(_within_file_limit(rules), note=note)
+    lobby = Lobby(_within_file_limit(rules), note=note, turn_away=turn_away)
     config = uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", partial(Connection, lobby=lobby)),

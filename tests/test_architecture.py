@@ -28,6 +28,7 @@ TESTED_ELSEWHERE = {
     "api.views": "test_api.py checks the answers that it makes, over HTTP",
     "engine.room": "tests/test_scheduler.py fills it through the scheduler, which owns it",
     "engine.queue": "tests/test_scheduler.py drives it through the scheduler, which owns it",
+    "serving.lobby": "tests/test_connection.py fills it",
     "serving.rules": "tests/test_connection.py breaks each of them",
     "engine.errors": "tests/test_problems.py raises every one of them",
 }
@@ -113,6 +114,7 @@ def test_the_process_around_the_app_knows_only_how_failures_are_told(path: Path)
     allowed = {
         "serving.connection",
         "serving.failures",
+        "serving.lobby",
         "serving.rules",
         "engine.errors",
         "api.problems",

@@ -233,6 +233,11 @@ def test_trailers_are_no_headers(strict: ServerProcess) -> None:
         ),
         pytest.param(EMBED + b"Content-Length: -1\r\n\r\n", id="negative-length"),
         pytest.param(EMBED + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", id="no-chunk"),
+        pytest.param(EMBED + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", id="other-coding"),
+        pytest.param(b"GET /health HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="chunks-in-1.0"),
+        pytest.param(b"GET /health HTTP/1.1\r\n\r\n", id="no-host"),
+        pytest.param(b"GET /health HTTP/1.1\r\nHost: me\r\nHost: you\r\n\r\n", id="two-hosts"),
+        pytest.param(b"GET /health\r\n\r\n", id="HTTP/0.9"),
         pytest.param(b"CONNECT other:80 HTTP/1.1\r\nHost: other:80\r\n\r\n", id="CONNECT"),
     ],
 )
@@ -288,6 +293,58 @@ def test_upgrade_is_passed_over_and_the_request_answered(strict: ServerProcess, 
         sent(connection, request_.replace(b"\r\n", upgrade, 1) * 50 + b"no more\r\n\r\n")
         assert [status for status, _, _ in answers_in(received(connection))] == [200] * 50
     assert "WebSocket" not in strict.log
+
+
+# --- Too much work ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[ServerProcess]:
+    """A server with so much work that even a small request would wait too long."""
+    with held_server(MAX_QUEUE_SECONDS="0.05", THREAD_POOL_WORKERS="1") as server, ExitStack() as stack:
+        server.tell("hold")
+        server.wait_for("told")
+        statuses = [200]
+        while statuses[-1] == 200:  # one of those that do not fit is refused at once, the others wait for their answers
+            connection = stack.enter_context(connected(server))
+            sent(connection, WHOLE)
+            statuses = [one_answer(connection)[0]] if select.select([connection], [], [], 0.5)[0] else [200]
+        yield server
+        server.tell("release")
+
+
+def test_work_that_does_not_fit_is_refused_and_its_connection_goes_on(full: ServerProcess) -> None:
+    before = httpx.get(f"{full.url}/metrics").json()
+    large = EMBED + b"X-Request-ID: mine\r\nContent-Length: 200000\r\n\r\n" + b" " * 200_000
+    with connected(full) as connection:
+        for request in (WHOLE, large, WHOLE):
+            sent(connection, request)
+            status, headers, body = one_answer(connection)
+            told = json.loads(body)
+            assert (status, told["code"], told["request_id"]) == (503, "overloaded", headers["x-request-id"])
+            assert int(headers["retry-after"]) >= 1
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "connection" not in headers
+            assert request is not large or told["request_id"] == "mine"
+        sent(connection, PROBE)
+        assert one_answer(connection)[0] == 200
+    after = httpx.get(f"{full.url}/metrics").json()
+    assert after["errors"]["overloaded"] == before["errors"].get("overloaded", 0) + 3
+    requests = [metrics["endpoints"]["POST /embed"]["requests"] for metrics in (before, after)]
+    assert requests[1] - requests[0] == 3
+
+
+def test_page_of_another_origin_may_read_that_its_work_does_not_fit(full: ServerProcess) -> None:
+    response = httpx.post(f"{full.url}/embed", json={"text": "one"}, headers={"Origin": "https://app.example"})
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    assert response.headers["access-control-allow-origin"] == "*"
+
+
+def test_many_requests_at_once_are_refused_in_order(full: ServerProcess) -> None:
+    with connected(full) as connection:
+        sent(connection, (WHOLE + PROBE) * 20 + b"no more\r\n\r\n")
+        answers = answers_in(received(connection))
+    assert [status for status, _, _ in answers] == [503, 200] * 20
 
 
 # --- Memory -------------------------------------------------------------------------------------------------------

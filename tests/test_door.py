@@ -22,11 +22,16 @@ class Service:
         self.entered: list[int] = []
         self.error: OverloadedError | None = None
         self.clock = ManualClock()
-        self.door = Door(self, refusal=lambda: self.error, clock=self.clock)
+        self.counted: list[tuple[str, str | None]] = []
+        self.door = Door(self, refusal=lambda: self.error, count=self.count, clock=self.clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive, send
         self.entered.append(scope["state"]["number"])
+
+    def count(self, endpoint: str, seconds: float, code: str | None) -> None:
+        assert seconds == 0.0
+        self.counted.append((endpoint, code))
 
     def ask(self, number: int = 0, **changes: Any) -> asyncio.Task[None]:
         return asyncio.create_task(self.door(scope_of(number, **changes), never, never))  # type: ignore[arg-type]
@@ -129,3 +134,18 @@ async def test_refusals_are_told_by_one_line_for_all(service: Service, monkeypat
         await asyncio.gather(*(service.ask() for _ in range(5)), return_exceptions=True)
         await looks_at_the_sockets(5)
     assert [(line["event"], line["requests"]) for line in lines] == [("requests_refused", 5)]
+
+
+@pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
+async def test_server_may_turn_work_away_itself_and_it_is_counted(service: Service, path: str) -> None:
+    assert service.door.turn_away(path) is None
+    service.error = FULL
+    assert service.door.turn_away(path) is FULL
+    assert service.counted == [(f"POST {path}", "overloaded")]
+
+
+async def test_server_turns_away_nothing_else(service: Service) -> None:
+    service.error = FULL
+    for path in ("/tokenize", "/health", "/embed?x=1", "/nothing"):
+        assert service.door.turn_away(path) is None
+    assert service.counted == []

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -233,6 +234,29 @@ async def test_caller_who_leaves_before_the_end_of_the_body_is_no_failure_of_the
     scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": {}}
     with capture_logs() as events:
         await Observer(read, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
+    assert counted == ["caller-left"]
+    assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
+
+
+async def test_server_that_knows_of_a_leave_tells_it_and_the_work_is_cancelled() -> None:
+    counted: list[str | None] = []
+    state: dict[str, Any] = {"on_leave": None}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def lost(message: Message) -> None:
+        pytest.fail(f"{message} goes to nobody")
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, send
+        await receive()
+        asyncio.get_running_loop().call_soon(state["on_leave"])
+        await asyncio.Event().wait()
+
+    scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": state}
+    with capture_logs() as events:
+        await Observer(work, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
     assert counted == ["caller-left"]
     assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from api.headers import guarding
-from api.observer import SANE_ID
+from api.problems import SANE_ID
 from tests.callers import calling
 from tests.proxies import TEMPLATE, Event, ProxyProcess, nginx, running_proxy
 from tests.replicas import Pair, Replica, two_replicas

@@ -615,8 +615,8 @@ def load(*_, **__):
     raise RuntimeError("can't start new thread")
 
 app = create_app(load=load)
-rules, note = connection_rules(app.state.settings), app.state.metrics.note_failure
-raise SystemExit(serve(app, host="127.0.0.1", port={port}, drain_s=5, rules=rules, note=note))
+facts = dict(rules=connection_rules(app.state.settings), note=app.state.metrics.note_failure)
+raise SystemExit(serve(app, host="127.0.0.1", port={port}, drain_s=5, turn_away=app.state.door.turn_away, **facts))
 """
 
 
