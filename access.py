@@ -90,7 +90,7 @@ def _tokens(settings: Settings) -> TokenReader:
         return NoTokens()
     # Who takes no tokens starts sooner without the libraries behind these.
     from api.jwks import Jwks, fetch_document  # noqa: PLC0415
-    from api.jwt_tokens import KeyFileError, KeySource, OneKey, Tokens, algorithm_of, read_public_key, secret_key  # noqa: PLC0415  # noqa: PLC0415
+    from api.jwt_tokens import KeyFileError, KeySource, OneKey, Tokens, algorithm_of, read_public_key, secret_key  # noqa: PLC0415
 
     sources: dict[str, KeySource] = {}
     if settings.jwt_secret is not None:

@@ -62,6 +62,15 @@ def test_env_example_states_the_defaults(read: Read, tmp_path: Path) -> None:
     assert {name for name in differing if not name.endswith("_dir")} == set()
 
 
+def test_recommended_settings_can_be_used(read: Read, tmp_path: Path) -> None:
+    [recommended] = re.findall(r"```ini\n(.*?)```", (HERE / "docs" / "PRODUCTION.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / ".env").write_text(recommended, encoding="utf-8")
+    settings = read(tmp_path / ".env")
+    stated = {line.partition("=")[0].lower() for line in recommended.splitlines() if not line.startswith("#")}
+    assert stated <= settings.model_fields_set
+    assert settings.closed_routes == ("metrics", "models", "docs")
+
+
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_setting_is_described(name: str) -> None:
     assert Settings.model_fields[name].description
