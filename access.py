@@ -1,4 +1,4 @@
-"""Who may call: from the settings to the parts that tell it."""
+"""Who may call, and how much: from the settings to the parts that tell it."""
 
 import ipaddress
 from collections.abc import AsyncIterator
@@ -8,6 +8,7 @@ from functools import partial
 
 import structlog
 
+from api.allowances import Allowances, MemoryAllowances, NoAllowances, quotas_of
 from api.callers import NoTokens, TokenReader
 from api.keys import KeyFormatError, KeyRing, read_entries, why
 from config import Settings, SettingsError
@@ -58,6 +59,31 @@ def read_access(settings: Settings) -> Access:
         closed=frozenset({"embed", *settings.closed_routes} if sources else ()),
         is_exposed=not sources and not is_loopback(settings.host),
     )
+
+
+def allowances_of(settings: Settings) -> Allowances:
+    """What counts how much callers ask; no socket is opened before it runs.
+
+    Raises:
+        SettingsError: REDIS_URL has an option that the client does not know.
+    """
+    if not settings.enable_rate_limit:
+        return NoAllowances()
+    quotas = quotas_of(
+        requests=settings.rate_limit_requests, tokens=settings.rate_limit_tokens, window_s=settings.rate_limit_window
+    )
+    memory = MemoryAllowances(quotas)
+    if settings.redis_url is None:
+        return memory
+    from api.redis_allowances import RedisAllowances  # noqa: PLC0415 - 0.2 s that only those pay who use it
+
+    try:
+        return RedisAllowances(
+            quotas, url=settings.redis_url.get_secret_value(), memory=memory, patience_s=settings.redis_timeout
+        )
+    except (ValueError, TypeError):
+        message = "REDIS_URL is not allowed: it has an option that the Redis client does not know"
+        raise SettingsError(message) from None
 
 
 def is_loopback(host: str) -> bool:

@@ -12,7 +12,7 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 from litestar.params import HeaderParameter, PathParameter
 
-from access import Access, read_access
+from access import Access, allowances_of, read_access
 from api import docs, openapi, views
 from api.addresses import ClientAddresses
 from api.auth import Auth
@@ -39,7 +39,7 @@ from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, l
 from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError, UnknownModelError
-from running import Service, allowances_of, lifespan, open_service
+from running import Service, lifespan, open_service
 from serving.rules import Rules
 from serving.server import serve
 

@@ -12,11 +12,11 @@ from typing import Literal
 import structlog
 from litestar import Litestar
 
-from api.allowances import Allowances, MemoryAllowances, NoAllowances, quotas_of
+from api.allowances import Allowances
 from api.bodies import TextRules
 from api.metrics import Metrics
 from api.native import CacheInfo, LimitMetrics
-from config import Settings, SettingsError
+from config import Settings
 from engine.catalog import Catalog
 from engine.encoder import Encoder, sessions_of
 from engine.errors import ServiceError
@@ -64,31 +64,6 @@ class Service:
     @property
     def limits_state(self) -> LimitMetrics:
         return LimitMetrics(self.allowances.store, self.allowances.fallbacks)
-
-
-def allowances_of(settings: Settings) -> Allowances:
-    """What counts how much callers ask; no socket is opened before it runs.
-
-    Raises:
-        SettingsError: REDIS_URL has an option that the client does not know.
-    """
-    if not settings.enable_rate_limit:
-        return NoAllowances()
-    quotas = quotas_of(
-        requests=settings.rate_limit_requests, tokens=settings.rate_limit_tokens, window_s=settings.rate_limit_window
-    )
-    memory = MemoryAllowances(quotas)
-    if settings.redis_url is None:
-        return memory
-    from api.redis_allowances import RedisAllowances  # noqa: PLC0415 - 0.2 s that only those pay who use it
-
-    try:
-        return RedisAllowances(
-            quotas, url=settings.redis_url.get_secret_value(), memory=memory, patience_s=settings.redis_timeout
-        )
-    except (ValueError, TypeError):
-        message = "REDIS_URL is not allowed: it has an option that the Redis client does not know"
-        raise SettingsError(message) from None
 
 
 @asynccontextmanager

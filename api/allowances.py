@@ -145,6 +145,8 @@ class Allowances(Protocol):
     quotas: tuple[Quota, ...]
     fallbacks: int
     """How often memory had to stand in for a store that is shared."""
+    trouble: str | None
+    """Why memory stands in for it now, in one word."""
 
     @property
     def store(self) -> Store:
@@ -170,6 +172,7 @@ class NoAllowances:
     quotas: tuple[Quota, ...] = ()
     store: Store = "off"
     fallbacks = 0
+    trouble: str | None = None
 
     async def take(self, caller: str) -> Allowance:
         del caller
@@ -188,6 +191,7 @@ class MemoryAllowances:
 
     store: Store = "memory"
     fallbacks = 0
+    trouble: str | None = None
 
     def __init__(
         self,

@@ -86,10 +86,10 @@ class RedisAllowances:
         """
         self.quotas = quotas
         self.fallbacks = 0
+        self.trouble: str | None = None
         self._memory = memory
         self._patience_s = patience_s
         self._pause = pause
-        self._is_there = True
         self._looking: asyncio.Task[None] | None = None
         self._charges: set[asyncio.Task[None]] = set()
         pool = BlockingConnectionPool.from_url(
@@ -110,11 +110,11 @@ class RedisAllowances:
     @property
     def store(self) -> Store:
         """Where it is remembered now."""
-        return "redis" if self._is_there else "memory"
+        return "redis" if self.trouble is None else "memory"
 
     async def take(self, caller: str) -> Allowance:
         """Take one request, if *caller* may have it."""
-        if self._is_there:
+        if self.trouble is None:
             try:
                 return await self._ask(caller, [quota.taken for quota in self.quotas])
             except Exception as error:  # noqa: BLE001 - whatever ails Redis, requests go on
@@ -123,7 +123,7 @@ class RedisAllowances:
 
     def charge(self, caller: str, tokens: int) -> None:
         """Note the tokens of a request that was admitted, in the background."""
-        if not self._is_there:
+        if self.trouble is not None:
             self._memory.charge(caller, tokens)
             return
         charging = asyncio.get_running_loop().create_task(self._charge(caller, tokens))
@@ -169,15 +169,12 @@ class RedisAllowances:
         return f"fast-embedding:allowance:{digest}:{self._suffix}"
 
     def _fall_back(self, error: Exception) -> None:
-        if not self._is_there:
+        if self.trouble is not None:
             return  # another request has found out before
-        self._is_there = False
+        self.trouble = type(error).__name__  # the kind alone: messages may hold addresses
         self.fallbacks += 1
-        # The kind alone: messages may hold addresses.
         is_usual = isinstance(error, RedisError | OSError)
-        log.warning(
-            "limits_fell_back", store="memory", reason=type(error).__name__, exc_info=None if is_usual else error
-        )
+        log.warning("limits_fell_back", store="memory", reason=self.trouble, exc_info=None if is_usual else error)
         self._looking = asyncio.get_running_loop().create_task(self._look_until_back())
 
     async def _look_until_back(self) -> None:
@@ -186,7 +183,7 @@ class RedisAllowances:
             with suppress(Exception):
                 await self._look()
                 break
-        self._is_there = True
+        self.trouble = None
         log.info("limits_recovered", store="redis")
 
     async def _look(self) -> None:

@@ -1,12 +1,13 @@
 """`python main.py check`: would the service start here, and if not, why?"""
 
+import asyncio
 import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from access import read_access
+from access import allowances_of, read_access
 from cli.console import (
     DONE,
     FAILED,
@@ -20,7 +21,7 @@ from cli.console import (
     without_model,
 )
 from cli.model_process import Loaded, ModelProcessError, Order, running
-from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, is_writable
+from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, is_writable, why_not_listening
 from config import Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model
 from engine.encoder import sessions_of
@@ -32,6 +33,8 @@ from engine.self_check import SelfCheck
 Level = Literal["ok", "warn", "FAIL"]
 
 SUBJECT_CHARACTERS = 15
+LIMITS = ("rate_limit_requests", "rate_limit_window", "rate_limit_tokens", "redis_url")
+"""Settings that mean something with ENABLE_RATE_LIMIT only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,8 @@ def describe(parser: ArgumentParser) -> None:
         "Check whether the service would start with these settings on this machine: each line begins with ok, warn or "
         "FAIL. The models of REQUIRED_MODELS are really loaded, each in a process of its own; one that is not in the "
         "cache is downloaded, as the service would do it at its start.",
-        "The exit code is 0 if the service would start, else 1. A hub that is out of reach but not needed is no "
-        "failure.",
+        "The exit code is 0 if the service would start, else 1. A Redis that is out of reach is no failure, nor is a "
+        "hub that is not needed, nor a port in use: that may be the service's, which runs meanwhile.",
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
@@ -126,6 +129,7 @@ def _settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
         if not unknown:
             yield Finding("settings", "ok", setting, ", ".join(names) or "any", {"names": list(names)})
     yield _callers(settings)
+    yield _limits(settings)
 
 
 def _callers(settings: Settings) -> Finding:
@@ -140,9 +144,36 @@ def _callers(settings: Settings) -> Finding:
         return Finding("settings", "warn", "callers", told, facts)
     if not access.sources:
         return Finding("settings", "ok", "callers", "anyone on this machine may call", facts)
-    sources, closed = ", ".join(access.sources), ", ".join(sorted(access.closed))
-    told = f"those of {sources} ({len(access.keys)} API keys); closed: {closed}"
+    count = len(access.keys)
+    keys = f" ({count} {'key' if count == 1 else 'keys'})" if count else ""
+    told = f"those of {', '.join(access.sources)}{keys}; closed: {', '.join(sorted(access.closed))}"
     return Finding("settings", "ok", "callers", told, facts)
+
+
+def _limits(settings: Settings) -> Finding:
+    """How much a caller may ask, and whether replicas can share that now; Redis is asked as requests will ask it."""
+    try:
+        store, trouble = asyncio.run(_shared(settings))
+    except SettingsError as error:
+        return Finding("settings", "FAIL", "limits", f"{error}.")
+    facts = {"store": store, "trouble": trouble}
+    if not settings.enable_rate_limit:
+        idle = [name.upper() for name in LIMITS if name in settings.model_fields_set]
+        told = f"ENABLE_RATE_LIMIT is false, so {', '.join(idle)} means nothing" if idle else "none (ENABLE_RATE_LIMIT)"
+        return Finding("settings", "warn" if idle else "ok", "limits", told, facts)
+    tokens = "" if settings.rate_limit_tokens is None else f" and {settings.rate_limit_tokens:,} tokens"
+    told = f"{settings.rate_limit_requests:,} requests{tokens} per {settings.rate_limit_window} s, counted in "
+    if trouble is not None:
+        told += f"memory, as REDIS_URL cannot be used ({trouble})"
+        return Finding("settings", "warn", "limits", told, facts)
+    return Finding("settings", "ok", "limits", told + ("Redis" if store == "redis" else "memory"), facts)
+
+
+async def _shared(settings: Settings) -> tuple[str, str | None]:
+    """Where limits are counted, and what keeps Redis from it."""
+    allowances = allowances_of(settings)
+    async with allowances.running():
+        return allowances.store, allowances.trouble
 
 
 def _unknown(catalog: Catalog, names: Sequence[str]) -> Iterator[str]:
@@ -157,8 +188,21 @@ def _machine(settings: Settings, required: Sequence[Model]) -> Iterator[Finding]
     lanes, wanted = _lanes(settings), settings.thread_pool_workers
     yield Finding("machine", "ok", "cores", f"{usable_cores()} usable", {"usable_cores": usable_cores()})
     yield Finding("machine", "ok", "lanes", f"{lanes} (THREAD_POOL_WORKERS={wanted})", {"lanes": lanes})
+    yield _address(settings)
     yield _memory(settings, required)
     yield from _cache_folder(settings)
+
+
+def _address(settings: Settings) -> Finding:
+    """Whether the address can be taken; one in use may be that of the service, which runs while it is checked."""
+    problem = why_not_listening(settings.host, settings.port)
+    told = f"HOST={settings.host} PORT={settings.port}"
+    facts = {"host": settings.host, "port": settings.port, "problem": problem.reason if problem else None}
+    if problem is None:
+        return Finding("machine", "ok", "address", f"{told} can be listened on", facts)
+    if problem.is_in_use:
+        return Finding("machine", "warn", "address", f"{told} is in use: by this service, or it would not start", facts)
+    return Finding("machine", "FAIL", "address", f"{told} cannot be listened on: {problem.reason}", facts)
 
 
 def _lanes(settings: Settings) -> int:

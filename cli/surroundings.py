@@ -1,7 +1,9 @@
-"""What the service finds around it: memory, disk, and the hub."""
+"""What the service finds around it: its address, memory, disk, and the hub."""
 
+import errno
 import os
 import shutil
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,28 @@ def ask_hub() -> HubAnswer:
     if answer.status_code >= SERVER_ERROR:
         return HubAnswer(endpoint, f"answers with status {answer.status_code}")
     return HubAnswer(endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressProblem:
+    """Why nothing can be listened on at an address."""
+
+    reason: str
+    is_in_use: bool
+
+
+def why_not_listening(host: str, port: int) -> AddressProblem | None:
+    """Take the address as the service would, and let go of it at once; None: that works."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((host, port))
+            listening.listen()
+    except (OSError, TypeError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "this is no address"
+        return AddressProblem(reason, is_in_use=isinstance(error, OSError) and error.errno == errno.EADDRINUSE)
+    return None
 
 
 def available_bytes(*, meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:

@@ -1,5 +1,6 @@
 """`python main.py check`: its report, and whether its exit code is what the service would do."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.commands import (
     write_matmul_model,
 )
 from tests.hubs import Hub, serving
+from tests.redis_servers import running_redis
+from tests.servers import free_port
 from tests.tiny import TinyModel, mean_of
 
 API_KEY = "0123456789-alice-key"
@@ -194,10 +197,11 @@ def test_no_secret_of_the_hubs_address_is_shown(tmp_path: Path) -> None:
     [
         pytest.param({"HOST": "0.0.0.0"}, "warn", "anyone who reaches HOST", id="open to all"),  # noqa: S104 - on purpose
         pytest.param({"HOST": "127.0.0.1"}, "ok", "anyone on this machine", id="open to this machine"),
-        pytest.param({"API_KEYS": f"alice:{API_KEY}"}, "ok", "API_KEYS (1 API keys); closed: embed", id="keys"),
+        pytest.param({"API_KEYS": f"alice:{API_KEY}"}, "ok", "those of API_KEYS (1 key); closed: embed", id="keys"),
         pytest.param(
             {"API_KEYS": f"{API_KEY},{API_KEY}"}, "fail", "API_KEYS: entry 2 has the same key", id="key twice"
         ),
+        pytest.param({"JWT_SECRET": "s" * 32}, "ok", "those of JWT_SECRET; closed: embed", id="tokens"),
         pytest.param({"API_KEYS_FILE": "none"}, "fail", "API_KEYS_FILE: No such file", id="no file"),
     ],
 )
@@ -207,3 +211,66 @@ def test_report_says_who_may_call(variables: dict[str, str], level: str, told: s
     assert (found["level"], outcome.code) == (level, 1 if level == "fail" else 0)
     assert told in found["detail"]
     assert API_KEY not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("variables", "level", "told"),
+    [
+        pytest.param({}, "ok", "none (ENABLE_RATE_LIMIT)", id="off"),
+        pytest.param(
+            {"RATE_LIMIT_TOKENS": "500"}, "warn", "is false, so RATE_LIMIT_TOKENS means nothing", id="switch forgotten"
+        ),
+        pytest.param(
+            {"ENABLE_RATE_LIMIT": "true", "RATE_LIMIT_TOKENS": "5000"},
+            "ok",
+            "100 requests and 5,000 tokens per 60 s, counted in memory",
+            id="memory",
+        ),
+        pytest.param(
+            {"ENABLE_RATE_LIMIT": "true", "REDIS_URL": "redis://:hush@127.0.0.1:9/0"},
+            "warn",
+            "counted in memory, as REDIS_URL cannot be used (ConnectionError)",
+            id="no Redis",
+        ),
+        pytest.param(
+            {"ENABLE_RATE_LIMIT": "true", "REDIS_URL": "redis://:hush@127.0.0.1:9/0?nonsense=1"},
+            "fail",
+            "REDIS_URL is not allowed",
+            id="unknown option",
+        ),
+    ],
+)
+def test_report_says_how_much_a_caller_may_ask(
+    variables: dict[str, str], level: str, told: str, tmp_path: Path
+) -> None:
+    outcome = check(tmp_path, "--json", **variables)
+    found = finding(outcome, "limits")
+    assert (found["level"], outcome.code) == (level, 1 if level == "fail" else 0)
+    assert told in found["detail"]
+    assert "hush" not in outcome.out + outcome.err
+
+
+@pytest.mark.redis
+def test_redis_is_asked_as_requests_will_ask_it(tmp_path: Path) -> None:
+    with running_redis("--requirepass", "right") as redis:
+        right, wrong = (redis.url.replace("//", f"//:{password}@") for password in ("right", "wrong"))
+        limited = {"ENABLE_RATE_LIMIT": "true"}
+        assert levels(check(tmp_path, "--json", REDIS_URL=right, **limited), "limits") == ["ok"]
+        found = finding(check(tmp_path, "--json", REDIS_URL=wrong, **limited), "limits")
+        assert (found["level"], found["trouble"]) == ("warn", "AuthenticationError")
+
+
+def test_address_that_is_free_is_told(tmp_path: Path) -> None:
+    assert levels(check(tmp_path, "--json", HOST="127.0.0.1", PORT=str(free_port())), "address") == ["ok"]
+
+
+def test_address_in_use_may_be_that_of_the_running_service(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        outcome = check(tmp_path, "--json", HOST="127.0.0.1", PORT=str(taken.getsockname()[1]))
+    assert (outcome.code, finding(outcome, "address")["level"]) == (0, "warn")
+
+
+def test_host_that_is_no_address_of_this_machine_is_a_failure(tmp_path: Path) -> None:
+    outcome = check(tmp_path, HOST="192.0.2.1")
+    assert outcome.code == 1
+    assert "FAIL  address          HOST=192.0.2.1 PORT=8000 cannot be listened on: " in outcome.out

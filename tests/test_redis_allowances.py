@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from access import allowances_of
 from api.allowances import Allowance, MemoryAllowances, Quota, quotas_of
 from api.redis_allowances import MOST_CONNECTIONS, RedisAllowances
 from config import HERE, SettingsError, load_settings
-from running import allowances_of
 from tests.redis_servers import RedisServer, running_redis
 from tests.servers import free_port
 from tests.test_allowances import left
