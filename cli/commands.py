@@ -1,10 +1,12 @@
 """`python main.py COMMAND`: which command is meant, and its exit code."""
 
+import os
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
 from cli import check, compare, download
-from cli.console import CommandError, configure_logging, tell
+from cli.console import FAILED, CommandError, configure_logging, tell
 
 INTERRUPTED = 130
 """What a shell tells of a program that Ctrl-C has ended: 128 and the number of SIGINT."""
@@ -25,6 +27,9 @@ def run(argv: Sequence[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads the results, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return FAILED
     return code
 
 

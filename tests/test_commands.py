@@ -104,6 +104,23 @@ def test_ctrl_c_ends_the_processes_of_the_models_too(tmp_path: Path) -> None:
     assert "Traceback" not in told
 
 
+def test_reader_who_has_had_enough_gets_no_traceback() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "main.py", "check"],
+        cwd=ROOT,
+        env=hub_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    process.stdout.close()
+    assert process.stderr
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait() == 1
+
+
 def test_process_that_a_command_starts_builds_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "PORT", "no port")  # settings that would end it
     assert "app" not in runpy.run_path(str(ROOT / "main.py"), run_name="__mp_main__")
