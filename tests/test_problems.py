@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.testing import TestClient
 from structlog.testing import capture_logs
 
-from api import problems
+from api import callers, formats, problems
 from api.allowances import Allowance, RateLimitedError, quotas_of
 from api.bodies import EmbedBatchRequest, EmbedRequest
 from api.observer import Observer
@@ -18,7 +19,11 @@ from api.problems import NotJsonError, StrictRequest, UnforeseenError, of_error,
 from api.turns import Turns
 from engine import errors
 from engine.catalog import Catalog
+from serving import failures
+from tests.servers import ROOT
 
+SOURCES = {"api.allowances", *(module.__name__ for module in (callers, formats, problems, errors, failures))}
+"""Modules that say what may fail."""
 QUOTED = "what-a-caller-has-sent"
 MAX_BODY_BYTES = 300_000
 KINDS: list[errors.ServiceError] = [
@@ -137,6 +142,20 @@ def test_each_kind_of_failure_has_a_code_of_its_own() -> None:
 def test_every_failure_of_the_engine_is_tried_here() -> None:
     kinds = {kind for kind in errors.ServiceError.__subclasses__() if kind.__module__ == errors.__name__}
     assert {type(error) for error in KINDS} >= {errors.ServiceError, *kinds}
+
+
+def kinds_below(kind: type[errors.ServiceError]) -> Iterator[type[errors.ServiceError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from kinds_below(below)
+
+
+def test_readme_lists_each_failure_with_its_status() -> None:
+    told = set(re.findall(r"^\| (\d{3}) \| `([a-z-]+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE))
+    # Failures of tests, and those of the framework in api/docs.py, are no kinds of the service.
+    kinds = [kind for kind in kinds_below(errors.ServiceError) if kind.__module__ in SOURCES]
+    assert {(str(kind.status), kind.code) for kind in kinds} - {("404", "unknown-model")} <= told
+    assert {kind.__module__ for kind in kinds} == SOURCES
 
 
 def test_unknown_model_is_told_with_a_short_name_and_a_way_to_find_others(client: httpx.Client) -> None:
