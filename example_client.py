@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+COME_AGAIN = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
 MOST_TRIES = 5
 LONGEST_PAUSE_S = 30.0
 QUESTION = "How do I reset my password?"
@@ -35,7 +36,7 @@ class ProblemError(Exception):
 
 
 def ask(client: httpx.Client, method: str, path: str, body: object = None) -> dict[str, Any]:
-    """Send one request; where the service is too busy (503), come again when it says.
+    """Send one request; where it is one too many (429) or the service is too busy (503), come again when told.
 
     Raises:
         ProblemError: it was refused, or the service stayed busy.
@@ -43,8 +44,8 @@ def ask(client: httpx.Client, method: str, path: str, body: object = None) -> di
     for tries_left in reversed(range(MOST_TRIES)):
         response = client.request(method, path, json=body)
         pause_s = float(response.headers.get("Retry-After", math.inf))
-        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE and tries_left and pause_s <= LONGEST_PAUSE_S:
-            print(f"  busy; trying again in {pause_s:g} s")
+        if response.status_code in COME_AGAIN and tries_left and pause_s <= LONGEST_PAUSE_S:
+            print(f"  {response.status_code}; trying again in {pause_s:g} s")
             time.sleep(pause_s)
             continue
         break

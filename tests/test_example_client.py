@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
+from example_client import MOST_TRIES, ProblemError, ask
 from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,3 +45,27 @@ def test_client_says_in_one_line_that_no_service_answers(base_url: str) -> None:
     [line] = done.stderr.splitlines()
     assert base_url in line
     assert "./run.sh" in line
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_client_comes_again_when_it_is_told_to(status: int) -> None:
+    refusal = httpx.Response(status, headers={"Retry-After": "0"})
+    answers = iter([refusal, refusal, httpx.Response(200, json={"count": 1})])
+    with httpx.Client(transport=httpx.MockTransport(lambda _: next(answers)), base_url="http://service") as client:
+        assert ask(client, "POST", "/embed", {"text": "one"}) == {"count": 1}
+
+
+def test_client_gives_up_at_last() -> None:
+    tries = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        tries.append(request)
+        told = {"Retry-After": "0", "Content-Type": "application/problem+json"}
+        return httpx.Response(429, headers=told, content=b'{"detail": "No more than 1."}')
+
+    with (
+        httpx.Client(transport=httpx.MockTransport(refuse), base_url="http://service") as client,
+        pytest.raises(ProblemError, match="No more than 1"),
+    ):
+        ask(client, "GET", "/models")
+    assert len(tries) == MOST_TRIES
