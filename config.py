@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -57,6 +58,14 @@ def _at_least_one(names: tuple[str, ...]) -> tuple[str, ...]:
         message = "name at least 1 model, with commas between several"
         raise ValueError(message)
     return names
+
+
+def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+            message = f"{origin!r} is no origin; write such as https://app.example, without a path, or *"
+            raise ValueError(message)
+    return origins
 
 
 def _empty_is_none(value: object) -> object:
@@ -137,6 +146,7 @@ LEAST_SECRET_BYTES = 32
 """Bytes of JWT_SECRET at least."""
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
+Origins = Annotated[Names, AfterValidator(_origins)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
@@ -234,7 +244,7 @@ class Settings(BaseSettings):
     )
 
     enable_cors: bool = Field(default=True, description="Let browsers of other origins call the service.")
-    cors_origins: Names = Field(("*",), description="Origins that may call; `*` is any.")
+    cors_origins: Origins = Field(("*",), description="Origins that may call; `*` is any.")
     enable_metrics: bool = Field(default=True, description="Serve GET /metrics; false answers 403.")
 
     api_keys: Secrets = Field((), description="Keys of callers: `key`, `name:key` or `name:key:scope+scope`.")

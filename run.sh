@@ -133,21 +133,24 @@ install() {
     exec 9<&-
 }
 
-# Prints the address to use from this machine. Asks Settings, so that environment, .env and defaults count as they do in
+# Prints the address to use from this machine, and "key" where callers need one. Asks Settings, so that environment, .env and defaults count as they do in
 # the service; fails on a bad setting, which the service itself then names.
 address() {
     "$venv_python" -c '
 from config import Settings
 settings = Settings()
 host = "localhost" if settings.host in ("0.0.0.0", "::", "") else settings.host
-print("http://%s:%d" % ("[%s]" % host if ":" in host else host, settings.port))' 2>/dev/null
+print("http://%s:%d" % ("[%s]" % host if ":" in host else host, settings.port), "key" if settings.key_sources else "")' 2>/dev/null
 }
 
+# greet URL [key]
 greet() {
+    local key=""
+    [[ -z ${2:-} ]] || key=" -H 'X-API-Key: YOUR KEY'"
     cat <<GREETING
 Fast Embedding API starts on $1 (Ctrl-C stops it).
 
-  try it    curl $1/embed -H 'Content-Type: application/json' -d '{"text": "Hello, world!"}'
+  try it    curl $1/embed$key -H 'Content-Type: application/json' -d '{"text": "Hello, world!"}'
   state     $1/health
   API       $1/schema
 
@@ -157,7 +160,8 @@ GREETING
 serve() {
     local url
     install requirements.txt
-    if url=$(address); then greet "$url"; fi
+    # shellcheck disable=SC2086 # two words: the address, and perhaps "key"
+    if url=$(address); then greet $url; fi
     exec "$venv_python" main.py
 }
 

@@ -70,7 +70,9 @@ class Auth(ASGIMiddleware):
         if caller is None and bearers:
             caller = await self._read_token(credential)
         if caller is None:
-            raise UnauthenticatedError("This key is not known here.")
+            looks_signed = credential.count(b".") == 2  # noqa: PLR2004 - header, claims, signature
+            hint = " A token goes into 'Authorization: Bearer TOKEN'." if looks_signed else ""
+            raise UnauthenticatedError(f"This key is not known here.{hint}")
         return caller
 
 

@@ -150,6 +150,9 @@ _WORK_PROBLEMS = problems(
     problem(errors.LaneLostError, "The thread that ran the model has died."),
     problem(errors.DrainingError, "The service is shutting down and takes no new work."),
     problem(
+        errors.CutOffError, "The service had to end before this was answered. Nothing is kept of it; send it again."
+    ),
+    problem(
         errors.DeadlineError,
         "The request's time was over before the answer was there; what still waited was dropped.",
     ),

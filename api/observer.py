@@ -21,7 +21,7 @@ from litestar.types import (
 
 from api.headers import Header, guarding
 from api.problems import UnforeseenError, of_error, request_id_of
-from engine.errors import DrainingError, ServiceError
+from engine.errors import CutOffError, ServiceError
 
 POLLED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 """Routes that are asked again and again; their answers are logged at DEBUG level only."""
@@ -83,7 +83,7 @@ class Observer:
             elif answer.status:
                 raise  # half an answer is out
             else:  # the server's time to drain is over
-                await answer.tell(DrainingError())
+                await answer.tell(CutOffError())
         except ServiceError as error:  # of who stands between here and Litestar
             await answer.tell(error)
         except Exception:

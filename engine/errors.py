@@ -87,6 +87,14 @@ class DrainingError(ServiceError):
         super().__init__("The service is shutting down and takes no new work.", retry_after_s=1)
 
 
+class CutOffError(DrainingError):
+    """The request was accepted, but the service's time to end was over before its answer was there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.detail = "The service had to end before this was answered. Nothing is kept of it; send it again."
+
+
 class DeadlineError(ServiceError):
     """The request's time was over before its answer was there; its waiting work was dropped."""
 

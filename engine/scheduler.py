@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from engine.errors import (
+    CutOffError,
     DrainingError,
     InferenceError,
     LaneLostError,
@@ -160,7 +161,7 @@ class Scheduler:
         """Refuse new requests, fail what still waits, and return when no lane runs, or only such as may never end."""
         self._is_closed = True
         for job in (*self._small, *self._big):
-            self._fail(job, DrainingError())
+            self._fail(job, CutOffError())
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 while any(lane.runs and not lane.is_overdue(self._clock()) for lane in self._all_lanes):
@@ -168,7 +169,7 @@ class Scheduler:
                     await self._run_ended.wait()
         self._watchdog.close()
         for job in [job for lane in self._all_lanes for run in lane.runs for job in run.by_job()]:
-            self._fail(job, DrainingError())
+            self._fail(job, CutOffError())
 
     def _admit(self, model: Runnable, items: Sequence[Item]) -> Job:
         if self._is_closed:

@@ -62,12 +62,12 @@ class Server(uvicorn.Server):
         self._ends: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """First signal: drain. Second signal: end at once."""
+        """First signal: drain. Second signal: end at once, with the code that shells give to who ended by a signal."""
         if (service := running_service(self._app)) is not None:
             service.phase = "draining"
         self._lobby.is_draining = True
         if self.should_exit:
-            os._exit(0)  # nothing is logged or flushed: what was interrupted may hold the lock that this needs
+            os._exit(128 + sig)  # nothing is logged or flushed: what was interrupted may hold the lock that this needs
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:

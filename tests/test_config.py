@@ -143,8 +143,10 @@ def test_empty_value_in_the_env_file_means_the_default(name: str, read: Read, tm
 @pytest.mark.parametrize("name", ["REQUIRED_MODELS", "ALLOWED_MODELS", "CORS_ORIGINS"])
 def test_list_is_read_from(value: str, name: str, read: Read) -> None:
     # All at once, so that required models are allowed ones.
-    settings = read(REQUIRED_MODELS=value, ALLOWED_MODELS=value, CORS_ORIGINS=value)
-    assert getattr(settings, name.lower()) == ("a/one", "b/two")
+    origins = value.replace("a/one", "http://a").replace("b/two", "http://b")
+    settings = read(REQUIRED_MODELS=value, ALLOWED_MODELS=value, CORS_ORIGINS=origins)
+    wanted = ("http://a", "http://b") if name == "CORS_ORIGINS" else ("a/one", "b/two")
+    assert getattr(settings, name.lower()) == wanted
 
 
 def test_required_models_keep_their_order(read: Read) -> None:
@@ -207,6 +209,8 @@ def test_names_may_be_written_in_any_case(read: Read) -> None:
         pytest.param("MAX_REQUEST_SIZE", "-5", "byte", id="size negative"),
         pytest.param("MODEL_MEMORY_BUDGET", "much", "byte", id="size in words"),
         pytest.param("MODEL_MEMORY_BUDGET", "0", "greater than", id="budget zero"),
+        pytest.param("CORS_ORIGINS", "app.example", "no origin", id="origin without a scheme"),
+        pytest.param("CORS_ORIGINS", "https://app.example/", "no origin", id="origin with a path"),
         pytest.param("RATE_LIMIT_REQUESTS", "0", "greater than or equal to 1", id="nobody may ask"),
         pytest.param("RATE_LIMIT_REQUESTS", "100001", "less than or equal to 100000", id="limit beyond what is exact"),
         pytest.param("RATE_LIMIT_WINDOW", "0.5", "integer", id="half a second"),
