@@ -6,7 +6,6 @@ head, a body, or an answer that he does not take) has a deadline, and gives way 
 
 import asyncio
 from collections import deque
-from enum import Enum, auto
 from typing import Any
 
 import httptools
@@ -20,7 +19,7 @@ from api.problems import request_id_of
 from engine.errors import OverloadedError, ServiceError
 from serving.failures import LargeHeadError, MalformedRequestError, NoConnectionError, SlowRequestError, whole_answer
 from serving.lobby import Lobby
-from serving.rules import MOST_PIPELINED
+from serving.rules import MOST_PIPELINED, Stage
 
 LINGER_S = 2.0
 """So long a connection that ends is still read: closed with unread bytes, it would be reset, and its answer lost."""
@@ -29,17 +28,6 @@ WISHES = frozenset({b"upgrade", b"connection", b"http2-settings"})
 """Headers in which a caller asks for another protocol."""
 
 log = structlog.get_logger()
-
-
-class Stage(Enum):
-    """Whose turn it is."""
-
-    HEAD = auto()  # a request's head has begun, or the first one is awaited
-    BODY = auto()
-    WORK = auto()  # the service's turn; in all other stages it waits for the caller
-    IDLE = auto()  # between two requests
-    TAKING = auto()  # the answer is written, but not all of it taken
-    LINGER = auto()  # the answer came before the body's end, or the connection ends
 
 
 class Connection(HttpToolsProtocol):
@@ -82,7 +70,8 @@ class Connection(HttpToolsProtocol):
         self._lobby.forget(self)
         self._let_go()
         super().connection_lost(exc)
-        for cycle in self._owed:
+        for cycle in self._owed:  # uvicorn tells the newest one only
+            cycle.disconnected = True
             if (on_leave := cycle.scope["state"].get("on_leave")) is not None:
                 on_leave()
 
@@ -150,7 +139,7 @@ class Connection(HttpToolsProtocol):
         return self._is_deaf or self.transport.is_closing()
 
     def on_message_begin(self) -> None:
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if self._is_deaf or len(self.pipeline) >= MOST_PIPELINED:
             raise OverflowError  # it stops the parser, which otherwise makes thousands of requests of one read
         self._is_reading_head = True
         super().on_message_begin()
@@ -161,7 +150,9 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_reading_head = False
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError  # it stops the parser; this wish cannot be passed over
             return  # it comes again, see `_parse`
         refused = self._refusal()
         if refused is None and self._may_be_turned_away():
@@ -186,14 +177,14 @@ class Connection(HttpToolsProtocol):
         if self._turned_away is not None:
             return
         super().on_body(body)
-        if self._unanswered is not None:
+        if self._unanswered is not None and "refused" not in self.scope["state"]:  # such a body is not kept
             self.held_bytes += len(body)
             if not self._lobby.hold(self, len(body)):
                 self._refuse(OverloadedError("More bodies are under way than fit into memory.", retry_after_s=1))
 
     def on_message_complete(self) -> None:
         self._dead_bytes = 0
-        if self.parser.should_upgrade():
+        if self.parser.should_upgrade() or self._is_deaf:
             return
         if self._turned_away is not None:
             self._turn_away(self._turned_away)
@@ -224,6 +215,7 @@ class Connection(HttpToolsProtocol):
         """
         return (
             self._unanswered is None
+            and not self.flow.write_paused  # only the app waits for callers who do not take their answers
             and self._turned_away_at_once < MOST_PIPELINED
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
@@ -241,7 +233,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             self._wait_at_most(self._rules.body_timeout_s)  # the peer may not take what is in the buffer
         elif self._owed:  # the next request of a pipeline
-            if self._owed[-1].more_body:
+            if self._owed[0].more_body:  # and not one behind it, which is not begun yet
                 self._enter(Stage.BODY)
                 self._wait_at_most(self._rules.body_timeout_s)
         elif self._stage is Stage.BODY:
@@ -264,14 +256,23 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: ServiceError) -> None:
         """End the connection with this failure, after the answers that it still owes."""
+        if self._is_deaf:
+            return
         self._is_deaf = True
         self._lobby.note(error)
+        if len(self._owed) > 1 and self._owed[-1].more_body:  # earlier ones are at work: it is never begun
+            self._owed.pop()
+            self.pipeline.popleft()
+            self.cycle = self._owed[-1]
+            self._enter(Stage.WORK)
         if (cycle := self._unanswered) is not None:
             if not cycle.more_body:
                 cycle.keep_alive = False
                 return
             if cycle.response_started:
                 self.transport.close()
+                self._enter(Stage.TAKING)
+                self._wait_at_most(self._rules.body_timeout_s)
                 return
         self._tell_app_of_the_end()
         self.transport.write(whole_answer(error, [*self.server_state.default_headers, CLOSE_HEADER]))
@@ -307,6 +308,11 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        if self._deadline is None and self.transport.get_write_buffer_size():
+            self._wait_at_most(self._rules.body_timeout_s)  # it is closed only once the peer has taken all
+
     def _enter(self, stage: Stage) -> None:
         if stage is Stage.WORK:
             self._lobby.forget(self)
@@ -315,6 +321,8 @@ class Connection(HttpToolsProtocol):
         if self._deadline is not None:
             self._stop_waiting()
         self._stage = stage
+        if stage is Stage.WORK and self.flow.write_paused:  # the answer waits for the caller, who does not take others
+            self._wait_at_most(self._rules.body_timeout_s)
 
     def _wait_at_most(self, seconds: float) -> None:
         self._stop_waiting()
@@ -328,7 +336,7 @@ class Connection(HttpToolsProtocol):
     def _waited(self) -> None:
         """The caller's time is over."""
         self._deadline = None
-        match self._stage:
+        match Stage.TAKING if self.transport.is_closing() else self._stage:
             case Stage.HEAD if self._dead_bytes:
                 self._refuse(SlowRequestError("head", "HEADER_TIMEOUT", self._rules.header_timeout_s))
             case Stage.BODY:

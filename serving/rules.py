@@ -1,9 +1,21 @@
-"""The bounds of every connection."""
+"""The stages and the bounds of every connection."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 MOST_PIPELINED = 64
 """Requests that may wait on one connection for answers to earlier ones; hardly any client sends a second one."""
+
+
+class Stage(Enum):
+    """Whose turn it is."""
+
+    HEAD = auto()  # a request's head has begun, or the first one is awaited
+    BODY = auto()
+    WORK = auto()  # the service's turn; in all other stages it waits for the caller
+    IDLE = auto()  # between two requests
+    TAKING = auto()  # the answer is written, but not all of it taken
+    LINGER = auto()  # the answer came before the body's end, or the connection ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

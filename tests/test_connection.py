@@ -175,6 +175,17 @@ def test_caller_who_does_not_take_his_answer_is_cut_off(strict: ServerProcess) -
         assert strict.wait_for("connection_cut")["stage"] in {"taking", "work"}
 
 
+def test_caller_who_asks_on_without_taking_his_answers_is_cut_off() -> None:
+    with running_server(BODY_TIMEOUT="3") as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        for number in range(1000):
+            sent(connection, b"GET /schema/openapi.json HTTP/1.1\r\nHost: me\r\nX-Request-ID: n-%d\r\n\r\n" % number)
+            if server.wait_for_request(f"n-{number}")["ms"] > 1000:  # it has waited for those before to be taken
+                break
+        assert server.wait_for("connection_cut")["stage"] == "work"
+
+
 # --- Size and form ------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +251,7 @@ def test_trailers_are_no_headers(strict: ServerProcess) -> None:
         pytest.param(b"GET /health HTTP/1.1\r\nHost: me\r\nHost: you\r\n\r\n", id="two-hosts"),
         pytest.param(b"GET /health\r\n\r\n", id="HTTP/0.9"),
         pytest.param(b"CONNECT other:80 HTTP/1.1\r\nHost: other:80\r\n\r\n", id="CONNECT"),
+        pytest.param(b"CONNECT http://me/health HTTP/1.1\r\nHost: me\r\n\r\n", id="CONNECT-with-path"),
     ],
 )
 def test_what_is_not_http_is_a_400(strict: ServerProcess, data: bytes) -> None:
@@ -247,7 +259,9 @@ def test_what_is_not_http_is_a_400(strict: ServerProcess, data: bytes) -> None:
         sent(connection, data)
         [answer] = answers_in(received(connection))
     refused(answer, 400, "malformed-request")
-    assert "Traceback" not in strict.log
+    assert httpx.get(f"{strict.url}/health/live").status_code == 200
+    assert "request_failed" not in strict.log
+    assert "ASGI" not in strict.log
 
 
 def test_requests_before_what_is_not_http_are_answered(strict: ServerProcess) -> None:
@@ -256,6 +270,28 @@ def test_requests_before_what_is_not_http_are_answered(strict: ServerProcess) ->
         answers = answers_in(received(connection))
     assert [status for status, _, _ in answers] == [200, 200]
     assert answers[-1][1]["connection"] == "close"
+
+
+def test_request_whose_body_is_not_http_does_not_take_the_answers_of_earlier_ones(strict: ServerProcess) -> None:
+    with connected(strict) as connection:
+        sent(connection, WHOLE + WHOLE + EMBED + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+        answers = answers_in(received(connection))
+    assert [status for status, _, _ in answers] == [200, 200]
+    assert answers[-1][1]["connection"] == "close"
+    assert "request_failed" not in strict.log
+
+
+def test_caller_who_leaves_a_pipeline_is_no_failure_of_the_service() -> None:
+    with held_server() as server:
+        server.tell("hold")
+        server.wait_for("told")
+        with connected(server) as connection:
+            sent(connection, WHOLE.replace(b"\r\n", b"\r\nX-Request-ID: first\r\n", 1) + WHOLE)
+            server.wait_for("run_held")
+        assert server.wait_for_request("first")["status"] == 499
+        assert httpx.get(f"{server.url}/health/live").status_code == 200
+        assert "ASGI" not in server.log
+        server.tell("release")
 
 
 def test_requests_that_come_at_once_are_answered_in_order(strict: ServerProcess) -> None:
@@ -311,7 +347,7 @@ def fill(server: ServerProcess, stack: ExitStack) -> None:
 @pytest.fixture(scope="module")
 def full() -> Iterator[ServerProcess]:
     """A server with so much work that even a small request would wait too long."""
-    with held_server(MAX_QUEUE_SECONDS="0.05", THREAD_POOL_WORKERS="1") as server, ExitStack() as stack:
+    with held_server(MAX_QUEUE_SECONDS="0.05", THREAD_POOL_WORKERS="1", BODY_TIMEOUT="3") as server, ExitStack() as stack:
         server.tell("hold")
         server.wait_for("told")
         fill(server, stack)
@@ -378,6 +414,45 @@ def test_bodies_that_do_not_end_give_way_to_others_when_they_fill_the_memory() -
         large = BODY.ljust(LARGEST)
         assert httpx.post(f"{server.url}/embed", content=large, headers=JSON).status_code == 200
         assert server.wait_for_request("body-0")["status"] == 499
+
+
+def test_refused_body_takes_no_memory_from_others() -> None:
+    with running_server(MAX_REQUEST_SIZE=str(LARGEST)) as server, ExitStack() as stack:
+        [begun] = begun_bodies(server, stack, 1)
+        with connected(server) as no_host:
+            sent(no_host, b"POST /embed HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (20 * LARGEST))
+            sent(no_host, b" " * 20 * LARGEST)
+            refused(one_answer(no_host), 400, "malformed-request")
+        sent(begun, b" ")
+        assert one_answer(begun)[0] == 400  # spaces are no JSON, but all of them came in
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY, id="whole"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\nzz\r\n", id="malformed"),
+    ],
+)
+def test_body_for_which_there_is_no_memory_is_refused_once_and_its_connection_ends(body: bytes) -> None:
+    size = 20_000
+    with held_server(MAX_REQUEST_SIZE=str(size), MAX_CONNECTIONS="18") as server, ExitStack() as stack:
+        server.tell("hold")
+        server.wait_for("told")
+        at_work = [stack.enter_context(connected(server)) for _ in range(16)]
+        [other] = stack.enter_context(many_connected(server, 1))
+        for connection in at_work:
+            sent(connection, EMBED + b"Content-Length: %d\r\n\r\n" % size + BODY.ljust(size))
+            assert asked([other]) == [200]  # so that body has been read, too
+        one_more = stack.enter_context(connected(server))
+        sent(one_more, EMBED + body)
+        [answer] = answers_in(received(one_more))
+        refused(answer, 503, "overloaded")
+        newcomers = stack.enter_context(many_connected(server, 2))
+        assert [asked(newcomers), asked(newcomers)] == [[200, 200]] * 2  # in the places of the idle and the refused one
+        assert "Fatal error" not in server.log
+        server.tell("release")
+        assert [one_answer(connection)[0] for connection in at_work] == [200] * 16
 
 
 # --- Number -------------------------------------------------------------------------------------------------------
