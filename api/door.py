@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.utils.path import normalize_path
 
 from engine.errors import OverloadedError, ServiceError
 
@@ -71,25 +72,25 @@ class Door:
         Raises:
             OverloadedError: the service is full, or too many requests came at once.
         """
-        if scope["type"] == ScopeType.HTTP and scope["path"] in WORK and scope["method"] == "POST":
-            self._check(scope)
+        if scope["type"] == ScopeType.HTTP and scope["method"] == "POST" and (route := _route(scope["path"])) in WORK:
+            self._check(scope, route)
             if self._line or self._came_in >= AT_ONCE:
                 turn = asyncio.get_running_loop().create_future()
                 since = self._clock()
                 self._line.append((since, turn))
                 await turn
-                self._check(scope, since)
+                self._check(scope, route, since)
             else:
                 self._note_entry()
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope, since: float | None = None) -> None:
+    def _check(self, scope: Scope, route: str, since: float | None = None) -> None:
         """Refuse what cannot be served; *since* is when it came to stand in line."""
-        error = self._refusal() if scope["path"] in QUEUED else None
+        error = self._refusal() if route in QUEUED else None
         if error is None and (self._is_over(since) if since is not None else len(self._line) >= MOST_IN_LINE):
             error = OverloadedError("Requests come faster than they can be read.", retry_after_s=LINE_S)
         if error is not None:
-            scope["path_template"] = scope["path"]  # counted as its route's, though no router has seen it
+            scope["path_template"] = route  # counted as its route's, though no router has seen it
             scope["state"]["is_told"] = True
             self._note_refusal()
             raise error
@@ -121,3 +122,8 @@ class Door:
     def _tell(self) -> None:
         log.warning("requests_refused", requests=self._refused, seconds=round(self._clock() - self._since, 3))
         self._refused = 0
+
+
+def _route(path: str) -> str:
+    """The route that Litestar finds at *path*, whatever slashes are doubled or stand at its end."""
+    return path if path in WORK else normalize_path(path)

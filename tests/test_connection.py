@@ -347,7 +347,8 @@ def fill(server: ServerProcess, stack: ExitStack) -> None:
 @pytest.fixture(scope="module")
 def full() -> Iterator[ServerProcess]:
     """A server with so much work that even a small request would wait too long."""
-    with held_server(MAX_QUEUE_SECONDS="0.05", THREAD_POOL_WORKERS="1", BODY_TIMEOUT="3") as server, ExitStack() as stack:
+    limits = {"MAX_QUEUE_SECONDS": "0.05", "THREAD_POOL_WORKERS": "1", "BODY_TIMEOUT": "3"}
+    with held_server(**limits) as server, ExitStack() as stack:
         server.tell("hold")
         server.wait_for("told")
         fill(server, stack)
@@ -389,6 +390,19 @@ def test_many_requests_at_once_are_refused_in_order(full: ServerProcess) -> None
         sent(connection, (WHOLE + PROBE) * 20 + b"no more\r\n\r\n")
         answers = answers_in(received(connection))
     assert [status for status, _, _ in answers] == [503, 200] * 20
+
+
+def test_refusals_do_not_pile_up_for_a_caller_who_takes_none(full: ServerProcess) -> None:
+    def ask_on() -> None:
+        for _ in range(2000):
+            connection.sendall(WHOLE * 10)
+            assert asked([other]) == [200]  # so these have been read, too
+
+    with socket.socket() as connection, connected(full) as other:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", int(full.url.rpartition(":")[2])))
+        with pytest.raises(ConnectionError):  # it ends: too much is pipelined, or nothing taken for too long
+            ask_on()
 
 
 # --- Memory -------------------------------------------------------------------------------------------------------

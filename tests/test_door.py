@@ -62,9 +62,10 @@ async def test_work_is_let_in(service: Service) -> None:
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
-async def test_work_is_refused_unread_while_the_service_is_full(service: Service, path: str) -> None:
+@pytest.mark.parametrize("written", ["{}", "{}/", "/{}", "/{}//"])
+async def test_work_is_refused_unread_while_the_service_is_full(service: Service, path: str, written: str) -> None:
     service.error = FULL
-    scope = scope_of(path=path)
+    scope = scope_of(path=written.format(path))
     with pytest.raises(OverloadedError) as refused:
         await service.door(scope, never, never)  # type: ignore[arg-type]
     assert refused.value is FULL
