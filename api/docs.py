@@ -146,7 +146,7 @@ _WORK_PROBLEMS = problems(
         errors.ModelUnavailableError,
         "The model 'thenlper/gte-base' cannot be loaded now: it is not in the cache, and the hub cannot be reached.",
     ),
-    problem(errors.OverloadedError, "Work for 10.2 s is waiting; with this request it would be more than may wait."),
+    problem(errors.OverloadedError, "Work for 10.2 s is waiting; with this request it might be more than may wait."),
     problem(errors.LaneLostError, "The thread that ran the model has died."),
     problem(errors.DrainingError, "The service is shutting down and takes no new work."),
     problem(

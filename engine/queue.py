@@ -57,6 +57,7 @@ class Job:
         token_s: seconds of one lane per token of cost, as they count against what may wait.
         order: who goes next: the least one (seconds on the scheduler's clock).
         is_small: it may use the express lane, and shares runs with other small ones only.
+        is_counted_whole: it counts against what may wait as a whole until its last text is taken.
         is_alone: a run that it shared has failed, so from now on its runs hold only its own texts.
     """
 
@@ -66,6 +67,7 @@ class Job:
     token_s: float
     order: float
     is_small: bool
+    is_counted_whole: bool = False
     is_alone: bool = False
     waiting: list[int] = field(default_factory=list)
     unanswered: int = field(init=False)
@@ -92,6 +94,10 @@ class Job:
     def tokens(self, indexes: Iterable[int]) -> int:
         """Tokens of these texts as the model will see them, without padding."""
         return sum(self.items[index].length for index in indexes)
+
+    @property
+    def whole_cost_s(self) -> float:
+        return self.cost_s(range(len(self.items)))
 
     def cost_s(self, indexes: Iterable[int]) -> float:
         """Estimated seconds of one lane for these texts, each in a run of its own."""
@@ -156,7 +162,8 @@ class WaitingJobs:
     """Owns the requests of one class (small or big) that have waiting texts; the least *order* goes first.
 
     Attributes:
-        waiting_s: estimated seconds of one lane for all waiting texts.
+        waiting_s: estimated seconds of one lane for all waiting texts. A request that shares its runs with later ones
+            is done later than its own texts alone would be; so one that is not large counts as a whole to its end.
         tokens: of all waiting texts, without padding.
     """
 
@@ -182,18 +189,25 @@ class WaitingJobs:
 
     def put_back(self, job: Job, indexes: Sequence[int]) -> None:
         """Texts of *job* that were taken wait again."""
-        if not job.waiting:
+        has_left = not job.waiting
+        if has_left:
             insort(self._jobs, job, key=lambda other: other.order)
         job.put_back(indexes)
-        self.waiting_s += job.cost_s(indexes)
+        if not job.is_counted_whole:
+            self.waiting_s += job.cost_s(indexes)
+        elif has_left:
+            self.waiting_s += job.whole_cost_s
         self.tokens += job.tokens(indexes)
 
     def remove(self, job: Job, indexes: Sequence[int]) -> None:
         """Take texts of *job* out; a request without waiting texts leaves the queue."""
-        self.waiting_s -= job.cost_s(indexes)
         self.tokens -= job.tokens(indexes)
         gone = set(indexes)
         job.waiting = [index for index in job.waiting if index not in gone]
+        if not job.is_counted_whole:
+            self.waiting_s -= job.cost_s(indexes)
+        elif not job.waiting:
+            self.waiting_s -= job.whole_cost_s
         if not job.waiting:
             self._jobs.remove(job)
         if not self._jobs:

@@ -3,6 +3,13 @@
 from engine.errors import OverloadedError
 from engine.queue import WaitingJobs
 
+SHARE_COUNTED_WHOLE = 0.1
+"""Of what may wait: a larger request fills most of its runs itself, and counts for what is left of it."""
+
+SHARE_ADMITTED = 0.9
+"""Of what may wait: the rest is for what the estimate leaves out, such as runs that have begun and later requests that
+are served before, so that nobody who is admitted waits longer than was promised."""
+
 
 class Room:
     """The bound on what waits, in seconds until the lanes have done it."""
@@ -12,6 +19,7 @@ class Room:
         self._big = big
         self._lanes = lanes
         self._max_queue_s = max_queue_s
+        self._admitted_s = max_queue_s * SHARE_ADMITTED
 
     @property
     def waiting_s(self) -> float:
@@ -33,6 +41,10 @@ class Room:
             raise refusal
         return counted_s
 
+    def counts_whole(self, counted_s: float) -> bool:
+        """Whether a request of so many seconds of one lane is counted as a whole, see `WaitingJobs`."""
+        return counted_s <= self._max_queue_s * self._lanes * SHARE_COUNTED_WHOLE
+
     def refusal(self, small_tokens: int) -> OverloadedError | None:
         """Why even a small request, one that costs *small_tokens*, would be refused now; None: it would not."""
         if not self._small:
@@ -41,10 +53,10 @@ class Room:
         return self._overload(self._small.waiting_s / self._lanes, small_s)
 
     def _overload(self, ahead_s: float, wanted_s: float) -> OverloadedError | None:
-        if ahead_s + wanted_s <= self._max_queue_s:
+        if ahead_s + wanted_s <= self._admitted_s:
             return None
         return OverloadedError(
-            f"Work for {ahead_s:.1f} s is waiting; with this request it would be more than the "
+            f"Work for {ahead_s:.1f} s is waiting; with this request it might be more than the "
             f"{self._max_queue_s:g} s that may wait. Nothing of it was done.",
-            retry_after_s=max(1.0, ahead_s + wanted_s - self._max_queue_s),
+            retry_after_s=max(1.0, ahead_s + wanted_s - self._admitted_s),
         )

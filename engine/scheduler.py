@@ -135,6 +135,16 @@ class Scheduler:
         lane_s = sum(cost(texts, longest) for texts, longest in runs) * self._pace.of(model)
         return Estimate(len(runs), lane_s / min(len(self._lanes), max(1, len(runs))))
 
+    def check(self, model: Runnable, texts: int) -> None:
+        """Refuse so many texts before they are tokenised, where they would be refused whatever they hold.
+
+        Raises:
+            OverloadedError: too much work waits.
+        """
+        least_tokens = texts * cost(1, 1)
+        if least_tokens > SMALL_TOKENS:
+            self._room.claim(least_tokens * self._pace.of(model), is_small=False)
+
     def refusal(self) -> OverloadedError | None:
         """Why any request would be refused now, whatever it holds; None: there is room for a small one."""
         return self._room.refusal(SMALL_TOKENS)
@@ -184,6 +194,7 @@ class Scheduler:
             token_s=counted_s / tokens,
             order=self._clock() + tokens * token_s,
             is_small=is_small,
+            is_counted_whole=self._room.counts_whole(counted_s),
         )
         self._queue_of(job).add(job)
         return job

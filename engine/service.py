@@ -169,11 +169,12 @@ class EmbeddingService:
         model = self.offered(model_name)
         options.check(model)
         async with self._leased(model, timeout_s) as encoder:
-            prompt = model.card.prompt_for(options.input_type)
+            prompt, runnable = model.card.prompt_for(options.input_type), encoder.runnable(options.input_type)
+            self._scheduler.check(runnable, len(texts))
             read = await self._tokenized(texts, partial(read_texts, encoder.tokenizer, texts, prompt, options))
             if on_tokens is not None:
                 on_tokens(sum(read.tokens))
-            vectors = await self._scheduler.submit(encoder.runnable(options.input_type), read.items)
+            vectors = await self._scheduler.submit(runnable, read.items)
         finished, dimension = finish(vectors, read, options, model)
         answer = Embedded(
             model,

@@ -14,6 +14,7 @@ from engine.errors import DrainingError, InferenceError, LaneLostError, Overload
 from engine.lane import LEAD_S, Lane
 from engine.planner import cost, plan
 from engine.queue import WINDOW_TEXTS, Batching, Job, Matrix, cut_into_runs
+from engine.room import SHARE_ADMITTED
 from engine.scheduler import SMALL_TOKENS, Scheduler
 from tests.clock import ManualClock
 from tests.gated import GatedModel, Text
@@ -244,18 +245,53 @@ async def test_any_request_is_refused_unseen_once_small_ones_fill_the_queue(
     await begun(model, 1)
     assert scheduler.refusal() is None  # small requests overtake the big one
     small_s = cost(1, SMALL) * model.seconds_per_token
-    room = int((1.0 - SMALL_TOKENS * model.seconds_per_token) / small_s)
+    most_s = SHARE_ADMITTED - SMALL_TOKENS * model.seconds_per_token
+    room = int(most_s / small_s)
     waiting = [ask(scheduler, model, Text(SMALL, number)) for number in range(1 + room)]
     await begun(model, 2)  # the express lane has taken some
     while scheduler.refusal() is None:
         waiting.append(ask(scheduler, model, Text(SMALL, len(waiting))))
         await turn()
-    assert scheduler.state().waiting_seconds > 1.0 - SMALL_TOKENS * model.seconds_per_token
+    assert scheduler.state().waiting_seconds > most_s
     assert (refusal := scheduler.refusal())
     assert refusal.retry_after_s == 1.0
     model.open()
     await asyncio.gather(big, *waiting)
     assert scheduler.refusal() is None
+    await scheduler.aclose()
+
+
+async def test_texts_that_are_too_many_whatever_they_hold_are_refused_before_they_are_tokenised(
+    threads: list[Lane], clock: ManualClock, model: GatedModel
+) -> None:
+    scheduler = make(threads, clock, lanes=1, max_queue_s=1.0)
+    running = ask(scheduler, model, Text(BIG))
+    await begun(model, 1)
+    scheduler.check(model, 8)
+    waiting = [ask(scheduler, model, *(Text(BIG, number) for number in range(4))) for _ in range(2)]
+    await turn()
+    with pytest.raises(OverloadedError):
+        scheduler.check(model, 8)
+    scheduler.check(model, 1)  # it may be a small one, which overtakes
+    model.open()
+    await asyncio.gather(running, *waiting)
+    scheduler.check(model, 8)
+    await scheduler.aclose()
+
+
+async def test_request_that_is_not_large_counts_as_a_whole_until_its_last_text_is_taken(
+    threads: list[Lane], clock: ManualClock, model: GatedModel
+) -> None:
+    """Later ones share its runs, so it is done later than its own texts alone would be."""
+    scheduler = make(threads, clock, lanes=1, max_queue_s=100.0)
+    whole_s = 3 * cost(1, 400) * model.seconds_per_token  # one fills a run
+    request = ask(scheduler, model, *(Text(400, number) for number in range(3)))
+    await begun(model, 1)
+    state = scheduler.state()
+    assert (state.waiting_texts, state.waiting_seconds) == (2, pytest.approx(whole_s))
+    model.open()
+    await request
+    assert scheduler.state().waiting_seconds == 0.0
     await scheduler.aclose()
 
 
