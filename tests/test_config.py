@@ -47,6 +47,12 @@ def test_setting_stands_in_readme(name: str) -> None:
     assert f"`{name}`" in README.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_operators_are_told_what_the_setting_protects_against(name: str) -> None:
+    rows = [row for row in (HERE / "docs" / "PRODUCTION.md").read_text("utf-8").splitlines() if row.startswith("| `")]
+    assert any(f"`{name.upper()}`" in row.split("|")[1] for row in rows)
+
+
 def test_env_example_names_no_setting_that_does_not_exist() -> None:
     named = re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(named) == sorted(NAMES)
