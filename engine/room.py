@@ -35,7 +35,7 @@ class Room:
         Raises:
             OverloadedError: it would wait too long.
         """
-        counted_s = min(lane_s, self._max_queue_s * self._lanes / 2)
+        counted_s = min(lane_s, self._admitted_s * self._lanes / 2)
         ahead_s = self._small.waiting_s / self._lanes if is_small else self.waiting_s
         if (refusal := self._overload(ahead_s, counted_s / self._lanes)) is not None:
             raise refusal
@@ -43,7 +43,7 @@ class Room:
 
     def counts_whole(self, counted_s: float) -> bool:
         """Whether a request of so many seconds of one lane is counted as a whole, see `WaitingJobs`."""
-        return counted_s <= self._max_queue_s * self._lanes * SHARE_COUNTED_WHOLE
+        return counted_s <= self._admitted_s * self._lanes * SHARE_COUNTED_WHOLE
 
     def refusal(self, small_tokens: int) -> OverloadedError | None:
         """Why even a small request, one that costs *small_tokens*, would be refused now; None: it would not."""

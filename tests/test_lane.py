@@ -1,7 +1,6 @@
 """Lanes are real threads here, and they die real deaths."""
 
 import asyncio
-import ctypes
 import gc
 import os
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine.errors import LaneLostError
-from engine.lane import LANE_NICENESS, LEAD_S, OVERDUE_S, Lane, open_lanes
+from engine.lane import LANE_NICENESS, LEAD_S, OVERDUE_S, Lane, _Given, open_lanes
 from engine.queue import Job, Matrix, Run
 from tests.clock import ManualClock
 from tests.gated import GatedModel, Text
@@ -195,12 +194,20 @@ async def test_thread_that_dies_in_a_run_is_replaced_and_its_caller_told(lane: L
     ]
 
 
-async def test_thread_that_dies_between_two_runs_loses_none(lane: Lane, told: Told) -> None:
-    """Killed from outside, as a MemoryError in the few lines around the model would."""
+async def test_thread_that_dies_between_two_runs_loses_none(
+    lane: Lane, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory is left for the few lines around the model."""
     model = GatedModel(is_open=True)
     await vectors_of(lane, told, run_of(model, 1))
-    thread = thread_of(lane)
-    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(MemoryError))
+    thread, take = thread_of(lane), _Given.take
+
+    def take_at_the_second_try(given: _Given) -> bool:
+        del given
+        monkeypatch.setattr(_Given, "take", take)
+        raise MemoryError
+
+    monkeypatch.setattr(_Given, "take", take_at_the_second_try)
     assert (await vectors_of(lane, told, run_of(model, 2))).tolist() == [[2.0]]
     assert lane.deaths == 1
     assert thread_of(lane) is not thread

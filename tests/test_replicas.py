@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -223,10 +223,17 @@ WORK = {"texts": [LONG_TEXT] * 6}
 def overloaded(replica: Replica) -> Iterator[None]:
     """More requests in hand, sent around nginx, than it takes; none of them ends within the block."""
     replica.hold()
-    with ThreadPoolExecutor(4) as callers:
-        asked = [callers.submit(httpx.post, f"{replica.url}/embed/batch", json=WORK, timeout=60) for _ in range(4)]
+    with ThreadPoolExecutor(8) as callers:
+
+        def ask() -> Future[httpx.Response]:
+            return callers.submit(httpx.post, f"{replica.url}/embed/batch", json=WORK, timeout=60)
+
+        asked: list[Future[httpx.Response]] = []
         try:
-            assert next(as_completed(asked)).result().status_code == 503
+            for _ in range(2):  # once more when the lane has taken a part of it, so that there was room again
+                asked += ask(), ask(), ask()
+                assert next(as_completed(asked[-3:])).result().status_code == 503
+                replica.wait_until_held()
             yield
         finally:
             replica.release()
