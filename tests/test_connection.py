@@ -91,6 +91,14 @@ def refused(answer: Answer, status: int, code: str) -> dict[str, Any]:
     return told
 
 
+def hold_at_work(server: ServerProcess, connection: socket.socket) -> None:
+    """A request on *connection* whose model run waits."""
+    server.tell("hold")
+    server.wait_for("told")
+    sent(connection, WHOLE)
+    server.wait_for("run_held")
+
+
 def errors(server: ServerProcess) -> dict[str, int]:
     return dict(httpx.get(f"{server.url}/metrics").json()["errors"])
 
@@ -502,10 +510,7 @@ def test_thousand_idle_connections_keep_nobody_out() -> None:
 
 def test_connection_at_work_does_not_give_way_and_the_newcomer_hears_why() -> None:
     with held_server(MAX_CONNECTIONS="1") as server, connected(server) as at_work:
-        server.tell("hold")
-        server.wait_for("told")
-        sent(at_work, WHOLE)
-        server.wait_for("run_held")
+        hold_at_work(server, at_work)
         with connected(server) as newcomer:
             told = refused(one_answer(newcomer), 503, "too-many-connections")
         assert told["limit"] == 1
@@ -519,10 +524,7 @@ def test_connection_at_work_does_not_give_way_and_the_newcomer_hears_why() -> No
 def test_draining_server_refuses_new_work_and_answers_what_it_has_accepted() -> None:
     with held_server() as server, connected(server) as idle, connected(server) as at_work:
         assert asked([idle]) == [200]
-        server.tell("hold")
-        server.wait_for("told")
-        sent(at_work, WHOLE)
-        server.wait_for("run_held")
+        hold_at_work(server, at_work)
         server.process.terminate()
         server.wait_for("drain_started")
         ready = httpx.get(f"{server.url}/health/ready")
@@ -548,10 +550,7 @@ def _on(connection: socket.socket, request: bytes) -> httpx.Response:
 
 def test_second_signal_ends_a_draining_server_at_once() -> None:
     with held_server() as server, connected(server) as at_work:
-        server.tell("hold")
-        server.wait_for("told")
-        sent(at_work, WHOLE)
-        server.wait_for("run_held")
+        hold_at_work(server, at_work)
         server.process.terminate()
         server.wait_for("drain_started")
         server.process.terminate()
@@ -561,10 +560,7 @@ def test_second_signal_ends_a_draining_server_at_once() -> None:
 
 def test_work_that_outlives_the_time_to_drain_is_told_so_and_the_process_ends() -> None:
     with held_server(SHUTDOWN_TIMEOUT="1") as server, connected(server) as at_work:
-        server.tell("hold")
-        server.wait_for("told")
-        sent(at_work, WHOLE)
-        server.wait_for("run_held")
+        hold_at_work(server, at_work)
         server.process.terminate()
         told = refused(one_answer(at_work), 503, "draining")
         assert "had to end before this was answered" in told["detail"]
