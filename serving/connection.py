@@ -18,14 +18,13 @@ from uvicorn.server import ServerState
 from api.problems import request_id_of
 from engine.errors import OverloadedError, ServiceError
 from serving.failures import LargeHeadError, MalformedRequestError, NoConnectionError, SlowRequestError, whole_answer
+from serving.heads import fault_of, without_wishes
 from serving.lobby import Lobby
+from serving.outlet import Outlet
 from serving.rules import MOST_PIPELINED, Stage
 
 LINGER_S = 2.0
 """So long a connection that ends is still read: closed with unread bytes, it would be reset, and its answer lost."""
-
-WISHES = frozenset({b"upgrade", b"connection", b"http2-settings"})
-"""Headers in which a caller asks for another protocol."""
 
 log = structlog.get_logger()
 
@@ -59,6 +58,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        self._outlet = Outlet(transport, self.loop)
         self._lobby.awaits(self)
         self._wait_at_most(self._rules.header_timeout_s)
         is_full = len(self.connections) > self._rules.max_connections
@@ -123,17 +123,12 @@ class Connection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as wish:
-                data = self._plain_head() + data[wish.args[0] :]
+                method, version = self.parser.get_method(), self.parser.get_http_version()
+                data = without_wishes(method, self.url, version, self.headers) + data[wish.args[0] :]
             except httptools.HttpParserError:
                 return self._refuse(MalformedRequestError())
             else:
                 return None
-
-    def _plain_head(self) -> bytes:
-        """The head that has just been read, without the wish for another protocol."""
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        lines += [b"%s: %s" % header for header in self.headers if header[0] not in WISHES]
-        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _has_ended(self) -> bool:
         return self._is_deaf or self.transport.is_closing()
@@ -163,6 +158,7 @@ class Connection(HttpToolsProtocol):
             return
         self.scope["state"] |= {"on_leave": None} if refused is None else {"refused": refused}
         super().on_headers_complete()
+        self.cycle.transport = self._outlet  # type: ignore[assignment]  # it has what a cycle uses
         self._owed.append(self.cycle)
         if refused is not None or self._lobby.is_draining:
             self.cycle.keep_alive = False
@@ -196,17 +192,9 @@ class Connection(HttpToolsProtocol):
             self._enter(Stage.WORK)
 
     def _refusal(self) -> ServiceError | None:
-        head_bytes, hosts, version = len(self.url), 0, self.parser.get_http_version()
-        for name, value in self.headers:
-            head_bytes += len(name) + len(value)
-            hosts += name == b"host"
-            if name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
-                return MalformedRequestError()
-        if head_bytes > self._rules.max_header_bytes:
-            return LargeHeadError(self._rules.max_header_bytes)
-        if version == "0.9" or hosts > 1 or (version == "1.1" and not hosts):  # RFC 9112, section 3.2
-            return MalformedRequestError()
-        return self._lobby.refusal(self.parser.get_method())
+        version, max_bytes = self.parser.get_http_version(), self._rules.max_header_bytes
+        fault = fault_of(self.url, self.headers, version, max_bytes=max_bytes)
+        return fault or self._lobby.refusal(self.parser.get_method())
 
     def _may_be_turned_away(self) -> bool:
         """Whether the request can be answered here, where that costs least: a plain one, which no other one precedes.
@@ -228,6 +216,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._owed.popleft()
+        self._outlet.flush()  # an answer to HEAD has no body
         super().on_response_complete()
         self._let_go()
         if self.transport.is_closing():
@@ -270,7 +259,7 @@ class Connection(HttpToolsProtocol):
                 cycle.keep_alive = False
                 return
             if cycle.response_started:
-                self.transport.close()
+                self._outlet.close()
                 self._enter(Stage.TAKING)
                 self._wait_at_most(self._rules.body_timeout_s)
                 return

@@ -114,7 +114,9 @@ def test_the_process_around_the_app_knows_only_how_failures_are_told(path: Path)
     allowed = {
         "serving.connection",
         "serving.failures",
+        "serving.heads",
         "serving.lobby",
+        "serving.outlet",
         "serving.rules",
         "engine.errors",
         "api.problems",
