@@ -982,7 +982,7 @@ def test_browser_of_another_origin_may_call(client: httpx.Client) -> None:
         assert "x-request-id" in response.headers["access-control-expose-headers"].lower()
 
 
-# --- OpenAPI and README -------------------------------------------------------------------------------------------
+# --- OpenAPI, README and docs/ -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -1091,22 +1091,24 @@ def test_answer_is_what_openapi_says(
     assert complaints(document, schema, response.json()) == []
 
 
-def curl_lines() -> list[str]:
-    """The curl calls in README's code blocks; a backslash at a line's end joins it with the next one."""
-    readme = (HERE / "README.md").read_text(encoding="utf-8")
-    blocks: list[str] = re.findall(r"```(?:bash|sh|console)\n(.*?)```", readme, flags=re.DOTALL)
+def pages() -> list[Path]:
+    return [HERE / "README.md", *sorted((HERE / "docs").glob("*.md"))]
+
+
+def curl_lines(page: Path) -> list[str]:
+    """The page's curl calls of a service on port 8000; a backslash at a line's end joins it with the next one."""
+    blocks: list[str] = re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line.startswith("curl ")]
+    return [line for line in lines if line.startswith("curl ") and "http://localhost:8000" in line]
 
 
 def python_blocks() -> list[str]:
-    """The Python programs of README."""
-    readme = (HERE / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    """The Python programs of docs/API.md."""
+    return re.findall(r"```python\n(.*?)```", (HERE / "docs" / "API.md").read_text("utf-8"), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("program", python_blocks())
-def test_python_program_of_the_readme_works_as_written(base_url: str, program: str) -> None:
+def test_python_program_of_the_docs_works_as_written(base_url: str, program: str) -> None:
     program = program.replace("http://localhost:8000", base_url)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -1114,13 +1116,19 @@ def test_python_program_of_the_readme_works_as_written(base_url: str, program: s
 
 
 def test_readme_shows_each_endpoint_with_curl() -> None:
-    shown = "\n".join(curl_lines())
+    shown = "\n".join(curl_lines(HERE / "README.md"))
     for path in ("/embed ", "/embed/batch ", "/tokenize ", "/health", "/models", f"/models/{BUNDLED}", "/metrics"):
         assert f"localhost:8000{path}" in f"{shown} \n".replace("\n", " \n")
 
 
-@pytest.mark.parametrize("line", curl_lines())
-def test_curl_line_of_the_readme_works_as_written(base_url: str, line: str) -> None:
+def test_docs_show_each_option_with_curl() -> None:
+    shown = "\n".join(curl_lines(HERE / "docs" / "API.md"))
+    for option in ("input_type", "truncate", "long_text", "dimensions", "normalize", "dtype", "encoding"):
+        assert f'"{option}"' in shown
+
+
+@pytest.mark.parametrize("line", [line for page in pages() for line in curl_lines(page)])
+def test_curl_line_of_the_docs_works_as_written(base_url: str, line: str) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     command = shlex.split(line.replace("http://localhost:8000", base_url))

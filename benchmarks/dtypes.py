@@ -1,7 +1,7 @@
 """What each `dtype` costs in bytes, and what it leaves of the neighbours that float32 finds.
 
 Run it as `python benchmarks/dtypes.py`. It embeds seeded English texts with the bundled model, converts the vectors as
-the service does, reads them back as README says, and looks for the nearest neighbours among them.
+the service does, reads them back as docs/API.md says, and looks for the nearest neighbours among them.
 """
 
 import itertools

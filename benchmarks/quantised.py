@@ -1,7 +1,7 @@
 """The bundled model beside its own dynamically quantised int8 version, by `python main.py compare`.
 
 Run it as `python benchmarks/quantised.py`. It makes the int8 version in a temporary folder with ONNX Runtime's own tool
-(which needs `onnx`), writes seeded English texts to a file, and compares the two; README shows what came of it.
+(which needs `onnx`), writes seeded English texts to a file, and compares the two: docs/COMMANDS.md shows the result.
 """
 
 import itertools

@@ -9,7 +9,7 @@ from engine.errors import InvalidInputError
 from engine.manifest import Manifest
 from engine.options import DEFAULTS, EmbedOptions
 
-README = Path(__file__).parents[1] / "README.md"
+DOCS = Path(__file__).parents[1] / "docs"
 RULES = TextRules(max_characters=5, max_texts=3)
 
 
@@ -112,17 +112,18 @@ def test_choice_outside_the_words_is_refused(kind: type[msgspec.Struct], value: 
         msgspec.convert({**texts, "input_type": value}, kind)
 
 
-def table_rows() -> str:
-    """README's table rows, by their first cells."""
-    return "\n".join(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", README.read_text(encoding="utf-8"), re.MULTILINE))
+def table_rows(page: str) -> str:
+    """The first cells of the page's table rows."""
+    told = (DOCS / page).read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", told, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", sorted(set(EmbedRequest.__struct_fields__) - {"text", "model_name"}))
 def test_option_is_documented(name: str) -> None:
-    told = README.read_text(encoding="utf-8")
-    assert f"`{name}`" in (table_rows() if name != "allow_untrained_dimensions" else told)
+    told = (DOCS / "API.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in (table_rows("API.md") if name != "allow_untrained_dimensions" else told)
 
 
 @pytest.mark.parametrize("name", Manifest.__struct_fields__)
 def test_key_of_a_manifest_is_documented(name: str) -> None:
-    assert f"`{name}`" in table_rows()
+    assert f"`{name}`" in table_rows("MODELS.md")
