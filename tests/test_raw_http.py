@@ -177,6 +177,13 @@ def test_requests_sent_at_once_are_answered_in_order(told: Told) -> None:
     assert statuses(told(sent, "closed")) == [200, 200, 200, 200, 404, 200]
 
 
+def test_answers_without_a_body_keep_their_place(told: Told) -> None:
+    head = b"HEAD /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+    preflight = b"OPTIONS /embed HTTP/1.1\r\nHost: a\r\n\r\n"
+    last = b"GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert statuses(told(head + GET + b"\r\n" + preflight + last, "closed")) == [200, 200, 204, 404]
+
+
 def mutated(chance: random.Random, sent: bytes) -> bytes:
     """*sent* with some bytes taken out, doubled, swapped for others, or put in."""
     for _ in range(chance.randint(1, 4)):
