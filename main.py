@@ -1,5 +1,6 @@
 """Fast Embedding API: the native routes, `create_app`, and `python main.py`."""
 
+import asyncio
 import signal
 import sys
 import time
@@ -18,14 +19,13 @@ from api.addresses import ClientAddresses
 from api.auth import Auth
 from api.cross_origin import cross_origin, permission
 from api.door import Door
-from api.formats import check_format, wanted_format
+from api.formats import check_format, wanted_format, wanted_text
 from api.limits import RateLimits, charge_of
 from api.logs import configure_logging
 from api.metrics import Metrics
 from api.native import (
     FastResponse,
     Health,
-    MetricsAnswer,
     ModelDetails,
     ModelList,
     Probe,
@@ -189,20 +189,36 @@ async def show_model(
     return FastResponse(views.model_details(model, loaded, usage))
 
 
-@get("/metrics", opt={"scope": "metrics"}, security=openapi.KEY, responses=docs.METRICS)
-async def show_metrics(service: NamedDependency[Service]) -> Response[MetricsAnswer]:
-    """What the service has done since it started; 403 when ENABLE_METRICS is false."""
+@get(
+    "/metrics",
+    opt={"scope": "metrics"},
+    security=openapi.KEY,
+    responses=docs.METRICS,
+    operation_class=openapi.MetricsOperation,
+)
+async def show_metrics(service: NamedDependency[Service], request: Request[Any, Any, Any]) -> Response[Any]:
+    """What the service has done since it started, as JSON or as text for Prometheus; 403 without ENABLE_METRICS."""
     if not service.settings.enable_metrics:
         raise MetricsDisabledError
-    return FastResponse(
-        views.metrics_answer(
-            service.metrics,
-            service.scheduler.state(),
-            service.embeddings.used,
-            cache_info=service.cache_info,
-            uptime_s=service.uptime_s,
-            limits=service.limits_state,
-        )
+    answer = views.metrics_answer(
+        service.metrics,
+        service.scheduler.state(),
+        service.embeddings.used,
+        cache_info=service.cache_info,
+        uptime_s=service.uptime_s,
+        limits=service.limits_state,
+    )
+    if (wanted := wanted_text(request.headers.get("accept"))) is None:
+        return FastResponse(answer)
+    return await asyncio.to_thread(
+        views.metrics_text,
+        wanted,
+        answer=answer,
+        latencies=service.metrics.latencies(),
+        fingerprints=service.models.fingerprints,
+        max_queue_s=service.settings.max_queue_seconds,
+        version=VERSION,
+        is_ready=service.phase == "healthy",
     )
 
 

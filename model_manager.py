@@ -118,6 +118,11 @@ class ModelManager:
         """Names of the models in memory, least recently used first."""
         return tuple(self._loaded)
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the models in memory, by name."""
+        return {name: model.encoder.stamp.fingerprint for name, model in self._loaded.items() if model.encoder.stamp}
+
     def find(self, name: str) -> LoadedModel | None:
         """The model of this name if it is in memory; asking does not use it."""
         return self._loaded.get(name)

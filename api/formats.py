@@ -1,7 +1,7 @@
-"""Vectors as bytes: which format a caller asks for with `Accept`, and the two that are not JSON."""
+"""Which format a caller asks for with `Accept`, and vectors as bytes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final, Literal
 
@@ -16,6 +16,14 @@ JSON: Final = "application/json"
 OCTETS: Final = "application/octet-stream"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 Format = Literal["application/json", "application/octet-stream", "application/vnd.apache.arrow.stream"]
+
+PLAIN: Final = "text/plain"
+OPEN_METRICS: Final = "application/openmetrics-text"
+TEXT_TYPES: Final = {
+    OPEN_METRICS: f"{OPEN_METRICS}; version=1.0.0; charset=utf-8",
+    PLAIN: f"{PLAIN}; version=0.0.4; charset=utf-8",
+}
+"""Metrics for Prometheus: the Content-Type of each format, in the versions that every reader knows."""
 
 REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
 """A quality of zero says what is not wanted; Litestar takes it for the least wanted."""
@@ -43,12 +51,23 @@ def wanted_format(accept: str | None) -> Format:
     """The format that the header asks for; whatever is not known here gets JSON, as every error does."""
     if accept is None or ("octet-stream" not in accept and "arrow" not in accept):
         return JSON
+    found = _best_match(accept, [JSON, OCTETS, ARROW])
+    return OCTETS if found == OCTETS else ARROW if found == ARROW else JSON
+
+
+def wanted_text(accept: str | None) -> str | None:
+    """Which of TEXT_TYPES the header wants rather than JSON; None: neither, as in `*/*`."""
+    found = JSON if accept is None else _best_match(accept, [JSON, *TEXT_TYPES])
+    return None if found == JSON else found
+
+
+def _best_match(accept: str, offered: Sequence[str]) -> str:
+    """The one of *offered* that is wanted most, the first of them if it is all the same; JSON if none is wanted."""
     wanted = ",".join(part for part in accept.split(",") if not REFUSED.search(part))
     try:
-        found = Accept(wanted).best_match([JSON, OCTETS, ARROW], default=JSON)
+        return Accept(wanted).best_match([*offered], default=JSON)
     except (ValueError, OverflowError):  # a quality that is no number
         return JSON
-    return OCTETS if found == OCTETS else ARROW if found == ARROW else JSON
 
 
 def check_format(wanted: Format, *, is_base64: bool, has_chunks: bool) -> None:

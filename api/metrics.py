@@ -1,27 +1,51 @@
 """What the service has answered, counted: requests, errors by code, latencies per endpoint."""
 
+from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from functools import partial
+from dataclasses import dataclass, field
 
 import numpy as np
 
 REMEMBERED_REQUESTS = 2048
 """Latencies kept per endpoint: percentiles are those of its latest requests, and memory stays bounded."""
 PERCENTILES = (50, 95, 99)
+BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Latencies are also counted between these, since the start: such counts of several replicas can be added up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """The latencies of one endpoint's answers since the start.
+
+    Attributes:
+        counts: how many took up to each of BOUNDS_S, but longer than the bound before; the last one: longer than all.
+        total_s: their sum.
+    """
+
+    counts: tuple[int, ...]
+    total_s: float
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    total_s: float = 0.0
+    latest_s: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED_REQUESTS))
 
 
 class Metrics:
     """Owns the counters of one app. Labels come from closed sets: routes and problem codes."""
 
     def __init__(self) -> None:
-        self._requests: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
-        self._latencies_s: defaultdict[str, deque[float]] = defaultdict(partial(deque, maxlen=REMEMBERED_REQUESTS))
+        self._endpoints: defaultdict[str, _Endpoint] = defaultdict(_Endpoint)
 
     def count(self, endpoint: str, seconds: float, problem_code: str | None) -> None:
         """Note one answered request."""
-        self._requests[endpoint] += 1
-        self._latencies_s[endpoint].append(seconds)
+        noted = self._endpoints[endpoint]
+        noted.counts[bisect_left(BOUNDS_S, seconds)] += 1
+        noted.total_s += seconds
+        noted.latest_s.append(seconds)
         if problem_code is not None:
             self.note_failure(problem_code)
 
@@ -31,7 +55,7 @@ class Metrics:
 
     @property
     def requests(self) -> int:
-        return self._requests.total()
+        return sum(sum(noted.counts) for noted in self._endpoints.values())
 
     @property
     def errors(self) -> dict[str, int]:
@@ -40,7 +64,11 @@ class Metrics:
 
     def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]:
         """Per endpoint, answers since the start and percentiles of its latest latencies in milliseconds."""
-        return {name: (self._requests[name], _percentiles_ms(values_s)) for name, values_s in self._latencies_s.items()}
+        return {name: (sum(noted.counts), _percentiles_ms(noted.latest_s)) for name, noted in self._endpoints.items()}
+
+    def latencies(self) -> dict[str, Latencies]:
+        """Per endpoint, the latencies since the start."""
+        return {name: Latencies(tuple(noted.counts), noted.total_s) for name, noted in self._endpoints.items()}
 
 
 def _percentiles_ms(latencies_s: deque[float]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from litestar.params import BodyKwarg
 from litestar.typing import FieldDefinition
 
 from api.allowances import LIMIT_HEADERS, RateLimitedError
-from api.formats import ARROW, FINGERPRINT_HEADER, HEADERS, OCTETS
+from api.formats import ARROW, FINGERPRINT_HEADER, HEADERS, OCTETS, TEXT_TYPES
 from api.problems import MEDIA_TYPE, Problem
 from engine import errors
 
@@ -162,6 +162,18 @@ class VectorsOperation(LimitedOperation):
             content[media_type] = OpenAPIMediaType(schema=rows, examples={"bytes": Example(summary, value="(bytes)")})
         headers = {FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`", **HEADERS, **LIMIT_HEADERS}
         response.headers = _headers(headers)
+
+
+@dataclass
+class MetricsOperation(Operation):
+    """A route that answers Prometheus with text."""
+
+    def __post_init__(self) -> None:
+        response = cast("OpenAPIResponse", (self.responses or {})["200"])
+        lines = Schema(type=OpenAPIType.STRING)
+        shown = Example("A line of many", value="fast_embedding_queue_seconds 0.0\n")
+        told = {kind: OpenAPIMediaType(schema=lines, examples={"text": shown}) for kind in TEXT_TYPES.values()}
+        response.content = {**(response.content or {}), **told}
 
 
 def _headers(told: Mapping[str, str]) -> dict[str, OpenAPIHeader | Reference]:

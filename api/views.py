@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from api.bodies import Encoding
 from api.formats import ARROW, FINGERPRINT_HEADER, JSON, OCTETS, Format, arrow, octets
+from api.metrics import Latencies
 from api.native import (
     CacheInfo,
     ChunksAnswer,
@@ -68,6 +69,8 @@ class Counted(Protocol):
     def errors(self) -> dict[str, int]: ...
 
     def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]: ...
+
+    def latencies(self) -> dict[str, Latencies]: ...
 
 
 async def embed_answer(
@@ -231,3 +234,10 @@ def metrics_answer(
         models={name: model_usage(usage) for name, usage in used.items()},
         limits=limits,
     )
+
+
+def metrics_text(wanted: str, **facts: Any) -> Response[Any]:
+    """The same for Prometheus, see `api.exposition`. Blocks: the first one imports what writes it."""
+    from api.exposition import Facts, text_answer  # noqa: PLC0415 - 0.1 s that only those pay who use it
+
+    return text_answer(wanted, Facts(**facts))

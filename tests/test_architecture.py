@@ -40,6 +40,8 @@ SHARED_IN_API = {
     "api.native",
     "api.bodies",
     "api.formats",
+    "api.metrics",
+    "api.exposition",
     "api.openapi",
     "api.turns",
 }

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from api.formats import TEXT_TYPES
 from tests.servers import running_server, started_server
 from tests.test_server import held_hub
 from tests.tiny import TinyModel
@@ -205,6 +206,28 @@ def test_documented_answer_is_reached_and_as_documented(
     told = document["paths"][route][method]["responses"][str(status)]["content"]
     schema = told[response.headers["content-type"]]["schema"]
     Draft202012Validator({**document, **schema}).validate(response.json())
+
+
+@pytest.mark.parametrize("wanted", TEXT_TYPES)
+def test_text_for_prometheus_is_as_documented(base_url: str, document: Json, wanted: str) -> None:
+    response = httpx.get(f"{base_url}/metrics", headers={"Accept": wanted}, timeout=30)
+    assert response.status_code == 200
+    told = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    assert set(told) == {"application/json", *TEXT_TYPES.values()}
+    media_type = told[response.headers["content-type"]]
+    assert media_type["schema"] == {"type": "string"}
+    for example in media_type["examples"].values():
+        assert f"\n{example['value'].partition(' ')[0]} " in response.text
+
+
+@pytest.mark.parametrize("status", [401, 403, 503])
+def test_who_wants_text_gets_problems_as_all_others_do(
+    ask: Callable[[str, str, Way], httpx.Response], status: int
+) -> None:
+    way = WAYS["get", "/metrics"][status]
+    response = ask("GET", "/metrics", replace(way, headers={**way.headers, "Accept": "text/plain"}))
+    assert response.status_code == response.json()["status"] == status
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(("method", "route"), WAYS)

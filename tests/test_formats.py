@@ -5,7 +5,20 @@ import sys
 import numpy as np
 import pytest
 
-from api.formats import ARROW, JSON, OCTETS, Format, NotAcceptableError, arrow, check_format, octets, wanted_format
+from api.formats import (
+    ARROW,
+    JSON,
+    OCTETS,
+    OPEN_METRICS,
+    PLAIN,
+    Format,
+    NotAcceptableError,
+    arrow,
+    check_format,
+    octets,
+    wanted_format,
+    wanted_text,
+)
 from engine.catalog import Model
 from engine.errors import InvalidInputError
 from engine.reading import Chunk
@@ -40,6 +53,41 @@ def answer(dtype: str, *, chunks: list[Chunk] | None = None) -> Embedded:
 )
 def test_format_is_read_from_the_header(accept: str | None, wanted: Format) -> None:
     assert wanted_format(accept) == wanted
+
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;"
+    "q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        pytest.param(None, None, id="nothing"),
+        pytest.param("", None, id="empty"),
+        pytest.param("*/*", None, id="curl"),
+        pytest.param(JSON, None, id="json"),
+        pytest.param("application/json, text/plain, */*", None, id="axios"),
+        pytest.param("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", None, id="browser"),
+        pytest.param("application/vnd.google.protobuf", None, id="unknown"),
+        pytest.param(PROMETHEUS_2, OPEN_METRICS, id="prometheus-2"),
+        pytest.param(PROMETHEUS_3, OPEN_METRICS, id="prometheus-3"),
+        pytest.param(f"application/vnd.google.protobuf;q=0.7,{PROMETHEUS_3}", OPEN_METRICS, id="with-protobuf"),
+        pytest.param("text/plain;version=0.0.4;q=1,*/*;q=0.1", PLAIN, id="vmagent"),
+        pytest.param("text/plain", PLAIN, id="text"),
+        pytest.param("text/*", PLAIN, id="any-text"),
+        pytest.param("text/plain;q=0.5, application/json;q=0.9", None, id="rather-json"),
+        pytest.param("text/plain;q=0", None, id="not-text"),
+        pytest.param("text/plain;q=1e999", None, id="endless-quality"),
+    ],
+)
+def test_metrics_are_text_for_who_prefers_text(accept: str | None, wanted: str | None) -> None:
+    assert wanted_text(accept) == wanted
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "i1", "u1"])

@@ -1,6 +1,6 @@
 import pytest
 
-from api.metrics import REMEMBERED_REQUESTS, Metrics
+from api.metrics import BOUNDS_S, REMEMBERED_REQUESTS, Metrics
 
 
 @pytest.fixture
@@ -9,7 +9,7 @@ def metrics() -> Metrics:
 
 
 def test_nothing_was_counted_before_the_first_answer(metrics: Metrics) -> None:
-    assert (metrics.requests, metrics.errors, metrics.endpoints()) == (0, {}, {})
+    assert (metrics.requests, metrics.errors, metrics.endpoints(), metrics.latencies()) == (0, {}, {}, {})
 
 
 def test_answers_are_counted_per_endpoint_and_in_all(metrics: Metrics) -> None:
@@ -56,3 +56,36 @@ def test_errors_are_told_as_a_copy(metrics: Metrics) -> None:
     metrics.count("a", 0.001, "invalid-input")
     metrics.errors.clear()
     assert metrics.errors == {"invalid-input": 1}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "place"),
+    [
+        pytest.param(0.0, 0, id="none"),
+        pytest.param(0.001, 0, id="the-first-bound"),
+        pytest.param(0.0011, 1, id="more-than-the-first-bound"),
+        pytest.param(60.0, len(BOUNDS_S) - 1, id="the-last-bound"),
+        pytest.param(60.1, len(BOUNDS_S), id="more-than-the-last-bound"),
+    ],
+)
+def test_latency_is_counted_under_the_least_bound_that_holds_it(
+    metrics: Metrics, *, seconds: float, place: int
+) -> None:
+    metrics.count("a", seconds, None)
+    told = metrics.latencies()["a"]
+    assert [index for index, count in enumerate(told.counts) if count] == [place]
+    assert told.total_s == seconds
+
+
+def test_latencies_are_counted_since_the_start(metrics: Metrics) -> None:
+    for _ in range(2 * REMEMBERED_REQUESTS):
+        metrics.count("a", 0.5, None)
+    told = metrics.latencies()["a"]
+    assert (sum(told.counts), told.total_s) == (2 * REMEMBERED_REQUESTS, REMEMBERED_REQUESTS)
+
+
+def test_latencies_told_do_not_grow_any_more(metrics: Metrics) -> None:
+    metrics.count("a", 0.5, None)
+    told = metrics.latencies()["a"]
+    metrics.count("a", 0.5, None)
+    assert sum(told.counts) == 1
