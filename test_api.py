@@ -692,6 +692,14 @@ def test_metrics_name_endpoints_by_method_and_route_from_a_closed_set(client: ht
     assert not odd
 
 
+def test_metrics_as_text_tell_the_same_counts(client: httpx.Client) -> None:
+    embed(client, "counted")
+    text = client.get("/metrics", headers={"Accept": "text/plain"}).text
+    counts = get(client, "/metrics")["models"][BUNDLED]
+    for kind in ("requests", "texts", "tokens"):
+        assert f'fast_embedding_model_{kind}_total{{model="{BUNDLED}"}} {float(counts[kind])}\n' in text
+
+
 @pytest.mark.parametrize("path", GET_PATHS)
 def test_head_answers_as_get_does_without_a_body(client: httpx.Client, path: str) -> None:
     response = client.head(path)
@@ -1135,4 +1143,4 @@ def test_curl_line_of_the_docs_works_as_written(base_url: str, line: str) -> Non
     assert base_url in " ".join(command)
     done = subprocess.run([*command, "--fail", "--silent", "--show-error"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "status" in done.stdout or json.loads(done.stdout)
+    assert "status" in done.stdout or "# HELP" in done.stdout or json.loads(done.stdout)

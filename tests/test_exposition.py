@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from api.native import (
     ModelUsage,
     QueueMetrics,
 )
+from tests.servers import ROOT
 
 READERS: MappingProxyType[str, Callable[[str], Iterable[Metric]]] = MappingProxyType(
     {PLAIN: read_plain, OPEN_METRICS: read_open_metrics}
@@ -133,6 +135,14 @@ def test_nothing_is_kept_between_two_answers() -> None:
     """The library's own registry, which is global, gets nothing of ours."""
     assert [metric.name for metric in written(PLAIN)] == [metric.name for metric in written(PLAIN)]
     assert not [metric.name for metric in REGISTRY.collect() if metric.name.startswith("fast_embedding_")]
+
+
+def test_guide_names_each_of_them_and_no_other() -> None:
+    guide = (ROOT / "docs" / "PRODUCTION.md").read_text(encoding="utf-8")
+    rows = [line for line in guide.splitlines() if line.startswith(("| `fast_embedding_", "| `process_"))]
+    suffixes = {"counter": "_total", "info": "_info"}
+    named = [name for row in rows for name in re.findall(r"`((?:fast_embedding|process)_\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(metric.name + suffixes.get(metric.type, "") for metric in written(OPEN_METRICS))
 
 
 @each_format
