@@ -7,3 +7,5 @@ import os
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
+# ONNX Runtime's wheels send reports of each model that is run to their maker, and keep them below HOME until then.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -252,8 +252,10 @@ def _load(model: Model, files: ModelFiles) -> Encoder:
         try:
             name = _registered(model.folder) if model.folder else model.name
             threads = None if _is_static(name) else 1  # FastEmbed warns of threads where they have no effect
+            # FastEmbed makes the folder of its cache, a temporary one by default: it gets one that is there already.
+            folder = str(files.folder)
             encoder = Encoder(
-                model, partial(TextEmbedding, name, threads=threads, specific_model_path=str(files.folder))
+                model, partial(TextEmbedding, name, threads=threads, cache_dir=folder, specific_model_path=folder)
             )
         except Exception as error:
             stamp.result()  # a spoilt file explains it better

@@ -60,6 +60,24 @@ def test_loading_and_running_a_model_unpickles_nothing_and_starts_no_process() -
     assert told == {"name": "sentence-transformers/all-MiniLM-L6-v2", "seen": []}
 
 
+def test_loading_and_running_a_model_leaves_no_file_behind(tmp_path: Path) -> None:
+    """Nowhere that it could be told to the maker of a library later, and a read-only file system will do."""
+    places = {name: tmp_path / name for name in ("HOME", "TMPDIR")}
+    for place in places.values():
+        place.mkdir()
+    variables = {name: str(place) for name, place in places.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED_LOAD],
+        cwd=ROOT,
+        env={**environment({}), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("*")) == list(places.values())
+
+
 def test_compressed_body_is_refused_before_it_is_inflated(base_url: str) -> None:
     bomb = gzip.compress(b'{"text": "' + b"a" * 50_000_000 + b'"}')
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
