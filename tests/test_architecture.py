@@ -22,6 +22,7 @@ TESTED_ELSEWHERE = {
     "api.docs": "test_api.py checks every example against the OpenAPI document",
     "api.callers": "tests/test_auth.py refuses and lets in by it",
     "api.openapi": "test_api.py checks the document that it makes",
+    "cli.__main__": "tests/test_commands.py runs it",
     "cli.console": "tests/test_commands.py and tests/test_download.py see all that it writes",
     "serving.failures": "tests/test_connection.py hears all of them",
     "running": "tests/test_server.py starts, drains and ends real services",

@@ -124,3 +124,12 @@ def test_reader_who_has_had_enough_gets_no_traceback() -> None:
 def test_process_that_a_command_starts_builds_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "PORT", "no port")  # settings that would end it
     assert "app" not in runpy.run_path(str(ROOT / "main.py"), run_name="__mp_main__")
+
+
+def test_commands_can_be_run_without_the_service() -> None:
+    """As the image's build does, so that a change of the service downloads no model again."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "download", "-h"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "HUB_CACHE_DIR" in done.stdout
