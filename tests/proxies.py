@@ -4,18 +4,21 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.logged import START_S, LoggedProcess
 from tests.servers import ROOT, free_port
 
-TEMPLATE = ROOT / "deploy" / "nginx.conf.template"
+CONFIGURATION = ROOT / "nginx.conf"
 RETRY_MARGIN_S = 5
+BALANCER = {r"(?m)^( *)#lb ": r"\1"}
+"""What it tells to do behind a load balancer."""
 
 Event = dict[str, Any]
 
@@ -23,14 +26,14 @@ Event = dict[str, Any]
 class ProxyProcess(LoggedProcess):
     """An nginx that a test has started; its log of requests and its log of errors are one."""
 
-    def __init__(self, folder: Path, replicas: Sequence[str], *, read_timeout_s: int, max_request_bytes: int) -> None:
-        """Start nginx below *folder* in front of *replicas*, each `host:port`."""
+    def __init__(self, folder: Path, replicas: Sequence[str], *, changes: Mapping[str, str], source: Path) -> None:
+        """Start nginx below *folder* in front of *replicas*, each `host:port`, with *changes* to *source*."""
         address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{address}"
-        config = configuration(address, replicas, read_timeout_s=read_timeout_s, max_request_bytes=max_request_bytes)
+        config = configuration(source, address, replicas, changes=changes)
         (folder / "nginx.conf").write_text(config, encoding="utf-8")
         # Started by root, nginx gives up its rights to a user who may not enter a test's folder.
-        more = "daemon off; user root;" if os.geteuid() == 0 else "daemon off;"
+        more = "daemon off; pid nginx.pid;" + (" user root;" if os.geteuid() == 0 else "")
         command = [nginx(), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", more]
         super().__init__(command, folder=folder, environment=os.environ)
         self._wait_for_workers(1)  # the port is open before the first worker is there
@@ -76,25 +79,56 @@ def nginx() -> str:
     return found
 
 
-def configuration(address: str, replicas: Sequence[str], *, read_timeout_s: int, max_request_bytes: int) -> str:
-    """The project's template, filled in; fails if it asks for more than is given here."""
-    values = {
-        "LISTEN": address,
-        "REPLICAS": " ".join(f"server {replica} max_fails=0;" for replica in replicas),
-        "MAX_REQUEST_SIZE": str(max_request_bytes),
-        "READ_TIMEOUT": str(read_timeout_s),
-        "RETRY_TIMEOUT": str(read_timeout_s + RETRY_MARGIN_S),
+def configuration(source: Path, address: str, replicas: Sequence[str], *, changes: Mapping[str, str]) -> str:
+    """The project's own configuration, for these addresses and below the folder of a test."""
+    temporary = "".join(
+        f"    {name}_temp_path {name};\n" for name in ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
+    )
+    own = {r"(?m)^http \{\n": "http {\n" + temporary, **to_replicas(replicas)}
+    here = {r"(?m)^( +)listen 8080;": rf"\1listen {address};"}
+    return changed(source.read_text(encoding="utf-8"), {**own, **changes, **here})
+
+
+def to_replicas(replicas: Sequence[str]) -> dict[str, str]:
+    """The change that names them, each `host:port`."""
+    servers = " ".join(f"server {replica} max_fails=0;" for replica in replicas)
+    return {r"server fast-embedding:8000 max_fails=0;": servers}
+
+
+def changed(text: str, changes: Mapping[str, str]) -> str:
+    """*text* with each pattern replaced, one after the other; fails if one matches nothing."""
+    for pattern, replacement in changes.items():
+        text, count = re.subn(pattern, replacement, text)
+        assert count, f"nginx.conf has nothing like {pattern}"
+    return text
+
+
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    told: dict[str, Any] = response.json()
+    assert (response.status_code, told["status"], told["code"]) == (status, status, code), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert told["request_id"] == response.headers["x-request-id"]
+    return told
+
+
+def patience(read_timeout_s: int) -> dict[str, str]:
+    """Changes for a test that cannot wait as long for a frozen replica as nginx.conf does."""
+    return {
+        r"proxy_read_timeout \d+s;": f"proxy_read_timeout {read_timeout_s}s;",
+        r"proxy_next_upstream_timeout \d+s;": f"proxy_next_upstream_timeout {read_timeout_s + RETRY_MARGIN_S}s;",
     }
-    about, _, directives = TEMPLATE.read_text(encoding="utf-8").partition("\n\n")
-    return about + "\n\n" + re.sub(r"\$\{([A-Z_]+)\}", lambda found: values[found[1]], directives)
 
 
 @contextmanager
 def running_proxy(
-    folder: Path, replicas: Sequence[str], *, read_timeout_s: int = 60, max_request_bytes: int = 10_000_000
+    folder: Path,
+    replicas: Sequence[str],
+    changes: Mapping[str, str] | None = None,
+    *,
+    source: Path | None = None,
 ) -> Iterator[ProxyProcess]:
     """An nginx that takes requests; it is stopped at the end of the block."""
-    proxy = ProxyProcess(folder, replicas, read_timeout_s=read_timeout_s, max_request_bytes=max_request_bytes)
+    proxy = ProxyProcess(folder, replicas, changes=changes or {}, source=source or CONFIGURATION)
     try:
         yield proxy
     finally:

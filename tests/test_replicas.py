@@ -2,16 +2,12 @@
 
 import http.client
 import json
-import re
 import shutil
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,10 +15,11 @@ import pytest
 from api.headers import guarding
 from api.problems import SANE_ID
 from tests.callers import calling
-from tests.proxies import TEMPLATE, Event, ProxyProcess, nginx, running_proxy
+from tests.proxies import Event, ProxyProcess, nginx, patience, problem, running_proxy
 from tests.replicas import Pair, Replica, two_replicas
 from tests.servers import running_server
 from tests.tiny import TinyModel
+from tests.upstreams import TOLD, echoing
 
 pytestmark = [pytest.mark.nginx, pytest.mark.timeout(240)]
 
@@ -108,14 +105,6 @@ def note_retries(proxy: ProxyProcess, record: Record) -> None:
     record("draining", sum(request["replica_status"] == "503, 200" for request in proxy.requests))
 
 
-def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    told: dict[str, Any] = response.json()
-    assert (response.status_code, told["status"], told["code"]) == (status, status, code), response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    assert told["request_id"] == response.headers["x-request-id"]
-    return told
-
-
 # --- What happens to one of them ----------------------------------------------------------------------------------
 
 
@@ -178,7 +167,7 @@ def test_requests_at_a_frozen_replica_are_answered_by_the_other_and_it_serves_ag
     victim, _ = pair
     addresses = [replica.address for replica in pair]
     with (
-        running_proxy(tmp_path, addresses, read_timeout_s=FROZEN_S) as proxy,
+        running_proxy(tmp_path, addresses, patience(FROZEN_S)) as proxy,
         calling(proxy.url, record=record) as callers,
     ):
         callers.wait_for_answers(SOME)
@@ -281,7 +270,16 @@ def test_when_all_replicas_drain_callers_hear_it_from_them_and_accepted_work_is_
 
 # --- What passes through ------------------------------------------------------------------------------------------
 
-SAME_HEADERS = ("content-type", "allow", "vary", "etag", "x-request-id")
+SAME_HEADERS = (
+    "content-type",
+    "allow",
+    "vary",
+    "etag",
+    "x-request-id",
+    "access-control-allow-origin",
+    "access-control-allow-credentials",
+    "access-control-expose-headers",
+)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +299,7 @@ SAME_HEADERS = ("content-type", "allow", "vary", "etag", "x-request-id")
 def test_answer_is_the_one_of_the_service(
     pair: Pair, proxy: ProxyProcess, *, method: str, path: str, content: bytes, status: int
 ) -> None:
-    headers = {"Content-Type": "application/json", "X-Request-ID": "the-same"}
+    headers = {"Content-Type": "application/json", "X-Request-ID": "the-same", "Origin": "https://app.example"}
     through, direct = (
         httpx.request(method, base + path, content=content, headers=headers, timeout=60)
         for base in (proxy.url, pair[0].url)
@@ -311,6 +309,51 @@ def test_answer_is_the_one_of_the_service(
         assert through.headers.get(name) == direct.headers.get(name)
     if status != 200:
         assert through.json() == direct.json()
+
+
+OUTSIDE = "127.0.0.2"
+
+
+def raw_get(proxy: ProxyProcess, target: str, *, caller: str, header: str = "A: b") -> tuple[int, str]:
+    """Status and type of the answer to a request line as it stands here, from this address."""
+    connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=60, source_address=(caller, 0))
+    with closing(connection):
+        connection.putrequest("GET", target)
+        connection.putheader(*header.split(": "))
+        connection.endheaders()
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.headers["content-type"]
+
+
+WAYS = {
+    "/metrics": "plain",
+    "/metrics/": "slash",
+    "/metrics//": "slashes",
+    "//metrics": "slashes-before",
+    "/metrics?a=b": "query",
+    "/metrics#a": "fragment",
+    "/%6detrics": "escaped-letter",
+    "/metrics%2F": "escaped-slash",
+    "/models/../metrics": "dots",
+    "/models/..%2Fmetrics": "escaped-dots",
+    "/./metrics/.": "dot",
+    "http://elsewhere.example/metrics": "with-host",
+}
+
+
+@pytest.mark.parametrize("target", [pytest.param(target, id=name) for target, name in WAYS.items()])
+def test_metrics_are_closed_to_the_outside_by_every_way_to_them(proxy: ProxyProcess, target: str) -> None:
+    assert raw_get(proxy, target, caller=OUTSIDE) == (403, "application/problem+json")
+
+
+def test_metrics_are_open_on_the_machine_itself_but_not_to_who_comes_there_by_another_proxy(
+    proxy: ProxyProcess,
+) -> None:
+    assert raw_get(proxy, "/metrics", caller="127.0.0.1")[0] == 200
+    for header in ("X-Forwarded-For: 127.0.0.1", "Forwarded: for=127.0.0.1", "Via: 1.1 another"):
+        assert raw_get(proxy, "/metrics", caller="127.0.0.1", header=header)[0] == 403
+    assert raw_get(proxy, "/health/ready", caller=OUTSIDE)[0] == 200  # load balancers ask for it
 
 
 def test_body_of_unknown_length_that_is_too_large_is_a_413(proxy: ProxyProcess) -> None:
@@ -328,47 +371,10 @@ def test_largest_answer_arrives_whole(pair: Pair, proxy: ProxyProcess) -> None:
     assert through.json()["embeddings"] == direct.json()["embeddings"]
 
 
-TOLD = {
-    401: {"WWW-Authenticate": 'Bearer realm="embeddings"'},
-    403: {},
-    429: {"Retry-After": "17", "RateLimit": '"default";r=0;t=17'},
-    500: {},
-    504: {},
-}
-"""Answers that nginx must leave alone, and the headers that stand in them."""
-
-
-class Echo(BaseHTTPRequestHandler):
-    """Answers with the headers that it got, and with the status that the path asks for."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = json.dumps({name.lower(): self.headers.get_all(name) for name in self.headers}).encode()
-        status = int(self.path[1:])
-        self.send_response(status)
-        fixed = {"Content-Type": "application/problem+json", "Content-Length": str(len(body))}
-        for name, value in {**fixed, **TOLD.get(status, {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the base class has it
-        """Write nothing."""
-
-
 @pytest.fixture
 def echo(tmp_path: Path) -> Iterator[ProxyProcess]:
-    """An nginx before a server that tells what it was sent."""
-    nginx()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            with running_proxy(tmp_path, [f"127.0.0.1:{server.server_port}"]) as proxy:
-                yield proxy
-        finally:
-            server.shutdown()
+    with echoing(tmp_path) as proxy:
+        yield proxy
 
 
 @pytest.mark.parametrize("status", TOLD)
@@ -389,6 +395,7 @@ def test_address_of_the_caller_is_set_by_nginx_whatever_the_caller_writes(echo: 
         ("Forwarded", "for=203.0.113.7"),
         ("X-Forwarded-Proto", "https"),
         ("X-Forwarded-Host", "elsewhere.example"),
+        ("Connection", "close, X-Forwarded-For, X-Real-IP"),  # a proxy may be asked to take headers away
     ]
     got = httpx.post(f"{echo.url}/200", json={}, headers=written).json()
     assert got["x-forwarded-for"] == got["x-real-ip"] == ["127.0.0.1"]
@@ -479,9 +486,3 @@ def test_missing_nginx_is_a_failure_in_ci_and_a_reason_to_skip_elsewhere(monkeyp
     monkeypatch.delenv("CI")
     with pytest.raises(pytest.skip.Exception, match="not installed"):
         nginx()
-
-
-def test_configuration_asks_for_nothing_that_is_not_explained() -> None:
-    about, _, directives = TEMPLATE.read_text(encoding="utf-8").partition("\n\n")
-    for name in set(re.findall(r"\$\{(\w+)\}", directives)):
-        assert f"#   {name} " in about
