@@ -184,6 +184,16 @@ def test_lanes_are_the_cores_that_are_paid_for(deployment: Deployment, settings:
     assert settings.thread_pool_workers == deployment.cores
 
 
+def test_health_check_and_user_are_those_of_the_image() -> None:
+    image = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    check = read("ecs")["containerDefinitions"][0]["healthCheck"]
+    options = f"--interval={check['interval']}s --timeout={check['timeout']}s --start-period={check['startPeriod']}s"
+    kind, *command = check["command"]
+    assert f"HEALTHCHECK {options} --retries={check['retries']} {kind} {json.dumps(command)}" in image
+    [secret] = read("swarm")["services"]["fast-embedding"]["secrets"]
+    assert f"USER {secret['uid']}:{secret['gid']}" in image
+
+
 def test_service_tells_that_time_is_over_before_the_platform_does(settings: Settings) -> None:
     in_front_s = read("cloud-run")["spec"]["template"]["spec"]["timeoutSeconds"]
     assert in_front_s == 60  # what Amazon's balancer waits by default

@@ -49,3 +49,36 @@ def test_readme_leads_to_every_page() -> None:
     """A page that nobody finds is not there."""
     linked = {(ROOT / target.partition("#")[0]).resolve() for target in LINK.findall(prose_of(ROOT / "README.md"))}
     assert [name_of(page) for page in PAGES if page.parent.name == "docs" and page not in linked] == []
+
+
+BLOCK = re.compile(r"^ *```(?:bash|sh|shell|console)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    pytest.param(page, block, id=f"{name_of(page)}:{page.read_text('utf-8')[: block.start()].count(chr(10)) + 1}")
+    for page in PAGES
+    for block in BLOCK.finditer(page.read_text("utf-8"))
+]
+RUN_BY = re.compile(r"<!-- run by (.+) -->$")
+NOT_RUN = re.compile(r"\bNot run here: needs [^:]+[.:]$", re.MULTILINE)
+
+
+def is_call_of_the_service(command: str) -> bool:
+    """Those that test_api.py runs."""
+    return command.startswith("curl ") and "http://localhost:8000" in command
+
+
+@pytest.mark.parametrize(("page", "block"), COMMANDS)
+def test_commands_are_run_by_a_test_or_say_what_they_need(page: Path, block: re.Match[str]) -> None:
+    """Right above stands `<!-- run by FILE::TEST -->` or "Not run here: needs ..."; calls on port 8000 need neither."""
+    commands = [line for line in block[1].replace("\\\n", " ").splitlines() if line.strip() and line[0] != "#"]
+    if all(is_call_of_the_service(command.strip()) for command in commands):
+        return
+    above = page.read_text(encoding="utf-8")[: block.start()].rstrip("\n").rpartition("\n\n")[2]
+    if NOT_RUN.search(above):
+        return
+    found = RUN_BY.search(above)
+    assert found, f"neither a test nor a reason stands above\n{block[1]}"
+    assert "::" in found[1] or ".ci/run" in found[1]
+    for file, test in re.findall(r"(\S+\.py)::(\w+)", found[1]):
+        code = (ROOT / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in code
+        assert page.name in code, f"{file} does not read the page"
