@@ -227,6 +227,7 @@ def create_app(
     *,
     load: Callable[..., Encoder] = load_encoder,
     stop: Callable[[], None] | None = None,
+    cores: int | None = None,
 ) -> Litestar:
     """Build the service. No model is loaded and no socket is opened before the app's lifespan begins.
 
@@ -234,6 +235,8 @@ def create_app(
         settings: default: from the environment and `.env`.
         load: loads a model of the catalogue; tests pass their own.
         stop: called when a required model cannot be loaded; default: ends the process as SIGTERM does.
+        cores: how many it may use, where its share of the machine is not the process's; default: all that the process
+            may use.
 
     Raises:
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
@@ -247,7 +250,7 @@ def create_app(
     access, settings = read_access(settings), settings.without_api_keys()
     allowances = allowances_of(settings)
     limits = RateLimits(allowances, address_of=ClientAddresses(trusted=settings.trusted_proxies).caller_of)
-    open_parts = partial(open_service, settings, catalog, metrics, allowances, load)
+    open_parts = partial(open_service, settings, catalog, metrics, allowances, load, cores=cores)
     cors = cross_origin(settings.cors_origins) if settings.enable_cors else None
     app = Litestar(
         route_handlers=[embed, embed_batch, tokenize, health, live, ready, list_models, show_model, show_metrics],

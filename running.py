@@ -32,7 +32,12 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Service:
-    """The parts of a running service, put together by `open_service`."""
+    """The parts of a running service, put together by `open_service`.
+
+    Attributes:
+        failure: why the required models could not be loaded.
+        settled: set once it is known whether they could.
+    """
 
     settings: Settings
     catalog: Catalog
@@ -44,6 +49,7 @@ class Service:
     allowances: Allowances
     phase: Literal["starting", "healthy", "draining"] = "starting"
     failure: str | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -100,15 +106,23 @@ async def _load_required(service: Service, stop: Callable[[], None]) -> None:
     else:
         service.phase = "healthy"
         log.info("service_ready", seconds=service.uptime_s, models=names)
+    finally:
+        service.settled.set()
 
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, catalog: Catalog, metrics: Metrics, allowances: Allowances, load: Callable[..., Encoder]
+    settings: Settings,
+    catalog: Catalog,
+    metrics: Metrics,
+    allowances: Allowances,
+    load: Callable[..., Encoder],
+    *,
+    cores: int | None = None,
 ) -> AsyncIterator[Service]:
-    """Put the parts together, and take them apart in reverse order."""
+    """Put the parts together, and take them apart in reverse order; *cores* are as in `main.create_app`."""
     return_large_blocks()
-    cores = usable_cores()
+    cores = cores or usable_cores()
     lanes = min(settings.thread_pool_workers, cores)
     log.info("threads_planned", lanes=lanes, usable_cores=cores, wanted=settings.thread_pool_workers)
 

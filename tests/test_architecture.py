@@ -11,9 +11,13 @@ import pytest
 from tests.servers import ROOT, environment
 
 PACKAGES = {"engine", "api", "cli", "serving"}
+RAY = "deploy.ray"
+"""Modules of an optional extra: they use the house, and nothing in the house knows them."""
 TOP = {"main", "running", "access", "model_manager", "config"}
 MODULES = sorted(
-    [path for package in PACKAGES for path in ROOT.glob(f"{package}/*.py")] + [ROOT / f"{name}.py" for name in TOP]
+    [path for package in PACKAGES for path in ROOT.glob(f"{package}/*.py")]
+    + [ROOT / f"{name}.py" for name in TOP]
+    + list(ROOT.glob("deploy/ray/*.py"))
 )
 MOST_LINES_OF_A_MODULE = 350
 MOST_LINES_OF_A_FUNCTION = 60
@@ -90,7 +94,14 @@ def test_there_is_something_to_check() -> None:
 
 @each_module
 def test_nobody_imports_main(path: Path) -> None:
-    assert "main" not in imports_of(path)
+    """But the one that serves the same app in another way."""
+    assert ("main" in imports_of(path)) is (name_of(path) == f"{RAY}.serve_app")
+
+
+@each_module
+def test_only_the_extra_for_ray_knows_ray(path: Path) -> None:
+    if not name_of(path).startswith(RAY):
+        assert not [module for module in imports_of(path) if module.startswith(("ray", "deploy"))]
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("engine")])
@@ -196,7 +207,7 @@ def test_module_has_a_file_of_tests(path: Path) -> None:
 def test_list_of_modules_tested_elsewhere_is_up_to_date() -> None:
     names = {name_of(path) for path in MODULES}
     assert set(TESTED_ELSEWHERE) <= names
-    assert not [name for name in TESTED_ELSEWHERE if (ROOT / "tests" / f"test_{name.partition('.')[2]}.py").exists()]
+    assert not [name for name in TESTED_ELSEWHERE if (ROOT / "tests" / f"test_{name.rpartition('.')[2]}.py").exists()]
 
 
 IMPORT_MAIN = """
