@@ -35,6 +35,7 @@ TESTED_ELSEWHERE = {
     "engine.queue": "tests/test_scheduler.py drives it through the scheduler, which owns it",
     "serving.lobby": "tests/test_connection.py fills it",
     "serving.rules": "tests/test_connection.py breaks each of them",
+    "deploy.ray.bulk_progress": "tests/test_bulk_embed.py reads what it tells",
     "engine.errors": "tests/test_problems.py raises every one of them",
 }
 SHARED_IN_API = {

@@ -1,0 +1,92 @@
+"""Each row of a file is read in exactly one unit, wherever its borders fall; bad rows are told by their place."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from deploy.ray.bulk_inputs import Columns, Unit, choose_columns, cut, describe
+from deploy.ray.bulk_rows import place_of, read_unit
+
+WORDS = ["ä", "two words", "x" * 40, "日本", "last"]
+
+
+def all_texts(path: Path, rows_per_unit: int) -> list[str]:
+    files = describe([path])
+    columns = choose_columns(files, "text", None)
+    return [text for unit in cut(files, rows_per_unit) for text in read_unit(unit, columns).texts]
+
+
+@pytest.mark.parametrize("rows_per_unit", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\n\n", ""])
+def test_each_line_is_read_once(rows_per_unit: int, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    between = ending or "\n"
+    path.write_bytes(between.join(json.dumps({"text": word}) for word in WORDS).encode() + ending.encode())
+    assert all_texts(path, rows_per_unit) == WORDS
+
+
+@pytest.mark.parametrize("step", [1, 5, 16])
+def test_each_line_is_read_once_wherever_a_unit_begins(step: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "{word}"}}\n' for word in WORDS))
+    columns, end = Columns("text", pa.schema([]), are_all=False), path.stat().st_size
+    units = [Unit(start, str(path), start, min(start + step, end)) for start in range(0, end, step)]
+    assert [text for unit in units for text in read_unit(unit, columns).texts] == WORDS
+
+
+@pytest.mark.parametrize("rows_per_unit", [1, 3, 4, 100])
+def test_each_row_of_a_table_is_read_once_whatever_its_row_groups(rows_per_unit: int, tmp_path: Path) -> None:
+    path, texts = tmp_path / "a.parquet", [f"text {number}" for number in range(17)]
+    pq.write_table(pa.table({"id": range(17), "text": texts}), path, row_group_size=4)
+    assert all_texts(path, rows_per_unit) == texts
+
+
+def test_kept_columns_stay_with_their_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": [1, 2, 3, 4], "text": ["a", None, " ", "d"], "list": [[1], [], None, [4]]}), path)
+    files = describe([path])
+    [unit] = cut(files, 10)
+    rows = read_unit(unit, choose_columns(files, "text", None))
+    assert rows.table.to_pylist() == [{"id": 1, "text": "a", "list": [1]}, {"id": 4, "text": "d", "list": [4]}]
+    assert (rows.texts, rows.positions) == (["a", "d"], [0, 3])
+    assert [(place_of(unit, bad.position), bad.why) for bad in rows.bad] == [
+        (f"{path}, row 1", "the text is missing or null"),
+        (f"{path}, row 2", "the text is empty"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"text": "x"', "the line is no JSON"),
+        ("[1]", "the line is a list, where an object such as {'text': '...'} is due"),
+        ('{"id": 1}', "the text is missing or null"),
+        ('{"text": 7}', "the text is no string but a number"),
+        ('{"text": ""}', "the text is empty"),
+        ('{"text": "x", "id": "one"}', "'id' is not int64, as in the lines looked at first"),
+        ('{"text": "x", "new": 1}', "it has 'new', which the lines looked at first have not; choose columns by --keep"),
+    ],
+)
+def test_bad_line_is_told_by_its_number(line: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "x", "id": 1}}\n\n{{"text": "y"}}\n{line}\n{{"text": "z", "id": 3}}\n')
+    [unit] = cut(describe([path]), 100)
+    columns = Columns("text", pa.schema([("text", pa.string()), ("id", pa.int64())]), are_all=True)
+    rows = read_unit(unit, columns)
+    assert [(place_of(unit, bad.position)) for bad in rows.bad] == [f"{path}, line 4"]
+    assert rows.bad[0].why.startswith(why)
+    assert rows.table.to_pylist() == [{"text": "x", "id": 1}, {"text": "y", "id": None}, {"text": "z", "id": 3}]
+
+
+def test_byte_order_mark_and_a_line_without_end_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.ray.bulk_rows.MOST_LINE_BYTES", 50)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "x"}\n{"text": "' + b"y" * 100 + b'"}\n{"text": "z"}\n')
+    [unit] = cut(describe([path]), 100)
+    rows = read_unit(unit, Columns("text", pa.schema([]), are_all=False))
+    assert rows.texts == ["x", "z"]
+    assert [place_of(unit, bad.position) for bad in rows.bad] == [f"{path}, line 2"]
+    assert rows.bad[0].why == "the line is longer than 50 bytes"
