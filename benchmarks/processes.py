@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import IO, Any
 from benchmarks.load import Job, Report, report_of
 from benchmarks.openloop import OpenJob, OpenReport
 from benchmarks.openloop import report_of as open_report_of
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 HEALTHY_WITHIN_S = 120.0
@@ -200,10 +200,3 @@ def refuse_if_over(server: Server, deadline: float) -> None:
 def refuse_if_ended(server: Server) -> None:
     if (code := server.process.poll()) is not None:
         raise BenchError(f"The server ended with code {code}. Its last words:\n{server.last_words()}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -30,13 +30,13 @@ from benchmarks.processes import (  # noqa: E402
     BenchError,
     Server,
     end_children_on_sigterm,
-    free_port,
     refuse_if_over,
     spawned,
 )
 from benchmarks.report import markdown, revision, this_machine  # noqa: E402
 from benchmarks.soak_calls import BUNDLED, TINY, Caller, Tally  # noqa: E402
 from benchmarks.watch import get  # noqa: E402
+from tests.servers import free_port  # noqa: E402
 from tests.tiny import TinyModel  # noqa: E402
 
 CALLERS = 10

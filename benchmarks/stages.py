@@ -46,7 +46,7 @@ from api.bodies import EmbedRequest, TextRules
 from api.native import FastResponse
 from api.observer import Observer
 from benchmarks.cpu import cpu_s_of_all
-from benchmarks.processes import BenchError, Child, free_port, spawned
+from benchmarks.processes import BenchError, Child, spawned
 from benchmarks.report import this_machine
 from config import load_settings
 from engine.encoder import Encoder
@@ -55,6 +55,7 @@ from engine.tokens import TextTokenizer
 from main import connection_rules, create_app
 from serving import server
 from serving.connection import Connection
+from tests.servers import free_port
 
 WARM_S = 2.0
 """Long enough for the session for lone texts to be opened, which is done after the first answers."""

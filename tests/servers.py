@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from tests.logged import START_S, LoggedProcess
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_PORTS_HELD = 64
+"""By then, the server that asked first listens for long."""
+_holders: deque[socket.socket] = deque()
 
 
 class ServerProcess(LoggedProcess):
@@ -48,9 +52,21 @@ class ServerProcess(LoggedProcess):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine on which nobody listens, and which the system gives to nobody else meanwhile.
+
+    A socket that is bound to it and does not listen holds it. Servers ask for this very port, with SO_REUSEADDR as all
+    of them do, and get it all the same; others, such as those of tests that run at the same time, leave it to the
+    system which one they get, and get another.
+    """
+    holder = socket.socket()
+    if sys.platform == "linux":  # elsewhere, nobody could listen beside the holder
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    port = int(holder.getsockname()[1])
+    _holders.append(holder)
+    if sys.platform != "linux" or len(_holders) > MOST_PORTS_HELD:
+        _holders.popleft().close()
+    return port
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
