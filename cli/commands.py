@@ -4,10 +4,16 @@ import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from importlib import import_module
 
-from cli import check, compare, download
 from cli.console import FAILED, CommandError, configure_logging, tell
 
+COMMANDS = {
+    "compare": "compare two models on your own texts",
+    "download": "download models into the cache",
+    "check": "check settings, machine, models and hub",
+}
+"""Each is a module beside this one."""
 INTERRUPTED = 130
 """What a shell tells of a program that Ctrl-C has ended: 128 and the number of SIGINT."""
 
@@ -18,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong use.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(argv).parse_args(argv)
     configure_logging()
     try:
         code: int = arguments.run(arguments)
@@ -33,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     return code
 
 
-def _parser() -> ArgumentParser:
+def _parser(argv: Sequence[str]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="python main.py",
         description="Turn text into vectors. Without a command, the service starts.",
@@ -41,15 +47,12 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
-    for module, summary in (
-        (compare, "compare two models on your own texts"),
-        (download, "download models into the cache"),
-        (check, "check settings, machine, models and hub"),
-    ):
-        name = module.__name__.rpartition(".")[2]
+    for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name, help=summary, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
         )
-        module.describe(command)
-        command.set_defaults(run=module.run)
+        if name in argv[:1]:  # the others need modules that may not be here, see the Dockerfile
+            module = import_module(f"cli.{name}")
+            module.describe(command)
+            command.set_defaults(run=module.run)
     return parser
