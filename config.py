@@ -22,6 +22,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 HERE = Path(__file__).resolve().parent
 BUNDLED_MODELS_DIR = HERE / "models"
+PRELOADED_DIR = HERE / "preloaded"
+"""Models of the hub that came with an image, in the layout of its cache; nobody writes there."""
 BUNDLED_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 MOST = 1_000_000_000
 """Of seconds or of anything that is counted: as good as without end, and what timers and JSON can still hold."""

@@ -35,7 +35,7 @@ from api.native import (
 from api.observer import Observer
 from api.problems import StrictRequest, problem_handlers
 from api.turns import Turns
-from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
+from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError, UnknownModelError
@@ -245,7 +245,8 @@ def create_app(
     level = "DEBUG" if settings.debug else settings.log_level
     is_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stdout.isatty())
     configure_logging(level=level, is_json=is_json)
-    catalog, metrics = read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL), Metrics()
+    folders, metrics = [BUNDLED_MODELS_DIR, settings.models_dir], Metrics()
+    catalog = read_catalog(folders, bundled=BUNDLED_MODEL, preloaded=PRELOADED_DIR)
     _check_names(settings, catalog)
     access, settings = read_access(settings), settings.without_api_keys()
     allowances = allowances_of(settings)

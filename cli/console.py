@@ -14,7 +14,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
+from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model, read_catalog
 from engine.errors import UnknownModelError
 from engine.files import ModelFiles
@@ -151,7 +151,8 @@ def open_settings() -> Settings:
 
 def open_catalog(settings: Settings) -> Catalog:
     """The models that the service would know with these settings."""
-    return read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL)
+    folders = [BUNDLED_MODELS_DIR, settings.models_dir]
+    return read_catalog(folders, bundled=BUNDLED_MODEL, preloaded=PRELOADED_DIR)
 
 
 def find_models(catalog: Catalog, names: Iterable[str]) -> list[Model]:

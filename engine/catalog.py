@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from fastembed import TextEmbedding
 from fastembed.common.model_description import DenseModelDescription
+from huggingface_hub.file_download import repo_folder_name
 
 from engine.cards import BLANK, Card, card_of, card_of_folder
 from engine.errors import UnknownModelError
@@ -34,6 +35,7 @@ class Model:
         memory_bytes: estimated growth of the process when it is loaded.
         card: how its vectors want to be used.
         folder: where a bundled or local model lies; None for the hub's.
+        preloaded: a cache of the hub that has the hub's model from the beginning, and is never written to.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Model:
     source: Source
     card: Card = BLANK
     folder: Folder | None = None
+    preloaded: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +100,16 @@ class Catalog:
         return [self._models[key].name for key in keys][:most]
 
 
-def read_catalog(folders: Iterable[Path], *, bundled: str) -> Catalog:
+def read_catalog(folders: Iterable[Path], *, bundled: str, preloaded: Path | None = None) -> Catalog:
     """FastEmbed's registry and the model folders below *folders*, which win where a name is in both.
 
     Args:
         folders: folders whose subfolders may hold a model; one that does not exist counts as empty.
         bundled: the name of the model that comes with the service, in the first of *folders*.
+        preloaded: a cache of the hub that comes with the service; one that does not exist counts as empty.
     """
     parents = list(dict.fromkeys(folders))
-    models, ignored = _registry(), []
+    models, ignored = _registry(preloaded), []
     for parent in parents:
         for path in sorted(parent.glob(f"*/{MANIFEST}")):
             try:
@@ -116,17 +120,23 @@ def read_catalog(folders: Iterable[Path], *, bundled: str) -> Catalog:
     return Catalog(models, ignored=ignored)
 
 
-def _registry() -> list[Model]:
+def _registry(preloaded: Path | None) -> list[Model]:
     """FastEmbed's own models, without the folders that it was made to know."""
+    present = {path.name for path in preloaded.iterdir()} if preloaded and preloaded.is_dir() else set()
     return [
-        _of_registry(kind.__name__, facts)
+        _of_registry(kind.__name__, facts, preloaded if folder_of(facts) in present else None)
         for kind in TextEmbedding.EMBEDDINGS_REGISTRY
         for facts in kind._list_supported_models()  # noqa: SLF001 - the public list does not tell the kinds apart
         if "@" not in facts.model
     ]
 
 
-def _of_registry(kind: str, facts: DenseModelDescription) -> Model:
+def folder_of(facts: DenseModelDescription) -> str:
+    """The folder of a model in a cache of the hub."""
+    return repo_folder_name(repo_id=str(facts.sources.hf), repo_type="model")
+
+
+def _of_registry(kind: str, facts: DenseModelDescription, preloaded: Path | None) -> Model:
     size_bytes = round(facts.size_in_GB * BYTES_PER_GB)
     # The registry tells the longest input only in words: "..., 512 input tokens truncation, ..."
     limit = re.search(r"(\d+) input tokens", facts.description)
@@ -140,6 +150,7 @@ def _of_registry(kind: str, facts: DenseModelDescription) -> Model:
         license=facts.license,
         source="hub",
         card=card_of(facts.model, kind),
+        preloaded=preloaded,
     )
 
 

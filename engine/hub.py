@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,9 +12,8 @@ from fastembed.common.model_description import DenseModelDescription
 from fastembed.common.model_management import CorruptedCacheError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
-from huggingface_hub.file_download import repo_folder_name
 
-from engine.catalog import Model
+from engine.catalog import Model, folder_of
 from engine.errors import ModelUnavailableError
 from engine.files import HASH_DIGITS, ModelFiles, Promise, SpoiltFileError, files_of_folder, hash_like
 
@@ -36,7 +36,7 @@ def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -
     FastEmbed's own download tries three times, with 39 seconds of sleep when the hub cannot be reached, and then tells
     only that it failed. So the cache is asked first, then whether the hub answers, and only then it downloads.
 
-    A model that lies in a folder of ours needs none of this.
+    A model that lies in a folder of ours needs none of this, nor does one that was preloaded.
 
     Args:
         model: a model of the catalogue.
@@ -51,6 +51,8 @@ def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -
         if missing := [name for name in model.folder.files if not (model.folder.path / name).is_file()]:
             raise ModelUnavailableError(model.name, f"its file {missing[0]!r} is missing")
         return files_of_folder(model.folder)
+    if files := _preloaded(model):
+        return files
     try:
         if files := _cached(model, cache_dir):
             return files
@@ -90,6 +92,7 @@ def use_files(
         if model.folder:
             raise ModelUnavailableError(model.name, str(error)) from error
         log.warning("model_files_put_aside", model=model.name, files=put_spoilt_files_aside(model, cache_dir))
+        model = replace(model, preloaded=None)  # there nothing can be put aside
     try:
         return use(fetch(model, cache_dir, progress=progress))
     except SpoiltFileError as error:
@@ -100,7 +103,7 @@ def use_files(
 def is_cached(model: Model, cache_dir: Path) -> bool:
     """Whether *model* can be had without the hub, as far as can be told without reading its files."""
     try:
-        return model.folder is not None or _cached(model, cache_dir) is not None
+        return bool(model.folder or _preloaded(model) or _cached(model, cache_dir))
     except CorruptedCacheError:
         return False
 
@@ -134,7 +137,7 @@ def _description(model: Model) -> DenseModelDescription:
 
 
 def _cache_folder(model: Model, cache_dir: Path) -> Path:
-    return cache_dir / repo_folder_name(repo_id=repository_of(model), repo_type="model")
+    return cache_dir / folder_of(_description(model))
 
 
 def _wanted(model: Model) -> list[str]:
@@ -145,6 +148,14 @@ def _wanted(model: Model) -> list[str]:
 def _get(model: Model, cache_dir: Path, **options: Any) -> Path:
     get = TextEmbedding.download_files_from_huggingface
     return Path(get(repository_of(model), str(cache_dir), _wanted(model), **options))
+
+
+def _preloaded(model: Model) -> ModelFiles | None:
+    """The files that were there from the beginning, if they are all there."""
+    try:
+        return _cached(model, model.preloaded) if model.preloaded else None
+    except CorruptedCacheError:
+        return None
 
 
 def _cached(model: Model, cache_dir: Path) -> ModelFiles | None:

@@ -145,11 +145,12 @@ class Loader:
             text=True,
         )
 
-    def load(self, cache_dir: Path, text: str = "") -> Facts:
+    def load(self, cache_dir: Path, text: str = "", *, preloaded: Path | None = None) -> Facts:
         """What came of it: the `vector` of *text* and the `files` loaded, or the `cause` why it cannot be had."""
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(json.dumps({"cache_dir": str(cache_dir), "text": text}) + "\n")
+        order = {"cache_dir": str(cache_dir), "text": text, "preloaded": str(preloaded) if preloaded else None}
+        self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith("came of it: "):

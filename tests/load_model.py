@@ -10,9 +10,10 @@ from engine.encoder import load_encoder
 from engine.errors import ModelUnavailableError
 
 
-def attempt(name: str, cache_dir: Path, text: str) -> dict[str, object]:
+def attempt(name: str, cache_dir: Path, text: str, preloaded: Path | None) -> dict[str, object]:
     try:
-        encoder = load_encoder(read_catalog([], bundled="").get(name), hub_cache_dir=cache_dir)
+        model = read_catalog([], bundled="", preloaded=preloaded).get(name)
+        encoder = load_encoder(model, hub_cache_dir=cache_dir)
     except ModelUnavailableError as error:
         return {"cause": error.cause}
     vector = encoder.encode(encoder.tokenizer.cut([text]))[0].tolist()
@@ -21,6 +22,7 @@ def attempt(name: str, cache_dir: Path, text: str) -> dict[str, object]:
 
 for line in sys.stdin:
     order = json.loads(line)
-    outcome = attempt(sys.argv[1], Path(order["cache_dir"]), order["text"])
+    preloaded = Path(order["preloaded"]) if order["preloaded"] else None
+    outcome = attempt(sys.argv[1], Path(order["cache_dir"]), order["text"], preloaded)
     sys.stdout.write(f"came of it: {json.dumps(outcome)}\n")
     sys.stdout.flush()

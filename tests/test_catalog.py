@@ -317,3 +317,10 @@ def test_of_two_models_with_one_name_the_later_one_counts() -> None:
     catalog = Catalog([first, second])
     assert catalog.models == (second,)
     assert catalog.get("a/Tiny") is second
+
+
+def test_only_hub_models_that_a_preloaded_cache_has_are_said_to_lie_there(tmp_path: Path) -> None:
+    (tmp_path / "models--Qdrant--all-MiniLM-L6-v2-onnx").mkdir()
+    preloaded = [model.name for model in read_catalog([], bundled="", preloaded=tmp_path).models if model.preloaded]
+    assert preloaded == ["sentence-transformers/all-MiniLM-L6-v2"]
+    assert not [model for model in read_catalog([], bundled="", preloaded=tmp_path / "none").models if model.preloaded]

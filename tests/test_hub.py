@@ -92,6 +92,43 @@ def test_another_process_uses_the_cache_when(variables: dict[str, str], loader: 
         np.testing.assert_allclose(other.load(tmp_path, TEXT)["vector"], VECTOR, atol=1e-6)
 
 
+def preloaded_below(parent: Path, loader: Loader) -> Path:
+    """A cache that has the model, as an image is built with one."""
+    assert "vector" in loader.load(parent / "preloaded")
+    return parent / "preloaded"
+
+
+def test_preloaded_model_needs_neither_the_hub_nor_the_cache(hub: Hub, loader: Loader, tmp_path: Path) -> None:
+    preloaded = preloaded_below(tmp_path, loader)
+    before = sorted(preloaded.rglob("*"))
+    hub.asked.clear()
+    outcome = loader.load(tmp_path / "cache", TEXT, preloaded=preloaded)
+    np.testing.assert_allclose(outcome["vector"], VECTOR, atol=1e-6)
+    assert outcome["stamp"]["revision"] == hub.commit
+    assert (hub.asked, (tmp_path / "cache").exists(), sorted(preloaded.rglob("*"))) == ([], False, before)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(lambda file: file.write_bytes(bytes(file.stat().st_size)), id="has another content"),
+        pytest.param(lambda file: file.write_bytes(b"short"), id="is cut short"),
+        pytest.param(lambda file: file.unlink(), id="is missing"),
+    ],
+)
+def test_cache_stands_in_for_a_preloaded_model_whose_file(
+    harm: Callable[[Path], object], hub: Hub, loader: Loader, tmp_path: Path
+) -> None:
+    preloaded = preloaded_below(tmp_path, loader)
+    [file] = preloaded.glob("models--*/snapshots/*/*.onnx")
+    harm(file.resolve())
+    hub.asked.clear()
+    for _ in range(2):
+        outcome = loader.load(tmp_path / "cache", TEXT, preloaded=preloaded)
+        np.testing.assert_allclose(outcome["vector"], VECTOR, atol=1e-6)
+    assert sum(line.startswith("GET") and line.endswith(".onnx") for line in hub.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("refusal", "cause"),
     [
