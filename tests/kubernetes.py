@@ -37,10 +37,14 @@ def kubectl() -> str:
     return found
 
 
+def guide_section() -> str:
+    return GUIDE.read_text(encoding="utf-8").partition("\n## Kubernetes\n")[2].partition("\n## ")[0]
+
+
 def guide_block(words: str) -> str:
     """The commands of the guide's Kubernetes section, of the one block that holds these *words*."""
-    section = GUIDE.read_text(encoding="utf-8").partition("\n## Kubernetes\n")[2].partition("\n## ")[0]
-    [block] = [block for block in re.findall(r"```\w+\n(.*?)```", section, flags=re.DOTALL) if words in block]
+    blocks = re.findall(r"```\w+\n(.*?)```", guide_section(), flags=re.DOTALL)
+    [block] = [block for block in blocks if words in block]
     return str(block)
 
 

@@ -2,6 +2,9 @@
 
 import base64
 import copy
+import math
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -138,8 +141,20 @@ def test_service_monitor_has_the_form_of_its_kind(ha: list[Thing]) -> None:
 @pytest.fixture(scope="module")
 def server(variants: dict[str, list[Thing]]) -> Iterator[ServerProcess]:
     """A real one with the very settings of the plain overlay."""
-    with running_server(**environment_of(variants["plain"])) as running:
+    settings = environment_of(variants["plain"])
+    if not _has_ipv6():
+        settings["HOST"] = "127.0.0.1"
+    with running_server(**settings) as running:
         yield running
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.timeout(60)
@@ -154,6 +169,14 @@ def test_probes_ask_routes_that_answer_200_where_all_is_well(
         "livenessProbe": "/health/live",
     }
     assert {httpx.get(server.url + path).status_code for path in paths.values()} == {200}
+
+
+@pytest.mark.timeout(60)
+def test_service_answers_in_both_families(server: ServerProcess) -> None:
+    if not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    urls = (server.url, server.url.replace("127.0.0.1", "[::1]"))
+    assert [httpx.get(url + "/health/ready").status_code for url in urls] == [200, 200]
 
 
 @pytest.mark.timeout(60)
@@ -370,6 +393,7 @@ def test_keys_are_mounted_so_that_new_ones_arrive(ha: list[Thing]) -> None:
     [volume] = [
         volume for volume in deployment_of(ha)["spec"]["template"]["spec"]["volumes"] if volume["name"] == "api-keys"
     ]
+    assert volume["secret"]["defaultMode"] == 0o440, "for the service's group alone"
     secret = named(ha, "Secret", volume["secret"]["secretName"])
     assert Path(settings_of(ha)["API_KEYS_FILE"]).name in secret["data"]
 
@@ -458,3 +482,71 @@ def test_adapter_tells_the_metric_that_the_autoscaler_asks_for(ha: list[Thing]) 
     assert metric["metric"]["name"] == rule["name"]["as"]
     assert rule["seriesQuery"].startswith(rule["name"]["as"] + "{")
     assert float(metric["target"]["averageValue"]) < float(settings_of(ha)["MAX_QUEUE_SECONDS"])
+
+
+@pytest.mark.timeout(60)
+def test_the_service_has_that_metric(server: ServerProcess, ha: list[Thing]) -> None:
+    [monitor] = of_kind(ha, "ServiceMonitor")
+    [metric] = [metric for metric in _metrics_of(ha) if metric["type"] == "Pods"]
+    told = httpx.get(server.url + monitor["spec"]["endpoints"][0]["path"], headers={"Accept": "text/plain"})
+    assert f"# TYPE {metric['pods']['metric']['name']} gauge\n" in told.text
+
+
+def _metrics_of(things: list[Thing]) -> list[Thing]:
+    return list(named(things, "HorizontalPodAutoscaler", "fast-embedding")["spec"]["metrics"])
+
+
+# The guide
+
+
+def test_memory_is_enough_for_what_was_measured_and_for_bodies(things: list[Thing]) -> None:
+    report = (ROOT / "docs" / "BENCHMARKS.md").read_text(encoding="utf-8")
+    [peak_mb] = re.findall(r"^\| service, at its peak \| (\d+) \|$", report, flags=re.MULTILINE)
+    bodies_bytes = main.BODIES_AT_ONCE * int(Settings.model_fields["max_request_size"].default)
+    need_bytes = int(peak_mb) * 1_000_000 + bodies_bytes
+    assert need_bytes < memory_bytes(container_of(things)["resources"]["requests"]["memory"])
+
+
+def test_replicas_of_the_guide_follow_from_what_was_measured(ha: list[Thing]) -> None:
+    """Its table, worked out again from docs/BENCHMARKS.md and the load at which the autoscaler adds a replica."""
+    report = (ROOT / "docs" / "BENCHMARKS.md").read_text(encoding="utf-8")
+    [processor] = [metric for metric in _metrics_of(ha) if metric["type"] == "ContainerResource"]
+    load = processor["containerResource"]["target"]["averageUtilization"] / 100
+    rows = re.findall(
+        r"^\| (?:single|batches)[^|]*\(row (\d)\) \|(.*)\|$", kubernetes.guide_section(), flags=re.MULTILINE
+    )
+    assert [row for row, _ in rows] == ["1", "2", "4", "3"]
+    for row, cells in rows:
+        measured = re.search(rf"^### {row}\..*?^\| service \| ([\d.]+) \|", report, flags=re.MULTILINE | re.DOTALL)
+        assert measured
+        per_replica = float(measured[1]) * load
+        needed = [str(math.ceil(texts_per_s / per_replica)) for texts_per_s in (50, 200, 1000)]
+        _, *told = (cell.strip() for cell in cells.split("|"))
+        assert told == [f"{float(measured[1]):.0f}", f"{per_replica:.0f}", *needed]
+
+
+def test_ingress_of_the_guide_leads_callers_to_open_routes_only(variants: dict[str, list[Thing]]) -> None:
+    ingress = yaml.safe_load(kubernetes.guide_block("kind: Ingress"))
+    for version in VERSIONS:
+        kubernetes_validate.validate(ingress, version, strict=True)
+    service = named(variants["plain"], "Service", "fast-embedding")
+    assert ingress["metadata"]["namespace"] == service["metadata"]["namespace"]
+    paths = ingress["spec"]["rules"][0]["http"]["paths"]
+    for path in paths:
+        assert path["backend"]["service"]["name"] == service["metadata"]["name"]
+        assert path["backend"]["service"]["port"]["name"] == service["spec"]["ports"][0]["name"]
+    routes = {route.path for route in main.app.routes}
+    assert {path["path"] for path in paths} == {"/embed", "/tokenize", "/models"} <= routes
+
+
+def test_guide_tells_of_every_component() -> None:
+    components = {folder.name for folder in (ROOT / kubernetes.FOLDER / "components").iterdir()}
+    section = kubernetes.guide_section()
+    assert set(re.findall(r"^\| `([a-z-]+)`(?: \([^|]*\))? \|", section, flags=re.MULTILINE)) == {
+        *components,
+        *OVERLAYS,
+    }
+    for overlay in OVERLAYS:
+        listed = (ROOT / kubernetes.FOLDER / "overlays" / overlay / "kustomization.yaml").read_text(encoding="utf-8")
+        named_there = set(re.findall(r"\.\./\.\./components/([a-z-]+)", listed))
+        assert components - named_there <= ({"queue-autoscaling"} if overlay == "plain" else set())
