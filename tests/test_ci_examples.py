@@ -85,6 +85,12 @@ def test_pipeline_goes_all_the_way(file: Path) -> None:
     assert places == sorted(places)
 
 
+def test_packages_of_the_system_are_those_that_ci_needs() -> None:
+    needed = re.findall(r"^need \S+ (\S+)", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
+    [installed] = re.findall(r"apt-get install (?:-\S+ )+(.+)$", GITHUB.read_text("utf-8"), re.MULTILINE)
+    assert installed.split() == sorted(set(needed))
+
+
 def test_nothing_but_packages_is_cached() -> None:
     """An installed .venv that is kept hides what requirements/ forgets."""
     assert gitlab_jobs()["test"]["cache"]["paths"] == [".cache/pip"]
