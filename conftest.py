@@ -15,6 +15,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--base-url", default=None, help="test this running server instead of starting one")
 
 
+@pytest.hookimpl(optionalhook=True)  # `pytest test_api.py --base-url=...` needs no pytest-xdist
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """For `-n auto`, as `./run.sh test` has it: what is named on the command line runs here, all tests on all cores."""
+    is_a_part = config.option.file_or_dir or config.option.keyword
+    return 0 if is_a_part else None  # None: as many as there are cores
+
+
 @pytest.fixture(scope="session")
 def base_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with default settings: the given one, or one started for the session, without a hub."""

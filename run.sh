@@ -17,7 +17,7 @@ usage() {
 Usage: ./run.sh [COMMAND]
 
   (none)          set up .venv where needed, then start the service
-  test [ARGS]     set up .venv where needed, then run every test; ARGS go to pytest
+  test [ARGS]     set up .venv where needed, then run every test, on all cores; ARGS go to pytest
   check           would the service start here, and if not, why
   compare A B --texts FILE    how far two models agree on your texts, and what each costs
   download MODEL...           fill the cache of models
@@ -174,7 +174,8 @@ run_command() {
 
 run_tests() {
     install requirements.txt
-    exec "$venv_python" -m pytest "$@"
+    # Most tests wait for a server of their file, so several files at a time; -n 0 among ARGS: one after the other.
+    exec "$venv_python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 }
 
 case ${1:-} in
