@@ -21,6 +21,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 
+pytestmark = pytest.mark.timeout(60)  # the first one waits for the server, on a machine that may be busy
+
 HERE = Path(__file__).resolve().parent
 REFERENCE = HERE / "tests" / "reference" / "all-MiniLM-L6-v2.json"
 ENTRIES: dict[str, dict[str, Any]] = {

@@ -237,6 +237,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.timeout(60)  # it starts a process, on a machine that may be busy
 def test_importing_main_loads_no_model_opens_no_socket_and_starts_no_thread() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", IMPORT_MAIN],

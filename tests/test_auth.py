@@ -251,6 +251,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.timeout(60)  # it starts a process, on a machine that may be busy
 def test_every_route_of_the_service_but_health_needs_something() -> None:
     """Asked in a process of its own: who imports the service sets up the logs of a whole process."""
     done = subprocess.run(

@@ -15,6 +15,8 @@ from tests.commands import HUB_MODEL, command
 from tests.hubs import hub_environment
 from tests.servers import ROOT
 
+pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
+
 COMMANDS = ("compare", "download", "check")
 
 

@@ -10,6 +10,8 @@ import pytest
 from example_client import MOST_TRIES, ProblemError, ask
 from tests.servers import free_port
 
+pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

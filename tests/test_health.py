@@ -15,6 +15,8 @@ from cli import health
 from config import Settings, load_settings
 from tests.servers import ROOT, environment, free_port
 
+pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
+
 
 def check(**variables: str) -> subprocess.CompletedProcess[str]:
     """Run it without site-packages: it may need nothing of them."""

@@ -17,6 +17,8 @@ from tests.hubs import Hub, Loader, hub_environment, loading, serving, unchanged
 from tests.servers import free_port, running_server, started_server
 from tests.tiny import TinyModel, mean_of
 
+pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
+
 # A model of the registry that pools by the mean and does not normalise, so a test can say what must come out.
 NAME = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 DIM = 384

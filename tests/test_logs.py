@@ -9,6 +9,8 @@ from api.logs import tell_exception
 from engine.errors import InferenceError, ModelUnavailableError
 from tests.servers import ROOT
 
+pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
+
 QUOTED = "what a caller has sent"
 
 SETUP = """

@@ -10,6 +10,8 @@ import pytest
 from engine.machine import give_memory_back, usable_cores
 from tests.servers import ROOT
 
+pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
+
 linux_only = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux tells a process its cores")
 
 

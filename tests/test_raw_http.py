@@ -16,6 +16,8 @@ import pytest
 from tests.servers import ServerProcess, running_server
 from tests.tiny import TinyModel
 
+pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
+
 BODY = b'{"text": "one"}'
 POST = b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 GET = b"GET /health/live HTTP/1.1\r\nHost: a\r\n"

@@ -16,6 +16,8 @@ from tests.servers import ROOT, ServerProcess, running_server, started_server
 from tests.tiny import MAX_TOKENS, TinyModel, mean_of
 from tests.tiny_models import PROBE_WORDS, nan_for_unknown, one_at_a_time, write_padding_sensitive, write_quantised
 
+pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
+
 Json = dict[str, Any]
 PROMPTS = {"query": "one two ", "document": "three "}
 FITTING = {"text": "four five", "vector": [float(number) for number in mean_of(["four", "five"])]}
