@@ -37,10 +37,10 @@ Usage: ./deploy.sh COMMAND [OPTIONS]
   help        show this
 
 Options (or variables of the environment or of .env):
-  --profile ha      COMPOSE_PROFILES  nginx in front of several replicas, and Redis
-  --scale N         REPLICAS          replicas with --profile ha; 3 unless more or fewer run already
+  --profile ha      COMPOSE_PROFILES  nginx before several replicas, and Redis; none: one container
+  --scale N         REPLICAS          replicas with --profile ha: as many as run, or 3
   --image NAME      IMAGE             the image; fast-embedding:latest
-  --no-build                          deploy: take the image as it is; it is pulled if it is not here
+  --no-build                          deploy: take the image that is here, or fetch it
   --wait SECONDS    WAIT_SECONDS      time for the trial start, and again for health; 180
   --url URL                           test: another address than the published port
   --full                              test: run test_api.py against a service with default settings
@@ -89,6 +89,7 @@ explain() {
     fi
     known "$1" 'no space left on device' \
         "The disk is full. $engine system df shows what takes it; $engine image prune and $engine builder prune free some."
+    known "$1" 'range of CPUs is from' "The machine has fewer cores than CPUS (2 by default): set it lower in .env."
     known "$1" 'port is already allocated|address already in use|failed to bind|ports are not available' \
         "Another program has the port. Stop it, or set PORT in .env to a free one."
     known "$1" 'FAIL +(memory|MODEL_MEMORY_BUDGET)|out of memory|oom-?killed|MemoryError|too little memory|std::bad_alloc' \
@@ -110,6 +111,9 @@ explain() {
 known() {
     if grep -Eiq -- "$2" "$1"; then say "  -> $3"; fi
 }
+
+# Not `head -n 1`, which would end before its writer does: a failure, with pipefail.
+first() { sed -n 1p; }
 
 # --- What is asked for ---------------------------------------------------------------------------------------------
 
@@ -175,6 +179,17 @@ read_settings() {
     wait_seconds=${told_wait:-$(setting WAIT_SECONDS 180)}
     [[ $wait_seconds =~ ^[1-9][0-9]{0,4}$ ]] || wrong_use "--wait $wait_seconds: give whole seconds, 1 to 99999."
     project=$(project_name)
+    # What compose itself stops must have the time to drain, too.
+    STOP_GRACE_PERIOD=$(setting STOP_GRACE_PERIOD "$(stop_seconds)s")
+    export STOP_GRACE_PERIOD
+}
+
+# Seconds that a container gets from the signal to its end.
+stop_seconds() {
+    local drain
+    drain=$(setting SHUTDOWN_TIMEOUT 30)
+    if [[ ! $drain =~ ^[1-9][0-9]{0,8}$ ]]; then drain=30; fi # its trial start says what is wrong
+    printf '%s\n' "$((drain + grace_seconds))"
 }
 
 # As compose finds it, so that both always mean the same containers.
@@ -198,6 +213,7 @@ read_shape() {
         running=$(containers "$service" | wc -l | tr -d ' ')
         if [[ -z $profiles ]]; then profiles=ha; fi
     fi
+    if [[ $profiles == none ]]; then profiles=""; fi
     replicas=1
     if is_ha; then
         replicas=${told_scale:-$(setting REPLICAS "$((running > 0 ? running : 3))")}
@@ -220,7 +236,7 @@ find_engine() {
     for candidate in ${CONTAINER_ENGINE:-docker podman}; do
         command -v "$candidate" >/dev/null || continue
         if "$candidate" ps -q >/dev/null 2>"$scratch/engine"; then
-            engine=$candidate engine_version=$("$candidate" --version | head -n 1)
+            engine=$candidate engine_version=$("$candidate" --version | first)
             return
         fi
         if [[ -z $found ]]; then found=$candidate engine_problem=$(<"$scratch/engine"); fi
@@ -270,6 +286,8 @@ is_podman() { [[ $engine_version == podman* ]]; } # it may be called docker, too
 
 use_profiles() {
     local profile
+    # docker-compose.override.yml gives the service alone its port, which only one of several replicas could have.
+    if is_ha && [[ -z $(setting COMPOSE_FILE "") ]]; then compose_command+=(-f docker-compose.yml); fi
     for profile in ${profiles//,/ }; do compose_command+=(--profile "$profile"); done
 }
 
@@ -330,8 +348,8 @@ named() {
 # Prints the image that the service's containers have, running or not.
 image_in_use() {
     local container
-    container=$(containers "$service" | head -n 1)
-    if [[ -z $container ]]; then container=$(containers "$service" all | head -n 1); fi
+    container=$(containers "$service" | first)
+    if [[ -z $container ]]; then container=$(containers "$service" all | first); fi
     if [[ -n $container ]]; then image_of "$container"; fi
 }
 
@@ -450,7 +468,7 @@ wait_for_health() {
                 *) gave_up "$container" "has ended"; return 1 ;;
             esac
             if ((SECONDS >= end)); then gave_up "$container" "is not healthy after $wait_seconds s"; return 1; fi
-            sleep 0.5
+            sleep 1
         done
     done
     good "Healthy after $((SECONDS - begun)) s."
@@ -460,7 +478,7 @@ wait_for_health() {
 gave_up() {
     local state
     bad "$(container_name "$1") $2. Its last lines:"
-    engine logs --tail 50 "$1" >"$scratch/logs" 2>&1 || true
+    engine logs "$1" 2>&1 | tail -n 50 >"$scratch/logs" || true
     sed 's/^/  | /' "$scratch/logs" >&2
     state=$(field "$1" '{{.State.OOMKilled}} {{.State.ExitCode}}')
     if [[ $state == "true "* || $state == *" 137" ]]; then printf 'oom-killed (exit code %s)\n' "${state##* }" >>"$scratch/logs"; fi
@@ -469,20 +487,44 @@ gave_up() {
 
 # --- Putting one image in the place of another ---------------------------------------------------------------------
 
+# try_out SERVICE PROGRAM [ARGS]: run this in a container like the service's, and leave its output in $scratch/tried. 124
+# when it does not end in wait_seconds. Not in the foreground: not every engine hands the exit code through then.
+try_out() {
+    local tried=$project-rehearsal end=$((SECONDS + wait_seconds)) state status=1
+    end_rehearsal # of one that was killed
+    phase=rehearsing
+    compose run -d --no-deps --name "$tried" --entrypoint "$2" "$1" "${@:3}" >"$scratch/tried" 2>&1 || return 1
+    while :; do
+        state=$(field "$tried" '{{.State.Status}} {{.RestartCount}}')
+        case $state in
+            "running 0" | "created 0" | "initialized 0" | "configured 0") ;;
+            *)
+                status=$(field "$tried" '{{.State.ExitCode}}') || status=1
+                break
+                ;;
+        esac
+        if ((SECONDS >= end)); then
+            status=124
+            break
+        fi
+        sleep 0.2
+    done
+    engine logs "$tried" >"$scratch/tried" 2>&1 || true
+    end_rehearsal
+    return "$status"
+}
+
 # rehearse NAME: would this image start, with these settings and this volume? Asked beside what runs, which stays.
 rehearse() {
     local status=0
     say "Trying its start: settings, folders, memory, models (up to $wait_seconds s) ..."
-    phase=rehearsing
-    IMAGE=$1 within "$wait_seconds" "${compose_command[@]}" run --rm --no-deps -T --name "$project-rehearsal" \
-        --entrypoint python "$service" main.py check >"$scratch/check" 2>&1 || status=$?
-    end_rehearsal
+    IMAGE=$1 try_out "$service" python main.py check || status=$?
     if ((status == 0)); then
-        grep '^warn ' "$scratch/check" >&2 || true
+        grep '^warn ' "$scratch/tried" >&2 || true
         return
     fi
-    cat "$scratch/check" >&2
-    explain "$scratch/check"
+    cat "$scratch/tried" >&2
+    explain "$scratch/tried"
     # The network that it was tried in.
     if [[ -z $(containers "" all) ]]; then compose down >/dev/null 2>&1 || true; fi
     if ((status == 124)); then
@@ -495,7 +537,7 @@ rehearse() {
 
 end_rehearsal() {
     phase=idle
-    engine rm -f "$project-rehearsal" >/dev/null 2>&1 || true
+    engine rm -f -v "$project-rehearsal" >/dev/null 2>&1 || true
 }
 
 # is_current CONTAINER: it has the wanted image, and compose would make it again with the same configuration.
@@ -543,10 +585,13 @@ replace() {
         # shellcheck disable=SC2086 # ids, one a word
         wait_for_health $running || return 1
         up --scale "$service=$replicas" || return 1
-        reload_proxy
+        # shellcheck disable=SC2046 # ids, one a word
+        wait_for_health $(containers "$proxy" all)
         return
     fi
-    up ${force[@]+"${force[@]}"} || return 1
+    # Of the profile ha, where that is left: nginx has the port.
+    for running in $(containers "$proxy" all) $(containers redis all); do retire "$running"; done
+    up --scale "$service=1" ${force[@]+"${force[@]}"} || return 1
     running=$(containers "$service" all)
     # shellcheck disable=SC2086 # ids, one a word
     wait_for_health $running
@@ -570,9 +615,9 @@ roll() {
         reload_proxy || return 1
     done
     up --scale "$service=$replicas" ${settle[@]+"${settle[@]}"} || return 1
+    refresh_proxy
     # shellcheck disable=SC2046 # ids, one a word
-    wait_for_health $(containers "$service") || return 1
-    reload_proxy
+    wait_for_health $(containers "$service") $(containers "$proxy" all)
 }
 
 retire() {
@@ -581,18 +626,11 @@ retire() {
     engine rm "$1" >/dev/null
 }
 
-stop_seconds() {
-    local drain
-    drain=$(setting SHUTDOWN_TIMEOUT 30)
-    if [[ ! $drain =~ ^[0-9]+$ ]]; then drain=30; fi
-    printf '%s\n' "$((drain + grace_seconds))"
-}
-
 # nginx asks for the replicas' addresses when it reads its configuration.
 reload_proxy() {
     local container
     for container in $(containers "$proxy"); do
-        if ! engine exec "$container" nginx -s reload >"$scratch/proxy" 2>&1; then
+        if ! engine exec "$container" nginx -e stderr -s reload >"$scratch/proxy" 2>&1; then
             cat "$scratch/proxy" >&2
             bad "nginx did not read its configuration again; it goes on with the addresses it knows."
             return 1
@@ -602,13 +640,23 @@ reload_proxy() {
 
 # Asked before anything is replaced: an nginx that cannot reload would not learn where the new replicas are.
 check_proxy() {
+    [[ -n $(containers "$proxy") ]] && is_ha || return 0
+    if ! try_out "$proxy" nginx -e stderr -t; then
+        cat "$scratch/tried" >&2
+        fail "nginx does not take nginx.conf. What runs was not touched." "The lines above say what is wrong in it."
+    fi
+}
+
+# A container keeps the file that was there when it started; a checkout puts another one in its place.
+refresh_proxy() {
     local container
     for container in $(containers "$proxy"); do
-        if ! engine exec "$container" nginx -t >"$scratch/proxy" 2>&1; then
-            cat "$scratch/proxy" >&2
-            fail "nginx does not take nginx.conf; it goes on with the one before. What runs was not touched." "The lines above say what is wrong in it."
+        if ! engine exec "$container" cat /etc/nginx/nginx.conf 2>/dev/null | cmp -s - nginx.conf; then
+            say "nginx.conf has changed: restarting nginx, which costs a moment without an answer ..."
+            engine restart -t "$(stop_seconds)" "$container" >/dev/null
         fi
     done
+    reload_proxy
 }
 
 can_roll() { is_ha && [[ $compose_kind != podman-compose && -n $(containers "$proxy") && -n $(containers "$service") ]]; }
@@ -619,7 +667,6 @@ switch_to_new() {
 
 # Called with $image as it should be, for what on_exit does if this fails.
 switch() {
-    local name=$1
     image_before=$(image_id "$image") previous_before=$(image_id "$repository:previous")
     phase=switching
     retag "$image" "$new"
@@ -627,7 +674,7 @@ switch() {
     switch_to_new || exit 1
     phase=idle
     forget_older_images
-    good "Deployed $(named "$new") as $image$(if [[ $name != "$image" ]]; then printf ' and %s' "$name"; fi)."
+    good "Deployed $(named "$new") as $image."
     if [[ -n $old && $old != "$new" ]]; then say "The image before is kept as $repository:previous; ./deploy.sh rollback goes back to it."; fi
     url
 }
@@ -695,7 +742,7 @@ check_port() {
     [[ $port =~ ^[0-9]+$ ]] || return 0 # compose says what is wrong with it
     case ${DOCKER_HOST:-unix} in unix*) ;; *) return 0 ;; esac
     for container in $(containers); do
-        if engine port "$container" 2>/dev/null | grep -q ":$port\$"; then return; fi
+        if engine port "$container" 2>/dev/null | grep ":$port\$" >/dev/null; then return; fi
     done
     if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
         fail "Port $port is in use by another program. What runs was not touched." \
@@ -717,7 +764,7 @@ deploy() {
     name=$(candidate)
     new=$(image_id "$name")
     if ! is_deployed; then rehearse "$name"; fi
-    switch "$name"
+    switch
 }
 
 rollback() {
@@ -730,7 +777,7 @@ rollback() {
     [[ $new != "$old" ]] || fail "$(named "$new") runs already." "$repository:previous is the same image."
     read_config_hash
     rehearse "$repository:previous"
-    switch "$repository:previous"
+    switch
 }
 
 # --- Looking after it ----------------------------------------------------------------------------------------------
@@ -738,10 +785,10 @@ rollback() {
 # Prints where the service can be reached, or nothing.
 url() {
     local container address
-    container=$(containers "$proxy" | head -n 1)
-    if [[ -z $container ]]; then container=$(containers "$service" | head -n 1); fi
+    container=$(containers "$proxy" | first)
+    if [[ -z $container ]]; then container=$(containers "$service" | first); fi
     if [[ -z $container ]]; then return; fi
-    address=$(engine port "$container" 2>/dev/null | sed -n 's/.* -> //p' | head -n 1)
+    address=$(engine port "$container" 2>/dev/null | sed -n 's/.* -> //p' | first)
     if [[ -z $address ]]; then return; fi
     case ${address%:*} in "" | 0.0.0.0 | "[::]") address=localhost:${address##*:} ;; esac
     printf 'http://%s\n' "$address"
@@ -776,7 +823,7 @@ status() {
     for container in $(containers "" all); do
         show_container "$container" || all=1
     done
-    container=$(containers "$service" | head -n 1)
+    container=$(containers "$service" | first)
     if [[ -n $container ]]; then show_models "$container"; else all=1; fi
     return "$all"
 }
@@ -870,7 +917,7 @@ request() {
     # By standard input: arguments can be seen by everyone on the machine.
     code=$(printf '%s' "${API_KEY:+header = \"Authorization: Bearer $API_KEY\"}" |
         curl -sS -m 60 -K - -o "$scratch/answer" -w '%{http_code}' ${body[@]+"${body[@]}"} "$1$2" 2>"$scratch/curl") || true
-    words=$(sed 's/\("embeddings\{0,1\}":\)[^a-z]*/\1[...],/' "$scratch/answer" 2>/dev/null | cut -c 1-200) || words=""
+    words=$(sed 's/\("embeddings\{0,1\}":\)[^"]*/\1[...],/' "$scratch/answer" 2>/dev/null | cut -c 1-200) || words=""
     if [[ $code == 200 ]] && grep -Eq -- "$3" "$scratch/answer"; then
         printf 'ok    %-14s %s\n' "$2" "$words"
         return

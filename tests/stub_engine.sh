@@ -3,6 +3,7 @@
 # lies in files below $STUB, where the test puts it and finds it again; each call is a line of $STUB/calls.
 set -uo pipefail
 shopt -s nullglob
+HERE=$PWD
 me=${0##*/}
 printf '%s %s\n' "$me" "$*" >>"$STUB/calls"
 
@@ -36,6 +37,7 @@ start_container() {
     content "$STUB/hash" >"hash"
     printf running >state
     if [[ $1 == fast-embedding ]]; then image_id "${IMAGE:?}" >image; else printf '%s' "$1" >image; fi
+    if [[ $1 == nginx ]]; then cp "$HERE/nginx.conf" "$STUB/nginx.conf"; fi
     if [[ $(content "$STUB/broken/$(<image)") == ends ]]; then
         printf restarting >state
         printf 3 >restarts
@@ -55,6 +57,7 @@ inspect() {
         '{{.State.Status}}') content "$folder/state" ;;
         '{{.RestartCount}}') content "$folder/restarts" ;;
         '{{.State.Status}} {{.RestartCount}}') printf '%s %s' "$(<"$folder/state")" "$(<"$folder/restarts")" ;;
+        '{{.State.ExitCode}}') content "$folder/exit" ;;
         *OOMKilled*) printf '%s' "$(content "$STUB/end-state")" ;;
         *) echo "stub: inspect $1" >&2; exit 99 ;;
     esac
@@ -97,6 +100,7 @@ up() {
     local scale=1 recreate=auto services="" folder id wanted
     fail_if "up-$(image_id "$IMAGE")"
     fail_if up
+    printf '%s' "$STOP_GRACE_PERIOD" >"$STUB/grace"
     wanted="$(image_id "$IMAGE") $(content "$STUB/hash")"
     while (($#)); do
         case $1 in
@@ -117,7 +121,7 @@ up() {
     [[ $services == *fast-embedding* ]] || return
     for folder in "$STUB"/containers/*/; do
         [[ $(<"$folder/project") == "$project" && $(<"$folder/service") == fast-embedding ]] || continue
-        if [[ $recreate == yes ]] || { [[ $recreate == auto && "$(<"$folder/image") $(<"$folder/hash")" != "$wanted" ]]; }; then
+        if ((scale == 0)) || [[ $recreate == yes ]] || { [[ $recreate == auto && "$(<"$folder/image") $(<"$folder/hash")" != "$wanted" ]]; }; then
             rm -r "$folder"
         else
             printf running >"$folder/state"
@@ -132,11 +136,31 @@ up() {
     : >"$STUB/volumes/${project}_data"
 }
 
+# The container of `compose run -d --no-deps --name NAME --entrypoint PROGRAM SERVICE ...`
+try_out() {
+    local folder=$STUB/containers/$5 fails=check
+    mkdir "$folder"
+    printf rehearsal >"$folder/service"
+    printf '%s' "$5" >"$folder/name"
+    printf '%s' "$project" >"$folder/project"
+    printf 0 >"$folder/restarts"
+    if [[ $7 == nginx ]]; then fails=nginx; else printf '%s\n' "$IMAGE" >>"$STUB/rehearsed"; fi
+    if [[ -e $STUB/hang ]]; then printf running >"$folder/state"; else printf exited >"$folder/state"; fi
+    if [[ -e $STUB/fail/$fails ]]; then
+        cp "$STUB/fail/$fails" "$folder/logs"
+        printf 1 >"$folder/exit"
+    else
+        content "$STUB/check" >"$folder/logs"
+        printf 0 >"$folder/exit"
+    fi
+}
+
 compose() {
     project="" profiles=""
     while (($#)); do
         case $1 in
             -p) project=$2 && shift ;;
+            -f) shift ;;
             --profile) profiles+=" $2" && shift ;;
             *) break ;;
         esac
@@ -145,11 +169,7 @@ compose() {
     case $1 in
         version) content "$STUB/compose-version"; [[ -s $STUB/compose-version ]] ;;
         config) fail_if config; echo "fast-embedding $(content "$STUB/hash")" ;;
-        run)
-            printf '%s\n' "$IMAGE" >>"$STUB/rehearsed"
-            if [[ -e $STUB/hang ]]; then exec sleep 60; fi
-            fail_if check
-            content "$STUB/check" ;;
+        run) try_out "$@" ;;
         up) up "${@:2}" ;;
         down) for folder in "$STUB"/containers/*/; do rm -r "$folder"; done ;;
         logs) echo "log lines" ;;
@@ -163,7 +183,8 @@ run_in_container() {
         python)
             if [[ $3 == -c ]]; then echo '{"status":"healthy","cache_info":{"cached_models":["a/b"]},"uptime_seconds":12.3}'; return; fi
             [[ $(<"$folder/state") == running && ! -e $STUB/broken/$(<"$folder/image") ]] ;;
-        nginx) fail_if nginx ;;
+        nginx) fail_if reload ;;
+        cat) content "$STUB/nginx.conf" ;;
     esac
 }
 
@@ -190,7 +211,7 @@ case $1 in
     images) for file in "$STUB"/images/*; do file=${file##*/}; echo "${file//%//}"; done ;;
     inspect) inspect "$3" "$4" ;;
     exec) run_in_container "${@:2}" ;;
-    logs) content "$STUB/logs"; echo ;;
+    logs) if [[ -e $STUB/containers/$2/logs ]]; then content "$STUB/containers/$2/logs"; else content "$STUB/logs"; fi; echo ;;
     stop) printf exited >"$STUB/containers/$4/state" ;;
     start) printf running >"$STUB/containers/$2/state" ;;
     restart) printf running >"$STUB/containers/$4/state" ;;

@@ -19,6 +19,8 @@ TOOLS = (
         "basename",
         "bash",
         "cat",
+        "cmp",
+        "cp",
         "curl",
         "cut",
         "dirname",
@@ -63,7 +65,7 @@ class Machine:
             (self.programs / program).symlink_to(ROOT / "tests" / "stub_engine.sh")
         self.folder.mkdir()
         shutil.copy(ROOT / "deploy.sh", self.folder)
-        for name in ("docker-compose.yml", "Dockerfile"):
+        for name in ("docker-compose.yml", "Dockerfile", "nginx.conf"):
             (self.folder / name).write_text("# the stub does not read it\n")
         (self.folder / "main.py").write_text('VERSION = "9.8.7"\n')
         self.set("compose-version", "Docker Compose version v2.29.1")
@@ -211,7 +213,7 @@ def test_first_deployment_builds_tries_and_starts(machine: Machine) -> None:
     outcome = machine.run("deploy")
     assert outcome.code == 0
     assert list(machine.containers().values()) == [("one", "running")]
-    order = [" build ", " run --rm --no-deps ", " up -d --no-build", " exec "]
+    order = [" build ", " run -d --no-deps ", " up -d --no-build", " exec "]
     first = [next(index for index, call in enumerate(machine.calls) if words in call) for words in order]
     assert first == sorted(first)
 
@@ -225,7 +227,7 @@ def test_second_deployment_of_the_same_restarts_and_tries_nothing(machine: Machi
     before = machine.deployed().containers()
     assert machine.run("deploy").code == 0
     assert machine.containers() == before
-    assert machine.called(" run --rm") == []
+    assert machine.called(" run -d") == []
 
 
 def test_new_image_takes_the_place_of_the_old_one_which_is_kept(machine: Machine) -> None:
@@ -407,7 +409,7 @@ def test_start_that_is_tried_for_too_long_is_cut_short(machine: Machine) -> None
     outcome = machine.run("deploy")
     assert outcome.code == 1
     assert "--wait 600" in outcome.err
-    assert machine.called(" rm -f shop-rehearsal")
+    assert machine.called(" rm -f -v shop-rehearsal")
 
 
 def test_warnings_of_the_trial_start_are_shown(machine: Machine) -> None:
@@ -441,6 +443,16 @@ def test_port_of_another_program_stops_nothing(machine: Machine) -> None:
     assert "in use by another program" in outcome.err
     assert machine.containers() == before
     assert machine.called(" build ") == []
+
+
+def test_replicas_publish_no_port_of_their_own(machine: Machine) -> None:
+    machine.deployed("--profile", "ha").run("deploy")
+    assert all("-p shop -f docker-compose.yml --profile ha" in call for call in machine.called("compose -p"))
+
+
+def test_compose_may_take_as_long_to_stop_as_requests_may_take(machine: Machine) -> None:
+    machine.run("deploy", variables={"SHUTDOWN_TIMEOUT": "50"})
+    assert (machine.state / "grace").read_text() == "60s"
 
 
 def test_port_of_its_own_is_no_obstacle(machine: Machine) -> None:
@@ -507,8 +519,8 @@ def test_interrupted_deployment_goes_back(machine: Machine) -> None:
             assert told
         script.terminate()
         told = script.stderr.read()
-    assert script.returncode == 143
     assert "Rolled back" in told
+    assert script.returncode == 143, told
     assert list(machine.containers().values()) == [("one", "running")]
 
 
@@ -556,7 +568,7 @@ def test_replicas_are_replaced_one_by_one(cluster: Machine) -> None:
     changes = [
         call.split()[1] if " stop " in call else "up" if " up " in call else "reload"
         for call in cluster.calls
-        if " stop " in call or " --no-recreate " in call or call.endswith("nginx -s reload")
+        if " stop " in call or " --no-recreate " in call or call.endswith("-s reload")
     ]
     assert changes[:12] == ["up", "reload", "stop", "reload"] * 3
     assert [call.split()[-1] for call in cluster.called(" stop ")] == sorted(old)
@@ -587,6 +599,26 @@ def test_nginx_that_does_not_take_its_configuration_stops_nothing(cluster: Machi
     assert outcome.code == 1
     assert "nginx.conf:3" in outcome.err
     assert cluster.containers() == before
+
+
+def test_nginx_gets_a_changed_configuration(cluster: Machine) -> None:
+    (cluster.folder / "nginx.conf").write_text("# changed\n")
+    assert "nginx.conf has changed" in cluster.run("deploy").err
+    assert len(cluster.called(" restart ")) == 1
+
+
+def test_nginx_that_does_not_start_is_a_failure(machine: Machine) -> None:
+    machine.deployed()
+    machine.set("broken/nginx", "ends")
+    outcome = machine.run("deploy", "--profile=ha")
+    assert outcome.code == 1
+    assert "shop-nginx" in outcome.err
+
+
+def test_one_container_can_take_the_place_of_the_replicas(cluster: Machine) -> None:
+    assert cluster.run("deploy", "--profile", "none").code == 0
+    assert len(cluster.containers()) == 1
+    assert cluster.containers("nginx") == cluster.containers("redis") == {}
 
 
 def test_restart_takes_one_replica_at_a_time(cluster: Machine) -> None:
@@ -787,7 +819,7 @@ def test_podman_compose_is_made_to_see_a_new_image(tmp_path: Path) -> None:
     machine.set("compose-version", "podman-compose version 1.0.6")
     machine.deployed().next_image("two")
     assert machine.run("deploy").code == 0
-    assert machine.called("podman-compose -p shop up -d --no-build --force-recreate")
+    assert machine.called("podman-compose -p shop up -d --no-build --scale fast-embedding=1 --force-recreate")
 
 
 def test_missing_compose_is_told(machine: Machine) -> None:
