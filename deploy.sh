@@ -87,6 +87,7 @@ explain() {
         bad "$settings"
         say "  -> Correct it in .env (or in the environment), then ./deploy.sh deploy."
     fi
+    known "$1" 'FAIL +values' "Correct it in .env (or in the environment), then ./deploy.sh deploy."
     known "$1" 'no space left on device' \
         "The disk is full. $engine system df shows what takes it; $engine image prune and $engine builder prune free some."
     known "$1" 'range of CPUs is from' "The machine has fewer cores than CPUS (2 by default): set it lower in .env."

@@ -1,6 +1,7 @@
 import fcntl
 import os
 import pty
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.servers import ROOT, running_server
+
+pytestmark = pytest.mark.timeout(120)  # a deployment is some hundred processes; machines may be busy
 
 SERVICE = "fast-embedding"
 TOOLS = (
@@ -202,6 +205,15 @@ def test_script_can_be_called_by_a_link_from_anywhere(machine: Machine, tmp_path
     assert done.returncode == 0
 
 
+def test_commands_of_the_guide_work_in_their_order(machine: Machine) -> None:
+    guide = (ROOT / "docs" / "DOCKER_SETUP.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\./deploy\.sh ([^#\n]+)", guide, re.MULTILINE)
+    assert len(commands) > 5
+    for command in commands:
+        outcome = machine.run(*command.split())
+        assert outcome.code == 0, f"{command}: {outcome.err}"
+
+
 def test_no_colour_is_written_where_no_terminal_is(machine: Machine) -> None:
     assert "\033" not in machine.run("deploy").err
 
@@ -385,6 +397,7 @@ def test_same_image_that_fails_with_other_settings_has_no_way_back(machine: Mach
     ("report", "told"),
     [
         pytest.param("Bad settings: PORT='x' is not allowed: input should be ...", "Correct it in .env", id="settings"),
+        pytest.param("FAIL  values           MAX_BATCH_SIZE='many' is not allowed", "Correct it in .env", id="values"),
         pytest.param("FAIL  HUB_CACHE_DIR    cannot be written", "chown -R 10001", id="volume"),
         pytest.param("PermissionError: [Errno 13] Permission denied: '/data/hub'", "chown -R 10001", id="volume-bare"),
         pytest.param("FAIL  memory           100 MB available", "fewer or smaller models", id="memory"),
