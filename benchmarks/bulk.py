@@ -1,8 +1,8 @@
-"""Measure a bulk job beside FastEmbed called directly, per core, on the same texts: `python benchmarks/bulk.py`.
+"""Measure what a core does in a bulk job, beside FastEmbed called directly: `python benchmarks/bulk.py`.
 
-In turns, and each in a process of its own: FastEmbed's `embed()` over all texts, with one thread and its default batch
-size; the same with the batch size of the service's limit; and `deploy/ray/bulk_embed.py` on all cores, of which
-the seconds count that its actors worked on their units. So no number has a start in it.
+In turns, each in a process of its own: FastEmbed's `embed()` over all texts, with one thread and two batch sizes; and
+the units of a bulk job, read, embedded and written as each of its actors does. Seconds are those of the CPU, all
+threads of the process together, so that a machine that does other work, too, spoils little. Loading is not in them.
 """
 
 import argparse
@@ -11,11 +11,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 if not __package__:  # run as a script: let `benchmarks` be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -23,7 +21,6 @@ if not __package__:  # run as a script: let `benchmarks` be found
 from benchmarks.cpu import cpu_model, usable_cores
 from benchmarks.processes import ROOT
 from benchmarks.texts import Kind, distinct_texts
-from deploy.ray.bulk_embedder import read_done
 
 MODEL_FOLDER = ROOT / "models/all-MiniLM-L6-v2"
 BATCH_SIZES = (256, 32)
@@ -34,9 +31,23 @@ folder, batch_size, file = sys.argv[1:]
 texts = [json.loads(line)["text"] for line in open(file)]
 model = TextEmbedding("sentence-transformers/all-MiniLM-L6-v2", specific_model_path=folder, threads=1)
 list(model.embed(texts[:32]))
-started = time.perf_counter()
+started = time.process_time()
 count = sum(1 for _ in model.embed(texts, batch_size=int(batch_size)))
-print(count / (time.perf_counter() - started))
+print(json.dumps({"texts": count, "seconds": time.process_time() - started}))
+"""
+ACTOR = """
+import json, os, sys, time
+from deploy.ray.bulk_embed import opened, parser, plan
+from deploy.ray.bulk_embedder import embed_unit
+from config import load_settings
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+job = plan(parser().parse_args(sys.argv[1:]), load_settings())
+encoder = opened(job.model, job.settings.hub_cache_dir)
+os.makedirs(job.work.output, exist_ok=True)
+started = time.process_time()
+done = [embed_unit(encoder, unit, job.work) for unit in job.units]
+seconds = time.process_time() - started
+print(json.dumps({"texts": sum(d.texts for d in done), "tokens": sum(d.tokens for d in done), "seconds": seconds}))
 """
 
 
@@ -44,41 +55,36 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="bulk.py", description="A bulk job beside FastEmbed called directly, per core.")
     made.add_argument("--texts", type=int, default=4000, help="texts of each kind (default: %(default)s)")
     made.add_argument("--rounds", type=int, default=3, help="turns; the median counts (default: %(default)s)")
-    made.add_argument("--address", help="of a Ray cluster (default: this machine, all cores)")
     return made
 
 
-def fastembed(file: Path, batch_size: int) -> float:
-    """Texts per second of one thread."""
-    told = _output([sys.executable, "-c", FASTEMBED, str(MODEL_FOLDER), str(batch_size), str(file)])
-    return float(told.splitlines()[-1])
+def fastembed(file: Path, batch_size: int) -> dict[str, float]:
+    return _told(FASTEMBED, str(MODEL_FOLDER), str(batch_size), str(file))
 
 
-def bulk_job(file: Path, rows_per_file: int, address: str | None) -> dict[str, float]:
-    """Texts and tokens per second and core, while the job's actors work; and the tokens of a text."""
+def bulk_actor(file: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as output:
-        more = ["--address", address] if address else []
-        command = [sys.executable, "deploy/ray/bulk_embed.py", str(file), output, "--rows-per-file", str(rows_per_file)]
-        _output([*command, *more])
-        done = [read_done(part) for part in Path(output).glob("part-*.parquet")]
-    worked = sum(one.seconds for one in done)
-    texts, tokens = sum(one.texts for one in done), sum(one.tokens for one in done)
-    return {"core": texts / worked, "tokens": tokens / worked, "mean": tokens / texts}
+        return _told(ACTOR, str(file), output)
 
 
-def _output(command: Sequence[str]) -> str:
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+def _told(program: str, *arguments: str) -> dict[str, float]:
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
-def measure(kind: Kind, args: argparse.Namespace) -> dict[str, Any]:
+def measure(kind: Kind, args: argparse.Namespace) -> dict[str, float]:
+    """Medians of texts per second of a core, by what was measured; and the tokens of a text."""
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{kind}.jsonl"
         texts = itertools.islice(distinct_texts(kind, "bulk"), args.texts)
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         for _ in range(args.rounds):
-            turn = {f"fastembed {size}": fastembed(file, size) for size in BATCH_SIZES}
-            rounds.append(turn | bulk_job(file, max(1, args.texts // (8 * usable_cores())), args.address))
+            turns = {f"fastembed {size}": fastembed(file, size) for size in BATCH_SIZES} | {"bulk": bulk_actor(file)}
+            rates = {name: turn["texts"] / turn["seconds"] for name, turn in turns.items()}
+            rounds.append(rates | {"tokens": turns["bulk"]["tokens"] / turns["bulk"]["texts"]})
     return {name: median(turn[name] for turn in rounds) for name in rounds[0]}
 
 
@@ -86,16 +92,17 @@ def main() -> None:
     args = parser().parse_args()
     print(
         f"{cpu_model()}, {usable_cores()} cores, Python {sys.version.split()[0]}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("ray", "fastembed", "onnxruntime"))
-        + f"; median of {args.rounds} rounds of {args.texts:,} texts"
+        + ", ".join(f"{name} {version(name)}" for name in ("fastembed", "onnxruntime"))
+        + f"; median of {args.rounds} rounds of {args.texts:,} texts; texts per second of a core"
     )
-    print("| texts | tokens (mean) | FastEmbed, 1 thread, batch 256 | batch 32 | bulk job, per core | tokens/s/core |")
+    print("| texts | tokens each | FastEmbed, batches of 256 | of 32 | bulk job | tokens/s |")
     print("|---|---|---|---|---|---|")
-    for kind in ("short", "mixed"):
+    kinds: tuple[Kind, ...] = ("short", "mixed")
+    for kind in kinds:
         found = measure(kind, args)
         print(
-            f"| {kind} | {found['mean']:.0f} | {found['fastembed 256']:.0f}/s | {found['fastembed 32']:.0f}/s | "
-            f"{found['core']:.0f}/s | {found['tokens']:,.0f} |",
+            f"| {kind} | {found['tokens']:.0f} | {found['fastembed 256']:.0f} | {found['fastembed 32']:.0f} | "
+            f"{found['bulk']:.0f} | {found['bulk'] * found['tokens']:,.0f} |",
             flush=True,
         )
 
