@@ -95,7 +95,7 @@ explain() {
         "Another program has the port. Stop it, or set PORT in .env to a free one."
     known "$1" 'FAIL +(memory|MODEL_MEMORY_BUDGET)|out of memory|oom-?killed|MemoryError|too little memory|std::bad_alloc' \
         "Too little memory. Raise the limit in docker-compose.yml (and on the machine), or require fewer or smaller models (REQUIRED_MODELS)."
-    known "$1" 'FAIL +(HUB_CACHE_DIR|MODELS_DIR)|(permission denied|read-only file system).*/data|/data.*(permission denied|read-only|not writable|cannot be written)' \
+    known "$1" 'FAIL +(HUB_CACHE_DIR|MODELS_DIR)|HUB_CACHE_DIR cannot be written|(permission denied|read-only file system).*/data|/data.*(permission denied|read-only|not writable|cannot be written)' \
         "A folder under /data cannot be written by user 10001. For a folder of this machine: sudo chown -R 10001:10001 FOLDER."
     known "$1" 'buildkit is enabled but the buildx component is missing|buildx.*(missing|broken)|requires buildx' \
         "Docker's build plugin is missing: install docker-buildx-plugin, or build with DOCKER_BUILDKIT=0."

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,12 +17,14 @@ from api.bodies import TextRules
 from api.metrics import Metrics
 from api.native import CacheInfo, LimitMetrics
 from config import Settings
-from engine.catalog import Catalog
+from engine.catalog import Catalog, Model
 from engine.encoder import Encoder, sessions_of
 from engine.errors import ServiceError
-from engine.hub import fetch
+from engine.folders import why_not_writable
+from engine.hub import fetch, is_cached
 from engine.lane import Lane, open_lanes
 from engine.machine import return_large_blocks, usable_cores
+from engine.memory import advice, memory_limit, need_of, why_impossible
 from engine.scheduler import Scheduler
 from engine.service import EmbeddingService
 from model_manager import ModelManager
@@ -93,7 +95,13 @@ async def lifespan(
 
 async def _load_required(service: Service, stop: Callable[[], None]) -> None:
     try:
-        names = [service.embeddings.offered(name).name for name in service.settings.required_models]
+        required = [service.embeddings.offered(name) for name in service.settings.required_models]
+        if (reason := await asyncio.to_thread(_why_not_here, service, required)) is not None:
+            service.failure = reason
+            log.critical("start_failed", reason=reason)
+            stop()
+            return
+        names = [model.name for model in required]
         await service.models.load_all(names)
     except ServiceError as error:
         service.failure = error.detail
@@ -108,6 +116,26 @@ async def _load_required(service: Service, stop: Callable[[], None]) -> None:
         log.info("service_ready", seconds=service.uptime_s, models=names)
     finally:
         service.settled.set()
+
+
+def _why_not_here(service: Service, required: Sequence[Model]) -> str | None:
+    """Why *required* cannot be had here, whatever the hub says; blocks. What may go wrong later is logged."""
+    settings = service.settings
+    copies = partial(sessions_of, lanes=service.scheduler.state().lanes, lone_text_bytes=int(settings.lone_text_memory))
+    need, limit = need_of(required, copies), memory_limit()
+    if (reason := why_impossible(need, limit)) is not None:
+        return reason
+    if need.is_tight(limit):
+        log.warning("memory_tight", **advice(need, limit))
+    if (trouble := why_not_writable(settings.hub_cache_dir)) is None:
+        return None
+    if missing := [model.name for model in required if not is_cached(model, settings.hub_cache_dir)]:
+        return (
+            f"The model {missing[0]!r} has to be downloaded, and HUB_CACHE_DIR cannot be written: {trouble}. "
+            "Or fill it before, by `python main.py download`."
+        )
+    log.warning("hub_cache_not_writable", reason=trouble, advice="no other model can be downloaded")
+    return None
 
 
 @asynccontextmanager

@@ -21,13 +21,15 @@ from cli.console import (
     without_model,
 )
 from cli.model_process import Loaded, ModelProcessError, Order, running
-from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, is_writable, why_not_listening
+from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, why_not_listening
 from config import Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model
 from engine.encoder import sessions_of
 from engine.errors import ModelUnavailableError, UnknownModelError
+from engine.folders import why_not_writable
 from engine.hub import is_cached
 from engine.machine import usable_cores
+from engine.memory import memory_limit, need_of, why_impossible
 from engine.self_check import SelfCheck
 
 Level = Literal["ok", "warn", "FAIL"]
@@ -209,19 +211,28 @@ def _lanes(settings: Settings) -> int:
     return min(settings.thread_pool_workers, usable_cores())
 
 
+def _copies(model: Model, settings: Settings) -> int:
+    return sessions_of(model, lanes=_lanes(settings), lone_text_bytes=settings.lone_text_memory)
+
+
 def _needed_bytes(model: Model, settings: Settings) -> int:
     """Estimated memory of a model with the copy for lone texts, where it gets one."""
-    copies = sessions_of(model, lanes=_lanes(settings), lone_text_bytes=settings.lone_text_memory)
-    return model.memory_bytes * copies
+    return model.memory_bytes * _copies(model, settings)
 
 
 def _memory(settings: Settings, required: Sequence[Model]) -> Finding:
-    available, needed = available_bytes(), sum(_needed_bytes(model, settings) for model in required)
-    facts = {"available_bytes": available, "needed_bytes": needed}
-    told = f"the required models need about {megabytes(needed)}"
-    if available is None:
+    limit, available = memory_limit(), available_bytes()
+    need = need_of(required, lambda model: _copies(model, settings))
+    facts = {"available_bytes": available, "needed_bytes": need.bytes, "limit_bytes": limit.bytes}
+    if (reason := why_impossible(need, limit)) is not None:
+        return Finding("machine", "FAIL", "memory", reason, facts)
+    told = f"the service with the required models needs about {megabytes(need.bytes)}"
+    if limit.bytes is None or available is None:
         return Finding("machine", "ok", "memory", f"what is available is not told here; {told}", facts)
-    level: Level = "ok" if needed <= available else "warn"
+    if need.is_tight(limit):
+        told = f"{megabytes(limit.bytes)} may be used, but {told}: raise the limit, or see LONE_TEXT_MEMORY"
+        return Finding("machine", "warn", "memory", told, facts)
+    level: Level = "ok" if need.bytes <= available else "warn"
     return Finding("machine", level, "memory", f"{megabytes(available)} available; {told}", facts)
 
 
@@ -229,9 +240,10 @@ def _cache_folder(settings: Settings) -> Iterator[Finding]:
     free = free_disk_bytes(settings.hub_cache_dir)
     told = "free space is not told here" if free is None else f"{megabytes(free)} free for HUB_CACHE_DIR"
     yield Finding("machine", "ok", "disk", told, {"free_bytes": free})
-    can_write = is_writable(settings.hub_cache_dir)
-    told = "can be written" if can_write else "cannot be written: no model can be downloaded"
-    yield Finding("machine", "ok" if can_write else "warn", "HUB_CACHE_DIR", told, {"is_writable": can_write})
+    trouble = why_not_writable(settings.hub_cache_dir)
+    told = "can be written" if trouble is None else f"no model can be downloaded: {trouble}"
+    level: Level = "ok" if trouble is None else "warn"
+    yield Finding("machine", level, "HUB_CACHE_DIR", told, {"is_writable": trouble is None})
 
 
 def _required(model: Model, settings: Settings, *, is_missing: bool) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """What the service finds around it: its address, memory, disk, and the hub."""
 
 import errno
-import os
 import shutil
 import socket
 from contextlib import suppress
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from engine.folders import existing
 from engine.hub import HUB_ANSWER_S
 from engine.machine import CGROUP
 
@@ -85,20 +85,8 @@ def available_bytes(*, meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | 
 def free_disk_bytes(folder: Path) -> int | None:
     """Free space where *folder* is or would be made; None: not told."""
     with suppress(OSError):
-        return shutil.disk_usage(_existing(folder)).free
+        return shutil.disk_usage(existing(folder)).free
     return None
-
-
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in *folder*, or the folder itself where it does not exist yet."""
-    place = _existing(folder)
-    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the nearest one above it that exists."""
-    path = path.absolute()
-    return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
 def _public(address: str) -> str:

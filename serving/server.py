@@ -1,6 +1,7 @@
 """The process around the app: its socket, its signals, its exit code."""
 
 import asyncio
+import errno
 import math
 import os
 import socket
@@ -31,6 +32,12 @@ OTHER_FILES = 100
 """Open files that are no connections of callers: models, the hub, Redis, the log."""
 CLOSE_S = 1.0
 """What is kept of the time to drain for closing all that is open: a supervisor kills who is not gone by then."""
+
+LISTENING_HINTS = {
+    errno.EACCES: " Ports below 1024 are for root: set PORT=8000, and let the container or a proxy map the other one.",
+    errno.EADDRINUSE: " Another process has the port: end it, or set another PORT.",
+    errno.EADDRNOTAVAIL: " This machine has no such address: set HOST=0.0.0.0 for all of its own.",
+}
 
 log = structlog.get_logger()
 
@@ -122,7 +129,8 @@ def serve(
         listening = _listen(host, port)
     except (OSError, TypeError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "this is no address"
-        return _fail(f"Cannot listen on HOST={host} PORT={port}: {reason}.")
+        hint = LISTENING_HINTS.get(getattr(error, "errno", None) or 0, "")
+        return _fail(f"Cannot listen on HOST={host} PORT={port}: {reason}.{hint}")
     lobby = Lobby(_within_file_limit(rules), note=note, turn_away=turn_away)
     config = uvicorn.Config(
         app,

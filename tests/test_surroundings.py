@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.surroundings import available_bytes, free_disk_bytes, is_writable
+from cli.surroundings import available_bytes, free_disk_bytes
 
 
 def cgroup(parent: Path, limit: str, current: str = "1000") -> Path:
@@ -33,10 +33,5 @@ def test_memory_that_nobody_tells_is_unknown(content: str, tmp_path: Path) -> No
     assert available_bytes(meminfo=tmp_path / "nowhere", cgroup=tmp_path) is None
 
 
-def test_folder_that_does_not_exist_yet_is_judged_by_where_it_would_be(tmp_path: Path) -> None:
-    assert is_writable(tmp_path / "a" / "b")
+def test_free_space_is_that_of_where_a_folder_would_be(tmp_path: Path) -> None:
     assert free_disk_bytes(tmp_path / "a" / "b")
-    file = tmp_path / "file"
-    file.touch()
-    assert not is_writable(file / "cache")
-    assert not is_writable(file)
