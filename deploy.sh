@@ -575,6 +575,12 @@ up() {
     }
 }
 
+# The replicas are healthy already. Compose would give up if the engine's own checks, on a busy machine, said otherwise once.
+up_behind_proxy() {
+    up --no-deps --scale "$service=$replicas" "$@" "$service" "$proxy" redis || return 1
+    if [[ $profiles != ha ]]; then up --scale "$service=$replicas" "$@"; fi # what other profiles add
+}
+
 # Starts or replaces all at once. Without a proxy there is one port, so the old container must end first.
 replace() {
     local force=() running
@@ -585,7 +591,7 @@ replace() {
         running=$(containers "$service")
         # shellcheck disable=SC2086 # ids, one a word
         wait_for_health $running || return 1
-        up --scale "$service=$replicas" || return 1
+        up_behind_proxy || return 1
         # shellcheck disable=SC2046 # ids, one a word
         wait_for_health $(containers "$proxy" all)
         return
@@ -615,7 +621,7 @@ roll() {
         retire "$stale"
         reload_proxy || return 1
     done
-    up --scale "$service=$replicas" ${settle[@]+"${settle[@]}"} || return 1
+    up_behind_proxy ${settle[@]+"${settle[@]}"} || return 1
     refresh_proxy
     # shellcheck disable=SC2046 # ids, one a word
     wait_for_health $(containers "$service") $(containers "$proxy" all)
