@@ -52,8 +52,8 @@ class MemoryNeed:
 def need_of(models: Iterable[Model], copies: Callable[[Model], int]) -> MemoryNeed:
     """What the service needs with *models*, each in so many *copies*.
 
-    While ONNX Runtime reads a file of float32 weights it holds them twice (a file of 800 MB: 1,555 MB at most, 780 MB after), so the
-    largest model counts once more.
+    ONNX Runtime holds float32 weights twice while it reads their file, so the largest model counts once more: one of
+    800 MB took 1,555 MB at most, and 780 MB after that.
     """
     models = tuple(models)
     largest = max((model.size_bytes for model in models), default=0)
