@@ -90,3 +90,40 @@ def test_byte_order_mark_and_a_line_without_end_do_no_harm(tmp_path: Path, monke
     assert rows.texts == ["x", "z"]
     assert [place_of(unit, bad.position) for bad in rows.bad] == [f"{path}, line 2"]
     assert rows.bad[0].why == "the line is longer than 50 bytes"
+
+
+@pytest.mark.parametrize(
+    ("usual", "odd"),
+    [
+        pytest.param(1, 1.5, id="fraction"),
+        pytest.param([1, 2], [3, 4.5], id="fraction in a list"),
+        pytest.param(1.5, True, id="truth"),
+        pytest.param({"a": 1}, {"a": 2, "b": 3}, id="key"),
+        pytest.param({"a": {"b": [{"c": 1}]}}, {"a": {"b": [{"c": 1, "d": 2}]}}, id="key far inside"),
+    ],
+)
+def test_no_value_is_changed_to_fit_its_column(
+    usual: object, odd: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow would make 1 of 1.5 and 1.0 of true, and leave out a key that it does not know, without a word."""
+    monkeypatch.setattr("deploy.ray.bulk_inputs.SAMPLED_LINES", 1)
+    path = tmp_path / "a.jsonl"
+    rows = [{"text": str(number), "more": more} for number, more in enumerate([usual, odd, usual, None])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = describe([path])
+    units = cut(files, 100)
+    columns = choose_columns(files, "text", None)
+    read = [read_unit(unit, columns) for unit in units]
+    assert [row for part in read for row in part.table.to_pylist()] == [rows[0], rows[2], rows[3]]
+    [bad] = [bad for part in read for bad in part.bad]
+    assert bad.why.startswith("'more' is not ")
+    assert place_of(units[0], bad.position) == f"{path}, line 2"
+
+
+def test_whole_number_may_be_written_as_a_fraction(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "more": 1}\n')
+    columns = choose_columns(describe([path]), "text", None)
+    path.write_text('{"text": "a", "more": 2.0}\n{"text": "b", "more": 3}\n')
+    [unit] = cut(describe([path]), 100)
+    assert read_unit(unit, columns).table["more"].to_pylist() == [2, 3]

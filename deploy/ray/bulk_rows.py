@@ -205,7 +205,23 @@ def _table_of(
 
 
 def _array_of(rows: list[tuple[int, dict[str, Any]]], field: pa.Field) -> pa.Array | None:
+    values = [row.get(field.name) for _, row in rows]
     try:
-        return pa.array([row.get(field.name) for _, row in rows], field.type)
+        array = pa.array(values, field.type)
     except (pa.ArrowException, OverflowError):
         return None
+    return array if all(_is_kept(value, field.type) for value in values) else None
+
+
+def _is_kept(value: Any, kind: pa.DataType) -> bool:
+    """Whether Arrow takes *value* as it is: to fit a type it would make 1 of 1.5, and leave out keys of an object."""
+    if value is None:
+        return True
+    if pa.types.is_struct(kind):
+        types = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+        return all(name in types and _is_kept(part, types[name]) for name, part in value.items())
+    if pa.types.is_list(kind):
+        return all(_is_kept(part, kind.value_type) for part in value)
+    if pa.types.is_integer(kind):
+        return isinstance(value, int) or value.is_integer()
+    return not pa.types.is_floating(kind) or not isinstance(value, bool)
