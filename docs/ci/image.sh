@@ -41,14 +41,21 @@ smoke_ended() {
     "$engine" rm --force --volumes "$container" >/dev/null
 }
 
-# Findings that a newer package would mend are failures. What nobody has mended yet is shown, and is none.
+# Findings that a newer package would mend are failures. What nobody has mended yet is shown, and is none. The image is copied
+# into the scanner, not mounted: where the engine is another container (GitLab's docker:dind), it has other folders than we.
 scan() {
-    local scratch
-    scratch=$(mktemp -d)
-    # shellcheck disable=SC2064 # the folder of now
-    trap "rm -rf '$scratch'" EXIT
+    container="" scratch=$(mktemp -d)
+    trap scan_ended EXIT
     "$engine" save --output "$scratch/image.tar" "$image"
-    "$engine" run --rm --volume "$scratch:/scanned:ro" "$scanner" /scanned/image.tar --fail-on high --only-fixed
+    chmod a+r "$scratch/image.tar"
+    container=$("$engine" create "$scanner" /image.tar --fail-on high --only-fixed)
+    "$engine" cp "$scratch/image.tar" "$container:/image.tar"
+    "$engine" start --attach "$container"
+}
+
+scan_ended() {
+    rm -rf -- "$scratch"
+    if [[ -n $container ]]; then "$engine" rm --force --volumes "$container" >/dev/null; fi
 }
 
 push() { "$engine" push "$image"; }
