@@ -76,7 +76,7 @@ def test_name_of_the_image_has_small_letters_only(tmp_path: Path) -> None:
     [named] = [step["run"] for step in workflow()["jobs"]["image"]["steps"] if "IMAGE=" in step.get("run", "")]
     given = {"GITHUB_REPOSITORY": "Some-Owner/Fast", "GITHUB_SHA": "1a2b", "PLATFORM": "arm64"}
     given["GITHUB_ENV"] = str(tmp_path / "env")
-    subprocess.run(["bash", "-euc", named], env={**os.environ, **given}, check=True)
+    subprocess.run(["/bin/bash", "-euc", named], env={**os.environ, **given}, check=True)
     assert (tmp_path / "env").read_text(encoding="utf-8") == "IMAGE=ghcr.io/some-owner/fast:1a2b-arm64\n"
     assert "github.repository" not in GITHUB.read_text(encoding="utf-8")
 
