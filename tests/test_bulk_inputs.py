@@ -77,6 +77,15 @@ def test_json_lines_are_cut_by_bytes_into_about_so_many_rows(tmp_path: Path) -> 
     assert (units[0].start, units[-1].stop, len(units)) == (0, file.size_bytes, 4)
 
 
+def test_no_more_of_long_lines_is_looked_at_first_than_fits_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.ray.bulk_inputs.SAMPLED_BYTES", 3000)
+    rows = [{"text": "x" * 1000, f"column {number}": 1} for number in range(10)]
+    files = describe([write_lines(tmp_path / "a.jsonl", *rows)])
+    assert choose_columns(files, "text", None).kept.names == ["text", "column 0", "column 1", "column 2"]
+
+
 def test_columns_are_all_or_those_that_are_named(tmp_path: Path) -> None:
     files = describe(
         [write_lines(tmp_path / "a.jsonl", {"text": "x", "id": 1}, {"text": "y", "id": 2, "note": "late"})]

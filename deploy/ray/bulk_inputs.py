@@ -5,7 +5,6 @@ bytes. The same files and the same size give the same units, so a job that was k
 """
 
 import glob
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ Format = Literal["parquet", "jsonl"]
 SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 SAMPLED_FILES, SAMPLED_LINES = 20, 1000
 """JSON Lines have no schema: the types of their columns are those of so many lines of so many files."""
+SAMPLED_BYTES = 8_000_000
+"""No further line of a file is looked at first after so much: a line may be a book, and all of them are in memory."""
 MOST_LINE_BYTES = 64_000_000
 """A longer line is no row but a broken file; it is never held in memory."""
 
@@ -206,11 +207,18 @@ def _sampled_rows(file: InputFile) -> list[dict[str, Any]]:
 
 
 def _sampled_lines(file: InputFile) -> list[bytes]:
+    lines: list[bytes] = []
+    size_bytes = 0
     try:
         with Path(file.path).open("rb") as opened:
-            return list(itertools.islice(iter(lambda: opened.readline(MOST_LINE_BYTES), b""), SAMPLED_LINES))
+            while (
+                len(lines) < SAMPLED_LINES and size_bytes < SAMPLED_BYTES and (line := opened.readline(MOST_LINE_BYTES))
+            ):
+                lines.append(line)
+                size_bytes += len(line)
     except OSError as error:
         raise InputError(f"{file.path} cannot be read: {first_line(error)}") from None
+    return lines
 
 
 def _bytes_of(file: InputFile, rows: int) -> int:
