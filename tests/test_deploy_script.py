@@ -68,6 +68,7 @@ class Machine:
             (self.programs / program).symlink_to(ROOT / "tests" / "stub_engine.sh")
         self.folder.mkdir()
         shutil.copy(ROOT / "deploy.sh", self.folder)
+        shutil.copytree(ROOT / "deploy" / "shell", self.folder / "deploy" / "shell")
         for name in ("docker-compose.yml", "Dockerfile", "nginx.conf"):
             (self.folder / name).write_text("# the stub does not read it\n")
         (self.folder / "main.py").write_text('VERSION = "9.8.7"\n')
