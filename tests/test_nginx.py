@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import socket
 import ssl
 import subprocess
@@ -57,12 +58,33 @@ def seconds(directive: str) -> int:
 
 
 @contextmanager
+def few_open_files(most: int) -> Iterator[None]:
+    """Processes that are started meanwhile may have so many open, and as many as before if they ask for it."""
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+
+
+@contextmanager
 def calling_from(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=30) as client:
         yield client
 
 
 # --- What must fit the service ------------------------------------------------------------------------------------
+
+
+def test_workers_may_open_a_file_for_each_connection_and_for_each_body(tmp_path: Path) -> None:
+    """Docker gives 1,024: enough for half as many requests, whatever worker_connections says."""
+    with few_open_files(1024), running_proxy(tmp_path, ["127.0.0.1:9"]) as proxy:
+        assert "exceed open file resource limit" not in proxy.log
+        for worker in re.findall(r"start worker process (\d+)", proxy.log):
+            limits = Path(f"/proc/{worker}/limits").read_text(encoding="utf-8")
+            [most] = re.findall(r"^Max open files +(\d+)", limits, re.MULTILINE)
+            assert int(most) == int(stated("worker_rlimit_nofile")) >= 2 * int(stated("worker_connections"))
 
 
 def test_bounds_fit_the_settings_of_the_service() -> None:
