@@ -1,11 +1,14 @@
 """A job goes on only with the same job; two never write to one folder; a killed run's leavings are cleared away."""
 
+import errno
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from deploy.ray.bulk_inputs import InputError, Unit
-from deploy.ray.bulk_manifest import begin_or_resume, sole_use, what_is_left
+from deploy.ray.bulk_manifest import MANIFEST, begin_or_resume, sole_use, what_is_left
 
 JOB = {"model": "a", "options": {"dtype": "float32"}, "input": [{"path": "x", "size_bytes": 7}]}
 
@@ -61,3 +64,26 @@ def test_what_has_no_whole_file_is_left_to_do(tmp_path: Path) -> None:
     unfinished.touch()
     assert what_is_left(tmp_path, units) == ([units[0], units[2]], [units[1]])
     assert not unfinished.exists()
+
+
+def test_manifest_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it nobody could go on with what is there."""
+    on_disk: list[object] = []
+
+    def synced(descriptor: int) -> None:
+        assert not (tmp_path / MANIFEST).exists()
+        on_disk.append(json.loads(Path(f"/proc/self/fd/{descriptor}").read_text(encoding="utf-8")))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    begin_or_resume(tmp_path, JOB)
+    assert on_disk == [JOB]
+
+
+def test_full_disk_is_told_in_a_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=rf"{MANIFEST} cannot be written \(No space left on device\)"):
+        begin_or_resume(tmp_path, JOB)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,9 +77,22 @@ def what_is_left(output: Path, units: list[Unit]) -> tuple[list[Unit], list[Unit
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that is there whole or not at all, even where the machine loses its power.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # else the new name may outlive what it is the name of
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror})") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
