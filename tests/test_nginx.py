@@ -3,13 +3,14 @@
 import json
 import re
 import resource
+import select
 import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -357,3 +358,26 @@ def test_browser_is_told_to_come_back_by_tls(secured: Secured, *, method: str, s
 def test_without_tls_nothing_is_said_of_it(tmp_path: Path) -> None:
     with echoing(tmp_path) as proxy:
         assert "strict-transport-security" not in httpx.post(f"{proxy.url}/200", json={}).headers
+
+
+@pytest.mark.parametrize("told", ["Content-Length: 9000000", "Transfer-Encoding: chunked"])
+def test_slow_uploads_of_one_caller_leave_room_for_the_bodies_of_others(told: str, tmp_path: Path) -> None:
+    most = int(re.findall(r"limit_conn large_bodies (\d+);", CONFIGURATION.read_text(encoding="utf-8"))[0])
+    assert most * int(stated("client_max_body_size")) < 256_000_000  # the folder's size in docker-compose.yml
+    patient = {r"client_body_timeout   15s": "client_body_timeout 60s"}
+    with running_proxy(tmp_path, ["127.0.0.1:9"], patient) as proxy, ExitStack() as opened:
+        address = (urlsplit(proxy.url).hostname, urlsplit(proxy.url).port)
+        uploads = [
+            opened.enter_context(socket.create_connection(address, source_address=(OUTSIDE, 0)))
+            for _ in range(most + 1)
+        ]
+        for upload in uploads:
+            upload.sendall(f"POST /embed HTTP/1.1\r\nHost: x\r\n{told}\r\n\r\n".encode())
+        [refused], _, _ = select.select(uploads, [], [], 10)
+        assert refused.recv(100).startswith(b"HTTP/1.1 429 ")
+        with calling_from(OUTSIDE) as same, calling_from("127.0.0.3") as another:
+            # 502: nobody is behind this proxy.
+            assert same.post(proxy.url, content=b"x" * 299_999).status_code == 502
+            assert same.post(proxy.url, content=b"x" * 300_000).status_code == 429
+            assert same.get(proxy.url).status_code == 502
+            assert another.post(proxy.url, content=b"x" * 300_000).status_code == 502
