@@ -39,6 +39,11 @@ TOOLS = (
     *("perl", "readlink", "rm", "mkdir", "sed", "sleep", "sort", "tail", "tee", "tr", "wc"),
 )
 KEY = "k" * 32
+PRELOADING = next(
+    line.removeprefix("RUN ")
+    for line in (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    if "cli download" in line
+)
 COMMANDS = ("deploy", "build", "rollback", "status", "logs", "restart", "stop", "test", "clean", "help")
 
 
@@ -485,10 +490,14 @@ def test_port_of_its_own_is_no_obstacle(machine: Machine) -> None:
         ),
         pytest.param("dial tcp: lookup registry-1.docker.io: no such host", "network", id="network"),
         pytest.param(
-            "No model named 'a/c'; close to it: a/b\n"
-            "The command 'HUB_CACHE_DIR=$PRELOADED_DIR python -m cli download' returned a non-zero code: 1",
+            f"No model is named 'a/c'.\nThe command '/bin/sh -c {PRELOADING}' returned a non-zero code: 2",
             "PRELOAD_MODELS=a/c",
             id="preload",
+        ),
+        pytest.param(
+            f'Error: building at STEP "RUN {PRELOADING}": while running runtime: exit status 2',
+            "PRELOAD_MODELS=a/c",
+            id="preload-podman",
         ),
     ],
 )

@@ -72,7 +72,7 @@ build_image() {
     # Attestations carry the time of the build; with them no build is like the one before.
     if ! BUILDX_NO_DEFAULT_ATTESTATIONS=1 engine build "${arguments[@]}" . 2>&1 | tee "$scratch/build" >&2; then
         explain "$scratch/build"
-        if grep -Eq 'PRELOADED_DIR.*(exit (code|status)|non-zero|did not complete)' "$scratch/build"; then
+        if grep -Eq 'cli download.*(exit (code|status)|non-zero|did not complete)' "$scratch/build"; then
             say "  -> PRELOAD_MODELS=$(setting PRELOAD_MODELS ""): the lines above say which name is wrong or cannot be downloaded."
         fi
         fail "The build failed; the lines above say why. What runs was not touched."
