@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -35,7 +36,7 @@ from tests.proxies import (
     running_proxy,
     to_replicas,
 )
-from tests.servers import free_port
+from tests.servers import ROOT, free_port
 from tests.tokens import ec_key, private_pem
 from tests.upstreams import Gated, echoing, serving
 
@@ -334,6 +335,28 @@ def test_old_versions_of_tls_are_not_spoken(secured: Secured) -> None:
         pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
     ):
         secured.shake_hands(ssl.TLSVersion.TLSv1_1)
+
+
+@pytest.mark.parametrize(("path", "is_healthy"), [("/200", True), ("/503", False)])
+def test_health_check_of_the_container_asks_a_replica_with_tls_too(
+    secured: Secured, path: str, *, is_healthy: bool
+) -> None:
+    """A check that is content to be sent to TLS would call an nginx healthy that has no replica."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    words = compose["services"]["nginx"]["healthcheck"]["test"]
+    here = {
+        "http://127.0.0.1:8080": secured.plain_url,
+        "127.0.0.1:8443": secured.url.removeprefix("https://"),
+        "/health/ready": path,
+    }
+    command = [*(changed_words(word, here) for word in words[1:]), "-d", "{}"]  # what stands behind takes a POST only
+    assert (subprocess.run(command, check=False, capture_output=True, timeout=30).returncode == 0) is is_healthy
+
+
+def changed_words(word: str, changes: dict[str, str]) -> str:
+    for before, after in changes.items():
+        word = word.replace(before, after)
+    return word
 
 
 def test_caller_without_tls_is_sent_there_with_method_and_body(secured: Secured) -> None:
