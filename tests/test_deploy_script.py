@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,10 @@ class Machine:
 
     def deployed(self, *arguments: str, variables: Mapping[str, str] | None = None) -> "Machine":
         """The machine itself, after a deployment that went well."""
-        snapshot = self.snapshots / f"{self.engines}{arguments}{variables}"
+        files = sorted(path for path in self.state.rglob("*") if path.is_file())
+        before = [(str(path.relative_to(self.state)), path.read_text()) for path in files]
+        told = repr((self.engines, arguments, variables, before))
+        snapshot = self.snapshots / sha256(told.encode()).hexdigest()
         is_first = not (self.state / "count").exists()
         if is_first and snapshot.exists():
             shutil.copytree(snapshot, self.state, dirs_exist_ok=True)
