@@ -21,8 +21,8 @@ from cli.console import (
     without_model,
 )
 from cli.model_process import Loaded, ModelProcessError, Order, running
-from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, why_not_listening
-from config import Settings, SettingsError, load_settings
+from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, mistyped, why_not_listening
+from config import HERE, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model
 from engine.encoder import sessions_of
 from engine.errors import ModelUnavailableError, UnknownModelError
@@ -123,6 +123,9 @@ def _known(catalog: Catalog, names: Sequence[str]) -> list[Model]:
 
 def _settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
     yield Finding("settings", "ok", "values", "all are allowed")
+    for name, meant in mistyped(HERE / ".env", [name.upper() for name in Settings.model_fields]).items():
+        told = f"{name} in .env is no setting, so it does nothing; {meant} is one"
+        yield Finding("settings", "warn", "names", told, {"name": name, "meant": meant})
     for setting in ("REQUIRED_MODELS", "ALLOWED_MODELS"):
         names: tuple[str, ...] = getattr(settings, setting.lower())
         unknown = list(_unknown(catalog, names))

@@ -2,12 +2,14 @@
 
 import socket
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from onnxruntime.quantization import quantize_dynamic
 
+from cli.check import examine
 from config import BUNDLED_MODEL
 from tests.commands import (
     HUB_MODEL,
@@ -52,6 +54,13 @@ def finding(outcome: Outcome, subject: str) -> dict[str, Any]:
 
 def failures(outcome: Outcome) -> list[str]:
     return [found["detail"] for found in outcome.json["findings"] if found["level"] == "fail"]
+
+
+def test_mistyped_name_in_the_env_file_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("API_KEY=0123456789abcdef\n")
+    monkeypatch.setattr("cli.check.HERE", tmp_path)
+    told = [str(finding) for finding in islice(examine(), 2)]
+    assert told[1] == "warn  names            API_KEY in .env is no setting, so it does nothing; API_KEYS is one"
 
 
 @pytest.fixture(scope="module")
