@@ -2,7 +2,10 @@
 
 import ast
 import fnmatch
+import json
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -202,3 +205,28 @@ def test_labels_have_the_version_of_the_service() -> None:
     [label] = PRODUCTION.of("LABEL")
     for name in ("title", "description", "version", "revision", "created"):
         assert f"org.opencontainers.image.{name}=" in label
+
+
+@pytest.mark.network
+@pytest.mark.timeout(600)
+def test_every_locked_package_has_a_wheel_for_arm64(tmp_path: Path) -> None:
+    """Resolved as pip on an arm64 machine would, with the image's Python; nothing is installed."""
+    version = re.search(r"python:([\d.]+)", STAGES["base"].parent)
+    assert version
+    platforms = [f"--platform=manylinux{glibc}_aarch64" for glibc in ("_2_28", "_2_27", "_2_17", "2014")]
+    chosen = ["--only-binary=:all:", f"--python-version={version[1]}", "--implementation=cp", *platforms]
+    files = ["--requirement=requirements/runtime.txt", "--constraint=requirements/lock.txt"]
+    report = tmp_path / "report.json"
+    options = ["--quiet", "--dry-run", "--ignore-installed", f"--target={tmp_path}/none", f"--report={report}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, *chosen, *files],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    wheels = [package["download_info"]["url"] for package in json.loads(report.read_text())["install"]]
+    assert len(wheels) > 30
+    assert any("onnxruntime" in wheel and "aarch64" in wheel for wheel in wheels)
+    assert not [wheel for wheel in wheels if not wheel.endswith(".whl") or "x86_64" in wheel]
