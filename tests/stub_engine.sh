@@ -118,7 +118,7 @@ up() {
             [[ -n $(list_containers "label=com.docker.compose.project=$project" "label=com.docker.compose.service=$id") ]] || start_container "$id" "$project"
         fi
     done
-    [[ $services == *fast-embedding* ]] || return
+    [[ $services == *fast-embedding* ]] || return 0
     for folder in "$STUB"/containers/*/; do
         [[ $(<"$folder/project") == "$project" && $(<"$folder/service") == fast-embedding ]] || continue
         if ((scale == 0)) || [[ $recreate == yes ]] || { [[ $recreate == auto && "$(<"$folder/image") $(<"$folder/hash")" != "$wanted" ]]; }; then

@@ -272,7 +272,13 @@ def test_image_tells_of_what_it_was_built(machine: Machine) -> None:
     revision = commit(machine.folder)
     machine.run("build", variables={"PRELOAD_MODELS": "a/b c/d"})
     [build] = machine.called(" build ")
-    for words in (f"REVISION={revision} ", "VERSION=9.8.7 ", "PRELOAD_MODELS=a/b c/d ", "--target production"):
+    for words in (
+        f"REVISION={revision} ",
+        f"--label org.opencontainers.image.revision={revision} ",
+        "VERSION=9.8.7 ",
+        "PRELOAD_MODELS=a/b c/d ",
+        "--target production",
+    ):
         assert words in build
     assert f"-t fast-embedding:{revision} " in build
 

@@ -63,6 +63,8 @@ build_image() {
     arguments+=(--build-arg "REVISION=$(revision)" --build-arg "VERSION=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' main.py)")
     # The commit's date, not today's: the same sources give the same image, and nothing is restarted without need.
     arguments+=(--build-arg "CREATED=$(git log -1 --format=%cI 2>/dev/null || true)")
+    # podman 4.3 takes a LABEL from its cache, whatever the arguments in it are now; with this the revision is right there, too.
+    arguments+=(--label "org.opencontainers.image.revision=$(revision)")
     for name in PRELOAD_MODELS HF_ENDPOINT; do
         if [[ -n $(setting "$name" "") ]]; then arguments+=(--build-arg "$name=$(setting "$name" "")"); fi
     done

@@ -37,7 +37,8 @@ up() {
 
 # The replicas are healthy already. Compose would give up if the engine's own checks, on a busy machine, said otherwise once.
 up_behind_proxy() {
-    up --no-deps --scale "$service=$replicas" "$@" "$service" "$proxy" redis || return 1
+    up --no-deps --scale "$service=$replicas" "$@" "$service" || return 1
+    up --no-deps "$proxy" redis || return 1 # asked for together with the replicas, nginx would wait for them
     if [[ $profiles != ha ]]; then up --scale "$service=$replicas" "$@"; fi # what other profiles add
 }
 
