@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.addresses import LONGEST_HOP, MOST_PROXIES, NOBODY, ClientAddresses, address_in
@@ -94,11 +94,13 @@ def test_peer_without_an_address_is_nobody(peer: str | None) -> None:
 
 
 @given(header=st.binary(max_size=300), peer=st.sampled_from([PROXY, CALLER, "fd00::1"]))
+@settings(deadline=None)
 def test_no_header_makes_it_fail(header: bytes, peer: str) -> None:
     assert caller_of(peer, header)
 
 
 @given(hop=st.text(max_size=LONGEST_HOP + 10))
+@settings(deadline=None)
 def test_no_hop_makes_it_fail(hop: str) -> None:
     address_in(hop)
 
@@ -113,6 +115,7 @@ def test_no_hop_makes_it_fail(hop: str) -> None:
     ),
     is_list=st.booleans(),
 )
+@settings(deadline=None)
 def test_nothing_a_caller_sends_gives_it_the_allowance_of_another(sent: list[bytes], *, is_list: bool) -> None:
     """A proxy adds the caller's address at the right: to the list it was sent, or as a header of its own."""
     forwarded = [*sent, CALLER.encode()]
@@ -120,6 +123,7 @@ def test_nothing_a_caller_sends_gives_it_the_allowance_of_another(sent: list[byt
 
 
 @given(address=st.ip_addresses(), port=st.integers(1, 65535))
+@settings(deadline=None)
 def test_every_address_is_read_plain_and_with_its_port(address: IPv4Address | IPv6Address, port: int) -> None:
     with_port = f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
     expected = (isinstance(address, IPv6Address) and address.ipv4_mapped) or address

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -89,6 +89,7 @@ def test_malformed_key_is_told_by_its_place_and_never_shown(text: str, told: str
 
 
 @given(st.text(max_size=60))
+@settings(deadline=None)
 def test_any_text_is_a_key_or_told(text: str) -> None:
     try:
         [entry] = read_entries([text])
