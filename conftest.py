@@ -1,5 +1,6 @@
 """Options and fixtures of all tests; it stands here because `pytest test_api.py --base-url=...` needs the option."""
 
+import sys
 from collections.abc import Iterator
 
 import httpx
@@ -20,6 +21,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """For `-n auto`, as `./run.sh test` has it: what is named on the command line runs here, all tests on all cores."""
     is_a_part = config.option.file_or_dir or config.option.keyword
     return 0 if is_a_part else None  # None: as many as there are cores
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Who builds the service sets up this whole process's logs, for an output that pytest closes after the test."""
+    yield
+    if structlog := sys.modules.get("structlog"):  # with --base-url, it need not be installed
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
