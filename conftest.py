@@ -25,7 +25,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
-    """Who builds the service sets up this whole process's logs, for an output that pytest closes after the test."""
+    """What sets up logs does so for the whole process, and for an output that pytest closes after the test."""
     yield
     if structlog := sys.modules.get("structlog"):  # with --base-url, it need not be installed
         structlog.reset_defaults()
