@@ -136,13 +136,14 @@ async def main():
     [lane], told, run = open_lanes(1), Told(), run_of(Telling())
     lane.start(run, told)
     [[lowered]] = await told.outcome_of(run)
-    print(lowered - niceness())
+    print(lowered, niceness())
     lane.close()
 os.nice({niceness})
 asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert int(done.stdout) == LANE_NICENESS
+    lane, others = map(int, done.stdout.split())
+    assert lane == min(others + LANE_NICENESS, 19)  # Linux knows no more
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), MemoryError()], ids=["value", "memory"])
