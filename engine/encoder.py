@@ -40,6 +40,10 @@ POOLINGS = {
 SPIN_US = 50
 """How long a thread of the wide session waits for the next operator before it sleeps, in microseconds."""
 
+NO_CACHE_DIR = str(Path(__file__).parent)
+"""FastEmbed makes the folder of its cache, even where it keeps nothing there: it gets one that is there. Not the
+model's, which may be taken away while the service runs, and would come back empty."""
+
 NO_MEMORY_WORDS = ("Failed to allocate memory", "bad_alloc")
 """How ONNX Runtime, which has no exception of its own for that, says that there is no memory left."""
 
@@ -252,10 +256,9 @@ def _load(model: Model, files: ModelFiles) -> Encoder:
         try:
             name = _registered(model.folder) if model.folder else model.name
             threads = None if _is_static(name) else 1  # FastEmbed warns of threads where they have no effect
-            # FastEmbed makes the folder of its cache, a temporary one by default: it gets one that is there already.
             folder = str(files.folder)
             encoder = Encoder(
-                model, partial(TextEmbedding, name, threads=threads, cache_dir=folder, specific_model_path=folder)
+                model, partial(TextEmbedding, name, threads=threads, cache_dir=NO_CACHE_DIR, specific_model_path=folder)
             )
         except Exception as error:
             stamp.result()  # a spoilt file explains it better

@@ -171,6 +171,17 @@ def test_a_session_for_lone_texts_that_gives_other_vectors_is_dropped_and_told(t
     assert encoder.encode(encoder.tokenizer.cut(["one"]), is_lone=True).shape == (1, 4)
 
 
+def test_model_folder_that_was_taken_away_does_not_come_back_empty(tmp_path: Path) -> None:
+    """Somebody who puts it back would put it into that one."""
+    folder = TinyModel("acme/tiny").write(tmp_path / "models")
+    encoder = load(tmp_path / "models", "acme/tiny")
+    folder.rename(tmp_path / "aside")
+    with pytest.raises(Exception, match=r"model\.onnx"):
+        encoder.widen(2)
+    assert not folder.exists()
+    assert encoder.encode(encoder.tokenizer.cut(["one"]), is_lone=True).shape == (1, 4)
+
+
 def test_warming_up_measures_the_pace(tiny: Encoder) -> None:
     assert tiny.seconds_per_token > 0
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -76,6 +77,12 @@ def calling_from(address: str) -> Iterator[httpx.Client]:
         yield client
 
 
+def until_ready(worker: str) -> None:
+    """A worker of nginx takes its title once it is set up; until then it is a copy of the master."""
+    while b"worker process" not in Path(f"/proc/{worker}/cmdline").read_bytes():
+        time.sleep(0.01)
+
+
 # --- What must fit the service ------------------------------------------------------------------------------------
 
 
@@ -84,6 +91,7 @@ def test_workers_may_open_a_file_for_each_connection_and_for_each_body(tmp_path:
     with few_open_files(1024), running_proxy(tmp_path, ["127.0.0.1:9"]) as proxy:
         assert "exceed open file resource limit" not in proxy.log
         for worker in re.findall(r"start worker process (\d+)", proxy.log):
+            until_ready(worker)
             limits = Path(f"/proc/{worker}/limits").read_text(encoding="utf-8")
             [most] = re.findall(r"^Max open files +(\d+)", limits, re.MULTILINE)
             assert int(most) == int(stated("worker_rlimit_nofile")) >= 2 * int(stated("worker_connections"))
