@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import Self
 
 import pytest
 
@@ -30,10 +31,16 @@ MARK = "RAY_TEST_CLUSTER"
 
 
 class RayCluster:
-    """A cluster that a test has started; *environment* is for those who talk to it."""
+    """A cluster that a test has started; *environment* is for those who talk to it.
+
+    Attributes:
+        address: of its head, once it is `ready`.
+    """
+
+    address = ""
 
     def __init__(self, *cpus: int, **settings: str) -> None:
-        """Start a head with so many *cpus*, and a second node."""
+        """Begin to start a head with so many *cpus*, and a second node."""
         # Sockets lie in there, and their names may not be long.
         self.folder = Path(tempfile.mkdtemp(prefix="ray-"))
         self._mark = token_hex(8)
@@ -43,6 +50,7 @@ class RayCluster:
             if not name.startswith(("COV_", "COVERAGE_", "RAY_")) and name != "PYTHONPATH"
         } | {
             MARK: self._mark,
+            "RAY_TMPDIR": str(self.folder),  # else each cluster overwrites the address of the one before
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
             "RAY_AUTH_MODE": "token",
@@ -51,16 +59,22 @@ class RayCluster:
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deploy.ray.retries:middlewares",
         }
+        (self.folder / "ray").mkdir()  # where Ray wants to write an address, but makes no folder
+        self._errors = (self.folder / "errors").open("w+", encoding="utf-8")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.ray_clusters", str(self.folder), *map(str, cpus)],
             cwd=ROOT,
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
         )
+
+    def ready(self) -> Self:
+        """The same, once its nodes are there."""
         self.address = self._answer()
+        return self
 
     def kill_second_node(self) -> None:
         assert self._process.stdin
@@ -89,6 +103,7 @@ class RayCluster:
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._process.stdout.close()
+        self._errors.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answer(self) -> str:
@@ -96,7 +111,8 @@ class RayCluster:
         for line in self._process.stdout:
             with suppress(ValueError, TypeError, KeyError):
                 return str(json.loads(line)["answer"])
-        return pytest.fail("the Ray cluster has ended")
+        self._errors.seek(0)
+        return pytest.fail(f"the Ray cluster has ended: {self._errors.read()[-2000:]}")
 
     def _all_processes(self) -> Iterator[tuple[int, str]]:
         for folder in Path("/proc").glob("[0-9]*"):
@@ -115,7 +131,7 @@ def running_cluster(*cpus: int, **settings: str) -> Iterator[RayCluster]:
         pytest.skip(missing)
     cluster = RayCluster(*cpus, **settings)
     try:
-        yield cluster
+        yield cluster.ready()
     finally:
         cluster.stop()
 
