@@ -67,6 +67,11 @@ check_env_file() {
         say "No .env here: the defaults hold. To change them: cp .env.example .env"
     elif [[ ! -r .env || -d .env ]]; then
         fail ".env cannot be read." "Make it a file that you can read: ls -l .env"
+    else
+        local name
+        for name in $(names_without_effect); do
+            say "warn  .env: $name has no effect here, as compose's files do not name it. Is it mistyped?"
+        done
     fi
 }
 

@@ -16,7 +16,7 @@ from api.allowances import Allowances
 from api.bodies import TextRules
 from api.metrics import Metrics
 from api.native import CacheInfo, LimitMetrics
-from config import Settings
+from config import HERE, Settings
 from engine.catalog import Catalog, Model
 from engine.encoder import Encoder, sessions_of
 from engine.errors import ServiceError
@@ -28,6 +28,7 @@ from engine.memory import advice, memory_limit, need_of, why_impossible
 from engine.scheduler import Scheduler
 from engine.service import EmbeddingService
 from model_manager import ModelManager
+from typos import mistyped
 
 log = structlog.get_logger()
 
@@ -95,6 +96,7 @@ async def lifespan(
 
 async def _load_required(service: Service, stop: Callable[[], None]) -> None:
     try:
+        await asyncio.to_thread(_tell_what_does_nothing, service.settings)
         required = [service.embeddings.offered(name) for name in service.settings.required_models]
         if (reason := await asyncio.to_thread(_why_not_here, service, required)) is not None:
             service.failure = reason
@@ -116,6 +118,14 @@ async def _load_required(service: Service, stop: Callable[[], None]) -> None:
         log.info("service_ready", seconds=service.uptime_s, models=names)
     finally:
         service.settled.set()
+
+
+def _tell_what_does_nothing(settings: Settings) -> None:
+    """Log what was set and has no effect, as a name that was mistyped or a folder that is not there; blocks."""
+    for name, meant in mistyped(HERE / ".env", [name.upper() for name in Settings.model_fields]).items():
+        log.warning("setting_unknown", name=name, meant=meant, advice="it is in .env, and does nothing")
+    if not settings.models_dir.is_dir():
+        log.info("models_dir_missing", folder=settings.models_dir.name)
 
 
 def _why_not_here(service: Service, required: Sequence[Model]) -> str | None:

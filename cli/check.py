@@ -21,7 +21,7 @@ from cli.console import (
     without_model,
 )
 from cli.model_process import Loaded, ModelProcessError, Order, running
-from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, mistyped, why_not_listening
+from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, why_not_listening
 from config import HERE, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model
 from engine.encoder import sessions_of
@@ -31,6 +31,7 @@ from engine.hub import is_cached
 from engine.machine import usable_cores
 from engine.memory import memory_limit, need_of, why_impossible
 from engine.self_check import SelfCheck
+from typos import mistyped
 
 Level = Literal["ok", "warn", "FAIL"]
 
@@ -301,6 +302,9 @@ def _other_models(settings: Settings, catalog: Catalog, required: Sequence[Model
         if model not in required and not is_cached(model, settings.hub_cache_dir):
             told = f"{model.name} is not in the cache: it is downloaded when first asked for"
             yield Finding("models", "warn", "allowed", told, {"model": model.name})
+    if not settings.models_dir.is_dir():
+        told = f"{settings.models_dir} does not exist, so there are no models of your own"
+        yield Finding("models", "ok", "MODELS_DIR", told, {"folder": str(settings.models_dir)})
     for folder in catalog.ignored:
         told = f"the folder {folder.name!r} is no model: {folder.reason}"
         yield Finding("models", "warn", "ignored", told, {"folder": folder.name, "reason": folder.reason})

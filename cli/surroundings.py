@@ -1,13 +1,10 @@
-"""What the service finds around it: its `.env`, address, memory, disk, and the hub."""
+"""What the service finds around it: its address, memory, disk, and the hub."""
 
 import errno
-import re
 import shutil
 import socket
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,8 +17,6 @@ from engine.machine import CGROUP
 
 MEMINFO = Path("/proc/meminfo")
 SERVER_ERROR = 500
-LIKE_A_SETTING = 0.75
-"""Names that are so much like a setting's are taken for mistyped; those that Compose reads are less like any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +32,6 @@ class HubAnswer:
     endpoint: str
     problem: str | None = None
     is_off: bool = False
-
-
-def mistyped(env_file: Path, settings: Collection[str]) -> dict[str, str]:
-    """Names in *env_file* that are no setting but look like one, with that one; other programs' names do not count."""
-    if not env_file.is_file():
-        return {}
-    names = re.findall(r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=", env_file.read_text("utf-8"), re.MULTILINE)
-    return {
-        name: meant[0]
-        for name in names
-        if name.upper() not in settings and (meant := get_close_matches(name.upper(), settings, 1, LIKE_A_SETTING))
-    }
 
 
 def ask_hub() -> HubAnswer:

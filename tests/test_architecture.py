@@ -13,7 +13,7 @@ from tests.servers import ROOT, environment
 PACKAGES = {"engine", "api", "cli", "serving"}
 RAY = "deploy.ray"
 """Modules of an optional extra: they use the house, and nothing in the house knows them."""
-TOP = {"main", "running", "access", "model_manager", "config"}
+TOP = {"main", "running", "access", "model_manager", "config", "typos"}
 MODULES = sorted(
     [path for package in PACKAGES for path in ROOT.glob(f"{package}/*.py")]
     + [ROOT / f"{name}.py" for name in TOP]
@@ -121,7 +121,13 @@ def test_api_knows_the_engine_and_of_its_own_modules_the_shared_ones(path: Path)
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("cli")])
 def test_commands_know_the_engine_the_settings_and_who_may_call(path: Path) -> None:
-    assert {module.partition(".")[0] for module in own(imports_of(path))} <= {"engine", "cli", "config", "access"}
+    assert {module.partition(".")[0] for module in own(imports_of(path))} <= {
+        "engine",
+        "cli",
+        "config",
+        "access",
+        "typos",
+    }
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("serving")])

@@ -136,6 +136,13 @@ def test_name_that_no_model_has_is_a_failure(setting: str, tmp_path: Path) -> No
     assert "Did you mean 'BAAI/bge-small-en-v1.5'" in finding(outcome, setting)["detail"]
 
 
+def test_folder_of_models_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    outcome = check(tmp_path / "moddels", "--json", HUB_CACHE_DIR=str(tmp_path))
+    found = finding(outcome, "MODELS_DIR")
+    assert (outcome.code, found["level"], found["folder"]) == (0, "ok", str(tmp_path / "moddels"))
+    assert "does not exist" in found["detail"]
+
+
 def test_folder_that_is_no_model_is_told_with_its_reason(tmp_path: Path) -> None:
     change(TinyModel("acme/tiny").write(tmp_path), dim=0)
     outcome = check(tmp_path, "--json")

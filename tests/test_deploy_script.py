@@ -351,6 +351,22 @@ def test_settings_come_from_the_env_file_as_compose_reads_it(machine: Machine, l
     assert "other:1" in machine.images
 
 
+def test_name_without_effect_in_the_env_file_is_told(machine: Machine) -> None:
+    for name in ("docker-compose.yml", "docker-compose.override.yml"):
+        shutil.copy(ROOT / name, machine.folder)
+    idle = ["MAX_BATCH_SISE", "HOST", "max_batch_size"]  # a typo, the image's own, and compose minds the case
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    settings = set(re.findall(r"^# ([A-Z_]+)=|^#   ([A-Z_]+) ", example, re.MULTILINE))
+    known = {name for pair in settings for name in pair if name} - {"HOST", "MODELS_DIR", "HUB_CACHE_DIR"}
+    assert len(known) > 40
+    lines = [f"{name}=1" for name in ("COMPOSE_PARALLEL_LIMIT", "WAIT_SECONDS", *sorted(known))]
+    (machine.folder / ".env").write_text("\n".join([*lines, *[f" export {name} = 1" for name in idle]]) + "\n")
+    outcome = machine.run("deploy", variables={name: "" for name in known})
+    assert re.findall(r"^warn  \.env: (\S+) has no effect", outcome.err, re.MULTILINE) == idle
+    (machine.folder / ".env").write_text("".join(f"# {name}=1\n" for name in idle))
+    assert "has no effect" not in machine.run("deploy").err
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [({}, "shop"), ({"COMPOSE_PROJECT_NAME": "mine"}, "mine")],

@@ -23,6 +23,11 @@ from functools import partial
 running.memory_limit = partial(running.memory_limit, cgroup=pathlib.Path(os.environ["LIMITS"]))
 raise SystemExit(main.serve_forever())
 """
+BESIDE_AN_ENV_FILE = """
+import os, pathlib, running, main
+running.HERE = pathlib.Path(os.environ["ENV_FOLDER"])
+raise SystemExit(main.serve_forever())
+"""
 WITHOUT_RIGHTS = """
 import os, sys
 drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,-chown"] if os.geteuid() == 0 else []
@@ -123,3 +128,18 @@ def test_what_a_service_takes_without_a_large_model_is_what_is_reckoned_with(mod
         kilobytes = {name: int(value) for name, value in re.findall(r"(VmRSS|RssAnon):\s+(\d+) kB", status)}
         assert 0.7 * PROCESS_BYTES < 1024 * kilobytes["VmRSS"] < 1.3 * PROCESS_BYTES
         assert 1024 * kilobytes["RssAnon"] > 0.8 * LEAST_PROCESS_BYTES
+
+
+def test_what_was_set_without_effect_is_told(models: Path, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MAX_BATCH_SISE=64\nMAX_TEXT_LENGTH=100\n", encoding="utf-8")
+    settings = {"REQUIRED_MODELS": "", "ENV_FOLDER": str(tmp_path)}
+    with started(BESIDE_AN_ENV_FILE, tmp_path / "moddels", **settings) as server:
+        event = server.wait_for("setting_unknown")
+        assert (event["level"], event["name"], event["meant"]) == ("warning", "MAX_BATCH_SISE", "MAX_BATCH_SIZE")
+        missing = server.wait_for("models_dir_missing")
+        assert (missing["level"], missing["folder"]) == ("info", "moddels")
+        server.wait_for("service_ready")
+        assert [event["event"] for event in server.events].count("setting_unknown") == 1
+    with started(BESIDE_AN_ENV_FILE, models, **{**settings, "ENV_FOLDER": str(models)}) as server:
+        server.wait_for("service_ready")
+        assert not {"setting_unknown", "models_dir_missing"} & {event["event"] for event in server.events}

@@ -19,6 +19,18 @@ setting() {
     printf '%s\n' "${value:-$2}"
 }
 
+# Prints the names in .env that neither compose's files nor this script read: mistyped ones, and those that mean nothing in
+# a container, as HOST does.
+names_without_effect() {
+    local files name
+    IFS=: read -r -a files <<<"$(setting COMPOSE_FILE docker-compose.yml:docker-compose.override.yml)"
+    sed -n 's/^[[:space:]]*\(export[[:space:]][[:space:]]*\)\{0,1\}\([A-Za-z_][A-Za-z0-9_]*\)[[:space:]]*=.*/\2/p' .env |
+        while read -r name; do
+            case $name in COMPOSE_* | DOCKER_* | BUILDKIT_* | BUILDX_* | REPLICAS | WAIT_SECONDS) continue ;; esac
+            grep -Eqs -- "^ +$name:[[:space:]]*\$|\\$\{?$name([^A-Za-z0-9_]|\$)" "${files[@]}" || printf '%s\n' "$name"
+        done
+}
+
 # read_options ALLOWED [ARGS]: ALLOWED are the options that this command takes.
 read_options() {
     local allowed=" $1 " option
