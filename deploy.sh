@@ -12,7 +12,7 @@ readonly grace_seconds=10
 engine="" engine_version="" engine_problem="" compose_kind="" project="" image="" repository="" profiles="" replicas="" wait_seconds=""
 compose_command=()
 # What on_exit has to put right: nothing, a rehearsal's container, or a service that is half replaced.
-phase=idle
+phase=idle interrupted=""
 # The images by their ids: the one that ran before, the one to run, and what the tags meant before.
 old="" new="" image_before="" previous_before=""
 config_hash="" scratch=""
@@ -121,7 +121,7 @@ rollback() {
 }
 
 on_exit() {
-    local status=$?
+    local status=${interrupted:-$?}
     trap - EXIT
     trap '' INT TERM HUP # a way back that is cut short would be worse than what it was to put right
     set +e
@@ -139,8 +139,9 @@ on_exit() {
 
 begin() {
     trap on_exit EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM HUP
+    # Kept, as a signal may come in the midst of anything, whose own status an exit by it has shown at least once.
+    trap 'interrupted=130; exit 130' INT
+    trap 'interrupted=143; exit 143' TERM HUP
     scratch=$(mktemp -d)
 }
 
