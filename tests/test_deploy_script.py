@@ -361,7 +361,7 @@ def test_name_without_effect_in_the_env_file_is_told(machine: Machine) -> None:
     assert len(known) > 40
     lines = [f"{name}=1" for name in ("COMPOSE_PARALLEL_LIMIT", "WAIT_SECONDS", *sorted(known))]
     (machine.folder / ".env").write_text("\n".join([*lines, *[f" export {name} = 1" for name in idle]]) + "\n")
-    outcome = machine.run("deploy", variables={name: "" for name in known})
+    outcome = machine.run("deploy", variables=dict.fromkeys(known, ""))
     assert re.findall(r"^warn  \.env: (\S+) has no effect", outcome.err, re.MULTILINE) == idle
     (machine.folder / ".env").write_text("".join(f"# {name}=1\n" for name in idle))
     assert "has no effect" not in machine.run("deploy").err
