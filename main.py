@@ -24,7 +24,6 @@ from api.limits import RateLimits, charge_of
 from api.logs import configure_logging
 from api.metrics import Metrics
 from api.native import (
-    FastResponse,
     Health,
     ModelDetails,
     ModelList,
@@ -34,6 +33,7 @@ from api.native import (
 )
 from api.observer import Observer
 from api.problems import StrictRequest, problem_handlers
+from api.responses import FastResponse
 from api.turns import Turns
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, read_catalog

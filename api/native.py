@@ -1,12 +1,10 @@
-"""The service's own answers, and how they are written."""
+"""The service's own answers."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
-import orjson
-from litestar import Response
 from litestar.openapi.spec import OpenAPIType, Schema
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
@@ -303,13 +301,6 @@ class MetricsAnswer:
     micro_batches: MicroBatchMetrics
     models: dict[str, ModelUsage]
     limits: LimitMetrics
-
-
-class FastResponse(Response[Any]):
-    """JSON by orjson, which writes numpy's float32 directly and with no more digits than float32 has."""
-
-    def render(self, content: Any, media_type: str, enc_hook: Any = None) -> bytes:  # noqa: ARG002 - Litestar's signature
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
 
 class VectorsSchema(OpenAPISchemaPlugin):

@@ -20,7 +20,6 @@ from api.native import (
     EmbedAnswer,
     EmbedBatchAnswer,
     EndpointMetrics,
-    FastResponse,
     LimitMetrics,
     MetricsAnswer,
     MicroBatchMetrics,
@@ -39,6 +38,7 @@ from api.native import (
     TrainedSizes,
     WorkEstimate,
 )
+from api.responses import FastResponse
 from engine.catalog import Model
 from engine.encoder import Encoder
 from engine.scheduler import SchedulerState

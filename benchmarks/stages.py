@@ -43,8 +43,8 @@ from litestar.params import JSONBody
 
 from api import views
 from api.bodies import EmbedRequest, TextRules
-from api.native import FastResponse
 from api.observer import Observer
+from api.responses import FastResponse
 from benchmarks.cpu import cpu_s_of_all
 from benchmarks.processes import BenchError, Child, spawned
 from benchmarks.report import this_machine

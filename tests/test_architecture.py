@@ -49,6 +49,7 @@ SHARED_IN_API = {
     "api.metrics",
     "api.exposition",
     "api.openapi",
+    "api.responses",
     "api.turns",
 }
 """What other modules of api/ may use: how errors are told, the bodies and answers that views fill and docs describe."""
