@@ -125,7 +125,7 @@ def swarm() -> Deployment:
         probes=(),  # the image's own
         stop_grace_s=float(service["stop_grace_period"].removesuffix("s")),
         memory_bytes=int(limits["memory"].removesuffix("G")) << 30,
-        cores=float(limits["cpus"]),
+        cores=float(service["deploy"]["resources"]["reservations"]["cpus"]),
     )
 
 
@@ -176,6 +176,11 @@ def test_memory_holds_what_was_measured_twice_and_the_models_three_quarters(
 
 def test_lanes_are_the_cores_that_are_paid_for(deployment: Deployment, settings: Settings) -> None:
     assert settings.thread_pool_workers == deployment.cores
+
+
+def test_limit_of_the_swarm_leaves_a_core_beside_the_lanes() -> None:
+    resources = read("swarm")["services"]["fast-embedding"]["deploy"]["resources"]
+    assert float(resources["limits"]["cpus"]) == float(resources["reservations"]["cpus"]) + 1
 
 
 def test_health_check_and_user_are_those_of_the_image() -> None:

@@ -650,6 +650,14 @@ def test_nginx_that_does_not_take_its_configuration_stops_nothing(cluster: Machi
     assert cluster.containers() == before
 
 
+def test_replicas_of_which_none_has_an_address_can_be_replaced(cluster: Machine) -> None:
+    """All of them crash: to nginx their name is unknown, and a deployment is what helps."""
+    cluster.next_image("two")
+    cluster.fail("nginx", 'nginx: [emerg] host not found in upstream "fast-embedding:8000" in /etc/nginx/nginx.conf:70')
+    assert cluster.run("deploy").code == 0
+    assert {image for image, _ in cluster.containers().values()} == {"two"}
+
+
 def test_nginx_gets_a_changed_configuration(cluster: Machine) -> None:
     (cluster.folder / "nginx.conf").write_text("# changed\n")
     assert "nginx.conf has changed" in cluster.run("deploy").err
