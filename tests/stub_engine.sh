@@ -96,6 +96,17 @@ build() {
     printf '%s' "$revision" >"$STUB/revisions/$(<"$STUB/next-image")"
 }
 
+# The containers of a service, as compose starts them again; fails where there are none.
+start_stopped() {
+    local folder found=1
+    for folder in "$STUB"/containers/*/; do
+        [[ $(<"$folder/project") == "$project" && $(<"$folder/service") == "$1" ]] || continue
+        found=0
+        if [[ $(<"$folder/state") == exited ]]; then printf running >"$folder/state"; fi
+    done
+    return "$found"
+}
+
 up() {
     local scale=1 recreate=auto services="" folder id wanted
     fail_if "up-$(image_id "$IMAGE")"
@@ -115,7 +126,7 @@ up() {
     if [[ -z $services ]]; then services=" fast-embedding$(if [[ $profiles == *ha* ]]; then echo ' nginx redis'; fi)"; fi
     for id in $services; do
         if [[ $id != fast-embedding ]]; then
-            [[ -n $(list_containers "label=com.docker.compose.project=$project" "label=com.docker.compose.service=$id") ]] || start_container "$id" "$project"
+            start_stopped "$id" || start_container "$id" "$project"
         fi
     done
     [[ $services == *fast-embedding* ]] || return 0

@@ -179,6 +179,24 @@ def test_output_in_the_input_is_refused(texts: Path, capfd: pytest.CaptureFixtur
     assert "has the input in it" in capfd.readouterr().err
 
 
+def test_ray_leaves_the_end_by_sigterm_to_the_job() -> None:
+    """Its own handler ends the process without a word, and with another exit code."""
+    code = """
+import signal, ray
+from deploy.ray.bulk_embed import InputError, cluster
+mine = lambda *_: None
+signal.signal(signal.SIGTERM, mine)
+try:
+    with cluster(ray, "ray-nonsense"):
+        pass
+except InputError:
+    print(signal.getsignal(signal.SIGTERM) is mine)
+"""
+    pytest.importorskip("ray", reason="needs requirements/ray.txt")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stdout == "True\n", ended.stderr
+
+
 def test_column_that_the_output_will_have_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x", "tokens": 1}\n')
     assert main([str(tmp_path), str(tmp_path / "out")]) == 1

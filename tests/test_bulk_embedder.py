@@ -139,3 +139,19 @@ def test_file_that_another_program_has_written_is_told(encoder: Encoder, unit: U
     (Path(work.output) / unit.output_name).write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"part-000003\.parquet is no file that this job has written"):
         embed_unit(encoder, unit, work)
+
+
+def test_value_that_no_file_can_hold_is_told_in_one_line(tmp_path: Path, encoder: Encoder, work: Work) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"text": "x", "meta": {}}\n')
+    columns = Columns("text", pa.schema([("meta", pa.struct([]))]), are_all=False)
+    with pytest.raises(InputError, match=r"part-000000\.parquet cannot be written: .*; leave a column out by --keep"):
+        embed_unit(encoder, Unit(0, str(file), 0, file.stat().st_size), replace(work, columns=columns))
+    assert list(Path(work.output).iterdir()) == []
+
+
+def test_text_that_is_no_utf_8_is_told_in_one_line(tmp_path: Path, encoder: Encoder, work: Work) -> None:
+    file = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": [1], "text": pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())}), file)
+    with pytest.raises(InputError, match=r"in\.parquet cannot be read: "):
+        embed_unit(encoder, Unit(0, str(file), 0, 1), work)

@@ -1,12 +1,16 @@
 """Files are found, described and cut into the same units every time; input that cannot be used is told in one line."""
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deploy.ray import bulk_inputs
 from deploy.ray.bulk_inputs import InputError, choose_columns, cut, describe, find_files
 
 
@@ -120,3 +124,58 @@ def test_tables_of_different_columns_are_no_one_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b\.parquet has other columns than .*a\.parquet: text string, id string"):
         choose_columns(describe(files), "text", None)
     assert choose_columns(describe(files), "text", ["text"]).kept.names == ["text"]
+
+
+def test_file_that_is_found_twice_is_read_once(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "sub" / "a.jsonl", {"text": "one"})
+    (tmp_path / "latest.jsonl").symlink_to(file)
+    assert find_files(str(tmp_path)) == [file.resolve()]
+
+
+def test_compressed_file_in_a_folder_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", {"text": "one"})
+    (tmp_path / "b.jsonl.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"b\.jsonl\.gz is compressed"):
+        find_files(str(tmp_path))
+
+
+def test_folder_that_cannot_be_read_is_not_left_out_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(tmp_path / "a.jsonl", {"text": "one"})
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    list_folder = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path) == locked:  # the tests may be root's, who may read everything
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match="locked cannot be read: Permission denied"):
+        find_files(str(tmp_path))
+
+
+def test_first_line_that_is_long_makes_no_unit_of_the_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_inputs, "MOST_UNIT_BYTES", 10_000)
+    file = write_lines(tmp_path / "a.jsonl", {"text": "x" * 9_000}, *[{"text": "one"}] * 5_000)
+    units = cut(describe([file]), 1_000)
+    assert {unit.stop - unit.start for unit in units[:-1]} == {10_000}
+
+
+def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table([["one"], ["a"], ["b"]], names=["text", "twice", "twice"]), file)
+    with pytest.raises(InputError, match="two columns 'twice'"):
+        choose_columns(describe([file]), "text", None)
+
+
+def test_what_the_job_has_written_below_its_input_is_no_input(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "a.parquet", text=["one"])
+    output = tmp_path / "out"
+    write_table(output / "part-000000.parquet", text=["one"])
+    assert find_files(str(tmp_path), own=output) == [file.resolve()]
+    assert find_files(f"{tmp_path}/**/*.parquet", own=output) == [file.resolve()]
+    mine = write_table(output / "mine.parquet", text=["one"])
+    assert find_files(str(tmp_path), own=output) == [file.resolve(), mine.resolve()]

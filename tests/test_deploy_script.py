@@ -745,6 +745,24 @@ def test_stopped_service_starts_again_with_deploy(machine: Machine) -> None:
     assert list(machine.containers().values()) == [("one", "running")]
 
 
+@pytest.mark.parametrize("what", ["all", "nginx"])
+def test_stopped_replicas_start_again_as_many_as_they_were(cluster: Machine, what: str) -> None:
+    if what == "all":
+        cluster.run("stop")
+    else:
+        [proxy] = cluster.containers("nginx")
+        (cluster.state / "containers" / proxy / "state").write_text("exited")
+    assert cluster.run("deploy", "--no-build").code == 0
+    assert [state for _, state in cluster.containers().values()] == ["running"] * 3
+    assert [state for _, state in cluster.containers("nginx").values()] == ["running"]
+
+
+def test_image_by_its_digest_is_refused_as_there_would_be_no_way_back(machine: Machine) -> None:
+    outcome = machine.run("deploy", "--no-build", f"--image=registry.example/embedding@sha256:{'a' * 64}")
+    assert outcome.code == 2
+    assert "name a tag" in outcome.err
+
+
 def test_restart_of_nothing_is_a_failure(machine: Machine) -> None:
     outcome = machine.run("restart")
     assert outcome.code == 1

@@ -36,7 +36,7 @@ from engine.vectors import Dtype
 
 try:
     from deploy.ray.bulk_embedder import NEW_COLUMNS, Done, Work, embed_unit
-    from deploy.ray.bulk_inputs import InputError, Unit, choose_columns, cut, describe, find_files
+    from deploy.ray.bulk_inputs import InputError, Unit, choose_columns, cut, describe, find_files, first_line
     from deploy.ray.bulk_manifest import REPORT, begin_or_resume, sole_use, what_is_left, write_json
     from deploy.ray.bulk_progress import Progress, Totals
 except ModuleNotFoundError as missing:
@@ -162,8 +162,8 @@ def plan(args: argparse.Namespace, settings: Settings) -> Job:
         InputError: the input or the options cannot be used.
         ServiceError: the model cannot be used, or not with these options.
     """
-    files = find_files(args.input)
     output = args.output.resolve()
+    files = find_files(args.input, own=output)
     if any(file.is_relative_to(output) for file in files):
         raise InputError(f"the output folder {output} has the input in it; name another one")
     described = describe(files)
@@ -245,9 +245,12 @@ def embedded(job: Job, left: Sequence[Unit], address: str | None, pool: tuple[in
                 max_tasks_in_flight_per_actor=IN_FLIGHT,
             ),
         )
-        for row in answers.iter_rows():
-            found = json.loads(row["done"])
-            yield Done(**{**found, "bad_rows": tuple(found["bad_rows"])})
+        try:
+            for row in answers.iter_rows():
+                found = json.loads(row["done"])
+                yield Done(**{**found, "bad_rows": tuple(found["bad_rows"])})
+        except ray.exceptions.RayError as error:
+            raise InputError(f"Ray has given up: {first_line(error)}") from error
 
 
 @contextmanager
@@ -268,10 +271,13 @@ def cluster(ray: Any, address: str | None) -> Iterator[None]:
     if options["address"] is None:
         os.environ.setdefault("RAY_AUTH_TOKEN", token_hex())  # else Ray makes one, and leaves it in the home folder
         options |= {"num_cpus": usable_cores(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"no Ray cluster at {options['address']}: {str(error).splitlines()[0]}") from None
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in the place, which ends without a word
     try:
         yield
     finally:

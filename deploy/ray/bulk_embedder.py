@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from deploy.ray.bulk_inputs import Columns, InputError, Unit
+from deploy.ray.bulk_inputs import Columns, InputError, Unit, first_line
 from deploy.ray.bulk_rows import UnitRows, place_of, read_unit
 from engine.encoder import Encoder
 from engine.errors import InvalidVectorError
@@ -191,5 +191,7 @@ def _write(target: Path, table: pa.Table, facts: dict[str, str]) -> None:
         unfinished.replace(target)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror})") from None
+    except pa.ArrowException as error:  # such as an object without any field
+        raise InputError(f"{target} cannot be written: {first_line(error)}; leave a column out by --keep") from None
     finally:
         unfinished.unlink(missing_ok=True)

@@ -5,7 +5,10 @@ bytes. The same files and the same size give the same units, so a job that was k
 """
 
 import glob
-from collections.abc import Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +20,17 @@ import pyarrow.parquet as pq
 Format = Literal["parquet", "jsonl"]
 
 SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+OUTPUT_NAME = re.compile(r"part-\d{6,}\.parquet")
+PACKED = {".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip"}
 SAMPLED_FILES, SAMPLED_LINES = 20, 1000
 """JSON Lines have no schema: the types of their columns are those of so many lines of so many files."""
 SAMPLED_BYTES = 8_000_000
 """No further line of a file is looked at first after so much: a line may be a book, and all of them are in memory."""
 MOST_LINE_BYTES = 64_000_000
 """A longer line is no row but a broken file; it is never held in memory."""
+
+MOST_UNIT_BYTES = 64_000_000
+"""Of JSON Lines: where the first lines are longer than the others, rows alone would make a unit of a whole file."""
 
 
 class InputError(Exception):
@@ -76,8 +84,8 @@ class Columns:
     are_all: bool
 
 
-def find_files(given: str) -> list[Path]:
-    """The data files that *given*, a file, a folder or a pattern, names, in order.
+def find_files(given: str, *, own: Path | None = None) -> list[Path]:
+    """The data files that *given*, a file, a folder or a pattern, names, in order, but for what a job writes to *own*.
 
     Raises:
         InputError: there are none, or they are of more than one format.
@@ -86,10 +94,11 @@ def find_files(given: str) -> list[Path]:
         raise InputError(f"{given!r} is an address; mount it as a folder that every node sees, and name that")
     path = Path(given)
     if path.is_dir():
-        found = [found for found in path.rglob("*") if found.suffix in SUFFIXES and not _is_hidden(found, path)]
+        found = [found for found in _all_below(path) if found.suffix in SUFFIXES and not _is_hidden(found, path)]
     else:
         found = [Path(name) for name in (glob.glob(given, recursive=True) if not path.is_file() else [given])]  # noqa: PTH207 - a pattern may be absolute
-    files = sorted(file.resolve() for file in found if file.is_file())
+    whole = {file.resolve() for file in found if file.is_file()}  # a link to one of them is the same one
+    files = sorted(file for file in whole if file.parent != own or not OUTPUT_NAME.fullmatch(file.name))
     if not files:
         raise InputError(f"{given!r} names no data; write a file, a folder or a pattern such as 'texts/*.parquet'")
     formats = {SUFFIXES.get(file.suffix) for file in files}
@@ -129,6 +138,8 @@ def choose_columns(files: Sequence[InputFile], text: str, keep: Sequence[str] | 
     """
     wanted = None if keep is None else {text, *keep}
     whole = (_parquet_schema if files[0].format == "parquet" else _sampled_schema)(files, wanted)
+    if twice := [name for name, count in Counter(whole.names).items() if count > 1]:
+        raise InputError(f"there are two columns {twice[0]!r}; leave them out by --keep, or give one another name")
     for name in (text, *(keep or ())):
         if name not in whole.names:
             raise InputError(f"there is no column {name!r}; the input has {', '.join(whole.names) or 'none'}")
@@ -154,6 +165,23 @@ def cut(files: Sequence[InputFile], rows_per_unit: int) -> list[Unit]:
 
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _all_below(folder: Path) -> Iterator[Path]:
+    """All files below *folder*; folders that are links are not followed.
+
+    Raises:
+        InputError: a folder cannot be read: what is in it would be left out in silence; or a data file is compressed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}")
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        for file in (Path(parent, name) for name in names):
+            if file.suffix in PACKED and file.with_suffix("").suffix in SUFFIXES and not _is_hidden(file, folder):
+                raise InputError(f"{file} is compressed: unpack it, or move it elsewhere")
+            yield file
 
 
 def _is_hidden(file: Path, below: Path) -> bool:
@@ -224,4 +252,4 @@ def _sampled_lines(file: InputFile) -> list[bytes]:
 def _bytes_of(file: InputFile, rows: int) -> int:
     """Bytes that about so many rows have, by the first ones."""
     lines = _sampled_lines(file) or [b"\n"]
-    return max(1, rows * sum(map(len, lines)) // len(lines))
+    return min(MOST_UNIT_BYTES, max(1, rows * sum(map(len, lines)) // len(lines)))

@@ -49,7 +49,7 @@ def read_unit(unit: Unit, columns: Columns) -> UnitRows:
     """
     try:
         return (_parquet_rows if unit.format == "parquet" else _json_rows)(unit, columns)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(f"{unit.path} cannot be read: {first_line(error)}") from None
 
 

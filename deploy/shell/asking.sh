@@ -68,6 +68,7 @@ take() {
 read_settings() {
     image=${told_image:-$(setting IMAGE fast-embedding:latest)}
     [[ $image =~ ^[A-Za-z0-9][A-Za-z0-9._:/@-]*$ ]] || wrong_use "IMAGE=$image is no name of an image, such as fast-embedding:latest."
+    [[ $image != *@* ]] || wrong_use "IMAGE=$image has a digest: name a tag of that image, as deploy.sh goes back by its tags."
     # A colon before the last slash belongs to a registry's port, not to a tag.
     if [[ ${image##*/} != *:* ]]; then image=$image:latest; fi
     repository=${image%:*}
@@ -105,8 +106,9 @@ project_name() {
 read_shape() {
     local running=0
     profiles=${told_profile:-$(setting COMPOSE_PROFILES "")}
-    if [[ -n $(containers "$proxy") ]]; then
+    if [[ -n $(containers "$proxy" all) ]]; then # stopped ones, too, or a deploy after a stop would forget the shape
         running=$(containers "$service" | wc -l | tr -d ' ')
+        if ((running == 0)); then running=$(containers "$service" all | wc -l | tr -d ' '); fi
         if [[ -z $profiles ]]; then profiles=ha; fi
     fi
     if [[ $profiles == none ]]; then profiles=""; fi

@@ -34,6 +34,10 @@ is_healthy() {
 # wait_for_health CONTAINER...: all of them, in wait_seconds; gives up at once on one that has ended.
 wait_for_health() {
     local end=$((SECONDS + wait_seconds)) container restarts="" begun=$SECONDS
+    if (($# == 0)); then
+        bad "No container was started."
+        return 1
+    fi
     for container in "$@"; do restarts+=" $container=$(field "$container" '{{.RestartCount}}')"; done
     say "Waiting for health (up to $wait_seconds s) ..."
     for container in "$@"; do

@@ -57,7 +57,6 @@ revision() {
 # build_image NAME...: build, and give the image these names.
 build_image() {
     local name arguments=(--target production)
-    [[ $image != *@* ]] || fail "IMAGE=$image names one fixed image; nothing can be built under that name." "Use --no-build, or name a tag."
     [[ -f Dockerfile ]] || fail "Dockerfile is not here, so nothing can be built." "Take deploy.sh's whole repository, or use --no-build."
     for name in "$@"; do arguments+=(-t "$name"); done
     arguments+=(--build-arg "REVISION=$(revision)" --build-arg "VERSION=$(sed -n 's/^VERSION = "\(.*\)"/\1/p' main.py)")

@@ -49,7 +49,7 @@ replace() {
     if [[ $compose_kind == podman-compose ]] && ! is_deployed && [[ -n $(containers "" all) ]]; then force=(--force-recreate); fi
     if is_ha; then
         up --no-deps --scale "$service=$replicas" ${force[@]+"${force[@]}"} "$service" || return 1
-        running=$(containers "$service")
+        running=$(containers "$service" all)
         # shellcheck disable=SC2086 # ids, one a word
         wait_for_health $running || return 1
         up_behind_proxy || return 1
@@ -83,7 +83,7 @@ roll() {
         reload_proxy || return 1
     done
     up_behind_proxy ${settle[@]+"${settle[@]}"} || return 1
-    refresh_proxy
+    refresh_proxy || return 1
     # shellcheck disable=SC2046 # ids, one a word
     wait_for_health $(containers "$service") $(containers "$proxy" all)
 }
@@ -168,7 +168,7 @@ roll_back() {
     retag "$repository:previous" "$previous_before"
     # Replicas that were not replaced yet stay as they are, with the settings they have.
     new=$old config_hash="" settle=(--no-recreate)
-    if switch_to_new; then
+    if switch_to_new && [[ $(image_in_use) == "$old" ]]; then
         good "Rolled back: $(named "$old") runs and is healthy."
     else
         bad "THE ROLLBACK FAILED, TOO: the service does not run as it did before."
