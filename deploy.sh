@@ -139,7 +139,7 @@ on_exit() {
 
 begin() {
     trap on_exit EXIT
-    # Kept, as a signal may come in the midst of anything, whose own status an exit by it has shown at least once.
+    # Kept, as on_exit once saw the status of the command that the signal came into, and not that of the signal.
     trap 'interrupted=130; exit 130' INT
     trap 'interrupted=143; exit 143' TERM HUP
     scratch=$(mktemp -d)
