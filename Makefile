@@ -15,7 +15,7 @@ lock: install  ## compile requirements/lock.txt anew, for Python 3.11 to 3.13 an
 fmt: install  ## rewrite the code as ruff wants it
 	$(PYTHON_VENV) -m ruff check --fix . ; $(PYTHON_VENV) -m ruff format .
 lint: install  ## ruff and shellcheck; changes nothing
-	$(PYTHON_VENV) -m ruff check . && $(PYTHON_VENV) -m ruff format --check . && .venv/bin/shellcheck -xa run.sh deploy.sh .ci/run docs/ci/image.sh tests/stub_engine.sh
+	$(PYTHON_VENV) -m ruff check . && $(PYTHON_VENV) -m ruff format --check . && .venv/bin/shellcheck -xa run.sh deploy.sh .ci/run docs/ci/image.sh tests/support/stub_engine.sh
 types: install  ## mypy --strict over code and tests
 	$(PYTHON_VENV) -m mypy
 test:  ## every test; ARGS="-k word" goes to pytest

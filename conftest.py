@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.servers import running_server
+from tests.support.servers import running_server
 
 NO_HUB = "http://127.0.0.1:9"
 """Nothing listens on the port `discard`: a hub that refuses at once, on every machine."""

@@ -13,17 +13,19 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 from litestar.params import HeaderParameter, PathParameter
 
-from access import Access, allowances_of, read_access
-from api import docs, openapi, views
-from api.addresses import ClientAddresses
-from api.auth import Auth
-from api.cross_origin import cross_origin, permission
-from api.door import Door
-from api.formats import check_format, wanted_format, wanted_text
-from api.limits import RateLimits, charge_of
-from api.logs import configure_logging
-from api.metrics import Metrics
-from api.native import (
+from assembly.access import Access, allowances_of, read_access
+from api import openapi
+from api import openapi_examples
+from api import build_answers
+from access.client_addresses import ClientAddresses
+from web.authentication import Auth
+from web.cors import cross_origin, permission
+from web.overload_guard import Door
+from api.answer_formats import check_format, wanted_format, wanted_text
+from web.rate_limits import RateLimits, charge_of
+from telemetry.log_setup import configure_logging
+from telemetry.metrics import Metrics
+from api.answer_types import (
     Health,
     ModelDetails,
     ModelList,
@@ -31,16 +33,16 @@ from api.native import (
     TokenizeAnswer,
     VectorsSchema,
 )
-from api.observer import Observer
-from api.problems import StrictRequest, problem_handlers
-from api.responses import FastResponse
-from api.turns import Turns
+from web.request_log import Observer
+from web.problems import StrictRequest, problem_handlers
+from web.responses import FastResponse
+from web.large_body_queue import Turns
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError, UnknownModelError
-from running import Service, lifespan, open_service
-from serving.rules import Rules
+from assembly.running import Service, lifespan, open_service
+from serving.connection_limits import Rules
 from serving.server import serve
 
 VERSION = "2.0.0"

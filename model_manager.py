@@ -15,7 +15,7 @@ import structlog
 
 from engine.encoder import Encoder
 from engine.errors import NO_MEMORY, DrainingError, ModelUnavailableError
-from engine.machine import give_memory_back
+from host.cores import give_memory_back
 
 PATIENCE_S = 1.0
 """So long a model waits for an idle one; then the least recently used one takes no new callers until it gave way."""

@@ -27,9 +27,9 @@ from litestar.openapi.spec import (
 from litestar.params import BodyKwarg
 from litestar.typing import FieldDefinition
 
-from api.allowances import LIMIT_HEADERS, RateLimitedError
-from api.formats import ARROW, FINGERPRINT_HEADER, HEADERS, OCTETS, TEXT_TYPES
-from api.problems import MEDIA_TYPE, Problem
+from access.quotas import LIMIT_HEADERS, RateLimitedError
+from api.answer_formats import ARROW, FINGERPRINT_HEADER, HEADERS, OCTETS, TEXT_TYPES
+from web.problems import MEDIA_TYPE, Problem
 from engine import errors
 
 Responses = Mapping[int, ResponseSpec]

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.report import this_machine
 from engine.lane import Lane
-from engine.queue import Batching, Job, Matrix, Run
+from engine.jobs import Batching, Job, Matrix, Run
 
 ROUNDS = 15
 Way = Callable[[Run], Awaitable[object]]

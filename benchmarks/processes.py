@@ -17,7 +17,7 @@ from typing import IO, Any
 from benchmarks.load import Job, Report, report_of
 from benchmarks.openloop import OpenJob, OpenReport
 from benchmarks.openloop import report_of as open_report_of
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 HEALTHY_WITHIN_S = 120.0

@@ -36,8 +36,8 @@ from benchmarks.processes import (  # noqa: E402
 from benchmarks.report import markdown, revision, this_machine  # noqa: E402
 from benchmarks.soak_calls import BUNDLED, TINY, Caller, Tally  # noqa: E402
 from benchmarks.watch import get  # noqa: E402
-from tests.servers import free_port  # noqa: E402
-from tests.tiny import TinyModel  # noqa: E402
+from tests.support.servers import free_port  # noqa: E402
+from tests.support.tiny import TinyModel  # noqa: E402
 
 CALLERS = 10
 READY = "GET /health/ready"

@@ -41,21 +41,21 @@ import numpy as np
 from litestar import Litestar, Response, post
 from litestar.params import JSONBody
 
-from api import views
-from api.bodies import EmbedRequest, TextRules
-from api.observer import Observer
-from api.responses import FastResponse
+from api import build_answers
+from api.request_types import EmbedRequest, TextRules
+from web.request_log import Observer
+from web.responses import FastResponse
 from benchmarks.cpu import cpu_s_of_all
 from benchmarks.processes import BenchError, Child, spawned
 from benchmarks.report import this_machine
 from config import load_settings
 from engine.encoder import Encoder
 from engine.scheduler import Scheduler
-from engine.tokens import TextTokenizer
+from engine.tokenizer import TextTokenizer
 from main import connection_rules, create_app
 from serving import server
-from serving.connection import Connection
-from tests.servers import free_port
+from serving.protocol import Connection
+from tests.support.servers import free_port
 
 WARM_S = 2.0
 """Long enough for the session for lone texts to be opened, which is done after the first answers."""

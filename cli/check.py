@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from access import allowances_of, read_access
+from assembly.access import allowances_of, read_access
 from cli.console import (
     DONE,
     FAILED,
@@ -26,12 +26,12 @@ from config import HERE, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model
 from engine.encoder import sessions_of
 from engine.errors import ModelUnavailableError, UnknownModelError
-from engine.folders import why_not_writable
+from host.folder_permissions import why_not_writable
 from engine.hub import is_cached
-from engine.machine import usable_cores
-from engine.memory import memory_limit, need_of, why_impossible
+from host.cores import usable_cores
+from engine.memory_estimate import memory_limit, need_of, why_impossible
 from engine.self_check import SelfCheck
-from typos import mistyped
+from env_file import mistyped
 
 Level = Literal["ok", "warn", "FAIL"]
 

@@ -27,11 +27,11 @@ from cli.console import (
 )
 from cli.model_process import Loaded, ModelProcess, ModelProcessError, Order, Turn, running
 from config import Settings
-from engine.cards import InputType
+from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.comparison import cosines, overlaps
 from engine.errors import ModelUnavailableError
-from engine.queue import WINDOW_TEXTS
+from engine.jobs import WINDOW_TEXTS
 
 MOST_TEXTS = 1000
 LEAST_TURNS = 5

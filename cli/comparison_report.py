@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cli.console import BYTES_PER_MB, table
 from cli.model_process import Loaded
-from engine.cards import InputType
+from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.comparison import NEIGHBOURS, neighbours_of
 

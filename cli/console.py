@@ -17,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model, read_catalog
 from engine.errors import UnknownModelError
-from engine.files import ModelFiles
+from engine.fingerprint import ModelFiles
 from engine.hub import use_files
 
 DONE, FAILED, WRONG_USE = 0, 1, 2

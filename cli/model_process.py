@@ -20,15 +20,15 @@ from typing import TypeVar
 import numpy as np
 
 from cli.console import configure_logging
-from engine.cards import InputType
+from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.encoder import load_encoder
 from engine.errors import InvalidVectorError, ServiceError
-from engine.files import Stamp
-from engine.machine import return_large_blocks
-from engine.queue import Batching, Item, Matrix, cut_into_runs
+from engine.fingerprint import Stamp
+from host.cores import return_large_blocks
+from engine.jobs import Batching, Item, Matrix, cut_into_runs
 from engine.self_check import SelfCheck
-from engine.tokens import TokenizedText
+from engine.tokenizer import TokenizedText
 from engine.vectors import check_honest
 
 STATM = Path("/proc/self/statm")

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit, urlunsplit
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from engine.folders import existing
+from host.folder_permissions import existing
 from engine.hub import HUB_ANSWER_S
-from engine.machine import CGROUP
+from host.cores import CGROUP
 
 MEMINFO = Path("/proc/meminfo")
 SERVER_ERROR = 500

@@ -14,7 +14,7 @@ from fastembed import TextEmbedding
 from fastembed.common.model_description import DenseModelDescription
 from huggingface_hub.file_download import repo_folder_name
 
-from engine.cards import BLANK, Card, card_of, card_of_folder
+from engine.model_cards import BLANK, Card, card_of, card_of_folder
 from engine.errors import UnknownModelError
 from engine.manifest import MANIFEST, Folder, read_folder
 

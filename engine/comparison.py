@@ -7,7 +7,7 @@ vectors. So the overlap says what a search would notice, and the cosine whether 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.queue import Matrix
+from engine.jobs import Matrix
 from engine.vectors import unit
 
 NEIGHBOURS = 10

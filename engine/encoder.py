@@ -21,15 +21,15 @@ from fastembed.text.static_embedding import StaticTextEmbedding
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from engine.cards import InputType
+from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.errors import NO_MEMORY, ModelUnavailableError
-from engine.files import ModelFiles, Stamp
+from engine.fingerprint import ModelFiles, Stamp
 from engine.hub import use_files
 from engine.manifest import Folder
-from engine.queue import Batching, Matrix
+from engine.jobs import Batching, Matrix
 from engine.self_check import MOST_DRIFT, PROBES, SelfCheck, check_model, drift_of
-from engine.tokens import TextTokenizer, TokenizedText
+from engine.tokenizer import TextTokenizer, TokenizedText
 
 POOLINGS = {
     "mean": PoolingType.MEAN,

@@ -15,7 +15,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 
 from engine.catalog import Model, folder_of
 from engine.errors import ModelUnavailableError
-from engine.files import HASH_DIGITS, ModelFiles, Promise, SpoiltFileError, files_of_folder, hash_like
+from engine.fingerprint import HASH_DIGITS, ModelFiles, Promise, SpoiltFileError, files_of_folder, hash_like
 
 HUB_ANSWER_S = 5.0
 """How long the hub may take to say that it has a model; a download that has begun may take as long as it needs."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.cards import InputType
+from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.errors import InvalidInputError
 from engine.vectors import Dtype

@@ -25,10 +25,10 @@ from engine.errors import (
     ServiceError,
 )
 from engine.lane import LEAD_S, Lane
-from engine.pace import Pace
+from engine.run_time import Pace
 from engine.planner import cost
-from engine.queue import WINDOW_TEXTS, Item, Job, Matrix, Run, Runnable, WaitingJobs, cut_into_runs
-from engine.room import Room
+from engine.jobs import WINDOW_TEXTS, Item, Job, Matrix, Run, Runnable, WaitingJobs, cut_into_runs
+from engine.admission import Room
 from engine.watchdog import StuckRun, Watchdog
 
 SMALL_TOKENS = 64

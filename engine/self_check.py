@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
 from engine.planner import cost
-from engine.queue import Batching, Matrix
-from engine.tokens import TextTokenizer, TokenizedText
+from engine.jobs import Batching, Matrix
+from engine.tokenizer import TextTokenizer, TokenizedText
 from engine.vectors import unit
 
 PROBES = (

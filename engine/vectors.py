@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InvalidInputError, InvalidVectorError
-from engine.queue import Matrix
+from engine.jobs import Matrix
 
 Dtype = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from engine.lane import Lane
-from engine.queue import Run
+from engine.jobs import Run
 
 LOOK_S = 1.0
 """Seconds between two looks at most."""

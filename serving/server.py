@@ -19,9 +19,9 @@ import uvicorn
 from litestar import Litestar
 
 from engine.errors import ServiceError
-from serving.connection import Connection
-from serving.lobby import Lobby
-from serving.rules import Rules
+from serving.protocol import Connection
+from serving.connection_pool import Lobby
+from serving.connection_limits import Rules
 
 if sys.platform != "win32":
     import resource

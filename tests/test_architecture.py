@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import ROOT, environment
+from tests.support.servers import ROOT, environment
 
 PACKAGES = {"engine", "api", "cli", "serving"}
 RAY = "deploy.ray"
@@ -23,34 +23,34 @@ MOST_LINES_OF_A_MODULE = 350
 MOST_LINES_OF_A_FUNCTION = 60
 
 TESTED_ELSEWHERE = {
-    "api.docs": "test_api.py checks every example against the OpenAPI document",
-    "api.callers": "tests/test_auth.py refuses and lets in by it",
+    "api.openapi_examples": "test_api.py checks every example against the OpenAPI document",
+    "access.principals": "tests/web/test_authentication.py refuses and lets in by it",
     "api.openapi": "test_api.py checks the document that it makes",
-    "cli.__main__": "tests/test_commands.py runs it",
-    "cli.console": "tests/test_commands.py and tests/test_download.py see all that it writes",
-    "serving.failures": "tests/test_connection.py hears all of them",
-    "running": "tests/test_server.py starts, drains and ends real services",
-    "api.views": "test_api.py checks the answers that it makes, over HTTP",
-    "engine.room": "tests/test_scheduler.py fills it through the scheduler, which owns it",
-    "engine.queue": "tests/test_scheduler.py drives it through the scheduler, which owns it",
-    "serving.lobby": "tests/test_connection.py fills it",
-    "serving.rules": "tests/test_connection.py breaks each of them",
-    "deploy.ray.bulk_progress": "tests/test_bulk_embed.py reads what it tells",
-    "engine.errors": "tests/test_problems.py raises every one of them",
+    "cli.__main__": "tests/cli/test_commands.py runs it",
+    "cli.console": "tests/cli/test_commands.py and tests/cli/test_download.py see all that it writes",
+    "serving.protocol_errors": "tests/serving/test_protocol.py hears all of them",
+    "running": "tests/serving/test_server.py starts, drains and ends real services",
+    "api.build_answers": "test_api.py checks the answers that it makes, over HTTP",
+    "engine.admission": "tests/engine/test_scheduler.py fills it through the scheduler, which owns it",
+    "engine.jobs": "tests/engine/test_scheduler.py drives it through the scheduler, which owns it",
+    "serving.connection_pool": "tests/serving/test_protocol.py fills it",
+    "serving.connection_limits": "tests/serving/test_protocol.py breaks each of them",
+    "deploy.ray.bulk_progress": "tests/deploy/test_bulk_embed.py reads what it tells",
+    "engine.errors": "tests/web/test_problems.py raises every one of them",
 }
 SHARED_IN_API = {
-    "api.allowances",
-    "api.callers",
-    "api.problems",
-    "api.headers",
-    "api.native",
-    "api.bodies",
-    "api.formats",
-    "api.metrics",
-    "api.exposition",
+    "access.quotas",
+    "access.principals",
+    "web.problems",
+    "web.security_headers",
+    "api.answer_types",
+    "api.request_types",
+    "api.answer_formats",
+    "telemetry.metrics",
+    "api.prometheus",
     "api.openapi",
-    "api.responses",
-    "api.turns",
+    "web.responses",
+    "web.large_body_queue",
 }
 """What other modules of api/ may use: how errors are told, the bodies and answers that views fill and docs describe."""
 
@@ -67,7 +67,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Every module that *path* imports, functions' own imports too; `from api import docs` is `api.docs`."""
+    """Every module that *path* imports, functions' own imports too; `from api import docs` is `api.openapi_examples`."""
     found: set[str] = set()
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
@@ -134,15 +134,15 @@ def test_commands_know_the_engine_the_settings_and_who_may_call(path: Path) -> N
 @pytest.mark.parametrize("path", [pytest.param(path, id=name_of(path)) for path in in_package("serving")])
 def test_the_process_around_the_app_knows_only_how_failures_are_told(path: Path) -> None:
     allowed = {
-        "serving.connection",
-        "serving.failures",
-        "serving.heads",
-        "serving.lobby",
-        "serving.outlet",
-        "serving.rules",
+        "serving.protocol",
+        "serving.protocol_errors",
+        "serving.request_heads",
+        "serving.connection_pool",
+        "serving.response_writer",
+        "serving.connection_limits",
         "engine.errors",
-        "api.problems",
-        "api.headers",
+        "web.problems",
+        "web.security_headers",
     }
     assert own(imports_of(path)) <= allowed
 

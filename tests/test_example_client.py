@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from example_client import MOST_TRIES, ProblemError, ask
-from tests.servers import free_port
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
 

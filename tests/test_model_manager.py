@@ -20,9 +20,9 @@ from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import DrainingError, ModelUnavailableError
 from model_manager import ModelManager
-from tests.clock import ManualClock
-from tests.tiny import TinyModel
-from tests.tiny_models import PROBE_WORDS, too_large
+from tests.support.clock import ManualClock
+from tests.support.tiny import TinyModel
+from tests.support.tiny_models import PROBE_WORDS, too_large
 
 NAMES = ("a", "b", "c", "d")
 TTL_S = 60.0
@@ -459,7 +459,7 @@ from pathlib import Path
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
 from engine.catalog import read_catalog
 from engine.encoder import load_encoder
-from engine.machine import give_memory_back, return_large_blocks
+from host.cores import give_memory_back, return_large_blocks
 from model_manager import ModelManager
 
 def resident_mb():

@@ -25,12 +25,12 @@ if not __package__:  # run as a script: let `engine` and `deploy` be found, and 
 import structlog
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
-from engine.cards import InputType
+from engine.model_cards import InputType
 from engine.catalog import Model, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import ServiceError
 from engine.hub import fetch
-from engine.machine import usable_cores
+from host.cores import usable_cores
 from engine.options import EmbedOptions
 from engine.vectors import Dtype
 

@@ -23,8 +23,8 @@ from deploy.ray.bulk_rows import UnitRows, place_of, read_unit
 from engine.encoder import Encoder
 from engine.errors import InvalidVectorError
 from engine.options import EmbedOptions
-from engine.queue import Matrix, cut_into_runs
-from engine.reading import ReadTexts, finish, read_texts
+from engine.jobs import Matrix, cut_into_runs
+from engine.pipeline import ReadTexts, finish, read_texts
 from engine.vectors import convert
 
 ABOUT = "fast_embedding"

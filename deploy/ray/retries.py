@@ -12,8 +12,8 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-from api.headers import SECURITY_HEADERS, guarding
-from api.problems import of_error, request_id_of
+from web.security_headers import SECURITY_HEADERS, guarding
+from web.problems import of_error, request_id_of
 from config import load_settings
 from engine.errors import DeadlineError, ServiceError
 

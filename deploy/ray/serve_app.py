@@ -14,7 +14,7 @@ from ray import serve
 
 from config import SettingsError
 from deploy.ray.retries import CALLBACK
-from running import Service
+from assembly.running import Service
 
 REPLICA_CPUS = 2
 TARGET_PER_LANE = 2

@@ -1,0 +1,194 @@
+"""Signed tokens (JWT): by which key each is checked, what it must tell, and whose it is.
+
+PyJWT is used directly: Litestar's own tools (`litestar.security.jwt`) take one secret and one algorithm, hand every
+caller's claims to a handler that looks up a user, need `iat`, allow no leeway, and answer every failure alike.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
+
+from access.principals import DEFAULT_SCOPES, SCOPES, Caller, UnauthenticatedError
+
+LEAST_RSA_BITS = 2048
+MOST_FILE_BYTES = 100_000
+SUBJECT = re.compile(r"\S(?:.{0,198}\S)?")
+"""Who a token is for: it stands in the log, so it is one line and not too long."""
+REQUIRED = ["exp", "sub"]
+REASONS: Mapping[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "The token has expired.",
+    jwt.ImmatureSignatureError: "The token is not valid yet.",
+    jwt.InvalidAudienceError: "The token is for another audience.",
+    jwt.InvalidIssuerError: "The token is from another issuer.",
+    jwt.InvalidSignatureError: "The token's signature is wrong.",
+}
+MALFORMED = "The token is malformed."
+
+
+class KeyFileError(ValueError):
+    """The public key cannot be used; the message says why."""
+
+
+class KeySource(Protocol):
+    """Where the key comes from that a token of one algorithm is checked with."""
+
+    async def find(self, key_id: str | None, algorithm: str) -> Any:
+        """The key, as PyJWT takes it.
+
+        Raises:
+            UnauthenticatedError: there is none.
+            KeysUnavailableError: it cannot be told now whether there is one.
+        """
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+
+
+class OneKey:
+    """The same key for every token, whatever key id it names."""
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+
+    async def find(self, key_id: str | None, algorithm: str) -> Any:
+        del key_id, algorithm
+        return self._key
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Tokens:
+    """Tells whose a token is.
+
+    Each algorithm has a source of its own, so a token cannot choose what its signature is checked with: no public key
+    ever serves as the secret of an HMAC, and an algorithm without a source, `none` above all, is refused.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, KeySource],
+        *,
+        audiences: Sequence[str] = (),
+        issuers: Sequence[str] = (),
+        leeway_s: float = 0,
+    ) -> None:
+        """Take tokens of the algorithms of *sources*.
+
+        Args:
+            sources: by algorithm, `HS256`, `RS256` or `ES256`.
+            audiences: a token must be for one of them; none: it must not be for anybody in particular.
+            issuers: a token must be from one of them; none: from anybody.
+            leeway_s: seconds by which the issuer's clock may differ.
+        """
+        self._sources = sources
+        self._audiences = list(audiences) or None
+        self._issuers = list(issuers) or None
+        self._leeway_s = leeway_s
+
+    async def read(self, token: bytes) -> Caller | None:
+        if token.count(b".") != 2:  # noqa: PLR2004 - header, claims, signature
+            return None
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError:
+            raise UnauthenticatedError(MALFORMED) from None
+        algorithm = header.get("alg")
+        source = self._sources.get(algorithm) if isinstance(algorithm, str) else None
+        if source is None:
+            raise UnauthenticatedError(f"Tokens must be signed by {' or '.join(self._sources)}.")
+        key = await source.find(header.get("kid"), str(algorithm))
+        return _caller(self._claims(token, key, str(algorithm)))
+
+    async def aclose(self) -> None:
+        for source in set(self._sources.values()):
+            await source.aclose()
+
+    def _claims(self, token: bytes, key: Any, algorithm: str) -> Mapping[str, Any]:
+        try:
+            claims: Mapping[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                audience=self._audiences,
+                issuer=self._issuers,
+                leeway=self._leeway_s,
+                options={"require": REQUIRED, "enforce_minimum_key_length": True},
+            )
+        except jwt.MissingRequiredClaimError as error:
+            raise UnauthenticatedError(f"The token lacks the claim '{error.claim}'.") from None
+        except jwt.PyJWTError as error:
+            raise UnauthenticatedError(REASONS.get(type(error), MALFORMED)) from None
+        return claims
+
+
+def secret_key(secret: str) -> jwt.PyJWK:
+    """The key that HS256 tokens are checked with.
+
+    Raises:
+        KeyFileError: it is a public key, which is no secret.
+    """
+    try:
+        octets = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).prepare_key(secret)
+    except jwt.InvalidKeyError:
+        raise KeyFileError("it is a key of another kind, not a secret") from None
+    encoded = jwt.utils.base64url_encode(octets).decode()
+    return jwt.PyJWK({"kty": "oct", "k": encoded}, "HS256")
+
+
+def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublicKey]:
+    """The algorithm that *file* holds the key of, and the key.
+
+    Raises:
+        KeyFileError: it holds none that can be used.
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as opened:
+        content = opened.read(MOST_FILE_BYTES)
+    if b"PRIVATE KEY" in content:
+        raise KeyFileError("it holds a private key, which belongs to the issuer alone; give the public one")
+    try:
+        key = (
+            load_pem_x509_certificate(content).public_key()
+            if b"BEGIN CERTIFICATE" in content
+            else load_pem_public_key(content)
+        )
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeyFileError("it holds no public key in PEM form") from None
+    algorithm = algorithm_of(key)
+    if algorithm is None:
+        raise KeyFileError(f"it must hold an RSA key of at least {LEAST_RSA_BITS} bits, or one of the curve P-256")
+    return algorithm, key  # type: ignore[return-value]  # one of these two has an algorithm
+
+
+def algorithm_of(key: object) -> str | None:
+    """The algorithm whose signatures *key* checks; None: none that is safe and known here."""
+    if isinstance(key, RSAPublicKey) and key.key_size >= LEAST_RSA_BITS:
+        return "RS256"
+    if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+        return "ES256"
+    return None
+
+
+def _caller(claims: Mapping[str, Any]) -> Caller:
+    subject = claims["sub"]
+    if not SUBJECT.fullmatch(subject) or not subject.isprintable():
+        raise UnauthenticatedError("The token's claim 'sub' is not a name of 1 to 200 printable characters.")
+    return Caller(subject, _scopes(claims))
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """From `scope` (RFC 8693 and 9068) or `scp`, as others call it; what we do not know is meant for others."""
+    stated = claims.get("scope", claims.get("scp"))
+    if stated is None:
+        return DEFAULT_SCOPES
+    words = stated.split() if isinstance(stated, str) else stated if isinstance(stated, list) else ()
+    return frozenset(SCOPES).intersection(word for word in words if isinstance(word, str))

@@ -1,0 +1,323 @@
+"""What OpenAPI says of the routes: every answer they give, each with an example that is valid."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from access.quotas import Allowance, RateLimitedError, quotas_of
+from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest
+from access.principals import KeysUnavailableError, MissingScopeError, UnauthenticatedError
+from api.answer_formats import ARROW, NotAcceptableError
+from api.answer_types import (
+    CacheInfo,
+    ChunksAnswer,
+    EmbedAnswer,
+    EmbedBatchAnswer,
+    EndpointMetrics,
+    Health,
+    LimitMetrics,
+    MetricsAnswer,
+    MicroBatchMetrics,
+    ModelDetails,
+    ModelEntry,
+    ModelList,
+    ModelUsage,
+    Probe,
+    PromptPair,
+    QueueMetrics,
+    SelfCheckFacts,
+    StampFacts,
+    StuckLane,
+    StuckProbe,
+    TextTokens,
+    TokenizeAnswer,
+    TrainedSizes,
+    WorkEstimate,
+)
+from api.openapi import Responses, answer, body, problem, problems
+from web.problems import NotJsonError
+from engine import errors
+from engine.pipeline import Chunk
+from engine.tokenizer import Token
+
+MODEL_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+TEXT, OTHER_TEXT = "How do I reset my password?", "I forgot my login."
+
+
+EmbedBody = body(
+    EmbedRequest,
+    ("One text", {"text": TEXT, "model_name": MODEL_NAME}),
+    ("A query; models that want a prompt get it", {"text": TEXT, "input_type": "query"}),
+    ("No cut: a text that is too long is refused", {"text": TEXT, "truncate": "none"}),
+    ("A long text as the mean of its windows", {"text": TEXT, "long_text": "mean"}),
+    ("A vector per window, with its characters", {"text": TEXT, "long_text": "chunks"}),
+    ("int8 numbers in base64", {"text": TEXT, "dtype": "int8", "encoding": "base64"}),
+)
+EmbedBatchBody = body(
+    EmbedBatchRequest,
+    ("Two texts", {"texts": [TEXT, OTHER_TEXT], "model_name": MODEL_NAME}),
+    ("Documents, one bit per number", {"texts": [TEXT, OTHER_TEXT], "input_type": "document", "dtype": "ubinary"}),
+    (
+        "128 numbers of a model that was not trained for it",
+        {"texts": [TEXT], "dimensions": 128, "allow_untrained_dimensions": True, "normalize": True},
+    ),
+)
+TokenizeBody = body(
+    TokenizeRequest,
+    ("Counts", {"texts": [TEXT, OTHER_TEXT], "model_name": MODEL_NAME}),
+    ("Each token, as a query", {"texts": ["Hello"], "input_type": "query", "return_tokens": True}),
+)
+
+_VECTOR = [0.00687232, -0.06304797, -0.07204665, -0.03246166]
+_OTHER_VECTOR = [0.01109264, -0.06335957, -0.00570481, 0.03818972]
+_SHORTENED = "The vectors are shortened to 4 of their 384 numbers"
+_CACHE = CacheInfo([MODEL_NAME], num_cached=1, max_cached=5, cache_ttl=3600.0, cleanup_interval=60.0)
+_ENTRY = ModelEntry(
+    name=MODEL_NAME,
+    dimension=384,
+    max_tokens=256,
+    size=46_000_000,
+    description="English sentences and short paragraphs.",
+    license="apache-2.0",
+    source="bundled",
+    is_cached=True,
+)
+_WHEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
+
+
+class _TooLargeError(errors.ServiceError):
+    """Litestar reports it; here is how it reads."""
+
+    status, code, title = 413, "content-too-large", "Content Too Large"
+
+
+class _BadRequestError(errors.ServiceError):
+    """The same: any route may answer so to a broken head."""
+
+    status, code, title = 400, "bad-request", "Bad Request"
+
+
+_NOT_ALLOWED = problem(
+    errors.ModelNotAllowedError,
+    "The model 'thenlper/gte-base' is outside ALLOWED_MODELS. GET /models lists what may be used.",
+)
+_USED_UP = RateLimitedError(
+    Allowance(
+        quotas_of(requests=100, tokens=None, window_s=60), used=(100 * 60_000_000 - 1_000_000,), is_admitted=False
+    )
+)
+_NO_KEY = (
+    problem(UnauthenticatedError, "Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."),
+    problem(UnauthenticatedError, "The token has expired."),
+    problem(
+        KeysUnavailableError,
+        "The token is signed with a key that is not known here yet, and new keys cannot be fetched now.",
+    ),
+)
+"""Where the service is set up to want keys."""
+_WORK_PROBLEMS = problems(
+    *_NO_KEY,
+    problem(MissingScopeError, "This needs a key with the scope 'embed'.", scope="embed"),
+    problem(
+        errors.InvalidInputError,
+        "texts[1]: 9000 characters are more than the 8192 that a text may have.",
+        field="texts",
+        index=1,
+        limit=8192,
+    ),
+    problem(
+        errors.InvalidInputError,
+        "dtype: 'float8' is not allowed. Choose one of float32, float16, int8, uint8, binary, ubinary.",
+        field="dtype",
+        choices=["float32", "float16", "int8", "uint8", "binary", "ubinary"],
+    ),
+    problem(
+        errors.UnknownModelError,
+        "No model named 'bge-small' is offered. Did you mean 'BAAI/bge-small-en'?",
+        closest=["BAAI/bge-small-en"],
+    ),
+    _NOT_ALLOWED,
+    problem(_TooLargeError, "The body is larger than MAX_REQUEST_SIZE allows.", limit=10_000_000),
+    problem(NotAcceptableError, f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt)."),
+    problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
+    problem(RateLimitedError, _USED_UP.detail, **_USED_UP.facts),
+    problem(errors.InferenceError, "The model failed on this input. The failure is in the service's log."),
+    problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not passed on.", index=3),
+    problem(
+        errors.ModelUnavailableError,
+        "The model 'thenlper/gte-base' cannot be loaded now: it is not in the cache, and the hub cannot be reached.",
+    ),
+    problem(errors.OverloadedError, "Work for 10.2 s is waiting; with this request it might be more than may wait."),
+    problem(errors.LaneLostError, "The thread that ran the model has died."),
+    problem(errors.DrainingError, "The service is shutting down and takes no new work."),
+    problem(
+        errors.CutOffError, "The service had to end before this was answered. Nothing is kept of it; send it again."
+    ),
+    problem(
+        errors.DeadlineError,
+        "The request's time was over before the answer was there; what still waited was dropped.",
+    ),
+)
+
+
+_ONLY_OF_MODELS = {NotAcceptableError.status, errors.InferenceError.status}
+"""What cannot happen where no model runs and the answer is always JSON."""
+_CHUNKS = {
+    "embeddings": [_VECTOR, _OTHER_VECTOR],
+    "chunks": [asdict(Chunk(0, 0, 1210, 256)), asdict(Chunk(0, 1211, 1304, 24))],
+    "model_name": MODEL_NAME,
+    "dimension": 384,
+    "count": 1,
+    "tokens": [278],
+    "truncated": [False],
+    "processing_time_ms": 41.77,
+}
+EMBED: Responses = {
+    200: answer(
+        EmbedAnswer | ChunksAnswer,
+        {
+            "embedding": _VECTOR,
+            "model_name": MODEL_NAME,
+            "dimension": 384,
+            "text_length": len(TEXT),
+            "tokens": 9,
+            "truncated": False,
+            "processing_time_ms": 5.127,
+        },
+        description="The vector; with `long_text=chunks` one per window",
+        summary=_SHORTENED,
+        further=[("With long_text=chunks", _CHUNKS)],
+    ),
+    **_WORK_PROBLEMS,
+}
+EMBED_BATCH: Responses = {
+    200: answer(
+        EmbedBatchAnswer | ChunksAnswer,
+        {
+            "embeddings": [_VECTOR, _OTHER_VECTOR],
+            "model_name": MODEL_NAME,
+            "dimension": 384,
+            "count": 2,
+            "tokens": [9, 8],
+            "truncated": [False, False],
+            "processing_time_ms": 7.311,
+        },
+        description="The vectors, in the order of the texts; with `long_text=chunks` one per window",
+        summary=_SHORTENED,
+        further=[("With long_text=chunks", _CHUNKS)],
+    ),
+    **_WORK_PROBLEMS,
+}
+TOKENIZE: Responses = {
+    200: answer(
+        TokenizeAnswer,
+        TokenizeAnswer(
+            model_name=MODEL_NAME,
+            max_tokens=256,
+            count=1,
+            texts=[TextTokens(3, truncated=False, token_list=[Token("hello", 7592, 0, 5)])],
+            estimate=WorkEstimate(micro_batches=1, milliseconds=4.123),
+            processing_time_ms=0.311,
+        ),
+        description="The tokens of each text, in the order asked",
+        summary="The two special tokens, which have no characters, are left out",
+    ),
+    **{status: told for status, told in _WORK_PROBLEMS.items() if status not in _ONLY_OF_MODELS},
+}
+HEALTH: Responses = {
+    200: answer(Health, Health("healthy", _CACHE, 86.4), description="It takes work"),
+    503: answer(
+        Health, Health("starting", CacheInfo([], 0, 5, 3600.0, 60.0), 0.4), description="It starts or shuts down"
+    ),
+}
+LIVE: Responses = {
+    200: answer(Probe, Probe("live"), description="The process works"),
+    503: answer(
+        StuckProbe,
+        StuckProbe("stuck", [StuckLane(MODEL_NAME, 184.2)]),
+        description="A model run does not end: restart the process",
+    ),
+}
+READY: Responses = {
+    200: answer(Probe, Probe("ready"), description="Send requests here"),
+    503: answer(Probe, Probe("starting"), description="Send requests elsewhere"),
+}
+MODELS: Responses = {
+    200: answer(ModelList, ModelList([MODEL_NAME], [MODEL_NAME], [MODEL_NAME], [_ENTRY]), description="The models"),
+    **problems(*_NO_KEY),
+}
+MODEL: Responses = {
+    200: answer(
+        ModelDetails,
+        ModelDetails(
+            model_name=MODEL_NAME,
+            is_cached=True,
+            load_time=0.312,
+            loaded_at=_WHEN,
+            last_used=_WHEN,
+            dimension=_ENTRY.dimension,
+            max_tokens=_ENTRY.max_tokens,
+            size=_ENTRY.size,
+            description=_ENTRY.description,
+            license=_ENTRY.license,
+            source=_ENTRY.source,
+            needs_prompt=False,
+            prompts=PromptPair("", ""),
+            uses_tasks=False,
+            normalized=True,
+            matryoshka=TrainedSizes([128, 256], any_from=64),
+            self_check=SelfCheckFacts(
+                batch_drift=1.2e-7, batch_invariant=True, batching="mixed", batching_cost=1.0, canary_cosine=0.999999
+            ),
+            stamp=StampFacts(
+                revision="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                onnx_sha256="560054b8e397a997e9bc969386e72b836a979d9ed2a53a3c5705a70b142affca",
+                onnxruntime="1.32.0",
+                fastembed="0.9.1",
+                fingerprint="959994c7bace3b1d",
+            ),
+            usage=ModelUsage(requests=12, texts=340, tokens=9021),
+        ),
+        description="The model",
+    ),
+    **problems(
+        *_NO_KEY,
+        problem(_BadRequestError, "Invalid host header"),
+        _NOT_ALLOWED,
+        problem(
+            errors.ModelNotFoundError,
+            "No model named 'bge-small' is offered. Did you mean 'BAAI/bge-small-en'?",
+            closest=["BAAI/bge-small-en"],
+        ),
+    ),
+}
+METRICS: Responses = {
+    200: answer(
+        MetricsAnswer,
+        MetricsAnswer(
+            total_requests=14,
+            total_embeddings=340,
+            uptime_seconds=86.4,
+            cache_info=_CACHE,
+            errors={"invalid-input": 1},
+            endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
+            queue=QueueMetrics(
+                waiting_requests=0,
+                waiting_texts=0,
+                waiting_seconds=0.0,
+                running=1,
+                lanes=2,
+                lanes_stuck=0,
+                lanes_died=0,
+            ),
+            micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
+            models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
+            limits=LimitMetrics("redis", fallbacks=0),
+        ),
+        description="The counters",
+    ),
+    **problems(
+        *_NO_KEY,
+        problem(MissingScopeError, "This needs a key with the scope 'metrics'.", scope="metrics"),
+        problem(errors.MetricsDisabledError, "The metrics are switched off by ENABLE_METRICS."),
+    ),
+}

@@ -1,0 +1,134 @@
+"""The metrics as text for Prometheus, and for all that read its formats; the numbers are those of the JSON answer."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from litestar import Response
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
+
+from api.answer_formats import OPEN_METRICS, TEXT_TYPES
+from telemetry.metrics import BOUNDS_S, Latencies
+from api.answer_types import MetricsAnswer
+
+PREFIX = "fast_embedding_"
+
+
+def text_answer(wanted: str, facts: "Facts") -> Response[Any]:
+    """The *facts* in a format of TEXT_TYPES, and what the system knows of this process."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(facts)
+    ProcessCollector(registry=registry)
+    write: Callable[[CollectorRegistry], bytes] = generate_open_metrics if wanted == OPEN_METRICS else generate_latest
+    return Response(write(registry), headers={"Content-Type": TEXT_TYPES[wanted]})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Facts:
+    """What there is to tell at one moment, as families of numbers that were counted elsewhere.
+
+    Attributes:
+        answer: what the JSON answer would tell.
+        latencies: of each endpoint.
+        fingerprints: of the models in memory, by name.
+        max_queue_s: seconds of work that may wait.
+        version: the service's.
+        is_ready: whether it takes work.
+    """
+
+    answer: MetricsAnswer
+    latencies: Mapping[str, Latencies]
+    fingerprints: Mapping[str, str]
+    max_queue_s: float
+    version: str
+    is_ready: bool
+
+    def collect(self) -> Iterator[Metric]:
+        answer = self.answer
+        yield _info("build", "The service's version.", ["version"], [[self.version]])
+        yield _gauge("ready", "Whether the service takes work: 1, or 0 while it starts or shuts down.", self.is_ready)
+        yield _gauge("uptime_seconds", "Seconds since the service was started.", answer.uptime_seconds)
+        yield from self._requests()
+        yield from self._queue()
+        yield from self._micro_batches()
+        yield from self._models()
+        yield _info("limits", "Where it is counted how much callers ask.", ["store"], [[answer.limits.store]])
+        yield _counter("limits_fallbacks", "Times that memory had to stand in for Redis.", answer.limits.fallbacks)
+
+    def _requests(self) -> Iterator[Metric]:
+        answer = self.answer
+        requests = {name: told.requests for name, told in answer.endpoints.items()}
+        yield _counters("requests", "Requests answered, health checks included.", "endpoint", requests)
+        yield _counters("errors", "Problems answered, by code.", "code", answer.errors)
+        durations = HistogramMetricFamily(
+            f"{PREFIX}request_duration_seconds", "From a request's head to the end of its answer.", labels=["endpoint"]
+        )
+        for name, told in self.latencies.items():
+            bounds = [*map(str, BOUNDS_S), "+Inf"]
+            durations.add_metric([name], list(zip(bounds, accumulate(told.counts), strict=True)), told.total_s)
+        yield durations
+
+    def _queue(self) -> Iterator[Metric]:
+        queue = self.answer.queue
+        yield _gauge("queue_seconds", "Seconds until the lanes have done all that waits.", queue.waiting_seconds)
+        yield _gauge("queue_limit_seconds", "Seconds of work that may wait (MAX_QUEUE_SECONDS).", self.max_queue_s)
+        yield _gauge("queue_requests", "Requests that wait.", queue.waiting_requests)
+        yield _gauge("queue_texts", "Texts that wait.", queue.waiting_texts)
+        yield _gauge("micro_batches_running", "Model runs that lanes have been given and not ended.", queue.running)
+        yield _gauge("lanes", "Inference threads, without the one for small requests.", queue.lanes)
+        yield _gauge("lanes_stuck", "Lanes in one run for longer than LANE_STUCK_SECONDS.", queue.lanes_stuck)
+        yield _counter("lanes_died", "Threads of lanes that have died.", queue.lanes_died)
+
+    def _micro_batches(self) -> Iterator[Metric]:
+        batches = self.answer.micro_batches
+        yield _counter("micro_batches", "Model runs.", batches.runs)
+        yield _counter("micro_batch_texts", "Texts in model runs.", batches.texts)
+        yield _counter("micro_batch_padded_tokens", "Tokens in model runs, padding included.", batches.padded_tokens)
+        yield _counter("dropped_texts", "Texts dropped before a run: their callers left.", batches.dropped_texts)
+
+    def _models(self) -> Iterator[Metric]:
+        rules = self.answer.cache_info
+        loaded = [[name, self.fingerprints.get(name, "")] for name in rules.cached_models]
+        yield _info("model", "The models in memory.", ["model", "fingerprint"], loaded)
+        yield _gauge("models_loaded", "Models in memory.", rules.num_cached)
+        yield _gauge("models_limit", "Models in memory at most (MAX_CACHED_MODELS).", rules.max_cached)
+        yield _gauge("model_ttl_seconds", "An unused model leaves memory after this time.", rules.cache_ttl)
+        yield _gauge("model_cleanup_interval_seconds", "Such models are looked for so often.", rules.cleanup_interval)
+        for kind, documentation in (
+            ("requests", "Requests that were given vectors."),
+            ("texts", "Texts embedded."),
+            ("tokens", "Tokens of texts embedded, without padding."),
+        ):
+            counts = {name: getattr(usage, kind) for name, usage in self.answer.models.items()}
+            yield _counters(f"model_{kind}", documentation, "model", counts)
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, documentation, value)
+
+
+def _counter(name: str, documentation: str, value: float) -> Metric:
+    return CounterMetricFamily(PREFIX + name, documentation, value)
+
+
+def _counters(name: str, documentation: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(PREFIX + name, documentation, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _info(name: str, documentation: str, labels: list[str], rows: Iterable[list[str]]) -> Metric:
+    family = InfoMetricFamily(PREFIX + name, documentation, labels=labels)
+    for row in rows:
+        family.add_metric(row, {})
+    return family

@@ -1,0 +1,253 @@
+"""API keys: how they are written, kept, found, and read again from a file."""
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from access.principals import Caller
+from access.api_keys import KeyFormatError, KeyRing, read_entries, read_lines
+
+ALICE, BOB, CAROL = "alice-0123456789", "bob-0123456789-bob", "carol-0123456789+/="
+EMBED = frozenset({"embed"})
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def callers(*texts: str) -> list[Caller]:
+    return [entry.caller for entry in read_entries(texts)]
+
+
+def complaint(text: str) -> str:
+    """What is said of a key that cannot be read."""
+    with pytest.raises(KeyFormatError) as refusal:
+        KeyRing(read_entries([f"first:{CAROL}", text]))
+    return str(refusal.value)
+
+
+def test_key_without_a_name_is_named_by_its_place_and_may_embed() -> None:
+    assert callers(ALICE, f"bob:{BOB}", CAROL) == [Caller("key-1", EMBED), Caller("bob", EMBED), Caller("key-3", EMBED)]
+    assert [entry.caller.name for entry in read_lines(f"# mine\n\n{ALICE}\n")] == ["line-3"]
+
+
+def test_key_has_the_scopes_that_it_states() -> None:
+    [found] = callers(f"bob:{BOB}:metrics+embed")
+    assert found.scopes == {"metrics", "embed"}
+
+
+@pytest.mark.parametrize(
+    ("scopes", "allowed"),
+    [
+        pytest.param("embed", {"embed"}, id="embed"),
+        pytest.param("metrics", {"metrics"}, id="metrics"),
+        pytest.param("admin", {"embed", "metrics", "admin"}, id="admin"),
+    ],
+)
+def test_scope_allows_itself_and_admin_all(scopes: str, allowed: set[str]) -> None:
+    [caller] = callers(f"bob:{BOB}:{scopes}")
+    assert {scope for scope in ("embed", "metrics", "admin") if caller.may(scope)} == allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param("a" * 15, "16 to 256", id="short"),
+        pytest.param("a" * 257, "16 to 256", id="long"),
+        pytest.param("", "16 to 256", id="empty"),
+        pytest.param("bob:", "16 to 256", id="only a name"),
+        pytest.param(f"{BOB}:bob", "16 to 256", id="wrong way round"),
+        pytest.param(f"bob:{BOB}!", "other characters", id="odd character"),
+        pytest.param(f"bob: {BOB}", "other characters", id="space"),
+        pytest.param(f"bob:{BOB}ü", "other characters", id="not ASCII"),
+        pytest.param(f":{BOB}", "name", id="name empty"),
+        pytest.param(f"bob smith:{BOB}", "name", id="name with a space"),
+        pytest.param(f"{'b' * 65}:{BOB}", "name", id="name long"),
+        pytest.param(f"bob:{BOB}:write", "allowed are embed, metrics, admin", id="scope unknown"),
+        pytest.param(f"bob:{BOB}:embed,metrics", "allowed are embed, metrics, admin", id="comma for plus"),
+        pytest.param(f"bob:{BOB}:", "allowed are embed, metrics, admin", id="scope empty"),
+        pytest.param(f"bob:{BOB}:embed:x", "two colons", id="too many parts"),
+        pytest.param(f"first:{BOB}", "same name as entry 1", id="name twice"),
+        pytest.param(f"bob:{CAROL}", "same key as entry 1", id="key twice"),
+        pytest.param(f"first:{CAROL}", "same key as entry 1", id="both twice"),
+    ],
+)
+def test_malformed_key_is_told_by_its_place_and_never_shown(text: str, told: str) -> None:
+    message = complaint(text)
+    assert message.startswith("entry 2 ")
+    assert told in message
+    assert not [part for part in text.split(":") if len(part) > 7 and part in message]
+
+
+@given(st.text(max_size=60))
+@settings(deadline=None)
+def test_any_text_is_a_key_or_told(text: str) -> None:
+    try:
+        [entry] = read_entries([text])
+    except KeyFormatError as error:
+        assert len(text) < 16 or text not in str(error)  # noqa: PT017 - most texts are refused, some are keys
+    else:
+        assert text.split(":")[-1 if text.count(":") < 2 else 1] == entry.key
+
+
+def test_key_is_found_and_others_are_not() -> None:
+    ring = KeyRing(read_entries([f"alice:{ALICE}", f"bob:{BOB}"]))
+    assert ring.find(ALICE.encode()) == Caller("alice", EMBED)
+    assert ring.find(BOB.encode()) == Caller("bob", EMBED)
+    for other in (b"", ALICE[:-1].encode(), ALICE.upper().encode(), b"alice", b"\xff", f"{ALICE} ".encode()):
+        assert ring.find(other) is None
+
+
+def test_no_keys_let_nobody_in() -> None:
+    assert KeyRing().find(b"") is None
+    assert KeyRing().find(ALICE.encode()) is None
+
+
+def test_keys_are_kept_as_hashes_only() -> None:
+    ring = KeyRing(read_entries([f"alice:{ALICE}"]))
+    held: list[object] = [ring]
+    reached = set()
+    while held:
+        thing = held.pop()
+        if id(thing) in reached or isinstance(thing, type) or callable(thing):
+            continue
+        reached.add(id(thing))
+        assert not isinstance(thing, str | bytes) or ALICE not in str(thing)
+        held.extend(gc.get_referents(thing))
+    assert len(reached) > 5
+
+
+def test_two_rings_keep_different_hashes() -> None:
+    """Who learns a hash of one process learns nothing for another."""
+    one, other = (KeyRing(read_entries([ALICE])) for _ in range(2))
+    assert set(one._callers).isdisjoint(other._callers)  # noqa: SLF001 - what is kept is the point
+
+
+# --- The file -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(f"# who may call\n\nalice:{ALICE}\n  bob:{BOB}:metrics  \n")
+    return path
+
+
+@pytest.fixture
+def ring(file: Path, clock: ManualClock) -> KeyRing:
+    return KeyRing(read_entries([f"carol:{CAROL}"]), file=file, clock=clock)
+
+
+def names(ring: KeyRing) -> set[str]:
+    found = (ring.find(key.encode()) for key in (ALICE, BOB, CAROL))
+    return {caller.name for caller in found if caller is not None}
+
+
+def test_keys_of_the_file_stand_beside_those_of_the_settings(ring: KeyRing) -> None:
+    assert names(ring) == {"alice", "bob", "carol"}
+    assert len(ring) == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(f"\ufeffalice:{ALICE}\r\nbob:{BOB}\r\n".encode(), id="from Windows"),
+        pytest.param(f"alice:{ALICE}\nbob:{BOB}".encode(), id="no line break at the end"),
+    ],
+)
+def test_file_may_be_written(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(content)
+    assert names(KeyRing(file=tmp_path / "keys")) == {"alice", "bob"}
+
+
+BROKEN = [
+    pytest.param(b"", "holds no key", id="empty"),
+    pytest.param(b"# nobody\n", "holds no key", id="comments only"),
+    pytest.param(f"alice:{ALICE}\nbob".encode(), "line 2 has a key", id="cut short"),
+    pytest.param(f"alice:{ALICE}\nbob:{ALICE}".encode(), "line 2 has the same key as line 1", id="key twice"),
+    pytest.param(f"x:{BOB}\nx:{ALICE}".encode(), "line 2 has the same name as line 1", id="name twice"),
+    pytest.param(f"x:{CAROL}".encode(), "line 1 has the same key as API_KEYS", id="key of the settings"),
+    pytest.param(f"carol:{BOB}".encode(), "line 1 has the same name as API_KEYS", id="name of the settings"),
+    pytest.param(b"\xff\xfe", "UTF-8", id="not UTF-8"),
+    pytest.param(b"#" * 1_000_001, "larger", id="huge"),
+]
+
+
+@pytest.mark.parametrize(("content", "told"), BROKEN)
+def test_broken_file_is_refused_at_the_start(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(content)
+    with pytest.raises(KeyFormatError, match=told):
+        KeyRing(read_entries([f"carol:{CAROL}"]), file=tmp_path / "keys")
+
+
+def test_file_that_does_not_exist_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        KeyRing(file=tmp_path / "none")
+
+
+def test_changed_file_is_read_again_after_the_pause(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    file.write_text(f"bob:{BOB}\n")
+    assert names(ring) == {"alice", "bob", "carol"}
+    clock.now_s += 1
+    with capture_logs() as events:
+        assert names(ring) == {"bob", "carol"}
+    assert [(event["event"], event["keys"]) for event in events] == [("api_keys_read", 2)]
+
+
+def test_file_that_another_one_replaces_is_read_again(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    """As Kubernetes does, by a link; here with the same size and time."""
+    before = file.stat()
+    other = file.with_name("other")
+    other.write_text(file.read_text().replace(ALICE, ALICE[::-1]))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(file)
+    clock.now_s += 1
+    assert names(ring) == {"bob", "carol"}
+
+
+@pytest.mark.parametrize(("content", "told"), BROKEN)
+def test_broken_file_keeps_the_last_good_keys_and_is_told_once(
+    content: bytes, told: str, ring: KeyRing, file: Path, clock: ManualClock
+) -> None:
+    file.write_bytes(content)
+    with capture_logs() as events:
+        for _ in range(3):
+            clock.now_s += 1
+            assert names(ring) == {"alice", "bob", "carol"}
+    [event] = events
+    assert (event["event"], event["log_level"], event["keys"]) == ("api_keys_kept", "error", 3)
+    assert told in event["reason"]
+    assert str(file) not in str(event)
+
+
+def test_vanished_file_keeps_the_last_good_keys_until_it_is_back(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    file.unlink()
+    with capture_logs() as events:
+        for _ in range(3):
+            clock.now_s += 1
+            assert names(ring) == {"alice", "bob", "carol"}
+    assert [event["event"] for event in events] == ["api_keys_kept"]
+    file.write_text(f"alice:{ALICE}\n")
+    clock.now_s += 1
+    assert names(ring) == {"alice", "carol"}
+
+
+def test_unchanged_file_is_not_read_again(ring: KeyRing, clock: ManualClock) -> None:
+    with capture_logs() as events:
+        clock.now_s += 3600
+        names(ring)
+    assert events == []

@@ -1,0 +1,130 @@
+"""Whose request it is: what may be believed of X-Forwarded-For, and what may not."""
+
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from access.client_addresses import LONGEST_HOP, MOST_PROXIES, NOBODY, ClientAddresses, address_in
+
+PROXY, OTHER_PROXY = "10.0.0.1", "10.0.0.2"
+CALLER, VICTIM = "203.0.113.7", "198.51.100.9"
+addresses = ClientAddresses(trusted=[ip_network("10.0.0.0/29"), ip_network("fd00::/8")])
+
+
+def caller_of(peer: str | None, *forwarded: str | bytes, among: ClientAddresses = addresses) -> str:
+    """Who asks, if a request from *peer* has these X-Forwarded-For headers."""
+    values = [value if isinstance(value, bytes) else value.encode() for value in forwarded]
+    headers = [(b"accept", b"*/*"), *((b"x-forwarded-for", value) for value in values)]
+    scope: Any = {"type": "http", "client": (peer, 1234) if peer is not None else None, "headers": headers}
+    return among.caller_of(scope)
+
+
+def test_caller_is_the_peer() -> None:
+    assert caller_of(CALLER) == CALLER
+
+
+@pytest.mark.parametrize("header", [VICTIM, f"{VICTIM}, {PROXY}", "", "x"])
+def test_header_of_a_peer_that_is_no_trusted_proxy_says_nothing(header: str) -> None:
+    assert caller_of(CALLER, header) == CALLER
+    assert caller_of(PROXY, header, among=ClientAddresses()) == PROXY
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param([CALLER], id="one proxy"),
+        pytest.param([f"{CALLER}, {OTHER_PROXY}"], id="two proxies"),
+        pytest.param([CALLER, OTHER_PROXY], id="two proxies, a header each"),
+        pytest.param([f"{VICTIM}, {CALLER}"], id="a caller that has sent a header itself"),
+        pytest.param([VICTIM, f"{CALLER},{OTHER_PROXY}"], id="the same in a header of its own"),
+        pytest.param([f"{PROXY}, {CALLER}"], id="a caller that names a proxy"),
+        pytest.param([f"\t {CALLER} "], id="spaces"),
+        pytest.param([f"{CALLER}:51234"], id="port"),
+        pytest.param([f"::ffff:{CALLER}"], id="mapped into IPv6"),
+        pytest.param([f"[::ffff:{CALLER}]:51234"], id="mapped into IPv6, with port"),
+        pytest.param([f"{CALLER}, fd00::7"], id="proxy with an IPv6 address"),
+        pytest.param([f"{CALLER}, [fd00::7]:80"], id="proxy with an IPv6 address and port"),
+    ],
+)
+def test_behind_trusted_proxies_the_caller_is_the_first_untrusted_hop_from_the_right(headers: list[str]) -> None:
+    assert caller_of(PROXY, *headers) == CALLER
+    assert caller_of(f"::ffff:{PROXY}", *headers) == CALLER
+
+
+@pytest.mark.parametrize(
+    ("header", "caller"),
+    [
+        pytest.param(f"{CALLER}, unknown", PROXY, id="no address"),
+        pytest.param(f"{CALLER}, ", PROXY, id="nothing"),
+        pytest.param(f"{CALLER}, x, {OTHER_PROXY}", OTHER_PROXY, id="no address, passed on by another proxy"),
+        pytest.param(f"{CALLER}, 1.2.3", PROXY, id="half an address"),
+        pytest.param(f"{CALLER}, [::1", PROXY, id="bracket that is not closed"),
+        pytest.param(f"{CALLER}, [::1]x", PROXY, id="bracket and a letter"),
+        pytest.param(f"{CALLER}, [{CALLER}]", PROXY, id="IPv4 in brackets"),
+        pytest.param(f"{CALLER}, {CALLER}:http", PROXY, id="port in letters"),
+        pytest.param(f"{CALLER}, {CALLER};{CALLER}", PROXY, id="semicolon"),
+        pytest.param("", PROXY, id="empty"),
+        pytest.param(OTHER_PROXY, OTHER_PROXY, id="proxies only"),
+        pytest.param(f"{VICTIM}, " + f"{PROXY}, " * MOST_PROXIES + OTHER_PROXY, PROXY, id="too many proxies"),
+    ],
+)
+def test_walk_ends_at_the_last_hop_that_may_be_believed(header: str, caller: str) -> None:
+    assert caller_of(PROXY, header) == caller
+
+
+def test_trusted_proxy_without_a_header_is_the_caller_itself() -> None:
+    assert caller_of(PROXY) == PROXY
+
+
+def test_ipv6_callers_are_told_apart_by_the_first_64_bits() -> None:
+    assert caller_of("2001:db8:1:2:3:4:5:6") == caller_of("2001:db8:1:2::9%eth0") == "2001:db8:1:2::/64"
+    assert caller_of("2001:db8:1:3::9") == "2001:db8:1:3::/64"
+
+
+def test_mapped_address_is_the_ipv4_address_that_it_is() -> None:
+    assert caller_of(f"::ffff:{CALLER}") == CALLER
+
+
+@pytest.mark.parametrize("peer", [None, "", "testclient", "/run/service.sock"])
+def test_peer_without_an_address_is_nobody(peer: str | None) -> None:
+    assert caller_of(peer, VICTIM) == NOBODY
+
+
+@given(header=st.binary(max_size=300), peer=st.sampled_from([PROXY, CALLER, "fd00::1"]))
+@settings(deadline=None)
+def test_no_header_makes_it_fail(header: bytes, peer: str) -> None:
+    assert caller_of(peer, header)
+
+
+@given(hop=st.text(max_size=LONGEST_HOP + 10))
+@settings(deadline=None)
+def test_no_hop_makes_it_fail(hop: str) -> None:
+    address_in(hop)
+
+
+@given(
+    sent=st.lists(
+        st.one_of(
+            st.binary(max_size=60),
+            st.sampled_from([VICTIM.encode(), f"{VICTIM}, {PROXY}".encode(), f"{PROXY},".encode(), b",", b'"']),
+        ),
+        max_size=5,
+    ),
+    is_list=st.booleans(),
+)
+@settings(deadline=None)
+def test_nothing_a_caller_sends_gives_it_the_allowance_of_another(sent: list[bytes], *, is_list: bool) -> None:
+    """A proxy adds the caller's address at the right: to the list it was sent, or as a header of its own."""
+    forwarded = [*sent, CALLER.encode()]
+    assert caller_of(PROXY, *([b", ".join(forwarded)] if is_list else forwarded)) == CALLER
+
+
+@given(address=st.ip_addresses(), port=st.integers(1, 65535))
+@settings(deadline=None)
+def test_every_address_is_read_plain_and_with_its_port(address: IPv4Address | IPv6Address, port: int) -> None:
+    with_port = f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
+    expected = (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+    assert address_in(str(address)) == address_in(with_port) == expected

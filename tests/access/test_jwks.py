@@ -1,0 +1,259 @@
+"""An issuer's keys: when they are fetched, how often at most, and what holds while they cannot be."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from access.principals import KeysUnavailableError, UnauthenticatedError
+from access.jwks import KEEP_S, MOST_BYTES, PAUSE_S, Jwks, JwksError, fetch_document
+from access.jwt_tokens import algorithm_of
+from tests.support.signing_keys import ec_key, issuing, public_jwk, rsa_key
+
+ONE, TWO, CURVE = rsa_key("one"), rsa_key("two"), ec_key("curve")
+
+
+class Source:
+    """What is fetched, and how often; held while the gate is closed."""
+
+    def __init__(self, *keys: dict[str, Any]) -> None:
+        self.now_s = 1000.0
+        self.fetches = 0
+        self.failure: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.offer(*keys)
+
+    def offer(self, *keys: object) -> None:
+        self.document = json.dumps({"keys": keys}).encode()
+
+    async def fetch(self) -> bytes:
+        self.fetches += 1
+        await self.gate.wait()
+        if self.failure:
+            raise self.failure
+        return self.document
+
+    def jwks(self) -> Jwks:
+        return Jwks(self.fetch, algorithm_of=algorithm_of, clock=lambda: self.now_s)
+
+
+async def is_known(jwks: Jwks, key_id: str | None, algorithm: str = "RS256") -> bool:
+    try:
+        await jwks.find(key_id, algorithm)
+    except UnauthenticatedError:
+        return False
+    return True
+
+
+async def test_keys_are_fetched_when_first_needed_and_kept() -> None:
+    source = Source(public_jwk(ONE, "one"), public_jwk(CURVE, "curve"))
+    jwks = source.jwks()
+    assert source.fetches == 0
+    for _ in range(3):
+        assert await jwks.find("one", "RS256") == ONE.public_key()
+        assert await jwks.find("curve", "ES256") == CURVE.public_key()
+    assert source.fetches == 1
+
+
+async def test_key_serves_its_own_algorithm_only() -> None:
+    jwks = Source(public_jwk(ONE, "one"), public_jwk(CURVE, "curve")).jwks()
+    assert not await is_known(jwks, "one", "ES256")
+    assert not await is_known(jwks, "curve", "RS256")
+    assert not await is_known(jwks, "one", "HS256")
+
+
+async def test_unknown_id_fetches_once_and_then_not_before_the_pause() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    jwks = source.jwks()
+    assert await is_known(jwks, "one")
+    for number in range(50):
+        assert not await is_known(jwks, f"forged-{number}")
+    assert source.fetches == 2
+    source.now_s += PAUSE_S
+    assert not await is_known(jwks, "forged")
+    assert source.fetches == 3
+
+
+async def test_new_key_of_the_issuer_is_fetched_at_once() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    jwks = source.jwks()
+    assert await is_known(jwks, "one")
+    source.offer(public_jwk(TWO, "two"))
+    assert await is_known(jwks, "two")
+    assert not await is_known(jwks, "one")
+
+
+async def test_new_key_waits_for_the_pause_while_somebody_forges_ids() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    jwks = source.jwks()
+    assert not await is_known(jwks, "forged")
+    source.offer(public_jwk(TWO, "two"))
+    assert not await is_known(jwks, "two")
+    source.now_s += PAUSE_S
+    assert await is_known(jwks, "two")
+
+
+async def test_callers_who_wait_share_one_fetch_and_who_leaves_does_not_stop_it() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    source.gate.clear()
+    jwks = source.jwks()
+    waiting = [asyncio.create_task(jwks.find("one", "RS256")) for _ in range(5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    source.gate.set()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert found[1:] == [ONE.public_key()] * 4
+    assert source.fetches == 1
+
+
+async def test_known_keys_hold_while_the_issuer_is_down_and_others_cannot_be_told() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    jwks = source.jwks()
+    assert await is_known(jwks, "one")
+    source.failure = JwksError("the answer is 502, not 200")
+    with capture_logs() as events:
+        for _ in range(20):
+            with pytest.raises(KeysUnavailableError) as refusal:
+                await jwks.find("two", "RS256")
+            assert await is_known(jwks, "one")
+    assert source.fetches == 2
+    assert (refusal.value.status, refusal.value.retry_after_s) == (503, PAUSE_S)
+    assert [(event["event"], event["reason"]) for event in events] == [
+        ("jwks_fetch_failed", "the answer is 502, not 200")
+    ]
+
+
+async def test_long_failure_is_told_once_and_then_that_it_is_over() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    source.failure = OSError("secret-host")
+    jwks = source.jwks()
+    with capture_logs() as events:
+        for _ in range(3):
+            with pytest.raises(KeysUnavailableError):
+                await jwks.find("one", "RS256")
+            source.now_s += PAUSE_S
+        source.failure = None
+        assert await is_known(jwks, "one")
+    assert source.fetches == 4
+    assert [event["event"] for event in events] == ["jwks_fetch_failed", "jwks_fetched"]
+    assert "secret-host" not in str(events)
+
+
+async def turns(number: int) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_old_keys_are_fetched_anew_beside_the_request() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    jwks = source.jwks()
+    assert await is_known(jwks, "one")
+    source.offer(public_jwk(TWO, "two"))
+    source.now_s += KEEP_S
+    source.gate.clear()
+    assert await is_known(jwks, "one")
+    source.gate.set()
+    await turns(5)
+    assert source.fetches == 2
+    assert not await is_known(jwks, "one")
+
+
+async def test_key_withdrawn_long_ago_is_not_taken_once_more() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    jwks = source.jwks()
+    assert await is_known(jwks, "one")
+    source.offer(public_jwk(TWO, "two"))
+    source.now_s += 2 * KEEP_S
+    assert not await is_known(jwks, "one")
+
+
+async def test_old_keys_hold_while_they_cannot_be_fetched() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    jwks = source.jwks()
+    assert await is_known(jwks, "one")
+    source.failure = OSError()
+    for _ in range(5):
+        source.now_s += 2 * KEEP_S
+        assert await is_known(jwks, "one")
+        await turns(5)
+    assert source.fetches == 6
+
+
+async def test_token_without_a_key_id_takes_the_only_key_of_its_algorithm() -> None:
+    source = Source(public_jwk(ONE), public_jwk(CURVE, "curve"))
+    jwks = source.jwks()
+    assert await is_known(jwks, None)
+    source.offer(public_jwk(ONE, "one"), public_jwk(TWO, "two"))
+    assert not await is_known(source.jwks(), None)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param({"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA", "kid": "x"}, id="secret"),
+        pytest.param({"kty": "oct", "k": "c2Vj", "kid": "x", "alg": "RS256"}, id="secret that claims to be RSA"),
+        pytest.param(public_jwk(ONE, "x", use="enc"), id="for encryption"),
+        pytest.param(public_jwk(ONE, "x", alg="RS512"), id="for another algorithm"),
+        pytest.param(public_jwk(ONE, "x", alg="HS256"), id="RSA that claims to be a secret"),
+        pytest.param(public_jwk(rsa_key(bits=1024), "x"), id="short"),
+        pytest.param({"kty": "RSA", "kid": "x", "n": "?", "e": "AQAB"}, id="broken"),
+        pytest.param({"kty": "RSA", "kid": "x"}, id="empty"),
+        pytest.param({"kty": "EC", "kid": "x", "crv": "P-999", "x": "AA", "y": "AA"}, id="unknown curve"),
+        pytest.param({"kid": "x"}, id="of no kind"),
+        pytest.param({**public_jwk(ONE), "kid": ["x"]}, id="odd id"),
+        pytest.param("x", id="no object"),
+    ],
+)
+async def test_key_of_another_kind_is_left_out_and_the_others_are_taken(key: Any) -> None:
+    source = Source()
+    source.offer(key, public_jwk(CURVE, "curve"))
+    jwks = source.jwks()
+    assert await is_known(jwks, "curve", "ES256")
+    for algorithm in ("RS256", "ES256", "HS256"):
+        assert not await is_known(jwks, "x", algorithm)
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys": {}}', b"<html>", b"\xff", b"[" * 100_000])
+async def test_document_that_is_no_jwks_is_a_failed_fetch(document: bytes) -> None:
+    source = Source()
+    source.document = document
+    with pytest.raises(KeysUnavailableError):
+        await source.jwks().find("one", "RS256")
+
+
+async def test_fetch_under_way_is_ended_with_the_service() -> None:
+    source = Source()
+    source.gate.clear()
+    jwks = source.jwks()
+    waiting = asyncio.create_task(jwks.find("one", "RS256"))
+    await turns(3)
+    await jwks.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await jwks.aclose()
+
+
+async def test_document_is_fetched_over_http() -> None:
+    with issuing(public_jwk(ONE, "one")) as issuer:
+        assert await fetch_document(issuer.url) == issuer.body
+
+
+@pytest.mark.parametrize("status", [302, 404, 500])
+async def test_other_answer_than_200_is_a_failure(status: int) -> None:
+    with issuing(public_jwk(ONE, "one")) as issuer:
+        issuer.status = status
+        with pytest.raises(JwksError, match=str(status)):
+            await fetch_document(issuer.url)
+        assert issuer.asked == 1
+
+
+async def test_endless_answer_is_a_failure() -> None:
+    with issuing() as issuer:
+        issuer.body = b" " * (MOST_BYTES + 1)
+        with pytest.raises(JwksError, match="large"):
+            await fetch_document(issuer.url)

@@ -1,0 +1,377 @@
+"""Allowances in a real Redis: shared, exact, and replaced by memory while it is gone."""
+
+import asyncio
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from assembly.access import allowances_of
+from access.quotas import Allowance, MemoryAllowances, Quota, quotas_of
+from access.redis_quotas import MOST_CONNECTIONS, RedisAllowances
+from config import HERE, SettingsError, load_settings
+from tests.support.redis_servers import RedisServer, running_redis
+from tests.support.servers import free_port
+from tests.access.test_quotas import left
+
+pytestmark = pytest.mark.redis
+
+DAY_S = 86_400
+QUOTAS = quotas_of(requests=20, tokens=1000, window_s=DAY_S)
+"""Per day, so that nothing comes back while a test runs."""
+PATIENT_S = 30.0
+"""For tests in which Redis is there: no busy machine makes them fall back."""
+SECRET = "not-to-be-told"  # noqa: S105 - of a Redis that lives as long as a test
+
+
+class Opened:
+    """Allowances under test, the looks whether Redis is back that a test lets happen, and what was logged."""
+
+    def __init__(self, allowances: RedisAllowances, looks: asyncio.Semaphore, logged: list[Any]) -> None:
+        self.allowances = allowances
+        self._looks = looks
+        self.logged = logged
+
+    async def recover(self) -> None:
+        """Let it look until Redis is back."""
+        while self.allowances.store != "redis":
+            self._looks.release()
+            await asyncio.sleep(0)
+
+    async def take(self, times: int = 1, caller: str = "a") -> list[Allowance]:
+        """So many requests at once."""
+        return await asyncio.gather(*(self.allowances.take(caller) for _ in range(times)))
+
+    async def admitted(self, times: int, caller: str = "a") -> int:
+        return sum(allowance.is_admitted for allowance in await self.take(times, caller))
+
+    async def charge(self, tokens: int, caller: str = "a") -> None:
+        """Note it, and wait until it is noted."""
+        before = asyncio.all_tasks()
+        self.allowances.charge(caller, tokens)
+        await asyncio.gather(*(asyncio.all_tasks() - before))
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        return [(line["log_level"], line["event"]) for line in self.logged]
+
+    @property
+    def reasons(self) -> list[str]:
+        return [line["reason"] for line in self.logged if "reason" in line]
+
+
+NEEDED = re.findall(
+    r"\+[a-z|]+", re.findall("`(.evalsha .*)`", (HERE / "docs" / "PRODUCTION.md").read_text(encoding="utf-8"))[0]
+)
+"""What docs/PRODUCTION.md says that the user must be allowed."""
+FELL_BACK, RECOVERED = ("warning", "limits_fell_back"), ("info", "limits_recovered")
+
+
+@asynccontextmanager
+async def opened(
+    url: str, *, quotas: tuple[Quota, ...] = QUOTAS, patience_s: float = PATIENT_S
+) -> AsyncIterator[Opened]:
+    looks = asyncio.Semaphore(0)
+    allowances = RedisAllowances(
+        quotas, url=url, memory=MemoryAllowances(quotas), patience_s=patience_s, pause=looks.acquire
+    )
+    before = asyncio.all_tasks()
+    with capture_logs() as logged:
+        async with allowances.running():
+            yield Opened(allowances, looks, logged)
+    assert asyncio.all_tasks() == before, "a task was left over"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(shared: RedisServer) -> RedisServer:
+    """A Redis that nobody harms; empty."""
+    shared.tell("FLUSHALL")
+    return shared
+
+
+@pytest.fixture
+def own() -> Iterator[RedisServer]:
+    """A Redis that the test may kill and freeze."""
+    with running_redis() as server:
+        yield server
+
+
+def the_key(redis: RedisServer) -> str:
+    """The only one, once that of the look at the start has expired."""
+    while len(keys := redis.stored()) != 1:
+        pass
+    return keys[0]
+
+
+async def test_replicas_together_admit_exactly_the_quota(redis: RedisServer) -> None:
+    async with opened(redis.url) as one, opened(redis.url) as other:
+        counts = await asyncio.gather(one.admitted(50), other.admitted(50))
+        assert sum(counts) == 20
+        assert await one.admitted(5, caller="b") == 5
+        assert (one.events, other.events) == ([], [])
+
+
+@given(
+    steps=st.lists(st.one_of(st.just(None), st.integers(0, 400)), max_size=40),
+    tokens=st.one_of(st.none(), st.integers(1, 1000)),
+    requests=st.integers(1, 30),
+)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_redis_and_memory_decide_alike(
+    redis: RedisServer, steps: list[int | None], tokens: int | None, requests: int
+) -> None:
+    """None asks for a request, a number charges so many tokens."""
+    redis.tell("FLUSHALL")
+    quotas = quotas_of(requests=requests, tokens=tokens, window_s=DAY_S)
+    ticks = count()
+    memory = MemoryAllowances(quotas, clock=lambda: next(ticks) * 1e-6)  # time passes in Redis, too
+    async with opened(redis.url, quotas=quotas) as there:
+        for step in steps:
+            if step is None:
+                expected, [told] = memory.take_now("a"), await there.take()
+                assert (told.is_admitted, left(told)) == (expected.is_admitted, left(expected))
+            else:
+                memory.charge("a", step)
+                await there.charge(step)
+
+
+async def test_sums_are_exact_up_to_the_largest_quota(redis: RedisServer) -> None:
+    """All but one unit are in use, in shares near the largest whole number of a double: one fits, the next does not."""
+    quotas = quotas_of(requests=100_000, tokens=None, window_s=DAY_S)
+    async with opened(redis.url, quotas=quotas) as there:
+        await there.take()
+        key = the_key(redis)
+        redis.tell("HSET", key, "3", str(99_999 * DAY_S * 1_000_000))
+        redis.tell("HINCRBY", key, "at", str(DAY_S * 1_000_000))  # nothing comes back before
+        assert [told.is_admitted for told in await there.take(2)] == [True, False]
+
+
+async def test_what_is_used_comes_back_by_the_clock_of_redis(redis: RedisServer) -> None:
+    async with opened(redis.url) as there:
+        await there.take()
+        key = the_key(redis)
+        assert await there.admitted(30) == 19
+        redis.tell("HINCRBY", key, "at", str(-2 * DAY_S * 1_000_000 // 20))  # two twentieths of a day pass
+        assert await there.admitted(30) == 2
+
+
+async def test_clock_of_redis_that_jumps_back_stops_nothing(redis: RedisServer) -> None:
+    async with opened(redis.url) as there:
+        await there.take()
+        key = the_key(redis)
+        redis.tell("HINCRBY", key, "at", str(10 * DAY_S * 1_000_000))
+        assert await there.admitted(1) == 1
+        redis.tell("HINCRBY", key, "at", str(-DAY_S * 1_000_000))
+        assert await there.admitted(30) == 20
+
+
+async def test_tokens_are_charged_into_debt(redis: RedisServer) -> None:
+    async with opened(redis.url) as there:
+        assert await there.admitted(1) == 1
+        await there.charge(3000)
+        [refused] = await there.take()
+        assert not refused.is_admitted
+        assert [quota.name for quota in refused.violated] == ["tokens"]
+        assert DAY_S * 2 - 60 <= refused.retry_after_s <= DAY_S * 2 + 100  # two quotas of debt, and one token more
+
+
+async def test_charges_that_are_under_way_at_the_end_are_noted(redis: RedisServer) -> None:
+    async with opened(redis.url) as there:
+        for _ in range(50):
+            there.allowances.charge("a", 10)
+    async with opened(redis.url) as there:
+        [told] = await there.take()
+        assert left(told) == [19, 500]
+
+
+async def test_keys_tell_nobody_who_the_callers_are_and_expire(redis: RedisServer) -> None:
+    async with opened(redis.url, quotas=quotas_of(requests=20, tokens=1000, window_s=60)) as there:
+        await there.take(caller=f"name {SECRET}")
+        await there.charge(5000, caller=f"name {SECRET}")
+        key = the_key(redis)
+        assert SECRET not in key
+        assert 290_000 < int(redis.tell("PTTL", key).strip(":\r\n")) <= 300_002  # until its debt is paid
+
+
+async def test_replicas_with_other_limits_do_not_share(redis: RedisServer) -> None:
+    async with opened(redis.url) as there, opened(redis.url, quotas=quotas_of(requests=5, tokens=1, window_s=9)) as new:
+        assert await there.admitted(30) == 20
+        assert await new.admitted(1) == 1
+
+
+@pytest.mark.parametrize("caller", ["", "name {a}", "name \ud800", "name \x00", "name " + "x" * 10_000])
+async def test_any_name_is_counted(redis: RedisServer, caller: str) -> None:
+    async with opened(redis.url) as there:
+        assert await there.admitted(30, caller) == 20
+        assert there.events == []
+
+
+async def test_script_that_redis_has_forgotten_is_sent_again(redis: RedisServer) -> None:
+    async with opened(redis.url) as there:
+        await there.take()
+        redis.tell("SCRIPT", "FLUSH")
+        assert await there.admitted(30) == 19
+        assert there.events == []
+
+
+async def test_unix_socket_is_used(tmp_path: Path) -> None:
+    with running_redis("--unixsocket", str(tmp_path / "redis.sock")):
+        async with opened(f"unix://{tmp_path}/redis.sock") as there:
+            assert await there.admitted(30) == 20
+            assert there.events == []
+
+
+async def test_password_of_the_url_is_used() -> None:
+    with running_redis("--requirepass", SECRET) as server:
+        async with opened(server.url.replace("//", f"//:{SECRET}@")) as there:
+            assert await there.admitted(30) == 20
+            assert there.events == []
+
+
+async def test_user_who_may_do_no_more_than_is_needed_is_enough(own: RedisServer) -> None:
+    own.tell("ACL SETUSER limits on", f">{SECRET}", "~fast-embedding:allowance:*", "resetchannels -@all", *NEEDED)
+    async with opened(own.url.replace("//", f"//limits:{SECRET}@")) as there:
+        assert await there.admitted(30) == 20
+        assert there.events == []
+
+
+async def test_killed_redis_is_replaced_by_memory_until_it_is_restarted(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        assert await there.admitted(15) == 15
+        own.kill()
+        assert await there.admitted(30) == 20  # memory knows nothing of what was used before
+        await there.charge(5000)
+        assert await there.admitted(1) == 0
+        assert (there.events, there.allowances.store) == ([FELL_BACK], "memory")
+        own.start()
+        await there.recover()
+        assert await there.admitted(30) == 20  # nor does a new Redis
+        assert (there.events, there.allowances.fallbacks) == ([FELL_BACK, RECOVERED], 1)
+
+
+async def test_redis_restarted_between_two_requests_goes_unnoticed(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        assert await there.admitted(MOST_CONNECTIONS) == MOST_CONNECTIONS
+        own.kill()
+        own.start()
+        assert await there.admitted(30) == 20
+        assert there.events == []
+
+
+async def test_frozen_redis_is_replaced_by_memory_until_it_is_thawed(own: RedisServer) -> None:
+    async with opened(own.url, patience_s=2.0) as there:
+        await there.take()
+        own.freeze()
+        assert await there.admitted(100) == 20
+        await there.charge(5000)
+        assert await there.admitted(100) == 0
+        assert (there.events, there.reasons) == ([FELL_BACK], ["TimeoutError"])
+        own.thaw()
+        await there.recover()
+        # No connection was lost to those who gave up waiting.
+        assert await there.admitted(10 * MOST_CONNECTIONS, caller="b") == 20
+        assert RECOVERED in there.events
+
+
+async def test_process_that_is_held_up_does_not_blame_redis(own: RedisServer) -> None:
+    async with opened(own.url, patience_s=0.5) as there:
+        await there.take()
+        for _ in range(3):
+            taking = asyncio.create_task(there.take(5))
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(threading.Event().wait, 0.6)
+            await taking
+        assert there.events == []
+
+
+async def test_caller_who_leaves_while_redis_is_asked_harms_nobody(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        await there.take()
+        own.freeze()
+        leaving = [asyncio.create_task(there.allowances.take("b")) for _ in range(2 * MOST_CONNECTIONS)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        own.thaw()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        assert await there.admitted(10 * MOST_CONNECTIONS, caller="c") == 20
+        assert there.events == []
+
+
+async def test_charge_that_finds_redis_gone_is_noted_in_memory(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        await there.take()
+        own.kill()
+        await there.charge(5000)
+        assert await there.admitted(1) == 0
+        assert there.events == [FELL_BACK]
+
+
+async def test_redis_that_takes_no_writes_is_not_used(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        await there.take()
+        own.tell("REPLICAOF", "127.0.0.1", str(free_port()))
+        assert await there.admitted(30) == 20
+        assert (there.events, there.reasons) == ([FELL_BACK], ["ReadOnlyError"])
+        own.tell("REPLICAOF", "NO", "ONE")
+        await there.recover()
+        assert there.events == [FELL_BACK, RECOVERED]
+
+
+@pytest.mark.parametrize(
+    ("url_of", "reason"),
+    [
+        pytest.param(lambda _: f"redis://127.0.0.1:{free_port()}", "ConnectionError", id="nothing there"),
+        pytest.param(
+            lambda server: server.url.replace("//", f"//:{SECRET}@"), "AuthenticationError", id="wrong password"
+        ),
+        pytest.param(lambda server: server.url, "AuthenticationError", id="no password"),
+    ],
+)
+async def test_redis_that_cannot_be_used_at_the_start_is_told_once(
+    url_of: Callable[[RedisServer], str], reason: str
+) -> None:
+    with running_redis("--requirepass", "another") as server:
+        async with opened(url_of(server)) as there:
+            assert await there.admitted(30) == 20
+            assert (there.events, there.reasons) == ([FELL_BACK], [reason])
+            assert SECRET not in str(there.logged)
+
+
+async def test_redis_without_tls_is_not_used_for_a_url_with_it(redis: RedisServer) -> None:
+    async with opened(redis.url.replace("redis:", "rediss:"), patience_s=0.25) as there:
+        assert await there.admitted(30) == 20
+        assert there.events == [FELL_BACK]
+
+
+async def test_server_that_is_no_redis_is_not_used() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, opened(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as there:
+        assert await there.admitted(30) == 20
+        assert there.events == [FELL_BACK]
+
+
+@pytest.mark.parametrize("url", ["redis://:hush@host?db=x", "redis://:hush@host?nonsense=1"])
+def test_option_that_the_client_does_not_know_stops_the_start(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"^REDIS_URL is not allowed: it has an option"):
+        allowances_of(load_settings(enable_rate_limit=True, redis_url=url))

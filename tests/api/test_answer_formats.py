@@ -1,0 +1,146 @@
+"""Which format a caller gets, and what each of them can carry."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from api.answer_formats import (
+    ARROW,
+    JSON,
+    OCTETS,
+    OPEN_METRICS,
+    PLAIN,
+    Format,
+    NotAcceptableError,
+    arrow,
+    check_format,
+    octets,
+    wanted_format,
+    wanted_text,
+)
+from engine.catalog import Model
+from engine.errors import InvalidInputError
+from engine.pipeline import Chunk
+from engine.embedder import Embedded
+
+MODEL = Model("a/b", 4, 16, 0, 0, "", "", "local")
+
+
+def answer(dtype: str, *, chunks: list[Chunk] | None = None) -> Embedded:
+    vectors = np.arange(8).reshape(2, 4).astype(dtype)
+    return Embedded(MODEL, vectors, 4, [3, 5], [False, True], chunks, fingerprint="0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        pytest.param(None, JSON, id="nothing"),
+        pytest.param("", JSON, id="empty"),
+        pytest.param("*/*", JSON, id="anything"),
+        pytest.param("image/png", JSON, id="unknown"),
+        pytest.param("application/*", JSON, id="any-application"),
+        pytest.param(OCTETS, OCTETS, id="bytes"),
+        pytest.param(OCTETS.upper(), JSON, id="bytes-in-capitals"),
+        pytest.param(ARROW, ARROW, id="arrow"),
+        pytest.param(f"{ARROW}, {OCTETS};q=0.5", ARROW, id="arrow-first"),
+        pytest.param(f"{ARROW};q=0.2, {OCTETS};q=0.5", OCTETS, id="bytes-first"),
+        pytest.param(f"{OCTETS};q=1e999", JSON, id="endless-quality"),
+        pytest.param("arrow", JSON, id="half-a-name"),
+        pytest.param(f"{OCTETS};q=0", JSON, id="not-bytes"),
+        pytest.param(f"{OCTETS}; q=0.000, {ARROW};q=0.1", ARROW, id="not-bytes-but-arrow"),
+    ],
+)
+def test_format_is_read_from_the_header(accept: str | None, wanted: Format) -> None:
+    assert wanted_format(accept) == wanted
+
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;"
+    "q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        pytest.param(None, None, id="nothing"),
+        pytest.param("", None, id="empty"),
+        pytest.param("*/*", None, id="curl"),
+        pytest.param(JSON, None, id="json"),
+        pytest.param("application/json, text/plain, */*", None, id="axios"),
+        pytest.param("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", None, id="browser"),
+        pytest.param("application/vnd.google.protobuf", None, id="unknown"),
+        pytest.param(PROMETHEUS_2, OPEN_METRICS, id="prometheus-2"),
+        pytest.param(PROMETHEUS_3, OPEN_METRICS, id="prometheus-3"),
+        pytest.param(f"application/vnd.google.protobuf;q=0.7,{PROMETHEUS_3}", OPEN_METRICS, id="with-protobuf"),
+        pytest.param("text/plain;version=0.0.4;q=1,*/*;q=0.1", PLAIN, id="vmagent"),
+        pytest.param("text/plain", PLAIN, id="text"),
+        pytest.param("text/*", PLAIN, id="any-text"),
+        pytest.param("text/plain;q=0.5, application/json;q=0.9", None, id="rather-json"),
+        pytest.param("text/plain;q=0", None, id="not-text"),
+        pytest.param("text/plain;q=1e999", None, id="endless-quality"),
+    ],
+)
+def test_metrics_are_text_for_who_prefers_text(accept: str | None, wanted: str | None) -> None:
+    assert wanted_text(accept) == wanted
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "i1", "u1"])
+def test_matrix_is_little_endian_and_its_headers_read_it_back(dtype: str) -> None:
+    response = octets(answer(dtype))
+    shape = [int(size) for size in response.headers["X-Embedding-Shape"].split(",")]
+    stored = np.dtype(response.headers["X-Embedding-Dtype"]).newbyteorder("<")
+    np.testing.assert_array_equal(np.frombuffer(response.content, stored).reshape(shape), answer(dtype).vectors)
+    assert response.headers["X-Embedding-Tokens"] == "8"
+    assert response.headers["X-Embedding-Truncated"] == "1"
+    assert response.headers["X-Model-Fingerprint"] == "0123456789abcdef"
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "i1", "u1"])
+def test_arrow_table_keeps_the_numbers_and_the_model(dtype: str) -> None:
+    ipc = pytest.importorskip("pyarrow.ipc")
+    table = ipc.open_stream(arrow(answer(dtype)).content).read_all()
+    np.testing.assert_array_equal(np.array(table["embedding"].to_pylist(), dtype), answer(dtype).vectors)
+    assert table.drop_columns("embedding").to_pylist() == [
+        {"tokens": 3, "truncated": False},
+        {"tokens": 5, "truncated": True},
+    ]
+    assert table.schema.metadata == {b"model_name": b"a/b", b"dimension": b"4", b"fingerprint": b"0123456789abcdef"}
+
+
+def test_arrow_table_of_chunks_has_their_places() -> None:
+    ipc = pytest.importorskip("pyarrow.ipc")
+    chunks = [Chunk(0, 0, 7, 16), Chunk(0, 8, 9, 3)]
+    table = ipc.open_stream(arrow(answer("<f4", chunks=chunks)).content).read_all()
+    assert table.drop_columns("embedding").to_pylist() == [
+        {"index": 0, "start": 0, "end": 7, "tokens": 16},
+        {"index": 0, "start": 8, "end": 9, "tokens": 3},
+    ]
+
+
+@pytest.mark.parametrize("wanted", [OCTETS, ARROW])
+def test_bytes_and_base64_exclude_each_other(wanted: Format) -> None:
+    with pytest.raises(InvalidInputError, match="encoding") as refusal:
+        check_format(wanted, is_base64=True, has_chunks=False)
+    assert refusal.value.facts == {"field": "encoding"}
+
+
+def test_matrix_and_chunks_exclude_each_other() -> None:
+    check_format(JSON, is_base64=True, has_chunks=True)
+    check_format(ARROW, is_base64=False, has_chunks=True)
+    with pytest.raises(InvalidInputError, match="long_text"):
+        check_format(OCTETS, is_base64=False, has_chunks=True)
+
+
+def test_arrow_without_pyarrow_is_refused_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # how Python marks a package that is not there
+    for ask in (lambda: check_format(ARROW, is_base64=False, has_chunks=False), lambda: arrow(answer("<f4"))):
+        with pytest.raises(NotAcceptableError, match="pyarrow") as refusal:
+            ask()
+        assert refusal.value.status == 406
+        assert OCTETS in refusal.value.detail

@@ -1,0 +1,27 @@
+from dataclasses import dataclass
+from typing import Any
+
+from litestar import Litestar, Response, get
+
+from api.answer_types import Vectors, VectorsSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    embedding: Vectors
+    embeddings: Vectors
+    name: str
+
+
+def test_schema_says_what_vectors_are() -> None:
+    @get("/both")
+    async def both() -> Response[Both]:
+        raise NotImplementedError
+
+    schema: Any = Litestar([both], plugins=[VectorsSchema()], logging_config=None).openapi_schema.to_schema()
+    [properties] = [facts["properties"] for facts in schema["components"]["schemas"].values() if "Both" in str(facts)]
+    numbers = {"type": "array", "items": {"type": "number"}}
+    vector = {"oneOf": [numbers, {"type": "string", "contentEncoding": "base64"}]}
+    assert properties["embedding"] == vector
+    assert properties["embeddings"] == {"type": "array", "items": vector}
+    assert properties["name"] == {"type": "string"}

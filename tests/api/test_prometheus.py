@@ -1,0 +1,149 @@
+"""A real Prometheus collects a real service's metrics, set up as docs/PRODUCTION.md says."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.logged_process import LoggedProcess
+from tests.support.redis_servers import needed
+from tests.support.servers import ROOT, ServerProcess, free_port, running_server
+from tests.support.tiny import TinyModel
+
+pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(120)]
+
+KEY = "some-key-of-32-characters-or-more"
+GUIDE = (ROOT / "docs" / "PRODUCTION.md").read_text(encoding="utf-8")
+SECTION = GUIDE[GUIDE.index("\n## Metrics\n") :].partition("\n## ")[2].partition("\n## ")[0]
+CONFIG, ALERTS = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
+GUIDES_TARGET, GUIDES_INTERVAL = "127.0.0.1:8000", "scrape_interval: 15s"
+PATIENCE_S = 30
+LOOK_AGAIN_S = 0.1
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """It has answered two requests, and shows its metrics only to who has the key."""
+    models = tmp_path_factory.mktemp("models")
+    TinyModel("tiny/one").write(models)
+    settings = {"MODELS_DIR": str(models), "REQUIRED_MODELS": "tiny/one", "CLOSED_ROUTES": "metrics"}
+    with running_server(**settings, API_KEYS=f"prometheus:{KEY}:metrics+embed") as server:
+        headers = {"X-API-Key": KEY}
+        for body, status in (({"text": "one"}, 200), ({"text": ""}, 400)):
+            assert httpx.post(f"{server.url}/embed", json=body, headers=headers, timeout=60).status_code == status
+        yield server
+
+
+@pytest.fixture(scope="module")
+def prometheus(service: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Prometheus"]:
+    """The guide's own configuration but for the address, and in a hurry."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    assert GUIDES_TARGET in CONFIG
+    assert GUIDES_INTERVAL in CONFIG
+    hurry = "global: {evaluation_interval: 1s}\n"
+    written = CONFIG.replace(GUIDES_TARGET, service.url.removeprefix("http://"))
+    (folder / "prometheus.yml").write_text(hurry + written.replace(GUIDES_INTERVAL, "scrape_interval: 1s"))
+    (folder / "fast-embedding-alerts.yml").write_text(ALERTS)
+    (folder / "metrics-key").write_text(f"{KEY}\n")
+    with running_prometheus(folder) as running:
+        yield running
+
+
+class Prometheus:
+    """A Prometheus that a test has started."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=PATIENCE_S)
+
+    def value(self, query: str) -> float:
+        """The one number that *query* gives, as soon as it gives any."""
+
+        def answer() -> list[Any]:
+            return list(self._get("/query", query=query)["result"])
+
+        [found] = _soon(answer, query)
+        return float(found["value"][1])
+
+    def rules(self) -> dict[str, tuple[str, str]]:
+        """By name each rule's health and its last error, as soon as all were evaluated."""
+
+        def evaluated() -> list[Any]:
+            rules = [rule for group in self._get("/rules")["groups"] for rule in group["rules"]]
+            return rules if all(rule["health"] != "unknown" for rule in rules) else []
+
+        return {rule["name"]: (rule["health"], rule.get("lastError", "")) for rule in _soon(evaluated, "rules")}
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _get(self, path: str, **query: str) -> dict[str, Any]:
+        answer = self._client.get(path, params=query).json()
+        assert answer["status"] == "success", answer
+        return dict(answer["data"])
+
+
+def _soon(look: Callable[[], list[Any]], what: str) -> list[Any]:
+    """What *look* finds: Prometheus tells nobody when it has collected, so it is asked until it has."""
+    ends = time.monotonic() + PATIENCE_S
+    while not (found := look()):
+        assert time.monotonic() < ends, f"nothing of {what}"
+        time.sleep(LOOK_AGAIN_S)
+    return found
+
+
+@contextmanager
+def running_prometheus(folder: Path) -> Iterator[Prometheus]:
+    """A Prometheus with the `prometheus.yml` of *folder*, where it keeps what it collects; it is gone at the end."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [needed("prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=collected"]
+    process = LoggedProcess([*command, f"--web.listen-address={address}"], folder=folder, environment=os.environ)
+    try:
+        process.wait_until(lambda: "Server is ready to receive web requests" in process.log, "start")
+        prometheus = Prometheus(f"http://{address}")
+        try:
+            yield prometheus
+        finally:
+            prometheus.close()
+    finally:
+        process.stop()
+
+
+def test_real_prometheus_collects_and_answers(prometheus: Prometheus) -> None:
+    assert prometheus.value('fast_embedding_requests_total{endpoint="POST /embed"}') == 2
+    assert prometheus.value('up{job="fast-embedding"}') == 1
+    assert prometheus.value('fast_embedding_errors_total{code="invalid-input"}') == 1
+    assert prometheus.value("fast_embedding_queue_seconds") == 0
+    assert prometheus.value('sum by (model) (fast_embedding_model_texts_total{model="tiny/one"})') == 1
+    assert prometheus.value("process_resident_memory_bytes") > 1e7
+
+
+def test_quantiles_over_replicas_can_be_asked_for(prometheus: Prometheus) -> None:
+    buckets = 'fast_embedding_request_duration_seconds_bucket{endpoint="POST /embed"}'
+    assert 0 < prometheus.value(f"histogram_quantile(0.95, sum by (le) ({buckets}))") < 60
+
+
+def test_alerts_of_the_guide_are_evaluated(prometheus: Prometheus) -> None:
+    rules = prometheus.rules()
+    assert set(rules) == set(re.findall(r"alert: (\w+)", ALERTS))
+    assert {name: told for name, told in rules.items() if told != ("ok", "")} == {}
+
+
+def test_promtool_finds_nothing_to_say_about_names_and_texts(service: ServerProcess) -> None:
+    headers = {"Accept": "text/plain", "X-API-Key": KEY}
+    text = httpx.get(f"{service.url}/metrics", headers=headers, timeout=30).content
+    done = subprocess.run([needed("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_alerts_ask_for_codes_that_exist() -> None:
+    codes = set(re.findall(r"\| \d{3} \| `([a-z-]+)` \|", (ROOT / "README.md").read_text(encoding="utf-8")))
+    asked = {code for codes in re.findall(r'code=~?"([^"]+)"', ALERTS) for code in codes.split("|")}
+    assert asked
+    assert asked <= codes

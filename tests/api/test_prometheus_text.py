@@ -1,0 +1,157 @@
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from types import MappingProxyType
+
+import pytest
+from prometheus_client import REGISTRY, Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open_metrics
+from prometheus_client.parser import text_string_to_metric_families as read_plain
+
+from api.prometheus import Facts, text_answer
+from api.answer_formats import OPEN_METRICS, PLAIN, TEXT_TYPES
+from telemetry.metrics import BOUNDS_S, Latencies
+from api.answer_types import (
+    CacheInfo,
+    EndpointMetrics,
+    LimitMetrics,
+    MetricsAnswer,
+    MicroBatchMetrics,
+    ModelUsage,
+    QueueMetrics,
+)
+from tests.support.servers import ROOT
+
+READERS: MappingProxyType[str, Callable[[str], Iterable[Metric]]] = MappingProxyType(
+    {PLAIN: read_plain, OPEN_METRICS: read_open_metrics}
+)
+ANSWER = MetricsAnswer(  # each number stands in it once
+    total_requests=31 + 32,
+    total_embeddings=52,
+    uptime_seconds=11.5,
+    cache_info=CacheInfo(["tiny/one", "tiny/two"], num_cached=2, max_cached=12, cache_ttl=13.0, cleanup_interval=14.0),
+    errors={"invalid-input": 21, "overloaded": 22},
+    endpoints={
+        "POST /embed": EndpointMetrics(31, {"p50": 1.0, "p95": 2.0, "p99": 3.0}),
+        "(no route)": EndpointMetrics(32, {"p50": 4.0, "p95": 5.0, "p99": 6.0}),
+    },
+    queue=QueueMetrics(
+        waiting_requests=41, waiting_texts=42, waiting_seconds=43.5, running=44, lanes=45, lanes_stuck=46, lanes_died=47
+    ),
+    micro_batches=MicroBatchMetrics(runs=61, texts=62, padded_tokens=63, dropped_texts=64),
+    models={"tiny/one": ModelUsage(requests=51, texts=52, tokens=53)},
+    limits=LimitMetrics("redis", fallbacks=71),
+)
+FACTS = Facts(
+    answer=ANSWER,
+    latencies={"POST /embed": Latencies((4, 0, 3, *[0] * (len(BOUNDS_S) - 3), 24), total_s=91.25)},
+    fingerprints={"tiny/one": "d232dbe4e7fddd67"},
+    max_queue_s=81.0,
+    version="1.2.3",
+    is_ready=True,
+)
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+each_format = pytest.mark.parametrize("wanted", TEXT_TYPES)
+
+
+def written(wanted: str, facts: Facts = FACTS) -> list[Metric]:
+    text: bytes = text_answer(wanted, facts).content
+    return list(READERS[wanted](text.decode()))
+
+
+def samples(metrics: Iterable[Metric]) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for metric in metrics
+        for sample in metric.samples
+    }
+
+
+@each_format
+def test_everything_that_json_tells_is_told(wanted: str) -> None:
+    told = samples(written(wanted))
+    labels = {value for _, pairs in told for _, value in pairs}
+    numbers, words = leaves({**asdict(ANSWER), "total_requests": 0, "total_embeddings": 0, "endpoints": {}})
+    assert numbers - {0.0} <= set(told.values())
+    assert words <= labels
+    assert {"POST /embed", "(no route)", "invalid-input", "overloaded", "tiny/one"} <= labels
+
+
+def leaves(tree: object) -> tuple[set[float], set[str]]:
+    if isinstance(tree, dict | list):
+        below = [leaves(value) for value in (tree.values() if isinstance(tree, dict) else tree)]
+        return set().union(*(numbers for numbers, _ in below)), set().union(*(words for _, words in below))
+    return (set(), {tree}) if isinstance(tree, str) else ({float(str(tree))}, set())
+
+
+@each_format
+def test_totals_are_the_sums_of_their_parts(wanted: str) -> None:
+    told = samples(written(wanted))
+
+    def total(name: str) -> float:
+        return sum(value for (sample, _), value in told.items() if sample == name)
+
+    assert total("fast_embedding_requests_total") == ANSWER.total_requests
+    assert total("fast_embedding_model_texts_total") == ANSWER.total_embeddings
+
+
+@each_format
+def test_latencies_are_a_histogram(wanted: str) -> None:
+    told = samples(written(wanted))
+    name, endpoint = "fast_embedding_request_duration_seconds", ("endpoint", "POST /embed")
+    buckets = {dict(labels)["le"]: value for (sample, labels), value in told.items() if sample == f"{name}_bucket"}
+    assert buckets["0.001"] == buckets["0.0025"] == 4
+    assert buckets["0.005"] == buckets["60.0"] == 7
+    assert buckets["+Inf"] == told[f"{name}_count", (endpoint,)] == 31
+    assert told[f"{name}_sum", (endpoint,)] == 91.25
+
+
+@each_format
+def test_what_json_does_not_tell_is_told_too(wanted: str) -> None:
+    told = samples(written(wanted))
+    assert told["fast_embedding_ready", ()] == 1
+    assert told["fast_embedding_build_info", (("version", "1.2.3"),)] == 1
+    assert told["fast_embedding_queue_limit_seconds", ()] == 81
+    assert told["fast_embedding_model_info", (("fingerprint", "d232dbe4e7fddd67"), ("model", "tiny/one"))] == 1
+    assert told["process_resident_memory_bytes", ()] > 1e7
+    assert told["process_cpu_seconds_total", ()] > 0
+    assert told["process_open_fds", ()] > 0
+    assert samples(written(wanted, replace(FACTS, is_ready=False)))["fast_embedding_ready", ()] == 0
+
+
+@each_format
+def test_names_follow_the_conventions_and_each_family_explains_itself(wanted: str) -> None:
+    metrics = written(wanted)
+    assert len(metrics) == len({metric.name for metric in metrics}) > 30
+    for metric in metrics:
+        assert metric.name.startswith(("fast_embedding_", "process_"))
+        assert metric.documentation.endswith(".")
+        assert metric.type in {"counter", "gauge", "histogram", "info"}
+        assert not metric.name.endswith(("_ms", "_milliseconds", "_mb", "_count", "_sum", "_bucket"))
+
+
+def test_nothing_is_kept_between_two_answers() -> None:
+    """The library's own registry, which is global, gets nothing of ours."""
+    assert [metric.name for metric in written(PLAIN)] == [metric.name for metric in written(PLAIN)]
+    assert not [metric.name for metric in REGISTRY.collect() if metric.name.startswith("fast_embedding_")]
+
+
+def test_guide_names_each_of_them_and_no_other() -> None:
+    guide = (ROOT / "docs" / "PRODUCTION.md").read_text(encoding="utf-8")
+    rows = [line for line in guide.splitlines() if line.startswith(("| `fast_embedding_", "| `process_"))]
+    suffixes = {"counter": "_total", "info": "_info"}
+    named = [name for row in rows for name in re.findall(r"`((?:fast_embedding|process)_\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(metric.name + suffixes.get(metric.type, "") for metric in written(OPEN_METRICS))
+
+
+@each_format
+def test_content_type_tells_the_version(wanted: str) -> None:
+    assert text_answer(wanted, FACTS).headers["Content-Type"] == TEXT_TYPES[wanted]
+
+
+@each_format
+def test_strange_name_of_a_model_breaks_no_line(wanted: str) -> None:
+    name = 'a"b\\c\nd'
+    told = samples(written(wanted, replace(FACTS, answer=replace(ANSWER, models={name: ModelUsage(1, 2, 3)}))))
+    assert told["fast_embedding_model_texts_total", (("model", name),)] == 2

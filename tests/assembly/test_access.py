@@ -1,0 +1,171 @@
+"""From the settings to the parts that tell who may call; what is wrong with them is told without a key in it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from litestar import Litestar
+from structlog.testing import capture_logs
+
+from assembly.access import is_loopback, read_access
+from access.principals import Caller, NoTokens
+from config import Settings, SettingsError, load_settings
+from tests.support.signing_keys import SECRET, ec_key, issuing, private_pem, public_jwk, public_pem, rsa_key, token
+
+KEY, OTHER = "0123456789-alice-key", "0123456789-other-key"
+
+Read = Callable[..., Settings]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Read:
+    """Reads the settings from these environment variables only."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+    def read(**variables: object) -> Settings:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        return load_settings(_env_file=None)
+
+    return read
+
+
+def test_without_a_key_everything_is_open(read: Read) -> None:
+    access = read_access(read())
+    assert (access.sources, access.closed) == ((), frozenset())
+    assert isinstance(access.tokens, NoTokens)
+
+
+def test_with_a_key_texts_are_embedded_for_who_has_one_and_the_rest_is_closed_where_asked(read: Read) -> None:
+    access = read_access(read(API_KEYS=f"alice:{KEY}", CLOSED_ROUTES="Metrics, docs"))
+    assert access.sources == ("API_KEYS",)
+    assert access.closed == {"embed", "metrics", "docs"}
+    assert access.keys.find(KEY.encode()) == Caller("alice", frozenset({"embed"}))
+
+
+def test_keys_come_from_the_settings_and_from_the_file(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"bob:{OTHER}\n")
+    access = read_access(read(API_KEYS=KEY, API_KEYS_FILE=tmp_path / "keys"))
+    assert access.sources == ("API_KEYS", "API_KEYS_FILE")
+    assert len(access.keys) == 2
+
+
+def test_keys_may_be_written_as_json(read: Read) -> None:
+    assert len(read_access(read(API_KEYS=f'["{KEY}", "bob:{OTHER}"]')).keys) == 2
+
+
+async def test_tokens_of_each_kind_are_taken_by_the_key_that_is_set_for_it(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(public_pem(ec_key()))
+    access = read_access(
+        read(JWT_SECRET=SECRET, JWT_PUBLIC_KEY_FILE=tmp_path / "key.pem", JWT_AUDIENCE="here", JWT_ISSUER="me")
+    )
+    for key, algorithm in ((SECRET, "HS256"), (ec_key(), "ES256")):
+        caller = await access.tokens.read(token(key, algorithm, aud="here", iss="me").encode())
+        assert caller is not None
+        assert caller.name == "alice"
+    await access.tokens.aclose()
+
+
+async def test_keys_of_an_issuer_are_fetched_from_its_address(read: Read) -> None:
+    with issuing(public_jwk(rsa_key(), "one")) as issuer:
+        access = read_access(read(JWT_JWKS_URL=issuer.url))
+        assert issuer.asked == 0
+        assert await access.tokens.read(token(rsa_key(), "RS256", kid="one").encode())
+    await access.tokens.aclose()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        pytest.param({"API_KEYS": "short"}, "API_KEYS: entry 1", id="short key"),
+        pytest.param({"API_KEYS": f"{KEY},{KEY}"}, "API_KEYS: entry 2 has the same key as entry 1", id="key twice"),
+        pytest.param({"API_KEYS": f"a:{KEY},a:{OTHER}"}, "API_KEYS: entry 2 has the same name", id="name twice"),
+        pytest.param({"API_KEYS": f"a:{KEY}:all"}, "allowed are embed, metrics, admin", id="unknown scope"),
+        pytest.param({"API_KEYS": f'["{KEY}"'}, "API_KEYS is not allowed", id="broken JSON"),
+        pytest.param({"API_KEYS": f'["{KEY}", 1]'}, "API_KEYS is not allowed", id="number among keys"),
+        pytest.param({"API_KEYS_FILE": "none"}, "API_KEYS_FILE: No such file", id="no file"),
+        pytest.param({"API_KEYS_FILE": "."}, "API_KEYS_FILE: Is a directory", id="folder"),
+        pytest.param({"API_KEYS_FILE": "broken"}, "API_KEYS_FILE: line 1", id="broken file"),
+        pytest.param({"JWT_SECRET": KEY}, "JWT_SECRET is not allowed: give at least 32 bytes", id="short secret"),
+        pytest.param({"JWT_SECRET": public_pem(rsa_key()).decode()}, "JWT_SECRET: it is a key of", id="no secret"),
+        pytest.param({"JWT_PUBLIC_KEY_FILE": "none"}, "JWT_PUBLIC_KEY_FILE: No such file", id="no key file"),
+        pytest.param({"JWT_PUBLIC_KEY_FILE": "broken"}, "JWT_PUBLIC_KEY_FILE: it holds no public key", id="no key"),
+        pytest.param({"JWT_PUBLIC_KEY_FILE": "private.pem"}, "holds a private key", id="private key"),
+        pytest.param({"JWT_JWKS_URL": "ftp://x/keys"}, "JWT_JWKS_URL is not allowed", id="no web address"),
+        pytest.param({"JWT_JWKS_URL": "https://"}, "JWT_JWKS_URL is not allowed", id="address of nobody"),
+        pytest.param(
+            {"JWT_JWKS_URL": f"https://me:{KEY}@x/"}, "JWT_JWKS_URL is not allowed", id="address with a password"
+        ),
+        pytest.param({"JWT_JWKS_URL": f"https://{KEY}\u2100/"}, "JWT_JWKS_URL", id="address with an odd character"),
+        pytest.param({"JWT_JWKS_URL": f"https://x:{KEY}/"}, "JWT_JWKS_URL", id="address with an odd port"),
+        pytest.param({"JWT_JWKS_URL": f"https://[{KEY}/"}, "JWT_JWKS_URL", id="address that cannot be read"),
+        pytest.param(
+            {"JWT_JWKS_URL": "https://x/", "JWT_PUBLIC_KEY_FILE": "broken"}, "set one of them", id="two sources"
+        ),
+        pytest.param({"JWT_LEEWAY": "-1"}, "JWT_LEEWAY='-1' is not allowed", id="leeway negative"),
+        pytest.param({"CLOSED_ROUTES": "models"}, "nobody has a key; set API_KEYS", id="closed for all"),
+        pytest.param(
+            {"CLOSED_ROUTES": "health", "API_KEYS": KEY}, "'metrics', 'docs' or 'models'", id="route never closed"
+        ),
+    ],
+)
+def test_bad_setting_is_told_in_one_line_without_a_key(
+    settings: dict[str, str], told: str, read: Read, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").write_text(f"{KEY}:{OTHER}:{KEY}\n")
+    (tmp_path / "private.pem").write_bytes(private_pem(rsa_key()))
+    files = {name: tmp_path / value for name, value in settings.items() if name.endswith("_FILE")}
+    with pytest.raises(SettingsError) as refusal:
+        read_access(read(**{**settings, **files}))
+    message = str(refusal.value)
+    assert told in message
+    assert "\n" not in message
+    for secret in (KEY, OTHER, "short", str(tmp_path)):
+        assert secret not in message
+
+
+def test_settings_show_no_secret(read: Read) -> None:
+    settings = read(API_KEYS=f"alice:{KEY},{OTHER}", JWT_SECRET=SECRET)
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.api_keys)):
+        for secret in (KEY, OTHER, SECRET):
+            assert secret not in shown
+
+
+def test_settings_of_a_running_service_hold_no_api_key(read: Read) -> None:
+    settings = read(API_KEYS=f"alice:{KEY}", PORT="9000").without_api_keys()
+    assert (settings.api_keys, settings.port) == ((), 9000)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.8.9.1", "::1", "[::1]", "::ffff:127.0.0.1", "::1%lo"],
+)
+def test_only_this_machine_reaches(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "::", "", "192.168.0.1", "10.0.0.1", "example.com", "localhost.example", "::ffff:10.0.0.1"],  # noqa: S104
+)
+def test_others_reach(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_warned"),
+    [
+        pytest.param({"HOST": "0.0.0.0"}, True, id="open to all"),  # noqa: S104 - this is what is warned of
+        pytest.param({"HOST": "localhost"}, False, id="open to this machine"),
+        pytest.param({"HOST": "0.0.0.0", "API_KEYS": KEY}, False, id="with keys"),  # noqa: S104 - as above
+    ],
+)
+async def test_start_warns_once_if_everyone_is_let_in(settings: dict[str, str], read: Read, *, is_warned: bool) -> None:
+    access = read_access(read(**settings))
+    with capture_logs() as events:
+        async with access.lifespan(Litestar([])):
+            pass
+    told: list[Any] = [(event["event"], event["log_level"]) for event in events]
+    assert told == ([("service_open", "warning")] if is_warned else [])

@@ -1,0 +1,96 @@
+"""Runs `python main.py COMMAND` as a person would, and what commands work on: model folders, and a hub's repository."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from fastembed import TextEmbedding
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.support.hubs import hub_environment
+from tests.support.servers import ROOT
+from tests.support.tiny import SPECIAL, WORDS, TinyModel, row
+
+NO_HUB = "http://127.0.0.1:9"
+"""Nothing listens on the port `discard`: a hub that refuses at once."""
+HUB_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+HUB_MODEL_DIM = 384
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def command(*arguments: str, variables: Mapping[str, str], stdin: bytes = b"") -> Outcome:
+    """Run `python main.py` with *arguments*; *variables* are added to the environment."""
+    done = subprocess.run(
+        [sys.executable, "main.py", *arguments],
+        cwd=ROOT,
+        env=hub_environment(**{"HF_ENDPOINT": NO_HUB, **variables}),
+        input=stdin,
+        capture_output=True,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def repository_of(name: str) -> str:
+    return str(TextEmbedding._get_model_description(name).sources.hf)  # noqa: SLF001 - as engine/hub.py finds it
+
+
+def repository_files(parent: Path) -> dict[str, bytes]:
+    """A tiny model's files, under the names that HUB_MODEL has on the hub."""
+    folder = TinyModel("tiny", dim=HUB_MODEL_DIM).write(parent)
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    contents = {name: (folder / name).read_bytes() for name in names}
+    return {**contents, "model_optimized.onnx": (folder / "model.onnx").read_bytes()}
+
+
+def change(folder: Path, **keys: object) -> None:
+    """Set *keys* of the `model.json` in *folder*."""
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+def write_matmul_model(parent: Path, name: str, *, dim: int = 32) -> Path:
+    """A tiny model whose words go through a matrix, so that there is something to quantise.
+
+    Unknown words and special tokens have small vectors, so that how finely a run is quantised depends on its texts.
+    """
+    folder = TinyModel(name, dim=dim).write(parent)
+    words = [word for word in (*SPECIAL, *WORDS) if word != "poison"]
+    small = np.random.default_rng(1).standard_normal((len(SPECIAL), dim)).astype(np.float32) / 8
+    table = np.concatenate([small, [row(word, dim) for word in words[len(SPECIAL) :]]])
+    matrix = np.random.default_rng(0).standard_normal((dim, dim)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["words"]),
+        helper.make_node("MatMul", ["words", "matrix"], ["last_hidden_state"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "matmul",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["batch", "sequence", dim])],
+        [
+            numpy_helper.from_array(table, "table"),
+            numpy_helper.from_array(matrix, "matrix"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    return folder

@@ -1,0 +1,30 @@
+"""Ports for servers that tests start, also where several processes run tests at the same time."""
+
+import socket
+import sys
+
+import pytest
+
+from tests.support.servers import MOST_PORTS_HELD, free_port
+
+MANY = 30_000
+"""More than Linux has ports to give, so that each of them is met if it is given at all."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, a port is only looked up")
+def test_free_port_is_given_to_nobody_else_and_a_server_may_still_listen_there() -> None:
+    port = free_port()
+    for _ in range(MANY):
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            assert other.getsockname()[1] != port
+    for _ in range(2):  # as for a server that is started again
+        with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
+            pass
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_ports_do_not_use_up_the_open_files_of_a_long_run() -> None:
+    ports = [free_port() for _ in range(2 * MOST_PORTS_HELD)]
+    assert len(set(ports[-MOST_PORTS_HELD:])) == MOST_PORTS_HELD

@@ -1,0 +1,135 @@
+"""Bodies made to break the decoder: whatever comes, it is taken as JSON means it or refused with words."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from engine.errors import InvalidInputError, ServiceError
+from tests.support.decoding import KINDS, decoded, judge, judge_refusal
+from tests.support.servers import ROOT
+
+SEEDS = (
+    b'{"text": "a", "dimensions": 5, "normalize": true}',
+    b'{"texts": ["a", "\\u00e9", "\\ud83d\\ude00"], "dtype": "int8", "model_name": null}',
+    b'{"texts": [" ", ""], "truncate": "none", "return_tokens": false}',
+    b'{"text": "half \\ud800", "input_type": "query", "encoding": "base64"}',
+)
+WORDS = (b"\\ud800", b"NaN", b'"', b"[", b"\xef\xbb\xbf", b"9" * 400)
+FUZZ_RUNS = os.environ.get("FUZZ_RUNS", "15000")
+
+repeatable = settings(derandomize=True, deadline=None, max_examples=200)
+each_kind = pytest.mark.parametrize("kind", KINDS)
+numbers = st.integers(-(10**400), 10**400) | st.floats()
+names = st.sampled_from(["text", "texts", "model_name", "dimensions", "dtype", "return_tokens"]) | st.text()
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text() | st.text(st.characters(categories=["Cs", "L", "Zs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(names, inner),
+    max_leaves=20,
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A good body with some bytes taken out, doubled, or put in."""
+    body = draw(st.sampled_from(SEEDS))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(body)))
+        end = min(len(body), start + draw(st.integers(0, 12)))
+        put = draw(
+            st.binary(max_size=3) | st.sampled_from([b"\\ud800", b"NaN", b'"', b"[", b"\xef\xbb\xbf", b"9" * 400])
+        )
+        body = body[:start] + put + (body[start:end] * 2 if draw(st.booleans()) else b"") + body[end:]
+    return body
+
+
+@each_kind
+@given(body=st.binary() | mutated())
+@example(body=b'{"texts\\ud800": ["\\ud800"]}')
+@example(body=b"\xff\xfe{\x00}\x00")
+@example(body=b"\xef\xbb\xbf{}")
+@repeatable
+def test_any_bytes_are_taken_as_json_means_them_or_refused(kind: type[Any], body: bytes) -> None:
+    judge(body, kind)
+
+
+@each_kind
+@given(value=values)
+@repeatable
+def test_any_json_is_taken_as_it_is_or_refused(kind: type[Any], value: object) -> None:
+    judge(json.dumps(value).encode(), kind)
+
+
+@each_kind
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"[" * 10_000_000, id="arrays-within-arrays"),
+        pytest.param(b'{"a":' * 2_000_000, id="objects-within-objects"),
+        pytest.param(b'{"text":' + b"[" * 9_000_000, id="arrays-within-a-text"),
+        pytest.param(b'{"texts":[' + b"[" * 9_000_000, id="arrays-within-texts"),
+        pytest.param(b'{"dimensions":' + b"9" * 9_000_000 + b"}", id="a-number-of-9-million-digits"),
+        pytest.param(b'{"dimensions":1e' + b"9" * 1_000 + b"}", id="a-number-past-all-floats"),
+        pytest.param(b'{"' + b"k" * 9_000_000 + b'":1}', id="a-name-of-9-MB"),
+        pytest.param(b'{"a - at `$.' + b"k" * 9_000_000 + b'":1}', id="a-name-that-looks-like-a-place"),
+        pytest.param(b'{"dtype":"' + b"x" * 9_000_000 + b'"}', id="a-word-of-9-MB"),
+        pytest.param(b'{"text":"a","texts":["a"],' + b'"text":"b",' * 500_000 + b'"text":0}', id="a-name-many-times"),
+        pytest.param(b'{"text":"' + b"\\ud800" * 1_500_000 + b'"}', id="halves-of-surrogate-pairs"),
+        pytest.param(b'{"texts":[' + b'"a",' * 2_000_000 + b'"\\ud800"]}', id="half-a-pair-after-2-million-texts"),
+        pytest.param(b'{"text":"' + b"a" * 9_900_000 + b'"}', id="a-text-of-10-MB"),
+        pytest.param(b'{"text":"' + b" " * 9_900_000 + b'"}', id="blanks-of-10-MB"),
+        pytest.param(b'{"text":"' + b"a" * 9_900_000 + b'\xff"}', id="no-UTF-8-after-10-MB"),
+        pytest.param(b'{"texts":[' + b'"a",' * 2_400_000 + b'"a"]}', id="2-million-texts"),
+        pytest.param(b'{"model_name":"' + b"a/" * 4_900_000 + b'","text":0}', id="a-model-of-10-MB"),
+    ],
+)
+def test_huge_body_is_refused_in_few_words(kind: type[Any], body: bytes) -> None:
+    assert judge(body, kind) is False
+
+
+def test_half_a_surrogate_pair_in_a_name_and_in_its_text_is_told_in_readable_words() -> None:
+    """The name went into the answer as it was, which no encoder takes: a 500."""
+    with pytest.raises(InvalidInputError) as refusal:
+        decoded(b'{"texts\\ud800": ["\\ud800"]}', KINDS[1])
+    assert refusal.value.facts == {"field": "texts\ufffd", "index": 0}
+
+
+def test_last_of_two_values_counts_as_it_does_for_json() -> None:
+    assert decoded(b'{"text": "a", "text": "b"}', KINDS[0]).text == "b"
+
+
+@given(name=st.sampled_from([b"content-type", b"content-encoding"]), value=st.binary(max_size=80))
+@repeatable
+def test_any_header_is_taken_or_refused(name: bytes, value: bytes) -> None:
+    try:
+        decoded(b'{"text": "a"}', KINDS[0], [(name, value)])
+    except ServiceError as refusal:
+        judge_refusal(refusal)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + int(FUZZ_RUNS) // 50)
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has wheels for Linux on x86-64 only")
+def test_fuzzer_that_follows_the_branches_finds_no_crash(tmp_path: Path) -> None:
+    """The same bodies each time; `FUZZ_RUNS=1000000 pytest -k fuzzer` looks for longer."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, body in enumerate(SEEDS):
+        (corpus / str(number)).write_bytes(body)
+    bounds = (f"-runs={FUZZ_RUNS}", "-seed=4", "-max_len=2000", f"-artifact_prefix={tmp_path}/")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.fuzz_bodies", *bounds, str(corpus)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4_000:]
+    assert f"Done {FUZZ_RUNS} runs" in done.stderr

@@ -1,0 +1,184 @@
+"""Names of models, headers and ids made to break out: looked up in the catalogue, and nothing more comes of them."""
+
+import json
+import re
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.support.servers import ServerProcess, running_server
+from tests.support.tiny import TinyModel
+
+TEXT = "squeamish-ossifrage"
+MODEL = "tiny/one"
+repeatable = settings(derandomize=True, deadline=None, max_examples=150)
+pytestmark = pytest.mark.timeout(120)
+
+PARTS = (
+    *("..", ".", "/", "\\", "//", "%2e%2e", "%252e%252e%252f", "%c0%ae%c0%ae", "%00", "\0", "~", "$HOME", "C:", "*"),
+    *("models", "model.json", "etc/passwd", "proc/self/environ", "secret", "tiny", "one", "tiny--one", "models--a--b"),
+    *("\uff0e\uff0e", "\u2215", "\uff0f", "e\u0301", "\u0131", "\u212a", "\u202e", "\ufeff", "\r\nX-A: b", "\x1b[31m"),
+)
+BYTES = (b"..", b"/", b"\\", b"\xc0\xae", b"\xff", b"%", b"\0", b"a")
+names = st.lists(st.sampled_from(PARTS) | st.text(max_size=5), max_size=8).map("".join)
+raw_names = st.lists(st.sampled_from([b"..", b"/", b"\\", b"\xc0\xae", b"\xff", b"%", b"\0", b"a"]), max_size=9).map(
+    b"".join
+)
+field_bytes = st.binary(max_size=120).map(lambda value: re.sub(rb"[\0-\x08\n-\x1f\x7f]", b"", value).strip(b" \t"))
+"""What a header's value may hold at most; the rest is of tests/serving/test_raw_http.py."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Beside the models' folder lies a model that nobody offers."""
+    folder = tmp_path_factory.mktemp("hostile")
+    TinyModel(MODEL).write(folder / "models")
+    TinyModel("secret").write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[ServerProcess]:
+    paths = {"MODELS_DIR": str(folder / "models"), "HUB_CACHE_DIR": str(folder / "hub")}
+    with running_server(REQUIRED_MODELS=MODEL, HF_ENDPOINT="http://127.0.0.1:9", **paths) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_was_touched(server: ServerProcess, folder: Path) -> Iterator[None]:
+    """No file was made, no path told, nothing failed, whatever the tests of this file asked."""
+    before = sorted(folder.rglob("*"))
+    yield
+    assert sorted(folder.rglob("*")) == before
+    assert [line for line in server.lines if str(folder) in line or not line.startswith("{")] == []
+    loads = [event["model"] for event in server.events if event["event"].startswith("model_load")]
+    assert set(loads) == {MODEL}
+    assert not [event for event in server.events if event["event"] == "request_failed"]
+
+
+def check(response: httpx.Response, folder: Path, *statuses: int) -> None:
+    assert response.status_code in statuses, response.text
+    assert str(folder) not in response.text
+    assert len(response.content) < 20_000
+
+
+@given(name=names)
+@example(name="../secret")
+@example(name="..%2fsecret")
+@example(name="tiny/../../secret")
+@example(name="a" * 8_000)
+@repeatable
+def test_name_in_an_address_is_only_looked_up(client: httpx.Client, folder: Path, name: str) -> None:
+    for encoded in (quote(name, safe=""), quote(name, safe="/%")):
+        response = client.get(httpx.URL(client.base_url, raw_path=f"/models/{encoded}".encode()))
+        if not name.strip("/"):
+            continue  # the list of models
+        check(response, folder, 200, 404)
+        if response.status_code == 200:
+            assert response.json()["model_name"].lower() == MODEL
+
+
+@given(name=raw_names)
+@repeatable
+def test_bytes_in_an_address_are_only_looked_up(client: httpx.Client, folder: Path, name: bytes) -> None:
+    response = client.get(httpx.URL(client.base_url, raw_path=b"/models/x" + quote(name, safe="").encode()))
+    check(response, folder, 404)
+
+
+@given(name=names | st.text())
+@example(name="../secret")
+@example(name="/etc/passwd")
+@example(name="a" * 100_000)
+@example(name="a/" * 50_000)
+@example(name=MODEL + "\0")
+@example(name=MODEL + " ")
+@repeatable
+def test_name_in_a_body_is_only_looked_up(client: httpx.Client, folder: Path, name: str) -> None:
+    for path, body in (("/embed", {"text": TEXT}), ("/tokenize", {"texts": [TEXT]})):
+        response = client.post(path, content=json.dumps({**body, "model_name": name}))
+        check(response, folder, 400)
+        assert response.json()["code"] == "unknown-model"
+        assert TEXT not in response.text
+
+
+@pytest.mark.parametrize("name", ["TINY/One", "/tiny/one/", "tiny%2fone", "TINY%2FONE", "%2e/tiny/one", "tiny//one"])
+def test_spelling_of_a_name_in_an_address(client: httpx.Client, name: str) -> None:
+    """Case and outer slashes do not matter; nothing else is folded."""
+    response = client.get(httpx.URL(client.base_url, raw_path=f"/models/{name}".encode()))
+    assert response.status_code == (404 if name.startswith("%2e") else 200)
+
+
+timeouts = st.floats().map(str) | st.integers(-(10**400), 10**400).map(str) | st.text(string.digits + "eE+-.naif_x ")
+
+
+@given(value=timeouts.map(str.strip).map(str.encode) | field_bytes)
+@example(value=b"1e400")
+@example(value=b"inf")
+@example(value=b"1e308")
+@example(value=b"5e-324")
+@example(value=b"9" * 4_000)
+@repeatable
+def test_any_timeout_is_kept_or_refused(client: httpx.Client, folder: Path, value: bytes) -> None:
+    headers = [(b"X-Request-Timeout", value), (b"Content-Type", b"application/json")]
+    check(client.post("/embed", content=b'{"text": "one"}', headers=headers), folder, 200, 400, 504)
+
+
+media = st.sampled_from(["application/octet-stream", "application/json", "arrow", "*/*", "octet-stream/*", "text/html"])
+parameters = st.sampled_from(["", ";q=0", ";q=1e999", ";q=nan", ";q=-1", ";q=", ';a="', ";;=", ";q=0.5;q=x"])
+accepts = st.lists(st.tuples(media, parameters).map("".join), max_size=20).map(",".join).map(str.encode)
+
+
+@given(value=accepts | field_bytes)
+@example(value=b"application/octet-stream" + b";a=b" * 4_000)
+@example(value=b"arrow," * 4_000)
+@example(value=b"application/octet-stream;q=0" + b" " * 8_000 + b"x")
+@repeatable
+def test_any_accept_gets_some_answer(client: httpx.Client, folder: Path, value: bytes) -> None:
+    headers = [(b"Accept", value), (b"Content-Type", b"application/json")]
+    check(client.post("/embed", content=b'{"text": "one"}', headers=headers), folder, 200)
+
+
+@given(media_type=field_bytes, encoding=field_bytes)
+@repeatable
+def test_any_media_type_is_taken_or_refused(
+    client: httpx.Client, folder: Path, media_type: bytes, encoding: bytes
+) -> None:
+    for headers in ([(b"Content-Type", media_type)], [(b"Content-Encoding", encoding)]):
+        check(client.post("/embed", content=b'{"text": "one"}', headers=headers), folder, 200, 415)
+
+
+@given(value=field_bytes)
+@example(value=b"a" * 129)
+@example(value=b'x","event":"forged')
+@example(value="naïve\u202e".encode())
+@example(value=b"a\tb")
+@repeatable
+def test_id_is_taken_over_only_if_it_cannot_forge_a_line(client: httpx.Client, value: bytes) -> None:
+    response = client.get("/health/live", headers=[(b"X-Request-ID", value)])
+    told = response.headers["x-request-id"]
+    assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", told)
+    assert (told.encode() == value) == bool(re.fullmatch(rb"[A-Za-z0-9._:-]{1,128}", value))
+
+
+@given(
+    headers=st.lists(
+        st.tuples(st.text(string.ascii_letters + string.digits + "-_.!#$", min_size=1, max_size=20), field_bytes),
+        max_size=60,
+    ).map(lambda pairs: [(f"X-{name}".encode(), value) for name, value in pairs])
+)
+@repeatable
+def test_other_headers_change_nothing(client: httpx.Client, folder: Path, headers: list[tuple[bytes, bytes]]) -> None:
+    known = {b"x-request-timeout", b"x-request-id"}
+    check(client.get("/models", headers=[pair for pair in headers if pair[0].lower() not in known]), folder, 200)

@@ -1,0 +1,320 @@
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.testing import capture_logs
+
+from web.request_log import Observer
+from engine.errors import OverloadedError
+
+Counted = tuple[str, float, str | None]
+Headers = list[tuple[bytes, bytes]]
+
+ALLOWED = (b"access-control-allow-origin", b"*")
+
+
+def clock(*, tick_s: float = 0.25) -> Iterator[float]:
+    """Each look at it is a quarter of a second later."""
+    now_s = 100.0
+    while True:
+        yield now_s
+        now_s += tick_s
+
+
+class Answering:
+    """An app that answers, and remembers what it was asked."""
+
+    def __init__(self, *, status: int = 200, path: str | None = "/embed", code: str | None = None) -> None:
+        self.status, self.path, self.code = status, path, code
+        self.scopes: list[Scope] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del receive
+        self.scopes.append(scope)
+        if self.path:
+            scope["path_template"] = self.path  # as Litestar's router does
+        if self.code:
+            scope["state"]["problem_code"] = self.code
+        await send({"type": "http.response.start", "status": self.status, "headers": [(b"x-own", b"1")]})
+        await send({"type": "http.response.body", "body": b"{}", "more_body": False})
+
+
+async def ask(
+    app: ASGIApp, *, method: str = "POST", headers: Headers | None = None, state: dict[str, Any] | None = None
+) -> tuple[list[Message], list[Counted]]:
+    """What *app* sends to this request, and what is counted of it."""
+    sent: list[Message] = []
+    counted: list[Counted] = []
+    ticks = clock()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    def count(endpoint: str, seconds: float, code: str | None) -> None:
+        counted.append((endpoint, seconds, code))
+
+    scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}
+    observer = Observer(app, count=count, permission=lambda _: [ALLOWED], clock=lambda: next(ticks))
+    await observer(scope, receive, send)
+    return sent, counted
+
+
+def request_id(sent: list[Message]) -> str:
+    [start] = [message for message in sent if message["type"] == "http.response.start"]
+    [value] = [value for name, value in start["headers"] if name == b"x-request-id"]
+    return value.decode()
+
+
+@pytest.mark.parametrize("given", ["a", "0f5e8c4d-2b7a", "trace:1.2_3", "x" * 128])
+async def test_sane_request_id_is_taken_over(given: str) -> None:
+    app = Answering()
+    sent, _ = await ask(app, headers=[(b"accept", b"*/*"), (b"x-request-id", given.encode())])
+    assert request_id(sent) == given
+    assert app.scopes[0]["state"]["request_id"] == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"a b", id="space"),
+        pytest.param(b"a\nlevel=error", id="line break"),
+        pytest.param(b"a\n", id="line break at the end"),
+        pytest.param(b"x" * 129, id="too long"),
+        pytest.param("ü".encode(), id="not ASCII"),
+        pytest.param(b"<script>", id="markup"),
+    ],
+)
+async def test_other_request_id_is_replaced(given: bytes) -> None:
+    sent, _ = await ask(Answering(), headers=[(b"x-request-id", given)])
+    assert re.fullmatch("[0-9a-f]{32}", request_id(sent))
+
+
+async def test_requests_without_an_id_get_different_ones() -> None:
+    ids = {request_id((await ask(Answering()))[0]) for _ in range(3)}
+    assert len(ids) == 3
+
+
+async def test_answer_is_passed_on_with_its_own_headers() -> None:
+    sent, _ = await ask(Answering(status=404))
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[0]["status"] == 404  # type: ignore[typeddict-item]  # the first message is the start
+    assert (b"x-own", b"1") in sent[0]["headers"]  # type: ignore[typeddict-item]  # as above
+
+
+async def test_headers_that_the_inside_left_go_out_with_whatever_answer_there_is() -> None:
+    for app in (Answering(), Crashing(has_begun=False)):
+        with capture_logs():
+            sent, _ = await ask(app, state={"answer_headers": [(b"ratelimit", b"1")]})
+        assert (b"ratelimit", b"1") in sent[0]["headers"]  # type: ignore[typeddict-item]  # the first message is the start
+
+
+@pytest.mark.parametrize(
+    ("app", "state", "is_told_here"),
+    [
+        pytest.param(Answering(), {}, False, id="answer of Litestar"),
+        pytest.param(Answering(), {"refused": OverloadedError("Full.")}, True, id="refused outside"),
+    ],
+)
+async def test_failure_that_is_told_here_may_be_read_by_pages_of_other_origins(
+    app: ASGIApp, state: dict[str, Any], *, is_told_here: bool
+) -> None:
+    """Litestar adds the headers to its own answers: once is enough."""
+    sent, _ = await ask(app, state=state)
+    start: Any = sent[0]
+    assert start["headers"].count(ALLOWED) == int(is_told_here)
+
+
+async def test_line_of_the_log_tells_the_name_of_a_caller_that_is_known() -> None:
+    with capture_logs() as events:
+        await ask(Answering(), state={"caller_name": "alice"})
+    assert events[0]["caller"] == "alice"
+
+
+async def test_request_that_was_refused_outside_is_answered_with_that_and_goes_no_further() -> None:
+    app = Answering()
+    sent, counted = await ask(app, state={"refused": OverloadedError("Full.", retry_after_s=1.2)})
+    start: Any = sent[0]
+    body: Any = sent[1]
+    assert (start["status"], json.loads(body["body"])["code"]) == (503, "overloaded")
+    assert dict(start["headers"])[b"retry-after"] == b"2"
+    assert app.scopes == []
+    assert [code for _, _, code in counted] == ["overloaded"]
+
+
+async def test_answer_is_counted_with_its_route_seconds_and_problem() -> None:
+    assert (await ask(Answering()))[1] == [("POST /embed", 0.25, None)]
+    assert (await ask(Answering(code="overloaded")))[1] == [("POST /embed", 0.25, "overloaded")]
+
+
+async def test_answers_without_a_route_share_one_label() -> None:
+    for method in ("GET", "BREW"):
+        assert (await ask(Answering(path=None, status=404), method=method))[1] == [("(no route)", 0.25, None)]
+
+
+async def test_head_is_asked_and_counted_as_get() -> None:
+    app = Answering(path="/health")
+    _, counted = await ask(app, method="HEAD")
+    assert app.scopes[0]["method"] == "GET"  # type: ignore[typeddict-item]  # it is a request's scope
+    assert counted == [("GET /health", 0.25, None)]
+
+
+async def test_answer_is_one_line_of_the_log() -> None:
+    with capture_logs() as events:
+        await ask(Answering(status=201), headers=[(b"x-request-id", b"me")])
+    assert events == [
+        {
+            "event": "request_answered",
+            "log_level": "info",
+            "request_id": "me",
+            "method": "POST",
+            "route": "/embed",
+            "status": 201,
+            "ms": 250.0,
+        }
+    ]
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics"])
+async def test_answers_to_those_who_poll_are_told_at_debug_level(path: str) -> None:
+    with capture_logs() as events:
+        await ask(Answering(path=path), method="GET")
+    assert [event["log_level"] for event in events] == ["debug"]
+
+
+class Refusing:
+    """An app that refuses before it answers, and tells the log in its own way if it says so."""
+
+    def __init__(self, *, is_told: bool) -> None:
+        self.is_told = is_told
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del receive, send
+        scope["path_template"] = "/embed"
+        scope["state"]["is_told"] = self.is_told
+        raise OverloadedError("Too much.", retry_after_s=2)
+
+
+@pytest.mark.parametrize(("is_told", "lines"), [(False, ["request_answered"]), (True, [])])
+async def test_refusal_of_who_stands_before_litestar_is_answered_and_counted(
+    *, is_told: bool, lines: list[str]
+) -> None:
+    with capture_logs() as events:
+        sent, counted = await ask(Refusing(is_told=is_told))
+    start: Any = sent[0]
+    assert start["status"] == 503
+    assert dict(start["headers"])[b"retry-after"] == b"2"
+    assert [(endpoint, code) for endpoint, _, code in counted] == [("POST /embed", "overloaded")]
+    assert [event["event"] for event in events] == lines
+
+
+async def test_caller_who_leaves_before_the_end_of_the_body_is_no_failure_of_the_service() -> None:
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    counted: list[str | None] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def lost(message: Message) -> None:
+        del message
+
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, send
+        while (await receive()).get("more_body"):
+            pass
+        pytest.fail("there is no whole body")
+
+    scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": {}}
+    with capture_logs() as events:
+        await Observer(read, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
+    assert counted == ["caller-left"]
+    assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
+
+
+async def test_server_that_knows_of_a_leave_tells_it_and_the_work_is_cancelled() -> None:
+    counted: list[str | None] = []
+    state: dict[str, Any] = {"on_leave": None}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def lost(message: Message) -> None:
+        pytest.fail(f"{message} goes to nobody")
+
+    async def work(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, send
+        await receive()
+        asyncio.get_running_loop().call_soon(state["on_leave"])
+        await asyncio.Event().wait()
+
+    scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": state}
+    with capture_logs() as events:
+        await Observer(work, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
+    assert counted == ["caller-left"]
+    assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
+
+
+class Crashing:
+    """An app that fails, before its answer or in the middle of it."""
+
+    def __init__(self, *, has_begun: bool) -> None:
+        self.has_begun = has_begun
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        if self.has_begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError("what a caller has sent")
+
+
+async def test_crash_becomes_a_problem_that_tells_nothing_of_it() -> None:
+    with capture_logs() as events:
+        sent, counted = await ask(Crashing(has_begun=False), headers=[(b"x-request-id", b"me")])
+    start: Any = sent[0]
+    body: Any = sent[1]
+    problem = json.loads(body["body"])
+    headers = dict(start["headers"])
+    assert start["status"] == problem["status"] == problem["status_code"] == 500
+    assert (problem["code"], problem["request_id"]) == ("internal-error", "me")
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert int(headers[b"content-length"]) == len(body["body"])
+    assert headers[b"x-request-id"] == b"me"
+    assert b"what a caller" not in body["body"]
+    assert len(counted) == 1
+    assert [event["event"] for event in events] == ["request_failed", "request_answered"]
+    assert (events[0]["log_level"], events[0]["exc_info"], events[0]["request_id"]) == ("error", True, "me")
+    assert events[1]["status"] == 500
+
+
+async def test_crash_is_counted_by_its_code() -> None:
+    with capture_logs():
+        _, counted = await ask(Crashing(has_begun=False))
+    assert [code for _, _, code in counted] == ["internal-error"]
+
+
+async def test_crash_in_the_middle_of_an_answer_is_left_to_the_server_to_cut() -> None:
+    with capture_logs() as events, pytest.raises(ValueError, match="a caller"):
+        await ask(Crashing(has_begun=True))
+    assert [event["event"] for event in events] == ["request_failed", "request_answered"]
+
+
+async def test_what_is_no_request_is_passed_on_untouched() -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive, send
+        seen.append(scope)
+
+    async def nothing(*_: object) -> Any:
+        return None
+
+    scope: Any = {"type": "lifespan"}
+    await Observer(app, count=lambda *_: pytest.fail("counted"))(scope, nothing, nothing)
+    assert seen == [scope]

@@ -1,0 +1,335 @@
+"""Every failure becomes RFC 9457 problem details, here and nowhere else; handlers have no `try`."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from http import HTTPStatus
+from random import getrandbits
+from typing import Any, cast
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ExceptionHandlersMap
+
+from web.security_headers import Header
+from web.large_body_queue import Done, Turns
+from engine.errors import InvalidInputError, ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+UNKNOWN_FIELD = "Object contains unknown field"
+"""How msgspec begins to tell of a field that a body does not know."""
+MOST_ECHOED = 200
+"""Characters of a caller's own words (a field's name) that a message repeats at most."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+MOST_SEARCHED_BYTES = 1_000_000
+"""Of larger bodies it is not searched which text is wrong: that would hold the event loop, and so all other callers."""
+LARGE_BYTES = 1_000_000
+"""Bodies larger than this are put together and decoded in turns."""
+
+NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
+"""Names as RFC 9110 has them, which Python has only from 3.13 on: a code must not depend on that."""
+HEADERS = {"request_timeout": "X-Request-Timeout"}
+"""The headers that Litestar names by the parameters they become."""
+PLAIN_TYPES = {
+    "str": "a string",
+    "str | null": "a string or null",
+    "int": "a whole number",
+    "int | null": "a whole number or null",
+    "float": "a number",
+    "float | null": "a number or null",
+    "bool": "true or false",
+    "bool | null": "true, false or null",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
+
+SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+"""Ids of callers that are taken over: short, and without anything that could forge a line of a log."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Problem details (RFC 9457). Further members tell facts, such as `field`, `index` and `limit`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    status_code: int
+    request_id: str
+    field: str | None = None
+    index: int | None = None
+    limit: int | None = None
+    tokens: int | None = None
+    choices: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a caller learns of a failure."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    facts: dict[str, object] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class NotJsonError(ServiceError):
+    """The body is sent as something else than JSON."""
+
+    status, code, title = 415, "not-json", "The body must be JSON"
+
+
+class UnforeseenError(ServiceError):
+    """A bug of the service."""
+
+    def __init__(self) -> None:
+        super().__init__("An unexpected failure; its record is in the service's log.")
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """A request whose JSON body is refused with words that help."""
+
+    _whole: bytes | None = None
+
+    async def body(self) -> bytes:
+        """All that was sent; a large body is put together in its turn, as memory for megabytes is slow to come."""
+        if self._whole is None:
+            pieces = [piece async for piece in self.stream() if piece]
+            self._whole = await self._in_turn(partial(b"".join, pieces), sum(map(len, pieces)))
+        return self._whole
+
+    async def _in_turn(self, work: Callable[[], Done], size_bytes: int) -> Done:
+        if size_bytes <= LARGE_BYTES:
+            return work()
+        turns: Turns = self.app.state.turns
+        return await turns.take(work)
+
+    async def json(self) -> Any:
+        """The decoded body, as the type that the route takes.
+
+        It is decoded and checked at once and strictly: `"128"` is no number, and `"null"` is not nothing.
+
+        Raises:
+            OverloadedError: it is large, and so are too many others that wait to be decoded.
+            NotJsonError: another content type than JSON is stated; none at all is taken for JSON.
+            InvalidInputError: it is not JSON, holds half of a surrogate pair, which is no character, or breaks a rule
+                of the type.
+        """
+        media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not (
+            media_type.startswith("application/") and media_type.endswith("+json")
+        ):
+            raise NotJsonError("Send the body as JSON, with the header 'Content-Type: application/json'.")
+        if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise NotJsonError("Send the body as it is, without 'Content-Encoding'.")
+        body = await self.body()
+        return await self._in_turn(partial(_decoded, body, _body_type(self)), len(body))
+
+
+def _decoded(body: bytes, kind: Any) -> Any:
+    try:
+        return _decoder(kind).decode(body)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        where = where.rstrip("`").removeprefix(".")[:MOST_ECHOED]  # a field's name may hold these words, too
+        raise _invalid(message, where, kind) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid_json(body, error) from None
+
+
+def problem_handlers() -> ExceptionHandlersMap:
+    """The three rows of the table: what we report on purpose, what Litestar reports, and bugs."""
+    return {ServiceError: _of_service_error, HTTPException: _of_http_exception, Exception: _of_bug}
+
+
+def request_id_of(headers: Iterable[Header]) -> str:
+    """The id that the caller gave to the request, if it is sane, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and SANE_ID.fullmatch(value):
+            return value.decode()
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    return f"{getrandbits(128):032x}"  # unique is enough: nothing is guarded by it
+
+
+def of_error(error: ServiceError, request_id: str) -> tuple[list[Header], bytes]:
+    """Headers and body for a failure that is reported outside of Litestar's reach."""
+    told = _of(error)
+    body = msgspec.json.encode(_body(told, request_id))
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **told.headers}
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
+
+
+def _of_service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[dict[str, object]]:
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.__cause__ is not None:
+        log.error("request_failed", request_id=_request_id(request), code=error.code, exc_info=error.__cause__)
+    return _answer(request, _of(error))
+
+
+def _of(error: ServiceError) -> _Told:
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(math.ceil(error.retry_after_s))}
+    return _Told(error.status, error.code, error.title, error.detail, error.facts, headers)
+
+
+def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, object]]:
+    if isinstance(error, ValidationException):
+        return _of_service_error(request, _of_validation(error))
+    status = HTTPStatus(error.status_code)
+    title = NEW_PHRASES.get(status, status.phrase)
+    details = {
+        HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /schema.",
+        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method; the Allow header names those it does.",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
+    }
+    facts: dict[str, object] = {}
+    if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        facts["limit"] = request.app.request_max_body_size
+    told = _Told(
+        status=status.value,
+        code=title.lower().replace(" ", "-"),
+        title=title,
+        detail=details.get(
+            status, error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else UnforeseenError().detail
+        ),
+        facts=facts,
+        headers=dict(error.headers or {}),
+    )
+    return _answer(request, told)
+
+
+def _of_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:
+    log.error("request_failed", request_id=_request_id(request), code=UnforeseenError.code, exc_info=error)
+    return _answer(request, _of(UnforeseenError()))
+
+
+def _answer(request: Request[Any, Any, Any], told: _Told) -> Response[dict[str, object]]:
+    request.scope["state"]["problem_code"] = told.code
+    return Response(
+        _body(told, _request_id(request)), status_code=told.status, media_type=MEDIA_TYPE, headers=told.headers
+    )
+
+
+def _body(told: _Told, request_id: str) -> dict[str, object]:
+    return {
+        "type": f"urn:fast-embedding:problem:{told.code}",
+        "title": told.title,
+        "status": told.status,
+        "detail": told.detail,
+        "code": told.code,
+        "status_code": told.status,
+        "request_id": request_id,
+        **told.facts,
+    }
+
+
+def _request_id(request: Request[Any, Any, Any]) -> str:
+    return str(request.scope["state"].get("request_id", ""))
+
+
+def _body_type(request: Request[Any, Any, Any]) -> Any:
+    """What the route takes as its body."""
+    field = getattr(request.route_handler, "parsed_data_field", None)
+    return field.annotation if field else Any
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+@cache
+def _fields(kind: Any) -> dict[str, list[str]]:
+    """The fields of a body, and the words that each may hold; none: it may hold others than these."""
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return {}
+    fields = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(kind)).fields
+    return {field.encode_name: _words(field.type) for field in fields}
+
+
+def _words(kind: msgspec.inspect.Type) -> list[str]:
+    match kind:
+        case msgspec.inspect.LiteralType():
+            return [str(value) for value in kind.values]
+        case msgspec.inspect.UnionType():
+            return [word for part in kind.types for word in _words(part)]
+        case msgspec.inspect.Metadata():
+            return _words(kind.type)
+    return []
+
+
+def _of_validation(error: ValidationException) -> InvalidInputError:
+    """Say what Litestar found wrong with anything but the body."""
+    found = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
+    message, where = str(found.get("message", error.detail)), str(found.get("key", ""))
+    where = HEADERS.get(where, where)
+    if (where, message) == ("data", "'data'"):
+        where, message = "", "The body is empty; send a JSON object"
+    return _invalid(message, where)
+
+
+def _invalid(message: str, where: str, kind: Any = None) -> InvalidInputError:
+    """Say what is wrong, where, and what is allowed. The messages name types and fields, never values of texts."""
+    facts: dict[str, object] = {}
+    if match := re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", where):
+        facts["field"] = match[1]
+        if match[2]:
+            facts["index"] = int(match[2])
+    elif match := re.search(r"(?:unknown|required) field `(.*)`", message, re.DOTALL):
+        facts["field"] = match[1][:MOST_ECHOED]
+    told = f"{where + ': ' if where else ''}{_plain(message)[:MOST_ECHOED]}."
+    known = _fields(kind)
+    if choices := list(known) if message.startswith(UNKNOWN_FIELD) else known.get(where):
+        facts["choices"] = choices
+        told = f"{told} Choose one of {', '.join(choices)}."
+    return InvalidInputError(told, facts=facts)
+
+
+def _plain(message: str) -> str:
+    """The words of msgspec, as people who do not know Python say them."""
+    message = re.sub(r"^Invalid enum value (.*)$", r"\1 is not allowed", message, flags=re.DOTALL)
+    return re.sub(r"`([^`]*)`", lambda match: PLAIN_TYPES.get(match[1], repr(match[1])), message)
+
+
+def _invalid_json(body: bytes, error: Exception) -> InvalidInputError:
+    """A strict decoder says that the body is wrong; here is said what is, and where."""
+    cause = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:MOST_ECHOED]
+    not_json = InvalidInputError(f"The body is not JSON: {cause}.")
+    if len(body) > MOST_SEARCHED_BYTES:
+        return not_json
+    try:
+        found = _lone_surrogate(json.loads(body.decode()))  # of bytes json would guess the encoding
+    except (ValueError, RecursionError):
+        return not_json
+    if found is None:
+        return InvalidInputError("The body is not valid JSON: it holds NaN, Infinity or a wrong escape.")
+    name, index = found
+    place = name if index is None else f"{name}[{index}]"
+    facts: dict[str, object] = {"field": name} if index is None else {"field": name, "index": index}
+    return InvalidInputError(
+        f"{place}: half of a surrogate pair (\\ud800 to \\udfff) stands alone; it is not a character.", facts=facts
+    )
+
+
+def _lone_surrogate(content: object) -> tuple[str, int | None] | None:
+    """The field (and index) of the first text with a lone surrogate; None: there is none."""
+    for name, value in content.items() if isinstance(content, dict) else ():
+        texts = value if isinstance(value, list) else [value]
+        for index, text in enumerate(texts):
+            if isinstance(text, str) and not text.isascii() and SURROGATE.search(text):
+                readable = SURROGATE.sub("\ufffd", name)[:MOST_ECHOED]
+                return readable, index if isinstance(value, list) else None
+    return None
