@@ -25,9 +25,9 @@ BUNDLED_MODELS_DIR = HERE / "models"
 PRELOADED_DIR = HERE / "preloaded"
 """Models of the hub that came with an image, in the layout of its cache; nobody writes there."""
 BUNDLED_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-MOST = 1_000_000_000
+MAX_COUNT = 1_000_000_000
 """Of seconds or of anything that is counted: as good as without end, and what timers and JSON can still hold."""
-MOST_BYTES = 1_000_000_000_000_000
+MAX_BYTES = 1_000_000_000_000_000
 """A petabyte, for the same reason."""
 
 
@@ -104,8 +104,8 @@ def _redis_url(url: SecretStr) -> SecretStr:
 
 def _long_enough(secret: SecretStr | None) -> SecretStr | None:
     """RFC 7518, section 3.2: a key of HS256 has at least as many bits as its hash."""
-    if secret is not None and len(secret.get_secret_value().encode()) < LEAST_SECRET_BYTES:
-        message = f"give at least {LEAST_SECRET_BYTES} bytes, such as `openssl rand -hex 32` makes"
+    if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+        message = f"give at least {MIN_SECRET_BYTES} bytes, such as `openssl rand -hex 32` makes"
         raise ValueError(message)
     return secret
 
@@ -144,7 +144,7 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-LEAST_SECRET_BYTES = 32
+MIN_SECRET_BYTES = 32
 """Bytes of JWT_SECRET at least."""
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
@@ -159,9 +159,9 @@ WebAddress = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterV
 Routes = Annotated[
     tuple[Literal["metrics", "docs", "models"], ...], NoDecode, BeforeValidator(_names), BeforeValidator(_lower)
 ]
-Seconds = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0, le=MOST)]
-Bytes = Annotated[ByteSize, Field(le=MOST_BYTES)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_COUNT, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Bytes = Annotated[ByteSize, Field(le=MAX_BYTES)]
 OptionalCount = Annotated[int | None, BeforeValidator(_empty_is_none)]
 OptionalBytes = Annotated[Bytes | None, BeforeValidator(_empty_is_none)]
 Folder = Annotated[Path, AfterValidator(_addressable)]

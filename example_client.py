@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 
 COME_AGAIN = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
-MOST_TRIES = 5
-LONGEST_PAUSE_S = 30.0
+MAX_TRIES = 5
+MAX_PAUSE_S = 30.0
 QUESTION = "How do I reset my password?"
 ANSWERS = (
     "Open the settings, choose Security, and ask for a new password.",
@@ -41,10 +41,10 @@ def ask(client: httpx.Client, method: str, path: str, body: object = None) -> di
     Raises:
         ProblemError: it was refused, or the service stayed busy.
     """
-    for tries_left in reversed(range(MOST_TRIES)):
+    for tries_left in reversed(range(MAX_TRIES)):
         response = client.request(method, path, json=body)
         pause_s = float(response.headers.get("Retry-After", math.inf))
-        if response.status_code in COME_AGAIN and tries_left and pause_s <= LONGEST_PAUSE_S:
+        if response.status_code in COME_AGAIN and tries_left and pause_s <= MAX_PAUSE_S:
             print(f"  {response.status_code}; trying again in {pause_s:g} s")
             time.sleep(pause_s)
             continue

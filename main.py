@@ -13,18 +13,9 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 from litestar.params import HeaderParameter, PathParameter
 
-from assembly.access import Access, allowances_of, read_access
-from api import openapi
-from api import openapi_examples
-from api import build_answers
 from access.client_addresses import ClientAddresses
-from web.authentication import Auth
-from web.cors import cross_origin, permission
-from web.overload_guard import Door
+from api import build_answers, openapi, openapi_examples
 from api.answer_formats import check_format, wanted_format, wanted_text
-from web.rate_limits import RateLimits, charge_of
-from telemetry.log_setup import configure_logging
-from telemetry.metrics import Metrics
 from api.answer_types import (
     Health,
     ModelDetails,
@@ -33,17 +24,24 @@ from api.answer_types import (
     TokenizeAnswer,
     VectorsSchema,
 )
-from web.request_log import Observer
-from web.problems import StrictRequest, problem_handlers
-from web.responses import FastResponse
-from web.large_body_queue import Turns
+from assembly.access import Access, allowances_of, read_access
+from assembly.running import RunningService, lifespan, open_service
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError, UnknownModelError
-from assembly.running import Service, lifespan, open_service
-from serving.connection_limits import Rules
+from serving.connection_limits import ConnectionLimits
 from serving.server import serve
+from telemetry.log_setup import configure_logging
+from telemetry.metrics import Metrics
+from web.authentication import AuthenticationMiddleware
+from web.cors import cross_origin, permission
+from web.large_body_queue import LargeBodyQueue
+from web.overload_guard import OverloadGuard
+from web.problems import StrictRequest, problem_handlers
+from web.rate_limits import RateLimitMiddleware, charge_of
+from web.request_log import RequestLog
+from web.responses import JsonResponse
 
 VERSION = "2.0.0"
 BODIES_AT_ONCE = 16
@@ -65,12 +63,12 @@ Timeout = Annotated[
     status_code=200,
     opt={"scope": "embed"},
     security=openapi.KEY,
-    responses=docs.EMBED,
+    responses=openapi_examples.EMBED,
     operation_class=openapi.VectorsOperation,
 )
 async def embed(
-    data: docs.EmbedBody,
-    service: NamedDependency[Service],
+    data: openapi_examples.EmbedBody,
+    service: NamedDependency[RunningService],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
 ) -> Response[Any]:
@@ -86,7 +84,7 @@ async def embed(
         timeout_s=request_timeout,
         on_tokens=charge_of(request.scope),
     )
-    return await views.embed_answer(
+    return await build_answers.embed_answer(
         answer, text_length=len(data.text), encoding=data.encoding, wanted=wanted, started=started
     )
 
@@ -96,12 +94,12 @@ async def embed(
     status_code=200,
     opt={"scope": "embed"},
     security=openapi.KEY,
-    responses=docs.EMBED_BATCH,
+    responses=openapi_examples.EMBED_BATCH,
     operation_class=openapi.VectorsOperation,
 )
 async def embed_batch(
-    data: docs.EmbedBatchBody,
-    service: NamedDependency[Service],
+    data: openapi_examples.EmbedBatchBody,
+    service: NamedDependency[RunningService],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
 ) -> Response[Any]:
@@ -117,19 +115,19 @@ async def embed_batch(
         timeout_s=request_timeout,
         on_tokens=charge_of(request.scope),
     )
-    return await views.batch_answer(answer, encoding=data.encoding, wanted=wanted, started=started)
+    return await build_answers.batch_answer(answer, encoding=data.encoding, wanted=wanted, started=started)
 
 
 @post(
     "/tokenize",
     status_code=200,
-    responses=docs.TOKENIZE,
+    responses=openapi_examples.TOKENIZE,
     operation_class=openapi.LimitedOperation,
     opt={"scope": "embed"},
     security=openapi.KEY,
 )
 async def tokenize(
-    data: docs.TokenizeBody, service: NamedDependency[Service], request_timeout: Timeout = None
+    data: openapi_examples.TokenizeBody, service: NamedDependency[RunningService], request_timeout: Timeout = None
 ) -> Response[TokenizeAnswer]:
     """Count the tokens of texts, and estimate the work of embedding them; no model is run."""
     started = time.perf_counter()
@@ -141,68 +139,68 @@ async def tokenize(
         with_pieces=data.return_tokens,
         timeout_s=request_timeout,
     )
-    return await views.tokenize_answer(count, started=started)
+    return await build_answers.tokenize_answer(count, started=started)
 
 
-@get("/health", responses=docs.HEALTH)
-async def health(service: NamedDependency[Service]) -> Response[Health]:
+@get("/health", responses=openapi_examples.HEALTH)
+async def health(service: NamedDependency[RunningService]) -> Response[Health]:
     """Whether the service takes work: 200 `healthy`, or 503 `starting` or `draining`."""
     content = Health(service.phase, service.cache_info, service.uptime_s)
-    return FastResponse(content, status_code=200 if service.phase == "healthy" else 503)
+    return JsonResponse(content, status_code=200 if service.phase == "healthy" else 503)
 
 
-@get("/health/live", responses=docs.LIVE)
-async def live(service: NamedDependency[Service]) -> Response[Any]:
+@get("/health/live", responses=openapi_examples.LIVE)
+async def live(service: NamedDependency[RunningService]) -> Response[Any]:
     """Whether the process works at all; an orchestrator restarts one that does not, or that does not answer."""
-    return views.live_answer(service.scheduler.stuck)
+    return build_answers.live_answer(service.scheduler.stuck)
 
 
-@get("/health/ready", responses=docs.READY)
-async def ready(service: NamedDependency[Service]) -> Response[Probe]:
+@get("/health/ready", responses=openapi_examples.READY)
+async def ready(service: NamedDependency[RunningService]) -> Response[Probe]:
     """Whether requests should be sent here."""
     if service.phase == "healthy":
-        return FastResponse(Probe("ready"))
-    return FastResponse(Probe(service.phase), status_code=503)
+        return JsonResponse(Probe("ready"))
+    return JsonResponse(Probe(service.phase), status_code=503)
 
 
-@get("/models", opt={"scope": "models"}, security=openapi.KEY, responses=docs.MODELS)
-async def list_models(service: NamedDependency[Service]) -> Response[ModelList]:
+@get("/models", opt={"scope": "models"}, security=openapi.KEY, responses=openapi_examples.MODELS)
+async def list_models(service: NamedDependency[RunningService]) -> Response[ModelList]:
     """All models that may be used, those that need no download first."""
-    return FastResponse(
+    return JsonResponse(
         ModelList(
             required_models=[service.catalog.get(name).name for name in service.settings.required_models],
             cached_models=list(service.models.loaded),
             allowed_models=service.embeddings.allowed,
             available_models=[
-                views.model_entry(model, service.models.find(model.name)) for model in service.embeddings.models
+                build_answers.model_entry(model, service.models.find(model.name)) for model in service.embeddings.models
             ],
         )
     )
 
 
-@get("/models/{name:path}", opt={"scope": "models"}, security=openapi.KEY, responses=docs.MODEL)
+@get("/models/{name:path}", opt={"scope": "models"}, security=openapi.KEY, responses=openapi_examples.MODEL)
 async def show_model(
     name: Annotated[str, PathParameter(description="May hold slashes, plain or percent-encoded.")],
-    service: NamedDependency[Service],
+    service: NamedDependency[RunningService],
 ) -> Response[ModelDetails]:
     """What is known of one model, and what it has done."""
     model = service.embeddings.offered(name.strip("/"), error=ModelNotFoundError)
     loaded, usage = service.models.find(model.name), service.embeddings.usage(model.name)
-    return FastResponse(views.model_details(model, loaded, usage))
+    return JsonResponse(build_answers.model_details(model, loaded, usage))
 
 
 @get(
     "/metrics",
     opt={"scope": "metrics"},
     security=openapi.KEY,
-    responses=docs.METRICS,
+    responses=openapi_examples.METRICS,
     operation_class=openapi.MetricsOperation,
 )
-async def show_metrics(service: NamedDependency[Service], request: Request[Any, Any, Any]) -> Response[Any]:
+async def show_metrics(service: NamedDependency[RunningService], request: Request[Any, Any, Any]) -> Response[Any]:
     """What the service has done since it started, as JSON or as text for Prometheus; 403 without ENABLE_METRICS."""
     if not service.settings.enable_metrics:
         raise MetricsDisabledError
-    answer = views.metrics_answer(
+    answer = build_answers.metrics_answer(
         service.metrics,
         service.scheduler.state(),
         service.embeddings.used,
@@ -211,9 +209,9 @@ async def show_metrics(service: NamedDependency[Service], request: Request[Any, 
         limits=service.limits_state,
     )
     if (wanted := wanted_text(request.headers.get("accept"))) is None:
-        return FastResponse(answer)
+        return JsonResponse(answer)
     return await asyncio.to_thread(
-        views.metrics_text,
+        build_answers.metrics_text,
         wanted,
         answer=answer,
         latencies=service.metrics.latencies(),
@@ -252,7 +250,7 @@ def create_app(
     _check_names(settings, catalog)
     access, settings = read_access(settings), settings.without_api_keys()
     allowances = allowances_of(settings)
-    limits = RateLimits(allowances, address_of=ClientAddresses(trusted=settings.trusted_proxies).caller_of)
+    limits = RateLimitMiddleware(allowances, address_of=ClientAddresses(trusted=settings.trusted_proxies).caller_of)
     open_parts = partial(open_service, settings, catalog, metrics, allowances, load, cores=cores)
     cors = cross_origin(settings.cors_origins) if settings.enable_cors else None
     app = Litestar(
@@ -268,14 +266,14 @@ def create_app(
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
-    door = Door(app.asgi_handler, refusal=partial(_refusal, app.state), count=metrics.count)
-    app.asgi_handler = Observer(door, count=metrics.count, permission=partial(permission, cors))
-    app.state.settings, app.state.metrics, app.state.turns, app.state.door = settings, metrics, Turns(), door
+    door = OverloadGuard(app.asgi_handler, refusal=partial(_refusal, app.state), count=metrics.count)
+    app.asgi_handler = RequestLog(door, count=metrics.count, permission=partial(permission, cors))
+    app.state.settings, app.state.metrics, app.state.turns, app.state.door = settings, metrics, LargeBodyQueue(), door
     return app
 
 
-def connection_rules(settings: Settings) -> Rules:
-    return Rules(
+def connection_rules(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
         header_timeout_s=settings.header_timeout,
         body_timeout_s=settings.body_timeout,
         keep_alive_timeout_s=settings.keep_alive_timeout,
@@ -289,19 +287,19 @@ def _end_process() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def _service(state: State) -> Service:
-    service: Service = state.service
+def _service(state: State) -> RunningService:
+    service: RunningService = state.service
     return service
 
 
 def _refusal(state: State) -> ServiceError | None:
     """Why the service takes no work now, if that needs no look at the work."""
-    service: Service | None = state.get("service")
+    service: RunningService | None = state.get("service")
     return service.scheduler.refusal() if service is not None else None
 
 
-def _auth(access: Access) -> Auth:
-    return Auth(closed=access.closed, find_key=access.keys.find, read_token=access.tokens.read)
+def _auth(access: Access) -> AuthenticationMiddleware:
+    return AuthenticationMiddleware(closed=access.closed, find_key=access.keys.find, read_token=access.tokens.read)
 
 
 def _check_names(settings: Settings, catalog: Catalog) -> None:
@@ -325,7 +323,7 @@ def serve_forever() -> int:
     served = _app()
     chosen: Settings = served.state.settings
     counted: Metrics = served.state.metrics
-    door: Door = served.state.door
+    door: OverloadGuard = served.state.door
     return serve(
         served,
         host=chosen.host,

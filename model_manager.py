@@ -15,7 +15,7 @@ import structlog
 
 from engine.encoder import Encoder
 from engine.errors import NO_MEMORY, DrainingError, ModelUnavailableError
-from host.cores import give_memory_back
+from host.memory import give_memory_back
 
 PATIENCE_S = 1.0
 """So long a model waits for an idle one; then the least recently used one takes no new callers until it gave way."""
@@ -69,7 +69,7 @@ class ModelManager:
         *,
         fetch: Callable[[str], object],
         load: Callable[[str], Encoder],
-        finish: Callable[[Encoder], None],
+        optimise: Callable[[Encoder], None],
         memory_bytes: Callable[[str], int],
         executor: Executor,
         capacity: int,
@@ -84,7 +84,7 @@ class ModelManager:
         Args:
             fetch: gets the files of the model of a name; blocks, perhaps for minutes; raises `ModelUnavailableError`.
             load: loads and warms the model of a name; blocks; raises `ModelUnavailableError`.
-            finish: what makes a loaded model faster but need not be awaited by its first callers; blocks.
+            optimise: what makes a loaded model faster but need not be awaited by its first callers; blocks.
             memory_bytes: the memory that the model of a name is going to take, estimated before it is loaded.
             executor: where *load* runs, apart from inference.
             capacity: models in memory at most.
@@ -96,7 +96,7 @@ class ModelManager:
         """
         self._fetch = fetch
         self._load = load
-        self._finish = finish
+        self._optimise = optimise
         self._memory_bytes = memory_bytes
         self._executor = executor
         self._capacity = capacity
@@ -121,7 +121,9 @@ class ModelManager:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Of the models in memory, by name."""
-        return {name: model.encoder.stamp.fingerprint for name, model in self._loaded.items() if model.encoder.stamp}
+        return {
+            name: model.encoder.fingerprint.digest for name, model in self._loaded.items() if model.encoder.fingerprint
+        }
 
     def find(self, name: str) -> LoadedModel | None:
         """The model of this name if it is in memory; asking does not use it."""
@@ -254,7 +256,7 @@ class ModelManager:
             encoder, self._claims.pop(name), now_s - started, self._now(), loaded_s=now_s, used_s=now_s
         )
         log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(self._loaded))
-        self._executor.submit(_finish, self._finish, encoder)
+        self._executor.submit(_optimise, self._optimise, encoder)
 
     def _note_failure(self, failure: ModelUnavailableError, tell: Callable[..., object], **more: object) -> None:
         """Let the next try come after a pause."""
@@ -325,10 +327,10 @@ def _without_leftovers(load: Callable[[str], Encoder], name: str) -> Encoder:
         raise
 
 
-def _finish(finish: Callable[[Encoder], None], encoder: Encoder) -> None:
+def _optimise(optimise: Callable[[Encoder], None], encoder: Encoder) -> None:
     """Blocking: a model that cannot be made faster serves all the same."""
     try:
-        finish(encoder)
+        optimise(encoder)
     except Exception as error:
         log.warning("model_not_finished", model=encoder.name, exc_info=error)
 

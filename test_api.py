@@ -35,7 +35,7 @@ HUB_MODEL = "BAAI/bge-small-en-v1.5"
 DIM, MAX_TOKENS = 384, 256
 MAX_TEXT_LENGTH, MAX_BATCH_SIZE, MAX_REQUEST_SIZE = 8192, 32, 10_000_000
 TOLERANCE = 1e-5
-LEAST_COSINE = 0.9999
+MIN_COSINE = 0.9999
 ARROW = "application/vnd.apache.arrow.stream"
 
 GET_PATHS = ["/health", "/health/live", "/health/ready", "/models", f"/models/{BUNDLED}", "/metrics"]
@@ -125,7 +125,7 @@ def test_vectors_and_token_counts_are_those_of_sentence_transformers(client: htt
         part = entries[start : start + MAX_BATCH_SIZE]
         answer = embed_batch(client, [entry["text"] for entry in part])
         cosines = np.einsum("ij,ij->i", array(answer["embeddings"]), array([entry["vector"] for entry in part]))
-        assert min(cosines) >= LEAST_COSINE
+        assert min(cosines) >= MIN_COSINE
         assert answer["tokens"] == [entry["tokens"] for entry in part]
 
 
@@ -597,7 +597,7 @@ def test_model_in_memory_tells_what_it_has_proven(client: httpx.Client) -> None:
     check = answer["self_check"]
     assert (check["batch_invariant"], check["batching"], check["batching_cost"]) == (True, "mixed", 1)
     assert 0 <= check["batch_drift"] <= TOLERANCE
-    assert check["canary_cosine"] >= LEAST_COSINE
+    assert check["canary_cosine"] >= MIN_COSINE
     stamp = answer["stamp"]
     assert re.fullmatch(r"[0-9a-f]{16}", stamp["fingerprint"])
     assert re.fullmatch(r"[0-9a-f]{64}", stamp["onnx_sha256"])

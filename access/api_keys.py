@@ -11,15 +11,15 @@ from pathlib import Path
 
 import structlog
 
-from access.principals import DEFAULT_SCOPES, SCOPES, Caller
+from access.principals import DEFAULT_SCOPES, SCOPES, Principal
 
-LEAST_CHARACTERS, MOST_CHARACTERS = 16, 256
+MIN_CHARACTERS, MAX_CHARACTERS = 16, 256
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
 """What may stand behind `Bearer` (RFC 6750, section 2.1); nothing of it separates entries or their parts."""
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 LOOK_PAUSE_S = 1.0
 """Seconds between two looks whether the file has changed."""
-MOST_FILE_BYTES = 1_000_000
+MAX_FILE_BYTES = 1_000_000
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ class Entry:
 
     place: str
     key: str
-    caller: Caller
+    caller: Principal
 
 
 def read_entries(texts: Iterable[str]) -> list[Entry]:
@@ -90,7 +90,7 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._callers)
 
-    def find(self, key: bytes) -> Caller | None:
+    def find(self, key: bytes) -> Principal | None:
         """Whose key this is; None: nobody's."""
         if self._file is not None and self._clock() >= self._next_look_s:
             # Within a request: a look in the background would let in whose key was taken away long ago, once.
@@ -116,14 +116,14 @@ class KeyRing:
         else:
             log.info("api_keys_read", keys=len(self._callers))
 
-    def _with_file(self) -> Mapping[bytes, tuple[bytes, Caller]]:
+    def _with_file(self) -> Mapping[bytes, tuple[bytes, Principal]]:
         if self._file is None:
             return self._settled
         return self._hashed(read_lines(_text(self._file)), self._settled)
 
     def _hashed(
-        self, entries: Iterable[Entry], others: Mapping[bytes, tuple[bytes, Caller]] | None = None
-    ) -> dict[bytes, tuple[bytes, Caller]]:
+        self, entries: Iterable[Entry], others: Mapping[bytes, tuple[bytes, Principal]] | None = None
+    ) -> dict[bytes, tuple[bytes, Principal]]:
         """By hash the hash once more, for the comparison, and the caller."""
         callers = dict(others or {})
         places = {caller.name: "API_KEYS" for _, caller in callers.values()}
@@ -156,14 +156,14 @@ def _entry(text: str, place: str, name: str) -> Entry:
             raise KeyFormatError(f"{place} has more than two colons; write `key`, `name:key` or `name:key:scope+scope`")
     if not NAME.fullmatch(name):
         raise KeyFormatError(f"{place} has a name that is not 1 to 64 letters, digits and ._@-")
-    if not LEAST_CHARACTERS <= len(key) <= MOST_CHARACTERS:
+    if not MIN_CHARACTERS <= len(key) <= MAX_CHARACTERS:
         raise KeyFormatError(
-            f"{place} has a key that is not {LEAST_CHARACTERS} to {MOST_CHARACTERS} characters long; "
+            f"{place} has a key that is not {MIN_CHARACTERS} to {MAX_CHARACTERS} characters long; "
             "`openssl rand -hex 32` makes a good one"
         )
     if not KEY.fullmatch(key):
         raise KeyFormatError(f"{place} has a key with other characters than letters, digits and ._~+/=-")
-    return Entry(place, key, Caller(name, scopes))
+    return Entry(place, key, Principal(name, scopes))
 
 
 def _scopes(text: str, place: str) -> frozenset[str]:
@@ -183,9 +183,9 @@ def _signature(file: Path) -> Signature:
 
 def _text(file: Path) -> str:
     with file.open("rb") as opened:
-        content = opened.read(MOST_FILE_BYTES + 1)
-    if len(content) > MOST_FILE_BYTES:
-        raise KeyFormatError(f"it is larger than {MOST_FILE_BYTES} bytes")
+        content = opened.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise KeyFormatError(f"it is larger than {MAX_FILE_BYTES} bytes")
     try:
         return content.decode()
     except UnicodeDecodeError:

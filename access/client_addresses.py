@@ -9,9 +9,9 @@ from litestar.types import HTTPScope
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-MOST_PROXIES = 16
+MAX_PROXIES = 16
 """Hops of `X-Forwarded-For` that are followed: what lies further left was written by nobody that is worth following."""
-LONGEST_HOP = 64
+MAX_HOP_CHARACTERS = 64
 """Characters of a hop at most; the longest address, with its zone and port, has fewer."""
 HOME_BITS = 64
 """Leading bits of an IPv6 address that stand for one caller: whoever has one such address has the other 2^64, too."""
@@ -44,7 +44,7 @@ class ClientAddresses:
     def _forwarded_for(self, proxy: Address, headers: Iterable[tuple[bytes, bytes]]) -> Address:
         # Several headers of the same name are one list, RFC 9110 section 5.3.
         hops = b",".join(value for name, value in headers if name == b"x-forwarded-for")
-        for hop in reversed(hops.rsplit(b",", MOST_PROXIES)[-MOST_PROXIES:]):
+        for hop in reversed(hops.rsplit(b",", MAX_PROXIES)[-MAX_PROXIES:]):
             if (address := address_in(hop.decode("latin-1"))) is None:
                 return proxy
             if not self._trusts(address):
@@ -63,7 +63,7 @@ def address_in(hop: str) -> Address | None:
     An IPv4 address that is mapped into IPv6 is told as what it is, and a zone (`%eth0`) is left out.
     """
     hop = hop.strip()
-    if len(hop) > LONGEST_HOP:
+    if len(hop) > MAX_HOP_CHARACTERS:
         return None
     if hop.startswith("["):
         hop, bracket, port = hop[1:].partition("]")

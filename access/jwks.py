@@ -23,8 +23,8 @@ Nobody makes us fetch more often than that by naming keys that do not exist. A n
 once, as the fetch before it was not in vain.
 """
 FETCH_TIMEOUT_S = 5.0
-MOST_BYTES = 1_000_000
-MOST_KEYS = 100
+MAX_BYTES = 1_000_000
+MAX_KEYS = 100
 
 log = structlog.get_logger()
 
@@ -126,7 +126,7 @@ class Jwks:
 
 
 async def fetch_document(url: str) -> bytes:
-    """Get what is at *url*, in `FETCH_TIMEOUT_S` seconds and `MOST_BYTES` at most; redirections are not followed.
+    """Get what is at *url*, in `FETCH_TIMEOUT_S` seconds and `MAX_BYTES` at most; redirections are not followed.
 
     Raises:
         httpx.HTTPError, TimeoutError, JwksError: it cannot be had.
@@ -143,7 +143,7 @@ async def fetch_document(url: str) -> bytes:
                 raise JwksError(f"the answer is {response.status_code}, not 200")
             async for part in response.aiter_bytes():
                 content += part
-                if len(content) > MOST_BYTES:
+                if len(content) > MAX_BYTES:
                     raise JwksError("the answer is too large")
         return content
 
@@ -161,7 +161,7 @@ def _keys(document: bytes, algorithm_of: Callable[[object], str | None]) -> Iter
     listed = content.get("keys") if isinstance(content, dict) else None
     if not isinstance(listed, list):
         raise JwksError("the answer holds no list of keys")
-    for told in listed[:MOST_KEYS]:
+    for told in listed[:MAX_KEYS]:
         if not isinstance(told, Mapping) or told.get("kty") not in {"RSA", "EC"} or told.get("use", "sig") != "sig":
             continue
         try:

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
-from access.principals import DEFAULT_SCOPES, SCOPES, Caller, UnauthenticatedError
+from access.principals import DEFAULT_SCOPES, SCOPES, Principal, UnauthenticatedError
 
-LEAST_RSA_BITS = 2048
-MOST_FILE_BYTES = 100_000
+MIN_RSA_BITS = 2048
+MAX_FILE_BYTES = 100_000
 SUBJECT = re.compile(r"\S(?:.{0,198}\S)?")
 """Who a token is for: it stands in the log, so it is one line and not too long."""
 REQUIRED = ["exp", "sub"]
@@ -94,7 +94,7 @@ class Tokens:
         self._issuers = list(issuers) or None
         self._leeway_s = leeway_s
 
-    async def read(self, token: bytes) -> Caller | None:
+    async def read(self, token: bytes) -> Principal | None:
         if token.count(b".") != 2:  # noqa: PLR2004 - header, claims, signature
             return None
         try:
@@ -152,7 +152,7 @@ def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublic
         OSError: it cannot be read.
     """
     with file.open("rb") as opened:
-        content = opened.read(MOST_FILE_BYTES)
+        content = opened.read(MAX_FILE_BYTES)
     if b"PRIVATE KEY" in content:
         raise KeyFileError("it holds a private key, which belongs to the issuer alone; give the public one")
     try:
@@ -165,24 +165,24 @@ def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublic
         raise KeyFileError("it holds no public key in PEM form") from None
     algorithm = algorithm_of(key)
     if algorithm is None:
-        raise KeyFileError(f"it must hold an RSA key of at least {LEAST_RSA_BITS} bits, or one of the curve P-256")
+        raise KeyFileError(f"it must hold an RSA key of at least {MIN_RSA_BITS} bits, or one of the curve P-256")
     return algorithm, key  # type: ignore[return-value]  # one of these two has an algorithm
 
 
 def algorithm_of(key: object) -> str | None:
     """The algorithm whose signatures *key* checks; None: none that is safe and known here."""
-    if isinstance(key, RSAPublicKey) and key.key_size >= LEAST_RSA_BITS:
+    if isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
         return "RS256"
     if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
         return "ES256"
     return None
 
 
-def _caller(claims: Mapping[str, Any]) -> Caller:
+def _caller(claims: Mapping[str, Any]) -> Principal:
     subject = claims["sub"]
     if not SUBJECT.fullmatch(subject) or not subject.isprintable():
         raise UnauthenticatedError("The token's claim 'sub' is not a name of 1 to 200 printable characters.")
-    return Caller(subject, _scopes(claims))
+    return Principal(subject, _scopes(claims))
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:

@@ -12,7 +12,7 @@ DEFAULT_SCOPES = frozenset({"embed"})
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Principal:
     """Someone whose key or token is good.
 
     Attributes:
@@ -66,7 +66,7 @@ class KeysUnavailableError(ServiceError):
 class TokenReader(Protocol):
     """Tells whose a token is."""
 
-    async def read(self, token: bytes) -> Caller | None:
+    async def read(self, token: bytes) -> Principal | None:
         """Whose *token* it is; None: it does not look like one.
 
         Raises:
@@ -81,7 +81,7 @@ class TokenReader(Protocol):
 class NoTokens:
     """Takes no token."""
 
-    async def read(self, token: bytes) -> Caller | None:
+    async def read(self, token: bytes) -> Principal | None:
         del token
         return None
 

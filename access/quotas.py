@@ -27,7 +27,7 @@ LIMIT_HEADERS = {
 
 US = 1_000_000
 """Microseconds of a second."""
-MOST_CALLERS = 50_000
+MAX_CALLERS = 50_000
 """Callers whose use is remembered at most, about 20 MB; who comes with new addresses again and again gets no more."""
 
 
@@ -83,7 +83,7 @@ def quotas_of(*, requests: int, tokens: int | None, window_s: int) -> tuple[Quot
 
 
 @dataclass(frozen=True)
-class Allowance:
+class QuotaState:
     """What one caller has, at one moment.
 
     Attributes:
@@ -108,7 +108,7 @@ class Allowance:
         """Seconds until a refused request would be admitted."""
         return max(quota.wait_s(used) for quota, used in zip(self.quotas, self.used, strict=True))
 
-    def after(self, tokens: int) -> "Allowance":
+    def after(self, tokens: int) -> "QuotaState":
         """The same with so many tokens more in use."""
         return replace(self, used=tuple(map(sum, zip(self.used, tokens_taken(self.quotas, tokens), strict=True))))
 
@@ -123,7 +123,7 @@ class RateLimitedError(ServiceError):
 
     status, code, title = 429, "rate-limited", "Too many requests"
 
-    def __init__(self, allowance: Allowance) -> None:
+    def __init__(self, allowance: QuotaState) -> None:
         """Tell which limit it is, how much it allows, and when to come again."""
         violated = allowance.violated
         limits = " and ".join(f"{quota.units} {quota.name} per {quota.window_s} s" for quota in violated)
@@ -139,7 +139,7 @@ class RateLimitedError(ServiceError):
         )
 
 
-class Allowances(Protocol):
+class QuotaStore(Protocol):
     """Who remembers what callers have used."""
 
     quotas: tuple[Quota, ...]
@@ -153,7 +153,7 @@ class Allowances(Protocol):
         """Where it is remembered now."""
         ...
 
-    async def take(self, caller: str) -> Allowance:
+    async def take(self, caller: str) -> QuotaState:
         """Take one request, if *caller* may have it."""
         ...
 
@@ -166,7 +166,7 @@ class Allowances(Protocol):
         ...
 
 
-class NoAllowances:
+class NoQuotas:
     """Counts nothing: anybody may ask any amount."""
 
     quotas: tuple[Quota, ...] = ()
@@ -174,9 +174,9 @@ class NoAllowances:
     fallbacks = 0
     trouble: str | None = None
 
-    async def take(self, caller: str) -> Allowance:
+    async def take(self, caller: str) -> QuotaState:
         del caller
-        return Allowance((), (), is_admitted=True)
+        return QuotaState((), (), is_admitted=True)
 
     def charge(self, caller: str, tokens: int) -> None:
         pass
@@ -186,7 +186,7 @@ class NoAllowances:
         yield
 
 
-class MemoryAllowances:
+class MemoryQuotas:
     """Remembers callers in this process, those of late only: the number is bounded."""
 
     store: Store = "memory"
@@ -197,7 +197,7 @@ class MemoryAllowances:
         self,
         quotas: tuple[Quota, ...],
         *,
-        most_callers: int = MOST_CALLERS,
+        most_callers: int = MAX_CALLERS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.quotas = quotas
@@ -211,11 +211,11 @@ class MemoryAllowances:
         """How many are remembered."""
         return len(self._kept)
 
-    async def take(self, caller: str) -> Allowance:
+    async def take(self, caller: str) -> QuotaState:
         """Take one request, if *caller* may have it."""
         return self.take_now(caller)
 
-    def take_now(self, caller: str) -> Allowance:
+    def take_now(self, caller: str) -> QuotaState:
         now_us, used = self._used(caller)
         is_admitted = all(
             shares + quota.needed <= quota.units * quota.window_us
@@ -224,7 +224,7 @@ class MemoryAllowances:
         if is_admitted:
             used = tuple(shares + quota.taken for quota, shares in zip(self.quotas, used, strict=True))
         self._keep(caller, now_us, used)
-        return Allowance(self.quotas, used, is_admitted)
+        return QuotaState(self.quotas, used, is_admitted)
 
     def charge(self, caller: str, tokens: int) -> None:
         """Note the tokens of a request that was admitted."""

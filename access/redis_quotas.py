@@ -14,13 +14,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - the client's own
 
-from access.quotas import Allowance, MemoryAllowances, Quota, Store, tokens_taken
+from access.quotas import MemoryQuotas, Quota, QuotaState, Store, tokens_taken
 
 PAUSE_S = 1.0
 """Seconds between two looks whether Redis is back."""
 SLICES = 5
 """Of patience, see `_patience`."""
-MOST_CONNECTIONS = 16
+MAX_CONNECTIONS = 16
 """To Redis, from this process; a request that finds all of them in use waits its turn."""
 PROBE = "probe"
 """The caller in whose name is looked whether Redis takes writes; no caller has this name (see `limits.py`)."""
@@ -56,7 +56,7 @@ return told
 log = structlog.get_logger()
 
 
-class RedisAllowances:
+class RedisQuotas:
     """Uses Redis while it answers in time, and memory from the first failure until it answers again.
 
     Only the requests in flight at that failure wait for Redis in vain, and never longer than *patience_s*; a task
@@ -68,7 +68,7 @@ class RedisAllowances:
         quotas: tuple[Quota, ...],
         *,
         url: str,
-        memory: MemoryAllowances,
+        memory: MemoryQuotas,
         patience_s: float,
         pause: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(PAUSE_S),
     ) -> None:
@@ -94,7 +94,7 @@ class RedisAllowances:
         self._charges: set[asyncio.Task[None]] = set()
         pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=MOST_CONNECTIONS,
+            max_connections=MAX_CONNECTIONS,
             timeout=None,  # bounded by patience_s, as all that is done with Redis
             socket_connect_timeout=None,
             socket_timeout=None,
@@ -112,7 +112,7 @@ class RedisAllowances:
         """Where it is remembered now."""
         return "redis" if self.trouble is None else "memory"
 
-    async def take(self, caller: str) -> Allowance:
+    async def take(self, caller: str) -> QuotaState:
         """Take one request, if *caller* may have it."""
         if self.trouble is None:
             try:
@@ -155,13 +155,13 @@ class RedisAllowances:
             self._fall_back(error)
             self._memory.charge(caller, tokens)
 
-    async def _ask(self, caller: str, taken: tuple[int, ...] | list[int], *, must: bool = False) -> Allowance:
+    async def _ask(self, caller: str, taken: tuple[int, ...] | list[int], *, must: bool = False) -> QuotaState:
         arguments: list[int] = [self.quotas[0].window_us, int(must)]
         for quota, shares in zip(self.quotas, taken, strict=True):
             arguments += quota.units, quota.needed, shares
         async with _patience(self._patience_s):
             is_admitted, *used = await self._script(keys=[self._key(caller)], args=arguments)
-        return Allowance(self.quotas, tuple(map(int, used)), is_admitted=bool(is_admitted))
+        return QuotaState(self.quotas, tuple(map(int, used)), is_admitted=bool(is_admitted))
 
     def _key(self, caller: str) -> str:
         """One key per caller, so that a cluster has it in one place; its name tells nobody who the caller is."""

@@ -1,1 +1,1 @@
-"""Translates between wire formats and the engine. Knows Litestar."""
+"""Wire formats: request and answer types, how answers are built and written, OpenAPI, Prometheus."""

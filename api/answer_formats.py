@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 from litestar import Response
 from litestar.datastructures.headers import Accept
 
+from engine.embedder import EmbedResult
 from engine.errors import InvalidInputError, ServiceError
-from engine.embedder import Embedded
 from engine.vectors import little_endian
 
 JSON: Final = "application/json"
@@ -92,7 +92,7 @@ def check_format(wanted: Format, *, is_base64: bool, has_chunks: bool) -> None:
         raise NotAcceptableError(_NO_PYARROW)
 
 
-def octets(answer: Embedded) -> Response[bytes]:
+def octets(answer: EmbedResult) -> Response[bytes]:
     """The bare matrix, row by row and little-endian."""
     vectors = little_endian(answer.vectors)
     headers = {
@@ -105,7 +105,7 @@ def octets(answer: Embedded) -> Response[bytes]:
     return Response(vectors.tobytes(), media_type=OCTETS, headers=headers)
 
 
-def arrow(answer: Embedded) -> Response[bytes]:
+def arrow(answer: EmbedResult) -> Response[bytes]:
     """An Arrow stream of one table: a row per vector, with `tokens` and `truncated` of its text. May block for 1 s.
 
     With chunks, `index`, `start`, `end` and `tokens` are those of the chunk.
@@ -126,7 +126,7 @@ def arrow(answer: Embedded) -> Response[bytes]:
     return Response(sink.getvalue().to_pybytes(), media_type=ARROW, headers={FINGERPRINT_HEADER: answer.fingerprint})
 
 
-def _metadata(answer: Embedded) -> Mapping[str, str]:
+def _metadata(answer: EmbedResult) -> Mapping[str, str]:
     return {
         "model_name": answer.model.name,
         "dimension": str(answer.dimension),

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -11,9 +10,7 @@ import orjson
 from litestar import Response
 from numpy.typing import NDArray
 
-from api.request_types import Encoding
 from api.answer_formats import ARROW, FINGERPRINT_HEADER, JSON, OCTETS, Format, arrow, octets
-from telemetry.metrics import Latencies
 from api.answer_types import (
     CacheInfo,
     ChunksAnswer,
@@ -38,14 +35,17 @@ from api.answer_types import (
     TrainedSizes,
     WorkEstimate,
 )
-from web.responses import FastResponse
+from api.request_types import Encoding
 from engine.catalog import Model
+from engine.embedder import EmbedResult, TokenCount, Usage
 from engine.encoder import Encoder
+from engine.fingerprint import ModelFingerprint
 from engine.scheduler import SchedulerState
 from engine.self_check import SelfCheck
-from engine.embedder import Embedded, TokenCount, Usage
 from engine.vectors import to_base64
 from engine.watchdog import StuckRun
+from telemetry.metrics import Latencies
+from web.responses import JsonResponse
 
 
 class Loaded(Protocol):
@@ -74,7 +74,7 @@ class Counted(Protocol):
 
 
 async def embed_answer(
-    answer: Embedded, *, text_length: int, encoding: Encoding, wanted: Format, started: float
+    answer: EmbedResult, *, text_length: int, encoding: Encoding, wanted: Format, started: float
 ) -> Response[Any]:
     """The answer to a request for one text that came in at *started*, on `time.perf_counter`."""
     if wanted != JSON or answer.chunks is not None:
@@ -88,10 +88,10 @@ async def embed_answer(
         truncated=answer.truncated[0],
         processing_time_ms=_ms_since(started),
     )
-    return FastResponse(content, headers={FINGERPRINT_HEADER: answer.fingerprint})
+    return JsonResponse(content, headers={FINGERPRINT_HEADER: answer.fingerprint})
 
 
-async def batch_answer(answer: Embedded, *, encoding: Encoding, wanted: Format, started: float) -> Response[Any]:
+async def batch_answer(answer: EmbedResult, *, encoding: Encoding, wanted: Format, started: float) -> Response[Any]:
     """The answer to a request that came in at *started*, on `time.perf_counter`."""
     if wanted == OCTETS:
         return octets(answer)
@@ -111,14 +111,14 @@ async def batch_answer(answer: Embedded, *, encoding: Encoding, wanted: Format, 
         if answer.chunks is None
         else ChunksAnswer(embeddings, answer.chunks, *facts)
     )
-    return FastResponse(content, headers={FINGERPRINT_HEADER: answer.fingerprint})
+    return JsonResponse(content, headers={FINGERPRINT_HEADER: answer.fingerprint})
 
 
 async def tokenize_answer(count: TokenCount, *, started: float) -> Response[TokenizeAnswer]:
     """The answer to a request that came in at *started*, on `time.perf_counter`."""
     texts = _texts(count) if count.pieces is None else await asyncio.to_thread(_texts, count)
     estimate = WorkEstimate(count.estimate.micro_batches, round(count.estimate.seconds * 1e3, 3))
-    return FastResponse(
+    return JsonResponse(
         TokenizeAnswer(count.model.name, count.max_tokens, len(texts), texts, estimate, _ms_since(started))
     )
 
@@ -142,9 +142,9 @@ def _ms_since(started: float) -> float:
 
 def live_answer(stuck: Sequence[StuckRun]) -> Response[Any]:
     if not stuck:
-        return FastResponse(Probe("live"))
+        return JsonResponse(Probe("live"))
     lanes = [StuckLane(run.model, round(run.seconds, 3)) for run in stuck]
-    return FastResponse(StuckProbe("stuck", lanes), status_code=503)
+    return JsonResponse(StuckProbe("stuck", lanes), status_code=503)
 
 
 def model_entry(model: Model, loaded: Loaded | None) -> ModelEntry:
@@ -162,7 +162,7 @@ def model_entry(model: Model, loaded: Loaded | None) -> ModelEntry:
 
 def model_details(model: Model, loaded: Loaded | None, usage: Usage) -> ModelDetails:
     entry, card = model_entry(model, loaded), model.card
-    check, stamp = (loaded.encoder.check, loaded.encoder.stamp) if loaded else (None, None)
+    check, fingerprint = (loaded.encoder.check, loaded.encoder.fingerprint) if loaded else (None, None)
     return ModelDetails(
         model_name=model.name,
         is_cached=entry.is_cached,
@@ -181,7 +181,7 @@ def model_details(model: Model, loaded: Loaded | None, usage: Usage) -> ModelDet
         normalized=check.is_unit if check else card.normalized,
         matryoshka=TrainedSizes(list(card.matryoshka.sizes), card.matryoshka.any_from) if card.matryoshka else None,
         self_check=self_check_facts(check) if check else None,
-        stamp=StampFacts(**asdict(stamp)) if stamp else None,
+        stamp=fingerprint_facts(fingerprint) if fingerprint else None,
         usage=model_usage(usage),
     )
 
@@ -193,6 +193,16 @@ def self_check_facts(check: SelfCheck) -> SelfCheckFacts:
         batching=check.batching,
         batching_cost=check.batching_cost,
         canary_cosine=check.canary_cosine,
+    )
+
+
+def fingerprint_facts(fingerprint: ModelFingerprint) -> StampFacts:
+    return StampFacts(
+        revision=fingerprint.revision,
+        onnx_sha256=fingerprint.onnx_sha256,
+        onnxruntime=fingerprint.onnxruntime,
+        fastembed=fingerprint.fastembed,
+        fingerprint=fingerprint.digest,
     )
 
 

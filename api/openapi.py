@@ -29,8 +29,8 @@ from litestar.typing import FieldDefinition
 
 from access.quotas import LIMIT_HEADERS, RateLimitedError
 from api.answer_formats import ARROW, FINGERPRINT_HEADER, HEADERS, OCTETS, TEXT_TYPES
-from web.problems import MEDIA_TYPE, Problem
 from engine import errors
+from web.problems import MEDIA_TYPE, Problem
 
 Responses = Mapping[int, ResponseSpec]
 KEY: list[SecurityRequirement] = [{}, {"bearer": []}, {"apiKey": []}]

@@ -3,9 +3,8 @@
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from access.quotas import Allowance, RateLimitedError, quotas_of
-from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest
 from access.principals import KeysUnavailableError, MissingScopeError, UnauthenticatedError
+from access.quotas import QuotaState, RateLimitedError, quotas_of
 from api.answer_formats import ARROW, NotAcceptableError
 from api.answer_types import (
     CacheInfo,
@@ -34,10 +33,11 @@ from api.answer_types import (
     WorkEstimate,
 )
 from api.openapi import Responses, answer, body, problem, problems
-from web.problems import NotJsonError
+from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest
 from engine import errors
 from engine.pipeline import Chunk
 from engine.tokenizer import Token
+from web.problems import NotJsonError
 
 MODEL_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 TEXT, OTHER_TEXT = "How do I reset my password?", "I forgot my login."
@@ -101,7 +101,7 @@ _NOT_ALLOWED = problem(
     "The model 'thenlper/gte-base' is outside ALLOWED_MODELS. GET /models lists what may be used.",
 )
 _USED_UP = RateLimitedError(
-    Allowance(
+    QuotaState(
         quotas_of(requests=100, tokens=None, window_s=60), used=(100 * 60_000_000 - 1_000_000,), is_admitted=False
     )
 )

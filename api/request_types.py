@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from engine.model_cards import InputType
 from engine.errors import InvalidInputError
+from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions, LongText, Truncate
 from engine.vectors import Dtype
 
@@ -16,7 +16,7 @@ Encoding = Literal["list", "base64"]
 
 ModelName = Annotated[str | None, Meta(description="Default: the first of REQUIRED_MODELS.")]
 _NOT_BLANK = {"type": "string", "minLength": 1, "pattern": r"\S"}
-"""Only for OpenAPI: `TextRules` checks it, and says which text is wrong in better words."""
+"""Only for OpenAPI: `TextLimits` checks it, and says which text is wrong in better words."""
 TextsField = Annotated[
     list[str],
     Meta(
@@ -120,7 +120,7 @@ class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class TextRules:
+class TextLimits:
     """What a request's texts must keep."""
 
     max_characters: int

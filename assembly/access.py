@@ -8,9 +8,9 @@ from functools import partial
 
 import structlog
 
-from access.quotas import Allowances, MemoryAllowances, NoAllowances, quotas_of
-from access.principals import NoTokens, TokenReader
 from access.api_keys import KeyFormatError, KeyRing, read_entries, why
+from access.principals import NoTokens, TokenReader
+from access.quotas import MemoryQuotas, NoQuotas, QuotaStore, quotas_of
 from config import Settings, SettingsError
 
 log = structlog.get_logger()
@@ -22,7 +22,7 @@ class Access:
 
     Attributes:
         sources: the settings that say it; none: anyone may call everything.
-        closed: what routes are closed by, as `web.authentication.Auth` takes it.
+        closed: what routes are closed by, as `web.authentication.AuthenticationMiddleware` takes it.
         is_exposed: anyone may call, from other machines, too.
     """
 
@@ -61,24 +61,24 @@ def read_access(settings: Settings) -> Access:
     )
 
 
-def allowances_of(settings: Settings) -> Allowances:
+def allowances_of(settings: Settings) -> QuotaStore:
     """What counts how much callers ask; no socket is opened before it runs.
 
     Raises:
         SettingsError: REDIS_URL has an option that the client does not know.
     """
     if not settings.enable_rate_limit:
-        return NoAllowances()
+        return NoQuotas()
     quotas = quotas_of(
         requests=settings.rate_limit_requests, tokens=settings.rate_limit_tokens, window_s=settings.rate_limit_window
     )
-    memory = MemoryAllowances(quotas)
+    memory = MemoryQuotas(quotas)
     if settings.redis_url is None:
         return memory
-    from access.redis_quotas import RedisAllowances  # noqa: PLC0415 - 0.2 s that only those pay who use it
+    from access.redis_quotas import RedisQuotas  # noqa: PLC0415 - 0.2 s that only those pay who use it
 
     try:
-        return RedisAllowances(
+        return RedisQuotas(
             quotas, url=settings.redis_url.get_secret_value(), memory=memory, patience_s=settings.redis_timeout
         )
     except (ValueError, TypeError):

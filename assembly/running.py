@@ -12,29 +12,30 @@ from typing import Literal
 import structlog
 from litestar import Litestar
 
-from access.quotas import Allowances
-from api.request_types import TextRules
-from telemetry.metrics import Metrics
+from access.quotas import QuotaStore
 from api.answer_types import CacheInfo, LimitMetrics
+from api.request_types import TextLimits
 from config import HERE, Settings
 from engine.catalog import Catalog, Model
+from engine.embedder import Embedder
 from engine.encoder import Encoder, sessions_of
 from engine.errors import ServiceError
-from host.folder_permissions import why_not_writable
 from engine.hub import fetch, is_cached
 from engine.lane import Lane, open_lanes
-from host.cores import return_large_blocks, usable_cores
-from engine.memory_estimate import advice, memory_limit, need_of, why_impossible
+from engine.memory_estimate import advice, need_of, why_impossible
 from engine.scheduler import Scheduler
-from engine.embedder import EmbeddingService
-from model_manager import ModelManager
 from env_file import mistyped
+from host.cores import usable_cores
+from host.folder_permissions import why_not_writable
+from host.memory import memory_limit, return_large_blocks
+from model_manager import ModelManager
+from telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Service:
+class RunningService:
     """The parts of a running service, put together by `open_service`.
 
     Attributes:
@@ -46,10 +47,10 @@ class Service:
     catalog: Catalog
     models: ModelManager
     scheduler: Scheduler
-    embeddings: EmbeddingService
+    embeddings: Embedder
     metrics: Metrics
-    rules: TextRules
-    allowances: Allowances
+    rules: TextLimits
+    allowances: QuotaStore
     phase: Literal["starting", "healthy", "draining"] = "starting"
     failure: str | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -77,7 +78,7 @@ class Service:
 
 @asynccontextmanager
 async def lifespan(
-    app: Litestar, *, open_parts: Callable[[], AbstractAsyncContextManager[Service]], stop: Callable[[], None]
+    app: Litestar, *, open_parts: Callable[[], AbstractAsyncContextManager[RunningService]], stop: Callable[[], None]
 ) -> AsyncIterator[None]:
     """Open the service, load the required models while `/health` already answers, close all at the end."""
     async with open_parts() as opened:
@@ -94,7 +95,7 @@ async def lifespan(
                     await task
 
 
-async def _load_required(service: Service, stop: Callable[[], None]) -> None:
+async def _load_required(service: RunningService, stop: Callable[[], None]) -> None:
     try:
         await asyncio.to_thread(_tell_what_does_nothing, service.settings)
         required = [service.embeddings.offered(name) for name in service.settings.required_models]
@@ -128,7 +129,7 @@ def _tell_what_does_nothing(settings: Settings) -> None:
         log.info("models_dir_missing", folder=settings.models_dir.name)
 
 
-def _why_not_here(service: Service, required: Sequence[Model]) -> str | None:
+def _why_not_here(service: RunningService, required: Sequence[Model]) -> str | None:
     """Why *required* cannot be had here, whatever the hub says; blocks. What may go wrong later is logged."""
     settings = service.settings
     copies = partial(sessions_of, lanes=service.scheduler.state().lanes, lone_text_bytes=int(settings.lone_text_memory))
@@ -153,11 +154,11 @@ async def open_service(
     settings: Settings,
     catalog: Catalog,
     metrics: Metrics,
-    allowances: Allowances,
+    allowances: QuotaStore,
     load: Callable[..., Encoder],
     *,
     cores: int | None = None,
-) -> AsyncIterator[Service]:
+) -> AsyncIterator[RunningService]:
     """Put the parts together, and take them apart in reverse order; *cores* are as in `main.create_app`."""
     return_large_blocks()
     cores = cores or usable_cores()
@@ -179,7 +180,7 @@ async def open_service(
         models = ModelManager(
             fetch=lambda name: fetch(catalog.get(name), settings.hub_cache_dir),
             load=lambda name: load(catalog.get(name), hub_cache_dir=settings.hub_cache_dir),
-            finish=lambda encoder: encoder.widen(cores) if copies(encoder.model) > 1 else None,
+            optimise=lambda encoder: encoder.open_lone_text_session(cores) if copies(encoder.model) > 1 else None,
             memory_bytes=lambda name: catalog.get(name).memory_bytes * copies(catalog.get(name)),
             executor=loading,
             capacity=settings.max_cached_models,
@@ -196,7 +197,7 @@ async def open_service(
             stuck_s=settings.lane_stuck_seconds,
         )
         stack.push_async_callback(scheduler.aclose)
-        embeddings = EmbeddingService(
+        embeddings = Embedder(
             catalog=catalog,
             allowed=frozenset(settings.allowed_models),
             models=models,
@@ -204,5 +205,5 @@ async def open_service(
             tokenizing=tokenizing,
             timeout_s=settings.request_timeout,
         )
-        rules = TextRules(settings.max_text_length, settings.max_batch_size)
-        yield Service(settings, catalog, models, scheduler, embeddings, metrics, rules, allowances)
+        rules = TextLimits(settings.max_text_length, settings.max_batch_size)
+        yield RunningService(settings, catalog, models, scheduler, embeddings, metrics, rules, allowances)

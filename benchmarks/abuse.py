@@ -36,7 +36,7 @@ from benchmarks.report import markdown, revision, this_machine  # noqa: E402
 from benchmarks.work import percentile  # noqa: E402
 
 POLITE = [OpenStream("short", 1, rate=10.0), OpenStream("mixed", 4, rate=1.0)]
-MOST_RATIO, LEAST_SHARE = 1.2, 0.8
+MAX_RATIO, MIN_SHARE = 1.2, 0.8
 HEAD_START_S = 1.5
 """The abuse begins so much earlier than what is measured beside it."""
 GONE_WITHIN_S = 15.0
@@ -149,7 +149,7 @@ def row(name: str, rounds: list[Round], server: Server, sockets: int) -> tuple[l
     ratio = median(one.beside.p50_ms / one.alone.p50_ms for one in rounds)
     share = median(one.beside.served / one.alone.served for one in rounds)
     answers = sum((Counter(one.answers) for one in rounds), Counter[str]())
-    is_met = ratio <= MOST_RATIO and share >= LEAST_SHARE and sockets <= FEW_SOCKETS
+    is_met = ratio <= MAX_RATIO and share >= MIN_SHARE and sockets <= FEW_SOCKETS
     rss_mb, most_mb = memory_mb_of(server.process.pid)
     line = [
         name,

@@ -20,8 +20,8 @@ if not __package__:  # run as a script: let `benchmarks` and the service's modul
 import numpy as np
 
 from benchmarks.report import this_machine
-from engine.lane import Lane
 from engine.jobs import Batching, Job, Matrix, Run
+from engine.lane import Lane
 
 ROUNDS = 15
 Way = Callable[[Run], Awaitable[object]]

@@ -86,7 +86,7 @@ class OpenReport:
     last_answer_s: float
 
 
-class Connection:
+class HttpProtocol:
     """A keep-alive connection and the request under way on it."""
 
     __slots__ = ("due", "expected", "received", "sent_at", "socket", "stream", "unsent", "used_at")
@@ -140,8 +140,8 @@ class Generator:
         self._answers = [StreamAnswers() for _ in job.streams]
         self._late_ms: list[float] = []
         self._epoll = select.epoll()
-        self._open: dict[int, Connection] = {}
-        self._idle: list[Connection] = []
+        self._open: dict[int, HttpProtocol] = {}
+        self._idle: list[HttpProtocol] = []
         self._under_way = 0
         self._most_under_way = raise_open_files() - SPARE_FILES
         self._last_answer = 0.0
@@ -188,7 +188,7 @@ class Generator:
         self._under_way += 1
         self._send(connection)
 
-    def _connection(self, now: float) -> Connection:
+    def _connection(self, now: float) -> HttpProtocol:
         if self._idle:
             connection = self._idle.pop()
             if now - connection.used_at < IDLE_S:
@@ -196,12 +196,12 @@ class Generator:
             for stale in [connection, *self._idle]:
                 self._close(stale)
             self._idle.clear()
-        connection = Connection(self._job.port)
+        connection = HttpProtocol(self._job.port)
         self._open[connection.socket.fileno()] = connection
         self._epoll.register(connection.socket.fileno(), select.EPOLLIN)
         return connection
 
-    def _send(self, connection: Connection) -> None:
+    def _send(self, connection: HttpProtocol) -> None:
         try:
             is_sent = connection.send()
         except OSError as error:
@@ -226,7 +226,7 @@ class Generator:
             if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and connection.stream >= 0:
                 self._read(connection)
 
-    def _read(self, connection: Connection) -> None:
+    def _read(self, connection: HttpProtocol) -> None:
         try:
             if not connection.is_answered_after_reading():
                 return
@@ -250,14 +250,14 @@ class Generator:
         if self._job.streams[stream].clients and now < self._end:
             self._begin(stream, now)
 
-    def _fail(self, connection: Connection, kind: str) -> None:
+    def _fail(self, connection: HttpProtocol, kind: str) -> None:
         stream = connection.stream
         self._answers[stream].fail(kind)
         self._under_way -= 1
         connection.stream = -1
         self._close(connection)
 
-    def _close(self, connection: Connection) -> None:
+    def _close(self, connection: HttpProtocol) -> None:
         del self._open[connection.socket.fileno()]
         self._epoll.unregister(connection.socket.fileno())
         connection.socket.close()

@@ -40,8 +40,8 @@ TIMES = 10
 PEAK_SKIPS, OVERLOAD_SKIPS = 0.3, 0.25
 """Shares of the time in which the load is only beginning."""
 REFUSED_WITHIN_MS = 50.0
-LEAST_SHARE = 0.9
-MOST_GROWTH = 1.05
+MIN_SHARE = 0.9
+MAX_GROWTH = 1.05
 HEALTHY_WITHIN_S = 1.0
 ALLOWED = ("200", "429", "503")
 
@@ -222,12 +222,12 @@ def targets_of_server(watch: Watch, peak: Peak) -> list[Target]:
     probes = [look.health_ms for look in watch.looks]
     unhealthy = sum(look.health != 200 for look in watch.looks)
     return [
-        Target("tokens/s of the peak's", f">= {LEAST_SHARE:.0%}", f"{share:.1%}", share >= LEAST_SHARE),
+        Target("tokens/s of the peak's", f">= {MIN_SHARE:.0%}", f"{share:.1%}", share >= MIN_SHARE),
         Target(
             "resident memory, end of the overload over its middle",
-            f"<= {MOST_GROWTH:g} x",
+            f"<= {MAX_GROWTH:g} x",
             f"{late_mb / early_mb:.3f} x ({late_mb:.0f} MB)",
-            late_mb <= MOST_GROWTH * early_mb,
+            late_mb <= MAX_GROWTH * early_mb,
         ),
         Target(
             "`/health` other than 200 under overload",

@@ -26,7 +26,7 @@ from benchmarks.rows import BESIDE_ROW, BULK_ALONE, CPU_ROW, LOADS, START_ROW, R
 from benchmarks.startup import FIRST_TEXT, Start, embed_once, measure_start
 from benchmarks.texts import Stream
 
-LEAST_COSINE = 0.9999
+MIN_COSINE = 0.9999
 CHECKED_TEXTS = 16
 
 
@@ -179,7 +179,7 @@ class Session:
 
 
 def refuse_if_wrong(similarity: float) -> None:
-    if not similarity > LEAST_COSINE:
+    if not similarity > MIN_COSINE:
         raise BenchError(f"The server's vectors are wrong: cosine {similarity:.6f} to FastEmbed's.")
 
 

@@ -34,7 +34,7 @@ from benchmarks.processes import (  # noqa: E402
     spawned,
 )
 from benchmarks.report import markdown, revision, this_machine  # noqa: E402
-from benchmarks.soak_calls import BUNDLED, TINY, Caller, Tally  # noqa: E402
+from benchmarks.soak_calls import BUNDLED, TINY, Principal, Tally  # noqa: E402
 from benchmarks.watch import get  # noqa: E402
 from tests.support.servers import free_port  # noqa: E402
 from tests.support.tiny import TinyModel  # noqa: E402
@@ -44,7 +44,7 @@ READY = "GET /health/ready"
 """Asked until the server was ready, so nobody counted how often."""
 NO_ROUTE, LEAVERS_ROUTE = "(no route)", "POST /embed/batch"
 CALLER_LEFT = 499
-MOST_GROWTH = 1.05
+MAX_GROWTH = 1.05
 QUIET_WITHIN_S = 30.0
 RSS_SAMPLES = 9
 POOLS = {"load": len(TINY) + 1, "asyncio": 2 * (os.cpu_count() or 1) + 4}
@@ -178,9 +178,9 @@ def soaked_server(folder: Path) -> Iterator[Soaked]:
 async def work(server: Server, tally: Tally, seconds: float, seed: str) -> None:
     """All callers at once for so long; then the same models are asked for, so that the same ones are in memory."""
     end = time.monotonic() + seconds
-    callers = [Caller(server.port, tally, f"{seed}/{number}") for number in range(CALLERS)]
+    callers = [Principal(server.port, tally, f"{seed}/{number}") for number in range(CALLERS)]
     await asyncio.gather(*(caller.call_until(lambda: time.monotonic() > end) for caller in callers))
-    last = Caller(server.port, tally, f"{seed}/last")
+    last = Principal(server.port, tally, f"{seed}/last")
     for name in (BUNDLED, *TINY, BUNDLED):
         await last.post("/embed", {"text": "one two", "model_name": name}, texts=1)
     await last.hang_up()
@@ -202,7 +202,7 @@ def settled_metrics(server: Server, tally: Tally) -> dict[str, Any]:
 
 def leftovers(before: Held, after: Held) -> Iterator[str]:
     """What the server holds at the end and did not hold after the warm-up."""
-    if after.rss_mb > MOST_GROWTH * before.rss_mb:
+    if after.rss_mb > MAX_GROWTH * before.rss_mb:
         yield f"memory grew from {before.rss_mb:.1f} to {after.rss_mb:.1f} MB"
     for what, then, now in (
         ("task", before.tasks, after.tasks),

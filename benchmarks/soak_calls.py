@@ -38,7 +38,7 @@ class Tally:
     surprises: Counter[str] = field(default_factory=Counter)
 
 
-class Caller:
+class Principal:
     """Does actions at random, on a connection that it keeps while it can."""
 
     def __init__(self, port: int, tally: Tally, seed: str) -> None:

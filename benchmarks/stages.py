@@ -42,9 +42,7 @@ from litestar import Litestar, Response, post
 from litestar.params import JSONBody
 
 from api import build_answers
-from api.request_types import EmbedRequest, TextRules
-from web.request_log import Observer
-from web.responses import FastResponse
+from api.request_types import EmbedRequest, TextLimits
 from benchmarks.cpu import cpu_s_of_all
 from benchmarks.processes import BenchError, Child, spawned
 from benchmarks.report import this_machine
@@ -54,8 +52,10 @@ from engine.scheduler import Scheduler
 from engine.tokenizer import TextTokenizer
 from main import connection_rules, create_app
 from serving import server
-from serving.protocol import Connection
+from serving.protocol import HttpProtocol
 from tests.support.servers import free_port
+from web.request_log import RequestLog
+from web.responses import JsonResponse
 
 WARM_S = 2.0
 """Long enough for the session for lone texts to be opened, which is done after the first answers."""
@@ -76,17 +76,17 @@ class Place:
 
 
 PLACES = (
-    Place(Connection, "data_received", ARRIVED),
-    Place(Observer, "__call__", "bytes in -> app called"),
-    Place(TextRules, "check_text", "routing and body"),
+    Place(HttpProtocol, "data_received", ARRIVED),
+    Place(RequestLog, "__call__", "bytes in -> app called"),
+    Place(TextLimits, "check_text", "routing and body"),
     Place(TextTokenizer, "cut", "checks, model lease", "tokenise"),
     Place(Scheduler, "_start", "admission"),
     Place(Encoder, "encode", "hand over to the lane", "model run (FastEmbed)"),
     Place(Scheduler, "_finished", "hand back to the loop"),
-    Place(views, "embed_answer", "wake the handler, check the vector"),
-    Place(FastResponse, "render", "make the answer", "JSON"),
-    Place(Connection, "on_response_complete", "answer to the socket"),
-    Place(Observer, "_note", "leave Litestar", "log and count"),
+    Place(build_answers, "embed_answer", "wake the handler, check the vector"),
+    Place(JsonResponse, "render", "make the answer", "JSON"),
+    Place(HttpProtocol, "on_response_complete", "answer to the socket"),
+    Place(RequestLog, "_note", "leave Litestar", "log and count"),
 )
 """In the order in which a lone request passes them."""
 MARKS = [mark for place in PLACES for mark in (place.before, place.after) if mark]
@@ -159,7 +159,7 @@ class NoService:
 
 @post("/embed", status_code=200)
 async def answer_at_once(data: JSONBody[EmbedRequest]) -> Response[Any]:
-    return FastResponse({"embedding": VECTOR, "text_length": len(data.text)})
+    return JsonResponse({"embedding": VECTOR, "text_length": len(data.text)})
 
 
 def empty_app() -> Litestar:

@@ -21,17 +21,19 @@ from cli.console import (
     without_model,
 )
 from cli.model_process import Loaded, ModelProcessError, Order, running
-from cli.surroundings import ask_hub, available_bytes, free_disk_bytes, why_not_listening
+from cli.surroundings import ask_hub, free_disk_bytes
 from config import HERE, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model
 from engine.encoder import sessions_of
 from engine.errors import ModelUnavailableError, UnknownModelError
-from host.folder_permissions import why_not_writable
 from engine.hub import is_cached
-from host.cores import usable_cores
-from engine.memory_estimate import memory_limit, need_of, why_impossible
+from engine.memory_estimate import need_of, why_impossible
 from engine.self_check import SelfCheck
 from env_file import mistyped
+from host.cores import usable_cores
+from host.folder_permissions import why_not_writable
+from host.memory import available_bytes, memory_limit
+from host.ports import ListenError, open_listening_socket
 
 Level = Literal["ok", "warn", "FAIL"]
 
@@ -201,7 +203,7 @@ def _machine(settings: Settings, required: Sequence[Model]) -> Iterator[Finding]
 
 def _address(settings: Settings) -> Finding:
     """Whether the address can be taken; one in use may be that of the service, which runs while it is checked."""
-    problem = why_not_listening(settings.host, settings.port)
+    problem = _listen_problem(settings)
     told = f"HOST={settings.host} PORT={settings.port}"
     facts = {"host": settings.host, "port": settings.port, "problem": problem.reason if problem else None}
     if problem is None:
@@ -209,6 +211,15 @@ def _address(settings: Settings) -> Finding:
     if problem.is_in_use:
         return Finding("machine", "warn", "address", f"{told} is in use: by this service, or it would not start", facts)
     return Finding("machine", "FAIL", "address", f"{told} cannot be listened on: {problem.reason}", facts)
+
+
+def _listen_problem(settings: Settings) -> ListenError | None:
+    """Why the service could not listen here now; None: it could. The socket is closed again at once."""
+    try:
+        open_listening_socket(settings.host, settings.port).close()
+    except ListenError as error:
+        return error
+    return None
 
 
 def _lanes(settings: Settings) -> int:
@@ -282,9 +293,9 @@ def _loaded(loaded: Loaded, facts: Mapping[str, Any]) -> Iterator[Finding]:
     cosine = loaded.check.canary_cosine
     told = "it has none" if cosine is None else f"its reference vectors are met (cosine {cosine:.6f})"
     yield Finding("models", "ok", "  canary", told, {**facts, "cosine": cosine})
-    stamp = loaded.stamp
-    facts = {**facts, "fingerprint": stamp.fingerprint, "revision": stamp.revision}
-    yield Finding("models", "ok", "  fingerprint", stamp.fingerprint, facts)
+    fingerprint = loaded.fingerprint
+    facts = {**facts, "fingerprint": fingerprint.digest, "revision": fingerprint.revision}
+    yield Finding("models", "ok", "  fingerprint", fingerprint.digest, facts)
 
 
 def _self_check(check: SelfCheck, facts: Mapping[str, Any]) -> Finding:

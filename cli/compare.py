@@ -27,14 +27,14 @@ from cli.console import (
 )
 from cli.model_process import Loaded, ModelProcess, ModelProcessError, Order, Turn, running
 from config import Settings
-from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.comparison import cosines, overlaps
 from engine.errors import ModelUnavailableError
 from engine.jobs import WINDOW_TEXTS
+from engine.model_cards import InputType
 
-MOST_TEXTS = 1000
-LEAST_TURNS = 5
+MAX_TEXTS = 1000
+MIN_TURNS = 5
 """Few texts are embedded several times, so that the median is one of several turns."""
 
 
@@ -54,7 +54,7 @@ def describe(parser: ArgumentParser) -> None:
         "--input-type", choices=("query", "document"), help="what the texts are; each model's prompt for it is used"
     )
     parser.add_argument(
-        "--limit", metavar="N", type=int, default=MOST_TEXTS, help=f"texts taken at most (default: {MOST_TEXTS})"
+        "--limit", metavar="N", type=int, default=MAX_TEXTS, help=f"texts taken at most (default: {MAX_TEXTS})"
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
@@ -68,7 +68,7 @@ def run(arguments: Namespace) -> int:
     settings = open_settings()
     found = find_models(open_catalog(settings), [arguments.a, arguments.b])
     models = [found[0], found[-1]]  # whoever compares a model with itself sees the noise
-    texts = read_texts(arguments.texts, limit=arguments.limit)
+    texts = prepare_texts(arguments.texts, limit=arguments.limit)
     if texts.skipped.beyond_limit:
         tell(f"Taking the first {len(texts)} texts; {texts.skipped.beyond_limit} more are left out (see --limit).")
     file_bytes = [_file_bytes(model, settings) for model in models]
@@ -95,7 +95,7 @@ class Texts:
         return len(self.texts)
 
 
-def read_texts(source: str, *, limit: int) -> Texts:
+def prepare_texts(source: str, *, limit: int) -> Texts:
     """Read one text per line from the file *source*, or from standard input for `-`.
 
     A line that stands there twice is taken once: each of the two would be the other's nearest neighbour.
@@ -189,7 +189,7 @@ def _embed(
 def _turns(texts: int) -> list[range]:
     """All texts in turns, and again until there are enough turns."""
     once = [range(start, min(texts, start + WINDOW_TEXTS)) for start in range(0, texts, WINDOW_TEXTS)]
-    return once * -(-LEAST_TURNS // len(once))
+    return once * -(-MIN_TURNS // len(once))
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from cli.console import BYTES_PER_MB, table
 from cli.model_process import Loaded
-from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.comparison import NEIGHBOURS, neighbours_of
+from engine.model_cards import InputType
 
 SAME, NEAR, PARTIAL = 0.99, 0.90, 0.70
 """Least mean overlap for each verdict. Float16 weights keep 0.99 and more, good int8 weights 0.90 and more."""
@@ -206,7 +206,7 @@ ROWS: Mapping[str, Any] = {
     "tokens of a text at most": lambda side: "any" if side.loaded.max_tokens is None else str(side.loaded.max_tokens),
     "texts cut at that": lambda side: str(side.truncated),
     "same vector in any batch": lambda side: side.batching,
-    "fingerprint": lambda side: side.loaded.stamp.fingerprint,
+    "fingerprint": lambda side: side.loaded.fingerprint.digest,
 }
 """The table: what each line is called, and what it shows of a side."""
 
@@ -261,7 +261,7 @@ def _told_gains(first: Side, second: Side) -> str:
 
 
 def _side_as_json(side: Side) -> dict[str, Any]:
-    check, stamp = side.loaded.check, side.loaded.stamp
+    check, fingerprint = side.loaded.check, side.loaded.fingerprint
     return {
         "model": side.model.name,
         "source": side.model.source,
@@ -276,6 +276,6 @@ def _side_as_json(side: Side) -> dict[str, Any]:
         "truncated": side.truncated,
         "batch_invariant": check.is_batch_invariant,
         "batching": check.batching,
-        "revision": stamp.revision,
-        "fingerprint": stamp.fingerprint,
+        "revision": fingerprint.revision,
+        "fingerprint": fingerprint.digest,
     }

@@ -85,7 +85,7 @@ def fetch_visibly(model: Model, cache_dir: Path) -> ModelFiles:
 
 
 def _checked(files: ModelFiles) -> ModelFiles:
-    _ = files.stamp  # made by reading and comparing all of them
+    _ = files.fingerprint  # made by reading and comparing all of them
     return files
 
 

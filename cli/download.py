@@ -65,5 +65,5 @@ def _get(model: Model, cache_dir: Path) -> bool:
     how = "needs no download" if model.folder else "already here" if was_cached else "downloaded"
     size_bytes = sum((files.folder / name).stat().st_size for name in files.names)
     revision = f", revision {files.revision.removeprefix('sha256:')[:REVISION_CHARACTERS]}" if files.revision else ""
-    say(f"{model.name}: {how}, {megabytes(size_bytes)}{revision}, fingerprint {files.stamp.fingerprint}")
+    say(f"{model.name}: {how}, {megabytes(size_bytes)}{revision}, fingerprint {files.fingerprint.digest}")
     return True

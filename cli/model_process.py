@@ -20,16 +20,16 @@ from typing import TypeVar
 import numpy as np
 
 from cli.console import configure_logging
-from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.encoder import load_encoder
 from engine.errors import InvalidVectorError, ServiceError
-from engine.fingerprint import Stamp
-from host.cores import return_large_blocks
+from engine.fingerprint import ModelFingerprint
 from engine.jobs import Batching, Item, Matrix, cut_into_runs
+from engine.model_cards import InputType
 from engine.self_check import SelfCheck
 from engine.tokenizer import TokenizedText
-from engine.vectors import check_honest
+from engine.vectors import check_finite_nonzero
+from host.memory import return_large_blocks
 
 STATM = Path("/proc/self/statm")
 LOAD = "load"
@@ -78,7 +78,7 @@ class Loaded:
     memory_bytes: int | None
     max_tokens: int | None
     check: SelfCheck
-    stamp: Stamp
+    fingerprint: ModelFingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +215,9 @@ class _Worker:
         except ServiceError as error:
             raise ModelProcessError(getattr(error, "cause", error.detail)) from error
         seconds = time.perf_counter() - started
-        if encoder.check is None or encoder.stamp is None:
+        if encoder.check is None or encoder.fingerprint is None:
             raise ModelProcessError("it was loaded without a check")
-        self.loaded = Loaded(seconds, self._growth(), encoder.max_tokens, encoder.check, encoder.stamp)
+        self.loaded = Loaded(seconds, self._growth(), encoder.max_tokens, encoder.check, encoder.fingerprint)
         self._tokenizer = encoder.tokenizer
         self._model = encoder.runnable(order.input_type)
         self._prompt = order.model.card.prompt_for(order.input_type)
@@ -235,7 +235,7 @@ class _Worker:
                 raise ModelProcessError(f"it failed ({type(error).__name__})", guilty or run) from error
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
         try:
-            check_honest(vectors)
+            check_finite_nonzero(vectors)
         except InvalidVectorError as error:
             raise ModelProcessError("its vector is not finite, or has a norm of zero", [error.index]) from error
         return Turn(vectors, wall_s, cpu_s, sum(item.is_truncated for item in items), self._growth())

@@ -11,7 +11,7 @@ SHARE_ADMITTED = 0.9
 are served before, so that nobody who is admitted waits longer than was promised."""
 
 
-class Room:
+class Admission:
     """The bound on what waits, in seconds until the lanes have done it."""
 
     def __init__(self, small: WaitingJobs, big: WaitingJobs, *, lanes: int, max_queue_s: float) -> None:

@@ -14,9 +14,9 @@ from fastembed import TextEmbedding
 from fastembed.common.model_description import DenseModelDescription
 from huggingface_hub.file_download import repo_folder_name
 
-from engine.model_cards import BLANK, Card, card_of, card_of_folder
 from engine.errors import UnknownModelError
 from engine.manifest import MANIFEST, Folder, read_folder
+from engine.model_cards import BLANK, ModelCard, card_of, card_of_folder
 
 BYTES_PER_GB = 1_000_000_000
 
@@ -46,7 +46,7 @@ class Model:
     description: str
     license: str
     source: Source
-    card: Card = BLANK
+    card: ModelCard = BLANK
     folder: Folder | None = None
     preloaded: Path | None = None
 

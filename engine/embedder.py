@@ -1,4 +1,4 @@
-"""The one way from texts to vectors, whatever the wire format: every route calls `EmbeddingService.embed`."""
+"""The one way from texts to vectors, whatever the wire format: every route calls `Embedder.embed`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -10,12 +10,12 @@ from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
-from engine.model_cards import InputType
 from engine.catalog import Catalog, Model
 from engine.encoder import Encoder
 from engine.errors import DeadlineError, ModelNotAllowedError, UnknownModelError
+from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
-from engine.pipeline import Chunk, finish, read_texts
+from engine.pipeline import Chunk, postprocess, prepare_texts
 from engine.scheduler import Estimate, Scheduler
 from engine.tokenizer import Token
 
@@ -32,7 +32,7 @@ class Models(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbedResult:
     """The answer to one request.
 
     Attributes:
@@ -42,7 +42,7 @@ class Embedded:
         tokens: per text, of the whole text, prompt and special tokens included.
         truncated: per text, whether the model saw less than all of it.
         chunks: per row of *vectors*, what it is the vector of; None where each text has one.
-        fingerprint: of the model, see `engine.fingerprint.Stamp`.
+        fingerprint: of the model, see `engine.fingerprint.ModelFingerprint`.
     """
 
     model: Model
@@ -56,7 +56,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """What `EmbeddingService.tokenize` tells.
+    """What `Embedder.tokenize` tells.
 
     Attributes:
         max_tokens: the model's longest input; None: any length.
@@ -83,7 +83,7 @@ class Usage:
     tokens: int = 0
 
 
-class EmbeddingService:
+class Embedder:
     """Owns the rules of who may use which model, and the count of what was done."""
 
     def __init__(
@@ -153,7 +153,7 @@ class EmbeddingService:
         *,
         timeout_s: float | None = None,
         on_tokens: Callable[[int], None] | None = None,
-    ) -> Embedded:
+    ) -> EmbedResult:
         """Embed *texts*.
 
         Args:
@@ -171,19 +171,19 @@ class EmbeddingService:
         async with self._leased(model, timeout_s) as encoder:
             prompt, runnable = model.card.prompt_for(options.input_type), encoder.runnable(options.input_type)
             self._scheduler.check(runnable, len(texts))
-            read = await self._tokenized(texts, partial(read_texts, encoder.tokenizer, texts, prompt, options))
+            read = await self._tokenized(texts, partial(prepare_texts, encoder.tokenizer, texts, prompt, options))
             if on_tokens is not None:
                 on_tokens(sum(read.tokens))
             vectors = await self._scheduler.submit(runnable, read.items)
-        finished, dimension = finish(vectors, read, options, model)
-        answer = Embedded(
+        finished, dimension = postprocess(vectors, read, options, model)
+        answer = EmbedResult(
             model,
             finished,
             dimension,
             read.tokens,
             read.truncated,
             chunks=read.chunks if options.long_text == "chunks" else None,
-            fingerprint=encoder.stamp.fingerprint if encoder.stamp else "",
+            fingerprint=encoder.fingerprint.digest if encoder.fingerprint else "",
         )
         self._count(answer)
         return answer
@@ -235,7 +235,7 @@ class EmbeddingService:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
 
-    def _count(self, answer: Embedded) -> None:
+    def _count(self, answer: EmbedResult) -> None:
         usage = self._usage.setdefault(answer.model.name, Usage())
         usage.requests += 1
         usage.texts += len(answer.tokens)

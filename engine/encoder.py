@@ -21,14 +21,14 @@ from fastembed.text.static_embedding import StaticTextEmbedding
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.errors import NO_MEMORY, ModelUnavailableError
-from engine.fingerprint import ModelFiles, Stamp
+from engine.fingerprint import ModelFiles, ModelFingerprint
 from engine.hub import use_files
-from engine.manifest import Folder
 from engine.jobs import Batching, Matrix
-from engine.self_check import MOST_DRIFT, PROBES, SelfCheck, check_model, drift_of
+from engine.manifest import Folder
+from engine.model_cards import InputType
+from engine.self_check import MAX_DRIFT, PROBES, SelfCheck, check_model, drift_of
 from engine.tokenizer import TextTokenizer, TokenizedText
 
 POOLINGS = {
@@ -87,7 +87,7 @@ class Sessions:
         vectors = getattr(session, method)(list(items), batch_size=len(items))
         return np.stack([np.asarray(vector, dtype=np.float32) for vector in vectors])
 
-    def widen(self, threads: int, items: Sequence[TokenizedText]) -> float | None:
+    def open_lone_text_session(self, threads: int, items: Sequence[TokenizedText]) -> float | None:
         """Open the wide session, unless it gives other vectors for *items* than the narrow one.
 
         Returns:
@@ -101,7 +101,7 @@ class Sessions:
         narrow = self.run("embed", items, is_lone=False)
         vectors = [np.asarray(vector, dtype=np.float32) for vector in wide.embed(list(items), batch_size=len(items))]  # type: ignore[arg-type]
         drift = drift_of(np.stack(vectors), narrow)
-        if drift <= MOST_DRIFT:
+        if drift <= MAX_DRIFT:
             self._wide = wide
         return drift
 
@@ -128,7 +128,7 @@ class Encoder:
         self.dim = model.dim
         self.seconds_per_token = 0.0
         self.batching: Batching = "mixed"
-        self.stamp: Stamp | None = None
+        self.fingerprint: ModelFingerprint | None = None
         self.check: SelfCheck | None = None
         self._sessions = Sessions(open_embedding)
         self.tokenizer = TextTokenizer(
@@ -176,10 +176,10 @@ class Encoder:
             "document": TaskEncoder(self, self._sessions, "passage_embed"),
         }
 
-    def widen(self, threads: int) -> None:
+    def open_lone_text_session(self, threads: int) -> None:
         """Open the session for lone texts, with *threads* threads; it takes the model's memory once more."""
-        drift = self._sessions.widen(threads, self.tokenizer.cut(PROBES[:1]))
-        if drift is not None and drift > MOST_DRIFT:
+        drift = self._sessions.open_lone_text_session(threads, self.tokenizer.cut(PROBES[:1]))
+        if drift is not None and drift > MAX_DRIFT:
             log.warning("lone_text_session_dropped", model=self.name, drift=drift)
 
 
@@ -252,7 +252,7 @@ def _load(model: Model, files: ModelFiles) -> Encoder:
         SpoiltFileError: a file is not what was promised, whether or not it could be opened.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
-        stamp = hashing.submit(lambda: files.stamp)
+        fingerprint = hashing.submit(lambda: files.fingerprint)
         try:
             name = _registered(model.folder) if model.folder else model.name
             threads = None if _is_static(name) else 1  # FastEmbed warns of threads where they have no effect
@@ -261,9 +261,9 @@ def _load(model: Model, files: ModelFiles) -> Encoder:
                 model, partial(TextEmbedding, name, threads=threads, cache_dir=NO_CACHE_DIR, specific_model_path=folder)
             )
         except Exception as error:
-            stamp.result()  # a spoilt file explains it better
+            fingerprint.result()  # a spoilt file explains it better
             raise _unusable(model, error) from error
-        encoder.stamp = stamp.result()
+        encoder.fingerprint = fingerprint.result()
     try:
         encoder.warm_up()
     except ModelUnavailableError:
@@ -276,7 +276,7 @@ def _load(model: Model, files: ModelFiles) -> Encoder:
 
 def _tell(encoder: Encoder) -> None:
     """What the model has proven, into the log."""
-    if encoder.check and encoder.stamp:
+    if encoder.check and encoder.fingerprint:
         log.info(
             "model_checked",
             model=encoder.name,
@@ -285,7 +285,7 @@ def _tell(encoder: Encoder) -> None:
             batching=encoder.check.batching,
             batching_cost=encoder.check.batching_cost,
             canary_cosine=encoder.check.canary_cosine,
-            fingerprint=encoder.stamp.fingerprint,
+            fingerprint=encoder.fingerprint.digest,
         )
 
 

@@ -18,12 +18,12 @@ READ_BY_FASTEMBED = ("tokenizer.json", "tokenizer_config.json", "config.json", "
 """Where they are there; a manifest need not name them."""
 
 
-class SpoiltFileError(Exception):
+class CorruptFileError(Exception):
     """A file is not the one that was promised; the message is the cause that callers are told."""
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class ExpectedFile:
     """What is known of a file: its sha256, or git's id of it (sha1), and its size, if that is known, too."""
 
     digest: str
@@ -47,11 +47,11 @@ class ModelFiles:
     model_file: str
     revision: str
     names: tuple[str, ...]
-    promised: Mapping[str, Promise]
+    promised: Mapping[str, ExpectedFile]
     settings: str = ""
 
     @cached_property
-    def stamp(self) -> "Stamp":
+    def fingerprint(self) -> "ModelFingerprint":
         """Read and check all files. Blocks: one or two seconds per gigabyte.
 
         Raises:
@@ -60,25 +60,25 @@ class ModelFiles:
         hashes = {name: self._readable_hash(name) for name in sorted(self.names)}
         facts = (self.revision, hashes[self.model_file], version("onnxruntime"), version("fastembed"))
         folded = hashlib.sha256(json.dumps([*facts, hashes, self.settings]).encode()).hexdigest()
-        return Stamp(*facts, folded[:FINGERPRINT_DIGITS])
+        return ModelFingerprint(*facts, folded[:FINGERPRINT_DIGITS])
 
     def _readable_hash(self, name: str) -> str:
         try:
             return self._checked_hash(name)
         except OSError as error:
-            raise SpoiltFileError(f"its file {name!r} cannot be read ({error.strerror})") from error
+            raise CorruptFileError(f"its file {name!r} cannot be read ({error.strerror})") from error
 
     def _checked_hash(self, name: str) -> str:
         path, promised = self.folder / name, self.promised.get(name)
         if not path.is_file():
-            raise SpoiltFileError(f"its file {name!r} is missing")
+            raise CorruptFileError(f"its file {name!r} is missing")
         if promised and promised.size_bytes not in (None, size := path.stat().st_size):
-            raise SpoiltFileError(f"its file {name!r} has {size} bytes where {promised.size_bytes} are due")
-        found = hash_like("0" * SHA256_DIGITS, path) or ""
+            raise CorruptFileError(f"its file {name!r} has {size} bytes where {promised.size_bytes} are due")
+        found = hash_same_kind("0" * SHA256_DIGITS, path) or ""
         if promised:
-            alike = found if len(promised.digest) == SHA256_DIGITS else hash_like(promised.digest, path)
+            alike = found if len(promised.digest) == SHA256_DIGITS else hash_same_kind(promised.digest, path)
             if alike != promised.digest:
-                raise SpoiltFileError(
+                raise CorruptFileError(
                     f"its file {name!r} is not the one that it should be: "
                     f"its hash is {str(alike)[:12]}..., where {promised.digest[:12]}... is due"
                 )
@@ -86,7 +86,7 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class ModelFingerprint:
     """What vectors depend on. Where two stamps have one fingerprint, the same texts get the same vectors.
 
     Attributes:
@@ -94,14 +94,14 @@ class Stamp:
         onnx_sha256: of the file with the model's graph.
         onnxruntime: its version.
         fastembed: its version.
-        fingerprint: all of these, the hashes of the other files and the model's settings, folded into 16 digits.
+        digest: all of these, the hashes of the other files and the model's settings, folded into 16 digits.
     """
 
     revision: str
     onnx_sha256: str
     onnxruntime: str
     fastembed: str
-    fingerprint: str
+    digest: str
 
 
 def files_of_folder(folder: Folder) -> ModelFiles:
@@ -116,12 +116,12 @@ def files_of_folder(folder: Folder) -> ModelFiles:
         model_file=manifest.model_file,
         revision=manifest.revision,
         names=tuple(dict.fromkeys([*folder.files, *read, *beside])),
-        promised={name: Promise(facts.sha256, facts.size_bytes) for name, facts in manifest.files.items()},
+        promised={name: ExpectedFile(facts.sha256, facts.size_bytes) for name, facts in manifest.files.items()},
         settings=repr(settings),
     )
 
 
-def hash_like(digest: str, path: Path) -> str | None:
+def hash_same_kind(digest: str, path: Path) -> str | None:
     """The hash of a file, of the kind that *digest* is: sha256, or git's blob id; None if it is neither."""
     if len(digest) == SHA256_DIGITS:
         state = hashlib.sha256()

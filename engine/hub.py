@@ -15,7 +15,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 
 from engine.catalog import Model, folder_of
 from engine.errors import ModelUnavailableError
-from engine.fingerprint import HASH_DIGITS, ModelFiles, Promise, SpoiltFileError, files_of_folder, hash_like
+from engine.fingerprint import HASH_DIGITS, CorruptFileError, ExpectedFile, ModelFiles, files_of_folder, hash_same_kind
 
 HUB_ANSWER_S = 5.0
 """How long the hub may take to say that it has a model; a download that has begun may take as long as it needs."""
@@ -80,7 +80,7 @@ def use_files(
     Args:
         model: a model of the catalogue.
         cache_dir: where files of the hub are kept; a spoilt one is put aside there.
-        use: reads the files; raises `SpoiltFileError`.
+        use: reads the files; raises `CorruptFileError`.
         progress: see `fetch`.
 
     Raises:
@@ -88,14 +88,14 @@ def use_files(
     """
     try:
         return use(fetch(model, cache_dir, progress=progress))
-    except SpoiltFileError as error:
+    except CorruptFileError as error:
         if model.folder:
             raise ModelUnavailableError(model.name, str(error)) from error
         log.warning("model_files_put_aside", model=model.name, files=put_spoilt_files_aside(model, cache_dir))
         model = replace(model, preloaded=None)  # there nothing can be put aside
     try:
         return use(fetch(model, cache_dir, progress=progress))
-    except SpoiltFileError as error:
+    except CorruptFileError as error:
         put_spoilt_files_aside(model, cache_dir)
         raise ModelUnavailableError(model.name, f"its download was spoilt: {error}") from error
 
@@ -122,7 +122,7 @@ def put_spoilt_files_aside(model: Model, cache_dir: Path) -> list[str]:
     names = []
     for link in _files_below(_cache_folder(model, cache_dir) / "snapshots"):
         blob = link.resolve()
-        if hash_like(blob.name, blob) not in (blob.name, None):
+        if hash_same_kind(blob.name, blob) not in (blob.name, None):
             try:
                 blob.replace(link.with_name(link.name + PUT_ASIDE))
                 link.unlink(missing_ok=True)
@@ -183,7 +183,7 @@ def _files_in(folder: Path, model: Model) -> ModelFiles:
         model_file=_description(model).model_file,
         revision=folder.name,
         names=tuple(dict.fromkeys([*_wanted(model), *names])),
-        promised={name: Promise(blob) for name, blob in blobs.items() if len(blob) in HASH_DIGITS},
+        promised={name: ExpectedFile(blob) for name, blob in blobs.items() if len(blob) in HASH_DIGITS},
         settings=repr(model.card.prompts),
     )
 

@@ -16,8 +16,8 @@ from queue import SimpleQueue
 import structlog
 
 from engine.errors import LaneLostError, ModelMisbehavedError
-from host.cores import lower_priority
 from engine.jobs import Matrix, Run
+from host.cores import lower_priority
 
 LANE_NICENESS = 5
 """Lanes yield to the event loop and to the express lane, which need a core for a moment only."""

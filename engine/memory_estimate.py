@@ -1,33 +1,15 @@
-"""What memory this process may have, and whether models fit into it."""
+"""Whether models fit into the memory that this process may have."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.catalog import Model
-from host.cores import CGROUP
+from host.memory import MemoryLimit
 
-PROC = Path("/proc")
 PROCESS_BYTES = 135_000_000
 """What the service takes with a tiny model, as resident memory: 132 MB, see `tests/assembly/test_start_checks.py`."""
-LEAST_PROCESS_BYTES = 75_000_000
+MIN_PROCESS_BYTES = 75_000_000
 """The part of it that is no file's, so that the kernel cannot take it back."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryLimit:
-    """What the process may have.
-
-    Attributes:
-        bytes: None: nobody tells.
-        swap_bytes: what the machine could put elsewhere, for whoever may use it.
-        is_containers: a cgroup sets it, of a container or a unit; else it is the machine's memory.
-    """
-
-    bytes: int | None
-    swap_bytes: int = 0
-    is_containers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,39 +40,7 @@ def need_of(models: Iterable[Model], copies: Callable[[Model], int]) -> MemoryNe
     models = tuple(models)
     largest = max((model.size_bytes for model in models), default=0)
     kept = sum(model.memory_bytes * copies(model) for model in models)
-    return MemoryNeed(PROCESS_BYTES + kept + largest, LEAST_PROCESS_BYTES + sum(model.size_bytes for model in models))
-
-
-def memory_limit(*, proc: Path = PROC, cgroup: Path = CGROUP) -> MemoryLimit:
-    """The least of the machine's memory and the limits of the process's cgroups, v1 or v2."""
-    total = _of_meminfo(proc, "MemTotal")
-    limit = min(_limits(proc, cgroup), default=None)
-    swap = _of_meminfo(proc, "SwapTotal") or 0
-    if limit is None or (total is not None and total <= limit):
-        return MemoryLimit(total, swap)
-    return MemoryLimit(limit, swap, is_containers=True)
-
-
-def _limits(proc: Path, cgroup: Path) -> Iterator[int]:
-    """Those of the own cgroup and all above it; in a container its own is the root of what it sees."""
-    own = [""]
-    with suppress(OSError):
-        own += [line.split(":", 2)[-1] for line in (proc / "self/cgroup").read_text().splitlines()]
-    for root, name in ((cgroup, "memory.max"), (cgroup / "memory", "memory.limit_in_bytes")):
-        for path in own:
-            place = root / path.strip("/")
-            for folder in (place, *place.parents):
-                if not folder.is_relative_to(root):
-                    break
-                with suppress(OSError, ValueError):  # "max" is no number: no limit is set
-                    yield int((folder / name).read_text())
-
-
-def _of_meminfo(proc: Path, name: str) -> int | None:
-    with suppress(OSError, ValueError, IndexError):
-        [line] = [line for line in (proc / "meminfo").read_text().splitlines() if line.startswith(f"{name}:")]
-        return 1024 * int(line.split()[1])
-    return None
+    return MemoryNeed(PROCESS_BYTES + kept + largest, MIN_PROCESS_BYTES + sum(model.size_bytes for model in models))
 
 
 def why_impossible(need: MemoryNeed, limit: MemoryLimit) -> str | None:

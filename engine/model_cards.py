@@ -34,7 +34,7 @@ class Matryoshka:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ModelCard:
     """How a model wants to be used.
 
     Attributes:
@@ -56,19 +56,19 @@ class Card:
         return "" if input_type is None else getattr(self.prompts, input_type)
 
 
-BLANK = Card()
+BLANK = ModelCard()
 
 
-def card_of(name: str, kind: str) -> Card:
+def card_of(name: str, kind: str) -> ModelCard:
     """The card of a model of FastEmbed's registry, which knows it as one of *kind*, a class of its own."""
     card = CARDS.get(name, BLANK)
     return replace(card, normalized=NORMALIZED.get(kind, card.normalized))
 
 
-def card_of_folder(manifest: Manifest) -> Card:
+def card_of_folder(manifest: Manifest) -> ModelCard:
     """The card that a folder's manifest states."""
     needs_prompt = bool(manifest.prompts) if manifest.needs_prompt is None else manifest.needs_prompt
-    return Card(
+    return ModelCard(
         prompts=manifest.prompts,
         needs_prompt=needs_prompt,
         matryoshka=Matryoshka(tuple(sorted(manifest.matryoshka))) if manifest.matryoshka else None,
@@ -96,10 +96,10 @@ _NOMIC_SIZES = Matryoshka((64, 128, 256, 512), any_from=64, layer_norm=True)
 _QWEN3 = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 _STELLA = "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: "
 
-_WANTS_SEARCH = Card(Prompts(query=_FOR_SEARCH), needs_prompt=True)
-_TAKES_SEARCH = Card(Prompts(query=_FOR_SEARCH))
+_WANTS_SEARCH = ModelCard(Prompts(query=_FOR_SEARCH), needs_prompt=True)
+_TAKES_SEARCH = ModelCard(Prompts(query=_FOR_SEARCH))
 
-CARDS: Mapping[str, Card] = {
+CARDS: Mapping[str, ModelCard] = {
     # FlagOpen/FlagEmbedding, README of baai_general_embedding: recommended for v1, "only a slight degradation" without
     # it for v1.5; documents never have one.
     "BAAI/bge-base-en": _WANTS_SEARCH,
@@ -107,7 +107,7 @@ CARDS: Mapping[str, Card] = {
     "BAAI/bge-base-en-v1.5": _TAKES_SEARCH,
     "BAAI/bge-large-en-v1.5": _TAKES_SEARCH,
     "BAAI/bge-small-en-v1.5": _TAKES_SEARCH,
-    "BAAI/bge-small-zh-v1.5": Card(Prompts(query=_FOR_SEARCH_ZH)),
+    "BAAI/bge-small-zh-v1.5": ModelCard(Prompts(query=_FOR_SEARCH_ZH)),
     # Its card: "you have to provide the prompt", and 512 as the size of its Matryoshka example; no list of sizes.
     "mixedbread-ai/mxbai-embed-large-v1": replace(_WANTS_SEARCH, matryoshka=Matryoshka((512,))),
     # Snowflake-Labs/arctic-embed, README: on the query only; only the later v1.5 and v2.0 may be cut.
@@ -117,30 +117,32 @@ CARDS: Mapping[str, Card] = {
     "snowflake/snowflake-arctic-embed-m-long": _WANTS_SEARCH,
     "snowflake/snowflake-arctic-embed-l": _WANTS_SEARCH,
     # Card of stella_en_400M_v5: its s2p prompt. Its sizes are heads of their own, so a vector must not be cut.
-    "Qdrant/stella-en-400M-v5-doc-onnx": Card(Prompts(query=_STELLA), needs_prompt=True),
+    "Qdrant/stella-en-400M-v5-doc-onnx": ModelCard(Prompts(query=_STELLA), needs_prompt=True),
     # Card of v1.5: a prefix is a must; sizes from 768 to 64, layer norm before the cut. v1 was not trained for it.
-    "nomic-ai/nomic-embed-text-v1.5": Card(_NOMIC, needs_prompt=True, matryoshka=_NOMIC_SIZES),
-    "nomic-ai/nomic-embed-text-v1.5-Q": Card(_NOMIC, needs_prompt=True, matryoshka=_NOMIC_SIZES),
-    "nomic-ai/nomic-embed-text-v1": Card(_NOMIC, needs_prompt=True),
+    "nomic-ai/nomic-embed-text-v1.5": ModelCard(_NOMIC, needs_prompt=True, matryoshka=_NOMIC_SIZES),
+    "nomic-ai/nomic-embed-text-v1.5-Q": ModelCard(_NOMIC, needs_prompt=True, matryoshka=_NOMIC_SIZES),
+    "nomic-ai/nomic-embed-text-v1": ModelCard(_NOMIC, needs_prompt=True),
     # Its card: "Each input text should start with".
-    "intfloat/multilingual-e5-large": Card(Prompts(query="query: ", document="passage: "), needs_prompt=True),
+    "intfloat/multilingual-e5-large": ModelCard(Prompts(query="query: ", document="passage: "), needs_prompt=True),
     # Its card: a task id, which FastEmbed sets. (The authors' own code puts a sentence before the text, too, which
     # FastEmbed's query_embed does not: these vectors are FastEmbed's.)
-    "jinaai/jina-embeddings-v3": Card(
+    "jinaai/jina-embeddings-v3": ModelCard(
         needs_prompt=True, uses_tasks=True, matryoshka=Matryoshka((32, 64, 128, 256, 512, 768))
     ),
     # Hugging Face's blog embeddinggemma.md, by its authors: prompts, sizes, length 1 by the model's last module.
-    "google/embeddinggemma-300m": Card(
+    "google/embeddinggemma-300m": ModelCard(
         Prompts(query="task: search result | query: ", document="title: none | text: "),
         needs_prompt=True,
         matryoshka=Matryoshka((128, 256, 512)),
         normalized=True,
     ),
     # FastEmbed's registry: "embeddings are not normalized".
-    "ibm-granite/granite-embedding-small-english-r2": Card(normalized=False),
+    "ibm-granite/granite-embedding-small-english-r2": ModelCard(normalized=False),
     # QwenLM/Qwen3-Embedding: an instruction on queries only; sizes from 32 up are the caller's choice.
-    "Qwen/Qwen3-Embedding-0.6B": Card(Prompts(query=_QWEN3), needs_prompt=True, matryoshka=Matryoshka((), any_from=32)),
-    "Qwen/Qwen3-Embedding-0.6B-Q": Card(
+    "Qwen/Qwen3-Embedding-0.6B": ModelCard(
+        Prompts(query=_QWEN3), needs_prompt=True, matryoshka=Matryoshka((), any_from=32)
+    ),
+    "Qwen/Qwen3-Embedding-0.6B-Q": ModelCard(
         Prompts(query=_QWEN3), needs_prompt=True, matryoshka=Matryoshka((), any_from=32)
     ),
 }

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.model_cards import InputType
 from engine.catalog import Model
 from engine.errors import InvalidInputError
+from engine.model_cards import InputType
 from engine.vectors import Dtype
 
 Truncate = Literal["end", "start", "none"]

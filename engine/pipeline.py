@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from engine.catalog import Model
 from engine.errors import InvalidInputError
-from engine.options import EmbedOptions
 from engine.jobs import Matrix
+from engine.options import EmbedOptions
 from engine.tokenizer import TextTokenizer, TokenizedText
-from engine.vectors import check_honest, convert, cut, unit, weighted_means
+from engine.vectors import check_finite_nonzero, convert, cut, unit, weighted_means
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadTexts:
+class PreparedTexts:
     """The texts of one request, ready for the model.
 
     Attributes:
@@ -71,7 +71,7 @@ class ReadTexts:
         return [self.items[start] for start in starts]
 
 
-def read_texts(tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, options: EmbedOptions) -> ReadTexts:
+def prepare_texts(tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, options: EmbedOptions) -> PreparedTexts:
     """Tokenise *texts* as *options* say, each with *prompt* before it. Blocks for as long as that takes.
 
     Raises:
@@ -79,14 +79,14 @@ def read_texts(tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, opti
     """
     if options.long_text != "truncate":
         windows = tokenizer.windows(texts, prompt=prompt, with_spans=options.long_text == "chunks")
-        return ReadTexts([item for parts in windows for item in parts], [len(parts) for parts in windows])
+        return PreparedTexts([item for parts in windows for item in parts], [len(parts) for parts in windows])
     items = tokenizer.cut(texts, prompt=prompt, side=None if options.truncate == "none" else options.truncate)
     if options.truncate == "none":
         _refuse_long(items, tokenizer.max_tokens)
-    return ReadTexts(items)
+    return PreparedTexts(items)
 
 
-def finish(vectors: Matrix, read: ReadTexts, options: EmbedOptions, model: Model) -> tuple[NDArray[Any], int]:
+def postprocess(vectors: Matrix, read: PreparedTexts, options: EmbedOptions, model: Model) -> tuple[NDArray[Any], int]:
     """Make of the model's vectors what was asked for.
 
     Args:
@@ -102,7 +102,7 @@ def finish(vectors: Matrix, read: ReadTexts, options: EmbedOptions, model: Model
         InvalidVectorError: one is not finite or has a norm of zero, before or after it was cut.
         InvalidInputError: the dtype cannot hold them.
     """
-    check_honest(vectors, owners=read.owners)
+    check_finite_nonzero(vectors, owners=read.owners)
     owners = read.owners
     if options.long_text == "mean" and read.counts is not None:
         vectors = weighted_means(vectors, [item.weight for item in read.items], read.counts)
@@ -113,7 +113,7 @@ def finish(vectors: Matrix, read: ReadTexts, options: EmbedOptions, model: Model
     if options.needs_unit_length:
         vectors = unit(vectors)
     if options.long_text == "mean" or options.dimensions is not None:
-        check_honest(vectors, owners=owners)
+        check_finite_nonzero(vectors, owners=owners)
     return convert(vectors, options.dtype), vectors.shape[1]
 
 

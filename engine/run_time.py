@@ -2,14 +2,14 @@
 
 from weakref import WeakKeyDictionary
 
-from engine.planner import cost
 from engine.jobs import Run, Runnable
+from engine.planner import cost
 
 MEMORY = 0.9
 """Weight of what was known before when a run teaches the model's pace (an exponential moving average)."""
 
 
-class Pace:
+class RunTimeEstimator:
     """Owns what is known of each model's pace, as long as the model is in memory."""
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from engine.admission import Admission
 from engine.errors import (
     CutOffError,
     DrainingError,
@@ -24,11 +25,10 @@ from engine.errors import (
     OverloadedError,
     ServiceError,
 )
-from engine.lane import LEAD_S, Lane
-from engine.run_time import Pace
-from engine.planner import cost
 from engine.jobs import WINDOW_TEXTS, Item, Job, Matrix, Run, Runnable, WaitingJobs, cut_into_runs
-from engine.admission import Room
+from engine.lane import LEAD_S, Lane
+from engine.planner import cost
+from engine.run_time import RunTimeEstimator
 from engine.watchdog import StuckRun, Watchdog
 
 SMALL_TOKENS = 64
@@ -95,8 +95,8 @@ class Scheduler:
         self._micro_batch_tokens = micro_batch_tokens
         self._clock = clock
         self._small, self._big = WaitingJobs(), WaitingJobs()
-        self._room = Room(self._small, self._big, lanes=len(lanes), max_queue_s=max_queue_s)
-        self._pace = Pace()
+        self._room = Admission(self._small, self._big, lanes=len(lanes), max_queue_s=max_queue_s)
+        self._pace = RunTimeEstimator()
         self._done = SchedulerState(lanes=len(lanes))
         self._is_closed = False
         self._run_ended = asyncio.Event()

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
-from engine.planner import cost
 from engine.jobs import Batching, Matrix
+from engine.planner import cost
 from engine.tokenizer import TextTokenizer, TokenizedText
 from engine.vectors import unit
 
@@ -26,9 +26,9 @@ PROBES = (
     "Zwölf Äpfel, 3,50 €. 今日。",
 )
 """Texts of unlike lengths, words, digits, signs and scripts, so that their activations differ."""
-MOST_DRIFT = 1e-5
+MAX_DRIFT = 1e-5
 """How far a number of a vector may be from that of the same text run alone, with vectors at length 1."""
-LEAST_COSINE = 0.999
+MIN_COSINE = 0.999
 """What a reference vector must have in common with the model's own; float16 weights cost 1e-6 of it."""
 UNIT_TOLERANCE = 1e-3
 """How far a length may be from 1 and count as 1; float16 outputs are off by as much as 5e-4."""
@@ -60,7 +60,7 @@ class SelfCheck:
 
     @property
     def is_batch_invariant(self) -> bool:
-        return self.batch_drift is not None and self.batch_drift <= MOST_DRIFT
+        return self.batch_drift is not None and self.batch_drift <= MAX_DRIFT
 
 
 Encode = Callable[[Sequence[TokenizedText]], Matrix]
@@ -86,7 +86,7 @@ def check_model(model: Model, tokenizer: TextTokenizer, encode: Encode) -> SelfC
     started = time.perf_counter()
     drift = _drift_together(encode, items, alone)
     together_s = time.perf_counter() - started
-    is_invariant = drift is not None and drift <= MOST_DRIFT
+    is_invariant = drift is not None and drift <= MAX_DRIFT
     single_s = pace * sum(cost(1, item.length) for item in items)
     check = SelfCheck(
         batch_drift=drift,
@@ -123,7 +123,7 @@ def _batching(encode: Encode, items: Sequence[TokenizedText]) -> Batching:
     shortest = min(item.length for item in items)
     equal = [TokenizedText(shortest, item.ids[:shortest]) for item in items]
     drift = _drift_together(encode, equal, _one_by_one(encode, equal))
-    return "equal" if drift is not None and drift <= MOST_DRIFT else "single"
+    return "equal" if drift is not None and drift <= MAX_DRIFT else "single"
 
 
 def _drift_together(encode: Encode, items: Sequence[TokenizedText], alone: Matrix) -> float | None:
@@ -148,10 +148,10 @@ def _canary(
     vectors = np.stack([known[reference.text] for reference in references])
     wanted = np.asarray([reference.vector for reference in references], dtype=np.float32)
     cosine = float((unit(vectors) * unit(wanted)).sum(axis=1).min())
-    if not cosine >= LEAST_COSINE:
+    if not cosine >= MIN_COSINE:
         raise ModelUnavailableError(
             model.name,
-            f"its vectors are not those of its canary (cosine {cosine:.4f}, where {LEAST_COSINE} is due), "
+            f"its vectors are not those of its canary (cosine {cosine:.4f}, where {MIN_COSINE} is due), "
             "so a file of it is wrong",
         )
     return cosine

@@ -18,7 +18,7 @@ LAYER_NORM_EPSILON = 1e-5
 """Of PyTorch's `layer_norm`, with which model cards apply it."""
 
 
-def check_honest(vectors: Matrix, *, owners: Sequence[int] | None = None) -> None:
+def check_finite_nonzero(vectors: Matrix, *, owners: Sequence[int] | None = None) -> None:
     """Let no vector pass that would spoil an index in silence.
 
     Args:

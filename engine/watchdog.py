@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from engine.lane import Lane
 from engine.jobs import Run
+from engine.lane import Lane
 
 LOOK_S = 1.0
 """Seconds between two looks at most."""

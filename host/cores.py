@@ -1,17 +1,11 @@
-"""What this process may use of the machine, and how it gives memory back."""
+"""Cores: how many this process may use, and the priority of its threads."""
 
 import contextlib
-import ctypes
-import gc
 import os
 import threading
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-
-M_MMAP_THRESHOLD = -3
-"""The parameter's number in glibc's malloc.h."""
-LARGE_BLOCK_BYTES = 1 << 20
 
 
 def usable_cores(*, cgroup: Path = CGROUP) -> int:
@@ -44,24 +38,3 @@ def lower_priority(by: int) -> None:
         thread = threading.get_native_id()
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + by))
-
-
-def return_large_blocks() -> None:
-    """Make freed memory of models go back to the system at once, for the rest of the process's life.
-
-    glibc maps blocks from M_MMAP_THRESHOLD on one by one and unmaps them when they are freed, but raises that
-    threshold to the largest block freed so far, up to 32 MiB. After the first model that was dropped, the weights of
-    the next ones lie in heaps that other blocks keep alive. A threshold that is set stays (see `man mallopt`).
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-
-
-def give_memory_back() -> None:
-    """Return freed memory to the system. Blocks for some milliseconds.
-
-    glibc keeps freed memory for later; `malloc_trim` hands it over. Other C libraries have no such call.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

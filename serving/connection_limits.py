@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-MOST_PIPELINED = 64
+MAX_PIPELINED = 64
 """Requests that may wait on one connection for answers to earlier ones; hardly any client sends a second one."""
 
 
@@ -19,7 +19,7 @@ class Stage(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class ConnectionLimits:
     """What holds for every connection."""
 
     header_timeout_s: float

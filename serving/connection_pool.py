@@ -6,12 +6,12 @@ from typing import Protocol
 import structlog
 
 from engine.errors import DrainingError, ServiceError
-from serving.connection_limits import Rules
+from serving.connection_limits import ConnectionLimits
 
 log = structlog.get_logger()
 
 
-class Guest(Protocol):
+class PooledConnection(Protocol):
     """A connection, as the lobby sees it."""
 
     held_bytes: int
@@ -21,11 +21,11 @@ class Guest(Protocol):
         """Leave the place to another connection."""
 
 
-class Lobby:
+class ConnectionPool:
     """Owns what the connections of one server have in common."""
 
     def __init__(
-        self, rules: Rules, *, note: Callable[[str], None], turn_away: Callable[[str], ServiceError | None]
+        self, rules: ConnectionLimits, *, note: Callable[[str], None], turn_away: Callable[[str], ServiceError | None]
     ) -> None:
         """Let nobody in yet.
 
@@ -39,7 +39,7 @@ class Lobby:
         self.turn_away = turn_away
         self._note = note
         self._held_bytes = 0
-        self._awaited: dict[Guest, None] = {}  # those whose caller's turn it is, longest first
+        self._awaited: dict[PooledConnection, None] = {}  # those whose caller's turn it is, longest first
 
     def refusal(self, method: bytes) -> ServiceError | None:
         """Why a request of this method is refused, whatever it asks for."""
@@ -49,15 +49,15 @@ class Lobby:
         log.info("connection_refused", code=error.code)
         self._note(error.code)
 
-    def awaits(self, guest: Guest) -> None:
+    def awaits(self, guest: PooledConnection) -> None:
         """It is the caller's turn."""
         self._awaited[guest] = None
 
-    def forget(self, guest: Guest) -> None:
+    def forget(self, guest: PooledConnection) -> None:
         """It is the service's turn, or the connection has ended."""
         self._awaited.pop(guest, None)
 
-    def hold(self, guest: Guest, size: int) -> bool:
+    def hold(self, guest: PooledConnection, size: int) -> bool:
         """Count *size* more bytes of a body; false where there is no room, though those who send slowest gave way."""
         self._held_bytes += size
         while self._held_bytes > self.rules.max_bodies_bytes:
@@ -70,7 +70,7 @@ class Lobby:
     def let_go(self, size: int) -> None:
         self._held_bytes -= size
 
-    def make_room_for(self, newcomer: Guest) -> bool:
+    def make_room_for(self, newcomer: PooledConnection) -> bool:
         """End the connection that has kept the service waiting longest; false where all wait for the service."""
         oldest = next((guest for guest in self._awaited if guest is not newcomer), None)
         if oldest is None:
@@ -78,6 +78,6 @@ class Lobby:
         self._end(oldest)
         return True
 
-    def _end(self, guest: Guest) -> None:
+    def _end(self, guest: PooledConnection) -> None:
         self.forget(guest)
         guest.give_way()

@@ -15,13 +15,19 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from web.problems import request_id_of
 from engine.errors import OverloadedError, ServiceError
-from serving.protocol_errors import LargeHeadError, MalformedRequestError, NoConnectionError, SlowRequestError, whole_answer
-from serving.request_heads import fault_of, without_wishes
-from serving.connection_pool import Lobby
-from serving.response_writer import Outlet
-from serving.connection_limits import MOST_PIPELINED, Stage
+from serving.connection_limits import MAX_PIPELINED, Stage
+from serving.connection_pool import ConnectionPool
+from serving.protocol_errors import (
+    LargeHeadError,
+    MalformedRequestError,
+    NoConnectionError,
+    SlowRequestError,
+    whole_answer,
+)
+from serving.request_heads import fault_of, without_upgrade
+from serving.response_writer import ResponseWriter
+from web.problems import request_id_of
 
 LINGER_S = 2.0
 """So long a connection that ends is still read: closed with unread bytes, it would be reset, and its answer lost."""
@@ -29,7 +35,7 @@ LINGER_S = 2.0
 log = structlog.get_logger()
 
 
-class Connection(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with bounds on time, size and number."""
 
     def __init__(
@@ -39,7 +45,7 @@ class Connection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        lobby: Lobby,
+        lobby: ConnectionPool,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._lobby = lobby
@@ -58,7 +64,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
-        self._outlet = Outlet(transport, self.loop)
+        self._outlet = ResponseWriter(transport, self.loop)
         self._lobby.awaits(self)
         self._wait_at_most(self._rules.header_timeout_s)
         is_full = len(self.connections) > self._rules.max_connections
@@ -124,7 +130,7 @@ class Connection(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as wish:
                 method, version = self.parser.get_method(), self.parser.get_http_version()
-                data = without_wishes(method, self.url, version, self.headers) + data[wish.args[0] :]
+                data = without_upgrade(method, self.url, version, self.headers) + data[wish.args[0] :]
             except httptools.HttpParserError:
                 return self._refuse(MalformedRequestError())
             else:
@@ -134,7 +140,7 @@ class Connection(HttpToolsProtocol):
         return self._is_deaf or self.transport.is_closing()
 
     def on_message_begin(self) -> None:
-        if self._is_deaf or len(self.pipeline) >= MOST_PIPELINED:
+        if self._is_deaf or len(self.pipeline) >= MAX_PIPELINED:
             raise OverflowError  # it stops the parser, which otherwise makes thousands of requests of one read
         self._is_reading_head = True
         super().on_message_begin()
@@ -204,7 +210,7 @@ class Connection(HttpToolsProtocol):
         return (
             self._unanswered is None
             and not self.flow.write_paused  # only the app waits for callers who do not take their answers
-            and self._turned_away_at_once < MOST_PIPELINED
+            and self._turned_away_at_once < MAX_PIPELINED
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()

@@ -2,9 +2,9 @@
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from web.security_headers import Header, guarding
-from web.problems import new_request_id, of_error
 from engine.errors import ServiceError
+from web.problems import new_request_id, of_error
+from web.security_headers import Header, guarding
 
 
 class MalformedRequestError(ServiceError):

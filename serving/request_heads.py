@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from engine.errors import ServiceError
 from serving.protocol_errors import LargeHeadError, MalformedRequestError
 
-WISHES = frozenset({b"upgrade", b"connection", b"http2-settings"})
+UPGRADE_HEADERS = frozenset({b"upgrade", b"connection", b"http2-settings"})
 """Headers in which a caller asks for another protocol."""
 
 Header = tuple[bytes, bytes]
@@ -33,8 +33,8 @@ def fault_of(url: bytes, headers: Iterable[Header], version: str, *, max_bytes: 
     return None
 
 
-def without_wishes(method: bytes, url: bytes, version: str, headers: Iterable[Header]) -> bytes:
+def without_upgrade(method: bytes, url: bytes, version: str, headers: Iterable[Header]) -> bytes:
     """The whole head, without the wish for another protocol."""
     lines = [b"%s %s HTTP/%s" % (method, url, version.encode())]
-    lines += [b"%s: %s" % header for header in headers if header[0] not in WISHES]
+    lines += [b"%s: %s" % header for header in headers if header[0] not in UPGRADE_HEADERS]
     return b"\r\n".join(lines) + b"\r\n\r\n"

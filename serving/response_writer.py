@@ -15,7 +15,7 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
-class Outlet:
+class ResponseWriter:
     """Stands before a connection's transport, for answers only.
 
     uvicorn writes the head and the body of an answer one after the other. Each would be a system call of its own, which

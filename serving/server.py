@@ -1,7 +1,6 @@
 """The process around the app: its socket, its signals, its exit code."""
 
 import asyncio
-import errno
 import math
 import os
 import socket
@@ -19,30 +18,23 @@ import uvicorn
 from litestar import Litestar
 
 from engine.errors import ServiceError
-from serving.protocol import Connection
-from serving.connection_pool import Lobby
-from serving.connection_limits import Rules
+from host.ports import ListenError, open_listening_socket
+from serving.connection_limits import ConnectionLimits
+from serving.connection_pool import ConnectionPool
+from serving.protocol import HttpProtocol
 
 if sys.platform != "win32":
     import resource
 
-BACKLOG = 2048
-"""Connections that the kernel holds until the service takes them."""
 OTHER_FILES = 100
 """Open files that are no connections of callers: models, the hub, Redis, the log."""
 CLOSE_S = 1.0
 """What is kept of the time to drain for closing all that is open: a supervisor kills who is not gone by then."""
 
-LISTENING_HINTS = {
-    errno.EACCES: " Ports below 1024 are for root: set PORT=8000, and let the container or a proxy map the other one.",
-    errno.EADDRINUSE: " Another process has the port: end it, or set another PORT.",
-    errno.EADDRNOTAVAIL: " This machine has no such address: set HOST=0.0.0.0 for all of its own.",
-}
-
 log = structlog.get_logger()
 
 
-class Stoppable(Protocol):
+class ServiceState(Protocol):
     """What a running service shows of itself."""
 
     phase: Literal["starting", "healthy", "draining"]
@@ -52,11 +44,16 @@ class Stoppable(Protocol):
 class Server(uvicorn.Server):
     """A server that drains: asked to stop, it goes on listening until all accepted work is answered.
 
-    Meanwhile probes hear that it drains, new work is refused by `Connection`, and each answer ends its connection.
+    Meanwhile probes hear that it drains, new work is refused by `HttpProtocol`, and each answer ends its connection.
     """
 
     def __init__(
-        self, app: Litestar, config: uvicorn.Config, lobby: Lobby, *, clock: Callable[[], float] = time.monotonic
+        self,
+        app: Litestar,
+        config: uvicorn.Config,
+        lobby: ConnectionPool,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve *app*, whose connections meet in *lobby*; *clock* gives seconds, monotonic."""
         super().__init__(config)
@@ -85,7 +82,7 @@ class Server(uvicorn.Server):
             self._ends = self._clock() + self._drain_s
             log.info("drain_started", requests=len(self.server_state.tasks), seconds=self._drain_s)
             for connection in self.server_state.connections:
-                cast("Connection", connection).end_after_answer()
+                cast("HttpProtocol", connection).end_after_answer()
         is_done = not self.server_state.tasks
         return is_done or self._clock() >= self._ends
 
@@ -107,7 +104,7 @@ def serve(
     host: str,
     port: int,
     drain_s: int,
-    rules: Rules,
+    rules: ConnectionLimits,
     note: Callable[[str], None],
     turn_away: Callable[[str], ServiceError | None],
 ) -> int:
@@ -126,15 +123,13 @@ def serve(
         The exit code: 0 after a signal, 1 where the service could not start; standard error says why.
     """
     try:
-        listening = _listen(host, port)
-    except (OSError, TypeError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "this is no address"
-        hint = LISTENING_HINTS.get(getattr(error, "errno", None) or 0, "")
-        return _fail(f"Cannot listen on HOST={host} PORT={port}: {reason}.{hint}")
-    lobby = Lobby(_within_file_limit(rules), note=note, turn_away=turn_away)
+        listening = open_listening_socket(host, port)
+    except ListenError as error:
+        return _fail(str(error))
+    lobby = ConnectionPool(_within_file_limit(rules), note=note, turn_away=turn_away)
     config = uvicorn.Config(
         app,
-        http=cast("type[asyncio.Protocol]", partial(Connection, lobby=lobby)),
+        http=cast("type[asyncio.Protocol]", partial(HttpProtocol, lobby=lobby)),
         ws="none",
         log_config=None,
         access_log=False,
@@ -150,25 +145,12 @@ def serve(
     return _end(0)
 
 
-def running_service(app: Litestar) -> Stoppable | None:
-    service: Stoppable | None = app.state.get("service")
+def running_service(app: Litestar) -> ServiceState | None:
+    service: ServiceState | None = app.state.get("service")
     return service
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(BACKLOG)  # only this takes the port: two servers may have bound it
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def _within_file_limit(rules: Rules) -> Rules:
+def _within_file_limit(rules: ConnectionLimits) -> ConnectionLimits:
     """As many connections as this process may have open files, after it has raised that number as far as it may."""
     if sys.platform == "win32":
         return rules

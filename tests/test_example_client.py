@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from example_client import MOST_TRIES, ProblemError, ask
+from example_client import MAX_TRIES, ProblemError, ask
 from tests.support.servers import free_port
 
 pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
@@ -70,4 +70,4 @@ def test_client_gives_up_at_last() -> None:
         pytest.raises(ProblemError, match="No more than 1"),
     ):
         ask(client, "GET", "/models")
-    assert len(tries) == MOST_TRIES
+    assert len(tries) == MAX_TRIES

@@ -57,7 +57,7 @@ class Loader:
         if name in self.unreachable:
             raise ModelUnavailableError(name, "the hub cannot be reached")
 
-    def finish(self, encoder: Encoder) -> None:
+    def optimise(self, encoder: Encoder) -> None:
         self.finished.put(encoder.name)
         if encoder.name in self.unfinishable:
             raise RuntimeError
@@ -101,7 +101,7 @@ async def make(loader: Loader, clock: ManualClock, executor: ThreadPoolExecutor)
         manager = ModelManager(
             fetch=loader.fetch,
             load=loader.load,
-            finish=loader.finish,
+            optimise=loader.optimise,
             memory_bytes=lambda name: 300 if name == "d" else 100,
             executor=executor,
             capacity=capacity,
@@ -459,7 +459,7 @@ from pathlib import Path
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
 from engine.catalog import read_catalog
 from engine.encoder import load_encoder
-from host.cores import give_memory_back, return_large_blocks
+from host.memory import give_memory_back, return_large_blocks
 from model_manager import ModelManager
 
 def resident_mb():
@@ -473,7 +473,7 @@ async def main():
     with ThreadPoolExecutor(4) as executor:
         models = ModelManager(
             fetch=lambda name: None, load=lambda name: load_encoder(catalog.get(name), hub_cache_dir=Path("unused")),
-            finish=lambda encoder: None, memory_bytes=lambda name: 1,
+            optimise=lambda encoder: None, memory_bytes=lambda name: 1,
             executor=executor, capacity=2, ttl_s=0, retry_pause_s=1,
         )
         seen = []

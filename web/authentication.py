@@ -6,7 +6,7 @@ from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from access.principals import SCOPES, Caller, MissingScopeError, UnauthenticatedError
+from access.principals import SCOPES, MissingScopeError, Principal, UnauthenticatedError
 from engine.errors import ServiceError
 
 REALM = "fast-embedding"
@@ -14,10 +14,10 @@ READING = frozenset({"GET", "OPTIONS"})
 """Methods of routes that are open unless they say otherwise; HEAD comes here as GET."""
 
 
-class Auth(ASGIMiddleware):
+class AuthenticationMiddleware(ASGIMiddleware):
     """Lets those through who may call a route, and tells who they are.
 
-    A route says by its option `scope` what it needs, and `Auth` is told which of these are closed. Of those that are
+    A route says by its option `scope` what it needs, and the middleware is told which of these are closed. Of those that are
     scopes of keys (`embed`, `metrics`), the caller's key must have it; for others (`models`, `docs`) any key will do.
     The caller's name goes into the request's state, as `caller_name`.
     """
@@ -28,8 +28,8 @@ class Auth(ASGIMiddleware):
         self,
         *,
         closed: Iterable[str],
-        find_key: Callable[[bytes], Caller | None],
-        read_token: Callable[[bytes], Awaitable[Caller | None]],
+        find_key: Callable[[bytes], Principal | None],
+        read_token: Callable[[bytes], Awaitable[Principal | None]],
     ) -> None:
         """Guard the routes whose option is among *closed*.
 
@@ -58,7 +58,7 @@ class Auth(ASGIMiddleware):
         if needed in SCOPES and not caller.may(needed):
             raise MissingScopeError(needed)
 
-    async def _identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+    async def _identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
         bearers, keys = _credentials(headers)
         given = {*bearers, *keys}
         if not given:

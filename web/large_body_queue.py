@@ -11,11 +11,11 @@ Done = TypeVar("Done")
 
 REST = 4
 """A pause is so many times as long as the work before it, which therefore gets a fifth of the time at most."""
-MOST_WAITING = 64
+MAX_WAITING = 64
 """Who wait for their turns keep what they have sent in memory."""
 
 
-class Turns:
+class LargeBodyQueue:
     """Owns who has a turn. Threads would not help here: a decoder keeps Python's lock until it is done."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,7 +29,7 @@ class Turns:
         Raises:
             OverloadedError: too many wait for their turns.
         """
-        if self._waiting >= MOST_WAITING:
+        if self._waiting >= MAX_WAITING:
             raise OverloadedError("Too many large bodies came at once.", retry_after_s=1)
         self._waiting += 1
         try:

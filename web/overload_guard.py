@@ -18,15 +18,15 @@ WORK = QUEUED | {"/tokenize"}
 """Those that hold the event loop for long: bodies are decoded and texts tokenised."""
 AT_ONCE = 4
 """Requests that come in between two looks at the sockets: some milliseconds of work."""
-MOST_IN_LINE, LINE_S = 1000, 1.0
+MAX_IN_LINE, LINE_S = 1000, 1.0
 """Requests that may stand in line, and for how long."""
 TELL_EVERY_S = 1.0
 
 log = structlog.get_logger()
 
 
-class Door:
-    """ASGI middleware within the `Observer`, which tells the refusal, counts it and adds every answer's headers.
+class OverloadGuard:
+    """ASGI middleware within the `RequestLog`, which tells the refusal, counts it and adds every answer's headers.
 
     Ten times the load that can be served means nine refusals to each answer: what one costs is taken from the work. So
     they get no line each in the log, but one line a second for all. And when requests come faster than the event loop
@@ -46,7 +46,7 @@ class Door:
         Args:
             app: what is let in comes there.
             refusal: tells why any work would be refused now, or None where there is room for some.
-            count: is told endpoint, seconds and code of each refusal that never comes to the `Observer`.
+            count: is told endpoint, seconds and code of each refusal that never comes to the `RequestLog`.
             clock: seconds, monotonic.
         """
         self._app = app
@@ -87,7 +87,7 @@ class Door:
     def _check(self, scope: Scope, route: str, since: float | None = None) -> None:
         """Refuse what cannot be served; *since* is when it came to stand in line."""
         error = self._refusal() if route in QUEUED else None
-        if error is None and (self._is_over(since) if since is not None else len(self._line) >= MOST_IN_LINE):
+        if error is None and (self._is_over(since) if since is not None else len(self._line) >= MAX_IN_LINE):
             error = OverloadedError("Requests come faster than they can be read.", retry_after_s=LINE_S)
         if error is not None:
             scope["path_template"] = route  # counted as its route's, though no router has seen it

@@ -16,17 +16,17 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
-from web.security_headers import Header
-from web.large_body_queue import Done, Turns
 from engine.errors import InvalidInputError, ServiceError
+from web.large_body_queue import Done, LargeBodyQueue
+from web.security_headers import Header
 
 MEDIA_TYPE = "application/problem+json"
 UNKNOWN_FIELD = "Object contains unknown field"
 """How msgspec begins to tell of a field that a body does not know."""
-MOST_ECHOED = 200
+MAX_ECHOED = 200
 """Characters of a caller's own words (a field's name) that a message repeats at most."""
 SURROGATE = re.compile("[\ud800-\udfff]")
-MOST_SEARCHED_BYTES = 1_000_000
+MAX_SEARCHED_BYTES = 1_000_000
 """Of larger bodies it is not searched which text is wrong: that would hold the event loop, and so all other callers."""
 LARGE_BYTES = 1_000_000
 """Bodies larger than this are put together and decoded in turns."""
@@ -113,7 +113,7 @@ class StrictRequest(Request[Any, Any, Any]):
     async def _in_turn(self, work: Callable[[], Done], size_bytes: int) -> Done:
         if size_bytes <= LARGE_BYTES:
             return work()
-        turns: Turns = self.app.state.turns
+        turns: LargeBodyQueue = self.app.state.turns
         return await turns.take(work)
 
     async def json(self) -> Any:
@@ -143,7 +143,7 @@ def _decoded(body: bytes, kind: Any) -> Any:
         return _decoder(kind).decode(body)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$")
-        where = where.rstrip("`").removeprefix(".")[:MOST_ECHOED]  # a field's name may hold these words, too
+        where = where.rstrip("`").removeprefix(".")[:MAX_ECHOED]  # a field's name may hold these words, too
         raise _invalid(message, where, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid_json(body, error) from None
@@ -289,8 +289,8 @@ def _invalid(message: str, where: str, kind: Any = None) -> InvalidInputError:
         if match[2]:
             facts["index"] = int(match[2])
     elif match := re.search(r"(?:unknown|required) field `(.*)`", message, re.DOTALL):
-        facts["field"] = match[1][:MOST_ECHOED]
-    told = f"{where + ': ' if where else ''}{_plain(message)[:MOST_ECHOED]}."
+        facts["field"] = match[1][:MAX_ECHOED]
+    told = f"{where + ': ' if where else ''}{_plain(message)[:MAX_ECHOED]}."
     known = _fields(kind)
     if choices := list(known) if message.startswith(UNKNOWN_FIELD) else known.get(where):
         facts["choices"] = choices
@@ -306,9 +306,9 @@ def _plain(message: str) -> str:
 
 def _invalid_json(body: bytes, error: Exception) -> InvalidInputError:
     """A strict decoder says that the body is wrong; here is said what is, and where."""
-    cause = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:MOST_ECHOED]
+    cause = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:MAX_ECHOED]
     not_json = InvalidInputError(f"The body is not JSON: {cause}.")
-    if len(body) > MOST_SEARCHED_BYTES:
+    if len(body) > MAX_SEARCHED_BYTES:
         return not_json
     try:
         found = _lone_surrogate(json.loads(body.decode()))  # of bytes json would guess the encoding
@@ -330,6 +330,6 @@ def _lone_surrogate(content: object) -> tuple[str, int | None] | None:
         texts = value if isinstance(value, list) else [value]
         for index, text in enumerate(texts):
             if isinstance(text, str) and not text.isascii() and SURROGATE.search(text):
-                readable = SURROGATE.sub("\ufffd", name)[:MOST_ECHOED]
+                readable = SURROGATE.sub("\ufffd", name)[:MAX_ECHOED]
                 return readable, index if isinstance(value, list) else None
     return None

@@ -17,17 +17,17 @@ from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from access.quotas import Allowance, Allowances, Quota, RateLimitedError
+from access.quotas import Quota, QuotaState, QuotaStore, RateLimitedError
 
 Charge = Callable[[int], None]
 
 
-class RateLimits(ASGIMiddleware):
+class RateLimitMiddleware(ASGIMiddleware):
     """Takes one request from the caller's allowance before its body is read."""
 
     scopes = (ScopeType.HTTP,)
 
-    def __init__(self, allowances: Allowances, *, address_of: Callable[[HTTPScope], str]) -> None:
+    def __init__(self, allowances: QuotaStore, *, address_of: Callable[[HTTPScope], str]) -> None:
         """Let *allowances* decide; callers without a name are told apart by what *address_of* says."""
         self._allowances = allowances
         self._address_of = address_of
@@ -72,7 +72,7 @@ def _policy(quota: Quota) -> str:
     return f'"{quota.name}";q={quota.units}{unit};w={quota.window_s}'
 
 
-def _rate_limit(allowance: Allowance) -> tuple[bytes, bytes]:
+def _rate_limit(allowance: QuotaState) -> tuple[bytes, bytes]:
     told = ", ".join(
         f'"{quota.name}";r={quota.left(used)};t={quota.pace_s(used)}'
         for quota, used in zip(allowance.quotas, allowance.used, strict=True)

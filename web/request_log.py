@@ -19,9 +19,9 @@ from litestar.types import (
     WebSocketReceiveMessage,
 )
 
-from web.security_headers import Header, guarding
-from web.problems import UnforeseenError, of_error, request_id_of
 from engine.errors import CutOffError, ServiceError
+from web.problems import UnforeseenError, of_error, request_id_of
+from web.security_headers import Header, guarding
 
 POLLED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 """Routes that are asked again and again; their answers are logged at DEBUG level only."""
@@ -33,7 +33,7 @@ CALLER_LEFT = 499
 log = structlog.get_logger()
 
 
-class Observer:
+class RequestLog:
     """ASGI middleware outside of all of Litestar, so that 404s, CORS answers and crashes are seen, too.
 
     What lies within may put headers into the request's state, as `answer_headers`: they go out with whatever answer

@@ -11,7 +11,7 @@ from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receiv
 from api.answer_formats import JSON
 
 
-class FastResponse(Response[Any]):
+class JsonResponse(Response[Any]):
     """JSON by orjson, which writes numpy's float32 directly and with no more digits than float32 has."""
 
     def render(self, content: Any, media_type: str, enc_hook: Any = None) -> bytes:  # noqa: ARG002 - Litestar's signature

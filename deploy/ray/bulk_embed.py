@@ -25,14 +25,14 @@ if not __package__:  # run as a script: let `engine` and `deploy` be found, and 
 import structlog
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
-from engine.model_cards import InputType
 from engine.catalog import Model, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import ServiceError
 from engine.hub import fetch
-from host.cores import usable_cores
+from engine.model_cards import InputType
 from engine.options import EmbedOptions
 from engine.vectors import Dtype
+from host.cores import usable_cores
 
 try:
     from deploy.ray.bulk_embedder import NEW_COLUMNS, Done, Work, embed_unit
@@ -45,7 +45,7 @@ except ModuleNotFoundError as missing:
 ROOT = Path(__file__).resolve().parent.parent.parent
 STORE_BYTES = 200_000_000
 """Ray's object store where this starts Ray itself: only descriptions of units go through it."""
-MOST = 10_000_000
+MAX_COUNT = 10_000_000
 IN_FLIGHT = 2
 """Units that an actor has: the one that it works on, and the next."""
 
@@ -78,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def whole(given: str) -> int:
-    if not given.isdecimal() or not 0 < int(given) <= MOST:
-        message = f"{given!r} is no whole number from 1 to {MOST}"
+    if not given.isdecimal() or not 0 < int(given) <= MAX_COUNT:
+        message = f"{given!r} is no whole number from 1 to {MAX_COUNT}"
         raise argparse.ArgumentTypeError(message)
     return int(given)
 
@@ -141,7 +141,7 @@ def opened(model: Model, hub_cache_dir: Path) -> Encoder:
 
 
 def fingerprint_of(encoder: Encoder) -> str:
-    return encoder.stamp.fingerprint if encoder.stamp else ""
+    return encoder.fingerprint.digest if encoder.fingerprint else ""
 
 
 @dataclass(frozen=True, slots=True)

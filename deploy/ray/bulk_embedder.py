@@ -22,9 +22,9 @@ from deploy.ray.bulk_inputs import Columns, InputError, Unit, first_line
 from deploy.ray.bulk_rows import UnitRows, place_of, read_unit
 from engine.encoder import Encoder
 from engine.errors import InvalidVectorError
-from engine.options import EmbedOptions
 from engine.jobs import Matrix, cut_into_runs
-from engine.pipeline import ReadTexts, finish, read_texts
+from engine.options import EmbedOptions
+from engine.pipeline import PreparedTexts, postprocess, prepare_texts
 from engine.vectors import convert
 
 ABOUT = "fast_embedding"
@@ -33,7 +33,7 @@ TOKENIZED_AT_ONCE = 64
 """Texts; the tokenizer holds far more of a text than its tokens."""
 TOLD_BAD_ROWS = 3
 """Bad rows of a unit that are told with their place; all are counted."""
-MOST_TOLD_TEXT = 300
+MAX_TOLD_TEXT = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,33 +120,33 @@ def read_done(target: Path) -> Done:
         raise InputError(f"{target} is no file that this job has written ({type(error).__name__}); remove it") from None
 
 
-def _vectors_of(encoder: Encoder, unit: Unit, rows: UnitRows, work: Work) -> tuple[NDArray[Any], ReadTexts]:
+def _vectors_of(encoder: Encoder, unit: Unit, rows: UnitRows, work: Work) -> tuple[NDArray[Any], PreparedTexts]:
     options = work.options
     if not rows.texts:
         one = np.ones((1, options.dimensions or encoder.dim), np.float32)
-        return convert(one, options.dtype)[:0], ReadTexts([])
+        return convert(one, options.dtype)[:0], PreparedTexts([])
     read = _read(encoder, rows.texts, options)
     runnable = encoder.runnable(options.input_type)
     try:
-        finished, _ = finish(_encode(runnable, read, work.budget_tokens), read, options, encoder.model)
+        finished, _ = postprocess(_encode(runnable, read, work.budget_tokens), read, options, encoder.model)
     except InvalidVectorError as error:
         raise InputError(f"{place_of(unit, rows.positions[error.index])}: {error.detail}") from error
     return finished, read
 
 
-def _read(encoder: Encoder, texts: Sequence[str], options: EmbedOptions) -> ReadTexts:
+def _read(encoder: Encoder, texts: Sequence[str], options: EmbedOptions) -> PreparedTexts:
     prompt = encoder.model.card.prompt_for(options.input_type)
     parts = [
-        read_texts(encoder.tokenizer, texts[start : start + TOKENIZED_AT_ONCE], prompt, options)
+        prepare_texts(encoder.tokenizer, texts[start : start + TOKENIZED_AT_ONCE], prompt, options)
         for start in range(0, len(texts), TOKENIZED_AT_ONCE)
     ]
     items = [item for part in parts for item in part.items]
     if all(part.counts is None for part in parts):
-        return ReadTexts(items)
-    return ReadTexts(items, [count for part in parts for count in part.counts or [1] * len(part.items)])
+        return PreparedTexts(items)
+    return PreparedTexts(items, [count for part in parts for count in part.counts or [1] * len(part.items)])
 
 
-def _encode(runnable: Any, read: ReadTexts, budget_tokens: int) -> Matrix:
+def _encode(runnable: Any, read: PreparedTexts, budget_tokens: int) -> Matrix:
     """The vectors of all items, by runs of least cost, in the order of the items."""
     items = read.items
     order = sorted(range(len(items)), key=lambda index: -items[index].length)
@@ -160,7 +160,7 @@ def _encode(runnable: Any, read: ReadTexts, budget_tokens: int) -> Matrix:
     return vectors
 
 
-def _table_of(rows: UnitRows, vectors: NDArray[Any], read: ReadTexts) -> pa.Table:
+def _table_of(rows: UnitRows, vectors: NDArray[Any], read: PreparedTexts) -> pa.Table:
     numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     return pa.table(
         {

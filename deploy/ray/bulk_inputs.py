@@ -26,10 +26,10 @@ SAMPLED_FILES, SAMPLED_LINES = 20, 1000
 """JSON Lines have no schema: the types of their columns are those of so many lines of so many files."""
 SAMPLED_BYTES = 8_000_000
 """No further line of a file is looked at first after so much: a line may be a book, and all of them are in memory."""
-MOST_LINE_BYTES = 64_000_000
+MAX_LINE_BYTES = 64_000_000
 """A longer line is no row but a broken file; it is never held in memory."""
 
-MOST_UNIT_BYTES = 64_000_000
+MAX_UNIT_BYTES = 64_000_000
 """Of JSON Lines: where the first lines are longer than the others, rows alone would make a unit of a whole file."""
 
 
@@ -240,7 +240,7 @@ def _sampled_lines(file: InputFile) -> list[bytes]:
     try:
         with Path(file.path).open("rb") as opened:
             while (
-                len(lines) < SAMPLED_LINES and size_bytes < SAMPLED_BYTES and (line := opened.readline(MOST_LINE_BYTES))
+                len(lines) < SAMPLED_LINES and size_bytes < SAMPLED_BYTES and (line := opened.readline(MAX_LINE_BYTES))
             ):
                 lines.append(line)
                 size_bytes += len(line)
@@ -252,4 +252,4 @@ def _sampled_lines(file: InputFile) -> list[bytes]:
 def _bytes_of(file: InputFile, rows: int) -> int:
     """Bytes that about so many rows have, by the first ones."""
     lines = _sampled_lines(file) or [b"\n"]
-    return min(MOST_UNIT_BYTES, max(1, rows * sum(map(len, lines)) // len(lines)))
+    return min(MAX_UNIT_BYTES, max(1, rows * sum(map(len, lines)) // len(lines)))

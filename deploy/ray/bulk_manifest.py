@@ -13,7 +13,7 @@ from deploy.ray.bulk_inputs import InputError, Unit
 
 MANIFEST, REPORT, LOCK = "_manifest.json", "_report.json", "_lock"
 """Readers of data sets pass over names that begin with an underscore or a dot."""
-MOST_DIFFERENCES = 5
+MAX_DIFFERENCES = 5
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def begin_or_resume(output: Path, job: Mapping[str, Any]) -> bool:
         raise InputError(f"{path} cannot be read ({type(error).__name__}); name another folder") from None
     now = json.loads(json.dumps(job))
     if differences := list(_differences(before, now)):
-        told = "; ".join(differences[:MOST_DIFFERENCES])
+        told = "; ".join(differences[:MAX_DIFFERENCES])
         raise InputError(
             f"{output} holds another job, and what is there would not fit what would come: {told}. "
             "Ask for the same to go on with it, or name another folder"

@@ -9,7 +9,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deploy.ray.bulk_inputs import MOST_LINE_BYTES, Columns, InputError, Unit, first_line
+from deploy.ray.bulk_inputs import MAX_LINE_BYTES, Columns, InputError, Unit, first_line
 
 BATCH_ROWS = 1024
 BLOCK_BYTES = 1 << 20
@@ -151,8 +151,8 @@ def _lines(unit: Unit) -> Iterator[tuple[int, bytes]]:
         if unit.start:
             file.seek(unit.start - 1)
             _skip_line(file)  # it begins in the unit before, unless the byte before is its end
-        while (position := file.tell()) < unit.stop and (line := file.readline(MOST_LINE_BYTES)):
-            if len(line) == MOST_LINE_BYTES and not line.endswith(b"\n"):
+        while (position := file.tell()) < unit.stop and (line := file.readline(MAX_LINE_BYTES)):
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
                 _skip_line(file)
                 line = b"{too long"
             line = line.removeprefix(BYTE_ORDER_MARK) if not position else line
@@ -167,7 +167,7 @@ def _skip_line(file: Any) -> None:
 
 def _parsed(line: bytes) -> dict[str, Any]:
     if line == b"{too long":
-        message = f"the line is longer than {MOST_LINE_BYTES:,} bytes"
+        message = f"the line is longer than {MAX_LINE_BYTES:,} bytes"
         raise ValueError(message)
     try:
         row = orjson.loads(line)

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-from web.security_headers import SECURITY_HEADERS, guarding
-from web.problems import of_error, request_id_of
 from config import load_settings
 from engine.errors import DeadlineError, ServiceError
+from web.problems import of_error, request_id_of
+from web.security_headers import SECURITY_HEADERS, guarding
 
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 SERVES_OWN = "/-/"

@@ -12,15 +12,15 @@ import structlog
 from litestar import Litestar
 from ray import serve
 
+from assembly.running import RunningService
 from config import SettingsError
 from deploy.ray.retries import CALLBACK
-from assembly.running import Service
 
 REPLICA_CPUS = 2
 TARGET_PER_LANE = 2
 """Requests under way per lane at which no replica is added: one that the lane runs, and one that it can begin the
 moment that ends, while the answer and the next request travel through the proxy."""
-MOST_ONGOING = 1000
+MAX_ONGOING = 1000
 """Requests that Serve gives to a replica at most. Not less: what would wait in Serve's proxy, without a bound in
 seconds, hears from the replica's own queue (MAX_QUEUE_SECONDS) at once whether it will be served."""
 
@@ -65,7 +65,7 @@ class FastEmbedding:
         Raises:
             RuntimeError: a required model cannot be loaded, or a lane is stuck (then `/health/live` is 503, too).
         """
-        service: Service = self.app.state.service
+        service: RunningService = self.app.state.service
         await service.settled.wait()
         if service.failure:
             message = f"The service cannot start: {service.failure}"
@@ -77,7 +77,7 @@ class FastEmbedding:
 
 DEPLOYMENT = serve.deployment(
     serve.ingress(open_app)(FastEmbedding),
-    max_ongoing_requests=MOST_ONGOING,
+    max_ongoing_requests=MAX_ONGOING,
     max_constructor_retry_count=3,
     ray_actor_options={"num_cpus": REPLICA_CPUS},
     autoscaling_config={

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from access.principals import Caller
 from access.api_keys import KeyFormatError, KeyRing, read_entries, read_lines
+from access.principals import Principal
 
 ALICE, BOB, CAROL = "alice-0123456789", "bob-0123456789-bob", "carol-0123456789+/="
 EMBED = frozenset({"embed"})
@@ -24,7 +24,7 @@ class ManualClock:
         return self.now_s
 
 
-def callers(*texts: str) -> list[Caller]:
+def callers(*texts: str) -> list[Principal]:
     return [entry.caller for entry in read_entries(texts)]
 
 
@@ -36,7 +36,11 @@ def complaint(text: str) -> str:
 
 
 def test_key_without_a_name_is_named_by_its_place_and_may_embed() -> None:
-    assert callers(ALICE, f"bob:{BOB}", CAROL) == [Caller("key-1", EMBED), Caller("bob", EMBED), Caller("key-3", EMBED)]
+    assert callers(ALICE, f"bob:{BOB}", CAROL) == [
+        Principal("key-1", EMBED),
+        Principal("bob", EMBED),
+        Principal("key-3", EMBED),
+    ]
     assert [entry.caller.name for entry in read_lines(f"# mine\n\n{ALICE}\n")] == ["line-3"]
 
 
@@ -101,8 +105,8 @@ def test_any_text_is_a_key_or_told(text: str) -> None:
 
 def test_key_is_found_and_others_are_not() -> None:
     ring = KeyRing(read_entries([f"alice:{ALICE}", f"bob:{BOB}"]))
-    assert ring.find(ALICE.encode()) == Caller("alice", EMBED)
-    assert ring.find(BOB.encode()) == Caller("bob", EMBED)
+    assert ring.find(ALICE.encode()) == Principal("alice", EMBED)
+    assert ring.find(BOB.encode()) == Principal("bob", EMBED)
     for other in (b"", ALICE[:-1].encode(), ALICE.upper().encode(), b"alice", b"\xff", f"{ALICE} ".encode()):
         assert ring.find(other) is None
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from access.principals import KeysUnavailableError, UnauthenticatedError
-from access.jwks import KEEP_S, MOST_BYTES, PAUSE_S, Jwks, JwksError, fetch_document
+from access.jwks import KEEP_S, MAX_BYTES, PAUSE_S, Jwks, JwksError, fetch_document
 from access.jwt_tokens import algorithm_of
+from access.principals import KeysUnavailableError, UnauthenticatedError
 from tests.support.signing_keys import ec_key, issuing, public_jwk, rsa_key
 
 ONE, TWO, CURVE = rsa_key("one"), rsa_key("two"), ec_key("curve")
@@ -254,6 +254,6 @@ async def test_other_answer_than_200_is_a_failure(status: int) -> None:
 
 async def test_endless_answer_is_a_failure() -> None:
     with issuing() as issuer:
-        issuer.body = b" " * (MOST_BYTES + 1)
+        issuer.body = b" " * (MAX_BYTES + 1)
         with pytest.raises(JwksError, match="large"):
             await fetch_document(issuer.url)

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from access.principals import Caller, UnauthenticatedError
 from access.jwt_tokens import KeyFileError, OneKey, Tokens, read_public_key, secret_key
+from access.principals import Principal, UnauthenticatedError
 from tests.support.signing_keys import SECRET, ec_key, private_pem, public_pem, rsa_key, token
 
 RSA, EC = rsa_key(), ec_key()
@@ -47,7 +47,7 @@ async def refusal(given: str | bytes, reader: Tokens | None = None) -> Unauthent
 async def test_good_token_tells_whose_it_is(key: Any, algorithm: str) -> None:
     caller = await tokens().read(token(key, algorithm).encode())
     assert caller is not None
-    assert caller == Caller("alice", frozenset({"embed"}))
+    assert caller == Principal("alice", frozenset({"embed"}))
 
 
 @pytest.mark.parametrize("given", [b"", b"abc", b"a.b", b"a.b.c.d", b"....."])

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from access.quotas import MemoryQuotas, Quota, QuotaState, quotas_of
+from access.redis_quotas import MAX_CONNECTIONS, RedisQuotas
 from assembly.access import allowances_of
-from access.quotas import Allowance, MemoryAllowances, Quota, quotas_of
-from access.redis_quotas import MOST_CONNECTIONS, RedisAllowances
 from config import HERE, SettingsError, load_settings
+from tests.access.test_quotas import left
 from tests.support.redis_servers import RedisServer, running_redis
 from tests.support.servers import free_port
-from tests.access.test_quotas import left
 
 pytestmark = pytest.mark.redis
 
@@ -35,7 +35,7 @@ SECRET = "not-to-be-told"  # noqa: S105 - of a Redis that lives as long as a tes
 class Opened:
     """Allowances under test, the looks whether Redis is back that a test lets happen, and what was logged."""
 
-    def __init__(self, allowances: RedisAllowances, looks: asyncio.Semaphore, logged: list[Any]) -> None:
+    def __init__(self, allowances: RedisQuotas, looks: asyncio.Semaphore, logged: list[Any]) -> None:
         self.allowances = allowances
         self._looks = looks
         self.logged = logged
@@ -46,7 +46,7 @@ class Opened:
             self._looks.release()
             await asyncio.sleep(0)
 
-    async def take(self, times: int = 1, caller: str = "a") -> list[Allowance]:
+    async def take(self, times: int = 1, caller: str = "a") -> list[QuotaState]:
         """So many requests at once."""
         return await asyncio.gather(*(self.allowances.take(caller) for _ in range(times)))
 
@@ -80,9 +80,7 @@ async def opened(
     url: str, *, quotas: tuple[Quota, ...] = QUOTAS, patience_s: float = PATIENT_S
 ) -> AsyncIterator[Opened]:
     looks = asyncio.Semaphore(0)
-    allowances = RedisAllowances(
-        quotas, url=url, memory=MemoryAllowances(quotas), patience_s=patience_s, pause=looks.acquire
-    )
+    allowances = RedisQuotas(quotas, url=url, memory=MemoryQuotas(quotas), patience_s=patience_s, pause=looks.acquire)
     before = asyncio.all_tasks()
     with capture_logs() as logged:
         async with allowances.running():
@@ -138,7 +136,7 @@ async def test_redis_and_memory_decide_alike(
     redis.tell("FLUSHALL")
     quotas = quotas_of(requests=requests, tokens=tokens, window_s=DAY_S)
     ticks = count()
-    memory = MemoryAllowances(quotas, clock=lambda: next(ticks) * 1e-6)  # time passes in Redis, too
+    memory = MemoryQuotas(quotas, clock=lambda: next(ticks) * 1e-6)  # time passes in Redis, too
     async with opened(redis.url, quotas=quotas) as there:
         for step in steps:
             if step is None:
@@ -265,7 +263,7 @@ async def test_killed_redis_is_replaced_by_memory_until_it_is_restarted(own: Red
 
 async def test_redis_restarted_between_two_requests_goes_unnoticed(own: RedisServer) -> None:
     async with opened(own.url) as there:
-        assert await there.admitted(MOST_CONNECTIONS) == MOST_CONNECTIONS
+        assert await there.admitted(MAX_CONNECTIONS) == MAX_CONNECTIONS
         own.kill()
         own.start()
         assert await there.admitted(30) == 20
@@ -283,7 +281,7 @@ async def test_frozen_redis_is_replaced_by_memory_until_it_is_thawed(own: RedisS
         own.thaw()
         await there.recover()
         # No connection was lost to those who gave up waiting.
-        assert await there.admitted(10 * MOST_CONNECTIONS, caller="b") == 20
+        assert await there.admitted(10 * MAX_CONNECTIONS, caller="b") == 20
         assert RECOVERED in there.events
 
 
@@ -302,14 +300,14 @@ async def test_caller_who_leaves_while_redis_is_asked_harms_nobody(own: RedisSer
     async with opened(own.url) as there:
         await there.take()
         own.freeze()
-        leaving = [asyncio.create_task(there.allowances.take("b")) for _ in range(2 * MOST_CONNECTIONS)]
+        leaving = [asyncio.create_task(there.allowances.take("b")) for _ in range(2 * MAX_CONNECTIONS)]
         for _ in range(10):
             await asyncio.sleep(0)
         for task in leaving:
             task.cancel()
         own.thaw()
         await asyncio.gather(*leaving, return_exceptions=True)
-        assert await there.admitted(10 * MOST_CONNECTIONS, caller="c") == 20
+        assert await there.admitted(10 * MAX_CONNECTIONS, caller="c") == 20
         assert there.events == []
 
 

@@ -20,16 +20,16 @@ from api.answer_formats import (
     wanted_text,
 )
 from engine.catalog import Model
+from engine.embedder import EmbedResult
 from engine.errors import InvalidInputError
 from engine.pipeline import Chunk
-from engine.embedder import Embedded
 
 MODEL = Model("a/b", 4, 16, 0, 0, "", "", "local")
 
 
-def answer(dtype: str, *, chunks: list[Chunk] | None = None) -> Embedded:
+def answer(dtype: str, *, chunks: list[Chunk] | None = None) -> EmbedResult:
     vectors = np.arange(8).reshape(2, 4).astype(dtype)
-    return Embedded(MODEL, vectors, 4, [3, 5], [False, True], chunks, fingerprint="0123456789abcdef")
+    return EmbedResult(MODEL, vectors, 4, [3, 5], [False, True], chunks, fingerprint="0123456789abcdef")
 
 
 @pytest.mark.parametrize(

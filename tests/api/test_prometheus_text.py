@@ -8,9 +8,7 @@ from prometheus_client import REGISTRY, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open_metrics
 from prometheus_client.parser import text_string_to_metric_families as read_plain
 
-from api.prometheus import Facts, text_answer
 from api.answer_formats import OPEN_METRICS, PLAIN, TEXT_TYPES
-from telemetry.metrics import BOUNDS_S, Latencies
 from api.answer_types import (
     CacheInfo,
     EndpointMetrics,
@@ -20,6 +18,8 @@ from api.answer_types import (
     ModelUsage,
     QueueMetrics,
 )
+from api.prometheus import Facts, text_answer
+from telemetry.metrics import BOUNDS_S, Latencies
 from tests.support.servers import ROOT
 
 READERS: MappingProxyType[str, Callable[[str], Iterable[Metric]]] = MappingProxyType(

@@ -4,13 +4,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from api.request_types import EmbedBatchRequest, EmbedRequest, TextRules, TokenizeRequest
+from api.request_types import EmbedBatchRequest, EmbedRequest, TextLimits, TokenizeRequest
 from engine.errors import InvalidInputError
 from engine.manifest import Manifest
 from engine.options import DEFAULTS, EmbedOptions
 
-DOCS = Path(__file__).parents[1] / "docs"
-RULES = TextRules(max_characters=5, max_texts=3)
+DOCS = Path(__file__).parents[2] / "docs"
+RULES = TextLimits(max_characters=5, max_texts=3)
 
 
 @pytest.mark.parametrize("text", ["a", "abcde", " a ", "ü" * 5, "🙂" * 5, "\x00", "\u200b"])

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from tests.support.servers import ROOT, ServerProcess, running_server, started_server
 from tests.support.tiny import MAX_TOKENS, TinyModel, mean_of
-from tests.support.tiny_models import PROBE_WORDS, nan_for_unknown, one_at_a_time, write_padding_sensitive, write_quantised
+from tests.support.tiny_models import (
+    PROBE_WORDS,
+    nan_for_unknown,
+    one_at_a_time,
+    write_padding_sensitive,
+    write_quantised,
+)
 
 pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
 

@@ -8,8 +8,8 @@ import pytest
 from litestar import Litestar
 from structlog.testing import capture_logs
 
+from access.principals import NoTokens, Principal
 from assembly.access import is_loopback, read_access
-from access.principals import Caller, NoTokens
 from config import Settings, SettingsError, load_settings
 from tests.support.signing_keys import SECRET, ec_key, issuing, private_pem, public_jwk, public_pem, rsa_key, token
 
@@ -42,7 +42,7 @@ def test_with_a_key_texts_are_embedded_for_who_has_one_and_the_rest_is_closed_wh
     access = read_access(read(API_KEYS=f"alice:{KEY}", CLOSED_ROUTES="Metrics, docs"))
     assert access.sources == ("API_KEYS",)
     assert access.closed == {"embed", "metrics", "docs"}
-    assert access.keys.find(KEY.encode()) == Caller("alice", frozenset({"embed"}))
+    assert access.keys.find(KEY.encode()) == Principal("alice", frozenset({"embed"}))
 
 
 def test_keys_come_from_the_settings_and_from_the_file(read: Read, tmp_path: Path) -> None:

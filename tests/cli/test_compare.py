@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnxruntime.quantization import quantize_dynamic
 
-from cli.compare import read_texts
+from cli.compare import prepare_texts
 from cli.console import CommandError
 from config import BUNDLED_MODEL
 from engine.catalog import read_catalog
@@ -188,7 +188,7 @@ def test_unknown_models_are_told_with_the_closest_names(models: Path) -> None:
 def test_lines_of_the_file_are_counted_as_an_editor_does(tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_bytes("\ufeffone\r\n\r\n two \none\n  \nfünf\u2028fünf\ntwo".encode())
-    texts = read_texts(str(file), limit=100)
+    texts = prepare_texts(str(file), limit=100)
     assert texts.texts == ["one", "two", "fünf\u2028fünf"]
     assert texts.lines == [1, 3, 6]
     assert (texts.skipped.blank, texts.skipped.repeated, texts.skipped.beyond_limit) == (2, 2, 0)
@@ -211,5 +211,5 @@ def test_texts_that_cannot_be_used_are_wrong_use(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(CommandError, match=reason) as refusal:
-        read_texts(str(file), limit=limit)
+        prepare_texts(str(file), limit=limit)
     assert refusal.value.exit_code == 2

@@ -8,7 +8,7 @@ import pytest
 from cli.comparison_report import Comparison, Side, Skipped, as_json, as_lines, verdict
 from cli.model_process import Loaded
 from engine.catalog import Model
-from engine.fingerprint import Stamp
+from engine.fingerprint import ModelFingerprint
 from engine.self_check import SelfCheck
 
 
@@ -19,7 +19,7 @@ def side(dim: int = 4, *, memory_bytes: int | None = 2_000_000, cpu_ms: float = 
         memory_bytes,
         None,
         SelfCheck(0.0, "mixed", 1.0, None, is_unit=True, seconds_per_token=1e-4),
-        Stamp("", "", "1", "1", "0123456789abcdef"),
+        ModelFingerprint("", "", "1", "1", "0123456789abcdef"),
     )
     return Side(model, 1_000_000, loaded, np.ones((1, dim), np.float32), 2.5, cpu_ms, memory_bytes, 0)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cli.model_process import ModelProcess, ModelProcessError, Order, resident_bytes, running, runs_of
-from engine.model_cards import InputType
 from engine.catalog import read_catalog
 from engine.jobs import Batching
+from engine.model_cards import InputType
 from engine.tokenizer import TokenizedText
 from tests.support.commands import change
 from tests.support.tiny import TinyModel, mean_of

@@ -39,7 +39,7 @@ def work(tmp_path: Path, encoder: Encoder) -> Work:
         output=str(tmp_path / "out"),
         columns=Columns("text", pa.schema([("id", pa.int64())]), are_all=False),
         model=encoder.name,
-        fingerprint=encoder.stamp.fingerprint if encoder.stamp else "",
+        fingerprint=encoder.fingerprint.digest if encoder.fingerprint else "",
         options=EmbedOptions(),
         run="first",
         skips_bad_rows=True,

@@ -24,7 +24,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from web.cors import EXPOSED
 from config import Settings
 from tests.support.proxies import (
     BALANCER,
@@ -40,6 +39,7 @@ from tests.support.proxies import (
 from tests.support.servers import ROOT, free_port
 from tests.support.signing_keys import ec_key, private_pem
 from tests.support.upstreams import Gated, echoing, serving
+from web.cors import EXPOSED
 
 pytestmark = [pytest.mark.nginx, pytest.mark.timeout(60)]
 

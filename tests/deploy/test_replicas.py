@@ -12,14 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from web.security_headers import guarding
-from web.problems import SANE_ID
 from tests.support.callers import calling
 from tests.support.proxies import Event, ProxyProcess, nginx, patience, problem, running_proxy
 from tests.support.replicas import Pair, Replica, two_replicas
 from tests.support.servers import running_server
 from tests.support.tiny import TinyModel
 from tests.support.upstreams import TOLD, echoing
+from web.problems import SANE_ID
+from web.security_headers import guarding
 
 pytestmark = [pytest.mark.nginx, pytest.mark.timeout(240)]
 
@@ -29,8 +29,8 @@ FROZEN_S = 10
 SOME = 20
 """Answers after which a fault has been met by requests that were under way and by new ones."""
 MAX_REQUEST_SIZE = 10_000_000
-LONGEST_TEXT = 8192
-MOST_TEXTS = 32
+MAX_TEXT = 8192
+MAX_TEXTS = 32
 LONG_TEXT = "the old river runs slowly past green hills and quiet towns " * 30  # more tokens than the model takes
 
 Record = Callable[[str, object], None]
@@ -287,7 +287,7 @@ SAME_HEADERS = (
     [
         pytest.param("POST", "/embed", b'{"text": "one"', 400, id="not-json"),
         pytest.param("POST", "/embed", b'{"text": ""}', 400, id="empty-text"),
-        pytest.param("POST", "/embed", json.dumps({"text": "a" * (LONGEST_TEXT + 1)}).encode(), 400, id="long-text"),
+        pytest.param("POST", "/embed", json.dumps({"text": "a" * (MAX_TEXT + 1)}).encode(), 400, id="long-text"),
         pytest.param("POST", "/embed", b'{"text": "one", "model_name": "no/such"}', 400, id="unknown-model"),
         pytest.param("PUT", "/embed", b"", 405, id="method"),
         pytest.param("GET", "/nothing%2Fhere?x=1", b"", 404, id="no-route"),
@@ -363,8 +363,8 @@ def test_body_of_unknown_length_that_is_too_large_is_a_413(proxy: ProxyProcess) 
 
 
 def test_largest_answer_arrives_whole(pair: Pair, proxy: ProxyProcess) -> None:
-    text = "one two three " * (LONGEST_TEXT // 14)  # the model takes 14 words at once: more than a hundred windows
-    body = {"texts": [text] * MOST_TEXTS, "long_text": "chunks", "model_name": "tiny/wide"}
+    text = "one two three " * (MAX_TEXT // 14)  # the model takes 14 words at once: more than a hundred windows
+    body = {"texts": [text] * MAX_TEXTS, "long_text": "chunks", "model_name": "tiny/wide"}
     through, direct = (httpx.post(f"{base}/embed/batch", json=body, timeout=60) for base in (proxy.url, pair[0].url))
     assert (through.status_code, direct.status_code) == (200, 200)
     assert len(through.content) > 4_000_000

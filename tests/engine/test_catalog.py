@@ -9,10 +9,10 @@ from fastembed import TextEmbedding
 from structlog.testing import capture_logs
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
-from engine.model_cards import Card
 from engine.catalog import Catalog, Model, read_catalog
 from engine.encoder import load_encoder
 from engine.errors import ModelNotFoundError, ModelUnavailableError, UnknownModelError
+from engine.model_cards import ModelCard
 from tests.support.tiny import TinyModel
 
 SMALL = "BAAI/bge-small-en-v1.5"
@@ -233,7 +233,7 @@ def test_card_of_a_folder_is_what_its_manifest_states(tmp_path: Path) -> None:
 
 def test_card_of_the_registrys_model_is_no_matter_to_a_folder_of_its_name(tmp_path: Path) -> None:
     TinyModel(SMALL).write(tmp_path)
-    assert catalog_of(tmp_path).get(SMALL).card == Card(normalized=False)
+    assert catalog_of(tmp_path).get(SMALL).card == ModelCard(normalized=False)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
-from engine.model_cards import InputType
 from engine.catalog import Catalog, read_catalog
+from engine.embedder import INLINE_CHARACTERS, Embedder, EmbedResult, TokenCount
 from engine.encoder import Encoder, load_encoder
 from engine.errors import (
     DeadlineError,
@@ -29,10 +29,10 @@ from engine.errors import (
     UnknownModelError,
 )
 from engine.lane import Lane
+from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
 from engine.pipeline import Chunk
 from engine.scheduler import Scheduler
-from engine.embedder import INLINE_CHARACTERS, Embedded, EmbeddingService, TokenCount
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import WORDS, any_texts
 from tests.support.tiny import MAX_TOKENS, TinyModel, mean_of
@@ -106,10 +106,8 @@ async def models(encoder: Encoder) -> OneModel:
 
 
 @pytest.fixture
-def service(
-    catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: ThreadPoolExecutor
-) -> EmbeddingService:
-    return EmbeddingService(
+def service(catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: ThreadPoolExecutor) -> Embedder:
+    return Embedder(
         catalog=catalog,
         allowed=frozenset({"ACME/tiny"}),
         models=models,
@@ -119,26 +117,26 @@ def service(
     )
 
 
-async def test_an_answer_holds_vectors_tokens_and_cuts_in_the_order_asked(service: EmbeddingService) -> None:
+async def test_an_answer_holds_vectors_tokens_and_cuts_in_the_order_asked(service: Embedder) -> None:
     answer = await service.embed("acme/tiny", ["one", "two " * 20, "three four"])
     assert answer.tokens == [3, 22, 4]
     assert answer.truncated == [False, True, False]
     np.testing.assert_allclose(answer.vectors[2], mean_of(["three", "four"]), rtol=1e-6)
 
 
-async def test_long_texts_are_tokenised_off_the_loop_with_the_same_result(service: EmbeddingService) -> None:
+async def test_long_texts_are_tokenised_off_the_loop_with_the_same_result(service: Embedder) -> None:
     long = "one " * INLINE_CHARACTERS
     answer = await service.embed("acme/tiny", [long])
     assert answer.tokens == [INLINE_CHARACTERS + 2]
 
 
-async def test_tokens_are_told_before_the_model_runs(service: EmbeddingService) -> None:
+async def test_tokens_are_told_before_the_model_runs(service: Embedder) -> None:
     told: list[int] = []
     answer = await service.embed("acme/tiny", ["one two", "zero " * 100], on_tokens=told.append)
     assert told == [sum(answer.tokens)]
 
 
-async def test_request_that_is_stopped_by_its_tokens_is_not_run(service: EmbeddingService) -> None:
+async def test_request_that_is_stopped_by_its_tokens_is_not_run(service: Embedder) -> None:
     def stop(tokens: int) -> None:
         raise OverloadedError(f"{tokens} are too many.")
 
@@ -147,7 +145,7 @@ async def test_request_that_is_stopped_by_its_tokens_is_not_run(service: Embeddi
     assert service.used == {}
 
 
-async def test_usage_counts_what_was_answered(service: EmbeddingService) -> None:
+async def test_usage_counts_what_was_answered(service: Embedder) -> None:
     await service.embed("acme/tiny", ["one", "two"])
     await service.embed("Acme/Tiny", ["three"])
     with pytest.raises(InferenceError):
@@ -160,19 +158,19 @@ async def test_usage_counts_what_was_answered(service: EmbeddingService) -> None
 @pytest.mark.parametrize(
     ("text", "reason"), [pytest.param("nan", "NaN", id="nan"), pytest.param("null", "zero", id="zero-norm")]
 )
-async def test_a_dishonest_vector_is_never_passed_on(service: EmbeddingService, text: str, reason: str) -> None:
+async def test_a_dishonest_vector_is_never_passed_on(service: Embedder, text: str, reason: str) -> None:
     with pytest.raises(InvalidVectorError, match=reason) as caught:
         await service.embed("acme/tiny", ["one", text])
     assert caught.value.index == 1
 
 
-async def test_a_model_outside_the_allowed_ones_is_refused(service: EmbeddingService) -> None:
+async def test_a_model_outside_the_allowed_ones_is_refused(service: Embedder) -> None:
     with pytest.raises(ModelNotAllowedError):
         await service.embed("acme/other", ["one"])
     assert [model.name for model in service.models] == service.allowed == ["acme/tiny"]
 
 
-def test_an_unknown_model_is_told_with_the_closest_names(service: EmbeddingService) -> None:
+def test_an_unknown_model_is_told_with_the_closest_names(service: Embedder) -> None:
     with pytest.raises(UnknownModelError, match="acme/tiny") as caught:
         service.offered("acme/tinny")
     assert caught.value.status == 400
@@ -181,16 +179,14 @@ def test_an_unknown_model_is_told_with_the_closest_names(service: EmbeddingServi
     assert not_found.value.status == 404
 
 
-async def test_a_deadline_that_passes_while_a_model_is_loaded_is_told(
-    service: EmbeddingService, models: OneModel
-) -> None:
+async def test_a_deadline_that_passes_while_a_model_is_loaded_is_told(service: Embedder, models: OneModel) -> None:
     models.gate.clear()
     with pytest.raises(DeadlineError):
         await service.embed("acme/tiny", ["one"], timeout_s=0.001)
 
 
 async def test_work_whose_deadline_has_passed_is_dropped_and_never_computed(
-    service: EmbeddingService, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+    service: Embedder, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocking = GatedModel()
     blocked = [asyncio.create_task(scheduler.submit(blocking, [item])) for item in (Text(100, 0), Text(100, 1))]
@@ -218,8 +214,8 @@ class Asking:
         self.encoder = encoder
         self._tokenizing = ThreadPoolExecutor(1)
 
-    def embed(self, texts: Sequence[str], options: EmbedOptions = DEFAULTS) -> Embedded:
-        async def ask() -> Embedded:
+    def embed(self, texts: Sequence[str], options: EmbedOptions = DEFAULTS) -> EmbedResult:
+        async def ask() -> EmbedResult:
             async with self._service() as service:
                 return await service.embed(self.encoder.name, texts, options)
 
@@ -233,9 +229,9 @@ class Asking:
         return asyncio.run(ask())
 
     @asynccontextmanager
-    async def _service(self) -> AsyncIterator[EmbeddingService]:
+    async def _service(self) -> AsyncIterator[Embedder]:
         async with one_lane() as scheduler:
-            yield EmbeddingService(
+            yield Embedder(
                 catalog=Catalog([self.encoder.model]),
                 allowed=frozenset(),
                 models=OneModel(self.encoder),
@@ -443,7 +439,7 @@ def test_model_that_knows_tasks_gets_the_one_of_the_input_type(
 
 
 async def test_options_that_exclude_each_other_are_refused_before_the_model_is_loaded(
-    service: EmbeddingService, models: OneModel
+    service: Embedder, models: OneModel
 ) -> None:
     models.gate.clear()
     for options in (EmbedOptions(dimensions=3), EmbedOptions(truncate="end", long_text="mean")):
@@ -451,7 +447,7 @@ async def test_options_that_exclude_each_other_are_refused_before_the_model_is_l
             await service.embed("acme/tiny", ["one"], options)
 
 
-async def test_dishonest_window_is_told_by_its_text(service: EmbeddingService) -> None:
+async def test_dishonest_window_is_told_by_its_text(service: Embedder) -> None:
     texts = ["one " * 30, "two", "three " * 30 + "nan"]
     for long_text in ("chunks", "mean"):
         with pytest.raises(InvalidVectorError, match="NaN") as caught:
@@ -459,25 +455,25 @@ async def test_dishonest_window_is_told_by_its_text(service: EmbeddingService) -
         assert caught.value.index == 2
 
 
-async def test_text_that_is_too_long_is_refused_and_nothing_is_counted(service: EmbeddingService) -> None:
+async def test_text_that_is_too_long_is_refused_and_nothing_is_counted(service: Embedder) -> None:
     with pytest.raises(InvalidInputError, match="Text 1"):
         await service.embed("acme/tiny", ["one", "one " * 30], EmbedOptions(truncate="none"))
     assert service.used == {}
 
 
-async def test_windows_count_as_one_text(service: EmbeddingService) -> None:
+async def test_windows_count_as_one_text(service: Embedder) -> None:
     await service.embed("acme/tiny", ["one " * 30], EmbedOptions(long_text="chunks"))
     usage = service.usage("acme/tiny")
     assert (usage.requests, usage.texts, usage.tokens) == (1, 1, 32)
 
 
-async def test_answer_tells_the_models_fingerprint(service: EmbeddingService, encoder: Encoder) -> None:
+async def test_answer_tells_the_models_fingerprint(service: Embedder, encoder: Encoder) -> None:
     answer = await service.embed("acme/tiny", ["one"])
-    assert encoder.stamp
-    assert answer.fingerprint == encoder.stamp.fingerprint != ""
+    assert encoder.fingerprint
+    assert answer.fingerprint == encoder.fingerprint.digest != ""
 
 
-async def test_tokens_are_told_without_running_the_model(service: EmbeddingService, scheduler: Scheduler) -> None:
+async def test_tokens_are_told_without_running_the_model(service: Embedder, scheduler: Scheduler) -> None:
     counted = await service.tokenize("acme/tiny", ["one two", "poison " * 20], with_pieces=True)
     assert (counted.tokens, counted.truncated, counted.max_tokens) == ([4, 22], [False, True], MAX_TOKENS)
     assert counted.pieces
@@ -488,7 +484,7 @@ async def test_tokens_are_told_without_running_the_model(service: EmbeddingServi
     assert scheduler.state().micro_batches == 0
 
 
-async def test_estimate_is_of_the_runs_that_embedding_makes(service: EmbeddingService, scheduler: Scheduler) -> None:
+async def test_estimate_is_of_the_runs_that_embedding_makes(service: Embedder, scheduler: Scheduler) -> None:
     texts = ["one " * count for count in (1, 1, 5, 14, 40, 2)]
     counted = await service.tokenize("acme/tiny", texts)
     await service.embed("acme/tiny", texts)
@@ -496,7 +492,7 @@ async def test_estimate_is_of_the_runs_that_embedding_makes(service: EmbeddingSe
     assert counted.estimate.seconds > 0
 
 
-async def test_many_characters_are_tokenised_off_the_loop_with_the_same_pieces(service: EmbeddingService) -> None:
+async def test_many_characters_are_tokenised_off_the_loop_with_the_same_pieces(service: Embedder) -> None:
     long = "one " * INLINE_CHARACTERS
     counted = await service.tokenize("acme/tiny", [long], with_pieces=True)
     assert counted.tokens == [INLINE_CHARACTERS + 2]

@@ -153,7 +153,7 @@ def test_the_session_for_lone_texts_is_kept_and_gives_the_same_vectors() -> None
     texts = ["How do I reset my password?", "x " * 300]
     expected = [encoder.encode(encoder.tokenizer.cut([text]), is_lone=True) for text in texts]
     with capture_logs() as events:
-        encoder.widen(2)
+        encoder.open_lone_text_session(2)
     assert events == []
     for text, vector in zip(texts, expected, strict=True):
         assert np.abs(encoder.encode(encoder.tokenizer.cut([text]), is_lone=True) - vector).max() <= 1e-5
@@ -164,7 +164,7 @@ def test_a_session_for_lone_texts_that_gives_other_vectors_is_dropped_and_told(t
     with capture_logs():
         encoder = load(tmp_path, "acme/noisy")
     with capture_logs() as events:
-        encoder.widen(2)
+        encoder.open_lone_text_session(2)
     [event] = events
     assert (event["event"], event["model"]) == ("lone_text_session_dropped", "acme/noisy")
     assert event["drift"] > 1e-3
@@ -177,7 +177,7 @@ def test_model_folder_that_was_taken_away_does_not_come_back_empty(tmp_path: Pat
     encoder = load(tmp_path / "models", "acme/tiny")
     folder.rename(tmp_path / "aside")
     with pytest.raises(Exception, match=r"model\.onnx"):
-        encoder.widen(2)
+        encoder.open_lone_text_session(2)
     assert not folder.exists()
     assert encoder.encode(encoder.tokenizer.cut(["one"]), is_lone=True).shape == (1, 4)
 
@@ -286,9 +286,9 @@ def test_a_promised_file_that_is_cut_short_is_told_rather_than_that_it_cannot_be
 def test_the_same_files_have_the_same_fingerprint_and_others_another(tmp_path: Path) -> None:
     def fingerprint(name: str, dim: int) -> str:
         TinyModel(name, dim=dim).write(tmp_path)
-        stamp = load(tmp_path, name).stamp
-        assert stamp
-        return stamp.fingerprint
+        fingerprint = load(tmp_path, name).fingerprint
+        assert fingerprint
+        return fingerprint.digest
 
     assert fingerprint("acme/first", 4) == fingerprint("acme/second", 4) != fingerprint("acme/third", 5)
 
@@ -353,6 +353,6 @@ def test_static_model_reads_a_long_text_in_windows(static: Encoder) -> None:
 
 def test_static_model_has_no_session_to_widen(static: Encoder) -> None:
     with capture_logs() as events:
-        static.widen(2)
+        static.open_lone_text_session(2)
     assert events == []
     assert static.encode(static.tokenizer.cut(["one"]), is_lone=True).shape == (1, STATIC_DIM)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.fingerprint import ModelFiles, Promise, SpoiltFileError, files_of_folder, hash_like
+from engine.fingerprint import CorruptFileError, ExpectedFile, ModelFiles, files_of_folder, hash_same_kind
 from engine.manifest import read_folder
 from tests.support.tiny import TinyModel
 
@@ -38,21 +38,21 @@ def files(tmp_path: Path) -> ModelFiles:
     return write(tmp_path)
 
 
-def test_stamp_tells_revision_hash_and_versions(files: ModelFiles) -> None:
-    stamp = files.stamp
-    assert (stamp.revision, stamp.onnx_sha256) == ("r1", sha256(CONTENTS["model.onnx"]))
-    assert (stamp.onnxruntime, stamp.fastembed) == (version("onnxruntime"), version("fastembed"))
-    assert len(stamp.fingerprint) == 16
-    int(stamp.fingerprint, 16)
+def test_fingerprint_holds_revision_hash_and_versions(files: ModelFiles) -> None:
+    fingerprint = files.fingerprint
+    assert (fingerprint.revision, fingerprint.onnx_sha256) == ("r1", sha256(CONTENTS["model.onnx"]))
+    assert (fingerprint.onnxruntime, fingerprint.fastembed) == (version("onnxruntime"), version("fastembed"))
+    assert len(fingerprint.digest) == 16
+    int(fingerprint.digest, 16)
 
 
 @pytest.mark.parametrize("digest_of", [pytest.param(sha256, id="sha256"), pytest.param(git_blob, id="git's id")])
 @pytest.mark.parametrize("has_size", [True, False], ids=["with-size", "without-size"])
 def test_files_as_promised_pass(files: ModelFiles, digest_of: Callable[[bytes], str], *, has_size: bool) -> None:
     promised = {
-        name: Promise(digest_of(content), len(content) if has_size else None) for name, content in CONTENTS.items()
+        name: ExpectedFile(digest_of(content), len(content) if has_size else None) for name, content in CONTENTS.items()
     }
-    assert replace(files, promised=promised).stamp == files.stamp
+    assert replace(files, promised=promised).fingerprint == files.fingerprint
 
 
 @pytest.mark.parametrize("digest_of", [pytest.param(sha256, id="sha256"), pytest.param(git_blob, id="git's id")])
@@ -63,9 +63,9 @@ def test_one_flipped_bit_of_a_promised_file_is_told(
     content = bytearray(CONTENTS[name])
     content[len(content) // 2] ^= 1
     (files.folder / name).write_bytes(content)
-    promised = Promise(digest_of(CONTENTS[name]), len(content))
-    with pytest.raises(SpoiltFileError, match="is not the one that it should be") as spoilt:
-        _ = replace(files, promised={name: promised}).stamp
+    promised = ExpectedFile(digest_of(CONTENTS[name]), len(content))
+    with pytest.raises(CorruptFileError, match="is not the one that it should be") as spoilt:
+        _ = replace(files, promised={name: promised}).fingerprint
     assert repr(name) in str(spoilt.value)
     assert digest_of(CONTENTS[name])[:12] in str(spoilt.value)
     assert digest_of(bytes(content))[:12] in str(spoilt.value)
@@ -74,17 +74,17 @@ def test_one_flipped_bit_of_a_promised_file_is_told(
 
 def test_file_of_another_size_is_told_with_both_sizes(files: ModelFiles) -> None:
     (files.folder / "model.onnx").write_bytes(b"a gra")
-    promised = {"model.onnx": Promise(sha256(b"a graph"), 7)}
-    with pytest.raises(SpoiltFileError, match=r"'model.onnx' has 5 bytes where 7 are due"):
-        _ = replace(files, promised=promised).stamp
+    promised = {"model.onnx": ExpectedFile(sha256(b"a graph"), 7)}
+    with pytest.raises(CorruptFileError, match=r"'model.onnx' has 5 bytes where 7 are due"):
+        _ = replace(files, promised=promised).fingerprint
 
 
 @pytest.mark.parametrize("is_promised", [True, False], ids=["promised", "not-promised"])
 def test_missing_file_is_told(files: ModelFiles, *, is_promised: bool) -> None:
     (files.folder / "tokenizer.json").unlink()
-    promised = {"tokenizer.json": Promise(sha256(b"{}"), 2)} if is_promised else {}
-    with pytest.raises(SpoiltFileError, match=r"'tokenizer.json' is missing"):
-        _ = replace(files, promised=promised).stamp
+    promised = {"tokenizer.json": ExpectedFile(sha256(b"{}"), 2)} if is_promised else {}
+    with pytest.raises(CorruptFileError, match=r"'tokenizer.json' is missing"):
+        _ = replace(files, promised=promised).fingerprint
 
 
 def renamed(files: ModelFiles) -> ModelFiles:
@@ -111,51 +111,53 @@ def rewritten(name: str) -> Callable[[ModelFiles], ModelFiles]:
     ],
 )
 def test_fingerprint_changes_with(change: Callable[[ModelFiles], ModelFiles], files: ModelFiles) -> None:
-    before = files.stamp.fingerprint
-    assert change(files).stamp.fingerprint != before
+    before = files.fingerprint.digest
+    assert change(files).fingerprint.digest != before
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "fastembed"])
 def test_fingerprint_changes_with_the_version_of(
     package: str, files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = files.stamp
+    before = files.fingerprint
     installed = tmp_path / "site" / f"{package}-99.0.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 99.0\n")
     monkeypatch.syspath_prepend(installed.parent)
-    after = replace(files).stamp
+    after = replace(files).fingerprint
     assert getattr(after, package) == "99.0"
-    assert after.fingerprint != before.fingerprint
+    assert after.digest != before.fingerprint
 
 
 @pytest.mark.parametrize(
     "change",
     [
         pytest.param(lambda files: replace(files, names=files.names[::-1]), id="order of the files"),
-        pytest.param(lambda files: replace(files, promised={"model.onnx": Promise(sha256(b"a graph"))}), id="promises"),
+        pytest.param(
+            lambda files: replace(files, promised={"model.onnx": ExpectedFile(sha256(b"a graph"))}), id="promises"
+        ),
         pytest.param(lambda files: write(files.folder / "elsewhere"), id="place"),
     ],
 )
 def test_fingerprint_stays_whatever_the(change: Callable[[ModelFiles], ModelFiles], files: ModelFiles) -> None:
-    assert change(files).stamp == files.stamp
+    assert change(files).fingerprint == files.fingerprint
 
 
 def test_fingerprint_stays_whatever_else_lies_in_the_folder(files: ModelFiles) -> None:
-    before = files.stamp
+    before = files.fingerprint
     (files.folder / "README.md").write_text("changed")
-    assert replace(files).stamp == before
+    assert replace(files).fingerprint == before
 
 
 @pytest.mark.parametrize("digest", ["", "main", "0" * 39, "0" * 65])
 def test_digest_of_no_known_kind_has_no_hash(digest: str, files: ModelFiles) -> None:
-    assert hash_like(digest, files.folder / "model.onnx") is None
+    assert hash_same_kind(digest, files.folder / "model.onnx") is None
 
 
 def test_known_hashes_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"hello\n")
-    assert hash_like("0" * 40, tmp_path / "a") == "ce013625030ba8dba906f756967f9e9ca394464a"  # `git hash-object`
-    assert hash_like("0" * 64, tmp_path / "a") == sha256(b"hello\n")
+    assert hash_same_kind("0" * 40, tmp_path / "a") == "ce013625030ba8dba906f756967f9e9ca394464a"  # `git hash-object`
+    assert hash_same_kind("0" * 64, tmp_path / "a") == sha256(b"hello\n")
 
 
 def folder_files(folder: Path) -> ModelFiles:
@@ -166,10 +168,10 @@ def test_files_of_a_folder_are_promised_by_its_manifest(tmp_path: Path) -> None:
     folder = TinyModel("acme/tiny", is_hashed=True).write(tmp_path)
     files = folder_files(folder)
     assert set(files.promised) == {path.name for path in folder.iterdir()} - {"model.json"}
-    assert files.stamp.onnx_sha256 == sha256((folder / "model.onnx").read_bytes())
+    assert files.fingerprint.onnx_sha256 == sha256((folder / "model.onnx").read_bytes())
     (folder / "config.json").write_bytes((folder / "config.json").read_bytes().replace(b"0", b"1"))
-    with pytest.raises(SpoiltFileError, match=r"config.json"):
-        _ = folder_files(folder).stamp
+    with pytest.raises(CorruptFileError, match=r"config.json"):
+        _ = folder_files(folder).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -180,9 +182,9 @@ def test_fingerprint_of_a_folder_without_promises_changes_with_every_file_that_h
 ) -> None:
     """FastEmbed takes the padding from config.json, and adds the tokens of special_tokens_map.json."""
     folder = TinyModel("acme/tiny").write(tmp_path)
-    before = folder_files(folder).stamp.fingerprint
+    before = folder_files(folder).fingerprint.digest
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
-    assert folder_files(folder).stamp.fingerprint != before
+    assert folder_files(folder).fingerprint.digest != before
 
 
 @pytest.mark.parametrize(
@@ -192,9 +194,9 @@ def test_fingerprint_of_a_folder_without_promises_changes_with_every_file_that_h
 )
 def test_fingerprint_of_a_folder_changes_with_its_manifests(keys: dict[str, object], tmp_path: Path) -> None:
     folder = TinyModel("acme/tiny").write(tmp_path)
-    before = folder_files(folder).stamp.fingerprint
+    before = folder_files(folder).fingerprint.digest
     change_manifest(folder, **keys)
-    assert folder_files(folder).stamp.fingerprint != before
+    assert folder_files(folder).fingerprint.digest != before
 
 
 @pytest.mark.parametrize(
@@ -204,9 +206,9 @@ def test_fingerprint_of_a_folder_changes_with_its_manifests(keys: dict[str, obje
 )
 def test_fingerprint_of_a_folder_stays_whatever_its_manifests(keys: dict[str, object], tmp_path: Path) -> None:
     folder = TinyModel("acme/tiny").write(tmp_path)
-    before = folder_files(folder).stamp.fingerprint
+    before = folder_files(folder).fingerprint.digest
     change_manifest(folder, **keys)
-    assert folder_files(folder).stamp.fingerprint == before
+    assert folder_files(folder).fingerprint.digest == before
 
 
 def change_manifest(folder: Path, **keys: object) -> None:

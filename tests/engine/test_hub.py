@@ -106,7 +106,7 @@ def test_preloaded_model_needs_neither_the_hub_nor_the_cache(hub: Hub, loader: L
     hub.asked.clear()
     outcome = loader.load(tmp_path / "cache", TEXT, preloaded=preloaded)
     np.testing.assert_allclose(outcome["vector"], VECTOR, atol=1e-6)
-    assert outcome["stamp"]["revision"] == hub.commit
+    assert outcome["fingerprint"]["revision"] == hub.commit
     assert (hub.asked, (tmp_path / "cache").exists(), sorted(preloaded.rglob("*"))) == ([], False, before)
 
 
@@ -337,10 +337,10 @@ def test_half_a_download_is_completed(loader: Loader, tmp_path: Path) -> None:
     np.testing.assert_allclose(loader.load(tmp_path, TEXT)["vector"], VECTOR, atol=1e-6)
 
 
-def test_stamp_of_a_downloaded_model_names_the_hubs_commit(hub: Hub, loader: Loader, tmp_path: Path) -> None:
-    stamp = loader.load(tmp_path, TEXT)["stamp"]
-    assert stamp["revision"] == hub.commit
-    assert stamp["onnx_sha256"] == hashlib.sha256(hub.files["model_optimized.onnx"]).hexdigest()
+def test_fingerprint_of_a_downloaded_model_names_the_hubs_commit(hub: Hub, loader: Loader, tmp_path: Path) -> None:
+    fingerprint = loader.load(tmp_path, TEXT)["fingerprint"]
+    assert fingerprint["revision"] == hub.commit
+    assert fingerprint["onnx_sha256"] == hashlib.sha256(hub.files["model_optimized.onnx"]).hexdigest()
 
 
 def test_repository_without_the_models_file_cannot_be_used(

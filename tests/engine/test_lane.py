@@ -15,8 +15,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine.errors import LaneLostError
-from engine.lane import LANE_NICENESS, LEAD_S, OVERDUE_S, Lane, _Given, open_lanes
 from engine.jobs import Job, Matrix, Run
+from engine.lane import LANE_NICENESS, LEAD_S, OVERDUE_S, Lane, _Given, open_lanes
 from tests.support.clock import ManualClock
 from tests.support.gated import GatedModel, Text
 from tests.support.servers import ROOT

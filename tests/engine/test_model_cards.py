@@ -4,8 +4,8 @@ import pytest
 from fastembed import TextEmbedding
 from msgspec.structs import replace
 
-from engine.model_cards import BLANK, CARDS, NORMALIZED, Card, Matryoshka, card_of, card_of_folder
 from engine.manifest import Manifest, Prompts
+from engine.model_cards import BLANK, CARDS, NORMALIZED, Matryoshka, ModelCard, card_of, card_of_folder
 
 LEFT_TO_OTHERS = {
     "BuiltinSentenceEmbedding": "the graph itself decides, so a model's own card tells",
@@ -102,8 +102,8 @@ PLAIN = Manifest(name="a", dim=8, max_tokens=16, pooling="mean", normalized=Fals
 
 def test_card_of_a_folder_is_what_its_manifest_states() -> None:
     prompts = Prompts(query="q: ")
-    assert card_of_folder(PLAIN) == Card(normalized=False)
-    assert card_of_folder(replace(PLAIN, prompts=prompts, matryoshka=[4, 2])) == Card(
+    assert card_of_folder(PLAIN) == ModelCard(normalized=False)
+    assert card_of_folder(replace(PLAIN, prompts=prompts, matryoshka=[4, 2])) == ModelCard(
         prompts=prompts, needs_prompt=True, matryoshka=Matryoshka((2, 4)), normalized=False
     )
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from engine.model_cards import Card, Matryoshka
 from engine.catalog import Model
 from engine.errors import InvalidInputError
+from engine.model_cards import Matryoshka, ModelCard
 from engine.options import DEFAULTS, EmbedOptions
 
 MODEL = Model("acme/tiny", 8, 16, 1, 1, "", "", "local")
-TRAINED = replace(MODEL, card=Card(matryoshka=Matryoshka((2, 4))))
-FROM_THREE = replace(MODEL, card=Card(matryoshka=Matryoshka((), any_from=3)))
+TRAINED = replace(MODEL, card=ModelCard(matryoshka=Matryoshka((2, 4))))
+FROM_THREE = replace(MODEL, card=ModelCard(matryoshka=Matryoshka((), any_from=3)))
 
 
 def test_defaults_change_nothing() -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.admission import SHARE_ADMITTED
 from engine.errors import DrainingError, InferenceError, LaneLostError, OverloadedError
+from engine.jobs import WINDOW_TEXTS, Batching, Job, Matrix, cut_into_runs
 from engine.lane import LEAD_S, Lane
 from engine.planner import cost, plan
-from engine.jobs import WINDOW_TEXTS, Batching, Job, Matrix, cut_into_runs
-from engine.admission import SHARE_ADMITTED
 from engine.scheduler import SMALL_TOKENS, Scheduler
 from tests.support.clock import ManualClock
 from tests.support.gated import GatedModel, Text

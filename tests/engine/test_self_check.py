@@ -12,7 +12,7 @@ from engine.catalog import read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import ModelUnavailableError
 from engine.jobs import Batching
-from engine.self_check import LEAST_COSINE, MOST_DRIFT, PROBES, SelfCheck, drift_of
+from engine.self_check import MAX_DRIFT, MIN_COSINE, PROBES, SelfCheck, drift_of
 from tests.support.tiny import MAX_TOKENS, Reference, TinyModel, mean_of
 from tests.support.tiny_models import PROBE_WORDS, matmul, nan_for_unknown, write_padding_sensitive, write_quantised
 
@@ -44,7 +44,7 @@ def test_model_that_is_not_quantised_is_the_same_in_any_company(tmp_path: Path) 
     TinyModel("acme/whole", dim=16, max_tokens=64, words=PROBE_WORDS, graph=matmul).write(tmp_path)
     encoder = load(tmp_path, "acme/whole")
     assert checked(encoder).is_batch_invariant
-    assert drift_among(encoder, PROBES) <= MOST_DRIFT
+    assert drift_among(encoder, PROBES) <= MAX_DRIFT
     assert encoder.batching == "mixed"
 
 
@@ -52,8 +52,8 @@ def test_dynamically_quantised_model_drifts_and_runs_each_text_alone(tmp_path: P
     write_quantised(tmp_path, "acme/int8")
     with capture_logs() as events:
         encoder = load(tmp_path, "acme/int8")
-    assert drift_among(encoder, PROBES) > 100 * MOST_DRIFT  # so that the check is needed
-    assert drift_among(encoder, ["one two", "three five"]) > MOST_DRIFT  # of equal length
+    assert drift_among(encoder, PROBES) > 100 * MAX_DRIFT  # so that the check is needed
+    assert drift_among(encoder, ["one two", "three five"]) > MAX_DRIFT  # of equal length
     check = checked(encoder)
     assert not check.is_batch_invariant
     assert check.batch_drift == pytest.approx(drift_among(encoder, PROBES))
@@ -67,8 +67,8 @@ def test_model_that_only_padding_disturbs_runs_texts_of_equal_length_together(tm
     write_padding_sensitive(tmp_path, "acme/padded")
     with capture_logs() as events:
         encoder = load(tmp_path, "acme/padded")
-    assert drift_among(encoder, ["one", "one two three"]) > MOST_DRIFT
-    assert drift_among(encoder, ["one two", "three five"]) <= MOST_DRIFT
+    assert drift_among(encoder, ["one", "one two three"]) > MAX_DRIFT
+    assert drift_among(encoder, ["one two", "three five"]) <= MAX_DRIFT
     assert checked(encoder).batching == encoder.batching == "equal"
     assert "model_not_batch_invariant" in [event["event"] for event in events]
 
@@ -108,7 +108,7 @@ def test_right_canary_passes_and_its_cosine_is_told(
     told = checked(load(tmp_path, "acme/canary")).canary_cosine
     assert told == pytest.approx(cosine, abs=1e-6)
     assert told is not None
-    assert told >= LEAST_COSINE
+    assert told >= MIN_COSINE
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,6 @@ def test_model_is_batch_invariant_by_its_drift(batching: Batching) -> None:
     def check(drift: float) -> SelfCheck:
         return SelfCheck(drift, batching, 1.0, None, is_unit=True, seconds_per_token=1.0)
 
-    assert check(MOST_DRIFT).is_batch_invariant
-    assert not check(MOST_DRIFT * 1.01).is_batch_invariant
+    assert check(MAX_DRIFT).is_batch_invariant
+    assert not check(MAX_DRIFT * 1.01).is_batch_invariant
     assert not check(float("nan")).is_batch_invariant

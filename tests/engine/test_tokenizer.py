@@ -13,7 +13,7 @@ from tests.support.odd_texts import WORDS, any_texts, word_lists
 
 Make = Callable[[], Tokenizer]
 
-MOST = 12
+MAX_COUNT = 12
 PROMPT = "query: "
 DIRECTIONS: dict[Side, str] = {"end": "right", "start": "left"}
 
@@ -55,11 +55,11 @@ PLAIN = {make: make() for make in MAKERS}
 for _plain in PLAIN.values():
     _plain.no_truncation()
     _plain.no_padding()
-OURS = {make: TextTokenizer(make(), adds_special_tokens=True, max_tokens=MOST) for make in MAKERS}
+OURS = {make: TextTokenizer(make(), adds_special_tokens=True, max_tokens=MAX_COUNT) for make in MAKERS}
 CUTTING: dict[tuple[Make, Side], Tokenizer] = {(make, side): make() for make in MAKERS for side in DIRECTIONS}
 for (_, _side), _cutting in CUTTING.items():
     _cutting.no_padding()
-    _cutting.enable_truncation(MOST, direction=DIRECTIONS[_side])
+    _cutting.enable_truncation(MAX_COUNT, direction=DIRECTIONS[_side])
 
 each_tokenizer = pytest.mark.parametrize("make", [pytest.param(make, id=make.__name__) for make in MAKERS])
 each_side = pytest.mark.parametrize("side", ["start", "end"])
@@ -77,8 +77,8 @@ def test_tokens_are_those_of_the_models_own_tokenizer_in_the_order_asked(make: M
     items = OURS[make].cut(texts)
     assert [item.tokens for item in items] == [len(ids_of(make, text)) for text in texts]
     for item, text in zip(items, texts, strict=True):
-        assert item.length == min(item.tokens, MOST)
-        assert item.is_truncated == (item.tokens > MOST)
+        assert item.length == min(item.tokens, MAX_COUNT)
+        assert item.is_truncated == (item.tokens > MAX_COUNT)
         if not item.is_truncated:
             assert list(item.ids) == ids_of(make, text)
 
@@ -99,7 +99,7 @@ def test_cut_at_the_start_keeps_all_of_the_prompt_and_the_special_tokens(make: M
     [item] = OURS[make].cut([text], prompt=PROMPT, side="start")
     whole = PLAIN[make].encode(PROMPT + text)
     assert item.tokens == len(whole.ids)
-    assert item.length == min(item.tokens, max(MOST, len(ids_of(make, PROMPT)) + 1))
+    assert item.length == min(item.tokens, max(MAX_COUNT, len(ids_of(make, PROMPT)) + 1))
     assert item.ids[-1] == whole.ids[-1]
     inside = sum(
         not is_special and end <= len(PROMPT)
@@ -124,7 +124,7 @@ def test_prompt_and_text_keep_the_tokens_that_each_has_alone(text: str) -> None:
     """The prompt ends with a space, where WordPiece always cuts."""
     prompt = ids_of(word_pieces, PROMPT, special=False)
     own = ids_of(word_pieces, text, special=False)
-    room = MOST - 2 - len(prompt)
+    room = MAX_COUNT - 2 - len(prompt)
     cls, sep = ids_of(word_pieces, "")
     [start] = OURS[word_pieces].cut([text], prompt=PROMPT, side="start")
     [end] = OURS[word_pieces].cut([text], prompt=PROMPT, side="end")
@@ -137,7 +137,7 @@ def test_prompt_and_text_keep_the_tokens_that_each_has_alone(text: str) -> None:
 @properties
 @given(words=word_lists)
 def test_cut_on_word_boundaries_is_the_text_cut_by_hand(side: Side, words: list[str]) -> None:
-    room = MOST - 2
+    room = MAX_COUNT - 2
     by_hand = words[-room:] if side == "start" else words[:room]
     [item] = OURS[word_pieces].cut([" ".join(words)], side=side)
     assert list(item.ids) == ids_of(word_pieces, " ".join(by_hand))
@@ -158,11 +158,11 @@ def test_windows_hold_every_token_once_within_the_models_length(make: Make, prom
     assert [*head, *(number for part in body for number in part), *whole.ids[len(whole.ids) - after :]] == whole.ids
     assert all(window.tokens == len(whole.ids) for window in windows)
     assert all(list(window.ids[window.length - after :]) == whole.ids[len(whole.ids) - after :] for window in windows)
-    room = max(1, MOST - len(head) - after)
+    room = max(1, MAX_COUNT - len(head) - after)
     assert [window.weight for window in windows[:-1]] == [room] * (len(windows) - 1)
     assert 0 <= windows[-1].weight <= room
-    if len(head) + after < MOST:
-        assert all(window.length <= MOST for window in windows)
+    if len(head) + after < MAX_COUNT:
+        assert all(window.length <= MAX_COUNT for window in windows)
 
 
 @each_tokenizer
@@ -185,7 +185,7 @@ def test_spans_of_windows_ascend_inside_the_callers_text(make: Make, prompt: str
 def test_text_of_a_span_has_the_tokens_of_its_window(prompt: str, words: list[str]) -> None:
     text = "  " + "  ".join(words) + " "
     [windows] = OURS[word_pieces].windows([text], prompt=prompt, with_spans=True)
-    room = MOST - len(ids_of(word_pieces, prompt))
+    room = MAX_COUNT - len(ids_of(word_pieces, prompt))
     assert len(windows) == -(-len(words) // room)
     for number, window in enumerate(windows):
         assert window.span is not None
@@ -259,10 +259,10 @@ def test_special_tokens_written_out_are_the_texts_own() -> None:
 @pytest.mark.parametrize(("direction", "side"), [("left", "start"), ("right", "end")])
 def test_cut_without_a_side_is_as_the_tokenizer_is_set_up(direction: str, side: Side) -> None:
     tokenizer = word_pieces()
-    tokenizer.enable_truncation(MOST, direction=direction)
+    tokenizer.enable_truncation(MAX_COUNT, direction=direction)
     ours = TextTokenizer(tokenizer, adds_special_tokens=True, max_tokens=None)
     text = " ".join(WORDS * 3)
-    assert (ours.default_side, ours.max_tokens) == (side, MOST)
+    assert (ours.default_side, ours.max_tokens) == (side, MAX_COUNT)
     assert list(ours.cut([text])[0].ids) == list(ours.cut([text], side=side)[0].ids)
     assert list(ours.cut([text])[0].ids) == list(OURS[word_pieces].cut([text], side=side)[0].ids)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.errors import InvalidInputError, InvalidVectorError
 from engine.jobs import Matrix
-from engine.vectors import check_honest, convert, cut, little_endian, to_base64, unit, weighted_means
+from engine.vectors import check_finite_nonzero, convert, cut, little_endian, to_base64, unit, weighted_means
 
 HALF_RELATIVE = 2.0**-11
 """Half a unit in the last of float16's 11 binary digits."""
@@ -47,14 +47,14 @@ small_vectors = matrices(60_000.0)
 def test_a_bad_vector_is_named_by_its_index(bad: list[float], reason: str) -> None:
     vectors = np.array([[1.0, 2.0], [3.0, 4.0], bad, bad], dtype=np.float32)
     with pytest.raises(InvalidVectorError, match=reason) as caught:
-        check_honest(vectors)
+        check_finite_nonzero(vectors)
     assert caught.value.index == caught.value.facts["index"] == 2
 
 
 def test_a_bad_window_is_named_by_the_index_of_its_text() -> None:
     vectors = np.array([[1.0], [1.0], [1.0], [np.nan], [np.nan]], dtype=np.float32)
     with pytest.raises(InvalidVectorError) as caught:
-        check_honest(vectors, owners=[0, 0, 1, 1, 2])
+        check_finite_nonzero(vectors, owners=[0, 0, 1, 1, 2])
     assert caught.value.index == caught.value.facts["index"] == 1
 
 
@@ -68,7 +68,7 @@ def test_a_bad_window_is_named_by_the_index_of_its_text() -> None:
     ],
 )
 def test_a_finite_vector_of_any_length_passes(values: list[float]) -> None:
-    check_honest(np.array([values], dtype=np.float32))
+    check_finite_nonzero(np.array([values], dtype=np.float32))
 
 
 @properties

@@ -5,12 +5,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine import watchdog as watchdog_module
-from engine.lane import Lane
 from engine.jobs import Matrix, Run
+from engine.lane import Lane
 from engine.watchdog import StuckRun, Watchdog
+from tests.engine.test_lane import begun, run_of
 from tests.support.clock import ManualClock
 from tests.support.gated import GatedModel
-from tests.engine.test_lane import begun, run_of
 
 STUCK_S = 60.0
 

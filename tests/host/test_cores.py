@@ -1,13 +1,11 @@
-import gc
 import os
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 
 import pytest
 
-from host.cores import give_memory_back, usable_cores
+from host.cores import usable_cores
 from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
@@ -107,26 +105,3 @@ thread.join()
 print(seen[0] - priority())
 """
     assert int(run(code)) == 5
-
-
-def test_memory_is_given_back_as_often_as_asked() -> None:
-    give_memory_back()
-    give_memory_back()
-
-
-class Ring:
-    """Holds itself, so that only the garbage collector ends it."""
-
-    def __init__(self) -> None:
-        self.me = self
-
-
-def test_rings_are_collected_before_memory_is_given_back() -> None:
-    gc.disable()
-    try:
-        ring = weakref.ref(Ring())
-        assert ring() is not None
-        give_memory_back()
-        assert ring() is None
-    finally:
-        gc.enable()

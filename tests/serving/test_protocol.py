@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.connection_limits import MOST_PIPELINED
+from serving.connection_limits import MAX_PIPELINED
 from tests.support.servers import ServerProcess, held_server, running_server
 
 pytestmark = pytest.mark.timeout(90)
@@ -314,7 +314,7 @@ def test_pipeline_has_an_end_and_those_within_are_answered(strict: ServerProcess
     with connected(strict) as connection:
         sent(connection, PROBE * 10_000)
         answers = answers_in(received(connection))
-    assert [status for status, _, _ in answers] == [200] * (MOST_PIPELINED + 1)
+    assert [status for status, _, _ in answers] == [200] * (MAX_PIPELINED + 1)
     assert answers[-1][1]["connection"] == "close"
     assert errors(strict)["malformed-request"] == before + 1
 

@@ -3,7 +3,7 @@
 import pytest
 
 from serving.protocol_errors import LargeHeadError, MalformedRequestError
-from serving.request_heads import fault_of, without_wishes
+from serving.request_heads import fault_of, without_upgrade
 
 HOST = (b"host", b"me")
 CHUNKED = (b"transfer-encoding", b"chunked")
@@ -39,5 +39,5 @@ def test_target_names_and_values_count_together() -> None:
 
 def test_only_the_wish_for_another_protocol_is_left_out() -> None:
     headers = [HOST, (b"connection", b"Upgrade, HTTP2-Settings"), (b"upgrade", b"h2c"), (b"http2-settings", b"AAMA")]
-    head = without_wishes(b"POST", b"/embed?a=b", "1.1", [*headers, (b"content-length", b"3")])
+    head = without_upgrade(b"POST", b"/embed?a=b", "1.1", [*headers, (b"content-length", b"3")])
     assert head == b"POST /embed?a=b HTTP/1.1\r\nhost: me\r\ncontent-length: 3\r\n\r\n"

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from serving.response_writer import Outlet
+from serving.response_writer import ResponseWriter
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
 
@@ -35,18 +35,18 @@ def transport() -> Recorder:
 
 
 @pytest.fixture
-async def outlet(transport: Recorder) -> Outlet:
-    return Outlet(transport, asyncio.get_running_loop())
+async def outlet(transport: Recorder) -> ResponseWriter:
+    return ResponseWriter(transport, asyncio.get_running_loop())
 
 
-async def test_head_and_body_leave_together(outlet: Outlet, transport: Recorder) -> None:
+async def test_head_and_body_leave_together(outlet: ResponseWriter, transport: Recorder) -> None:
     outlet.write(HEAD)
     outlet.write(b"body")
     await asyncio.sleep(0)
     assert transport.sent == [HEAD + b"body"]
 
 
-async def test_a_head_does_not_wait_for_a_body_that_comes_later(outlet: Outlet, transport: Recorder) -> None:
+async def test_a_head_does_not_wait_for_a_body_that_comes_later(outlet: ResponseWriter, transport: Recorder) -> None:
     outlet.write(HEAD)
     assert transport.sent == []
     await asyncio.sleep(0)
@@ -55,19 +55,19 @@ async def test_a_head_does_not_wait_for_a_body_that_comes_later(outlet: Outlet, 
     assert transport.sent == [HEAD, b"body"]
 
 
-async def test_pieces_after_the_first_leave_as_they_come(outlet: Outlet, transport: Recorder) -> None:
+async def test_pieces_after_the_first_leave_as_they_come(outlet: ResponseWriter, transport: Recorder) -> None:
     for data in (HEAD, b"one", b"two"):
         outlet.write(data)
     assert transport.sent == [HEAD + b"one", b"two"]
 
 
-async def test_a_piece_that_looks_like_a_head_keeps_its_place(outlet: Outlet, transport: Recorder) -> None:
+async def test_a_piece_that_looks_like_a_head_keeps_its_place(outlet: ResponseWriter, transport: Recorder) -> None:
     for data in (HEAD, b"body", b"HTTP/1.1 is what this text is about", b"."):
         outlet.write(data)
     assert b"".join(transport.sent) == HEAD + b"bodyHTTP/1.1 is what this text is about."
 
 
-async def test_a_head_without_a_body_leaves_before_the_end(outlet: Outlet, transport: Recorder) -> None:
+async def test_a_head_without_a_body_leaves_before_the_end(outlet: ResponseWriter, transport: Recorder) -> None:
     outlet.write(HEAD)
     assert not outlet.is_closing()
     outlet.close()
@@ -75,7 +75,9 @@ async def test_a_head_without_a_body_leaves_before_the_end(outlet: Outlet, trans
     assert outlet.is_closing()
 
 
-async def test_nothing_is_written_to_a_connection_that_has_ended_meanwhile(outlet: Outlet, transport: Recorder) -> None:
+async def test_nothing_is_written_to_a_connection_that_has_ended_meanwhile(
+    outlet: ResponseWriter, transport: Recorder
+) -> None:
     outlet.write(HEAD)
     transport.close()
     await asyncio.sleep(0)

@@ -18,7 +18,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.servers import ROOT, ServerProcess, environment, free_port, running_server, started_server, started_uvicorn
+from tests.support.servers import (
+    ROOT,
+    ServerProcess,
+    environment,
+    free_port,
+    running_server,
+    started_server,
+    started_uvicorn,
+)
 from tests.support.tiny import TinyModel, mean_of
 
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"

@@ -13,16 +13,16 @@ from typing import Any
 import httpx
 import numpy as np
 
-REFERENCE = Path(__file__).parent / "reference" / "all-MiniLM-L6-v2.json"
-LEAST_COSINE = 0.9999
-MOST_TOKENS = 120
+REFERENCE = Path(__file__).parents[1] / "reference" / "all-MiniLM-L6-v2.json"
+MIN_COSINE = 0.9999
+MAX_TOKENS = 120
 TEXTS_OF_A_BATCH = 3
 PATIENCE_S = 90
 
 ENTRIES: list[dict[str, Any]] = [
     entry
     for entry in json.loads(REFERENCE.read_text(encoding="utf-8"))["texts"]
-    if entry["text"].strip() and entry["tokens"] <= MOST_TOKENS
+    if entry["text"].strip() and entry["tokens"] <= MAX_TOKENS
 ]
 """Texts and the vectors that sentence-transformers gives for them."""
 
@@ -97,7 +97,7 @@ def _fault_of(client: httpx.Client, caller: int, number: int) -> str | None:
     if response.status_code != 200:
         return f"{response.status_code}: {response.text}"
     cosines = [vector @ np.asarray(entry["vector"]) for vector, entry in zip(_vectors(response), entries, strict=True)]
-    return None if min(cosines) >= LEAST_COSINE else f"wrong vectors: {cosines}"
+    return None if min(cosines) >= MIN_COSINE else f"wrong vectors: {cosines}"
 
 
 def _vectors(response: httpx.Response) -> list[np.ndarray[Any, np.dtype[np.float32]]]:

@@ -8,18 +8,18 @@ from typing import Any, cast
 import msgspec
 from litestar.types import Scope
 
-from api.request_types import EmbedBatchRequest, EmbedRequest, TextRules, TokenizeRequest
-from web.problems import StrictRequest, of_error
+from api.request_types import EmbedBatchRequest, EmbedRequest, TextLimits, TokenizeRequest
 from engine.errors import ServiceError
+from web.problems import StrictRequest, of_error
 
 KINDS: list[type[Any]] = [EmbedRequest, EmbedBatchRequest, TokenizeRequest]
-RULES = TextRules(8192, 32)
-MOST_BYTES_OF_AN_ANSWER = 8_000
+RULES = TextLimits(8192, 32)
+MAX_BYTES_OF_AN_ANSWER = 8_000
 """An error repeats at most some hundred characters of a caller's, each up to 12 bytes in JSON."""
 
 
 class NoTurns:
-    """In the place of `Turns`, which need a running loop: whoever comes has his turn."""
+    """In the place of `LargeBodyQueue`, which need a running loop: whoever comes has his turn."""
 
     async def take(self, work: Callable[[], Any]) -> Any:
         return work()
@@ -78,5 +78,5 @@ def judge_refusal(refusal: ServiceError) -> None:
     """It is the caller's fault, told in few words that can be written."""
     assert refusal.status in {400, 415}
     _, answer = of_error(refusal, "id")
-    assert len(answer) < MOST_BYTES_OF_AN_ANSWER
+    assert len(answer) < MAX_BYTES_OF_AN_ANSWER
     assert json.loads(answer)["detail"]

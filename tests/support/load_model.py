@@ -17,7 +17,7 @@ def attempt(name: str, cache_dir: Path, text: str, preloaded: Path | None) -> di
     except ModelUnavailableError as error:
         return {"cause": error.cause}
     vector = encoder.encode(encoder.tokenizer.cut([text]))[0].tolist()
-    return {"vector": vector, "stamp": asdict(encoder.stamp) if encoder.stamp else None}
+    return {"vector": vector, "fingerprint": asdict(encoder.fingerprint) if encoder.fingerprint else None}
 
 
 for line in sys.stdin:

@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.support.logged_process import START_S, LoggedProcess
 
-ROOT = Path(__file__).resolve().parent.parent
-MOST_PORTS_HELD = 64
+ROOT = Path(__file__).resolve().parents[2]
+MAX_PORTS_HELD = 64
 """By then, the server that asked first listens for long."""
 _holders: deque[socket.socket] = deque()
 
@@ -64,7 +64,7 @@ def free_port() -> int:
     holder.bind(("127.0.0.1", 0))
     port = int(holder.getsockname()[1])
     _holders.append(holder)
-    if sys.platform != "linux" or len(_holders) > MOST_PORTS_HELD:
+    if sys.platform != "linux" or len(_holders) > MAX_PORTS_HELD:
         _holders.popleft().close()
     return port
 

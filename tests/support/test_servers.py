@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.support.servers import MOST_PORTS_HELD, free_port
+from tests.support.servers import MAX_PORTS_HELD, free_port
 
 MANY = 30_000
 """More than Linux has ports to give, so that each of them is met if it is given at all."""
@@ -26,5 +26,5 @@ def test_free_port_is_given_to_nobody_else_and_a_server_may_still_listen_there()
 
 
 def test_ports_do_not_use_up_the_open_files_of_a_long_run() -> None:
-    ports = [free_port() for _ in range(2 * MOST_PORTS_HELD)]
-    assert len(set(ports[-MOST_PORTS_HELD:])) == MOST_PORTS_HELD
+    ports = [free_port() for _ in range(2 * MAX_PORTS_HELD)]
+    assert len(set(ports[-MAX_PORTS_HELD:])) == MAX_PORTS_HELD

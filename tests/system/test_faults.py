@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.engine.test_hub import DIM, NAME, repository_of
 from tests.support.hubs import Hub, hub_environment, serving
 from tests.support.servers import ServerProcess, running_server
-from tests.engine.test_hub import DIM, NAME, repository_of
 from tests.support.tiny import TinyModel
 from tests.support.tiny_models import PROBE_WORDS, TROUBLE_WORDS, too_large, troubled
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from telemetry.log_setup import tell_exception
 from engine.errors import InferenceError, ModelUnavailableError
+from telemetry.log_setup import tell_exception
 from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy

@@ -12,17 +12,17 @@ import pytest
 from litestar import Litestar, Request, get, post, put
 from litestar.testing import TestClient
 
-from web.authentication import Auth
-from access.principals import Caller, KeysUnavailableError, UnauthenticatedError
-from web.request_log import Observer
-from web.problems import StrictRequest, problem_handlers
+from access.principals import KeysUnavailableError, Principal, UnauthenticatedError
 from tests.support.servers import ROOT, environment
+from web.authentication import AuthenticationMiddleware
+from web.problems import StrictRequest, problem_handlers
+from web.request_log import RequestLog
 
 KEYS = {
-    b"embedder-key": Caller("embedder", frozenset({"embed"})),
-    b"meter-key": Caller("meter", frozenset({"metrics"})),
-    b"admin-key": Caller("admin", frozenset({"admin"})),
-    b"nothing-key": Caller("nothing", frozenset()),
+    b"embedder-key": Principal("embedder", frozenset({"embed"})),
+    b"meter-key": Principal("meter", frozenset({"metrics"})),
+    b"admin-key": Principal("admin", frozenset({"admin"})),
+    b"nothing-key": Principal("nothing", frozenset()),
 }
 UNKNOWN = "This key is not known here."
 IN_PLACE = f"{UNKNOWN} A token goes into 'Authorization: Bearer TOKEN'."
@@ -32,12 +32,12 @@ ALL = frozenset({"embed", "metrics", "models", "docs"})
 AnyRequest = Request[Any, Any, Any]
 
 
-async def read_token(token: bytes) -> Caller | None:
+async def read_token(token: bytes) -> Principal | None:
     if token == b"un.avail.able":
         raise KeysUnavailableError(retry_after_s=7)
     if token == b"ex.pi.red":
         raise UnauthenticatedError("The token has expired.")
-    return Caller("tokened", frozenset({"embed"})) if token == TOKEN.encode() else None
+    return Principal("tokened", frozenset({"embed"})) if token == TOKEN.encode() else None
 
 
 def name_of(request: AnyRequest) -> str:
@@ -80,13 +80,13 @@ def guarded() -> Iterator[Guarded]:
         def guard(*, closed: frozenset[str] = ALL) -> TestClient[Litestar]:
             app = Litestar(
                 [embed, unsaid, metrics, models, health],
-                middleware=[Auth(closed=closed, find_key=KEYS.get, read_token=read_token)],
+                middleware=[AuthenticationMiddleware(closed=closed, find_key=KEYS.get, read_token=read_token)],
                 request_class=StrictRequest,
                 exception_handlers=problem_handlers(),
                 logging_config=None,
                 openapi_config=None,
             )
-            app.asgi_handler = Observer(app.asgi_handler, count=lambda *_: None)
+            app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None)
             return stack.enter_context(TestClient(app, raise_server_exceptions=False))
 
         yield guard

@@ -16,8 +16,8 @@ import jwt
 import pytest
 
 from tests.support.servers import ROOT, ServerProcess, environment, running_server, started_server
-from tests.support.tiny import TinyModel
 from tests.support.signing_keys import SECRET, Issuer, ec_key, issuing, public_jwk, public_pem, rsa_key, token
+from tests.support.tiny import TinyModel
 
 ALICE, METER, ADMIN, FILED = (f"{name}-key-0123456789" for name in ("alice", "meter", "admin", "filed"))
 KEYS = f"alice:{ALICE},meter:{METER}:metrics,admin:{ADMIN}:admin"

@@ -5,9 +5,9 @@ from typing import NoReturn
 
 import pytest
 
-from web.large_body_queue import MOST_WAITING, REST, Turns
 from engine.errors import OverloadedError
 from tests.support.clock import ManualClock
+from web.large_body_queue import MAX_WAITING, REST, LargeBodyQueue
 
 
 class Loop:
@@ -37,7 +37,7 @@ async def test_work_gives_what_it_gives_and_raises_what_it_raises() -> None:
     def fail() -> NoReturn:
         raise ValueError("not this")
 
-    turns = Turns()
+    turns = LargeBodyQueue()
     assert await turns.take(lambda: 7) == 7
     with pytest.raises(ValueError, match="not this"):
         await turns.take(fail)
@@ -45,7 +45,7 @@ async def test_work_gives_what_it_gives_and_raises_what_it_raises() -> None:
 
 async def test_the_next_turn_comes_after_a_pause_of_many_times_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, done = ManualClock(), list[int]()
-    loop, turns = Loop(monkeypatch), Turns(clock=clock)
+    loop, turns = Loop(monkeypatch), LargeBodyQueue(clock=clock)
 
     def work(number: int) -> None:
         clock.now_s += 0.5
@@ -62,9 +62,9 @@ async def test_the_next_turn_comes_after_a_pause_of_many_times_the_work(monkeypa
 
 
 async def test_too_many_who_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, turns = Loop(monkeypatch), Turns()
+    loop, turns = Loop(monkeypatch), LargeBodyQueue()
     await turns.take(lambda: None)  # and now it rests
-    waiting = [asyncio.ensure_future(turns.take(lambda: None)) for _ in range(MOST_WAITING)]
+    waiting = [asyncio.ensure_future(turns.take(lambda: None)) for _ in range(MAX_WAITING)]
     await settle()
     with pytest.raises(OverloadedError):
         await turns.take(lambda: None)
@@ -75,7 +75,7 @@ async def test_too_many_who_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_who_leaves_while_he_waits_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, turns = Loop(monkeypatch), Turns()
+    loop, turns = Loop(monkeypatch), LargeBodyQueue()
     await turns.take(lambda: None)
     leaving = asyncio.ensure_future(turns.take(lambda: None))
     await settle()

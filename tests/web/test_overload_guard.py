@@ -7,15 +7,15 @@ import pytest
 from litestar.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from web import overload_guard
-from web.overload_guard import AT_ONCE, LINE_S, MOST_IN_LINE, Door
 from engine.errors import OverloadedError
 from tests.support.clock import ManualClock
+from web import overload_guard
+from web.overload_guard import AT_ONCE, LINE_S, MAX_IN_LINE, OverloadGuard
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
 
 
-class Service:
+class RunningService:
     """What lies behind the door: it notes who came in, and is full when a test says so."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Service:
         self.error: OverloadedError | None = None
         self.clock = ManualClock()
         self.counted: list[tuple[str, str | None]] = []
-        self.door = Door(self, refusal=lambda: self.error, count=self.count, clock=self.clock)
+        self.door = OverloadGuard(self, refusal=lambda: self.error, count=self.count, clock=self.clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive, send
@@ -47,8 +47,8 @@ def scope_of(number: int = 0, **changes: Any) -> Any:
 
 
 @pytest.fixture
-async def service() -> Service:
-    return Service()
+async def service() -> RunningService:
+    return RunningService()
 
 
 async def looks_at_the_sockets(times: int) -> None:
@@ -56,14 +56,16 @@ async def looks_at_the_sockets(times: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_work_is_let_in(service: Service) -> None:
+async def test_work_is_let_in(service: RunningService) -> None:
     await service.ask(7)
     assert service.entered == [7]
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
 @pytest.mark.parametrize("written", ["{}", "{}/", "/{}", "/{}//"])
-async def test_work_is_refused_unread_while_the_service_is_full(service: Service, path: str, written: str) -> None:
+async def test_work_is_refused_unread_while_the_service_is_full(
+    service: RunningService, path: str, written: str
+) -> None:
     service.error = FULL
     scope = scope_of(path=written.format(path))
     with pytest.raises(OverloadedError) as refused:
@@ -83,13 +85,13 @@ async def test_work_is_refused_unread_while_the_service_is_full(service: Service
         pytest.param({"type": "lifespan"}, id="lifespan"),
     ],
 )
-async def test_all_else_is_let_in_at_once(service: Service, changes: dict[str, Any]) -> None:
+async def test_all_else_is_let_in_at_once(service: RunningService, changes: dict[str, Any]) -> None:
     service.error = FULL
     await service.ask(1, **changes)
     assert service.entered == [1]
 
 
-async def test_few_come_in_between_two_looks_at_the_sockets(service: Service) -> None:
+async def test_few_come_in_between_two_looks_at_the_sockets(service: RunningService) -> None:
     asking = [service.ask(number) for number in range(3 * AT_ONCE)]
     await looks_at_the_sockets(1)
     assert service.entered == list(range(AT_ONCE))
@@ -97,7 +99,7 @@ async def test_few_come_in_between_two_looks_at_the_sockets(service: Service) ->
     assert service.entered == list(range(3 * AT_ONCE))
 
 
-async def test_line_is_dismissed_when_the_service_becomes_full(service: Service) -> None:
+async def test_line_is_dismissed_when_the_service_becomes_full(service: RunningService) -> None:
     asking = [service.ask(number) for number in range(10 * AT_ONCE)]
     await looks_at_the_sockets(1)
     service.error = FULL
@@ -105,7 +107,7 @@ async def test_line_is_dismissed_when_the_service_becomes_full(service: Service)
     assert answers == [None] * AT_ONCE + [FULL] * 9 * AT_ONCE
 
 
-async def test_nobody_stands_in_line_for_too_long(service: Service) -> None:
+async def test_nobody_stands_in_line_for_too_long(service: RunningService) -> None:
     asking = [service.ask(number) for number in range(2 * AT_ONCE)]
     await looks_at_the_sockets(1)
     service.clock.now_s += LINE_S + 0.1
@@ -113,14 +115,14 @@ async def test_nobody_stands_in_line_for_too_long(service: Service) -> None:
     assert [type(answer) for answer in answers[AT_ONCE:]] == [OverloadedError] * AT_ONCE
 
 
-async def test_line_has_an_end(service: Service) -> None:
-    asking = [service.ask(number) for number in range(AT_ONCE + MOST_IN_LINE + 1)]
+async def test_line_has_an_end(service: RunningService) -> None:
+    asking = [service.ask(number) for number in range(AT_ONCE + MAX_IN_LINE + 1)]
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers.pop(), OverloadedError)
-    assert answers == [None] * (AT_ONCE + MOST_IN_LINE)
+    assert answers == [None] * (AT_ONCE + MAX_IN_LINE)
 
 
-async def test_who_leaves_the_line_takes_nobody_s_turn(service: Service) -> None:
+async def test_who_leaves_the_line_takes_nobody_s_turn(service: RunningService) -> None:
     asking = [service.ask(number) for number in range(AT_ONCE + 2)]
     await looks_at_the_sockets(1)
     asking[AT_ONCE].cancel()
@@ -128,8 +130,8 @@ async def test_who_leaves_the_line_takes_nobody_s_turn(service: Service) -> None
     assert service.entered == [*range(AT_ONCE), AT_ONCE + 1]
 
 
-async def test_refusals_are_told_by_one_line_for_all(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "TELL_EVERY_S", 0)
+async def test_refusals_are_told_by_one_line_for_all(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overload_guard, "TELL_EVERY_S", 0)
     service.error = FULL
     with capture_logs() as lines:
         await asyncio.gather(*(service.ask() for _ in range(5)), return_exceptions=True)
@@ -138,14 +140,14 @@ async def test_refusals_are_told_by_one_line_for_all(service: Service, monkeypat
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
-async def test_server_may_turn_work_away_itself_and_it_is_counted(service: Service, path: str) -> None:
+async def test_server_may_turn_work_away_itself_and_it_is_counted(service: RunningService, path: str) -> None:
     assert service.door.turn_away(path) is None
     service.error = FULL
     assert service.door.turn_away(path) is FULL
     assert service.counted == [(f"POST {path}", "overloaded")]
 
 
-async def test_server_turns_away_nothing_else(service: Service) -> None:
+async def test_server_turns_away_nothing_else(service: RunningService) -> None:
     service.error = FULL
     for path in ("/tokenize", "/health", "/embed?x=1", "/nothing"):
         assert service.door.turn_away(path) is None

@@ -11,20 +11,23 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.testing import TestClient
 from structlog.testing import capture_logs
 
-from assembly.access import principals
+from access import principals
+from access.quotas import QuotaState, RateLimitedError, quotas_of
 from api import answer_formats
-from web import problems
-from access.quotas import Allowance, RateLimitedError, quotas_of
 from api.request_types import EmbedBatchRequest, EmbedRequest
-from web.request_log import Observer
-from web.problems import NotJsonError, StrictRequest, UnforeseenError, of_error, problem_handlers
-from web.large_body_queue import Turns
 from engine import errors
 from engine.catalog import Catalog
 from serving import protocol_errors
 from tests.support.servers import ROOT
+from web import problems
+from web.large_body_queue import LargeBodyQueue
+from web.problems import NotJsonError, StrictRequest, UnforeseenError, of_error, problem_handlers
+from web.request_log import RequestLog
 
-SOURCES = {"access.quotas", *(module.__name__ for module in (callers, formats, problems, errors, failures))}
+SOURCES = {
+    "access.quotas",
+    *(module.__name__ for module in (principals, answer_formats, problems, errors, protocol_errors)),
+}
 """Modules that say what may fail."""
 QUOTED = "what-a-caller-has-sent"
 MAX_BODY_BYTES = 300_000
@@ -43,7 +46,7 @@ KINDS: list[errors.ServiceError] = [
     errors.InvalidVectorError(3, "holds NaN or infinity"),
     errors.MetricsDisabledError(),
     NotJsonError("Send JSON."),
-    RateLimitedError(Allowance(quotas_of(requests=1, tokens=None, window_s=9), (9_000_000,), is_admitted=False)),
+    RateLimitedError(QuotaState(quotas_of(requests=1, tokens=None, window_s=9), (9_000_000,), is_admitted=False)),
 ]
 each_kind = pytest.mark.parametrize("error", [pytest.param(error, id=type(error).__name__) for error in KINDS])
 
@@ -89,8 +92,8 @@ def client() -> Iterator[httpx.Client]:
         logging_config=None,
         openapi_config=None,
     )
-    app.asgi_handler = Observer(app.asgi_handler, count=lambda *_: None)
-    app.state.turns = Turns()
+    app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None)
+    app.state.turns = LargeBodyQueue()
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

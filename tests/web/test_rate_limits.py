@@ -16,14 +16,14 @@ from litestar.testing import TestClient
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from access.client_addresses import ClientAddresses
-from access.quotas import MemoryAllowances, quotas_of
-from web.rate_limits import RateLimits, charge_of
-from web.request_log import Observer
-from web.problems import problem_handlers
+from access.quotas import MemoryQuotas, quotas_of
 from engine.errors import OverloadedError
 from tests.support.clock import ManualClock
 from tests.support.redis_servers import RedisServer, running_redis
 from tests.support.servers import ServerProcess, running_server
+from web.problems import problem_handlers
+from web.rate_limits import RateLimitMiddleware, charge_of
+from web.request_log import RequestLog
 
 POLICY = '"requests";q=3;w=60, "tokens";q=600;qu="tokens";w=60'
 LIMITED = {"ENABLE_RATE_LIMIT": "true", "RATE_LIMIT_WINDOW": "86400"}  # so that nothing comes back during a test
@@ -65,8 +65,8 @@ def clock() -> ManualClock:
 @pytest.fixture
 def client(clock: ManualClock) -> Iterator[httpx.Client]:
     """An app that takes three requests and 600 tokens per minute from each caller."""
-    allowances = MemoryAllowances(quotas_of(requests=3, tokens=600, window_s=60), clock=clock)
-    limits = RateLimits(allowances, address_of=ClientAddresses().caller_of)
+    allowances = MemoryQuotas(quotas_of(requests=3, tokens=600, window_s=60), clock=clock)
+    limits = RateLimitMiddleware(allowances, address_of=ClientAddresses().caller_of)
     app = Litestar(
         [work, overloaded, models],
         middleware=[Named(), limits],
@@ -74,7 +74,7 @@ def client(clock: ManualClock) -> Iterator[httpx.Client]:
         logging_config=None,
         openapi_config=None,
     )
-    app.asgi_handler = Observer(app.asgi_handler, count=lambda *_: None)
+    app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None)
     with TestClient(app) as client:
         yield client
 

@@ -8,8 +8,8 @@ import pytest
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from web.request_log import Observer
 from engine.errors import OverloadedError
+from web.request_log import RequestLog
 
 Counted = tuple[str, float, str | None]
 Headers = list[tuple[bytes, bytes]]
@@ -61,7 +61,7 @@ async def ask(
         counted.append((endpoint, seconds, code))
 
     scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}
-    observer = Observer(app, count=count, permission=lambda _: [ALLOWED], clock=lambda: next(ticks))
+    observer = RequestLog(app, count=count, permission=lambda _: [ALLOWED], clock=lambda: next(ticks))
     await observer(scope, receive, send)
     return sent, counted
 
@@ -233,7 +233,7 @@ async def test_caller_who_leaves_before_the_end_of_the_body_is_no_failure_of_the
 
     scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": {}}
     with capture_logs() as events:
-        await Observer(read, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
+        await RequestLog(read, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
     assert counted == ["caller-left"]
     assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
 
@@ -256,7 +256,7 @@ async def test_server_that_knows_of_a_leave_tells_it_and_the_work_is_cancelled()
 
     scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": state}
     with capture_logs() as events:
-        await Observer(work, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
+        await RequestLog(work, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
     assert counted == ["caller-left"]
     assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
 
@@ -316,5 +316,5 @@ async def test_what_is_no_request_is_passed_on_untouched() -> None:
         return None
 
     scope: Any = {"type": "lifespan"}
-    await Observer(app, count=lambda *_: pytest.fail("counted"))(scope, nothing, nothing)
+    await RequestLog(app, count=lambda *_: pytest.fail("counted"))(scope, nothing, nothing)
     assert seen == [scope]

@@ -10,11 +10,11 @@ from litestar.testing import create_test_client
 from numpy.typing import NDArray
 
 from api.answer_types import EmbedAnswer, EmbedBatchAnswer
-from web.responses import FastResponse
+from web.responses import JsonResponse
 
 
 def rendered(content: object) -> str:
-    return FastResponse(content).render(content, "application/json").decode()
+    return JsonResponse(content).render(content, "application/json").decode()
 
 
 def some_floats() -> NDArray[np.float32]:
@@ -83,7 +83,7 @@ def test_litestar_sends_it_with_the_same_head_as_its_own() -> None:
 
     @get("/fast", status_code=203)
     async def fast() -> Response[Any]:
-        return FastResponse({"a": 1}, headers={"X-Model-Fingerprint": "abc", "Retry-After": "1"}, status_code=503)
+        return JsonResponse({"a": 1}, headers={"X-Model-Fingerprint": "abc", "Retry-After": "1"}, status_code=503)
 
     with create_test_client([own, fast]) as client:
         wanted, given = client.get("/own"), client.get("/fast")
@@ -94,7 +94,7 @@ def test_litestar_sends_it_with_the_same_head_as_its_own() -> None:
 def test_status_is_that_of_the_route_where_the_answer_has_none() -> None:
     @get("/fast", status_code=203)
     async def fast() -> Response[Any]:
-        return FastResponse({})
+        return JsonResponse({})
 
     with create_test_client([fast]) as client:
         assert client.get("/fast").status_code == 203

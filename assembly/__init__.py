@@ -1,0 +1,1 @@
+"""From settings to running parts. Nothing else constructs collaborators, and Settings goes no further."""

@@ -1,0 +1,1 @@
+"""What this machine gives the process: usable cores, memory, folders, ports."""
