@@ -25,9 +25,10 @@ from api.answer_types import (
     VectorsSchema,
 )
 from assembly.access import Access, allowances_of, read_access
+from assembly.catalog import open_catalog
 from assembly.running import RunningService, lifespan, open_service
-from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings, SettingsError, load_settings
-from engine.catalog import Catalog, read_catalog
+from config import Settings, SettingsError, load_settings
+from engine.catalog import Catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import MetricsDisabledError, ModelNotFoundError, ServiceError, UnknownModelError
 from serving.connection_limits import ConnectionLimits
@@ -36,9 +37,10 @@ from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.authentication import AuthenticationMiddleware
 from web.cors import cross_origin, permission
+from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
 from web.overload_guard import OverloadGuard
-from web.problems import StrictRequest, problem_handlers
+from web.problems import problem_handlers
 from web.rate_limits import RateLimitMiddleware, charge_of
 from web.request_log import RequestLog
 from web.responses import JsonResponse
@@ -245,8 +247,7 @@ def create_app(
     level = "DEBUG" if settings.debug else settings.log_level
     is_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stdout.isatty())
     configure_logging(level=level, is_json=is_json)
-    folders, metrics = [BUNDLED_MODELS_DIR, settings.models_dir], Metrics()
-    catalog = read_catalog(folders, bundled=BUNDLED_MODEL, preloaded=PRELOADED_DIR)
+    catalog, metrics = open_catalog(settings), Metrics()
     _check_names(settings, catalog)
     access, settings = read_access(settings), settings.without_api_keys()
     allowances = allowances_of(settings)

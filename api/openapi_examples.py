@@ -37,7 +37,7 @@ from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest
 from engine import errors
 from engine.pipeline import Chunk
 from engine.tokenizer import Token
-from web.problems import NotJsonError
+from web.json_bodies import NotJsonError
 
 MODEL_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 TEXT, OTHER_TEXT = "How do I reset my password?", "I forgot my login."

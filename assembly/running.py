@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import structlog
@@ -15,17 +14,17 @@ from litestar import Litestar
 from access.quotas import QuotaStore
 from api.answer_types import CacheInfo, LimitMetrics
 from api.request_types import TextLimits
+from assembly.lane_plan import LanePlan, plan_lanes
 from config import HERE, Settings
 from engine.catalog import Catalog, Model
 from engine.embedder import Embedder
-from engine.encoder import Encoder, sessions_of
+from engine.encoder import Encoder
 from engine.errors import ServiceError
 from engine.hub import fetch, is_cached
 from engine.lane import Lane, open_lanes
 from engine.memory_estimate import advice, need_of, why_impossible
 from engine.scheduler import Scheduler
 from env_file import mistyped
-from host.cores import usable_cores
 from host.folder_permissions import why_not_writable
 from host.memory import memory_limit, return_large_blocks
 from model_manager import ModelManager
@@ -44,6 +43,7 @@ class RunningService:
     """
 
     settings: Settings
+    plan: LanePlan
     catalog: Catalog
     models: ModelManager
     scheduler: Scheduler
@@ -132,8 +132,7 @@ def _tell_what_does_nothing(settings: Settings) -> None:
 def _why_not_here(service: RunningService, required: Sequence[Model]) -> str | None:
     """Why *required* cannot be had here, whatever the hub says; blocks. What may go wrong later is logged."""
     settings = service.settings
-    copies = partial(sessions_of, lanes=service.scheduler.state().lanes, lone_text_bytes=int(settings.lone_text_memory))
-    need, limit = need_of(required, copies), memory_limit()
+    need, limit = need_of(required, service.plan.sessions_of), memory_limit()
     if (reason := why_impossible(need, limit)) is not None:
         return reason
     if need.is_tight(limit):
@@ -161,11 +160,8 @@ async def open_service(
 ) -> AsyncIterator[RunningService]:
     """Put the parts together, and take them apart in reverse order; *cores* are as in `main.create_app`."""
     return_large_blocks()
-    cores = cores or usable_cores()
-    lanes = min(settings.thread_pool_workers, cores)
-    log.info("threads_planned", lanes=lanes, usable_cores=cores, wanted=settings.thread_pool_workers)
-
-    copies = partial(sessions_of, lanes=lanes, lone_text_bytes=settings.lone_text_memory)
+    plan = plan_lanes(settings, cores=cores)
+    log.info("threads_planned", lanes=plan.lanes, usable_cores=plan.cores, wanted=settings.thread_pool_workers)
 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(allowances.running())
@@ -173,15 +169,17 @@ async def open_service(
         loading = ThreadPoolExecutor(len(catalog.models), thread_name_prefix="load")
         tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         stack.enter_context(tokenizing)
-        express, workers = Lane("express"), open_lanes(lanes)
+        express, workers = Lane("express"), open_lanes(plan.lanes)
         for lane in (express, *workers):
             stack.callback(lane.close)
         stack.callback(loading.shutdown, wait=False, cancel_futures=True)
         models = ModelManager(
             fetch=lambda name: fetch(catalog.get(name), settings.hub_cache_dir),
             load=lambda name: load(catalog.get(name), hub_cache_dir=settings.hub_cache_dir),
-            optimise=lambda encoder: encoder.open_lone_text_session(cores) if copies(encoder.model) > 1 else None,
-            memory_bytes=lambda name: catalog.get(name).memory_bytes * copies(catalog.get(name)),
+            optimise=lambda encoder: (
+                encoder.open_lone_text_session(plan.cores) if plan.sessions_of(encoder.model) > 1 else None
+            ),
+            memory_bytes=lambda name: catalog.get(name).memory_bytes * plan.sessions_of(catalog.get(name)),
             executor=loading,
             capacity=settings.max_cached_models,
             ttl_s=settings.model_cache_ttl,
@@ -206,4 +204,4 @@ async def open_service(
             timeout_s=settings.request_timeout,
         )
         rules = TextLimits(settings.max_text_length, settings.max_batch_size)
-        yield RunningService(settings, catalog, models, scheduler, embeddings, metrics, rules, allowances)
+        yield RunningService(settings, plan, catalog, models, scheduler, embeddings, metrics, rules, allowances)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from assembly.access import allowances_of, read_access
+from assembly.catalog import open_catalog
+from assembly.lane_plan import plan_lanes
 from cli.console import (
     DONE,
     FAILED,
     configure_logging,
     fetch_visibly,
     megabytes,
-    open_catalog,
     paragraphs,
     say,
     say_json,
@@ -24,7 +25,6 @@ from cli.model_process import Loaded, ModelProcessError, Order, running
 from cli.surroundings import ask_hub, free_disk_bytes
 from config import HERE, Settings, SettingsError, load_settings
 from engine.catalog import Catalog, Model
-from engine.encoder import sessions_of
 from engine.errors import ModelUnavailableError, UnknownModelError
 from engine.hub import is_cached
 from engine.memory_estimate import need_of, why_impossible
@@ -193,7 +193,7 @@ def _unknown(catalog: Catalog, names: Sequence[str]) -> Iterator[str]:
 
 
 def _machine(settings: Settings, required: Sequence[Model]) -> Iterator[Finding]:
-    lanes, wanted = _lanes(settings), settings.thread_pool_workers
+    lanes, wanted = plan_lanes(settings).lanes, settings.thread_pool_workers
     yield Finding("machine", "ok", "cores", f"{usable_cores()} usable", {"usable_cores": usable_cores()})
     yield Finding("machine", "ok", "lanes", f"{lanes} (THREAD_POOL_WORKERS={wanted})", {"lanes": lanes})
     yield _address(settings)
@@ -222,22 +222,14 @@ def _listen_problem(settings: Settings) -> ListenError | None:
     return None
 
 
-def _lanes(settings: Settings) -> int:
-    return min(settings.thread_pool_workers, usable_cores())
-
-
-def _copies(model: Model, settings: Settings) -> int:
-    return sessions_of(model, lanes=_lanes(settings), lone_text_bytes=settings.lone_text_memory)
-
-
 def _needed_bytes(model: Model, settings: Settings) -> int:
     """Estimated memory of a model with the copy for lone texts, where it gets one."""
-    return model.memory_bytes * _copies(model, settings)
+    return model.memory_bytes * plan_lanes(settings).sessions_of(model)
 
 
 def _memory(settings: Settings, required: Sequence[Model]) -> Finding:
     limit, available = memory_limit(), available_bytes()
-    need = need_of(required, lambda model: _copies(model, settings))
+    need = need_of(required, plan_lanes(settings).sessions_of)
     facts = {"available_bytes": available, "needed_bytes": need.bytes, "limit_bytes": limit.bytes}
     if (reason := why_impossible(need, limit)) is not None:
         return Finding("machine", "FAIL", "memory", reason, facts)

@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 
+from assembly.catalog import open_catalog
 from cli.comparison_report import COSTS, VERDICTS, Comparison, Side, Skipped, as_json, as_lines
 from cli.console import (
     DONE,
@@ -18,7 +19,6 @@ from cli.console import (
     CommandError,
     fetch_visibly,
     find_models,
-    open_catalog,
     open_settings,
     paragraphs,
     say,

@@ -14,8 +14,8 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings, SettingsError, load_settings
-from engine.catalog import Catalog, Model, read_catalog
+from config import Settings, SettingsError, load_settings
+from engine.catalog import Catalog, Model
 from engine.errors import UnknownModelError
 from engine.fingerprint import ModelFiles
 from engine.hub import use_files
@@ -147,12 +147,6 @@ def open_settings() -> Settings:
     except SettingsError as error:
         message = f"Bad settings: {error}."
         raise CommandError(message) from None
-
-
-def open_catalog(settings: Settings) -> Catalog:
-    """The models that the service would know with these settings."""
-    folders = [BUNDLED_MODELS_DIR, settings.models_dir]
-    return read_catalog(folders, bundled=BUNDLED_MODEL, preloaded=PRELOADED_DIR)
 
 
 def find_models(catalog: Catalog, names: Iterable[str]) -> list[Model]:

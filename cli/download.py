@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from assembly.catalog import open_catalog
 from cli.console import (
     DONE,
     FAILED,
@@ -11,7 +12,6 @@ from cli.console import (
     fetch_visibly,
     find_models,
     megabytes,
-    open_catalog,
     open_settings,
     paragraphs,
     say,

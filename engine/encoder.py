@@ -54,11 +54,6 @@ log = structlog.get_logger()
 Method = Literal["embed", "query_embed", "passage_embed"]
 
 
-def sessions_of(model: Model, *, lanes: int, lone_text_bytes: int) -> int:
-    """Copies of *model* in memory: one for the lanes, and one for lone texts where it is small enough."""
-    return 2 if lanes > 1 and model.memory_bytes <= lone_text_bytes else 1
-
-
 class Sessions:
     """A model's sessions: one of a single thread, and perhaps a *wide* one that uses all cores.
 

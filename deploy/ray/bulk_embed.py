@@ -24,8 +24,9 @@ if not __package__:  # run as a script: let `engine` and `deploy` be found, and 
 
 import structlog
 
-from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, Settings, SettingsError, load_settings
-from engine.catalog import Model, read_catalog
+from assembly.catalog import open_catalog
+from config import Settings, SettingsError, load_settings
+from engine.catalog import Model
 from engine.encoder import Encoder, load_encoder
 from engine.errors import ServiceError
 from engine.hub import fetch
@@ -170,7 +171,7 @@ def plan(args: argparse.Namespace, settings: Settings) -> Job:
     columns = choose_columns(described, args.text_column, args.keep)
     if clash := [name for name in columns.kept.names if name in NEW_COLUMNS]:
         raise InputError(f"the input has a column {clash[0]!r}, as the output will; leave it out by --keep")
-    catalog = read_catalog([BUNDLED_MODELS_DIR, settings.models_dir], bundled=BUNDLED_MODEL)
+    catalog = open_catalog(settings)
     model = catalog.get(args.model or settings.required_models[0])
     options = EmbedOptions(
         input_type=args.input_type,

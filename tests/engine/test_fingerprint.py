@@ -126,7 +126,7 @@ def test_fingerprint_changes_with_the_version_of(
     monkeypatch.syspath_prepend(installed.parent)
     after = replace(files).fingerprint
     assert getattr(after, package) == "99.0"
-    assert after.digest != before.fingerprint
+    assert after.digest != before.digest
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from litestar.types import Scope
 
 from api.request_types import EmbedBatchRequest, EmbedRequest, TextLimits, TokenizeRequest
 from engine.errors import ServiceError
-from web.problems import StrictRequest, of_error
+from web.json_bodies import StrictRequest
+from web.problems import of_error
 
 KINDS: list[type[Any]] = [EmbedRequest, EmbedBatchRequest, TokenizeRequest]
 RULES = TextLimits(8192, 32)

@@ -15,7 +15,8 @@ from litestar.testing import TestClient
 from access.principals import KeysUnavailableError, Principal, UnauthenticatedError
 from tests.support.servers import ROOT, environment
 from web.authentication import AuthenticationMiddleware
-from web.problems import StrictRequest, problem_handlers
+from web.json_bodies import StrictRequest
+from web.problems import problem_handlers
 from web.request_log import RequestLog
 
 KEYS = {

@@ -20,8 +20,9 @@ from engine.catalog import Catalog
 from serving import protocol_errors
 from tests.support.servers import ROOT
 from web import problems
+from web.json_bodies import NotJsonError, StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.problems import NotJsonError, StrictRequest, UnforeseenError, of_error, problem_handlers
+from web.problems import UnforeseenError, of_error, problem_handlers
 from web.request_log import RequestLog
 
 SOURCES = {

@@ -1,0 +1,10 @@
+"""The one place that opens the model catalogue: the service, the commands and the bulk job all see the same models."""
+
+from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings
+from engine.catalog import Catalog, read_catalog
+
+
+def open_catalog(settings: Settings) -> Catalog:
+    """Read FastEmbed's registry, the bundled model, MODELS_DIR and the models preloaded in an image."""
+    folders = [BUNDLED_MODELS_DIR, settings.models_dir]
+    return read_catalog(folders, bundled=BUNDLED_MODEL, preloaded=PRELOADED_DIR)
