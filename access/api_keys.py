@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from access.principals import DEFAULT_SCOPES, SCOPES, Principal
+from access.principals import DEFAULT_PERMISSIONS, PERMISSIONS, Principal
 
 MIN_CHARACTERS, MAX_CHARACTERS = 16, 256
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
@@ -36,7 +36,7 @@ class Entry:
 
     place: str
     key: str
-    caller: Principal
+    principal: Principal
 
 
 def read_entries(texts: Iterable[str]) -> list[Entry]:
@@ -131,9 +131,9 @@ class KeyRing:
             digest = hashlib.sha256(self._salt + entry.key.encode()).digest()
             if digest in callers:
                 raise KeyFormatError(f"{entry.place} has the same key as {places[callers[digest][1].name]}")
-            if entry.caller.name in places:
-                raise KeyFormatError(f"{entry.place} has the same name as {places[entry.caller.name]}")
-            callers[digest], places[entry.caller.name] = (digest, entry.caller), entry.place
+            if entry.principal.name in places:
+                raise KeyFormatError(f"{entry.place} has the same name as {places[entry.principal.name]}")
+            callers[digest], places[entry.principal.name] = (digest, entry.principal), entry.place
         return callers
 
 
@@ -144,16 +144,16 @@ def why(error: Exception) -> str:
 
 def _entry(text: str, place: str, name: str) -> Entry:
     """*name* is that of a key which has none of its own."""
-    scopes = DEFAULT_SCOPES
+    permissions = DEFAULT_PERMISSIONS
     match text.split(":"):
         case [key]:
             pass
         case [name, key]:
             pass
         case [name, key, words]:
-            scopes = _scopes(words, place)
+            permissions = _permissions(words, place)
         case _:
-            raise KeyFormatError(f"{place} has more than two colons; write `key`, `name:key` or `name:key:scope+scope`")
+            raise KeyFormatError(f"{place} has more than two colons; write `key`, `name:key` or `name:key:permission+permission`")
     if not NAME.fullmatch(name):
         raise KeyFormatError(f"{place} has a name that is not 1 to 64 letters, digits and ._@-")
     if not MIN_CHARACTERS <= len(key) <= MAX_CHARACTERS:
@@ -163,16 +163,16 @@ def _entry(text: str, place: str, name: str) -> Entry:
         )
     if not KEY.fullmatch(key):
         raise KeyFormatError(f"{place} has a key with other characters than letters, digits and ._~+/=-")
-    return Entry(place, key, Principal(name, scopes))
+    return Entry(place, key, Principal("key", name, permissions=permissions))
 
 
-def _scopes(text: str, place: str) -> frozenset[str]:
-    scopes = frozenset(text.split("+"))
-    if not scopes <= set(SCOPES):
+def _permissions(text: str, place: str) -> frozenset[str]:
+    permissions = frozenset(text.split("+"))
+    if not permissions <= set(PERMISSIONS):
         raise KeyFormatError(
-            f"{place} has a scope that does not exist; allowed are {', '.join(SCOPES)}, with + between"
+            f"{place} has a permission that does not exist; allowed are {', '.join(PERMISSIONS)}, with + between"
         )
-    return scopes
+    return permissions
 
 
 def _signature(file: Path) -> Signature:

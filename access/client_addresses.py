@@ -4,8 +4,6 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from litestar.types import HTTPScope
-
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -26,19 +24,18 @@ class ClientAddresses:
         """Remember the proxies whose `X-Forwarded-For` is believed."""
         self._trusted = tuple(trusted)
 
-    def caller_of(self, scope: HTTPScope) -> str:
+    def network_of(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """Who asks: an IPv4 address, or the first 64 bits of an IPv6 address.
 
         It is the peer, unless the peer is a trusted proxy: then the hops of `X-Forwarded-For` are followed from the
         right, where the nearest proxy has written, and the first that is not a trusted proxy is the caller. A hop that
         is no address ends the walk at the proxy that passed it on.
         """
-        client = scope["client"]
         peer = address_in(client[0]) if client else None
         if peer is None:
             return NOBODY
         if self._trusts(peer):
-            peer = self._forwarded_for(peer, scope["headers"])
+            peer = self._forwarded_for(peer, headers)
         return _home(peer)
 
     def _forwarded_for(self, proxy: Address, headers: Iterable[tuple[bytes, bytes]]) -> Address:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
-from access.principals import DEFAULT_SCOPES, SCOPES, Principal, UnauthenticatedError
+from access.principals import DEFAULT_PERMISSIONS, PERMISSIONS, Principal, UnauthenticatedError
 
 MIN_RSA_BITS = 2048
 MAX_FILE_BYTES = 100_000
@@ -66,7 +66,7 @@ class OneKey:
         pass
 
 
-class Tokens:
+class JwtVerifier:
     """Tells whose a token is.
 
     Each algorithm has a source of its own, so a token cannot choose what its signature is checked with: no public key
@@ -94,7 +94,7 @@ class Tokens:
         self._issuers = list(issuers) or None
         self._leeway_s = leeway_s
 
-    async def read(self, token: bytes) -> Principal | None:
+    async def verify(self, token: bytes) -> Principal | None:
         if token.count(b".") != 2:  # noqa: PLR2004 - header, claims, signature
             return None
         try:
@@ -106,7 +106,7 @@ class Tokens:
         if source is None:
             raise UnauthenticatedError(f"Tokens must be signed by {' or '.join(self._sources)}.")
         key = await source.find(header.get("kid"), str(algorithm))
-        return _caller(self._claims(token, key, str(algorithm)))
+        return _principal(self._claims(token, key, str(algorithm)))
 
     async def aclose(self) -> None:
         for source in set(self._sources.values()):
@@ -178,17 +178,17 @@ def algorithm_of(key: object) -> str | None:
     return None
 
 
-def _caller(claims: Mapping[str, Any]) -> Principal:
+def _principal(claims: Mapping[str, Any]) -> Principal:
     subject = claims["sub"]
     if not SUBJECT.fullmatch(subject) or not subject.isprintable():
         raise UnauthenticatedError("The token's claim 'sub' is not a name of 1 to 200 printable characters.")
-    return Principal(subject, _scopes(claims))
+    return Principal("token", subject, issuer=str(claims.get("iss", "")), permissions=_permissions(claims))
 
 
-def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+def _permissions(claims: Mapping[str, Any]) -> frozenset[str]:
     """From `scope` (RFC 8693 and 9068) or `scp`, as others call it; what we do not know is meant for others."""
     stated = claims.get("scope", claims.get("scp"))
     if stated is None:
-        return DEFAULT_SCOPES
+        return DEFAULT_PERMISSIONS
     words = stated.split() if isinstance(stated, str) else stated if isinstance(stated, list) else ()
-    return frozenset(SCOPES).intersection(word for word in words if isinstance(word, str))
+    return frozenset(PERMISSIONS).intersection(word for word in words if isinstance(word, str))

@@ -1,34 +1,46 @@
-"""Who calls, and what they may do: what keys and tokens tell, and how a refusal reads."""
+"""Who calls and what they may do: principals, their permissions, and the errors of authentication."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from engine.errors import ServiceError
 
-SCOPES = ("embed", "metrics", "admin")
-"""What a key or a token may be good for; `admin` is good for everything."""
-DEFAULT_SCOPES = frozenset({"embed"})
-"""What a key or a token is good for that does not say."""
+PERMISSIONS = ("embed", "metrics", "admin")
+"""The permissions a key or token can have; `admin` includes all others."""
+DEFAULT_PERMISSIONS = frozenset({"embed"})
+"""The permissions of a key or token that states none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Someone whose key or token is good.
+    """The caller of a request. Permissions, quotas, the request log and metrics all use this one object.
 
     Attributes:
-        name: the key's name, or the token's `sub`; it stands in the log.
-        scopes: those of `SCOPES` that the key or token has.
+        kind: how the caller was identified: by an API key, by a token, or only by their network address.
+        name: the key's name or the token's `sub`; empty for an address.
+        issuer: the token's `iss`; empty if it states none, and for other kinds.
+        network: for an address: the IPv4 address or IPv6 /64 prefix; empty for other kinds.
+        permissions: those of `PERMISSIONS` that the key or token has; none for an address.
     """
 
-    name: str
-    scopes: frozenset[str]
+    kind: Literal["key", "token", "address"]
+    name: str = ""
+    issuer: str = ""
+    network: str = ""
+    permissions: frozenset[str] = frozenset()
 
-    def may(self, scope: str) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
+    def has(self, permission: str) -> bool:
+        """Return whether the principal has *permission*, directly or as `admin`."""
+        return permission in self.permissions or "admin" in self.permissions
+
+    @property
+    def quota_key(self) -> str:
+        """The key under which quotas count this principal. Two principals never share one: kind and issuer are part of it."""
+        return f"address {self.network}" if self.kind == "address" else f"{self.kind} {self.issuer!r} {self.name}"
 
 
 class UnauthenticatedError(ServiceError):
-    """It is not known who calls.
+    """The caller sent no credentials, or credentials that are not valid.
 
     Attributes:
         error: the error code of RFC 6750 (section 3.1); None: no credentials were sent.
@@ -41,47 +53,47 @@ class UnauthenticatedError(ServiceError):
         self.error = error
 
 
-class MissingScopeError(ServiceError):
-    """It is known who calls, but they may not do this."""
+class MissingPermissionError(ServiceError):
+    """The caller is known but does not have the permission that the route needs."""
 
-    status, code, title = 403, "missing-scope", "This key is not good for this"
+    status, code, title = 403, "missing-scope", "The key lacks a permission"
 
-    def __init__(self, scope: str) -> None:
-        super().__init__(f"This needs a key with the scope '{scope}'.", facts={"scope": scope})
-        self.scope = scope
+    def __init__(self, permission: str) -> None:
+        super().__init__(f"This needs a key with the permission '{permission}'.", facts={"scope": permission})
+        self.permission = permission
 
 
 class KeysUnavailableError(ServiceError):
-    """A token may be good, but the public keys that would tell cannot be fetched now."""
+    """The token may be valid, but the issuer's public keys cannot be fetched now."""
 
     status, code, title = 503, "keys-unavailable", "The token cannot be checked now"
 
     def __init__(self, *, retry_after_s: float) -> None:
         super().__init__(
-            "The token is signed with a key that is not known here yet, and new keys cannot be fetched now.",
+            "The token is signed with a key that is not known here yet, and the issuer's keys cannot be fetched now.",
             retry_after_s=retry_after_s,
         )
 
 
-class TokenReader(Protocol):
-    """Tells whose a token is."""
+class TokenVerifier(Protocol):
+    """Verifies tokens and returns their principals."""
 
-    async def read(self, token: bytes) -> Principal | None:
-        """Whose *token* it is; None: it does not look like one.
+    async def verify(self, token: bytes) -> Principal | None:
+        """Return the principal of *token*; None if it does not look like a token.
 
         Raises:
-            UnauthenticatedError: it is not good.
-            KeysUnavailableError: it cannot be told now.
+            UnauthenticatedError: the token is not valid.
+            KeysUnavailableError: the public keys to check it with cannot be fetched now.
         """
 
     async def aclose(self) -> None:
-        """End what is under way."""
+        """Cancel fetches in flight."""
 
 
 class NoTokens:
-    """Takes no token."""
+    """Accepts no tokens."""
 
-    async def read(self, token: bytes) -> Principal | None:
+    async def verify(self, token: bytes) -> Principal | None:
         del token
         return None
 

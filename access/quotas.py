@@ -19,12 +19,6 @@ from engine.errors import ServiceError
 
 Store = Literal["off", "memory", "redis"]
 
-LIMIT_HEADERS = {
-    "RateLimit-Policy": "If limits are on: a caller's quota `q` per window of `w` seconds, of requests and of tokens",
-    "RateLimit": "If limits are on: what is left, `r`, to be spread over `t` seconds",
-}
-"""What every answer of the limited routes tells."""
-
 US = 1_000_000
 """Microseconds of a second."""
 MAX_CALLERS = 50_000

@@ -11,8 +11,8 @@ from litestar.datastructures.headers import Accept
 from engine.embedder import EmbedResult
 from engine.errors import InvalidInputError, ServiceError
 from engine.vectors import little_endian
+from web.responses import JSON
 
-JSON: Final = "application/json"
 OCTETS: Final = "application/octet-stream"
 ARROW: Final = "application/vnd.apache.arrow.stream"
 Format = Literal["application/json", "application/octet-stream", "application/vnd.apache.arrow.stream"]
@@ -28,7 +28,7 @@ TEXT_TYPES: Final = {
 REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
 """A quality of zero says what is not wanted; Litestar takes it for the least wanted."""
 FINGERPRINT_HEADER = "X-Model-Fingerprint"
-HEADERS = {
+EMBEDDING_HEADERS = {
     "X-Embedding-Shape": "rows and columns of the matrix, such as `2,384`",
     "X-Embedding-Dtype": "of the matrix, as numpy names it; always little-endian",
     "X-Embedding-Tokens": "of all texts together",
@@ -47,7 +47,7 @@ class NotAcceptableError(ServiceError):
     status, code, title = 406, "not-acceptable", "The answer cannot be written that way"
 
 
-def wanted_format(accept: str | None) -> Format:
+def accepted_format(accept: str | None) -> Format:
     """The format that the header asks for; whatever is not known here gets JSON, as every error does."""
     if accept is None or ("octet-stream" not in accept and "arrow" not in accept):
         return JSON
@@ -55,7 +55,7 @@ def wanted_format(accept: str | None) -> Format:
     return OCTETS if found == OCTETS else ARROW if found == ARROW else JSON
 
 
-def wanted_text(accept: str | None) -> str | None:
+def accepted_text_format(accept: str | None) -> str | None:
     """Which of TEXT_TYPES the header wants rather than JSON; None: neither, as in `*/*`."""
     found = JSON if accept is None else _best_match(accept, [JSON, *TEXT_TYPES])
     return None if found == JSON else found

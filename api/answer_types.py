@@ -1,4 +1,7 @@
-"""The service's own answers."""
+"""The answers of the service's own routes: every JSON key that goes out is defined here, and no engine type goes out raw.
+
+Renaming something in the engine therefore never changes an answer; `api.build_answers` translates.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,11 +13,8 @@ from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 from numpy.typing import NDArray
 
-from engine.pipeline import Chunk
-from engine.tokenizer import Token
-
 Vectors = NDArray[np.float32]
-"""Shape ``(dim,)`` or ``(texts, dim)``: written as JSON numbers no longer than float32 needs, or as base64."""
+"""Shape ``(dim,)`` or ``(texts, dim)``. Written as JSON numbers no longer than float32 needs, or as base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class EmbedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class EmbedBatchAnswer:
-    """The vectors of several texts, in the order asked; `tokens` and `truncated` hold one entry per text."""
+    """The vectors of several texts, in the order of the request; `tokens` and `truncated` hold one entry per text."""
 
     embeddings: Vectors
     model_name: str
@@ -47,10 +47,20 @@ class EmbedBatchAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunksAnswer:
-    """The vectors of windows of texts: `chunks` tells for each which text and which of its characters it is of.
+class Chunk:
+    """One window of a text: the text's index, its characters from `start` up to `end`, and the tokens of the window."""
 
-    `count`, `tokens` and `truncated` are of the texts, as in `EmbedBatchAnswer`.
+    index: int
+    start: int
+    end: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksAnswer:
+    """One vector per window of a text; `chunks` states for each vector the text and the characters it represents.
+
+    `count`, `tokens` and `truncated` describe the texts, as in `EmbedBatchAnswer`.
     """
 
     embeddings: Vectors
@@ -64,8 +74,18 @@ class ChunksAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """One token. `start` and `end` are its characters in the text; null for special tokens and those of a prompt."""
+
+    token: str
+    id: int
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TextTokens:
-    """One text's tokens: how many (prompt and special tokens included), whether a model sees less, and which.
+    """The tokens of one text: their number (prompt and special tokens included) and whether the model would see fewer.
 
     `token_list` is null unless `return_tokens` is true.
     """
@@ -77,7 +97,7 @@ class TextTokens:
 
 @dataclass(frozen=True, slots=True)
 class WorkEstimate:
-    """What embedding the texts would be for an idle service, at the pace measured so far."""
+    """The work of embedding the texts on an idle service: model runs, and milliseconds at the speed measured so far."""
 
     micro_batches: int
     milliseconds: float
@@ -85,7 +105,7 @@ class WorkEstimate:
 
 @dataclass(frozen=True, slots=True)
 class TokenizeAnswer:
-    """The tokens of several texts, in the order asked."""
+    """The tokens of several texts, in the order of the request."""
 
     model_name: str
     max_tokens: int | None
@@ -97,7 +117,7 @@ class TokenizeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class CacheInfo:
-    """The models in memory, least recently used first, and the rules by which they leave; times in seconds."""
+    """The models in memory, least recently used first, and the limits after which they are evicted; times in seconds."""
 
     cached_models: list[str]
     num_cached: int
@@ -108,7 +128,7 @@ class CacheInfo:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the service takes work."""
+    """Whether the service accepts work."""
 
     status: Literal["healthy", "starting", "draining"]
     cache_info: CacheInfo
@@ -117,14 +137,14 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The answer to an orchestrator."""
+    """The answer to an orchestrator's probe."""
 
     status: Literal["live", "ready", "starting", "draining"]
 
 
 @dataclass(frozen=True, slots=True)
 class StuckLane:
-    """A lane that is in one run of a model for longer than LANE_STUCK_SECONDS, and for how many seconds."""
+    """A lane whose model run has taken longer than LANE_STUCK_SECONDS, and for how many seconds."""
 
     model_name: str
     seconds: float
@@ -132,17 +152,16 @@ class StuckLane:
 
 @dataclass(frozen=True, slots=True)
 class StuckProbe:
-    """The answer to an orchestrator that should restart the process."""
+    """The answer to a liveness probe when the process should be restarted."""
 
     status: Literal["stuck"]
     stuck: list[StuckLane]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
     """What is known of a model before it is loaded. `size` is that of its files in bytes."""
 
-    name: str
     dimension: int
     max_tokens: int | None
     size: int
@@ -152,9 +171,16 @@ class ModelEntry:
     is_cached: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry(ModelFacts):
+    """One model in the list of models. `size` is that of its files in bytes."""
+
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class ModelList:
-    """Which models there are; `allowed_models` is null where all of the catalogue may be used."""
+    """The models there are; `allowed_models` is null if the whole catalogue may be used."""
 
     required_models: list[str]
     cached_models: list[str]
@@ -173,7 +199,7 @@ class ModelUsage:
 
 @dataclass(frozen=True, slots=True)
 class PromptPair:
-    """What is put before a text whose `input_type` is given; empty: nothing."""
+    """The prompts put before a text with an `input_type`; empty: none."""
 
     query: str
     document: str
@@ -181,7 +207,7 @@ class PromptPair:
 
 @dataclass(frozen=True, slots=True)
 class TrainedSizes:
-    """The `dimensions` that the model was trained for: `sizes`, and each from `any_from` on where it is not null."""
+    """The `dimensions` that the model was trained for: `sizes`, and each size from `any_from` on if that is not null."""
 
     sizes: list[int]
     any_from: int | None
@@ -189,13 +215,13 @@ class TrainedSizes:
 
 @dataclass(frozen=True, slots=True)
 class SelfCheckFacts:
-    """What the model has proven when it was loaded.
+    """The results of the checks that a model passed when it was loaded.
 
-    `batch_drift` is the largest difference of a number between vectors of one text alone and among others (both at
-    length 1; null: texts cannot be run together), `batch_invariant` whether that is up to 1e-5. `batching` says
-    which texts share a run because of it: of any length (`mixed`), of `equal` length, or none (`single`), and
-    `batching_cost` how many times as long a run of mixed texts takes then. `canary_cosine` is the least cosine to
-    the model's reference vectors, null without any.
+    `batch_drift` is the largest difference of a number between the vectors of one text alone and among others (both at
+    length 1; null: texts cannot be run together), `batch_invariant` whether that is at most 1e-5. `batching` says which
+    texts may therefore share a run: of any length (`mixed`), of `equal` length, or none (`single`), and `batching_cost`
+    how many times as long a run of mixed texts takes then. `canary_cosine` is the lowest cosine to the model's reference
+    vectors; null without any.
     """
 
     batch_drift: float | None
@@ -207,7 +233,7 @@ class SelfCheckFacts:
 
 @dataclass(frozen=True, slots=True)
 class StampFacts:
-    """What the vectors depend on; `fingerprint` folds it into 16 digits, and each answer has it as a header."""
+    """What the vectors depend on; `fingerprint` is its hash in 16 digits, which each answer carries as a header."""
 
     revision: str
     onnx_sha256: str
@@ -216,25 +242,18 @@ class StampFacts:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModelDetails:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDetails(ModelFacts):
     """One model.
 
     `load_time` (seconds), `loaded_at`, `last_used`, `self_check` and `stamp` are null while it is not in memory.
-    `normalized` says whether vectors are at length 1 when `normalize` is left out; null: not known before it is loaded.
+    `normalized` says whether vectors have length 1 when `normalize` is left out; null: not known before it is loaded.
     """
 
     model_name: str
-    is_cached: bool
     load_time: float | None
     loaded_at: datetime | None
     last_used: datetime | None
-    dimension: int
-    max_tokens: int | None
-    size: int
-    description: str
-    license: str
-    source: Literal["bundled", "local", "hub"]
     needs_prompt: bool
     prompts: PromptPair
     uses_tasks: bool
@@ -247,7 +266,7 @@ class ModelDetails:
 
 @dataclass(frozen=True, slots=True)
 class EndpointMetrics:
-    """One endpoint: answers since the start, percentiles of its latest 2,048 latencies in milliseconds."""
+    """One endpoint: answers since the start, and percentiles of its latest 2,048 latencies in milliseconds."""
 
     requests: int
     latency_ms: dict[str, float]
@@ -255,9 +274,10 @@ class EndpointMetrics:
 
 @dataclass(frozen=True, slots=True)
 class QueueMetrics:
-    """What waits and runs now. `waiting_seconds`: until the lanes have done it, at the measured pace.
+    """What waits and runs now. `waiting_seconds`: until the lanes have done it, at the measured speed.
 
-    `lanes_stuck` are in one run for longer than LANE_STUCK_SECONDS; `lanes_died` counts threads since the start.
+    `lanes_stuck` are lanes whose run has taken longer than LANE_STUCK_SECONDS; `lanes_died` counts lane threads that
+    ended unexpectedly since the start.
     """
 
     waiting_requests: int
@@ -271,7 +291,7 @@ class QueueMetrics:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatchMetrics:
-    """Model runs since the start: how many, their texts, their tokens with padding, texts dropped before a run."""
+    """Model runs since the start: their number, their texts, their tokens with padding, and texts dropped before a run."""
 
     runs: int
     texts: int
@@ -281,7 +301,7 @@ class MicroBatchMetrics:
 
 @dataclass(frozen=True, slots=True)
 class LimitMetrics:
-    """Where it is counted how much callers ask (`off`: nowhere), and how often memory had to stand in for Redis."""
+    """Where quotas are counted (`off`: nowhere), and how often memory replaced an unreachable Redis."""
 
     store: Literal["off", "memory", "redis"]
     fallbacks: int
@@ -304,7 +324,7 @@ class MetricsAnswer:
 
 
 class VectorsSchema(OpenAPISchemaPlugin):
-    """Tells OpenAPI what `Vectors` are: numbers, or base64 of them, or lists of either."""
+    """Describes `Vectors` in OpenAPI: numbers, or base64 of them, or lists of either."""
 
     def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
         return bool(field_definition.annotation == Vectors)

@@ -1,4 +1,4 @@
-"""What the engine knows, put into the native answers."""
+"""Translates what the engine returns into the answers of the service's own routes."""
 
 import asyncio
 import time
@@ -10,9 +10,10 @@ import orjson
 from litestar import Response
 from numpy.typing import NDArray
 
-from api.answer_formats import ARROW, FINGERPRINT_HEADER, JSON, OCTETS, Format, arrow, octets
+from api.answer_formats import ARROW, FINGERPRINT_HEADER, OCTETS, Format, arrow, octets
 from api.answer_types import (
     CacheInfo,
+    Chunk,
     ChunksAnswer,
     EmbedAnswer,
     EmbedBatchAnswer,
@@ -31,6 +32,7 @@ from api.answer_types import (
     StuckLane,
     StuckProbe,
     TextTokens,
+    Token,
     TokenizeAnswer,
     TrainedSizes,
     WorkEstimate,
@@ -44,8 +46,7 @@ from engine.scheduler import SchedulerState
 from engine.self_check import SelfCheck
 from engine.vectors import to_base64
 from engine.watchdog import StuckRun
-from telemetry.metrics import Latencies
-from web.responses import JsonResponse
+from web.responses import JSON, JsonResponse
 
 
 class Loaded(Protocol):
@@ -59,8 +60,8 @@ class Loaded(Protocol):
     def last_used(self) -> datetime: ...
 
 
-class Counted(Protocol):
-    """Who counts the answers."""
+class RequestCounts(Protocol):
+    """The counters of answers, as `telemetry.metrics` keeps them."""
 
     @property
     def requests(self) -> int: ...
@@ -70,52 +71,50 @@ class Counted(Protocol):
 
     def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]: ...
 
-    def latencies(self) -> dict[str, Latencies]: ...
-
 
 async def embed_answer(
-    answer: EmbedResult, *, text_length: int, encoding: Encoding, wanted: Format, started: float
+    result: EmbedResult, *, text_length: int, encoding: Encoding, wanted: Format, started: float
 ) -> Response[Any]:
-    """The answer to a request for one text that came in at *started*, on `time.perf_counter`."""
-    if wanted != JSON or answer.chunks is not None:
-        return await batch_answer(answer, encoding=encoding, wanted=wanted, started=started)
+    """Answer a request for one text that arrived at *started*, on `time.perf_counter`."""
+    if wanted != JSON or result.chunks is not None:
+        return await batch_answer(result, encoding=encoding, wanted=wanted, started=started)
     content = EmbedAnswer(
-        embedding=_written(answer.vectors, encoding)[0],
-        model_name=answer.model.name,
-        dimension=answer.dimension,
+        embedding=_encoded(result.vectors, encoding)[0],
+        model_name=result.model.name,
+        dimension=result.dimension,
         text_length=text_length,
-        tokens=answer.tokens[0],
-        truncated=answer.truncated[0],
+        tokens=result.tokens[0],
+        truncated=result.truncated[0],
         processing_time_ms=_ms_since(started),
     )
-    return JsonResponse(content, headers={FINGERPRINT_HEADER: answer.fingerprint})
+    return JsonResponse(content, headers={FINGERPRINT_HEADER: result.fingerprint})
 
 
-async def batch_answer(answer: EmbedResult, *, encoding: Encoding, wanted: Format, started: float) -> Response[Any]:
-    """The answer to a request that came in at *started*, on `time.perf_counter`."""
+async def batch_answer(result: EmbedResult, *, encoding: Encoding, wanted: Format, started: float) -> Response[Any]:
+    """Answer a request for several texts, or for chunks, that arrived at *started*, on `time.perf_counter`."""
     if wanted == OCTETS:
-        return octets(answer)
+        return octets(result)
     if wanted == ARROW:
-        return await asyncio.to_thread(arrow, answer)  # the first one imports pyarrow
+        return await asyncio.to_thread(arrow, result)  # the first call imports pyarrow
     facts = (
-        answer.model.name,
-        answer.dimension,
-        len(answer.tokens),
-        answer.tokens,
-        answer.truncated,
+        result.model.name,
+        result.dimension,
+        len(result.tokens),
+        result.tokens,
+        result.truncated,
         _ms_since(started),
     )
-    embeddings = _written(answer.vectors, encoding)
-    content: EmbedBatchAnswer | ChunksAnswer = (
-        EmbedBatchAnswer(embeddings, *facts)
-        if answer.chunks is None
-        else ChunksAnswer(embeddings, answer.chunks, *facts)
-    )
-    return JsonResponse(content, headers={FINGERPRINT_HEADER: answer.fingerprint})
+    embeddings = _encoded(result.vectors, encoding)
+    if result.chunks is None:
+        content: EmbedBatchAnswer | ChunksAnswer = EmbedBatchAnswer(embeddings, *facts)
+    else:
+        chunks = [Chunk(chunk.index, chunk.start, chunk.end, chunk.tokens) for chunk in result.chunks]
+        content = ChunksAnswer(embeddings, chunks, *facts)
+    return JsonResponse(content, headers={FINGERPRINT_HEADER: result.fingerprint})
 
 
 async def tokenize_answer(count: TokenCount, *, started: float) -> Response[TokenizeAnswer]:
-    """The answer to a request that came in at *started*, on `time.perf_counter`."""
+    """Answer a request for tokens that arrived at *started*, on `time.perf_counter`."""
     texts = _texts(count) if count.pieces is None else await asyncio.to_thread(_texts, count)
     estimate = WorkEstimate(count.estimate.micro_batches, round(count.estimate.seconds * 1e3, 3))
     return JsonResponse(
@@ -124,15 +123,21 @@ async def tokenize_answer(count: TokenCount, *, started: float) -> Response[Toke
 
 
 def _texts(count: TokenCount) -> list[Any]:
-    """The texts in JSON already, one by one: a hundred thousand tokens at once would hold the event loop."""
+    """Serialise the texts one by one: a hundred thousand tokens at once would block the event loop."""
     return [
-        orjson.Fragment(orjson.dumps(TextTokens(tokens, truncated, count.pieces[index] if count.pieces else None)))
+        orjson.Fragment(orjson.dumps(TextTokens(tokens, truncated, _token_list(count, index))))
         for index, (tokens, truncated) in enumerate(zip(count.tokens, count.truncated, strict=True))
     ]
 
 
-def _written(vectors: NDArray[Any], encoding: Encoding) -> Any:
-    """The vectors as JSON will have them."""
+def _token_list(count: TokenCount, index: int) -> list[Token] | None:
+    if count.pieces is None:
+        return None
+    return [Token(piece.token, piece.id, piece.start, piece.end) for piece in count.pieces[index]]
+
+
+def _encoded(vectors: NDArray[Any], encoding: Encoding) -> Any:
+    """Return the vectors as JSON will hold them."""
     return to_base64(vectors) if encoding == "base64" else vectors
 
 
@@ -141,6 +146,7 @@ def _ms_since(started: float) -> float:
 
 
 def live_answer(stuck: Sequence[StuckRun]) -> Response[Any]:
+    """Answer a liveness probe: 200, or 503 with the runs that do not end."""
     if not stuck:
         return JsonResponse(Probe("live"))
     lanes = [StuckLane(run.model, round(run.seconds, 3)) for run in stuck]
@@ -148,45 +154,43 @@ def live_answer(stuck: Sequence[StuckRun]) -> Response[Any]:
 
 
 def model_entry(model: Model, loaded: Loaded | None) -> ModelEntry:
-    return ModelEntry(
-        name=model.name,
-        dimension=model.dim,
-        max_tokens=loaded.encoder.max_tokens if loaded else model.max_tokens,
-        size=model.size_bytes,
-        description=model.description,
-        license=model.license,
-        source=model.source,
-        is_cached=loaded is not None,
-    )
+    return ModelEntry(name=model.name, **_model_facts(model, loaded))
 
 
 def model_details(model: Model, loaded: Loaded | None, usage: Usage) -> ModelDetails:
-    entry, card = model_entry(model, loaded), model.card
+    card = model.card
     check, fingerprint = (loaded.encoder.check, loaded.encoder.fingerprint) if loaded else (None, None)
     return ModelDetails(
         model_name=model.name,
-        is_cached=entry.is_cached,
+        **_model_facts(model, loaded),
         load_time=round(loaded.load_s, 3) if loaded else None,
         loaded_at=loaded.loaded_at if loaded else None,
         last_used=loaded.last_used if loaded else None,
-        dimension=entry.dimension,
-        max_tokens=entry.max_tokens,
-        size=entry.size,
-        description=entry.description,
-        license=entry.license,
-        source=entry.source,
         needs_prompt=card.needs_prompt,
         prompts=PromptPair(card.prompts.query, card.prompts.document),
         uses_tasks=card.uses_tasks,
         normalized=check.is_unit if check else card.normalized,
         matryoshka=TrainedSizes(list(card.matryoshka.sizes), card.matryoshka.any_from) if card.matryoshka else None,
-        self_check=self_check_facts(check) if check else None,
-        stamp=fingerprint_facts(fingerprint) if fingerprint else None,
-        usage=model_usage(usage),
+        self_check=_self_check_facts(check) if check else None,
+        stamp=_fingerprint_facts(fingerprint) if fingerprint else None,
+        usage=_model_usage(usage),
     )
 
 
-def self_check_facts(check: SelfCheck) -> SelfCheckFacts:
+def _model_facts(model: Model, loaded: Loaded | None) -> dict[str, Any]:
+    """Return the fields of `ModelFacts`."""
+    return {
+        "dimension": model.dim,
+        "max_tokens": loaded.encoder.max_tokens if loaded else model.max_tokens,
+        "size": model.size_bytes,
+        "description": model.description,
+        "license": model.license,
+        "source": model.source,
+        "is_cached": loaded is not None,
+    }
+
+
+def _self_check_facts(check: SelfCheck) -> SelfCheckFacts:
     return SelfCheckFacts(
         batch_drift=check.batch_drift,
         batch_invariant=check.is_batch_invariant,
@@ -196,7 +200,7 @@ def self_check_facts(check: SelfCheck) -> SelfCheckFacts:
     )
 
 
-def fingerprint_facts(fingerprint: ModelFingerprint) -> StampFacts:
+def _fingerprint_facts(fingerprint: ModelFingerprint) -> StampFacts:
     return StampFacts(
         revision=fingerprint.revision,
         onnx_sha256=fingerprint.onnx_sha256,
@@ -206,12 +210,12 @@ def fingerprint_facts(fingerprint: ModelFingerprint) -> StampFacts:
     )
 
 
-def model_usage(usage: Usage) -> ModelUsage:
+def _model_usage(usage: Usage) -> ModelUsage:
     return ModelUsage(usage.requests, usage.texts, usage.tokens)
 
 
 def metrics_answer(
-    metrics: Counted,
+    counts: RequestCounts,
     state: SchedulerState,
     used: Mapping[str, Usage],
     *,
@@ -220,12 +224,12 @@ def metrics_answer(
     limits: LimitMetrics,
 ) -> MetricsAnswer:
     return MetricsAnswer(
-        total_requests=metrics.requests,
+        total_requests=counts.requests,
         total_embeddings=sum(usage.texts for usage in used.values()),
         uptime_seconds=uptime_s,
         cache_info=cache_info,
-        errors=metrics.errors,
-        endpoints={name: EndpointMetrics(*told) for name, told in metrics.endpoints().items()},
+        errors=counts.errors,
+        endpoints={name: EndpointMetrics(*numbers) for name, numbers in counts.endpoints().items()},
         queue=QueueMetrics(
             waiting_requests=state.waiting_requests,
             waiting_texts=state.waiting_texts,
@@ -241,13 +245,6 @@ def metrics_answer(
             padded_tokens=state.padded_tokens,
             dropped_texts=state.dropped_texts,
         ),
-        models={name: model_usage(usage) for name, usage in used.items()},
+        models={name: _model_usage(usage) for name, usage in used.items()},
         limits=limits,
     )
-
-
-def metrics_text(wanted: str, **facts: Any) -> Response[Any]:
-    """The same for Prometheus, see `api.prometheus`. Blocks: the first one imports what writes it."""
-    from api.prometheus import Facts, text_answer  # noqa: PLC0415 - 0.1 s that only those pay who use it
-
-    return text_answer(wanted, Facts(**facts))

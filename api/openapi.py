@@ -7,7 +7,6 @@ from typing import Annotated, Any, cast
 
 import msgspec
 from litestar import Router
-from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin  # no public name has it
 from litestar.enums import RequestEncodingType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
@@ -27,10 +26,12 @@ from litestar.openapi.spec import (
 from litestar.params import BodyKwarg
 from litestar.typing import FieldDefinition
 
-from access.quotas import LIMIT_HEADERS, RateLimitedError
-from api.answer_formats import ARROW, FINGERPRINT_HEADER, HEADERS, OCTETS, TEXT_TYPES
+from access.quotas import RateLimitedError
+from api.answer_formats import ARROW, FINGERPRINT_HEADER, EMBEDDING_HEADERS, OCTETS, TEXT_TYPES
 from engine import errors
-from web.problems import MEDIA_TYPE, Problem
+from web.litestar_adapter import StructSchemaPlugin
+from web.problems import MEDIA_TYPE, Problem, problem_document
+from web.rate_limits import LIMIT_HEADERS
 
 Responses = Mapping[int, ResponseSpec]
 KEY: list[SecurityRequirement] = [{}, {"bearer": []}, {"apiKey": []}]
@@ -52,7 +53,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
             "Turns text into vectors with FastEmbed's models, on CPU. Errors are RFC 9457 problem details. Besides "
             "what each route tells, any address may answer 400 (a broken head), 404 and 405."
         ),
-        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt={"scope": "docs"}),
+        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt={"permission": "docs"}),
         components=Components(security_schemes=SCHEMES),
         use_handler_docstrings=True,
     )
@@ -90,16 +91,14 @@ def _plain(value: object) -> Any:
 def problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> tuple[int, Example]:
     return kind.status, Example(
         summary=kind.title,
-        value={
-            "type": f"urn:fast-embedding:problem:{kind.code}",
-            "title": kind.title,
-            "status": kind.status,
-            "detail": detail,
-            "code": kind.code,
-            "status_code": kind.status,
-            "request_id": "0f5e8c4d2b7a4c39a6d1f8e7b2c3d4e5",
-            **facts,
-        },
+        value=problem_document(
+            status=kind.status,
+            code=kind.code,
+            title=kind.title,
+            detail=detail,
+            request_id="0f5e8c4d2b7a4c39a6d1f8e7b2c3d4e5",
+            facts=facts,
+        ),
     )
 
 
@@ -160,7 +159,7 @@ class VectorsOperation(LimitedOperation):
         rows = Schema(type=OpenAPIType.STRING, content_encoding="binary")
         for media_type, summary in ((OCTETS, "The matrix, little-endian"), (ARROW, "A table, if pyarrow is installed")):
             content[media_type] = OpenAPIMediaType(schema=rows, examples={"bytes": Example(summary, value="(bytes)")})
-        headers = {FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`", **HEADERS, **LIMIT_HEADERS}
+        headers = {FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`", **EMBEDDING_HEADERS, **LIMIT_HEADERS}
         response.headers = _headers(headers)
 
 

@@ -3,11 +3,12 @@
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from access.principals import KeysUnavailableError, MissingScopeError, UnauthenticatedError
+from access.principals import KeysUnavailableError, MissingPermissionError, UnauthenticatedError
 from access.quotas import QuotaState, RateLimitedError, quotas_of
 from api.answer_formats import ARROW, NotAcceptableError
 from api.answer_types import (
     CacheInfo,
+    Chunk,
     ChunksAnswer,
     EmbedAnswer,
     EmbedBatchAnswer,
@@ -28,6 +29,7 @@ from api.answer_types import (
     StuckLane,
     StuckProbe,
     TextTokens,
+    Token,
     TokenizeAnswer,
     TrainedSizes,
     WorkEstimate,
@@ -35,8 +37,6 @@ from api.answer_types import (
 from api.openapi import Responses, answer, body, problem, problems
 from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest
 from engine import errors
-from engine.pipeline import Chunk
-from engine.tokenizer import Token
 from web.json_bodies import NotJsonError
 
 MODEL_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -116,7 +116,7 @@ _NO_KEY = (
 """Where the service is set up to want keys."""
 _WORK_PROBLEMS = problems(
     *_NO_KEY,
-    problem(MissingScopeError, "This needs a key with the scope 'embed'.", scope="embed"),
+    problem(MissingPermissionError, "This needs a key with the permission 'embed'.", scope="embed"),
     problem(
         errors.InvalidInputError,
         "texts[1]: 9000 characters are more than the 8192 that a text may have.",
@@ -317,7 +317,7 @@ METRICS: Responses = {
     ),
     **problems(
         *_NO_KEY,
-        problem(MissingScopeError, "This needs a key with the scope 'metrics'.", scope="metrics"),
+        problem(MissingPermissionError, "This needs a key with the permission 'metrics'.", scope="metrics"),
         problem(errors.MetricsDisabledError, "The metrics are switched off by ENABLE_METRICS."),
     ),
 }

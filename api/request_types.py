@@ -30,7 +30,7 @@ InputTypeField = Annotated[
 ]
 
 
-class _Options(msgspec.Struct, forbid_unknown_fields=True):
+class EmbedOptionsBody(msgspec.Struct, forbid_unknown_fields=True):
     """How texts are read, and what becomes of their vectors. Left out, vectors are as FastEmbed gives them."""
 
     model_name: ModelName = None
@@ -95,7 +95,7 @@ class _Options(msgspec.Struct, forbid_unknown_fields=True):
 _NOTHING_ASKED = (None, None, "truncate", None, False, None, "float32")
 
 
-class EmbedRequest(_Options, kw_only=True):
+class EmbedRequest(EmbedOptionsBody, kw_only=True):
     """One text to embed."""
 
     text: Annotated[
@@ -104,7 +104,7 @@ class EmbedRequest(_Options, kw_only=True):
     ]
 
 
-class EmbedBatchRequest(_Options, kw_only=True):
+class EmbedBatchRequest(EmbedOptionsBody, kw_only=True):
     """Several texts to embed."""
 
     texts: TextsField

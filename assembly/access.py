@@ -1,4 +1,4 @@
-"""Who may call, and how much: from the settings to the parts that tell it."""
+"""Who may call, and how much: from the settings to the parts that decide it."""
 
 import ipaddress
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from access.api_keys import KeyFormatError, KeyRing, read_entries, why
-from access.principals import NoTokens, TokenReader
+from access.principals import NoTokens, TokenVerifier
 from access.quotas import MemoryQuotas, NoQuotas, QuotaStore, quotas_of
 from config import Settings, SettingsError
 
@@ -21,20 +21,22 @@ class Access:
     """Who may call what.
 
     Attributes:
-        sources: the settings that say it; none: anyone may call everything.
-        closed: what routes are closed by, as `web.authentication.AuthenticationMiddleware` takes it.
-        is_exposed: anyone may call, from other machines, too.
+        keys: finds the principal of an API key.
+        tokens: verifies tokens.
+        sources: the settings that define keys or tokens; none: every route is open.
+        closed: the permissions that need a key or token.
+        is_exposed: every route is open, and HOST is reachable from other machines.
     """
 
     keys: KeyRing
-    tokens: TokenReader
+    tokens: TokenVerifier
     sources: tuple[str, ...]
     closed: frozenset[str]
     is_exposed: bool
 
     @asynccontextmanager
     async def lifespan(self, _: object) -> AsyncIterator[None]:
-        """Say once if everyone is let in, and end at the end what is under way."""
+        """Warn once if the service is open to everyone; at the end, cancel fetches in flight."""
         if self.is_exposed:
             log.warning(
                 "service_open", advice="anyone who reaches HOST may call; set API_KEYS, or a HOST such as 127.0.0.1"
@@ -46,10 +48,10 @@ class Access:
 
 
 def read_access(settings: Settings) -> Access:
-    """Read the keys.
+    """Read the keys and the sources of tokens.
 
     Raises:
-        SettingsError: keys, or a file of keys, cannot be used; the message holds no part of a key.
+        SettingsError: keys, or a file of keys, cannot be used; the message contains no part of a key.
     """
     sources = settings.key_sources
     return Access(
@@ -61,8 +63,8 @@ def read_access(settings: Settings) -> Access:
     )
 
 
-def allowances_of(settings: Settings) -> QuotaStore:
-    """What counts how much callers ask; no socket is opened before it runs.
+def quota_store(settings: Settings) -> QuotaStore:
+    """Return the store that counts what callers use. It opens no socket before it runs.
 
     Raises:
         SettingsError: REDIS_URL has an option that the client does not know.
@@ -75,7 +77,7 @@ def allowances_of(settings: Settings) -> QuotaStore:
     memory = MemoryQuotas(quotas)
     if settings.redis_url is None:
         return memory
-    from access.redis_quotas import RedisQuotas  # noqa: PLC0415 - 0.2 s that only those pay who use it
+    from access.redis_quotas import RedisQuotas  # noqa: PLC0415 - 0.2 s of import, only paid with Redis
 
     try:
         return RedisQuotas(
@@ -87,7 +89,7 @@ def allowances_of(settings: Settings) -> QuotaStore:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches *host*, an address or a name."""
+    """Return whether only this machine reaches *host*, an address or a name."""
     try:
         address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
@@ -100,23 +102,31 @@ def is_loopback(host: str) -> bool:
 def _keys(settings: Settings) -> KeyRing:
     try:
         entries = read_entries(key.get_secret_value() for key in settings.api_keys)
-        settled = KeyRing(entries)
+        from_settings = KeyRing(entries)
     except KeyFormatError as error:
         raise SettingsError(f"API_KEYS: {error}") from None
     if settings.api_keys_file is None:
-        return settled
+        return from_settings
     try:
         return KeyRing(entries, file=settings.api_keys_file)
     except (OSError, KeyFormatError) as error:
         raise SettingsError(f"API_KEYS_FILE: {why(error)}") from None
 
 
-def _tokens(settings: Settings) -> TokenReader:
+def _tokens(settings: Settings) -> TokenVerifier:
     if not any(source.startswith("JWT_") for source in settings.key_sources):
         return NoTokens()
-    # Who takes no tokens starts sooner without the libraries behind these.
+    # Importing these libraries takes time that a service without tokens need not spend at start.
     from access.jwks import Jwks, fetch_document  # noqa: PLC0415
-    from access.jwt_tokens import KeyFileError, KeySource, OneKey, Tokens, algorithm_of, read_public_key, secret_key  # noqa: PLC0415
+    from access.jwt_tokens import (  # noqa: PLC0415
+        JwtVerifier,
+        KeyFileError,
+        KeySource,
+        OneKey,
+        algorithm_of,
+        read_public_key,
+        secret_key,
+    )
 
     sources: dict[str, KeySource] = {}
     if settings.jwt_secret is not None:
@@ -134,4 +144,6 @@ def _tokens(settings: Settings) -> TokenReader:
         fetch = partial(fetch_document, settings.jwt_jwks_url.get_secret_value())
         jwks = Jwks(fetch, algorithm_of=algorithm_of)
         sources |= {"RS256": jwks, "ES256": jwks}
-    return Tokens(sources, audiences=settings.jwt_audience, issuers=settings.jwt_issuer, leeway_s=settings.jwt_leeway)
+    return JwtVerifier(
+        sources, audiences=settings.jwt_audience, issuers=settings.jwt_issuer, leeway_s=settings.jwt_leeway
+    )

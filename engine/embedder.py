@@ -91,6 +91,7 @@ class Embedder:
         *,
         catalog: Catalog,
         allowed: frozenset[str],
+        default_model: str,
         models: Models,
         scheduler: Scheduler,
         tokenizing: Executor,
@@ -101,6 +102,7 @@ class Embedder:
         Args:
             catalog: every model that exists.
             allowed: names of those that may be used; empty: all.
+            default_model: the model of requests that name none.
             models: leases models in memory.
             scheduler: runs them.
             tokenizing: where long texts are tokenised.
@@ -108,6 +110,7 @@ class Embedder:
         """
         self._catalog = catalog
         self._allowed = frozenset(catalog.get(name).name for name in allowed)
+        self._default_model = default_model
         self._models = models
         self._scheduler = scheduler
         self._tokenizing = tokenizing
@@ -147,7 +150,7 @@ class Embedder:
 
     async def embed(
         self,
-        model_name: str,
+        model_name: str | None,
         texts: Sequence[str],
         options: EmbedOptions = DEFAULTS,
         *,
@@ -157,7 +160,7 @@ class Embedder:
         """Embed *texts*.
 
         Args:
-            model_name: a model of the catalogue.
+            model_name: a model of the catalogue; None: the default one.
             texts: at least one; their lengths and number were checked.
             options: how they are read, and what becomes of their vectors.
             timeout_s: seconds the caller wants to wait at most; the service's own bound holds all the same.
@@ -166,7 +169,7 @@ class Embedder:
         Raises:
             ServiceError: any of this module's neighbours' failures; with `DeadlineError` waiting work was dropped.
         """
-        model = self.offered(model_name)
+        model = self.offered(self._default_model if model_name is None else model_name)
         options.check(model)
         async with self._leased(model, timeout_s) as encoder:
             prompt, runnable = model.card.prompt_for(options.input_type), encoder.runnable(options.input_type)
@@ -190,7 +193,7 @@ class Embedder:
 
     async def tokenize(
         self,
-        model_name: str,
+        model_name: str | None,
         texts: Sequence[str],
         input_type: InputType | None = None,
         *,
@@ -202,7 +205,7 @@ class Embedder:
         Raises:
             ServiceError: as `embed`.
         """
-        model = self.offered(model_name)
+        model = self.offered(self._default_model if model_name is None else model_name)
         async with self._leased(model, timeout_s) as encoder:
             prompt, tokenizer = model.card.prompt_for(input_type), encoder.tokenizer
             items = await self._tokenized(texts, partial(tokenizer.cut, texts, prompt=prompt))

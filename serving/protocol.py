@@ -28,6 +28,7 @@ from serving.protocol_errors import (
 from serving.request_heads import fault_of, without_upgrade
 from serving.response_writer import ResponseWriter
 from web.problems import request_id_of
+from web.request_context import context_of
 
 LINGER_S = 2.0
 """So long a connection that ends is still read: closed with unread bytes, it would be reset, and its answer lost."""
@@ -78,8 +79,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         for cycle in self._owed:  # uvicorn tells the newest one only
             cycle.disconnected = True
-            if (on_leave := cycle.scope["state"].get("on_leave")) is not None:
-                on_leave()
+            if (on_disconnect := context_of(cycle.scope).on_disconnect) is not None:  # type: ignore[arg-type]
+                on_disconnect()
 
     def give_way(self) -> None:
         """Leave the place to another connection."""
@@ -162,7 +163,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._dead_bytes = 0
             self._enter(Stage.BODY)
             return
-        self.scope["state"] |= {"on_leave": None} if refused is None else {"refused": refused}
+        context = context_of(self.scope)
+        context.rejection, context.server_reports_disconnect = refused, True
         super().on_headers_complete()
         self.cycle.transport = self._outlet  # type: ignore[assignment]  # it has what a cycle uses
         self._owed.append(self.cycle)
@@ -179,7 +181,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._turned_away is not None:
             return
         super().on_body(body)
-        if self._unanswered is not None and "refused" not in self.scope["state"]:  # such a body is not kept
+        if self._unanswered is not None and context_of(self.scope).rejection is None:  # such a body is not kept
             self.held_bytes += len(body)
             if not self._lobby.hold(self, len(body)):
                 self._refuse(OverloadedError("More bodies are under way than fit into memory.", retry_after_s=1))

@@ -3,8 +3,8 @@
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from engine.errors import ServiceError
-from web.problems import new_request_id, of_error
-from web.security_headers import Header, guarding
+from web.problems import new_request_id, problem_answer
+from web.security_headers import Header, security_headers_for
 
 
 class MalformedRequestError(ServiceError):
@@ -49,7 +49,7 @@ class NoConnectionError(ServiceError):
 def whole_answer(error: ServiceError, headers: list[Header], *, request_id: str | None = None) -> bytes:
     """A whole answer with these *headers* and those that every one has, for requests that no route sees."""
     request_id = request_id or new_request_id()
-    own, body = of_error(error, request_id)
-    all_headers = [*headers, *own, (b"x-request-id", request_id.encode()), *guarding(own)]
+    own, body = problem_answer(error, request_id)
+    all_headers = [*headers, *own, (b"x-request-id", request_id.encode()), *security_headers_for(own)]
     lines = b"".join(b"%s: %s\r\n" % header for header in all_headers)
     return STATUS_LINE[error.status] + lines + b"\r\n" + body

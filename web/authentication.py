@@ -1,25 +1,27 @@
-"""Asks each caller of a closed route who they are, before anything of the body is read."""
+"""Authentication middleware: identifies the caller and checks their permission before any of the body is read."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from access.principals import SCOPES, MissingScopeError, Principal, UnauthenticatedError
+from access.principals import PERMISSIONS, MissingPermissionError, Principal, UnauthenticatedError
 from engine.errors import ServiceError
+from web.litestar_adapter import route_option
+from web.request_context import context_of
+from web.security_headers import Header
 
 REALM = "fast-embedding"
-READING = frozenset({"GET", "OPTIONS"})
-"""Methods of routes that are open unless they say otherwise; HEAD comes here as GET."""
+READ_METHODS = frozenset({"GET", "OPTIONS"})
+"""Routes with these methods are open unless they name a permission. HEAD arrives here as GET."""
 
 
 class AuthenticationMiddleware(ASGIMiddleware):
-    """Lets those through who may call a route, and tells who they are.
+    """Puts the caller's `Principal` into the request context and rejects callers who may not use the route.
 
-    A route says by its option `scope` what it needs, and the middleware is told which of these are closed. Of those that are
-    scopes of keys (`embed`, `metrics`), the caller's key must have it; for others (`models`, `docs`) any key will do.
-    The caller's name goes into the request's state, as `caller_name`.
+    A route names the permission it needs by its option `permission`. Keys and tokens have permissions of their own for
+    `embed` and `metrics`; for the others (`models`, `docs`), any valid key or token will do.
     """
 
     scopes = (ScopeType.HTTP,)
@@ -29,62 +31,68 @@ class AuthenticationMiddleware(ASGIMiddleware):
         *,
         closed: Iterable[str],
         find_key: Callable[[bytes], Principal | None],
-        read_token: Callable[[bytes], Awaitable[Principal | None]],
+        verify_token: Callable[[bytes], Awaitable[Principal | None]],
+        network_of: Callable[[HTTPScope], str],
     ) -> None:
-        """Guard the routes whose option is among *closed*.
+        """Require a key or token on routes whose permission is in *closed*.
 
         Args:
-            closed: none: everything is open, and nobody is asked.
-            find_key: whose an API key is.
-            read_token: whose a token is; None: it is none.
+            closed: permissions that need a key or token; empty: every route is open.
+            find_key: returns the principal of an API key.
+            verify_token: returns the principal of a token; None if it does not look like one.
+            network_of: returns the network prefix that identifies a caller without credentials.
         """
         self._closed = frozenset(closed)
         self._find_key = find_key
-        self._read_token = read_token
+        self._verify_token = verify_token
+        self._network_of = network_of
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        needed = needed_scope(scope)
-        if needed is not None and needed in self._closed:
-            try:
-                await self._let_in(scope, needed)
-            except ServiceError as error:
-                scope["state"].setdefault("answer_headers", []).extend(_challenge(error))
-                raise
+        permission = needed_permission(scope)
+        if permission is not None and scope["type"] == ScopeType.HTTP:
+            context = context_of(scope)
+            if permission in self._closed:
+                try:
+                    context.principal = await self._authorise(scope, permission)
+                except ServiceError as error:
+                    context.answer_headers.extend(_challenge(error))
+                    raise
+            else:
+                context.principal = Principal("address", network=self._network_of(scope))
         await next_app(scope, receive, send)
 
-    async def _let_in(self, scope: Scope, needed: str) -> None:
-        caller = await self._identify(scope["headers"])
-        scope["state"]["caller_name"] = caller.name
-        if needed in SCOPES and not caller.may(needed):
-            raise MissingScopeError(needed)
+    async def _authorise(self, scope: HTTPScope, permission: str) -> Principal:
+        principal = await self._identify(scope["headers"])
+        if permission in PERMISSIONS and not principal.has(permission):
+            raise MissingPermissionError(permission)
+        return principal
 
-    async def _identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+    async def _identify(self, headers: Iterable[Header]) -> Principal:
         bearers, keys = _credentials(headers)
-        given = {*bearers, *keys}
-        if not given:
+        credentials = {*bearers, *keys}
+        if not credentials:
             raise UnauthenticatedError("Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'.", error=None)
-        if len(given) > 1:
+        if len(credentials) > 1:
             raise UnauthenticatedError("Several different keys were sent; send one.", error="invalid_request")
-        [credential] = given
-        caller = self._find_key(credential)
-        if caller is None and bearers:
-            caller = await self._read_token(credential)
-        if caller is None:
-            looks_signed = credential.count(b".") == 2  # noqa: PLR2004 - header, claims, signature
-            hint = " A token goes into 'Authorization: Bearer TOKEN'." if looks_signed else ""
-            raise UnauthenticatedError(f"This key is not known here.{hint}")
-        return caller
+        [credential] = credentials
+        principal = self._find_key(credential)
+        if principal is None and bearers:
+            principal = await self._verify_token(credential)
+        if principal is None:
+            looks_like_a_token = credential.count(b".") == 2  # noqa: PLR2004 - header, claims, signature
+            hint = " Send a token as 'Authorization: Bearer TOKEN'." if looks_like_a_token else ""
+            raise UnauthenticatedError(f"The key is not valid.{hint}")
+        return principal
 
 
-def needed_scope(scope: Scope) -> str | None:
-    """What the route of *scope* needs; None: nothing. A route that changes something and does not say needs `embed`."""
-    default = None if scope["method"] in READING else "embed"  # type: ignore[typeddict-item]  # it is a request's
-    needed: str | None = scope["route_handler"].opt.get("scope", default)
-    return needed
+def needed_permission(scope: Scope) -> str | None:
+    """Return the permission that the route of *scope* needs; None: none. Routes that do not read need `embed` by default."""
+    default = None if scope["method"] in READ_METHODS else "embed"  # type: ignore[typeddict-item]  # only HTTP comes here
+    return route_option(scope, "permission", default)
 
 
-def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], list[bytes]]:
-    """What was sent as Bearer, and as key. Other schemes are for others, such as a proxy before us."""
+def _credentials(headers: Iterable[Header]) -> tuple[list[bytes], list[bytes]]:
+    """Return the credentials sent as Bearer, and those sent as X-API-Key. Other schemes are for proxies before us."""
     bearers, keys = [], []
     for name, value in headers:
         if name == b"authorization":
@@ -96,14 +104,14 @@ def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], l
     return bearers, keys
 
 
-def _challenge(error: ServiceError) -> Iterator[tuple[bytes, bytes]]:
-    """What RFC 6750 (section 3) wants to be told; nothing of a failure that no other key would change."""
-    told = {"realm": REALM}
-    if isinstance(error, MissingScopeError):
-        told |= {"error": "insufficient_scope", "error_description": error.detail, "scope": error.scope}
+def _challenge(error: ServiceError) -> Iterator[Header]:
+    """Yield the header that RFC 6750 (section 3) asks for; none for a failure that another key would not change."""
+    attributes = {"realm": REALM}
+    if isinstance(error, MissingPermissionError):
+        attributes |= {"error": "insufficient_scope", "error_description": error.detail, "scope": error.permission}
     elif not isinstance(error, UnauthenticatedError):
         return
     elif error.error:
-        told |= {"error": error.error, "error_description": error.detail}
-    parts = ", ".join(f'{name}="{value}"' for name, value in told.items())
+        attributes |= {"error": error.error, "error_description": error.detail}
+    parts = ", ".join(f'{name}="{value}"' for name, value in attributes.items())
     yield b"www-authenticate", f"Bearer {parts}".encode()

@@ -10,7 +10,9 @@ import msgspec
 from litestar import Request
 
 from engine.errors import InvalidInputError, ServiceError
-from web.large_body_queue import Done, LargeBodyQueue
+from web.large_body_queue import Result
+from web.litestar_adapter import body_type
+from web.request_context import context_of
 
 UNKNOWN_FIELD = "Object contains unknown field"
 """How msgspec begins to tell of a field that a body does not know."""
@@ -55,11 +57,11 @@ class StrictRequest(Request[Any, Any, Any]):
             self._whole = await self._in_turn(partial(b"".join, pieces), sum(map(len, pieces)))
         return self._whole
 
-    async def _in_turn(self, work: Callable[[], Done], size_bytes: int) -> Done:
-        if size_bytes <= LARGE_BYTES:
+    async def _in_turn(self, work: Callable[[], Result], size_bytes: int) -> Result:
+        queue = context_of(self.scope).large_bodies
+        if size_bytes <= LARGE_BYTES or queue is None:
             return work()
-        turns: LargeBodyQueue = self.app.state.turns
-        return await turns.take(work)
+        return await queue.run(work)
 
     async def json(self) -> Any:
         """The decoded body, as the type that the route takes.
@@ -80,7 +82,7 @@ class StrictRequest(Request[Any, Any, Any]):
         if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body as it is, without 'Content-Encoding'.")
         body = await self.body()
-        return await self._in_turn(partial(_decoded, body, _body_type(self)), len(body))
+        return await self._in_turn(partial(_decoded, body, body_type(self)), len(body))
 
 
 def _decoded(body: bytes, kind: Any) -> Any:
@@ -92,12 +94,6 @@ def _decoded(body: bytes, kind: Any) -> Any:
         raise invalid_input(message, where, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid_json(body, error) from None
-
-
-def _body_type(request: Request[Any, Any, Any]) -> Any:
-    """What the route takes as its body."""
-    field = getattr(request.route_handler, "parsed_data_field", None)
-    return field.annotation if field else Any
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Work that holds the event loop for long is done in turns, with pauses in which everybody else is served."""
+"""Large bodies are decoded one at a time, with pauses between them, so that other requests are served meanwhile."""
 
 import asyncio
 import time
@@ -7,38 +7,38 @@ from typing import TypeVar
 
 from engine.errors import OverloadedError
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
-REST = 4
-"""A pause is so many times as long as the work before it, which therefore gets a fifth of the time at most."""
+PAUSE_FACTOR = 4
+"""A pause is this many times as long as the work before it, so large bodies take at most a fifth of the event loop."""
 MAX_WAITING = 64
-"""Who wait for their turns keep what they have sent in memory."""
+"""Large bodies that may wait. Each is in memory while it waits."""
 
 
 class LargeBodyQueue:
-    """Owns who has a turn. Threads would not help here: a decoder keeps Python's lock until it is done."""
+    """Runs one piece of work at a time on the event loop. A thread would not help: decoding holds Python's global lock."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._waiting = 0
 
-    async def take(self, work: Callable[[], Done]) -> Done:
-        """What *work* gives or raises, once it is its turn.
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Wait for earlier work and its pause, then return what *work* returns, or raise what it raises.
 
         Raises:
-            OverloadedError: too many wait for their turns.
+            OverloadedError: `MAX_WAITING` others already wait.
         """
         if self._waiting >= MAX_WAITING:
-            raise OverloadedError("Too many large bodies came at once.", retry_after_s=1)
+            raise OverloadedError("Too many large bodies arrived at once.", retry_after_s=1)
         self._waiting += 1
         try:
-            await self._turn.acquire()
+            await self._lock.acquire()
         finally:
             self._waiting -= 1
-        began = self._clock()
+        started = self._clock()
         try:
             return work()
         finally:
-            rest_s = REST * (self._clock() - began)
-            asyncio.get_running_loop().call_later(rest_s, self._turn.release)
+            pause_s = PAUSE_FACTOR * (self._clock() - started)
+            asyncio.get_running_loop().call_later(pause_s, self._lock.release)

@@ -1,4 +1,4 @@
-"""At the door: under overload, work is refused before it is read, decoded and tokenised, and never waits to be told."""
+"""Overload guard: under overload, work is rejected before it is read, decoded or tokenised."""
 
 import asyncio
 import time
@@ -8,122 +8,132 @@ from collections.abc import Callable
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
-from litestar.utils.path import normalize_path
 
 from engine.errors import OverloadedError, ServiceError
+from web.litestar_adapter import normalize_path, set_route
+from web.request_context import context_of
 
-QUEUED = frozenset({"/embed", "/embed/batch"})
-"""The routes whose requests wait for a lane."""
-WORK = QUEUED | {"/tokenize"}
-"""Those that hold the event loop for long: bodies are decoded and texts tokenised."""
-AT_ONCE = 4
-"""Requests that come in between two looks at the sockets: some milliseconds of work."""
-MAX_IN_LINE, LINE_S = 1000, 1.0
-"""Requests that may stand in line, and for how long."""
-TELL_EVERY_S = 1.0
+MAX_ENTRIES_PER_TURN = 4
+"""Requests that enter in one turn of the event loop: some milliseconds of decoding, then other sockets are looked at."""
+MAX_WAITING, MAX_WAIT_S = 1000, 1.0
+"""Requests that may wait to enter, and for how long."""
+LOG_INTERVAL_S = 1.0
 
 log = structlog.get_logger()
 
 
 class OverloadGuard:
-    """ASGI middleware within the `RequestLog`, which tells the refusal, counts it and adds every answer's headers.
+    """ASGI middleware inside the `RequestLog`, which answers the errors raised here and adds the common headers.
 
-    Ten times the load that can be served means nine refusals to each answer: what one costs is taken from the work. So
-    they get no line each in the log, but one line a second for all. And when requests come faster than the event loop
-    can take them in, they stand in line before the door: there the loop gets past them, to refuse others at once.
+    At ten times the load that can be served there are nine rejections to each answer, so their cost is taken from useful
+    work. Therefore rejections are logged in one line per second, not one each. When requests arrive faster than the event
+    loop can start them, they wait outside, where the loop can still get to those that it has to reject.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        refusal: Callable[[], ServiceError | None],
+        queued: frozenset[str],
+        unqueued: frozenset[str],
+        rejection: Callable[[], ServiceError | None],
         count: Callable[[str, float, str | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Wrap *app*.
 
         Args:
-            app: what is let in comes there.
-            refusal: tells why any work would be refused now, or None where there is room for some.
-            count: is told endpoint, seconds and code of each refusal that never comes to the `RequestLog`.
+            app: gets the requests that may enter.
+            queued: routes whose POST requests wait for a lane; they are rejected while its queue is full.
+            unqueued: routes whose POST requests occupy the event loop (decoding, tokenising) but no lane.
+            rejection: returns why any queued work would be rejected now, or None while some has room.
+            count: gets endpoint, seconds and problem code of each rejection that the `RequestLog` never sees.
             clock: seconds, monotonic.
         """
         self._app = app
-        self._refusal = refusal
+        self._queued = queued
+        self._guarded = queued | unqueued
+        self._rejection = rejection
         self._count = count
         self._clock = clock
-        self._line: deque[tuple[float, asyncio.Future[None]]] = deque()
-        self._came_in = 0
-        self._refused = 0
-        self._since = 0.0
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._entered = 0  # in this turn of the event loop
+        self._rejected = 0
+        self._rejected_since = 0.0
 
-    def turn_away(self, path: str) -> ServiceError | None:
-        """Why a POST to *path* is refused now, counted, for a server that answers it itself; None: it may come in."""
-        error = self._refusal() if path in QUEUED else None
+    def reject_early(self, path: str) -> ServiceError | None:
+        """Return why a POST to *path* is rejected now, and count it; None: it may enter. For servers that answer it themselves."""
+        error = self._rejection() if path in self._queued else None
         if error is not None:
-            self._note_refusal()
+            self._note_rejection()
             self._count(f"POST {path}", 0.0, error.code)
         return error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let work in by and by, and all else at once.
+        """Let guarded work enter bit by bit, and everything else at once.
 
         Raises:
-            OverloadedError: the service is full, or too many requests came at once.
+            OverloadedError: the queue is full, or too many requests wait to enter.
         """
-        if scope["type"] == ScopeType.HTTP and scope["method"] == "POST" and (route := _route(scope["path"])) in WORK:
-            self._check(scope, route)
-            if self._line or self._came_in >= AT_ONCE:
-                turn = asyncio.get_running_loop().create_future()
-                since = self._clock()
-                self._line.append((since, turn))
-                await turn
-                self._check(scope, route, since)
-            else:
-                self._note_entry()
+        if scope["type"] == ScopeType.HTTP and scope["method"] == "POST":
+            route = self._route(scope["path"])
+            if route in self._guarded:
+                self._check(scope, route)
+                if self._waiting or self._entered >= MAX_ENTRIES_PER_TURN:
+                    since = await self._wait()
+                    self._check(scope, route, since)
+                else:
+                    self._note_entry()
         await self._app(scope, receive, send)
 
+    def _route(self, path: str) -> str:
+        """Return the route that Litestar finds at *path*, even if slashes are doubled or stand at its end."""
+        return path if path in self._guarded else normalize_path(path)
+
+    async def _wait(self) -> float:
+        """Wait until the request may enter; return when it began to wait."""
+        entry = asyncio.get_running_loop().create_future()
+        since = self._clock()
+        self._waiting.append((since, entry))
+        await entry
+        return since
+
     def _check(self, scope: Scope, route: str, since: float | None = None) -> None:
-        """Refuse what cannot be served; *since* is when it came to stand in line."""
-        error = self._refusal() if route in QUEUED else None
-        if error is None and (self._is_over(since) if since is not None else len(self._line) >= MAX_IN_LINE):
-            error = OverloadedError("Requests come faster than they can be read.", retry_after_s=LINE_S)
+        """Reject what cannot be served; *since* is when the request began to wait."""
+        error = self._rejection() if route in self._queued else None
+        if error is None and (self._is_late(since) if since is not None else len(self._waiting) >= MAX_WAITING):
+            error = OverloadedError("Requests arrive faster than they can be read.", retry_after_s=MAX_WAIT_S)
         if error is not None:
-            scope["path_template"] = route  # counted as its route's, though no router has seen it
-            scope["state"]["is_told"] = True
-            self._note_refusal()
+            set_route(scope, route)  # type: ignore[arg-type]  # only HTTP requests are checked
+            context_of(scope).logged_elsewhere = True
+            self._note_rejection()
             raise error
 
-    def _is_over(self, since: float) -> bool:
-        return self._clock() - since > LINE_S
+    def _is_late(self, since: float) -> bool:
+        return self._clock() - since > MAX_WAIT_S
 
     def _note_entry(self) -> None:
-        if not self._came_in:
-            asyncio.get_running_loop().call_soon(self._admit)
-        self._came_in += 1
+        if not self._entered:
+            asyncio.get_running_loop().call_soon(self._start_turn)
+        self._entered += 1
 
-    def _admit(self) -> None:
-        """The event loop has looked at the sockets: the next ones come in, and those who shall be refused."""
-        self._came_in = 0
-        is_full = self._refusal() is not None
-        while self._line and (is_full or self._came_in < AT_ONCE or self._is_over(self._line[0][0])):
-            _, turn = self._line.popleft()
-            if not turn.done():  # a caller who has left the line is cancelled
-                turn.set_result(None)
+    def _start_turn(self) -> None:
+        """The event loop has looked at the sockets: let the next requests enter, and those that will be rejected."""
+        self._entered = 0
+        is_full = self._rejection() is not None
+        while self._waiting and (is_full or self._entered < MAX_ENTRIES_PER_TURN or self._is_late(self._waiting[0][0])):
+            _, entry = self._waiting.popleft()
+            if not entry.done():  # done: the caller has left, so its task was cancelled
+                entry.set_result(None)
                 self._note_entry()
 
-    def _note_refusal(self) -> None:
-        if not self._refused:
-            self._since = self._clock()
-            asyncio.get_running_loop().call_later(TELL_EVERY_S, self._tell)
-        self._refused += 1
+    def _note_rejection(self) -> None:
+        if not self._rejected:
+            self._rejected_since = self._clock()
+            asyncio.get_running_loop().call_later(LOG_INTERVAL_S, self._log_rejections)
+        self._rejected += 1
 
-    def _tell(self) -> None:
-        log.warning("requests_refused", requests=self._refused, seconds=round(self._clock() - self._since, 3))
-        self._refused = 0
-
-
-def _route(path: str) -> str:
-    """The route that Litestar finds at *path*, whatever slashes are doubled or stand at its end."""
-    return path if path in WORK else normalize_path(path)
+    def _log_rejections(self) -> None:
+        seconds = round(self._clock() - self._rejected_since, 3)
+        log.warning("requests_refused", requests=self._rejected, seconds=seconds)
+        self._rejected = 0

@@ -1,12 +1,12 @@
-"""Every failure becomes RFC 9457 problem details, here and nowhere else; handlers have no `try`."""
+"""Every error becomes RFC 9457 problem details, here and nowhere else; handlers have no `try`."""
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from random import getrandbits
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -16,22 +16,29 @@ from litestar.types import ExceptionHandlersMap
 
 from engine.errors import InvalidInputError, ServiceError
 from web.json_bodies import invalid_input
+from web.request_context import context_of
 from web.security_headers import Header
 
 MEDIA_TYPE = "application/problem+json"
 NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
-"""Names as RFC 9110 has them, which Python has only from 3.13 on: a code must not depend on that."""
-HEADERS = {"request_timeout": "X-Request-Timeout"}
-"""The headers that Litestar names by the parameters they become."""
-SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-"""Ids of callers that are taken over: short, and without anything that could forge a line of a log."""
+"""Titles as RFC 9110 has them. Python has them only from 3.13 on, and an error code must not depend on that."""
+HTTP_DETAILS = {
+    HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /schema.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not accept this method; the Allow header lists those it does.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
+}
+"""Details of the errors that Litestar raises itself; its own words are used for the others."""
+HEADER_NAMES = {"request_timeout": "X-Request-Timeout"}
+"""Headers that Litestar's messages name by the handler's parameter."""
+VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+"""Request ids that are taken from callers: short, and without anything that could forge a log line."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Problem details (RFC 9457). Further members tell facts, such as `field`, `index` and `limit`."""
+    """Problem details (RFC 9457). Further members state facts, such as `field`, `index` and `limit`."""
 
     type: str
     title: str
@@ -47,59 +54,73 @@ class Problem:
     choices: list[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What a caller learns of a failure."""
-
-    status: int
-    code: str
-    title: str
-    detail: str
-    facts: dict[str, object] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
-
-
 class UnforeseenError(ServiceError):
     """A bug of the service."""
 
     def __init__(self) -> None:
-        super().__init__("An unexpected failure; its record is in the service's log.")
+        super().__init__("An unexpected error; the service's log has the details.")
 
 
 def problem_handlers() -> ExceptionHandlersMap:
-    """The three rows of the table: what we report on purpose, what Litestar reports, and bugs."""
+    """Return the whole table: errors we raise on purpose, errors that Litestar raises, and bugs."""
     return {ServiceError: _of_service_error, HTTPException: _of_http_exception, Exception: _of_bug}
 
 
 def request_id_of(headers: Iterable[Header]) -> str:
-    """The id that the caller gave to the request, if it is sane, else a new one."""
+    """Return the caller's `X-Request-ID` if it is valid, else a new id."""
     for name, value in headers:
-        if name == b"x-request-id" and SANE_ID.fullmatch(value):
+        if name == b"x-request-id" and VALID_REQUEST_ID.fullmatch(value):
             return value.decode()
     return new_request_id()
 
 
 def new_request_id() -> str:
-    return f"{getrandbits(128):032x}"  # unique is enough: nothing is guarded by it
+    return f"{getrandbits(128):032x}"  # unique is enough: it protects nothing
 
 
-def of_error(error: ServiceError, request_id: str) -> tuple[list[Header], bytes]:
-    """Headers and body for a failure that is reported outside of Litestar's reach."""
-    told = _of(error)
-    body = msgspec.json.encode(_body(told, request_id))
-    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **told.headers}
+def problem_answer(error: ServiceError, request_id: str) -> tuple[list[Header], bytes]:
+    """Return headers and body that answer *error* outside of Litestar."""
+    body = msgspec.json.encode(_document_of(error, request_id))
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **_headers_of(error)}
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
 
 
+def problem_document(  # noqa: D417 - the parameters are the members of RFC 9457
+    *, status: int, code: str, title: str, detail: str, request_id: str, facts: Mapping[str, object]
+) -> dict[str, object]:
+    """Return the problem document: the members of RFC 9457, `code` and `request_id`, and further *facts*."""
+    return {
+        "type": f"urn:fast-embedding:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "status_code": status,
+        "request_id": request_id,
+        **facts,
+    }
+
+
+def _document_of(error: ServiceError, request_id: str) -> dict[str, object]:
+    return problem_document(
+        status=error.status,
+        code=error.code,
+        title=error.title,
+        detail=error.detail,
+        request_id=request_id,
+        facts=error.facts,
+    )
+
+
+def _headers_of(error: ServiceError) -> dict[str, str]:
+    return {} if error.retry_after_s is None else {"Retry-After": str(math.ceil(error.retry_after_s))}
+
+
 def _of_service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[dict[str, object]]:
+    context = context_of(request.scope)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.__cause__ is not None:
-        log.error("request_failed", request_id=_request_id(request), code=error.code, exc_info=error.__cause__)
-    return _answer(request, _of(error))
-
-
-def _of(error: ServiceError) -> _Told:
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(math.ceil(error.retry_after_s))}
-    return _Told(error.status, error.code, error.title, error.detail, error.facts, headers)
+        log.error("request_failed", request_id=context.request_id, code=error.code, exc_info=error.__cause__)
+    return _response(request, _document_of(error, context.request_id), _headers_of(error))
 
 
 def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, object]]:
@@ -107,61 +128,38 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
         return _of_service_error(request, _of_validation(error))
     status = HTTPStatus(error.status_code)
     title = NEW_PHRASES.get(status, status.phrase)
-    details = {
-        HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /schema.",
-        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method; the Allow header names those it does.",
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
-    }
-    facts: dict[str, object] = {}
-    if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        facts["limit"] = request.app.request_max_body_size
-    told = _Told(
+    is_callers_fault = status < HTTPStatus.INTERNAL_SERVER_ERROR
+    is_too_large = status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    document = problem_document(
         status=status.value,
         code=title.lower().replace(" ", "-"),
         title=title,
-        detail=details.get(
-            status, error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else UnforeseenError().detail
-        ),
-        facts=facts,
-        headers=dict(error.headers or {}),
+        detail=HTTP_DETAILS.get(status, error.detail if is_callers_fault else UnforeseenError().detail),
+        request_id=context_of(request.scope).request_id,
+        facts={"limit": request.app.request_max_body_size} if is_too_large else {},
     )
-    return _answer(request, told)
+    return _response(request, document, dict(error.headers or {}))
 
 
 def _of_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:
-    log.error("request_failed", request_id=_request_id(request), code=UnforeseenError.code, exc_info=error)
-    return _answer(request, _of(UnforeseenError()))
+    request_id = context_of(request.scope).request_id
+    log.error("request_failed", request_id=request_id, code=UnforeseenError.code, exc_info=error)
+    return _response(request, _document_of(UnforeseenError(), request_id), {})
 
 
-def _answer(request: Request[Any, Any, Any], told: _Told) -> Response[dict[str, object]]:
-    request.scope["state"]["problem_code"] = told.code
-    return Response(
-        _body(told, _request_id(request)), status_code=told.status, media_type=MEDIA_TYPE, headers=told.headers
-    )
-
-
-def _body(told: _Told, request_id: str) -> dict[str, object]:
-    return {
-        "type": f"urn:fast-embedding:problem:{told.code}",
-        "title": told.title,
-        "status": told.status,
-        "detail": told.detail,
-        "code": told.code,
-        "status_code": told.status,
-        "request_id": request_id,
-        **told.facts,
-    }
-
-
-def _request_id(request: Request[Any, Any, Any]) -> str:
-    return str(request.scope["state"].get("request_id", ""))
+def _response(
+    request: Request[Any, Any, Any], document: dict[str, object], headers: dict[str, str]
+) -> Response[dict[str, object]]:
+    context_of(request.scope).problem_code = str(document["code"])
+    status = cast("int", document["status"])
+    return Response(document, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def _of_validation(error: ValidationException) -> InvalidInputError:
     """Say what Litestar found wrong with anything but the body."""
     found = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     message, where = str(found.get("message", error.detail)), str(found.get("key", ""))
-    where = HEADERS.get(where, where)
+    where = HEADER_NAMES.get(where, where)
     if (where, message) == ("data", "'data'"):
         where, message = "", "The body is empty; send a JSON object"
     return invalid_input(message, where)

@@ -1,81 +1,78 @@
-"""At the door of the routes that do work: who has asked too much is told when to come again.
+"""Rate-limit middleware: rejects callers over their quota with 429 and `Retry-After`, before the body is read.
 
-Litestar's own rate limiting is not used: it reads a caller's history and writes it back in two steps, so replicas (and
-requests) that share a store let more through; it keeps a time stamp per request, by a clock that may jump; it knows no
-costs but one per request; and its headers are those of an old draft.
+Litestar's own rate limiting is not used. It reads a caller's history and writes it back in two steps, so replicas that
+share a store admit more than the quota; it keeps a timestamp per request, by a clock that may jump; every request costs
+the same; and its headers follow an old draft.
 
-The headers are those of draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimit-Policy` tells each quota (`q`)
-and its window (`w`), `RateLimit` what is left of it (`r`) and the seconds (`t`) in which to use no more than that. The
-draft asks for a bounded ratio of both; here it is the quota's own, so who spreads `r` over `t` is never refused. Of a
-refusal, `RateLimit` tells only the policies that caused it: their `t` must not end after `Retry-After`. Tokens have
-`qu="tokens"`, a unit that the draft's registry does not have: without it, they would be requests.
+The headers follow draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimit-Policy` states each quota (`q`) and its
+window (`w`), `RateLimit` what is left (`r`) and the seconds (`t`) over which to spread it. The draft asks for a bounded
+ratio of both; here it is the quota's own, so a caller who spreads `r` over `t` is never rejected. On a 429, `RateLimit`
+names only the policies that caused it: their `t` must not end after `Retry-After`. Tokens carry `qu="tokens"`, a unit
+that the draft's registry does not have; without it they would count as requests.
 """
-
-from collections.abc import Callable
 
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from access.quotas import Quota, QuotaState, QuotaStore, RateLimitedError
+from web.litestar_adapter import route_option
+from web.request_context import context_of
+from web.security_headers import Header
 
-Charge = Callable[[int], None]
+LIMIT_HEADERS = {
+    "RateLimit-Policy": "With limits on: a caller's quota `q` per window of `w` seconds, of requests and of tokens",
+    "RateLimit": "With limits on: what is left, `r`, to be spread over `t` seconds",
+}
+"""The headers of every answer of a limited route, with their descriptions for OpenAPI."""
 
 
 class RateLimitMiddleware(ASGIMiddleware):
-    """Takes one request from the caller's allowance before its body is read."""
+    """Takes one request from the principal's quota. Authentication must run before it."""
 
     scopes = (ScopeType.HTTP,)
 
-    def __init__(self, allowances: QuotaStore, *, address_of: Callable[[HTTPScope], str]) -> None:
-        """Let *allowances* decide; callers without a name are told apart by what *address_of* says."""
-        self._allowances = allowances
-        self._address_of = address_of
-        self._policy = b"ratelimit-policy", ", ".join(map(_policy, allowances.quotas)).encode()
+    def __init__(self, store: QuotaStore) -> None:
+        """Let *store* decide."""
+        self._store = store
+        self._policy = b"ratelimit-policy", ", ".join(map(_policy, store.quotas)).encode()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        """Let the request pass, or refuse it.
+        """Pass the request on, or reject it.
 
         Raises:
-            RateLimitedError: the caller's allowance is used up.
+            RateLimitedError: the caller's quota is used up.
         """
-        if scope["type"] == ScopeType.HTTP and scope["route_handler"].opt.get("scope") == "embed":
-            caller = self._caller_of(scope)
-            allowance = await self._allowances.take(caller)
-            headers: list[tuple[bytes, bytes]] = scope["state"].setdefault("answer_headers", [])
-            told = len(headers)
-            headers += [_rate_limit(allowance), self._policy]
-            if not allowance.is_admitted:
-                raise RateLimitedError(allowance)
-
-            def charge(tokens: int) -> None:
-                self._allowances.charge(caller, tokens)
-                headers[told] = _rate_limit(allowance.after(tokens))
-
-            scope["state"]["charge_tokens"] = charge
+        principal = context_of(scope).principal
+        if principal is not None and route_option(scope, "permission") == "embed":
+            await self._take(scope, principal.quota_key)
         await next_app(scope, receive, send)
 
-    def _caller_of(self, scope: HTTPScope) -> str:
-        """The two kinds never meet: nobody gets another's allowance by naming a key after an address."""
-        name = scope["state"].get("caller_name")
-        return f"address {self._address_of(scope)}" if name is None else f"name {name}"
+    async def _take(self, scope: Scope, quota_key: str) -> None:
+        context = context_of(scope)
+        state = await self._store.take(quota_key)
+        headers = context.answer_headers
+        place = len(headers)
+        headers += [_rate_limit(state), self._policy]
+        if not state.is_admitted:
+            raise RateLimitedError(state)
 
+        def charge(tokens: int) -> None:
+            self._store.charge(quota_key, tokens)
+            headers[place] = _rate_limit(state.after(tokens))
 
-def charge_of(scope: Scope) -> Charge | None:
-    """What is to be told how many tokens a request has; None: limits are off."""
-    charge: Charge | None = scope["state"].get("charge_tokens")
-    return charge
+        context.charge_tokens = charge
 
 
 def _policy(quota: Quota) -> str:
-    unit = "" if quota.name == "requests" else f';qu="{quota.name}"'  # requests are the unit by default
+    unit = "" if quota.name == "requests" else f';qu="{quota.name}"'  # requests are the default unit
     return f'"{quota.name}";q={quota.units}{unit};w={quota.window_s}'
 
 
-def _rate_limit(allowance: QuotaState) -> tuple[bytes, bytes]:
-    told = ", ".join(
+def _rate_limit(state: QuotaState) -> Header:
+    items = ", ".join(
         f'"{quota.name}";r={quota.left(used)};t={quota.pace_s(used)}'
-        for quota, used in zip(allowance.quotas, allowance.used, strict=True)
-        if allowance.is_admitted or quota.wait_s(used)
+        for quota, used in zip(state.quotas, state.used, strict=True)
+        if state.is_admitted or quota.wait_s(used)
     )
-    return b"ratelimit", told.encode()
+    return b"ratelimit", items.encode()

@@ -1,4 +1,4 @@
-"""How answers are written and sent."""
+"""How answers are serialised and sent."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from litestar import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
-from api.answer_formats import JSON
+JSON = "application/json"
 
 
 class JsonResponse(Response[Any]):
@@ -18,25 +18,25 @@ class JsonResponse(Response[Any]):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
     def to_asgi_response(self, *_: Any, status_code: int | None = None, **__: Any) -> ASGIResponse:
-        """Litestar's own looks after cookies, background tasks and encodings, too, which no answer here has."""
-        return WholeAnswer(self.status_code or status_code or 200, self.render(self.content, JSON), self.headers)
+        """Skip what Litestar's own method does for cookies, background tasks and encodings: no answer here has any."""
+        return PlainJsonAnswer(self.status_code or status_code or 200, self.render(self.content, JSON), self.headers)
 
 
-class WholeAnswer(ASGIResponse):
-    """An answer of JSON, with no cookies, no background task and nothing that might change it."""
+class PlainJsonAnswer(ASGIResponse):
+    """A serialised JSON answer without cookies, background tasks or transformations."""
 
     def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """Encode the *headers*, and tell kind and length of the *body*."""
+        """Encode *headers* and add the content type and length of *body*."""
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-        kind, length = (b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))
+        own = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))]
         self._start: HTTPResponseStartEvent = {
             "type": "http.response.start",
             "status": status,
-            "headers": [*encoded, kind, length],
+            "headers": [*encoded, *own],
         }
         self._body: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI calls it
-        """Send it, in one go."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send the answer."""
         await send(self._start)
         await send(self._body)

@@ -1,4 +1,4 @@
-"""Headers that every answer carries, so that no browser makes more of it than data."""
+"""Security headers that every answer carries, so that a browser treats it as data only."""
 
 Header = tuple[bytes, bytes]
 
@@ -8,13 +8,13 @@ SECURITY_HEADERS: tuple[Header, ...] = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )
-"""After OWASP's REST security cheat sheet. Strict-Transport-Security is for who ends TLS, see docs/PRODUCTION.md."""
+"""From OWASP's REST security cheat sheet. Strict-Transport-Security belongs to the proxy that terminates TLS."""
 DATA_POLICY: Header = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 PAGE_POLICY: Header = (b"content-security-policy", b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-"""The pages at /schema load scripts of their own; everything else loads nothing."""
+"""The pages at /schema load their own scripts; everything else loads nothing."""
 
 
-def guarding(headers: list[Header]) -> tuple[Header, ...]:
-    """What an answer with these *headers* gets in addition."""
+def security_headers_for(headers: list[Header]) -> tuple[Header, ...]:
+    """Return the headers to add to an answer that has *headers*."""
     is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
     return (*SECURITY_HEADERS, PAGE_POLICY if is_page else DATA_POLICY)

@@ -14,8 +14,8 @@ from typing import Any
 
 from config import load_settings
 from engine.errors import DeadlineError, ServiceError
-from web.problems import of_error, request_id_of
-from web.security_headers import SECURITY_HEADERS, guarding
+from web.problems import problem_answer, request_id_of
+from web.security_headers import SECURITY_HEADERS, security_headers_for
 
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 SERVES_OWN = "/-/"
@@ -141,9 +141,9 @@ class _Answer:
             await self._send(message)
 
     async def tell(self, error: ServiceError) -> None:
-        headers, body = of_error(error, self._request_id)
+        headers, body = problem_answer(error, self._request_id)
         await self._begin(
-            {"type": "http.response.start", "status": error.status, "headers": [*headers, *guarding(headers)]}
+            {"type": "http.response.start", "status": error.status, "headers": [*headers, *security_headers_for(headers)]}
         )
         await self._send({"type": "http.response.body", "body": body})
 

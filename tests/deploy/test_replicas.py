@@ -18,8 +18,8 @@ from tests.support.replicas import Pair, Replica, two_replicas
 from tests.support.servers import running_server
 from tests.support.tiny import TinyModel
 from tests.support.upstreams import TOLD, echoing
-from web.problems import SANE_ID
-from web.security_headers import guarding
+from web.problems import VALID_REQUEST_ID
+from web.security_headers import security_headers_for
 
 pytestmark = [pytest.mark.nginx, pytest.mark.timeout(240)]
 
@@ -435,7 +435,7 @@ def test_id_of_a_request_is_kept_where_the_service_would_keep_it(
     echo: ProxyProcess, *, given: str, is_kept: bool
 ) -> None:
     [got] = httpx.post(f"{echo.url}/200", json={}, headers={"X-Request-ID": given}).json()["x-request-id"]
-    assert SANE_ID.fullmatch(got.encode())
+    assert VALID_REQUEST_ID.fullmatch(got.encode())
     assert (got == given) is is_kept
     [logged] = echo.wait_for_requests("request", lambda _: True)
     assert logged["request_id"] == got
@@ -473,7 +473,7 @@ def test_what_nginx_refuses_itself_is_a_problem_too(echo: ProxyProcess, sent: st
     assert (answer.status, told["status"], told["code"]) == (status, status, code)
     assert answer.headers["content-type"] == "application/problem+json"
     assert told["request_id"] == answer.headers["x-request-id"]
-    for name, value in guarding([]):
+    for name, value in security_headers_for([]):
         assert answer.headers[name.decode()] == value.decode()
     assert set(told) == {"type", "title", "status", "detail", "code", "status_code", "request_id"}
 

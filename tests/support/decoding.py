@@ -11,7 +11,7 @@ from litestar.types import Scope
 from api.request_types import EmbedBatchRequest, EmbedRequest, TextLimits, TokenizeRequest
 from engine.errors import ServiceError
 from web.json_bodies import StrictRequest
-from web.problems import of_error
+from web.problems import problem_answer
 
 KINDS: list[type[Any]] = [EmbedRequest, EmbedBatchRequest, TokenizeRequest]
 RULES = TextLimits(8192, 32)
@@ -78,6 +78,6 @@ def judge(content: bytes, kind: type[Any]) -> bool:
 def judge_refusal(refusal: ServiceError) -> None:
     """It is the caller's fault, told in few words that can be written."""
     assert refusal.status in {400, 415}
-    _, answer = of_error(refusal, "id")
+    _, answer = problem_answer(refusal, "id")
     assert len(answer) < MAX_BYTES_OF_AN_ANSWER
     assert json.loads(answer)["detail"]

@@ -22,7 +22,7 @@ from tests.support.servers import ROOT
 from web import problems
 from web.json_bodies import NotJsonError, StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.problems import UnforeseenError, of_error, problem_handlers
+from web.problems import UnforeseenError, problem_answer, problem_handlers
 from web.request_log import RequestLog
 
 SOURCES = {
@@ -206,7 +206,7 @@ def test_bug_is_told_in_one_neutral_sentence_and_logged_in_full(error: Exception
 def test_bug_outside_of_the_routes_reads_like_one_inside(client: httpx.Client) -> None:
     with capture_logs():
         inside = problem_of(raised(client, ValueError()))
-    assert json.loads(of_error(UnforeseenError(), inside["request_id"])[1]) == inside
+    assert json.loads(problem_answer(UnforeseenError(), inside["request_id"])[1]) == inside
 
 
 def test_unknown_address_is_a_problem(client: httpx.Client) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from web.security_headers import DATA_POLICY, PAGE_POLICY, SECURITY_HEADERS, Header, guarding
+from web.security_headers import DATA_POLICY, PAGE_POLICY, SECURITY_HEADERS, Header, security_headers_for
 
 
 @pytest.mark.parametrize(
@@ -12,9 +12,9 @@ from web.security_headers import DATA_POLICY, PAGE_POLICY, SECURITY_HEADERS, Hea
     ],
 )
 def test_page_may_load_its_scripts_and_data_may_load_nothing(media_type: bytes, policy: Header) -> None:
-    added = guarding([(b"content-length", b"2"), (b"content-type", media_type)])
+    added = security_headers_for([(b"content-length", b"2"), (b"content-type", media_type)])
     assert added == (*SECURITY_HEADERS, policy)
 
 
 def test_answer_without_a_body_is_guarded_as_data() -> None:
-    assert guarding([])[-1] == DATA_POLICY
+    assert security_headers_for([])[-1] == DATA_POLICY

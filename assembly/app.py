@@ -1,0 +1,210 @@
+"""Puts the app together: routes, middlewares, error handling and the running service behind them."""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.types import HTTPScope
+
+from access.client_addresses import ClientAddresses
+from api import openapi
+from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
+from api.answer_types import VectorsSchema
+from api.request_types import TextLimits
+from assembly.access import Access, quota_store, read_access
+from assembly.catalog import open_catalog
+from assembly.lane_plan import plan_lanes
+from assembly.lifecycle import Lifecycle
+from assembly.reports import CacheReport, FullMetricsReport, MetricsReport, NoMetricsReport
+from assembly.running import RunningService
+from config import Settings, SettingsError
+from engine.catalog import Catalog
+from engine.embedder import Embedder
+from engine.encoder import Encoder
+from engine.errors import UnknownModelError
+from engine.scheduler import Scheduler
+from model_manager import ModelManager
+from telemetry.log_setup import configure_logging
+from telemetry.metrics import Metrics
+from web.authentication import AuthenticationMiddleware
+from web.cors import cors_config, cors_headers
+from web.json_bodies import StrictRequest
+from web.litestar_adapter import paths_with, wrap
+from web.overload_guard import OverloadGuard
+from web.problems import problem_handlers
+from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
+from web.request_log import RequestLog
+
+EXPOSED_HEADERS = [
+    "X-Request-ID",
+    "Retry-After",
+    "WWW-Authenticate",
+    FINGERPRINT_HEADER,
+    *EMBEDDING_HEADERS,
+    *LIMIT_HEADERS,
+]
+"""The headers that pages of other origins may read."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppParts:
+    """What serves an app beside its routes; in `app.state.parts`, for the server process and for Ray Serve.
+
+    Attributes:
+        settings: those the app was built with, without API keys.
+        metrics: counts answers, and connections that never became requests.
+        guard: rejects work under overload.
+        service: opened by the app's lifespan.
+    """
+
+    settings: Settings
+    metrics: Metrics
+    guard: OverloadGuard
+    service: RunningService
+
+
+def parts_of(app: Litestar) -> AppParts:
+    """Return what `build_app` has put beside the routes of *app*."""
+    parts: AppParts = app.state.parts
+    return parts
+
+
+def build_app(
+    settings: Settings,
+    *,
+    route_handlers: Sequence[Any],
+    version: str,
+    load: Callable[..., Encoder],
+    stop: Callable[[], None] | None,
+    cores: int | None,
+) -> Litestar:
+    """Build the app of *route_handlers*; the other arguments are those of `main.create_app`.
+
+    Raises:
+        SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
+    """
+    level = "DEBUG" if settings.debug else settings.log_level
+    is_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stdout.isatty())
+    configure_logging(level=level, is_json=is_json)
+    catalog = open_catalog(settings)
+    _check_model_names(settings, catalog)
+    access, settings = read_access(settings), settings.without_api_keys()
+    quotas, metrics = quota_store(settings), Metrics()
+    service = RunningService(
+        settings,
+        catalog=catalog,
+        plan=plan_lanes(settings, cores=cores),
+        quotas=quotas,
+        load=load,
+        stop=stop or partial(signal.raise_signal, signal.SIGTERM),
+    )
+    cache = CacheReport(service, settings)
+    report = (
+        FullMetricsReport(
+            service,
+            cache=cache,
+            metrics=metrics,
+            quotas=quotas,
+            max_queue_s=settings.max_queue_seconds,
+            version=version,
+        )
+        if settings.enable_metrics
+        else NoMetricsReport()
+    )
+    cors = cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
+    authentication = _authentication(access, ClientAddresses(trusted=settings.trusted_proxies))
+    app = Litestar(
+        route_handlers=route_handlers,
+        lifespan=[access.lifespan, service.lifespan],
+        dependencies=_dependencies(service, settings, catalog, cache, report),
+        middleware=[authentication, *([RateLimitMiddleware(quotas)] if settings.enable_rate_limit else [])],
+        request_class=StrictRequest,
+        request_max_body_size=int(settings.max_request_size),
+        exception_handlers=problem_handlers(),
+        cors_config=cors,
+        openapi_config=openapi.openapi_config(version),
+        plugins=[VectorsSchema(), openapi.StrictBodies()],
+        logging_config=None,
+    )
+    guard = OverloadGuard(
+        app.asgi_handler,
+        queued=paths_with(app, "work", ["queued"]),
+        unqueued=paths_with(app, "work", ["unqueued"]),
+        rejection=service.rejection,
+        count=metrics.count,
+    )
+    polled = paths_with(app, "polled", [True])
+    error_headers = partial(cors_headers, cors)
+    wrap(app, lambda _: RequestLog(guard, count=metrics.count, polled=polled, error_headers=error_headers))
+    app.state.parts = AppParts(settings, metrics, guard, service)
+    return app
+
+
+def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
+    def network_of(scope: HTTPScope) -> str:
+        return addresses.network_of(scope["client"], scope["headers"])
+
+    return AuthenticationMiddleware(
+        closed=access.closed,
+        find_key=access.keys.find,
+        verify_token=access.tokens.verify,
+        network_of=network_of,
+    )
+
+
+def _dependencies(
+    service: RunningService, settings: Settings, catalog: Catalog, cache: CacheReport, report: MetricsReport
+) -> dict[str, Provide]:
+    """Return what handlers may ask for by name: each gets exactly the parts it uses."""
+    text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
+    required_models = tuple(catalog.get(name).name for name in settings.required_models)
+
+    def provide_embedder() -> Embedder:
+        return service.parts.embedder
+
+    def provide_models() -> ModelManager:
+        return service.parts.models
+
+    def provide_scheduler() -> Scheduler:
+        return service.parts.scheduler
+
+    def provide_lifecycle() -> Lifecycle:
+        return service.lifecycle
+
+    def provide_text_limits() -> TextLimits:
+        return text_limits
+
+    def provide_required_models() -> tuple[str, ...]:
+        return required_models
+
+    def provide_cache_report() -> CacheReport:
+        return cache
+
+    def provide_metrics_report() -> MetricsReport:
+        return report
+
+    return {
+        "embedder": Provide(provide_embedder, sync_to_thread=False),
+        "models": Provide(provide_models, sync_to_thread=False),
+        "scheduler": Provide(provide_scheduler, sync_to_thread=False),
+        "lifecycle": Provide(provide_lifecycle, sync_to_thread=False),
+        "text_limits": Provide(provide_text_limits, sync_to_thread=False),
+        "required_models": Provide(provide_required_models, sync_to_thread=False),
+        "cache_report": Provide(provide_cache_report, sync_to_thread=False),
+        "metrics_report": Provide(provide_metrics_report, sync_to_thread=False),
+    }
+
+
+def _check_model_names(settings: Settings, catalog: Catalog) -> None:
+    for setting in ("required_models", "allowed_models"):
+        for name in getattr(settings, setting):
+            try:
+                catalog.get(name)
+            except UnknownModelError as error:
+                message = f"{setting.upper()}: {error.detail.rstrip('.')}"
+                raise SettingsError(message) from None

@@ -1,0 +1,101 @@
+"""What `/health` and `/metrics` report, collected from the parts at the moment of the request."""
+
+import asyncio
+from typing import Any, Protocol, runtime_checkable
+
+from litestar import Response
+
+from access.quotas import QuotaStore
+from api.answer_formats import accepted_text_format
+from api.answer_types import CacheInfo, LimitMetrics
+from api.build_answers import metrics_answer
+from assembly.lifecycle import Lifecycle
+from assembly.running import RunningService
+from config import Settings
+from engine.errors import MetricsDisabledError
+from telemetry.metrics import Metrics
+from web.responses import JsonResponse
+
+
+class CacheReport:
+    """Reports the models in memory and the limits after which they are evicted."""
+
+    def __init__(self, service: RunningService, settings: Settings) -> None:
+        self._service = service
+        self._limits = settings.max_cached_models, settings.model_cache_ttl, settings.cleanup_interval
+
+    def read(self) -> CacheInfo:
+        loaded = list(self._service.parts.models.loaded)
+        return CacheInfo(loaded, len(loaded), *self._limits)
+
+
+@runtime_checkable
+class MetricsReport(Protocol):
+    """Answers `GET /metrics`."""
+
+    async def answer(self, accept: str | None) -> Response[Any]:
+        """Answer in the format that the *accept* header prefers: JSON, or text for Prometheus."""
+        ...
+
+
+class NoMetricsReport:
+    """ENABLE_METRICS is false."""
+
+    async def answer(self, accept: str | None) -> Response[Any]:
+        """Reject the request.
+
+        Raises:
+            MetricsDisabledError: always.
+        """
+        del accept
+        raise MetricsDisabledError
+
+
+class FullMetricsReport:
+    """Collects the metrics of all parts."""
+
+    def __init__(
+        self,
+        service: RunningService,
+        *,
+        cache: CacheReport,
+        metrics: Metrics,
+        quotas: QuotaStore,
+        max_queue_s: float,
+        version: str,
+    ) -> None:
+        self._service = service
+        self._cache = cache
+        self._metrics = metrics
+        self._quotas = quotas
+        self._max_queue_s = max_queue_s
+        self._version = version
+
+    async def answer(self, accept: str | None) -> Response[Any]:
+        parts, lifecycle = self._service.parts, self._service.lifecycle
+        content = metrics_answer(
+            self._metrics,
+            parts.scheduler.state(),
+            parts.embedder.used,
+            cache_info=self._cache.read(),
+            uptime_s=lifecycle.uptime_s,
+            limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),
+        )
+        text_format = accepted_text_format(accept)
+        if text_format is None:
+            return JsonResponse(content)
+        return await asyncio.to_thread(self._text, text_format, content, lifecycle)
+
+    def _text(self, text_format: str, content: Any, lifecycle: Lifecycle) -> Response[Any]:
+        """Write the same numbers for Prometheus. Blocks: the first call imports the library that writes them."""
+        from api.prometheus import Facts, text_answer  # noqa: PLC0415 - 0.1 s of import, only paid with Prometheus
+
+        facts = Facts(
+            answer=content,
+            latencies=self._metrics.latencies(),
+            fingerprints=self._service.parts.models.fingerprints,
+            max_queue_s=self._max_queue_s,
+            version=self._version,
+            is_ready=lifecycle.is_healthy,
+        )
+        return text_answer(text_format, facts)

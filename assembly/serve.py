@@ -1,0 +1,38 @@
+"""Serves an app: from the settings to the server process and its connection limits."""
+
+from litestar import Litestar
+
+from assembly.app import parts_of
+from config import Settings
+from serving.connection_limits import ConnectionLimits
+from serving.server import serve
+
+MAX_LARGE_BODIES = 16
+"""Bodies of the largest size that may be in memory at a time, from their first byte until they are answered."""
+
+
+def serve_app(app: Litestar) -> int:
+    """Serve *app* until a signal stops the process; return the exit code, as `serving.server.serve` does."""
+    parts = parts_of(app)
+    settings = parts.settings
+    return serve(
+        app,
+        host=settings.host,
+        port=settings.port,
+        drain_s=settings.shutdown_timeout,
+        limits=connection_limits(settings),
+        state=parts.service.lifecycle,
+        count_failure=parts.metrics.note_failure,
+        reject_early=parts.guard.reject_early,
+    )
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        header_timeout_s=settings.header_timeout,
+        body_timeout_s=settings.body_timeout,
+        keep_alive_timeout_s=settings.keep_alive_timeout,
+        max_header_bytes=int(settings.max_header_size),
+        max_bodies_bytes=MAX_LARGE_BODIES * int(settings.max_request_size),
+        max_connections=settings.max_connections,
+    )

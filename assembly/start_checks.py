@@ -1,0 +1,45 @@
+"""Checks before the required models are loaded: settings without effect, memory, and the cache folder."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from assembly.lane_plan import LanePlan
+from config import HERE, Settings
+from engine.catalog import Model
+from engine.hub import is_cached
+from engine.memory_estimate import advice, need_of, why_impossible
+from env_file import mistyped
+from host.folder_permissions import why_not_writable
+from host.memory import memory_limit
+
+log = structlog.get_logger()
+
+
+def log_settings_without_effect(settings: Settings) -> None:
+    """Log settings that have no effect, such as a mistyped name or a folder that does not exist. Blocks."""
+    for name, meant in mistyped(HERE / ".env", [name.upper() for name in Settings.model_fields]).items():
+        log.warning("setting_unknown", name=name, meant=meant, advice="it is in .env, and does nothing")
+    if not settings.models_dir.is_dir():
+        log.info("models_dir_missing", folder=settings.models_dir.name)
+
+
+def why_not_here(settings: Settings, required: Sequence[Model], plan: LanePlan) -> str | None:
+    """Return why *required* cannot be loaded on this machine, whatever the hub says; None: they can. Blocks.
+
+    What may fail later is logged.
+    """
+    need, limit = need_of(required, plan.sessions_of), memory_limit()
+    if (reason := why_impossible(need, limit)) is not None:
+        return reason
+    if need.is_tight(limit):
+        log.warning("memory_tight", **advice(need, limit))
+    if (trouble := why_not_writable(settings.hub_cache_dir)) is None:
+        return None
+    if missing := [model.name for model in required if not is_cached(model, settings.hub_cache_dir)]:
+        return (
+            f"The model {missing[0]!r} has to be downloaded, and HUB_CACHE_DIR cannot be written: {trouble}. "
+            "Or fill the cache beforehand with `python main.py download`."
+        )
+    log.warning("hub_cache_not_writable", reason=trouble, advice="no other model can be downloaded")
+    return None

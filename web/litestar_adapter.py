@@ -1,0 +1,50 @@
+"""Every use of a Litestar name that its documentation does not describe. A test checks that the installed version has them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from litestar import Litestar, Request
+from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin
+from litestar.routes import HTTPRoute
+from litestar.types import ASGIApp, HTTPScope, Scope
+from litestar.utils.path import normalize_path
+
+__all__ = ["StructSchemaPlugin", "body_type", "normalize_path", "paths_with", "route_of", "route_option", "set_route", "wrap"]
+
+
+def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Put *middleware* around all of Litestar, so that it sees 404s, CORS answers and crashes too."""
+    app.asgi_handler = middleware(app.asgi_handler)
+
+
+def body_type(request: Request[Any, Any, Any]) -> Any:
+    """Return the type that the route of *request* takes as its body; Any if it takes none."""
+    field = getattr(request.route_handler, "parsed_data_field", None)
+    return field.annotation if field else Any
+
+
+def route_of(scope: HTTPScope) -> str | None:
+    """Return the path template of the route, such as `/models/{name:path}`; None if no route matched."""
+    return scope.get("path_template")
+
+
+def set_route(scope: HTTPScope, path: str) -> None:
+    """Record *path* as the route of a request that is answered before the router sees it."""
+    scope["path_template"] = path
+
+
+def route_option(scope: Scope, name: str, default: str | None = None) -> str | None:
+    """Return an option of the route (`opt=` of its decorator)."""
+    value: str | None = scope["route_handler"].opt.get(name, default)
+    return value
+
+
+def paths_with(app: Litestar, option: str, values: Iterable[object]) -> frozenset[str]:
+    """Return the paths of all routes of which *option* has one of *values*."""
+    wanted = set(values)
+    return frozenset(
+        route.path
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        and any(handler.opt.get(option) in wanted for handler in route.route_handlers)
+    )
