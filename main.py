@@ -186,7 +186,10 @@ async def show_model(
     service: NamedDependency[RunningService],
 ) -> Response[ModelDetails]:
     """What is known of one model, and what it has done."""
-    model = service.embeddings.offered(name.strip("/"), error=ModelNotFoundError)
+    try:
+        model = service.embeddings.offered(name.strip("/"))
+    except UnknownModelError as error:  # in an address an unknown model is a 404, in a body a 400
+        raise ModelNotFoundError(error.name, error.closest) from None
     loaded, usage = service.models.find(model.name), service.embeddings.usage(model.name)
     return JsonResponse(build_answers.model_details(model, loaded, usage))
 

@@ -104,8 +104,7 @@ async def _load_required(service: RunningService, stop: Callable[[], None]) -> N
             log.critical("start_failed", reason=reason)
             stop()
             return
-        names = [model.name for model in required]
-        await service.models.load_all(names)
+        await service.models.load_all(required)
     except ServiceError as error:
         service.failure = error.detail
         log.critical("start_failed", reason=error.detail)
@@ -116,7 +115,7 @@ async def _load_required(service: RunningService, stop: Callable[[], None]) -> N
         stop()
     else:
         service.phase = "healthy"
-        log.info("service_ready", seconds=service.uptime_s, models=names)
+        log.info("service_ready", seconds=service.uptime_s, models=[model.name for model in required])
     finally:
         service.settled.set()
 
@@ -174,12 +173,12 @@ async def open_service(
             stack.callback(lane.close)
         stack.callback(loading.shutdown, wait=False, cancel_futures=True)
         models = ModelManager(
-            fetch=lambda name: fetch(catalog.get(name), settings.hub_cache_dir),
-            load=lambda name: load(catalog.get(name), hub_cache_dir=settings.hub_cache_dir),
+            fetch=lambda model: fetch(model, settings.hub_cache_dir),
+            load=lambda model: load(model, hub_cache_dir=settings.hub_cache_dir),
             optimise=lambda encoder: (
                 encoder.open_lone_text_session(plan.cores) if plan.sessions_of(encoder.model) > 1 else None
             ),
-            memory_bytes=lambda name: catalog.get(name).memory_bytes * plan.sessions_of(catalog.get(name)),
+            memory_bytes=lambda model: model.memory_bytes * plan.sessions_of(model),
             executor=loading,
             capacity=settings.max_cached_models,
             ttl_s=settings.model_cache_ttl,
