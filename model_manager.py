@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 
+from engine.catalog import Model
 from engine.encoder import Encoder
 from engine.errors import NO_MEMORY, DrainingError, ModelUnavailableError
 from host.memory import give_memory_back
@@ -67,10 +68,10 @@ class ModelManager:
     def __init__(
         self,
         *,
-        fetch: Callable[[str], object],
-        load: Callable[[str], Encoder],
+        fetch: Callable[[Model], object],
+        load: Callable[[Model], Encoder],
         optimise: Callable[[Encoder], None],
-        memory_bytes: Callable[[str], int],
+        memory_bytes: Callable[[Model], int],
         executor: Executor,
         capacity: int,
         ttl_s: float,
@@ -82,10 +83,10 @@ class ModelManager:
         """Start with no model in memory.
 
         Args:
-            fetch: gets the files of the model of a name; blocks, perhaps for minutes; raises `ModelUnavailableError`.
-            load: loads and warms the model of a name; blocks; raises `ModelUnavailableError`.
-            optimise: what makes a loaded model faster but need not be awaited by its first callers; blocks.
-            memory_bytes: the memory that the model of a name is going to take, estimated before it is loaded.
+            fetch: gets a model's files; blocks, perhaps for minutes; raises `ModelUnavailableError`.
+            load: loads and warms a model; blocks; raises `ModelUnavailableError`.
+            optimise: makes a loaded model faster; its first callers do not wait for it; blocks.
+            memory_bytes: estimates the memory that a model takes once it is loaded.
             executor: where *load* runs, apart from inference.
             capacity: models in memory at most.
             ttl_s: seconds without a lease after which `drop_idle` drops a model.
@@ -130,38 +131,39 @@ class ModelManager:
         return self._loaded.get(name)
 
     @asynccontextmanager
-    async def lease(self, name: str) -> AsyncIterator[Encoder]:
-        """Have the model of this name in memory for the length of the block, loading it if need be.
+    async def lease(self, model: Model) -> AsyncIterator[Encoder]:
+        """Keep *model* in memory for the length of the block, loading it if need be.
 
         Twenty callers cause one load, and a caller who leaves does not stop it.
 
         Raises:
             ModelUnavailableError: it cannot be loaded; the next try comes after a pause.
         """
+        name = model.name
         while name == self._yielding:  # before it counts as wanted, or it would never fall idle
             await self._changed.wait()
         self._leases[name] += 1
         try:
-            while (model := self._loaded.get(name)) is None:
-                await self._wait_for(name)
-            self._touch(name, model)
+            while (loaded := self._loaded.get(name)) is None:
+                await self._wait_for(model)
+            self._touch(loaded)
             try:
-                yield model.encoder
+                yield loaded.encoder
             finally:
-                self._touch(name, model)
+                self._touch(loaded)
         finally:
             self._leases[name] -= 1
             if not self._leases[name]:
                 del self._leases[name]
             self._tell()
 
-    async def load_all(self, names: Iterable[str]) -> None:
+    async def load_all(self, models: Iterable[Model]) -> None:
         """Load models beside each other.
 
         Raises:
             ModelUnavailableError: the first one that cannot be loaded; the others are loaded all the same.
         """
-        results = await asyncio.gather(*(self._load_and_leave(name) for name in names), return_exceptions=True)
+        results = await asyncio.gather(*(self._load_and_leave(model) for model in models), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -188,17 +190,17 @@ class ModelManager:
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
         await self._drop(list(self._loaded), reason="shutdown")
 
-    async def _load_and_leave(self, name: str) -> None:
-        async with self.lease(name):
+    async def _load_and_leave(self, model: Model) -> None:
+        async with self.lease(model):
             pass
 
-    async def _wait_for(self, name: str) -> None:
-        """Wait for the load of *name*; each of those who wait gets a failure of his own."""
-        task = self._loading_of(name)
+    async def _wait_for(self, model: Model) -> None:
+        """Wait for the load of *model*; each of those who wait gets a failure of his own."""
+        task = self._loading_of(model)
         try:
             await asyncio.shield(task)
         except ModelUnavailableError as error:
-            raise ModelUnavailableError(name, error.cause, retry_after_s=self._retry_pause_s) from error.__cause__
+            raise ModelUnavailableError(model.name, error.cause, retry_after_s=self._retry_pause_s) from error.__cause__
         except _AbandonedError:
             await asyncio.sleep(0)  # it was given up in the moment in which this caller came: begin again
         except asyncio.CancelledError:
@@ -206,10 +208,10 @@ class ModelManager:
                 raise DrainingError from None
             raise
 
-    def _touch(self, name: str, model: LoadedModel) -> None:
-        """Make *name* the most recently used one."""
-        model.used_s = self._clock()
-        if name in self._loaded:
+    def _touch(self, loaded: LoadedModel) -> None:
+        """Make this model the most recently used one."""
+        loaded.used_s = self._clock()
+        if (name := loaded.encoder.name) in self._loaded:
             self._loaded[name] = self._loaded.pop(name)
 
     def _tell(self) -> None:
@@ -217,12 +219,13 @@ class ModelManager:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _loading_of(self, name: str) -> asyncio.Task[None]:
-        """The one load of *name*, begun now unless it has begun or has just failed."""
+    def _loading_of(self, model: Model) -> asyncio.Task[None]:
+        """The one load of *model*, begun now unless it has begun or has just failed."""
+        name = model.name
         if (task := self._loading.get(name)) is None:
             if (failure := self._failures.get(name)) and (pause_s := failure.until - self._clock()) > 0:
                 raise ModelUnavailableError(name, failure.cause, retry_after_s=pause_s)
-            task = self._loading[name] = asyncio.create_task(self._load_one(name))
+            task = self._loading[name] = asyncio.create_task(self._load_one(model))
             task.add_done_callback(lambda task: self._loaded_or_failed(name, task))
         return task
 
@@ -233,14 +236,15 @@ class ModelManager:
         if not task.cancelled() and task.exception():  # those who wait have it; when all have left, nobody needs it
             self._executor.submit(give_memory_back)
 
-    async def _load_one(self, name: str) -> None:
+    async def _load_one(self, model: Model) -> None:
         """Get the files first: a model that cannot be had must not push another one out."""
+        name = model.name
         run = partial(asyncio.get_running_loop().run_in_executor, self._executor)
         try:
-            await run(self._fetch, name)
-            await self._make_room(name)
+            await run(self._fetch, model)
+            await self._make_room(model)
             started = self._clock()
-            encoder = await run(_without_leftovers, self._load, name)
+            encoder = await run(_without_leftovers, self._load, model)
         except ModelUnavailableError as error:
             self._note_failure(error, log.warning)
             raise
@@ -264,12 +268,12 @@ class ModelManager:
         self._failures[failure.name] = _Failure(failure.cause, self._clock() + pause_s)
         tell("model_load_failed", model=failure.name, cause=failure.cause, retry_after_s=pause_s, **more)
 
-    async def _make_room(self, name: str) -> None:
-        """Claim a place and memory for *name*; idle models give way, least recently used first.
+    async def _make_room(self, model: Model) -> None:
+        """Claim a place and memory for *model*; idle models give way, least recently used first.
 
-        If all are in use it waits for one, as long as anybody still wants *name*.
+        If all are in use it waits for one, as long as anybody still wants *model*.
         """
-        needed = self._memory_bytes(name)
+        name, needed = model.name, self._memory_bytes(model)
         if self._memory_budget_bytes is not None and needed > self._memory_budget_bytes:
             raise ModelUnavailableError(
                 name, f"it needs {needed / 1e6:.0f} MB, more than MODEL_MEMORY_BUDGET allows for all models"
@@ -315,10 +319,10 @@ def _cause_of(error: Exception) -> str:
     return f"an unexpected failure ({type(error).__name__}), which the service's log has in full"
 
 
-def _without_leftovers(load: Callable[[str], Encoder], name: str) -> Encoder:
-    """Blocking: load *name*; if that fails, the failure's traceback does not keep what was loaded so far."""
+def _without_leftovers(load: Callable[[Model], Encoder], model: Model) -> Encoder:
+    """Blocking: load *model*; if that fails, the failure's traceback does not keep what was loaded so far."""
     try:
-        return load(name)
+        return load(model)
     except Exception as error:
         failure: BaseException | None = error
         while failure is not None:

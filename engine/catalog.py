@@ -80,14 +80,14 @@ class Catalog:
         """The model of this name, whatever its case, or None."""
         return self._models.get(name.lower())
 
-    def get(self, name: str, *, error: type[UnknownModelError] = UnknownModelError) -> Model:
+    def get(self, name: str) -> Model:
         """The model of this name, whatever its case.
 
         Raises:
-            UnknownModelError: no such model (or the subclass given as *error*); it holds the closest names.
+            UnknownModelError: no such model; it holds the closest names.
         """
         if (model := self.find(name)) is None:
-            raise error(name, self.closest(name))
+            raise UnknownModelError(name, self.closest(name))
         return model
 
     def closest(self, name: str, *, most: int = 3) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.catalog import Catalog, Model
 from engine.encoder import Encoder
-from engine.errors import DeadlineError, ModelNotAllowedError, UnknownModelError
+from engine.errors import DeadlineError, ModelNotAllowedError
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
 from engine.pipeline import Chunk, postprocess, prepare_texts
@@ -28,7 +28,7 @@ INLINE_CHARACTERS = 1_000
 class Models(Protocol):
     """Who holds the models in memory."""
 
-    def lease(self, name: str) -> AbstractAsyncContextManager[Encoder]: ...
+    def lease(self, model: Model) -> AbstractAsyncContextManager[Encoder]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +117,14 @@ class Embedder:
         self._timeout_s = timeout_s
         self._usage: dict[str, Usage] = {}
 
-    def offered(self, name: str, *, error: type[UnknownModelError] = UnknownModelError) -> Model:
+    def offered(self, name: str) -> Model:
         """The model of this name, if callers may use it.
 
         Raises:
-            UnknownModelError: not in the catalogue (or the subclass given as *error*).
+            UnknownModelError: not in the catalogue.
             ModelNotAllowedError: in the catalogue, but not among the allowed ones.
         """
-        model = self._catalog.get(name, error=error)
+        model = self._catalog.get(name)
         if self._allowed and model.name not in self._allowed:
             raise ModelNotAllowedError(model.name)
         return model
@@ -227,7 +227,7 @@ class Embedder:
         """The model, until the request's time is over."""
         try:
             async with asyncio.timeout(min(timeout_s or self._timeout_s, self._timeout_s)):
-                async with self._models.lease(model.name) as encoder:
+                async with self._models.lease(model) as encoder:
                     yield encoder
         except TimeoutError:
             raise DeadlineError from None

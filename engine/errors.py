@@ -44,6 +44,8 @@ class UnknownModelError(ServiceError):
     def __init__(self, name: str, closest: Sequence[str]) -> None:
         hint = f" Did you mean {' or '.join(map(repr, closest))}?" if closest else " GET /models lists all."
         super().__init__(f"No model named {name[:100]!r} is offered.{hint}", facts={"closest": list(closest)})
+        self.name = name
+        self.closest = closest
 
 
 class ModelNotFoundError(UnknownModelError):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from engine.catalog import Catalog, read_catalog
+from engine.catalog import Catalog, Model, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import DrainingError, ModelUnavailableError
 from model_manager import ModelManager
@@ -24,7 +24,13 @@ from tests.support.clock import ManualClock
 from tests.support.tiny import TinyModel
 from tests.support.tiny_models import PROBE_WORDS, too_large
 
-NAMES = ("a", "b", "c", "d")
+
+def model(name: str) -> Model:
+    """A model as the catalogue describes it; the loader finds its files by its name."""
+    return Model(name, 4, None, 1, 1, description="", license="", source="local")
+
+
+MODELS = A, B, C, D = (model("a"), model("b"), model("c"), model("d"))
 TTL_S = 60.0
 PAUSE_S = 30.0
 
@@ -32,8 +38,8 @@ PAUSE_S = 30.0
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     folder = tmp_path_factory.mktemp("models")
-    for name in NAMES:
-        TinyModel(name).write(folder)
+    for known in MODELS:
+        TinyModel(known.name).write(folder)
     return read_catalog([folder], bundled="")
 
 
@@ -52,17 +58,18 @@ class Loader:
         self.finished: queue.Queue[str] = queue.Queue()
         self.unfinishable: set[str] = set()
 
-    def fetch(self, name: str) -> None:
-        self.fetches.append(name)
-        if name in self.unreachable:
-            raise ModelUnavailableError(name, "the hub cannot be reached")
+    def fetch(self, model: Model) -> None:
+        self.fetches.append(model.name)
+        if model.name in self.unreachable:
+            raise ModelUnavailableError(model.name, "the hub cannot be reached")
 
     def optimise(self, encoder: Encoder) -> None:
         self.finished.put(encoder.name)
         if encoder.name in self.unfinishable:
             raise RuntimeError
 
-    def load(self, name: str) -> Encoder:
+    def load(self, model: Model) -> Encoder:
+        name = model.name
         self.loads.append(name)
         self.begun.set()
         if name in self.gates:
@@ -90,6 +97,12 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
+async def use(models: ModelManager, *wanted: Model) -> None:
+    for one in wanted:
+        async with models.lease(one):
+            pass
+
+
 Make = Callable[..., ModelManager]
 
 
@@ -102,7 +115,7 @@ async def make(loader: Loader, clock: ManualClock, executor: ThreadPoolExecutor)
             fetch=loader.fetch,
             load=loader.load,
             optimise=loader.optimise,
-            memory_bytes=lambda name: 300 if name == "d" else 100,
+            memory_bytes=lambda model: 300 if model.name == "d" else 100,
             executor=executor,
             capacity=capacity,
             ttl_s=TTL_S,
@@ -118,12 +131,6 @@ async def make(loader: Loader, clock: ManualClock, executor: ThreadPoolExecutor)
         await manager.aclose()
 
 
-async def use(models: ModelManager, *names: str) -> None:
-    for name in names:
-        async with models.lease(name):
-            pass
-
-
 async def turn() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
@@ -135,9 +142,9 @@ async def begun(loader: Loader) -> None:
 
 async def test_a_model_is_loaded_once_and_kept(make: Make, loader: Loader) -> None:
     models = make()
-    async with models.lease("a") as first:
+    async with models.lease(A) as first:
         assert first.encode(first.tokenizer.cut(["one"])).shape == (1, 4)
-    async with models.lease("a") as second:
+    async with models.lease(A) as second:
         assert second is first
     assert loader.loads == ["a"]
 
@@ -145,7 +152,7 @@ async def test_a_model_is_loaded_once_and_kept(make: Make, loader: Loader) -> No
 async def test_what_is_known_of_a_loaded_model(make: Make) -> None:
     models = make()
     assert models.find("a") is None
-    await use(models, "a")
+    await use(models, A)
     loaded = models.find("a")
     assert loaded is not None
     assert loaded.last_used >= loaded.loaded_at
@@ -155,14 +162,14 @@ async def test_what_is_known_of_a_loaded_model(make: Make) -> None:
 
 async def test_twenty_callers_of_a_cold_model_cause_one_load(make: Make, loader: Loader) -> None:
     models = make()
-    await asyncio.gather(*(use(models, "a") for _ in range(20)))
+    await asyncio.gather(*(use(models, A) for _ in range(20)))
     assert loader.loads == ["a"]
 
 
 async def test_a_caller_who_leaves_does_not_stop_the_load(make: Make, loader: Loader) -> None:
     models = make()
     loader.gates["a"] = threading.Event()
-    leaving, staying = asyncio.create_task(use(models, "a")), asyncio.create_task(use(models, "a"))
+    leaving, staying = asyncio.create_task(use(models, A)), asyncio.create_task(use(models, A))
     await begun(loader)
     leaving.cancel()
     await turn()
@@ -175,21 +182,21 @@ async def test_a_caller_who_leaves_does_not_stop_the_load(make: Make, loader: Lo
 
 async def test_the_least_recently_used_model_goes_first(make: Make) -> None:
     models = make(capacity=2)
-    await use(models, "a", "b", "a", "c")
+    await use(models, A, B, A, C)
     assert [*models.loaded] == ["a", "c"]
 
 
 async def test_a_leased_model_is_never_evicted(make: Make) -> None:
     models = make(capacity=2)
-    async with models.lease("a"):
-        await use(models, "b", "c")
+    async with models.lease(A):
+        await use(models, B, C)
         assert [*models.loaded] == ["a", "c"]
 
 
 async def test_with_no_idle_model_a_request_waits_for_one(make: Make) -> None:
     models = make(capacity=1)
-    async with models.lease("a"):
-        waiting = asyncio.create_task(use(models, "b"))
+    async with models.lease(A):
+        waiting = asyncio.create_task(use(models, B))
         await turn()
         assert not waiting.done()
         assert [*models.loaded] == ["a"]
@@ -199,24 +206,24 @@ async def test_with_no_idle_model_a_request_waits_for_one(make: Make) -> None:
 
 async def test_who_stops_waiting_for_a_place_does_not_push_a_model_out_later(make: Make, loader: Loader) -> None:
     models = make(capacity=1)
-    async with models.lease("a"):
-        waiting = asyncio.create_task(use(models, "b"))
+    async with models.lease(A):
+        waiting = asyncio.create_task(use(models, B))
         await turn()
         await asyncio.to_thread(lambda: None)
         waiting.cancel()
         await turn()
-    await use(models, "a")
+    await use(models, A)
     assert [*models.loaded] == ["a"]
     assert loader.loads == ["a"]
-    await use(models, "b")
+    await use(models, B)
     assert [*models.loaded] == ["b"]
 
 
 async def test_a_model_idle_for_longer_than_its_ttl_is_dropped(make: Make, clock: ManualClock) -> None:
     models = make()
-    await use(models, "a")
+    await use(models, A)
     clock.now_s = TTL_S / 2
-    await use(models, "b")
+    await use(models, B)
     clock.now_s = TTL_S - 0.1
     await models.drop_idle()
     assert [*models.loaded] == ["a", "b"]
@@ -227,7 +234,7 @@ async def test_a_model_idle_for_longer_than_its_ttl_is_dropped(make: Make, clock
 
 async def test_a_leased_model_outlives_its_ttl(make: Make, clock: ManualClock) -> None:
     models = make()
-    async with models.lease("a"):
+    async with models.lease(A):
         clock.now_s = 10 * TTL_S
         await models.drop_idle()
         assert [*models.loaded] == ["a"]
@@ -237,15 +244,15 @@ async def test_a_leased_model_outlives_its_ttl(make: Make, clock: ManualClock) -
 
 async def test_the_memory_budget_makes_room_like_the_capacity(make: Make) -> None:
     models = make(capacity=4, budget=450)
-    await use(models, "a", "b", "c", "d")
+    await use(models, A, B, C, D)
     assert [*models.loaded] == ["c", "d"]
 
 
 async def test_a_model_larger_than_the_whole_budget_is_refused_and_pushes_nothing_out(make: Make) -> None:
     models = make(capacity=4, budget=250)
-    await use(models, "a", "b")
+    await use(models, A, B)
     with pytest.raises(ModelUnavailableError, match="MODEL_MEMORY_BUDGET"):
-        await use(models, "d")
+        await use(models, D)
     assert [*models.loaded] == ["a", "b"]
 
 
@@ -253,13 +260,13 @@ async def test_a_failed_load_leaves_nothing_behind(make: Make, loader: Loader, c
     models = make(capacity=1)
     loader.broken = {"a"}
     with pytest.raises(ModelUnavailableError, match="broken") as failed:
-        await use(models, "a")
+        await use(models, A)
     assert failed.value.retry_after_s == PAUSE_S
     assert [*models.loaded] == []
-    await use(models, "b")  # the only place is free again
+    await use(models, B)  # the only place is free again
     loader.broken = set()
     clock.now_s = PAUSE_S + 1
-    await use(models, "a")
+    await use(models, A)
     assert [*models.loaded] == ["a"]
 
 
@@ -269,12 +276,12 @@ async def test_a_failed_load_is_tried_again_only_after_a_pause(make: Make, loade
     for now_s, retry_after_s in ((0.0, PAUSE_S), (1.0, PAUSE_S - 1), (29.0, 1.0)):
         clock.now_s = now_s
         with pytest.raises(ModelUnavailableError) as failed:
-            await use(models, "a")
+            await use(models, A)
         assert failed.value.retry_after_s == pytest.approx(retry_after_s)
     assert loader.loads == ["a"]
     clock.now_s = PAUSE_S
     with pytest.raises(ModelUnavailableError):
-        await use(models, "a")
+        await use(models, A)
     assert loader.loads == ["a", "a"]
 
 
@@ -295,42 +302,42 @@ async def test_a_load_that_fails_in_an_unforeseen_way_is_told_logged_and_tried_a
         for now_s in (0.0, PAUSE_S - 1):
             clock.now_s = now_s
             with pytest.raises(ModelUnavailableError, match=cause) as failed:
-                await use(models, "a")
+                await use(models, A)
             assert failed.value.retry_after_s == PAUSE_S - now_s
             assert "secret" not in failed.value.detail
     [told] = [entry for entry in logs if entry["event"] == "model_load_failed"]
     assert (told["log_level"], told["exc_info"]) == ("error", failure)
     assert loader.loads == ["a"]
-    await use(models, "b")
+    await use(models, B)
     clock.now_s, loader.failures = PAUSE_S, {}
-    await use(models, "a")
+    await use(models, A)
     assert [*models.loaded] == ["b", "a"]
 
 
 async def test_each_of_those_who_wait_has_a_failure_of_his_own(make: Make, loader: Loader) -> None:
     models = make()
     loader.broken = {"a"}
-    failures = await asyncio.gather(*(use(models, "a") for _ in range(3)), return_exceptions=True)
+    failures = await asyncio.gather(*(use(models, A) for _ in range(3)), return_exceptions=True)
     assert [type(failure) for failure in failures] == [ModelUnavailableError] * 3
     assert len(set(map(id, failures))) == 3
     assert loader.loads == ["a"]
 
 
 @pytest.mark.parametrize(
-    "model",
+    "half",
     [
         pytest.param(TinyModel("half", stated_dim=5), id="of another dimension than it says"),
         pytest.param(TinyModel("half", words=PROBE_WORDS, graph=too_large), id="for which there is not enough memory"),
     ],
 )
 async def test_a_model_that_was_half_loaded_is_freed(
-    model: TinyModel, make: Make, loader: Loader, executor: ThreadPoolExecutor, tmp_path: Path
+    half: TinyModel, make: Make, loader: Loader, executor: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    model.write(tmp_path)
+    half.write(tmp_path)
     loader.catalog = read_catalog([tmp_path], bundled="")
     models, before = make(), _encoders()
     with contextlib.suppress(ModelUnavailableError), capture_logs():  # what shows a traceback keeps it, and the model
-        await use(models, "half")
+        await use(models, model("half"))
     await turn()
     await asyncio.to_thread(executor.shutdown)
     assert loader.loads == ["half"]
@@ -339,7 +346,7 @@ async def test_a_model_that_was_half_loaded_is_freed(
 
 async def test_a_dropped_model_is_freed_with_the_last_run_that_holds_it(make: Make) -> None:
     models = make()
-    async with models.lease("a") as encoder:
+    async with models.lease(A) as encoder:
         left = weakref.ref(encoder)
     held = [encoder]  # what a run holds whose caller has left
     del encoder
@@ -359,10 +366,10 @@ def _encoders() -> int:
 
 async def test_a_model_that_cannot_be_fetched_pushes_nothing_out(make: Make, loader: Loader) -> None:
     models = make(capacity=1)
-    await use(models, "a")
+    await use(models, A)
     loader.unreachable = {"b"}
     with pytest.raises(ModelUnavailableError, match="hub"):
-        await use(models, "b")
+        await use(models, B)
     assert [*models.loaded] == ["a"]
     assert loader.loads == ["a"]
 
@@ -370,9 +377,9 @@ async def test_a_model_that_cannot_be_fetched_pushes_nothing_out(make: Make, loa
 async def test_a_slow_load_does_not_hold_up_another_model(make: Make, loader: Loader) -> None:
     models = make(capacity=3)
     loader.gates["a"] = threading.Event()
-    slow = asyncio.create_task(use(models, "a"))
+    slow = asyncio.create_task(use(models, A))
     await begun(loader)
-    await use(models, "b")
+    await use(models, B)
     assert [*models.loaded] == ["b"]
     loader.gates["a"].set()
     await slow
@@ -381,7 +388,7 @@ async def test_a_slow_load_does_not_hold_up_another_model(make: Make, loader: Lo
 async def test_required_models_are_loaded_beside_each_other(make: Make, loader: Loader) -> None:
     models = make(capacity=3)
     loader.gates = {"a": threading.Event(), "b": threading.Event()}
-    loading = asyncio.create_task(models.load_all(["a", "b"]))
+    loading = asyncio.create_task(models.load_all([A, B]))
     await begun(loader)
     loader.gates["b"].set()
     loader.gates["a"].set()
@@ -393,14 +400,14 @@ async def test_one_required_model_that_fails_is_told_and_the_others_are_there(ma
     models = make(capacity=3)
     loader.broken = {"b"}
     with pytest.raises(ModelUnavailableError, match="'b'"):
-        await models.load_all(["a", "b", "c"])
+        await models.load_all([A, B, C])
     assert set(models.loaded) == {"a", "c"}
 
 
 async def test_closing_tells_those_who_wait_and_drops_all_models(make: Make) -> None:
     models = make(capacity=1)
-    async with models.lease("a"):
-        waiting = asyncio.create_task(use(models, "b"))
+    async with models.lease(A):
+        waiting = asyncio.create_task(use(models, B))
         await turn()
         await models.aclose()
         with pytest.raises(DrainingError):
@@ -411,15 +418,15 @@ async def test_closing_tells_those_who_wait_and_drops_all_models(make: Make) -> 
 async def test_a_loaded_model_is_finished_after_its_first_callers_have_it(make: Make, loader: Loader) -> None:
     models = make()
     loader.unfinishable = {"a"}
-    await use(models, "a", "b")
+    await use(models, A, B)
     assert {await asyncio.to_thread(loader.finished.get, timeout=10) for _ in range(2)} == {"a", "b"}
-    await use(models, "a")
+    await use(models, A)
     assert loader.loads == ["a", "b"]
 
 
 async def test_idle_models_are_looked_for_until_cancelled(make: Make, clock: ManualClock) -> None:
     models = make()
-    await use(models, "a")
+    await use(models, A)
     clock.now_s = TTL_S
     looking = asyncio.create_task(models.drop_idle_forever(interval_s=0))
     await turn()
@@ -436,12 +443,12 @@ async def test_a_model_in_use_without_a_pause_gives_way_to_one_that_waits(make: 
     async def use_again_and_again() -> None:
         """Three of these overlap, so that the model is never idle by itself."""
         while not has_given_way.is_set():
-            async with models.lease("a"):
+            async with models.lease(A):
                 await asyncio.to_thread(lambda: None)
                 clock.now_s += 0.1
 
     async def want() -> None:
-        async with models.lease("b"):
+        async with models.lease(B):
             has_given_way.set()
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
@@ -472,13 +479,13 @@ async def main():
     catalog = read_catalog([BUNDLED_MODELS_DIR], bundled=BUNDLED_MODEL)
     with ThreadPoolExecutor(4) as executor:
         models = ModelManager(
-            fetch=lambda name: None, load=lambda name: load_encoder(catalog.get(name), hub_cache_dir=Path("unused")),
-            optimise=lambda encoder: None, memory_bytes=lambda name: 1,
+            fetch=lambda model: None, load=lambda model: load_encoder(model, hub_cache_dir=Path("unused")),
+            optimise=lambda encoder: None, memory_bytes=lambda model: 1,
             executor=executor, capacity=2, ttl_s=0, retry_pause_s=1,
         )
         seen = []
         for _ in range(6):
-            async with models.lease(BUNDLED_MODEL) as encoder:
+            async with models.lease(catalog.get(BUNDLED_MODEL)) as encoder:
                 encoder.encode(encoder.tokenizer.cut(["memory " * 250] * 2))
                 del encoder
             loaded = resident_mb()

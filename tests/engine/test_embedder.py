@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
-from engine.catalog import Catalog, read_catalog
+from engine.catalog import Catalog, Model, read_catalog
 from engine.embedder import INLINE_CHARACTERS, Embedder, EmbedResult, TokenCount
 from engine.encoder import Encoder, load_encoder
 from engine.errors import (
@@ -24,7 +24,6 @@ from engine.errors import (
     InvalidInputError,
     InvalidVectorError,
     ModelNotAllowedError,
-    ModelNotFoundError,
     OverloadedError,
     UnknownModelError,
 )
@@ -59,8 +58,8 @@ class OneModel:
         self.gate.set()
 
     @asynccontextmanager
-    async def lease(self, name: str) -> AsyncIterator[Encoder]:
-        assert name == self.encoder.name
+    async def lease(self, model: Model) -> AsyncIterator[Encoder]:
+        assert model is self.encoder.model
         await self.gate.wait()
         yield self.encoder
 
@@ -174,9 +173,6 @@ def test_an_unknown_model_is_told_with_the_closest_names(service: Embedder) -> N
     with pytest.raises(UnknownModelError, match="acme/tiny") as caught:
         service.offered("acme/tinny")
     assert caught.value.status == 400
-    with pytest.raises(ModelNotFoundError) as not_found:
-        service.offered("acme/tinny", error=ModelNotFoundError)
-    assert not_found.value.status == 404
 
 
 async def test_a_deadline_that_passes_while_a_model_is_loaded_is_told(service: Embedder, models: OneModel) -> None:
