@@ -20,7 +20,7 @@ from assembly.serve import serve_app
 from config import Settings, SettingsError, load_settings
 from engine.embedder import Embedder, EmbedResult
 from engine.encoder import Encoder, load_encoder
-from engine.errors import ModelNotFoundError
+from engine.errors import ModelNotFoundError, UnknownModelError
 from engine.scheduler import Scheduler
 from model_manager import ModelManager
 from web.request_context import context_of
@@ -124,9 +124,7 @@ async def tokenize(
 
 
 @get("/health", opt={"polled": True}, responses=openapi_examples.HEALTH)
-async def health(
-    lifecycle: NamedDependency[Lifecycle], cache_report: NamedDependency[CacheReport]
-) -> Response[Health]:
+async def health(lifecycle: NamedDependency[Lifecycle], cache_report: NamedDependency[CacheReport]) -> Response[Health]:
     """Whether the service accepts work: 200 `healthy`, or 503 `starting` or `draining`."""
     content = Health(lifecycle.phase, cache_report.read(), lifecycle.uptime_s)
     return JsonResponse(content, status_code=200 if lifecycle.is_healthy else 503)
@@ -158,9 +156,7 @@ async def list_models(
             required_models=list(required_models),
             cached_models=list(models.loaded),
             allowed_models=embedder.allowed,
-            available_models=[
-                build_answers.model_entry(model, models.find(model.name)) for model in embedder.models
-            ],
+            available_models=[build_answers.model_entry(model, models.find(model.name)) for model in embedder.models],
         )
     )
 
@@ -172,7 +168,10 @@ async def show_model(
     models: NamedDependency[ModelManager],
 ) -> Response[ModelDetails]:
     """What is known of one model, and what it has done."""
-    model = embedder.offered(name.strip("/"), error=ModelNotFoundError)
+    try:
+        model = embedder.offered(name.strip("/"))
+    except UnknownModelError as error:  # an unknown model in an address is a 404, in a body a 400
+        raise ModelNotFoundError(error.name, error.closest) from None
     loaded, usage = models.find(model.name), embedder.usage(model.name)
     return JsonResponse(build_answers.model_details(model, loaded, usage))
 

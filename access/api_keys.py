@@ -153,7 +153,9 @@ def _entry(text: str, place: str, name: str) -> Entry:
         case [name, key, words]:
             permissions = _permissions(words, place)
         case _:
-            raise KeyFormatError(f"{place} has more than two colons; write `key`, `name:key` or `name:key:permission+permission`")
+            raise KeyFormatError(
+                f"{place} has more than two colons; write `key`, `name:key` or `name:key:permission+permission`"
+            )
     if not NAME.fullmatch(name):
         raise KeyFormatError(f"{place} has a name that is not 1 to 64 letters, digits and ._@-")
     if not MIN_CHARACTERS <= len(key) <= MAX_CHARACTERS:

@@ -35,7 +35,7 @@ class Principal:
 
     @property
     def quota_key(self) -> str:
-        """The key under which quotas count this principal. Two principals never share one: kind and issuer are part of it."""
+        """The key under which quotas count this principal. It holds kind and issuer, so no two principals share one."""
         return f"address {self.network}" if self.kind == "address" else f"{self.kind} {self.issuer!r} {self.name}"
 
 

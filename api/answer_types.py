@@ -1,6 +1,6 @@
-"""The answers of the service's own routes: every JSON key that goes out is defined here, and no engine type goes out raw.
+"""The answers of the service's own routes: every JSON key that goes out is defined here.
 
-Renaming something in the engine therefore never changes an answer; `api.build_answers` translates.
+No engine type goes out raw: `api.build_answers` translates, so a renaming in the engine never changes an answer.
 """
 
 from dataclasses import dataclass
@@ -117,7 +117,7 @@ class TokenizeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class CacheInfo:
-    """The models in memory, least recently used first, and the limits after which they are evicted; times in seconds."""
+    """The models in memory, least recently used first, and the limits for evicting them; times in seconds."""
 
     cached_models: list[str]
     num_cached: int
@@ -207,7 +207,7 @@ class PromptPair:
 
 @dataclass(frozen=True, slots=True)
 class TrainedSizes:
-    """The `dimensions` that the model was trained for: `sizes`, and each size from `any_from` on if that is not null."""
+    """The `dimensions` that the model was trained for: `sizes`, and all from `any_from` on if it is not null."""
 
     sizes: list[int]
     any_from: int | None
@@ -218,10 +218,10 @@ class SelfCheckFacts:
     """The results of the checks that a model passed when it was loaded.
 
     `batch_drift` is the largest difference of a number between the vectors of one text alone and among others (both at
-    length 1; null: texts cannot be run together), `batch_invariant` whether that is at most 1e-5. `batching` says which
-    texts may therefore share a run: of any length (`mixed`), of `equal` length, or none (`single`), and `batching_cost`
-    how many times as long a run of mixed texts takes then. `canary_cosine` is the lowest cosine to the model's reference
-    vectors; null without any.
+    length 1; null: texts cannot be run together), `batch_invariant` whether it is at most 1e-5. `batching` says which
+    texts may therefore share a run: of any length (`mixed`), of `equal` length, or none (`single`), and
+    `batching_cost` how many times as long a run of mixed texts takes then. `canary_cosine` is the lowest cosine to the
+    model's reference vectors; null without any.
     """
 
     batch_drift: float | None
@@ -291,7 +291,7 @@ class QueueMetrics:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatchMetrics:
-    """Model runs since the start: their number, their texts, their tokens with padding, and texts dropped before a run."""
+    """Model runs since the start: their number, texts and tokens with padding, and texts dropped before a run."""
 
     runs: int
     texts: int

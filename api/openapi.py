@@ -27,7 +27,7 @@ from litestar.params import BodyKwarg
 from litestar.typing import FieldDefinition
 
 from access.quotas import RateLimitedError
-from api.answer_formats import ARROW, FINGERPRINT_HEADER, EMBEDDING_HEADERS, OCTETS, TEXT_TYPES
+from api.answer_formats import ARROW, EMBEDDING_HEADERS, FINGERPRINT_HEADER, OCTETS, TEXT_TYPES
 from engine import errors
 from web.litestar_adapter import StructSchemaPlugin
 from web.problems import MEDIA_TYPE, Problem, problem_document
@@ -159,7 +159,11 @@ class VectorsOperation(LimitedOperation):
         rows = Schema(type=OpenAPIType.STRING, content_encoding="binary")
         for media_type, summary in ((OCTETS, "The matrix, little-endian"), (ARROW, "A table, if pyarrow is installed")):
             content[media_type] = OpenAPIMediaType(schema=rows, examples={"bytes": Example(summary, value="(bytes)")})
-        headers = {FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`", **EMBEDDING_HEADERS, **LIMIT_HEADERS}
+        headers = {
+            FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`",
+            **EMBEDDING_HEADERS,
+            **LIMIT_HEADERS,
+        }
         response.headers = _headers(headers)
 
 

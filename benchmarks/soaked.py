@@ -13,8 +13,8 @@ import sys
 import threading
 from collections import Counter
 
-from main import app, connection_rules
-from serving.server import serve
+from assembly.serve import serve_app
+from main import app
 
 
 async def listen() -> None:
@@ -40,16 +40,5 @@ def held() -> dict[str, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    settings = app.state.settings
     app.on_startup.append(listen)
-    sys.exit(
-        serve(
-            app,
-            host=settings.host,
-            port=settings.port,
-            drain_s=settings.shutdown_timeout,
-            rules=connection_rules(settings),
-            note=app.state.metrics.note_failure,
-            turn_away=app.state.door.turn_away,
-        )
-    )
+    sys.exit(serve_app(app))

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 if not __package__:  # run as a script: let `benchmarks` and the service's modules be found
@@ -43,6 +43,9 @@ from litestar.params import JSONBody
 
 from api import build_answers
 from api.request_types import EmbedRequest, TextLimits
+from assembly.app import parts_of
+from assembly.lifecycle import Lifecycle
+from assembly.serve import connection_limits
 from benchmarks.cpu import cpu_s_of_all
 from benchmarks.processes import BenchError, Child, spawned
 from benchmarks.report import this_machine
@@ -50,7 +53,7 @@ from config import load_settings
 from engine.encoder import Encoder
 from engine.scheduler import Scheduler
 from engine.tokenizer import TextTokenizer
-from main import connection_rules, create_app
+from main import create_app
 from serving import server
 from serving.protocol import HttpProtocol
 from tests.support.servers import free_port
@@ -149,23 +152,13 @@ class Cost:
     """Busy with other processes meanwhile."""
 
 
-@dataclass(slots=True)
-class NoService:
-    """Stands in for the running service, which `serve` asks how it fares."""
-
-    phase: Literal["starting", "healthy", "draining"] = "healthy"
-    failure: str | None = None
-
-
 @post("/embed", status_code=200)
 async def answer_at_once(data: JSONBody[EmbedRequest]) -> Response[Any]:
     return JsonResponse({"embedding": VECTOR, "text_length": len(data.text)})
 
 
 def empty_app() -> Litestar:
-    app = Litestar([answer_at_once], openapi_config=None, logging_config=None)
-    app.state.service = NoService()
-    return app
+    return Litestar([answer_at_once], openapi_config=None, logging_config=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +175,15 @@ def measure(requests: int) -> Findings:
     marks = Marks()
     settings = load_settings().model_copy(update={"log_level": "INFO", "debug": False})
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        app = create_app(settings)
         with marks.placed():
-            [service] = costs(create_app(settings), requests, pauses_s=[0.0])
-        at_once, paused = costs(empty_app(), requests, pauses_s=[0.0, PAUSE_S])
+            [service] = costs(app, requests, parts_of(app).service.lifecycle, pauses_s=[0.0])
+        at_once, paused = costs(empty_app(), requests, Lifecycle(), pauses_s=[0.0, PAUSE_S])
         logging.getLogger().handlers.clear()  # they would write to what is closed now
     return Findings(marks.latest(requests), service, at_once, paused)
 
 
-def costs(app: Litestar, requests: int, *, pauses_s: Sequence[float]) -> list[Cost]:
+def costs(app: Litestar, requests: int, state: Lifecycle, *, pauses_s: Sequence[float]) -> list[Cost]:
     """Run *app* as production does, send it *requests* requests for each of *pauses_s*, and stop it.
 
     Raises:
@@ -202,8 +196,7 @@ def costs(app: Litestar, requests: int, *, pauses_s: Sequence[float]) -> list[Co
 
     def stop(_: asyncio.Task[list[Cost]]) -> None:
         nonlocal is_interrupted
-        service = server.running_service(app)
-        is_interrupted = service is None or service.phase == "draining"
+        is_interrupted = state.phase == "draining"
         if not is_interrupted:
             signal.raise_signal(signal.SIGTERM)
 
@@ -218,9 +211,10 @@ def costs(app: Litestar, requests: int, *, pauses_s: Sequence[float]) -> list[Co
             host="127.0.0.1",
             port=port,
             drain_s=1,
-            rules=connection_rules(load_settings()),
-            note=lambda _: None,
-            turn_away=lambda _: None,
+            limits=connection_limits(load_settings()),
+            state=state,
+            count_failure=lambda _: None,
+            reject_early=lambda _: None,
         )
     if code or not calling:
         raise BenchError("The service did not start (its last words are above).")

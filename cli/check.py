@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from assembly.access import allowances_of, read_access
+from assembly.access import quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.lane_plan import plan_lanes
 from cli.console import (
@@ -179,7 +179,7 @@ def _limits(settings: Settings) -> Finding:
 
 async def _shared(settings: Settings) -> tuple[str, str | None]:
     """Where limits are counted, and what keeps Redis from it."""
-    allowances = allowances_of(settings)
+    allowances = quota_store(settings)
     async with allowances.running():
         return allowances.store, allowances.trouble
 

@@ -79,7 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         for cycle in self._owed:  # uvicorn tells the newest one only
             cycle.disconnected = True
-            if (on_disconnect := context_of(cycle.scope).on_disconnect) is not None:  # type: ignore[arg-type]
+            if (on_disconnect := context_of(cycle.scope).on_disconnect) is not None:
                 on_disconnect()
 
     def give_way(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import FrameType
-from typing import Literal, NoReturn, Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 import structlog
 import uvicorn
@@ -35,10 +35,15 @@ log = structlog.get_logger()
 
 
 class ServiceState(Protocol):
-    """What a running service shows of itself."""
+    """What the server needs of the service behind the app."""
 
-    phase: Literal["starting", "healthy", "draining"]
-    failure: str | None
+    @property
+    def failure(self) -> str | None:
+        """Why the service could not start; None: it could."""
+        ...
+
+    def start_draining(self) -> None:
+        """Accept no new work."""
 
 
 class Server(uvicorn.Server):
@@ -49,15 +54,15 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        app: Litestar,
         config: uvicorn.Config,
+        state: ServiceState,
         lobby: ConnectionPool,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Serve *app*, whose connections meet in *lobby*; *clock* gives seconds, monotonic."""
+        """Serve the app of *config*, whose connections share *lobby*; *clock* gives seconds, monotonic."""
         super().__init__(config)
-        self._app = app
+        self._state = state
         self._lobby = lobby
         self._clock = clock
         time_s = float(config.timeout_graceful_shutdown or 0)
@@ -67,8 +72,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """First signal: drain. Second signal: end at once, with the code that shells give to who ended by a signal."""
-        if (service := running_service(self._app)) is not None:
-            service.phase = "draining"
+        self._state.start_draining()
         self._lobby.is_draining = True
         if self.should_exit:
             os._exit(128 + sig)  # nothing is logged or flushed: what was interrupted may hold the lock that this needs
@@ -104,20 +108,22 @@ def serve(
     host: str,
     port: int,
     drain_s: int,
-    rules: ConnectionLimits,
-    note: Callable[[str], None],
-    turn_away: Callable[[str], ServiceError | None],
+    limits: ConnectionLimits,
+    state: ServiceState,
+    count_failure: Callable[[str], None],
+    reject_early: Callable[[str], ServiceError | None],
 ) -> int:
     """Run *app* until a signal stops it.
 
     Args:
-        app: the service; its lifespan puts the running service into `app.state.service`.
+        app: the service.
         host: address to listen on.
         port: TCP port to listen on.
         drain_s: seconds from the signal to the end; accepted requests are answered meanwhile.
-        rules: bounds of every connection.
-        note: told the code of each failure that comes before there is a request.
-        turn_away: why a POST to this path is refused, whatever its body holds, and counts it; None: it is not.
+        limits: of every connection.
+        state: the state of the service behind *app*.
+        count_failure: gets the code of each failure that happens before there is a request.
+        reject_early: returns why a POST to this path is rejected, whatever its body, and counts it; None: it is not.
 
     Returns:
         The exit code: 0 after a signal, 1 where the service could not start; standard error says why.
@@ -126,7 +132,7 @@ def serve(
         listening = open_listening_socket(host, port)
     except ListenError as error:
         return _fail(str(error))
-    lobby = ConnectionPool(_within_file_limit(rules), note=note, turn_away=turn_away)
+    lobby = ConnectionPool(_within_file_limit(limits), note=count_failure, turn_away=reject_early)
     config = uvicorn.Config(
         app,
         http=cast("type[asyncio.Protocol]", partial(HttpProtocol, lobby=lobby)),
@@ -135,19 +141,13 @@ def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=math.ceil(rules.keep_alive_timeout_s),
+        timeout_keep_alive=math.ceil(limits.keep_alive_timeout_s),
         timeout_graceful_shutdown=drain_s,
     )
-    Server(app, config, lobby).run(sockets=[listening])
-    service = running_service(app)
-    if service is None or service.failure:
-        return _end(_fail(f"Cannot start: {service.failure if service else 'the log says why.'}"))
-    return _end(0)
-
-
-def running_service(app: Litestar) -> ServiceState | None:
-    service: ServiceState | None = app.state.get("service")
-    return service
+    server = Server(config, state, lobby)
+    server.run(sockets=[listening])
+    failure = state.failure or ("the log says why." if server.lifespan.should_exit else None)
+    return _end(0 if failure is None else _fail(f"Cannot start: {failure}"))
 
 
 def _within_file_limit(rules: ConnectionLimits) -> ConnectionLimits:

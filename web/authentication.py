@@ -53,19 +53,14 @@ class AuthenticationMiddleware(ASGIMiddleware):
             context = context_of(scope)
             if permission in self._closed:
                 try:
-                    context.principal = await self._authorise(scope, permission)
+                    context.principal = await self._identify(scope["headers"])
+                    _check(context.principal, permission)
                 except ServiceError as error:
                     context.answer_headers.extend(_challenge(error))
                     raise
             else:
                 context.principal = Principal("address", network=self._network_of(scope))
         await next_app(scope, receive, send)
-
-    async def _authorise(self, scope: HTTPScope, permission: str) -> Principal:
-        principal = await self._identify(scope["headers"])
-        if permission in PERMISSIONS and not principal.has(permission):
-            raise MissingPermissionError(permission)
-        return principal
 
     async def _identify(self, headers: Iterable[Header]) -> Principal:
         bearers, keys = _credentials(headers)
@@ -85,8 +80,13 @@ class AuthenticationMiddleware(ASGIMiddleware):
         return principal
 
 
+def _check(principal: Principal, permission: str) -> None:
+    if permission in PERMISSIONS and not principal.has(permission):
+        raise MissingPermissionError(permission)
+
+
 def needed_permission(scope: Scope) -> str | None:
-    """Return the permission that the route of *scope* needs; None: none. Routes that do not read need `embed` by default."""
+    """Return the permission that the route of *scope* needs; None: none. The default of writing methods is `embed`."""
     default = None if scope["method"] in READ_METHODS else "embed"  # type: ignore[typeddict-item]  # only HTTP comes here
     return route_option(scope, "permission", default)
 

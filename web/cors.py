@@ -12,8 +12,8 @@ def cors_config(origins: Sequence[str], *, exposed_headers: Sequence[str]) -> CO
     """Let pages of *origins* call; each is `*` or a form like `https://app.example`.
 
     All request headers are allowed by name, as the page asks for them: a `*` in the answer would exclude
-    `Authorization`, and OpenAI-style clients send a dozen headers of their own. Credentials are allowed only for origins
-    that are named in full: where any page may call, none may use its visitor's credentials.
+    `Authorization`, and OpenAI-style clients send a dozen headers of their own. Credentials are allowed only for
+    origins that are named in full: where any page may call, none may use its visitor's credentials.
     """
     are_named = not any("*" in origin for origin in origins)
     return CORSConfig(allow_origins=list(origins), allow_credentials=are_named, expose_headers=list(exposed_headers))

@@ -1,4 +1,4 @@
-"""JSON request bodies: decoded once, strictly, and rejected with words that say what is wrong, where and what is allowed."""
+"""JSON request bodies: decoded once and strictly. An error says what is wrong, where, and what is allowed."""
 
 import json
 import re

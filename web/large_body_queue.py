@@ -16,7 +16,7 @@ MAX_WAITING = 64
 
 
 class LargeBodyQueue:
-    """Runs one piece of work at a time on the event loop. A thread would not help: decoding holds Python's global lock."""
+    """Runs one piece of work at a time on the event loop. A thread would not help: decoding holds the GIL."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

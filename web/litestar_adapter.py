@@ -1,4 +1,4 @@
-"""Every use of a Litestar name that its documentation does not describe. A test checks that the installed version has them."""
+"""Every use of a Litestar name that its documentation does not describe; a test checks the installed version."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,7 +9,16 @@ from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, HTTPScope, Scope
 from litestar.utils.path import normalize_path
 
-__all__ = ["StructSchemaPlugin", "body_type", "normalize_path", "paths_with", "route_of", "route_option", "set_route", "wrap"]
+__all__ = [
+    "StructSchemaPlugin",
+    "body_type",
+    "normalize_path",
+    "paths_with",
+    "route_of",
+    "route_option",
+    "set_route",
+    "wrap",
+]
 
 
 def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
@@ -45,6 +54,5 @@ def paths_with(app: Litestar, option: str, values: Iterable[object]) -> frozense
     return frozenset(
         route.path
         for route in app.routes
-        if isinstance(route, HTTPRoute)
-        and any(handler.opt.get(option) in wanted for handler in route.route_handlers)
+        if isinstance(route, HTTPRoute) and any(handler.opt.get(option) in wanted for handler in route.route_handlers)
     )

@@ -14,7 +14,7 @@ from web.litestar_adapter import normalize_path, set_route
 from web.request_context import context_of
 
 MAX_ENTRIES_PER_TURN = 4
-"""Requests that enter in one turn of the event loop: some milliseconds of decoding, then other sockets are looked at."""
+"""Requests that enter in one turn of the event loop: some milliseconds of decoding, then sockets are read again."""
 MAX_WAITING, MAX_WAIT_S = 1000, 1.0
 """Requests that may wait to enter, and for how long."""
 LOG_INTERVAL_S = 1.0
@@ -25,9 +25,9 @@ log = structlog.get_logger()
 class OverloadGuard:
     """ASGI middleware inside the `RequestLog`, which answers the errors raised here and adds the common headers.
 
-    At ten times the load that can be served there are nine rejections to each answer, so their cost is taken from useful
-    work. Therefore rejections are logged in one line per second, not one each. When requests arrive faster than the event
-    loop can start them, they wait outside, where the loop can still get to those that it has to reject.
+    At ten times the load that can be served there are nine rejections to each answer, so their cost is taken from
+    useful work. Therefore rejections are logged in one line per second, not one each. When requests arrive faster than
+    the event loop can start them, they wait here, where the loop still gets to those that it has to reject.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class OverloadGuard:
         self._rejected_since = 0.0
 
     def reject_early(self, path: str) -> ServiceError | None:
-        """Return why a POST to *path* is rejected now, and count it; None: it may enter. For servers that answer it themselves."""
+        """Return why a POST to *path* is rejected now, and count it; None: it may enter. For servers that answer."""
         error = self._rejection() if path in self._queued else None
         if error is not None:
             self._note_rejection()

@@ -85,7 +85,7 @@ def problem_answer(error: ServiceError, request_id: str) -> tuple[list[Header], 
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
 
 
-def problem_document(  # noqa: D417 - the parameters are the members of RFC 9457
+def problem_document(
     *, status: int, code: str, title: str, detail: str, request_id: str, facts: Mapping[str, object]
 ) -> dict[str, object]:
     """Return the problem document: the members of RFC 9457, `code` and `request_id`, and further *facts*."""

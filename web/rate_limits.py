@@ -4,11 +4,11 @@ Litestar's own rate limiting is not used. It reads a caller's history and writes
 share a store admit more than the quota; it keeps a timestamp per request, by a clock that may jump; every request costs
 the same; and its headers follow an old draft.
 
-The headers follow draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimit-Policy` states each quota (`q`) and its
-window (`w`), `RateLimit` what is left (`r`) and the seconds (`t`) over which to spread it. The draft asks for a bounded
-ratio of both; here it is the quota's own, so a caller who spreads `r` over `t` is never rejected. On a 429, `RateLimit`
-names only the policies that caused it: their `t` must not end after `Retry-After`. Tokens carry `qu="tokens"`, a unit
-that the draft's registry does not have; without it they would count as requests.
+The headers follow draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimit-Policy` states each quota (`q`) and
+its window (`w`), `RateLimit` what is left (`r`) and the seconds (`t`) over which to spread it. The draft asks for a
+bounded ratio of both; here it is the quota's own, so a caller who spreads `r` over `t` is never rejected. On a 429,
+`RateLimit` names only the policies that caused it: their `t` must not end after `Retry-After`. Tokens carry
+`qu="tokens"`, a unit that the draft's registry does not have; without it they would count as requests.
 """
 
 from litestar.enums import ScopeType

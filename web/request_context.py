@@ -1,10 +1,8 @@
 """The state of one request, passed from the server through the middlewares to the handler as one typed object."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from litestar.types import Scope
+from typing import Any, cast
 
 from access.principals import Principal
 from engine.errors import ServiceError
@@ -45,9 +43,9 @@ class RequestContext:
     large_bodies: LargeBodyQueue | None = None
 
 
-def context_of(scope: Scope) -> RequestContext:
+def context_of(scope: Mapping[str, object]) -> RequestContext:
     """Return the context of the request of *scope*, created at the first call."""
-    state: dict[str, Any] = scope["state"]
+    state = cast("dict[str, Any]", scope["state"])
     context: RequestContext | None = state.get(KEY)
     if context is None:
         context = state[KEY] = RequestContext()

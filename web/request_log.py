@@ -1,4 +1,4 @@
-"""Request log: the outermost middleware gives each request an id, a latency and a log line, and catches every failure."""
+"""Request log: the outermost middleware. It gives each request an id and a log line, and catches every failure."""
 
 import asyncio
 import time

@@ -1,14 +1,14 @@
 """How answers are serialised and sent."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from litestar import Response
 from litestar.response.base import ASGIResponse
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
-JSON = "application/json"
+JSON: Final = "application/json"
 
 
 class JsonResponse(Response[Any]):

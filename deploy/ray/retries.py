@@ -142,8 +142,13 @@ class _Answer:
 
     async def tell(self, error: ServiceError) -> None:
         headers, body = problem_answer(error, self._request_id)
+        all_headers = [*headers, *security_headers_for(headers)]
         await self._begin(
-            {"type": "http.response.start", "status": error.status, "headers": [*headers, *security_headers_for(headers)]}
+            {
+                "type": "http.response.start",
+                "status": error.status,
+                "headers": all_headers,
+            }
         )
         await self._send({"type": "http.response.body", "body": body})
 

@@ -12,7 +12,7 @@ import structlog
 from litestar import Litestar
 from ray import serve
 
-from assembly.running import RunningService
+from assembly.app import parts_of
 from config import SettingsError
 from deploy.ray.retries import CALLBACK
 
@@ -65,12 +65,12 @@ class FastEmbedding:
         Raises:
             RuntimeError: a required model cannot be loaded, or a lane is stuck (then `/health/live` is 503, too).
         """
-        service: RunningService = self.app.state.service
-        await service.settled.wait()
-        if service.failure:
-            message = f"The service cannot start: {service.failure}"
+        service = parts_of(self.app).service
+        await service.lifecycle.wait_for_start()
+        if service.lifecycle.failure:
+            message = f"The service cannot start: {service.lifecycle.failure}"
             raise RuntimeError(message)
-        if stuck := service.scheduler.stuck:
+        if stuck := service.parts.scheduler.stuck:
             message = f"A model run does not end: {stuck}"
             raise RuntimeError(message)
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from access.jwt_tokens import KeyFileError, OneKey, Tokens, read_public_key, secret_key
+from access.jwt_tokens import JwtVerifier, KeyFileError, OneKey, read_public_key, secret_key
 from access.principals import Principal, UnauthenticatedError
 from tests.support.signing_keys import SECRET, ec_key, private_pem, public_pem, rsa_key, token
 
@@ -25,18 +25,18 @@ RSA, EC = rsa_key(), ec_key()
 OTHER_SECRET = "another-secret-of-at-least-32-bytes-length"  # noqa: S105 - of the tests
 
 
-def tokens(**more: Any) -> Tokens:
+def tokens(**more: Any) -> JwtVerifier:
     sources = {
         "HS256": OneKey(secret_key(SECRET)),
         "RS256": OneKey(RSA.public_key()),
         "ES256": OneKey(EC.public_key()),
     }
-    return Tokens(sources, **more)
+    return JwtVerifier(sources, **more)
 
 
-async def refusal(given: str | bytes, reader: Tokens | None = None) -> UnauthenticatedError:
+async def refusal(given: str | bytes, reader: JwtVerifier | None = None) -> UnauthenticatedError:
     with pytest.raises(UnauthenticatedError) as refused:
-        await (reader or tokens()).read(given.encode() if isinstance(given, str) else given)
+        await (reader or tokens()).verify(given.encode() if isinstance(given, str) else given)
     return refused.value
 
 
@@ -45,14 +45,14 @@ async def refusal(given: str | bytes, reader: Tokens | None = None) -> Unauthent
     [pytest.param(SECRET, "HS256", id="HS256"), pytest.param(RSA, "RS256", id="RS256"), (EC, "ES256")],
 )
 async def test_good_token_tells_whose_it_is(key: Any, algorithm: str) -> None:
-    caller = await tokens().read(token(key, algorithm).encode())
+    caller = await tokens().verify(token(key, algorithm).encode())
     assert caller is not None
-    assert caller == Principal("alice", frozenset({"embed"}))
+    assert caller == Principal("token", "alice", permissions=frozenset({"embed"}))
 
 
 @pytest.mark.parametrize("given", [b"", b"abc", b"a.b", b"a.b.c.d", b"....."])
 async def test_what_does_not_look_like_a_token_is_left_to_others(given: bytes) -> None:
-    assert await tokens().read(given) is None
+    assert await tokens().verify(given) is None
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ async def test_subject_that_is_no_text_is_refused() -> None:
 async def test_leeway_spares_clocks_that_differ(late_s: int, *, is_good: bool) -> None:
     reader, expired = tokens(leeway_s=300), token(exp=int(time.time()) - late_s)
     if is_good:
-        assert await reader.read(expired.encode())
+        assert await reader.verify(expired.encode())
     else:
         await refusal(expired, reader)
 
 
 @pytest.mark.parametrize("audience", ["here", ["there", "here"]])
 async def test_token_for_one_of_the_audiences_is_good(audience: object) -> None:
-    assert await tokens(audiences=["x", "here"]).read(token(aud=audience).encode())
+    assert await tokens(audiences=["x", "here"]).verify(token(aud=audience).encode())
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ async def test_token_for_none_of_the_audiences_is_refused(audience: object, told
 @pytest.mark.parametrize(("issuer", "told"), [("https://else", "another issuer"), (None, "'iss'")])
 async def test_token_of_another_issuer_is_refused(issuer: str | None, told: str) -> None:
     reader = tokens(issuers=["https://login"])
-    assert await reader.read(token(iss="https://login").encode())
+    assert await reader.verify(token(iss="https://login").encode())
     assert told in (await refusal(token(iss=issuer), reader)).detail
 
 
@@ -127,9 +127,9 @@ async def test_token_of_another_issuer_is_refused(issuer: str | None, told: str)
     ],
 )
 async def test_scopes_are_those_of_ours_that_the_token_states(claims: dict[str, Any], scopes: set[str]) -> None:
-    caller = await tokens().read(token(**claims).encode())
+    caller = await tokens().verify(token(**claims).encode())
     assert caller is not None
-    assert caller.scopes == scopes
+    assert caller.permissions == scopes
 
 
 # --- Signatures ---------------------------------------------------------------------------------------------------
@@ -180,11 +180,11 @@ async def test_public_key_is_never_taken_for_a_secret(key: Any) -> None:
         public = key.public_key().public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
         forged = signed(claims, public)
         await refusal(forged)
-        await refusal(forged, Tokens({"RS256": OneKey(RSA.public_key()), "ES256": OneKey(EC.public_key())}))
+        await refusal(forged, JwtVerifier({"RS256": OneKey(RSA.public_key()), "ES256": OneKey(EC.public_key())}))
 
 
 async def test_token_is_not_taken_for_one_of_another_algorithm() -> None:
-    only = Tokens({"RS256": OneKey(RSA.public_key())})
+    only = JwtVerifier({"RS256": OneKey(RSA.public_key())})
     for other in (token(), token(EC, "ES256")):
         assert "RS256" in (await refusal(other, only)).detail
 
@@ -202,7 +202,7 @@ async def test_key_within_the_token_is_not_used() -> None:
 
 async def test_extension_that_must_be_understood_is_refused() -> None:
     claims = {"sub": "alice", "exp": int(time.time()) + 600}
-    assert await tokens().read(signed(claims))
+    assert await tokens().verify(signed(claims))
     await refusal(signed(claims, crit=["exp"]))
 
 

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from access.quotas import MemoryQuotas, Quota, QuotaState, quotas_of
 from access.redis_quotas import MAX_CONNECTIONS, RedisQuotas
-from assembly.access import allowances_of
+from assembly.access import quota_store
 from config import HERE, SettingsError, load_settings
 from tests.access.test_quotas import left
 from tests.support.redis_servers import RedisServer, running_redis
@@ -372,4 +372,4 @@ async def test_server_that_is_no_redis_is_not_used() -> None:
 @pytest.mark.parametrize("url", ["redis://:hush@host?db=x", "redis://:hush@host?nonsense=1"])
 def test_option_that_the_client_does_not_know_stops_the_start(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^REDIS_URL is not allowed: it has an option"):
-        allowances_of(load_settings(enable_rate_limit=True, redis_url=url))
+        quota_store(load_settings(enable_rate_limit=True, redis_url=url))

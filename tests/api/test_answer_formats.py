@@ -7,22 +7,22 @@ import pytest
 
 from api.answer_formats import (
     ARROW,
-    JSON,
     OCTETS,
     OPEN_METRICS,
     PLAIN,
     Format,
     NotAcceptableError,
+    accepted_format,
+    accepted_text_format,
     arrow,
     check_format,
     octets,
-    wanted_format,
-    wanted_text,
 )
 from engine.catalog import Model
 from engine.embedder import EmbedResult
 from engine.errors import InvalidInputError
 from engine.pipeline import Chunk
+from web.responses import JSON
 
 MODEL = Model("a/b", 4, 16, 0, 0, "", "", "local")
 
@@ -52,7 +52,7 @@ def answer(dtype: str, *, chunks: list[Chunk] | None = None) -> EmbedResult:
     ],
 )
 def test_format_is_read_from_the_header(accept: str | None, wanted: Format) -> None:
-    assert wanted_format(accept) == wanted
+    assert accepted_format(accept) == wanted
 
 
 PROMETHEUS_2 = (
@@ -87,7 +87,7 @@ PROMETHEUS_3 = (
     ],
 )
 def test_metrics_are_text_for_who_prefers_text(accept: str | None, wanted: str | None) -> None:
-    assert wanted_text(accept) == wanted
+    assert accepted_text_format(accept) == wanted
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "i1", "u1"])

@@ -1,6 +1,7 @@
 """Every answer that the OpenAPI document promises is reached over HTTP, and no other one turns up on the way.
 
-`WAYS` says for each route and status how. A row in `api/openapi_examples.py` without one here fails, and so does the reverse.
+`WAYS` says for each route and status how. A documented answer without a row here fails, and so does
+the reverse.
 """
 
 import json

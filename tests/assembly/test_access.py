@@ -42,7 +42,7 @@ def test_with_a_key_texts_are_embedded_for_who_has_one_and_the_rest_is_closed_wh
     access = read_access(read(API_KEYS=f"alice:{KEY}", CLOSED_ROUTES="Metrics, docs"))
     assert access.sources == ("API_KEYS",)
     assert access.closed == {"embed", "metrics", "docs"}
-    assert access.keys.find(KEY.encode()) == Principal("alice", frozenset({"embed"}))
+    assert access.keys.find(KEY.encode()) == Principal("key", "alice", permissions=frozenset({"embed"}))
 
 
 def test_keys_come_from_the_settings_and_from_the_file(read: Read, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ async def test_tokens_of_each_kind_are_taken_by_the_key_that_is_set_for_it(read:
         read(JWT_SECRET=SECRET, JWT_PUBLIC_KEY_FILE=tmp_path / "key.pem", JWT_AUDIENCE="here", JWT_ISSUER="me")
     )
     for key, algorithm in ((SECRET, "HS256"), (ec_key(), "ES256")):
-        caller = await access.tokens.read(token(key, algorithm, aud="here", iss="me").encode())
+        caller = await access.tokens.verify(token(key, algorithm, aud="here", iss="me").encode())
         assert caller is not None
         assert caller.name == "alice"
     await access.tokens.aclose()
@@ -72,7 +72,7 @@ async def test_keys_of_an_issuer_are_fetched_from_its_address(read: Read) -> Non
     with issuing(public_jwk(rsa_key(), "one")) as issuer:
         access = read_access(read(JWT_JWKS_URL=issuer.url))
         assert issuer.asked == 0
-        assert await access.tokens.read(token(rsa_key(), "RS256", kid="one").encode())
+        assert await access.tokens.verify(token(rsa_key(), "RS256", kid="one").encode())
     await access.tokens.aclose()
 
 

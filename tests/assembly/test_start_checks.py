@@ -18,14 +18,16 @@ from tests.support.tiny import TinyModel
 pytestmark = pytest.mark.timeout(120)
 
 LIMITED = """
-import os, pathlib, running, main
+import os, pathlib, main
+from assembly import start_checks
 from functools import partial
-running.memory_limit = partial(running.memory_limit, cgroup=pathlib.Path(os.environ["LIMITS"]))
+start_checks.memory_limit = partial(start_checks.memory_limit, cgroup=pathlib.Path(os.environ["LIMITS"]))
 raise SystemExit(main.serve_forever())
 """
 BESIDE_AN_ENV_FILE = """
-import os, pathlib, running, main
-running.HERE = pathlib.Path(os.environ["ENV_FOLDER"])
+import os, pathlib, main
+from assembly import start_checks
+start_checks.HERE = pathlib.Path(os.environ["ENV_FOLDER"])
 raise SystemExit(main.serve_forever())
 """
 WITHOUT_RIGHTS = """

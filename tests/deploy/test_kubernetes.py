@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import main
+from assembly.serve import MAX_LARGE_BODIES
 from config import Settings, load_settings
 from tests.support import kubernetes
 from tests.support.kubernetes import Thing, cores, memory_bytes, named, of_kind, pods
@@ -502,7 +503,7 @@ def _metrics_of(things: list[Thing]) -> list[Thing]:
 def test_memory_is_enough_for_what_was_measured_and_for_bodies(things: list[Thing]) -> None:
     report = (ROOT / "docs" / "BENCHMARKS.md").read_text(encoding="utf-8")
     [peak_mb] = re.findall(r"^\| service, at its peak \| (\d+) \|$", report, flags=re.MULTILINE)
-    bodies_bytes = main.BODIES_AT_ONCE * int(Settings.model_fields["max_request_size"].default)
+    bodies_bytes = MAX_LARGE_BODIES * int(Settings.model_fields["max_request_size"].default)
     need_bytes = int(peak_mb) * 1_000_000 + bodies_bytes
     assert need_bytes < memory_bytes(container_of(things)["resources"]["requests"]["memory"])
 

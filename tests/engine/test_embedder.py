@@ -109,6 +109,7 @@ def service(catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing
     return Embedder(
         catalog=catalog,
         allowed=frozenset({"ACME/tiny"}),
+        default_model="acme/tiny",
         models=models,
         scheduler=scheduler,
         tokenizing=tokenizing,
@@ -230,6 +231,7 @@ class Asking:
             yield Embedder(
                 catalog=Catalog([self.encoder.model]),
                 allowed=frozenset(),
+                default_model=self.encoder.name,
                 models=OneModel(self.encoder),
                 scheduler=scheduler,
                 tokenizing=self._tokenizing,

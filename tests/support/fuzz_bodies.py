@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the body decoder: `python -m tests.support.fuzz_bodies -runs=20000 -seed=1 [corpus folder]`.
+"""Coverage-guided fuzzing of the body decoder: `python -m tests.support.fuzz_bodies -runs=N -seed=1 [corpus]`.
 
 Arguments are libFuzzer's. It ends with a traceback and the bytes at the first exception that is no answer to a caller.
 """

@@ -1,4 +1,4 @@
-"""The service, run as `python -m tests.support.held_server`: its model runs wait while it is told `hold` on standard input."""
+"""The service, run as `python -m tests.support.held_server`: its model runs wait after the input line `hold`."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""Loads a model of the registry each time a line comes in, and says what came of it. `tests/support/hubs.py` runs it."""
+"""Loads a model of the registry each time a line comes in, and prints the outcome; run by `tests/support/hubs.py`."""
 
 import json
 import sys

@@ -1,6 +1,6 @@
 """A Ray cluster of two nodes on this machine, in processes of its own, all of which end with it.
 
-`python -m tests.support.ray_clusters HEAD_CPUS WORKER_CPUS` starts one and tells its address; a line on its standard input
+`python -m tests.support.ray_clusters HEAD_CPUS WORKER_CPUS` prints its address; a line on standard input
 kills the second node, and the end of that input ends all. The tests themselves never import Ray.
 """
 

@@ -17,35 +17,38 @@ from tests.support.servers import ROOT, environment
 from web.authentication import AuthenticationMiddleware
 from web.json_bodies import StrictRequest
 from web.problems import problem_handlers
+from web.request_context import context_of
 from web.request_log import RequestLog
 
 KEYS = {
-    b"embedder-key": Principal("embedder", frozenset({"embed"})),
-    b"meter-key": Principal("meter", frozenset({"metrics"})),
-    b"admin-key": Principal("admin", frozenset({"admin"})),
-    b"nothing-key": Principal("nothing", frozenset()),
+    b"embedder-key": Principal("key", "embedder", permissions=frozenset({"embed"})),
+    b"meter-key": Principal("key", "meter", permissions=frozenset({"metrics"})),
+    b"admin-key": Principal("key", "admin", permissions=frozenset({"admin"})),
+    b"nothing-key": Principal("key", "nothing", permissions=frozenset()),
 }
-UNKNOWN = "This key is not known here."
-IN_PLACE = f"{UNKNOWN} A token goes into 'Authorization: Bearer TOKEN'."
+HERE = "192.0.2.1"
+UNKNOWN = "The key is not valid."
+IN_PLACE = f"{UNKNOWN} Send a token as 'Authorization: Bearer TOKEN'."
 TOKEN = "head.claims.signature"  # noqa: S105 - of the tests
 ALL = frozenset({"embed", "metrics", "models", "docs"})
 
 AnyRequest = Request[Any, Any, Any]
 
 
-async def read_token(token: bytes) -> Principal | None:
+async def verify_token(token: bytes) -> Principal | None:
     if token == b"un.avail.able":
         raise KeysUnavailableError(retry_after_s=7)
     if token == b"ex.pi.red":
         raise UnauthenticatedError("The token has expired.")
-    return Principal("tokened", frozenset({"embed"})) if token == TOKEN.encode() else None
+    return Principal("key", "tokened", permissions=frozenset({"embed"})) if token == TOKEN.encode() else None
 
 
 def name_of(request: AnyRequest) -> str:
-    return str(request.scope["state"].get("caller_name"))
+    principal = context_of(request.scope).principal
+    return str(principal and principal.name)
 
 
-@post("/embed", opt={"scope": "embed"}, status_code=200)
+@post("/embed", opt={"permission": "embed"}, status_code=200)
 async def embed(request: AnyRequest) -> str:
     return name_of(request)
 
@@ -55,12 +58,12 @@ async def unsaid(request: AnyRequest) -> str:
     return name_of(request)
 
 
-@get("/metrics", opt={"scope": "metrics"})
+@get("/metrics", opt={"permission": "metrics"})
 async def metrics(request: AnyRequest) -> str:
     return name_of(request)
 
 
-@get("/models", opt={"scope": "models"})
+@get("/models", opt={"permission": "models"})
 async def models(request: AnyRequest) -> str:
     return name_of(request)
 
@@ -81,7 +84,11 @@ def guarded() -> Iterator[Guarded]:
         def guard(*, closed: frozenset[str] = ALL) -> TestClient[Litestar]:
             app = Litestar(
                 [embed, unsaid, metrics, models, health],
-                middleware=[AuthenticationMiddleware(closed=closed, find_key=KEYS.get, read_token=read_token)],
+                middleware=[
+                    AuthenticationMiddleware(
+                        closed=closed, find_key=KEYS.get, verify_token=verify_token, network_of=lambda _: HERE
+                    )
+                ],
                 request_class=StrictRequest,
                 exception_handlers=problem_handlers(),
                 logging_config=None,
@@ -241,10 +248,10 @@ def test_unknown_address_and_wrong_method_need_no_key(guarded: Guarded) -> None:
 TELL_NEEDS = """
 import json
 import main
-from web.authentication import needed_scope
+from web.authentication import needed_permission
 
 print(json.dumps([
-    (method, route.path, needed_scope({"method": method, "route_handler": handler}))
+    (method, route.path, needed_permission({"method": method, "route_handler": handler}))
     for route in main.app.routes
     for method, (handler, _) in route.route_handler_map.items()
     if method != "OPTIONS"

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from web.cors import cross_origin, permission
+from web.cors import cors_config, cors_headers
 
 
 def told(origins: list[str] | None, *headers: tuple[bytes, bytes]) -> dict[bytes, bytes]:
     scope: Any = {"headers": [(b"host", b"x"), *headers]}
-    return dict(permission(None if origins is None else cross_origin(origins), scope))
+    return dict(cors_headers(None if origins is None else cors_config(origins, exposed_headers=["X-Own"]), scope))
 
 
 ASKED = (b"origin", b"https://app.example")
@@ -18,7 +18,7 @@ ASKED = (b"origin", b"https://app.example")
 def test_any_page_may_read_a_failure_where_any_may_call() -> None:
     headers = told(["*"], ASKED)
     assert headers[b"access-control-allow-origin"] == b"*"
-    assert b"WWW-Authenticate" in headers[b"access-control-expose-headers"]
+    assert b"X-Own" in headers[b"access-control-expose-headers"]
     assert b"access-control-allow-credentials" not in headers
 
 
@@ -53,4 +53,4 @@ def test_others_are_told_nothing(origins: list[str] | None, headers: list[tuple[
     ],
 )
 def test_cookies_go_with_named_origins_only(origins: list[str], *, with_cookies: bool) -> None:
-    assert cross_origin(origins).allow_credentials is with_cookies
+    assert cors_config(origins, exposed_headers=["X-Own"]).allow_credentials is with_cookies

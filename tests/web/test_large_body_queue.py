@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import OverloadedError
 from tests.support.clock import ManualClock
-from web.large_body_queue import MAX_WAITING, REST, LargeBodyQueue
+from web.large_body_queue import MAX_WAITING, PAUSE_FACTOR, LargeBodyQueue
 
 
 class Loop:
@@ -38,9 +38,9 @@ async def test_work_gives_what_it_gives_and_raises_what_it_raises() -> None:
         raise ValueError("not this")
 
     turns = LargeBodyQueue()
-    assert await turns.take(lambda: 7) == 7
+    assert await turns.run(lambda: 7) == 7
     with pytest.raises(ValueError, match="not this"):
-        await turns.take(fail)
+        await turns.run(fail)
 
 
 async def test_the_next_turn_comes_after_a_pause_of_many_times_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,10 +51,10 @@ async def test_the_next_turn_comes_after_a_pause_of_many_times_the_work(monkeypa
         clock.now_s += 0.5
         done.append(number)
 
-    first, second = (asyncio.ensure_future(turns.take(lambda number=number: work(number))) for number in (1, 2))  # type: ignore[misc]
+    first, second = (asyncio.ensure_future(turns.run(lambda number=number: work(number))) for number in (1, 2))  # type: ignore[misc]
     await settle()
     assert first.done()
-    assert (done, loop.pauses) == ([1], [REST * 0.5])
+    assert (done, loop.pauses) == ([1], [PAUSE_FACTOR * 0.5])
     loop.end_pause()
     await second
     assert done == [1, 2]
@@ -63,11 +63,11 @@ async def test_the_next_turn_comes_after_a_pause_of_many_times_the_work(monkeypa
 
 async def test_too_many_who_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, turns = Loop(monkeypatch), LargeBodyQueue()
-    await turns.take(lambda: None)  # and now it rests
-    waiting = [asyncio.ensure_future(turns.take(lambda: None)) for _ in range(MAX_WAITING)]
+    await turns.run(lambda: None)  # and now it rests
+    waiting = [asyncio.ensure_future(turns.run(lambda: None)) for _ in range(MAX_WAITING)]
     await settle()
     with pytest.raises(OverloadedError):
-        await turns.take(lambda: None)
+        await turns.run(lambda: None)
     for _ in waiting:
         loop.end_pause()
         await settle()
@@ -76,10 +76,10 @@ async def test_too_many_who_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_who_leaves_while_he_waits_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, turns = Loop(monkeypatch), LargeBodyQueue()
-    await turns.take(lambda: None)
-    leaving = asyncio.ensure_future(turns.take(lambda: None))
+    await turns.run(lambda: None)
+    leaving = asyncio.ensure_future(turns.run(lambda: None))
     await settle()
     leaving.cancel()
     await settle()
     loop.end_pause()
-    assert await turns.take(lambda: 8) == 8
+    assert await turns.run(lambda: 8) == 8

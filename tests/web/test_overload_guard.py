@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from engine.errors import OverloadedError
 from tests.support.clock import ManualClock
 from web import overload_guard
-from web.overload_guard import AT_ONCE, LINE_S, MAX_IN_LINE, OverloadGuard
+from web.overload_guard import MAX_ENTRIES_PER_TURN, MAX_WAIT_S, MAX_WAITING, OverloadGuard
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
 
@@ -23,7 +23,14 @@ class RunningService:
         self.error: OverloadedError | None = None
         self.clock = ManualClock()
         self.counted: list[tuple[str, str | None]] = []
-        self.door = OverloadGuard(self, refusal=lambda: self.error, count=self.count, clock=self.clock)
+        self.guard = OverloadGuard(
+            self,
+            queued=frozenset({"/embed", "/embed/batch"}),
+            unqueued=frozenset({"/tokenize"}),
+            rejection=lambda: self.error,
+            count=self.count,
+            clock=self.clock,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive, send
@@ -34,7 +41,7 @@ class RunningService:
         self.counted.append((endpoint, code))
 
     def ask(self, number: int = 0, **changes: Any) -> asyncio.Task[None]:
-        return asyncio.create_task(self.door(scope_of(number, **changes), never, never))  # type: ignore[arg-type]
+        return asyncio.create_task(self.guard(scope_of(number, **changes), never, never))  # type: ignore[arg-type]
 
 
 async def never(*_: object) -> None:
@@ -69,7 +76,7 @@ async def test_work_is_refused_unread_while_the_service_is_full(
     service.error = FULL
     scope = scope_of(path=written.format(path))
     with pytest.raises(OverloadedError) as refused:
-        await service.door(scope, never, never)  # type: ignore[arg-type]
+        await service.guard(scope, never, never)  # type: ignore[arg-type]
     assert refused.value is FULL
     assert scope["path_template"] == path
     assert service.entered == []
@@ -92,46 +99,46 @@ async def test_all_else_is_let_in_at_once(service: RunningService, changes: dict
 
 
 async def test_few_come_in_between_two_looks_at_the_sockets(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(3 * AT_ONCE)]
+    asking = [service.ask(number) for number in range(3 * MAX_ENTRIES_PER_TURN)]
     await looks_at_the_sockets(1)
-    assert service.entered == list(range(AT_ONCE))
+    assert service.entered == list(range(MAX_ENTRIES_PER_TURN))
     await asyncio.gather(*asking)
-    assert service.entered == list(range(3 * AT_ONCE))
+    assert service.entered == list(range(3 * MAX_ENTRIES_PER_TURN))
 
 
 async def test_line_is_dismissed_when_the_service_becomes_full(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(10 * AT_ONCE)]
+    asking = [service.ask(number) for number in range(10 * MAX_ENTRIES_PER_TURN)]
     await looks_at_the_sockets(1)
     service.error = FULL
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert answers == [None] * AT_ONCE + [FULL] * 9 * AT_ONCE
+    assert answers == [None] * MAX_ENTRIES_PER_TURN + [FULL] * 9 * MAX_ENTRIES_PER_TURN
 
 
 async def test_nobody_stands_in_line_for_too_long(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(2 * AT_ONCE)]
+    asking = [service.ask(number) for number in range(2 * MAX_ENTRIES_PER_TURN)]
     await looks_at_the_sockets(1)
-    service.clock.now_s += LINE_S + 0.1
+    service.clock.now_s += MAX_WAIT_S + 0.1
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert [type(answer) for answer in answers[AT_ONCE:]] == [OverloadedError] * AT_ONCE
+    assert [type(answer) for answer in answers[MAX_ENTRIES_PER_TURN:]] == [OverloadedError] * MAX_ENTRIES_PER_TURN
 
 
 async def test_line_has_an_end(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(AT_ONCE + MAX_IN_LINE + 1)]
+    asking = [service.ask(number) for number in range(MAX_ENTRIES_PER_TURN + MAX_WAITING + 1)]
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers.pop(), OverloadedError)
-    assert answers == [None] * (AT_ONCE + MAX_IN_LINE)
+    assert answers == [None] * (MAX_ENTRIES_PER_TURN + MAX_WAITING)
 
 
 async def test_who_leaves_the_line_takes_nobody_s_turn(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(AT_ONCE + 2)]
+    asking = [service.ask(number) for number in range(MAX_ENTRIES_PER_TURN + 2)]
     await looks_at_the_sockets(1)
-    asking[AT_ONCE].cancel()
+    asking[MAX_ENTRIES_PER_TURN].cancel()
     await asyncio.gather(*asking, return_exceptions=True)
-    assert service.entered == [*range(AT_ONCE), AT_ONCE + 1]
+    assert service.entered == [*range(MAX_ENTRIES_PER_TURN), MAX_ENTRIES_PER_TURN + 1]
 
 
 async def test_refusals_are_told_by_one_line_for_all(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload_guard, "TELL_EVERY_S", 0)
+    monkeypatch.setattr(overload_guard, "LOG_INTERVAL_S", 0)
     service.error = FULL
     with capture_logs() as lines:
         await asyncio.gather(*(service.ask() for _ in range(5)), return_exceptions=True)
@@ -141,14 +148,14 @@ async def test_refusals_are_told_by_one_line_for_all(service: RunningService, mo
 
 @pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
 async def test_server_may_turn_work_away_itself_and_it_is_counted(service: RunningService, path: str) -> None:
-    assert service.door.turn_away(path) is None
+    assert service.guard.reject_early(path) is None
     service.error = FULL
-    assert service.door.turn_away(path) is FULL
+    assert service.guard.reject_early(path) is FULL
     assert service.counted == [(f"POST {path}", "overloaded")]
 
 
 async def test_server_turns_away_nothing_else(service: RunningService) -> None:
     service.error = FULL
     for path in ("/tokenize", "/health", "/embed?x=1", "/nothing"):
-        assert service.door.turn_away(path) is None
+        assert service.guard.reject_early(path) is None
     assert service.counted == []

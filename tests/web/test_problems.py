@@ -19,9 +19,8 @@ from engine import errors
 from engine.catalog import Catalog
 from serving import protocol_errors
 from tests.support.servers import ROOT
-from web import problems
+from web import json_bodies, problems
 from web.json_bodies import NotJsonError, StrictRequest
-from web.large_body_queue import LargeBodyQueue
 from web.problems import UnforeseenError, problem_answer, problem_handlers
 from web.request_log import RequestLog
 
@@ -94,7 +93,6 @@ def client() -> Iterator[httpx.Client]:
         openapi_config=None,
     )
     app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None)
-    app.state.turns = LargeBodyQueue()
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -333,7 +331,7 @@ def test_body_that_is_not_json_is_a_problem_that_says_why(body: bytes, words: st
 def test_large_body_is_decoded_in_turn(
     content: bytes, status: int, words: str, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(problems, "LARGE_BYTES", 1_000)
+    monkeypatch.setattr(json_bodies, "LARGE_BYTES", 1_000)
     answer = client.post("/embed", content=content % (b"a" * 1_000))
     assert answer.status_code == status
     assert words in answer.text

@@ -8,7 +8,9 @@ import pytest
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from access.principals import Principal
 from engine.errors import OverloadedError
+from web.request_context import KEY, RequestContext, context_of
 from web.request_log import RequestLog
 
 Counted = tuple[str, float, str | None]
@@ -38,7 +40,7 @@ class Answering:
         if self.path:
             scope["path_template"] = self.path  # as Litestar's router does
         if self.code:
-            scope["state"]["problem_code"] = self.code
+            context_of(scope).problem_code = self.code
         await send({"type": "http.response.start", "status": self.status, "headers": [(b"x-own", b"1")]})
         await send({"type": "http.response.body", "body": b"{}", "more_body": False})
 
@@ -61,7 +63,9 @@ async def ask(
         counted.append((endpoint, seconds, code))
 
     scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}
-    observer = RequestLog(app, count=count, permission=lambda _: [ALLOWED], clock=lambda: next(ticks))
+    observer = RequestLog(
+        app, count=count, polled=frozenset({"/health"}), error_headers=lambda _: [ALLOWED], clock=lambda: next(ticks)
+    )
     await observer(scope, receive, send)
     return sent, counted
 
@@ -77,7 +81,7 @@ async def test_sane_request_id_is_taken_over(given: str) -> None:
     app = Answering()
     sent, _ = await ask(app, headers=[(b"accept", b"*/*"), (b"x-request-id", given.encode())])
     assert request_id(sent) == given
-    assert app.scopes[0]["state"]["request_id"] == given
+    assert context_of(app.scopes[0]).request_id == given
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ async def test_answer_is_passed_on_with_its_own_headers() -> None:
 async def test_headers_that_the_inside_left_go_out_with_whatever_answer_there_is() -> None:
     for app in (Answering(), Crashing(has_begun=False)):
         with capture_logs():
-            sent, _ = await ask(app, state={"answer_headers": [(b"ratelimit", b"1")]})
+            sent, _ = await ask(app, state={KEY: RequestContext(answer_headers=[(b"ratelimit", b"1")])})
         assert (b"ratelimit", b"1") in sent[0]["headers"]  # type: ignore[typeddict-item]  # the first message is the start
 
 
@@ -120,7 +124,9 @@ async def test_headers_that_the_inside_left_go_out_with_whatever_answer_there_is
     ("app", "state", "is_told_here"),
     [
         pytest.param(Answering(), {}, False, id="answer of Litestar"),
-        pytest.param(Answering(), {"refused": OverloadedError("Full.")}, True, id="refused outside"),
+        pytest.param(
+            Answering(), {KEY: RequestContext(rejection=OverloadedError("Full."))}, True, id="refused outside"
+        ),
     ],
 )
 async def test_failure_that_is_told_here_may_be_read_by_pages_of_other_origins(
@@ -134,13 +140,13 @@ async def test_failure_that_is_told_here_may_be_read_by_pages_of_other_origins(
 
 async def test_line_of_the_log_tells_the_name_of_a_caller_that_is_known() -> None:
     with capture_logs() as events:
-        await ask(Answering(), state={"caller_name": "alice"})
+        await ask(Answering(), state={KEY: RequestContext(principal=Principal("key", "alice"))})
     assert events[0]["caller"] == "alice"
 
 
 async def test_request_that_was_refused_outside_is_answered_with_that_and_goes_no_further() -> None:
     app = Answering()
-    sent, counted = await ask(app, state={"refused": OverloadedError("Full.", retry_after_s=1.2)})
+    sent, counted = await ask(app, state={KEY: RequestContext(rejection=OverloadedError("Full.", retry_after_s=1.2))})
     start: Any = sent[0]
     body: Any = sent[1]
     assert (start["status"], json.loads(body["body"])["code"]) == (503, "overloaded")
@@ -182,10 +188,9 @@ async def test_answer_is_one_line_of_the_log() -> None:
     ]
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics"])
-async def test_answers_to_those_who_poll_are_told_at_debug_level(path: str) -> None:
+async def test_answers_of_polled_routes_are_logged_at_debug_level() -> None:
     with capture_logs() as events:
-        await ask(Answering(path=path), method="GET")
+        await ask(Answering(path="/health"), method="GET")
     assert [event["log_level"] for event in events] == ["debug"]
 
 
@@ -198,7 +203,7 @@ class Refusing:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive, send
         scope["path_template"] = "/embed"
-        scope["state"]["is_told"] = self.is_told
+        context_of(scope).logged_elsewhere = self.is_told
         raise OverloadedError("Too much.", retry_after_s=2)
 
 
@@ -240,7 +245,8 @@ async def test_caller_who_leaves_before_the_end_of_the_body_is_no_failure_of_the
 
 async def test_server_that_knows_of_a_leave_tells_it_and_the_work_is_cancelled() -> None:
     counted: list[str | None] = []
-    state: dict[str, Any] = {"on_leave": None}
+    context = RequestContext(server_reports_disconnect=True)
+    state: dict[str, Any] = {KEY: context}
 
     async def receive() -> Any:
         return {"type": "http.request", "body": b"{}", "more_body": False}
@@ -251,7 +257,8 @@ async def test_server_that_knows_of_a_leave_tells_it_and_the_work_is_cancelled()
     async def work(scope: Scope, receive: Receive, send: Send) -> None:
         del scope, send
         await receive()
-        asyncio.get_running_loop().call_soon(state["on_leave"])
+        assert context.on_disconnect
+        asyncio.get_running_loop().call_soon(context.on_disconnect)
         await asyncio.Event().wait()
 
     scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": state}

@@ -16,7 +16,7 @@ from tests.support.tiny import TinyModel
 
 pytestmark = pytest.mark.timeout(90)
 
-NAMED = re.findall(r"`(tests/\w+\.py|test_api\.py)::(\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+NAMED = re.findall(r"`(tests/[\w/]+\.py|test_api\.py)::(\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
 
 WATCHED_LOAD = """
 import json, sys
