@@ -39,7 +39,7 @@ from tests.support.proxies import (
 from tests.support.servers import ROOT, free_port
 from tests.support.signing_keys import ec_key, private_pem
 from tests.support.upstreams import Gated, echoing, serving
-from web.cors import EXPOSED
+from assembly.app import EXPOSED_HEADERS
 
 pytestmark = [pytest.mark.nginx, pytest.mark.timeout(60)]
 
@@ -107,7 +107,7 @@ def test_bounds_fit_the_settings_of_the_service() -> None:
     # The service would be the one who closes, in the midst of a body that nginx passes on.
     assert seconds("proxy_send_timeout") < settings.body_timeout
     [exposed] = re.findall(r'default "(RateLimit[^"]+)";', CONFIGURATION.read_text(encoding="utf-8"))
-    assert exposed == ", ".join(sorted(EXPOSED))
+    assert exposed == ", ".join(sorted(EXPOSED_HEADERS))
 
 
 def test_change_that_matches_nothing_is_a_failure() -> None:
