@@ -1,17 +1,17 @@
-# The service's image: docs/DOCKER_SETUP.md tells how to build and run it.
+# The image of the service. How to build and run it: docs/DOCKER_SETUP.md
 #   docker build -t fast-embedding .
 #   docker build -t fast-embedding-dev --target development .
 
 FROM python:3.12-slim AS base
-# At run time the root file system is read-only: compiled modules come with the image or not at all.
+# The root file system is read-only at run time, so Python cannot write compiled modules then: the image contains them.
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PATH=/opt/venv/bin:$PATH \
     MODELS_DIR=/data/models \
     HUB_CACHE_DIR=/data/hub \
     HF_HOME=/data/huggingface
-# A fixed number, so that the owner of a volume and Kubernetes' `runAsUser` can name it. The official image comes
-# without Python's own modules compiled, which would cost each start and each health check.
+# Fixed ids: volume owners and Kubernetes' `runAsUser` refer to them. The official Python image does not contain compiled
+# standard modules; without them every start and every health check would compile them again.
 RUN groupadd --gid 10001 embedding \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin embedding \
     && install --directory --owner=embedding --group=embedding /data /data/hub /data/models \
@@ -22,9 +22,9 @@ WORKDIR /app
 
 FROM base AS dependencies
 COPY requirements/runtime.txt requirements/lock.txt requirements/
-# Wheels only: where one is missing for a platform, the build fails here instead of asking for a compiler.
-# What no program reads goes: the packages' own tests, and ONNX Runtime's library for C beside the one for Python.
-# What only makes up example data (faker) stays without being compiled.
+# Wheels only: if a platform lacks one, the build fails here instead of needing a compiler.
+# Removes files that the service never reads: the packages' own tests, and ONNX Runtime's C library (Python has its own
+# copy). faker only generates example data, so it is not compiled.
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
         --only-binary :all: --requirement requirements/runtime.txt --constraint requirements/lock.txt \
@@ -33,7 +33,7 @@ RUN python -m venv --without-pip /opt/venv \
     && python -m compileall -q --invalidation-mode unchecked-hash -x '/site-packages/faker/' /opt/venv/lib
 
 
-# With the tools of the tests. uvicorn starts the service anew when a file below /app changes: mount the repository there.
+# Contains the test tools. uvicorn restarts the service when a file below /app changes: mount the repository at /app.
 FROM dependencies AS development
 COPY requirements/ requirements/
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --only-binary :all: \
@@ -46,16 +46,17 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["py
 ENTRYPOINT ["/bin/sh", "-c", "exec uvicorn main:app --reload --host \"${HOST:-0.0.0.0}\" --port \"${PORT:-8000}\""]
 
 
-# Models of the hub that come with the image, made by the little that downloads them: a change of anything else
-# downloads nothing again.
+# Models from the hub that ship with the image. The stage contains only the code that downloads them, so changes elsewhere
+# do not repeat the download.
 FROM dependencies AS preloaded
-COPY config.py ./
 COPY models/ models/
+COPY config.py ./
+COPY assembly/__init__.py assembly/catalog.py assembly/
 COPY engine/ engine/
 COPY cli/ cli/
-# A mirror of the hub, for this build only.
+# A mirror of the hub, used by this build only.
 ARG HF_ENDPOINT
-# Names of models, with commas or blanks between them.
+# Model names, separated by commas or spaces.
 ARG PRELOAD_MODELS
 RUN mkdir preloaded \
     && if [ -n "$PRELOAD_MODELS" ]; then \
@@ -65,22 +66,28 @@ RUN mkdir preloaded \
 
 
 FROM base AS production
-# What changes least comes first: a change of the code makes the last, small layers only.
+# Ordered by how rarely it changes: a code change rebuilds only the last, small layers.
 COPY --from=dependencies /opt/venv /opt/venv
 COPY models/ models/
 COPY --from=preloaded /app/preloaded preloaded
-COPY api/ api/
-COPY cli/ cli/
+COPY host/ host/
 COPY engine/ engine/
+COPY access/ access/
+COPY telemetry/ telemetry/
+COPY web/ web/
+COPY api/ api/
 COPY serving/ serving/
+COPY assembly/ assembly/
+COPY cli/ cli/
 COPY *.py ./
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
 USER 10001:10001
 VOLUME /data
 EXPOSE 8000
-# Live and ready, asked for at the HOST and PORT that the service listens on.
+# Healthy means live and ready. The check uses the HOST and PORT that the service listens on.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["python", "-m", "cli.health"]
-# The process itself gets SIGTERM. The commands of main.py can follow: `docker run --rm fast-embedding check`.
+# The exec form delivers SIGTERM to the service itself. Arguments are commands of main.py:
+# `docker run --rm fast-embedding check`.
 ENTRYPOINT ["python", "main.py"]
 ARG VERSION=2.0.0
 ARG REVISION

@@ -158,7 +158,7 @@ def test_folder_that_cannot_be_read_is_not_left_out_in_silence(tmp_path: Path, m
 def test_first_line_that_is_long_makes_no_unit_of_the_whole_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_inputs, "MOST_UNIT_BYTES", 10_000)
+    monkeypatch.setattr(bulk_inputs, "MAX_UNIT_BYTES", 10_000)
     file = write_lines(tmp_path / "a.jsonl", {"text": "x" * 9_000}, *[{"text": "one"}] * 5_000)
     units = cut(describe([file]), 1_000)
     assert {unit.stop - unit.start for unit in units[:-1]} == {10_000}

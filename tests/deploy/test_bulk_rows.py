@@ -82,7 +82,7 @@ def test_bad_line_is_told_by_its_number(line: str, why: str, tmp_path: Path) -> 
 
 
 def test_byte_order_mark_and_a_line_without_end_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.ray.bulk_rows.MOST_LINE_BYTES", 50)
+    monkeypatch.setattr("deploy.ray.bulk_rows.MAX_LINE_BYTES", 50)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "x"}\n{"text": "' + b"y" * 100 + b'"}\n{"text": "z"}\n')
     [unit] = cut(describe([path]), 100)

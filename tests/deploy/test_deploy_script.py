@@ -71,7 +71,7 @@ class Machine:
             if found := shutil.which(tool):
                 (self.programs / tool).symlink_to(found)
         for program in programs:
-            (self.programs / program).symlink_to(ROOT / "tests" / "stub_engine.sh")
+            (self.programs / program).symlink_to(ROOT / "tests" / "support" / "stub_engine.sh")
         self.folder.mkdir()
         shutil.copy(ROOT / "deploy.sh", self.folder)
         shutil.copytree(ROOT / "deploy" / "shell", self.folder / "deploy" / "shell")
