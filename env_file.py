@@ -1,21 +1,117 @@
-"""Names in `.env` that are no setting but look like one: they do nothing, and nobody else would say so."""
+"""Reads `.env` strictly, and finds names in it that have no effect."""
 
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 
-LIKE_A_SETTING = 0.75
-"""Names that are so much like a setting's are taken for mistyped; those that Compose reads are less like any."""
+from dotenv.parser import parse_stream
 
-
-def mistyped(env_file: Path, settings: Collection[str]) -> dict[str, str]:
-    """Names in *env_file* that look like a mistyped one of *settings*, with that one; other programs' do not count."""
-    if not env_file.is_file():
-        return {}
-    names = re.findall(r"^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=", env_file.read_text("utf-8"), re.MULTILINE)
-    return {
-        name: meant[0]
-        for name in names
-        if name.upper() not in settings and (meant := get_close_matches(name.upper(), settings, 1, LIKE_A_SETTING))
+COMPOSE_NAMES = frozenset(
+    {
+        *("CPUS", "DEV_IMAGE", "DEV_PORT", "HTTPS_PORT", "IMAGE", "MEMORY", "NGINX_CPUS", "PRELOAD_MODELS"),
+        *("REPLICAS", "STOP_GRACE_PERIOD", "WAIT_SECONDS"),
+        *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"),
     }
+)
+"""Names that docker-compose.yml and deploy.sh read from the same `.env`; the service does not."""
+COMPOSE_PREFIXES = ("COMPOSE_", "DOCKER_", "BUILDKIT_", "BUILDX_")
+"""Names that Compose and the container engine read themselves start with these."""
+SIMILAR = 0.75
+"""Least similarity (`difflib`'s ratio) of an unknown name in `.env` and the setting suggested for it."""
+SIMILAR_IN_ENVIRONMENT = 0.85
+"""The same for variables of the environment, which belong to other programs, too: DBHOST and HOST reach 0.8."""
+
+
+class EnvFileError(Exception):
+    """`.env` cannot be used; the message is one line that says where and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownName:
+    """A name that is not a setting and therefore has no effect.
+
+    Attributes:
+        place: where it is set: `.env` or `the environment`.
+        closest: the setting with the most similar name, if one is similar.
+    """
+
+    name: str
+    place: str
+    closest: str | None
+
+    def __str__(self) -> str:
+        suggestion = f"; did you mean {self.closest}?" if self.closest else "."
+        return f"{self.name} in {self.place} is not a setting and has no effect{suggestion}"
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Return the names and values in *path*, which is empty if it does not exist.
+
+    pydantic-settings reads the file with the same parser, but skips lines that it cannot parse.
+
+    Raises:
+        EnvFileError: it is not a file, cannot be read, is not UTF-8, or has a line that is not `NAME=value`.
+    """
+    if path.is_dir():
+        raise EnvFileError(
+            ".env is a folder, not a file. Delete it, and copy .env.example to .env "
+            "(Docker creates a folder when it mounts a file that does not exist)."
+        )
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise EnvFileError(".env is not UTF-8; save it as UTF-8.") from None
+    except OSError as error:
+        raise EnvFileError(f".env cannot be read ({error.strerror}).") from None
+    values = {}
+    for binding in parse_stream(StringIO(text)):
+        is_blank = binding.key is None and not binding.error
+        if binding.error or (binding.value is None and not is_blank):
+            # The line itself is not repeated: it may hold a secret.
+            line = binding.original.line + _blank_lines(binding.original.string)
+            raise EnvFileError(
+                f".env, line {line}: this is not NAME=value. Close each quote, and start comments with #."
+            )
+        if binding.key is not None and binding.value is not None:
+            values[binding.key] = binding.value
+    return values
+
+
+def unknown_names(
+    in_file: Iterable[str], in_environment: Iterable[str], settings: Collection[str]
+) -> list[UnknownName]:
+    """Find names that have no effect: all such names in `.env`, and those in the environment that resemble a setting.
+
+    Args:
+        in_file: the names set in `.env`.
+        in_environment: the names of the environment's variables.
+        settings: the names of all settings, in capitals.
+    """
+    unknown = [
+        UnknownName(name, ".env", _closest(name, settings, SIMILAR))
+        for name in in_file
+        if name.upper() not in settings and not _is_for_compose(name.upper())
+    ]
+    for name in in_environment:
+        if name.upper() in settings or _is_for_compose(name.upper()):
+            continue
+        if closest := _closest(name, settings, SIMILAR_IN_ENVIRONMENT):
+            unknown.append(UnknownName(name, "the environment", closest))
+    return unknown
+
+
+def _is_for_compose(name: str) -> bool:
+    return name in COMPOSE_NAMES or name.startswith(COMPOSE_PREFIXES)
+
+
+def _closest(name: str, settings: Collection[str], cutoff: float) -> str | None:
+    return next(iter(get_close_matches(name.upper(), settings, 1, cutoff)), None)
+
+
+def _blank_lines(text: str) -> int:
+    """Count the line breaks before the first visible character."""
+    return text[: len(text) - len(text.lstrip())].count("\n")

@@ -219,7 +219,7 @@ def _app_or_exit() -> Litestar:
     try:
         return create_app()
     except SettingsError as error:
-        sys.exit(f"Bad settings: {error}.")
+        sys.exit(f"Bad settings: {error}")
 
 
 def serve_forever() -> int:

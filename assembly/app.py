@@ -206,5 +206,4 @@ def _check_model_names(settings: Settings, catalog: Catalog) -> None:
             try:
                 catalog.get(name)
             except UnknownModelError as error:
-                message = f"{setting.upper()}: {error.detail.rstrip('.')}"
-                raise SettingsError(message) from None
+                raise SettingsError(f"{setting.upper()}: {error.summary}") from None

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import structlog
 
 from assembly.lane_plan import LanePlan
-from config import HERE, Settings
+from config import Settings, find_unknown_names
 from engine.catalog import Model
 from engine.hub import is_cached
 from engine.memory_estimate import advice, need_of, why_impossible
-from env_file import mistyped
 from host.folder_permissions import why_not_writable
 from host.memory import memory_limit
 
@@ -18,8 +17,8 @@ log = structlog.get_logger()
 
 def log_settings_without_effect(settings: Settings) -> None:
     """Log settings that have no effect, such as a mistyped name or a folder that does not exist. Blocks."""
-    for name, meant in mistyped(HERE / ".env", [name.upper() for name in Settings.model_fields]).items():
-        log.warning("setting_unknown", name=name, meant=meant, advice="it is in .env, and does nothing")
+    for found in find_unknown_names():
+        log.warning("setting_unknown", name=found.name, place=found.place, meant=found.closest, advice=str(found))
     if not settings.models_dir.is_dir():
         log.info("models_dir_missing", folder=settings.models_dir.name)
 

@@ -23,13 +23,12 @@ from cli.console import (
 )
 from cli.model_process import Loaded, ModelProcessError, Order, running
 from cli.surroundings import ask_hub, free_disk_bytes
-from config import HERE, Settings, SettingsError, load_settings
+from config import Settings, SettingsError, find_unknown_names, load_settings
 from engine.catalog import Catalog, Model
 from engine.errors import ModelUnavailableError, UnknownModelError
 from engine.hub import is_cached
 from engine.memory_estimate import need_of, why_impossible
 from engine.self_check import SelfCheck
-from env_file import mistyped
 from host.cores import usable_cores
 from host.folder_permissions import why_not_writable
 from host.memory import available_bytes, memory_limit
@@ -94,7 +93,7 @@ def examine() -> Iterator[Finding]:
     try:
         settings = load_settings()
     except SettingsError as error:
-        yield Finding("settings", "FAIL", "values", f"{error}.")
+        yield Finding("settings", "FAIL", "values", str(error))
         return
     catalog = open_catalog(settings)
     required = _known(catalog, settings.required_models)
@@ -126,9 +125,8 @@ def _known(catalog: Catalog, names: Sequence[str]) -> list[Model]:
 
 def _settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
     yield Finding("settings", "ok", "values", "all are allowed")
-    for name, meant in mistyped(HERE / ".env", [name.upper() for name in Settings.model_fields]).items():
-        told = f"{name} in .env is no setting, so it does nothing; {meant} is one"
-        yield Finding("settings", "warn", "names", told, {"name": name, "meant": meant})
+    for found in find_unknown_names():
+        yield Finding("settings", "warn", "names", str(found), {"name": found.name, "meant": found.closest})
     for setting in ("REQUIRED_MODELS", "ALLOWED_MODELS"):
         names: tuple[str, ...] = getattr(settings, setting.lower())
         unknown = list(_unknown(catalog, names))
@@ -145,7 +143,7 @@ def _callers(settings: Settings) -> Finding:
     try:
         access = read_access(settings)
     except SettingsError as error:
-        return Finding("settings", "FAIL", "callers", f"{error}.")
+        return Finding("settings", "FAIL", "callers", str(error))
     facts = {"sources": list(access.sources), "closed": sorted(access.closed), "api_keys": len(access.keys)}
     if access.is_exposed:
         told = "anyone who reaches HOST may call; API_KEYS would close it"
@@ -163,7 +161,7 @@ def _limits(settings: Settings) -> Finding:
     try:
         store, trouble = asyncio.run(_shared(settings))
     except SettingsError as error:
-        return Finding("settings", "FAIL", "limits", f"{error}.")
+        return Finding("settings", "FAIL", "limits", str(error))
     facts = {"store": store, "trouble": trouble}
     if not settings.enable_rate_limit:
         idle = [name.upper() for name in LIMITS if name in settings.model_fields_set]

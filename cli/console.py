@@ -145,8 +145,7 @@ def open_settings() -> Settings:
     try:
         return load_settings()
     except SettingsError as error:
-        message = f"Bad settings: {error}."
-        raise CommandError(message) from None
+        raise CommandError(f"Bad settings: {error}") from None
 
 
 def find_models(catalog: Catalog, names: Iterable[str]) -> list[Model]:

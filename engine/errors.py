@@ -37,13 +37,19 @@ class InvalidInputError(ServiceError):
 
 
 class UnknownModelError(ServiceError):
-    """The caller named a model that is not in the catalogue."""
+    """The caller named a model that is not in the catalogue.
+
+    Attributes:
+        summary: the detail without a pointer to a route: at a start, no service answers yet.
+    """
 
     status, code, title = 400, "unknown-model", "There is no such model"
 
     def __init__(self, name: str, closest: Sequence[str]) -> None:
-        hint = f" Did you mean {' or '.join(map(repr, closest))}?" if closest else " GET /models lists all."
-        super().__init__(f"No model named {name[:100]!r} is offered.{hint}", facts={"closest": list(closest)})
+        hint = f" Did you mean {' or '.join(map(repr, closest))}?" if closest else ""
+        self.summary = f"No model named {name[:100]!r} is offered.{hint}"
+        detail = self.summary if closest else f"{self.summary} GET /models lists all."
+        super().__init__(detail, facts={"closest": list(closest)})
         self.name = name
         self.closest = closest
 

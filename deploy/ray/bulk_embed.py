@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         totals = run(plan(args, load_settings()), address=args.address, pool=args.actors)
     except SettingsError as error:
-        say(f"Bad settings: {error}.")
+        say(f"Bad settings: {error}")
         return 1
     except (InputError, ServiceError) as error:
         say(f"bulk_embed.py: {getattr(error, 'detail', error)}")

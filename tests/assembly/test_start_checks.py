@@ -18,16 +18,15 @@ from tests.support.tiny import TinyModel
 pytestmark = pytest.mark.timeout(120)
 
 LIMITED = """
-import os, pathlib, main
-from assembly import start_checks
+import os, pathlib, running, main
 from functools import partial
-start_checks.memory_limit = partial(start_checks.memory_limit, cgroup=pathlib.Path(os.environ["LIMITS"]))
+running.memory_limit = partial(running.memory_limit, cgroup=pathlib.Path(os.environ["LIMITS"]))
 raise SystemExit(main.serve_forever())
 """
 BESIDE_AN_ENV_FILE = """
-import os, pathlib, main
-from assembly import start_checks
-start_checks.HERE = pathlib.Path(os.environ["ENV_FOLDER"])
+import os, pathlib, config
+config.ENV_FILE = pathlib.Path(os.environ["ENV_FOLDER"]) / ".env"
+import main
 raise SystemExit(main.serve_forever())
 """
 WITHOUT_RIGHTS = """
@@ -133,15 +132,17 @@ def test_what_a_service_takes_without_a_large_model_is_what_is_reckoned_with(mod
 
 
 def test_what_was_set_without_effect_is_told(models: Path, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("MAX_BATCH_SISE=64\nMAX_TEXT_LENGTH=100\n", encoding="utf-8")
+    (tmp_path / ".env").write_text("MAX_BATCH_SISE=64\nMAX_TEXT_LENGTH=100\nOTHER=1\n", encoding="utf-8")
     settings = {"REQUIRED_MODELS": "", "ENV_FOLDER": str(tmp_path)}
     with started(BESIDE_AN_ENV_FILE, tmp_path / "moddels", **settings) as server:
         event = server.wait_for("setting_unknown")
         assert (event["level"], event["name"], event["meant"]) == ("warning", "MAX_BATCH_SISE", "MAX_BATCH_SIZE")
+        assert event["place"] == ".env"
+        assert server.wait_for("setting_unknown", times=2)["name"] == "OTHER"
         missing = server.wait_for("models_dir_missing")
         assert (missing["level"], missing["folder"]) == ("info", "moddels")
         server.wait_for("service_ready")
-        assert [event["event"] for event in server.events].count("setting_unknown") == 1
+        assert [event["event"] for event in server.events].count("setting_unknown") == 2
     with started(BESIDE_AN_ENV_FILE, models, **{**settings, "ENV_FOLDER": str(models)}) as server:
         server.wait_for("service_ready")
         assert not {"setting_unknown", "models_dir_missing"} & {event["event"] for event in server.events}

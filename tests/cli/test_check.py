@@ -58,9 +58,11 @@ def failures(outcome: Outcome) -> list[str]:
 
 def test_mistyped_name_in_the_env_file_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("API_KEY=0123456789abcdef\n")
-    monkeypatch.setattr("cli.check.HERE", tmp_path)
+    monkeypatch.setattr("config.ENV_FILE", tmp_path / ".env")
     told = [str(finding) for finding in islice(examine(), 2)]
-    assert told[1] == "warn  names            API_KEY in .env is no setting, so it does nothing; API_KEYS is one"
+    assert told[1] == (
+        "warn  names            API_KEY in .env is not a setting and has no effect; did you mean API_KEYS?"
+    )
 
 
 @pytest.fixture(scope="module")

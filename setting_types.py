@@ -1,0 +1,145 @@
+"""Types of settings: how each kind of value is written in the environment, and which values it accepts."""
+
+import errno
+import json
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
+from pydantic_settings import NoDecode
+
+MAX_COUNT = 1_000_000_000
+"""Largest number of seconds or items: practically unlimited, and small enough for timers and for JSON."""
+MAX_BYTES = 1_000_000_000_000_000
+"""Largest size: 1 petabyte, for the same reason."""
+MIN_SECRET_BYTES = 32
+"""Smallest JWT_SECRET. RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash."""
+
+
+def _split_list(value: object) -> object:
+    """Split a JSON array or comma-separated names into a tuple; drop blank items."""
+    if not isinstance(value, str):
+        return value
+    try:
+        items = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+    except (ValueError, RecursionError):
+        items = None
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError('separate names with commas, or write a JSON list of strings such as ["a", "b"]')
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _split_names(value: object) -> object:
+    """Split a list as `_split_list` does, and drop duplicates."""
+    names = _split_list(value)
+    return tuple(dict.fromkeys(names)) if isinstance(value, str) and isinstance(names, tuple) else names
+
+
+def _split_networks(value: object) -> object:
+    names = _split_names(value)
+    return tuple(map(_network, names)) if isinstance(names, tuple) else names
+
+
+def _network(name: Any) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(name)
+    except ValueError as error:
+        message = f"use addresses and networks like 10.0.0.7, 10.1.0.0/16 or fd00::/8, separated by commas ({error})"
+        raise ValueError(message) from None
+
+
+def _require_a_name(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("name at least 1 model; separate several with commas")
+    return names
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+            message = f"{origin!r} is not a valid origin. Use a form like https://app.example (no path), or *"
+            raise ValueError(message)
+    return origins
+
+
+def _empty_is_none(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _split_url(url: SecretStr, *schemes: str) -> SplitResult | None:
+    """Return the parts of *url*, or None if it is malformed; never raise, as an error text may hold the password."""
+    try:
+        parts = urlsplit(url.get_secret_value())
+        is_valid = parts.scheme in schemes and parts.port != 0  # reading the port may raise, too
+    except ValueError:
+        return None
+    return parts if is_valid else None
+
+
+def _check_redis_url(url: SecretStr) -> SecretStr:
+    parts = _split_url(url, "redis", "rediss", "unix")
+    if parts is None or not (parts.path if parts.scheme == "unix" else parts.hostname):
+        message = "use redis://host:port/database, rediss:// for TLS, or unix:///path; put :password@ before the host"
+        raise ValueError(message)
+    return url
+
+
+def _check_web_address(url: SecretStr | None) -> SecretStr | None:
+    if url is None:
+        return None
+    parts = _split_url(url, "https", "http")
+    if parts is None or not parts.hostname or (parts.username, parts.password) != (None, None):
+        raise ValueError("use an address like https://login.example/jwks.json, without a user name or password")
+    return url
+
+
+def _check_secret_length(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+        message = f"give at least {MIN_SECRET_BYTES} bytes, such as the output of `openssl rand -hex 32`"
+        raise ValueError(message)
+    return secret
+
+
+def _check_path(path: Path) -> Path:
+    """Reject what cannot be the name of any file or folder; a missing or unreadable one is accepted here."""
+    try:
+        path.lstat()
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            raise ValueError("this is not a valid path, or it is too long") from None
+    return path
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
+RequiredNames = Annotated[Names, AfterValidator(_require_a_name)]
+Origins = Annotated[Names, AfterValidator(_check_origins)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split_networks)]
+ClosableRoutes = Annotated[
+    tuple[Literal["metrics", "docs", "models"], ...], NoDecode, BeforeValidator(_split_names), BeforeValidator(_lower)
+]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
+LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]
+
+Seconds = Annotated[float, Field(gt=0, le=MAX_COUNT, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+OptionalCount = Annotated[int | None, BeforeValidator(_empty_is_none)]
+Bytes = Annotated[ByteSize, Field(le=MAX_BYTES)]
+OptionalBytes = Annotated[Bytes | None, BeforeValidator(_empty_is_none)]
+FilePath = Annotated[Path, AfterValidator(_check_path)]
+OptionalFilePath = Annotated[FilePath | None, BeforeValidator(_empty_is_none)]
+
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_list)]
+JwtSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_check_secret_length)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
+WebAddress = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_check_web_address)]
