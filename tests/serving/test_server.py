@@ -616,24 +616,21 @@ def test_request_that_outlives_the_time_to_drain_is_told_as_a_problem() -> None:
 
 
 UNFORESEEN = """
-from main import connection_rules, create_app
-from serving.server import serve
+from assembly.serve import serve_app
+from main import create_app
 
 def load(*_, **__):
     raise RuntimeError("can't start new thread")
 
-app = create_app(load=load)
-facts = dict(rules=connection_rules(app.state.settings), note=app.state.metrics.note_failure)
-raise SystemExit(serve(app, host="127.0.0.1", port={port}, drain_s=5, turn_away=app.state.door.turn_away, **facts))
+raise SystemExit(serve_app(create_app(load=load)))
 """
 
 
 def test_required_model_that_fails_in_an_unforeseen_way_ends_the_start() -> None:
-    code = UNFORESEEN.format(port=free_port())
     ended = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", UNFORESEEN],
         cwd=ROOT,
-        env=environment({}),
+        env=environment({"PORT": str(free_port())}),
         capture_output=True,
         text=True,
         check=False,
