@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any
 
 from litestar import Litestar
+from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.types import HTTPScope
 
 from access.client_addresses import ClientAddresses
+from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
@@ -104,18 +106,7 @@ def build_app(
         stop=stop or partial(signal.raise_signal, signal.SIGTERM),
     )
     cache = CacheReport(service, settings)
-    report = (
-        FullMetricsReport(
-            service,
-            cache=cache,
-            metrics=metrics,
-            quotas=quotas,
-            max_queue_s=settings.max_queue_seconds,
-            version=version,
-        )
-        if settings.enable_metrics
-        else NoMetricsReport()
-    )
+    report = _metrics_report(settings, service, cache, metrics=metrics, quotas=quotas, version=version)
     cors = cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
     authentication = _authentication(access, ClientAddresses(trusted=settings.trusted_proxies))
     app = Litestar(
@@ -131,6 +122,13 @@ def build_app(
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
+    guard = _wrap(app, service, metrics, cors)
+    app.state.parts = AppParts(settings, metrics, guard, service)
+    return app
+
+
+def _wrap(app: Litestar, service: RunningService, metrics: Metrics, cors: CORSConfig | None) -> OverloadGuard:
+    """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
         app.asgi_handler,
         queued=paths_with(app, "work", ["queued"]),
@@ -141,8 +139,28 @@ def build_app(
     polled = paths_with(app, "polled", [True])
     error_headers = partial(cors_headers, cors)
     wrap(app, lambda _: RequestLog(guard, count=metrics.count, polled=polled, error_headers=error_headers))
-    app.state.parts = AppParts(settings, metrics, guard, service)
-    return app
+    return guard
+
+
+def _metrics_report(
+    settings: Settings,
+    service: RunningService,
+    cache: CacheReport,
+    *,
+    metrics: Metrics,
+    quotas: QuotaStore,
+    version: str,
+) -> MetricsReport:
+    if not settings.enable_metrics:
+        return NoMetricsReport()
+    return FullMetricsReport(
+        service,
+        cache=cache,
+        metrics=metrics,
+        quotas=quotas,
+        max_queue_s=settings.max_queue_seconds,
+        version=version,
+    )
 
 
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
