@@ -1,4 +1,4 @@
-"""API keys: read from settings and from a file that may change, kept as hashes, found in constant time."""
+"""API keys: read from settings and from a file that may change, kept as hashes, compared in constant time."""
 
 import hashlib
 import hmac
@@ -15,10 +15,10 @@ from access.principals import DEFAULT_PERMISSIONS, PERMISSIONS, Principal
 
 MIN_CHARACTERS, MAX_CHARACTERS = 16, 256
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
-"""What may stand behind `Bearer` (RFC 6750, section 2.1); nothing of it separates entries or their parts."""
+"""Characters allowed after `Bearer` (RFC 6750, section 2.1); none of them separates entries or their parts."""
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-LOOK_PAUSE_S = 1.0
-"""Seconds between two looks whether the file has changed."""
+CHECK_INTERVAL_S = 1.0
+"""Seconds between two checks whether the file has changed."""
 MAX_FILE_BYTES = 1_000_000
 
 log = structlog.get_logger()
@@ -27,12 +27,12 @@ Signature = tuple[int, ...]
 
 
 class KeyFormatError(ValueError):
-    """Keys cannot be read. The message tells the place, and never a part of an entry: it may be one of a key."""
+    """Keys cannot be read. The message names the place, never a part of an entry: it could be a part of a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key as it was given, with the place for messages."""
+    """One key as it was configured, with its place for messages."""
 
     place: str
     key: str
@@ -40,7 +40,7 @@ class Entry:
 
 
 def read_entries(texts: Iterable[str]) -> list[Entry]:
-    """The keys of API_KEYS, which are named `key-1`, `key-2` and so on if they have no name of their own.
+    """Read the keys of API_KEYS. Keys without a name are named `key-1`, `key-2` and so on.
 
     Raises:
         KeyFormatError: an entry is malformed.
@@ -49,25 +49,25 @@ def read_entries(texts: Iterable[str]) -> list[Entry]:
 
 
 def read_lines(text: str) -> list[Entry]:
-    """The keys of a file, one per line, named by their lines; blank lines and those that begin with `#` are left out.
+    """Read the keys of a file, one per line. Blank lines and comments (`#`) are skipped.
 
     Raises:
-        KeyFormatError: a line is malformed, or there is no key at all: a file that is just being written has none.
+        KeyFormatError: a line is malformed, or there is no key at all, as in a file that is just being written.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)]
     entries = [
         _entry(line, f"line {number}", f"line-{number}") for number, line in lines if line and not line.startswith("#")
     ]
     if not entries:
-        raise KeyFormatError("it holds no key")
+        raise KeyFormatError("it contains no key")
     return entries
 
 
 class KeyRing:
-    """Owns the keys: those of the settings, and those of a file, which it reads again when it has changed.
+    """Owns the keys of the settings, and those of a file, which it reads again when it changes.
 
-    Keys are kept as SHA-256 of a random salt and the key. Without the salt nobody can tell what is compared with what,
-    so the time of a look-up tells nothing of any key.
+    Keys are kept as SHA-256 of a random salt and the key. Without the salt, callers cannot know which bytes are
+    compared, so the time of a look-up reveals nothing about a key.
     """
 
     def __init__(
@@ -80,28 +80,28 @@ class KeyRing:
             OSError: the file cannot be read.
         """
         self._salt = secrets.token_bytes(32)
-        self._settled = self._hashed(entries)
+        self._from_settings = self._hashed(entries)
         self._file = file
         self._clock = clock
         self._seen: Signature | None = None if file is None else _signature(file)
-        self._callers = self._with_file()
-        self._next_look_s = clock() + LOOK_PAUSE_S
+        self._principals = self._with_file()
+        self._next_check_s = clock() + CHECK_INTERVAL_S
 
     def __len__(self) -> int:
-        return len(self._callers)
+        return len(self._principals)
 
     def find(self, key: bytes) -> Principal | None:
-        """Whose key this is; None: nobody's."""
-        if self._file is not None and self._clock() >= self._next_look_s:
-            # Within a request: a look in the background would let in whose key was taken away long ago, once.
-            self._look(self._file)
+        """Return the principal of *key*; None if it is not valid."""
+        if self._file is not None and self._clock() >= self._next_check_s:
+            # During the request: a check in the background would accept a removed key once more.
+            self._reload_if_changed(self._file)
         digest = hashlib.sha256(self._salt + key).digest()
-        known, caller = self._callers.get(digest, (b"", None))
-        return caller if hmac.compare_digest(known, digest) else None
+        known, principal = self._principals.get(digest, (b"", None))
+        return principal if hmac.compare_digest(known, digest) else None
 
-    def _look(self, file: Path) -> None:
-        """Read the file if it has changed. Whatever is wrong with it: the last good keys stay, and it is told once."""
-        self._next_look_s = self._clock() + LOOK_PAUSE_S
+    def _reload_if_changed(self, file: Path) -> None:
+        """Read the file if it has changed. If that fails, the last good keys stay, and one line is logged."""
+        self._next_check_s = self._clock() + CHECK_INTERVAL_S
         try:
             signature = _signature(file)
         except OSError:
@@ -110,40 +110,40 @@ class KeyRing:
             return
         self._seen = signature
         try:
-            self._callers = self._with_file()
+            self._principals = self._with_file()
         except (OSError, KeyFormatError) as error:
-            log.error("api_keys_kept", reason=f"API_KEYS_FILE: {why(error)}", keys=len(self._callers))  # noqa: TRY400
+            log.error("api_keys_kept", reason=f"API_KEYS_FILE: {reason_of(error)}", keys=len(self._principals))  # noqa: TRY400
         else:
-            log.info("api_keys_read", keys=len(self._callers))
+            log.info("api_keys_read", keys=len(self._principals))
 
     def _with_file(self) -> Mapping[bytes, tuple[bytes, Principal]]:
         if self._file is None:
-            return self._settled
-        return self._hashed(read_lines(_text(self._file)), self._settled)
+            return self._from_settings
+        return self._hashed(read_lines(_text(self._file)), self._from_settings)
 
     def _hashed(
         self, entries: Iterable[Entry], others: Mapping[bytes, tuple[bytes, Principal]] | None = None
     ) -> dict[bytes, tuple[bytes, Principal]]:
-        """By hash the hash once more, for the comparison, and the caller."""
-        callers = dict(others or {})
-        places = {caller.name: "API_KEYS" for _, caller in callers.values()}
+        """Map each hash to itself, for the comparison in constant time, and to the principal."""
+        principals = dict(others or {})
+        places = {principal.name: "API_KEYS" for _, principal in principals.values()}
         for entry in entries:
             digest = hashlib.sha256(self._salt + entry.key.encode()).digest()
-            if digest in callers:
-                raise KeyFormatError(f"{entry.place} has the same key as {places[callers[digest][1].name]}")
+            if digest in principals:
+                raise KeyFormatError(f"{entry.place} has the same key as {places[principals[digest][1].name]}")
             if entry.principal.name in places:
                 raise KeyFormatError(f"{entry.place} has the same name as {places[entry.principal.name]}")
-            callers[digest], places[entry.principal.name] = (digest, entry.principal), entry.place
-        return callers
+            principals[digest], places[entry.principal.name] = (digest, entry.principal), entry.place
+        return principals
 
 
-def why(error: Exception) -> str:
-    """What is wrong with a file, without its path."""
+def reason_of(error: Exception) -> str:
+    """Return what is wrong with a file, without its path."""
     return (error.strerror or "it cannot be read") if isinstance(error, OSError) else str(error)
 
 
 def _entry(text: str, place: str, name: str) -> Entry:
-    """*name* is that of a key which has none of its own."""
+    """Read one key; *name* is the name of a key that has none of its own."""
     permissions = DEFAULT_PERMISSIONS
     match text.split(":"):
         case [key]:
@@ -178,7 +178,7 @@ def _permissions(text: str, place: str) -> frozenset[str]:
 
 
 def _signature(file: Path) -> Signature:
-    """What changes whenever the file does, also if another one takes its place."""
+    """Return what changes whenever the file changes or is replaced."""
     status = file.stat()
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 

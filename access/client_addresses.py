@@ -1,4 +1,4 @@
-"""Whose request it is by its network address, behind trusted proxies too."""
+"""The network address of a caller, also behind trusted proxies."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -8,35 +8,35 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAX_PROXIES = 16
-"""Hops of `X-Forwarded-For` that are followed: what lies further left was written by nobody that is worth following."""
+"""Hops of `X-Forwarded-For` that are followed, from the right. No real chain of proxies is longer."""
 MAX_HOP_CHARACTERS = 64
-"""Characters of a hop at most; the longest address, with its zone and port, has fewer."""
-HOME_BITS = 64
-"""Leading bits of an IPv6 address that stand for one caller: whoever has one such address has the other 2^64, too."""
-NOBODY = "unknown"
-"""The caller of a connection without an address."""
+"""Characters of one hop at most; the longest address, with zone and port, has fewer."""
+IPV6_PREFIX_BITS = 64
+"""Leading bits of an IPv6 address that identify a caller: a subscriber usually gets a whole /64."""
+UNKNOWN = "unknown"
+"""The network of a connection without an address, such as a Unix socket."""
 
 
 class ClientAddresses:
-    """Tells callers apart by their addresses."""
+    """Identifies callers by their network addresses."""
 
     def __init__(self, *, trusted: Sequence[Network] = ()) -> None:
-        """Remember the proxies whose `X-Forwarded-For` is believed."""
+        """Believe the `X-Forwarded-For` header of the *trusted* proxies."""
         self._trusted = tuple(trusted)
 
     def network_of(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """Who asks: an IPv4 address, or the first 64 bits of an IPv6 address.
+        """Return the caller's network: an IPv4 address, or the /64 prefix of an IPv6 address.
 
-        It is the peer, unless the peer is a trusted proxy: then the hops of `X-Forwarded-For` are followed from the
-        right, where the nearest proxy has written, and the first that is not a trusted proxy is the caller. A hop that
-        is no address ends the walk at the proxy that passed it on.
+        It is that of the peer, unless the peer is a trusted proxy. Then the hops of `X-Forwarded-For` are followed from
+        the right, where the nearest proxy has written, and the first one that is not a trusted proxy is the caller. A
+        hop that is not an address ends the search at the proxy that passed it on.
         """
         peer = address_in(client[0]) if client else None
         if peer is None:
-            return NOBODY
+            return UNKNOWN
         if self._trusts(peer):
             peer = self._forwarded_for(peer, headers)
-        return _home(peer)
+        return _network_prefix(peer)
 
     def _forwarded_for(self, proxy: Address, headers: Iterable[tuple[bytes, bytes]]) -> Address:
         # Several headers of the same name are one list, RFC 9110 section 5.3.
@@ -55,23 +55,23 @@ class ClientAddresses:
 
 @lru_cache(maxsize=4096)
 def address_in(hop: str) -> Address | None:
-    """The address in a hop such as `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:443`; None: none is.
+    """Read the address in a hop such as `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:443`.
 
-    An IPv4 address that is mapped into IPv6 is told as what it is, and a zone (`%eth0`) is left out.
+    Returns None if there is none. An IPv4 address mapped into IPv6 is returned as IPv4; a zone (`%eth0`) is left out.
     """
     hop = hop.strip()
     if len(hop) > MAX_HOP_CHARACTERS:
         return None
     if hop.startswith("["):
         hop, bracket, port = hop[1:].partition("]")
-        is_sound = bool(bracket) and ":" in hop and (not port or _is_port(port))
+        is_valid = bool(bracket) and ":" in hop and (not port or _is_port(port))
     elif hop.count(":") == 1:
         hop, _, port = hop.partition(":")
-        is_sound = _is_port(f":{port}")
+        is_valid = _is_port(f":{port}")
     else:
-        is_sound = True
+        is_valid = True
     try:
-        address = ip_address(hop) if is_sound else None
+        address = ip_address(hop) if is_valid else None
     except ValueError:
         return None
     if isinstance(address, IPv6Address):
@@ -83,8 +83,8 @@ def _is_port(text: str) -> bool:
     return text.startswith(":") and text[1:].isascii() and text[1:].isdigit()
 
 
-def _home(address: Address) -> str:
+def _network_prefix(address: Address) -> str:
     if isinstance(address, IPv4Address):
         return str(address)
-    network = int(address) >> HOME_BITS << HOME_BITS
-    return f"{IPv6Address(network)}/{HOME_BITS}"
+    network = int(address) >> IPV6_PREFIX_BITS << IPV6_PREFIX_BITS
+    return f"{IPv6Address(network)}/{IPV6_PREFIX_BITS}"

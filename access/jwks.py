@@ -1,4 +1,4 @@
-"""The public keys of an issuer of tokens, fetched when they are needed and kept (JWKS, RFC 7517)."""
+"""The public keys of a token issuer, fetched when needed and cached (JWKS, RFC 7517)."""
 
 import asyncio
 import json
@@ -15,12 +15,12 @@ import structlog
 from access.principals import KeysUnavailableError, UnauthenticatedError
 
 KEEP_S = 600.0
-"""Seconds after which the keys are fetched anew, beside the requests: those that the issuer withdrew go away."""
+"""Seconds after which the keys are fetched again in the background, so that keys the issuer withdrew are dropped."""
 PAUSE_S = 10.0
-"""Seconds without a fetch after one that failed, or that did not bring the key it was made for.
+"""Seconds without a fetch after one that failed, or that did not contain the key it was made for.
 
-Nobody makes us fetch more often than that by naming keys that do not exist. A new key of the issuer's is fetched at
-once, as the fetch before it was not in vain.
+So callers cannot make us fetch more often by naming keys that do not exist. A new key of the issuer is still fetched at
+once, because the fetch before it succeeded.
 """
 FETCH_TIMEOUT_S = 5.0
 MAX_BYTES = 1_000_000
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class JwksError(Exception):
-    """What came is no JWKS; the message says why."""
+    """The answer is not a JWKS; the message says why."""
 
 
 Key = tuple[str | None, str, Any]
@@ -38,7 +38,7 @@ Key = tuple[str | None, str, Any]
 
 
 class Jwks:
-    """Owns the keys of one issuer."""
+    """Owns the cached keys of one issuer."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class Jwks:
         """Fetch nothing yet.
 
         Args:
-            fetch: gets the document; whatever it raises is a failure to do so.
-            algorithm_of: the algorithm that a key is for; None: it is of no use.
+            fetch: returns the JWKS document; any exception counts as a failed fetch.
+            algorithm_of: returns the algorithm of a key; None: the key cannot be used.
             clock: seconds, monotonic.
         """
         self._fetch = fetch
@@ -64,22 +64,22 @@ class Jwks:
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str | None, algorithm: str) -> Any:
-        """The key of this id; of a token without one the only key of its algorithm.
+        """Return the key with this id, or the only key of the algorithm for a token without a key id.
 
         Raises:
-            UnauthenticatedError: the issuer has none.
-            KeysUnavailableError: it is not known here, and the issuer's keys cannot be fetched now.
+            UnauthenticatedError: the issuer has no such key.
+            KeysUnavailableError: the key is not cached, and the issuer's keys cannot be fetched now.
         """
-        if (key := self._known(key_id, algorithm)) is None:
-            await self._fetched()
-            key = self._known(key_id, algorithm)
+        if (key := self._cached(key_id, algorithm)) is None:
+            await self._wait_for_fetch()
+            key = self._cached(key_id, algorithm)
             if key is None:
                 self._next_fetch_s = max(self._next_fetch_s, (self._fetched_s or 0) + PAUSE_S)
         elif (age_s := self._clock() - (self._fetched_s or 0)) >= KEEP_S:
             self._start()
-            if age_s >= 2 * KEEP_S and not self._has_failed:  # nobody has called for long: is the key still good?
-                await self._fetched()
-                key = self._known(key_id, algorithm)
+            if age_s >= 2 * KEEP_S and not self._has_failed:  # no call for a long time: the key may be withdrawn
+                await self._wait_for_fetch()
+                key = self._cached(key_id, algorithm)
         if key is not None:
             return key
         if self._has_failed:
@@ -87,21 +87,21 @@ class Jwks:
         raise UnauthenticatedError("The token is signed with a key that its issuer does not have.")
 
     async def aclose(self) -> None:
-        """End a fetch that is under way."""
+        """Cancel a fetch in flight."""
         if self._fetching is not None:
             self._fetching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._fetching
 
-    def _known(self, key_id: str | None, algorithm: str) -> Any:
-        """Two keys may share an id if they are of different kinds (RFC 7517, section 4.5)."""
+    def _cached(self, key_id: str | None, algorithm: str) -> Any:
+        """Find a cached key. Two keys may share an id if they are of different kinds (RFC 7517, section 4.5)."""
         fitting = [
             key for known_id, known, key in self._keys if known == algorithm and (key_id is None or known_id == key_id)
         ]
         return fitting[0] if len(fitting) == 1 else None
 
-    async def _fetched(self) -> None:
-        """One fetch for all who wait; a caller who leaves does not stop it."""
+    async def _wait_for_fetch(self) -> None:
+        """Share one fetch among all who wait for it; a caller who leaves does not stop it."""
         self._start()
         if self._fetching is not None:
             await asyncio.shield(self._fetching)
@@ -114,7 +114,7 @@ class Jwks:
     async def _fetch_once(self) -> None:
         try:
             keys = list(_keys(await self._fetch(), self._algorithm_of))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the keys that are known stay
+        except Exception as error:  # noqa: BLE001 - whatever it is, the cached keys stay
             self._next_fetch_s = self._clock() + PAUSE_S
             if not self._has_failed:
                 reason = str(error) if isinstance(error, JwksError) else type(error).__name__
@@ -126,13 +126,13 @@ class Jwks:
 
 
 async def fetch_document(url: str) -> bytes:
-    """Get what is at *url*, in `FETCH_TIMEOUT_S` seconds and `MAX_BYTES` at most; redirections are not followed.
+    """Fetch *url*, in at most `FETCH_TIMEOUT_S` seconds and `MAX_BYTES`; redirects are not followed.
 
     Raises:
-        httpx.HTTPError, TimeoutError, JwksError: it cannot be had.
+        httpx.HTTPError, TimeoutError, JwksError: the document cannot be fetched.
     """
     async with asyncio.timeout(FETCH_TIMEOUT_S):
-        # It reads all certificates of the machine, which takes long enough to be felt by other callers.
+        # In a thread: it reads all certificates of the machine, which would delay other callers.
         trusted = await asyncio.to_thread(ssl.create_default_context)
         content = b""
         async with (
@@ -149,10 +149,10 @@ async def fetch_document(url: str) -> bytes:
 
 
 def _keys(document: bytes, algorithm_of: Callable[[object], str | None]) -> Iterator[Key]:
-    """The keys for signatures; those of other kinds are left out, secrets above all: they would be known to everybody.
+    """Yield the keys for signatures. Others are left out, shared secrets above all: a JWKS is public.
 
     Raises:
-        JwksError: it is no JWKS.
+        JwksError: *document* is not a JWKS.
     """
     try:
         content = json.loads(document)
@@ -160,14 +160,14 @@ def _keys(document: bytes, algorithm_of: Callable[[object], str | None]) -> Iter
         raise JwksError("the answer is not JSON") from None
     listed = content.get("keys") if isinstance(content, dict) else None
     if not isinstance(listed, list):
-        raise JwksError("the answer holds no list of keys")
-    for told in listed[:MAX_KEYS]:
-        if not isinstance(told, Mapping) or told.get("kty") not in {"RSA", "EC"} or told.get("use", "sig") != "sig":
+        raise JwksError("the answer contains no list of keys")
+    for entry in listed[:MAX_KEYS]:
+        if not isinstance(entry, Mapping) or entry.get("kty") not in {"RSA", "EC"} or entry.get("use", "sig") != "sig":
             continue
         try:
-            key = jwt.PyJWK(dict(told)).key
+            key = jwt.PyJWK(dict(entry)).key
         except jwt.PyJWTError:
             continue
-        algorithm, key_id = algorithm_of(key), told.get("kid")
-        if algorithm is not None and told.get("alg", algorithm) == algorithm:
+        algorithm, key_id = algorithm_of(key), entry.get("kid")
+        if algorithm is not None and entry.get("alg", algorithm) == algorithm:
             yield key_id if isinstance(key_id, str) else None, algorithm, key

@@ -1,7 +1,7 @@
-"""Signed tokens (JWT): by which key each is checked, what it must tell, and whose it is.
+"""Signed tokens (JWT): which key verifies a token, which claims it needs, and which principal it stands for.
 
-PyJWT is used directly: Litestar's own tools (`litestar.security.jwt`) take one secret and one algorithm, hand every
-caller's claims to a handler that looks up a user, need `iat`, allow no leeway, and answer every failure alike.
+PyJWT is used directly. Litestar's own tools (`litestar.security.jwt`) support one secret and one algorithm, pass the
+claims to a handler that looks up a user, require `iat`, allow no leeway, and answer every failure alike.
 """
 
 import re
@@ -21,7 +21,7 @@ from access.principals import DEFAULT_PERMISSIONS, PERMISSIONS, Principal, Unaut
 MIN_RSA_BITS = 2048
 MAX_FILE_BYTES = 100_000
 SUBJECT = re.compile(r"\S(?:.{0,198}\S)?")
-"""Who a token is for: it stands in the log, so it is one line and not too long."""
+"""A valid `sub`: it is logged, so it is one line and not too long."""
 REQUIRED = ["exp", "sub"]
 REASONS: Mapping[type[Exception], str] = {
     jwt.ExpiredSignatureError: "The token has expired.",
@@ -38,22 +38,22 @@ class KeyFileError(ValueError):
 
 
 class KeySource(Protocol):
-    """Where the key comes from that a token of one algorithm is checked with."""
+    """Finds the key that verifies tokens of one algorithm."""
 
     async def find(self, key_id: str | None, algorithm: str) -> Any:
-        """The key, as PyJWT takes it.
+        """Return the key, as PyJWT takes it.
 
         Raises:
-            UnauthenticatedError: there is none.
-            KeysUnavailableError: it cannot be told now whether there is one.
+            UnauthenticatedError: there is no such key.
+            KeysUnavailableError: the keys cannot be fetched now.
         """
 
     async def aclose(self) -> None:
-        """End what is under way."""
+        """Cancel fetches in flight."""
 
 
 class OneKey:
-    """The same key for every token, whatever key id it names."""
+    """The same key for every token, whatever key id the token names."""
 
     def __init__(self, key: Any) -> None:
         self._key = key
@@ -67,10 +67,10 @@ class OneKey:
 
 
 class JwtVerifier:
-    """Tells whose a token is.
+    """Verifies tokens and returns their principals.
 
-    Each algorithm has a source of its own, so a token cannot choose what its signature is checked with: no public key
-    ever serves as the secret of an HMAC, and an algorithm without a source, `none` above all, is refused.
+    Each algorithm has its own source of keys, so a token cannot choose the key that verifies it: a public key never
+    serves as the secret of an HMAC, and an algorithm without a source, such as `none`, is rejected.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class JwtVerifier:
         issuers: Sequence[str] = (),
         leeway_s: float = 0,
     ) -> None:
-        """Take tokens of the algorithms of *sources*.
+        """Accept tokens of the algorithms of *sources*.
 
         Args:
             sources: by algorithm, `HS256`, `RS256` or `ES256`.
-            audiences: a token must be for one of them; none: it must not be for anybody in particular.
-            issuers: a token must be from one of them; none: from anybody.
+            audiences: a token must name one of them; none: a token must not name an audience.
+            issuers: a token must be from one of them; none: any issuer is accepted.
             leeway_s: seconds by which the issuer's clock may differ.
         """
         self._sources = sources
@@ -131,10 +131,10 @@ class JwtVerifier:
 
 
 def secret_key(secret: str) -> jwt.PyJWK:
-    """The key that HS256 tokens are checked with.
+    """Return the key that verifies HS256 tokens.
 
     Raises:
-        KeyFileError: it is a public key, which is no secret.
+        KeyFileError: *secret* is a public key, which is not a secret.
     """
     try:
         octets = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).prepare_key(secret)
@@ -145,16 +145,16 @@ def secret_key(secret: str) -> jwt.PyJWK:
 
 
 def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublicKey]:
-    """The algorithm that *file* holds the key of, and the key.
+    """Return the algorithm of the public key in *file*, and the key.
 
     Raises:
-        KeyFileError: it holds none that can be used.
+        KeyFileError: it contains no key that can be used.
         OSError: it cannot be read.
     """
     with file.open("rb") as opened:
         content = opened.read(MAX_FILE_BYTES)
     if b"PRIVATE KEY" in content:
-        raise KeyFileError("it holds a private key, which belongs to the issuer alone; give the public one")
+        raise KeyFileError("it contains a private key, which only the issuer should have; give the public one")
     try:
         key = (
             load_pem_x509_certificate(content).public_key()
@@ -162,15 +162,15 @@ def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublic
             else load_pem_public_key(content)
         )
     except (ValueError, UnsupportedAlgorithm):
-        raise KeyFileError("it holds no public key in PEM form") from None
+        raise KeyFileError("it contains no public key in PEM form") from None
     algorithm = algorithm_of(key)
     if algorithm is None:
-        raise KeyFileError(f"it must hold an RSA key of at least {MIN_RSA_BITS} bits, or one of the curve P-256")
+        raise KeyFileError(f"it must contain an RSA key of at least {MIN_RSA_BITS} bits, or one of the curve P-256")
     return algorithm, key  # type: ignore[return-value]  # one of these two has an algorithm
 
 
 def algorithm_of(key: object) -> str | None:
-    """The algorithm whose signatures *key* checks; None: none that is safe and known here."""
+    """Return the algorithm whose signatures *key* verifies; None: none that is supported and safe."""
     if isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
         return "RS256"
     if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
@@ -186,7 +186,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
 
 
 def _permissions(claims: Mapping[str, Any]) -> frozenset[str]:
-    """From `scope` (RFC 8693 and 9068) or `scp`, as others call it; what we do not know is meant for others."""
+    """Read `scope` (RFC 8693 and 9068), or `scp` as some issuers call it; unknown words are for other services."""
     stated = claims.get("scope", claims.get("scp"))
     if stated is None:
         return DEFAULT_PERMISSIONS

@@ -1,9 +1,9 @@
-"""How much a caller may ask: quotas, what is left of them, and the memory of who has used how much.
+"""Quotas: how many requests and tokens a caller may use, and the memory of what each has used.
 
-Each quota is a token bucket, kept as what is used: a caller may use the whole quota at once, and what is used
-comes back evenly, the quota in one window. So nobody ever gets more than ``quota + quota / window * seconds`` in any
-stretch of seconds. Amounts are whole numbers of *shares*, a unit's share of a window's microseconds: one unit is
-`window_us` shares, and each microsecond gives `units` shares back. That makes all sums exact.
+Each quota is a token bucket that stores what is used. A caller may use the whole quota at once; what is used comes
+back evenly, one quota per window. So no caller gets more than ``quota + quota / window * seconds`` in any stretch of
+seconds. Amounts are whole numbers of *shares*, which makes all sums exact: one unit is `window_us` shares, and each
+microsecond gives `units` shares back.
 """
 
 import math
@@ -20,18 +20,18 @@ from engine.errors import ServiceError
 Store = Literal["off", "memory", "redis"]
 
 US = 1_000_000
-"""Microseconds of a second."""
+"""Microseconds in a second."""
 MAX_CALLERS = 50_000
-"""Callers whose use is remembered at most, about 20 MB; who comes with new addresses again and again gets no more."""
+"""Callers remembered at most, about 20 MB. The least recently seen are forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """So many units per window.
+    """A number of units per window.
 
     Attributes:
-        name: of the policy, in headers and problems; also what its units are.
-        units: what may be used at once, and what comes back in one window.
+        name: the policy's name in headers and problems, and the name of its units.
+        units: the number that may be used at once, and that comes back in one window.
         window_s: the window, in seconds.
         needed: shares that must be free for a request to be admitted.
         taken: shares that a request takes when it is admitted.
@@ -48,26 +48,26 @@ class Quota:
         return self.window_s * US
 
     def left(self, used: int) -> int:
-        """Whole units that may be used at once."""
+        """Return the whole units that may be used at once."""
         return max(0, (self.units * self.window_us - used) // self.window_us)
 
     def wait_s(self, used: int) -> int:
-        """Whole seconds until a request is admitted; 0: now."""
+        """Return the whole seconds until a request is admitted; 0: now."""
         missing = used + self.needed - self.units * self.window_us
         return max(0, -(-missing // (self.units * US)))
 
     def pace_s(self, used: int) -> int:
-        """The time in which to use what is left, in whole seconds, so that no request is ever refused."""
+        """Return the seconds over which to spread what is left, so that no request is rejected."""
         if left := self.left(used):
             return math.ceil(left * self.window_s / self.units)
         return self.wait_s(used) or math.ceil(self.window_s / self.units)
 
 
 def quotas_of(*, requests: int, tokens: int | None, window_s: int) -> tuple[Quota, ...]:
-    """What each caller may ask per window: so many requests, and tokens of text (None: any number).
+    """Return the quotas of each caller per window: *requests*, and *tokens* of text (None: unlimited).
 
-    A request takes its unit at the door. How many tokens it has is known later, so it needs only one share to be free
-    and is charged afterwards, into debt if need be: so no request is too big to be answered ever.
+    A request takes its unit when it arrives. Its tokens are known later, so it needs only one free share of the token
+    quota and is charged afterwards, into debt if need be. So no request is too large to be answered ever.
     """
     window_us = window_s * US
     of_requests = Quota("requests", requests, window_s, needed=window_us, taken=window_us)
@@ -78,12 +78,12 @@ def quotas_of(*, requests: int, tokens: int | None, window_s: int) -> tuple[Quot
 
 @dataclass(frozen=True)
 class QuotaState:
-    """What one caller has, at one moment.
+    """The quotas of one caller at one moment.
 
     Attributes:
-        quotas: those that hold for everybody.
+        quotas: the same for all callers.
         used: shares in use, per quota.
-        is_admitted: whether this request may go on; then *used* holds what it took.
+        is_admitted: whether this request may proceed; then *used* includes what it took.
     """
 
     quotas: tuple[Quota, ...]
@@ -92,38 +92,38 @@ class QuotaState:
 
     @property
     def violated(self) -> list[Quota]:
-        """The quotas that keep a refused request out."""
+        """The quotas because of which the request is rejected."""
         if self.is_admitted:
             return []
         return [quota for quota, used in zip(self.quotas, self.used, strict=True) if quota.wait_s(used)]
 
     @cached_property
     def retry_after_s(self) -> int:
-        """Seconds until a refused request would be admitted."""
+        """Seconds until a rejected request would be admitted."""
         return max(quota.wait_s(used) for quota, used in zip(self.quotas, self.used, strict=True))
 
     def after(self, tokens: int) -> "QuotaState":
-        """The same with so many tokens more in use."""
+        """Return the state with *tokens* more in use."""
         return replace(self, used=tuple(map(sum, zip(self.used, tokens_taken(self.quotas, tokens), strict=True))))
 
 
 def tokens_taken(quotas: Sequence[Quota], tokens: int) -> tuple[int, ...]:
-    """Shares that so many tokens of text take, per quota."""
+    """Return the shares that *tokens* of text take, per quota."""
     return tuple(tokens * quota.window_us if quota.name == "tokens" else 0 for quota in quotas)
 
 
 class RateLimitedError(ServiceError):
-    """The caller has asked for more than its allowance; nothing of this request was done."""
+    """The caller's quota is used up; nothing of this request was done."""
 
     status, code, title = 429, "rate-limited", "Too many requests"
 
-    def __init__(self, allowance: QuotaState) -> None:
-        """Tell which limit it is, how much it allows, and when to come again."""
-        violated = allowance.violated
+    def __init__(self, state: QuotaState) -> None:
+        """State which limits are exceeded, what they allow, and when the next request is admitted."""
+        violated = state.violated
         limits = " and ".join(f"{quota.units} {quota.name} per {quota.window_s} s" for quota in violated)
         super().__init__(
-            f"No more than {limits} are allowed per caller; the next request is taken in {allowance.retry_after_s} s.",
-            retry_after_s=allowance.retry_after_s,
+            f"No more than {limits} are allowed per caller; the next request is admitted in {state.retry_after_s} s.",
+            retry_after_s=state.retry_after_s,
             facts={
                 "limit": violated[0].units,
                 "window_seconds": violated[0].window_s,
@@ -134,34 +134,34 @@ class RateLimitedError(ServiceError):
 
 
 class QuotaStore(Protocol):
-    """Who remembers what callers have used."""
+    """Counts what callers have used."""
 
     quotas: tuple[Quota, ...]
     fallbacks: int
-    """How often memory had to stand in for a store that is shared."""
+    """How often memory replaced an unreachable shared store."""
     trouble: str | None
-    """Why memory stands in for it now, in one word."""
+    """Why memory replaces the shared store now, in one word; None: it does not."""
 
     @property
     def store(self) -> Store:
-        """Where it is remembered now."""
+        """Where use is counted now."""
         ...
 
     async def take(self, caller: str) -> QuotaState:
-        """Take one request, if *caller* may have it."""
+        """Take one request from the quotas of *caller* (`Principal.quota_key`), if they have room."""
         ...
 
     def charge(self, caller: str, tokens: int) -> None:
-        """Note the tokens of a request that was admitted."""
+        """Charge the tokens of a request that was admitted."""
         ...
 
     def running(self) -> AbstractAsyncContextManager[None]:
-        """Connect to where it is remembered; at the end, let go of it."""
+        """Connect to the store for the length of the block."""
         ...
 
 
 class NoQuotas:
-    """Counts nothing: anybody may ask any amount."""
+    """Counts nothing: every request is admitted."""
 
     quotas: tuple[Quota, ...] = ()
     store: Store = "off"
@@ -181,7 +181,7 @@ class NoQuotas:
 
 
 class MemoryQuotas:
-    """Remembers callers in this process, those of late only: the number is bounded."""
+    """Counts in this process's memory, for a bounded number of recent callers."""
 
     store: Store = "memory"
     fallbacks = 0
@@ -191,25 +191,25 @@ class MemoryQuotas:
         self,
         quotas: tuple[Quota, ...],
         *,
-        most_callers: int = MAX_CALLERS,
+        max_callers: int = MAX_CALLERS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.quotas = quotas
-        self._most_callers = most_callers
+        self._max_callers = max_callers
         self._clock = clock
-        self._kept: OrderedDict[str, tuple[int, tuple[int, ...]]] = OrderedDict()
-        """Per caller, when it was looked at last in microseconds, and the shares in use then; the latest last."""
+        self._use: OrderedDict[str, tuple[int, tuple[int, ...]]] = OrderedDict()
+        """Per caller: the time of the last look in microseconds, and the shares in use then; the latest caller last."""
 
     @property
     def callers(self) -> int:
-        """How many are remembered."""
-        return len(self._kept)
+        """The number of callers remembered."""
+        return len(self._use)
 
     async def take(self, caller: str) -> QuotaState:
-        """Take one request, if *caller* may have it."""
         return self.take_now(caller)
 
     def take_now(self, caller: str) -> QuotaState:
+        """Do what `take` does, without waiting for anything."""
         now_us, used = self._used(caller)
         is_admitted = all(
             shares + quota.needed <= quota.units * quota.window_us
@@ -221,7 +221,6 @@ class MemoryQuotas:
         return QuotaState(self.quotas, used, is_admitted)
 
     def charge(self, caller: str, tokens: int) -> None:
-        """Note the tokens of a request that was admitted."""
         now_us, used = self._used(caller)
         self._keep(caller, now_us, tuple(map(sum, zip(used, tokens_taken(self.quotas, tokens), strict=True))))
 
@@ -231,14 +230,14 @@ class MemoryQuotas:
 
     def _used(self, caller: str) -> tuple[int, tuple[int, ...]]:
         now_us = round(self._clock() * US)
-        at_us, used = self._kept.get(caller, (now_us, (0,) * len(self.quotas)))
+        at_us, used = self._use.get(caller, (now_us, (0,) * len(self.quotas)))
         passed_us = now_us - at_us
         return now_us, tuple(
             max(0, shares - passed_us * quota.units) for quota, shares in zip(self.quotas, used, strict=True)
         )
 
     def _keep(self, caller: str, now_us: int, used: tuple[int, ...]) -> None:
-        self._kept[caller] = now_us, used
-        self._kept.move_to_end(caller)
-        if len(self._kept) > self._most_callers:
-            self._kept.popitem(last=False)
+        self._use[caller] = now_us, used
+        self._use.move_to_end(caller)
+        if len(self._use) > self._max_callers:
+            self._use.popitem(last=False)

@@ -1,6 +1,6 @@
-"""Allowances that replicas share through Redis, and memory in its stead while Redis is gone.
+"""Quotas that replicas share through Redis; memory replaces it while Redis is unreachable.
 
-Imported only where `REDIS_URL` is set: the client alone takes as long to import as half of the service.
+Imported only with `REDIS_URL`: the client alone takes as long to import as half of the service.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - the cli
 from access.quotas import MemoryQuotas, Quota, QuotaState, Store, tokens_taken
 
 PAUSE_S = 1.0
-"""Seconds between two looks whether Redis is back."""
+"""Seconds between two checks whether Redis is back."""
 SLICES = 5
-"""Of patience, see `_patience`."""
+"""Parts of the time limit, see `_time_limit`."""
 MAX_CONNECTIONS = 16
-"""To Redis, from this process; a request that finds all of them in use waits its turn."""
+"""Connections to Redis of this process; a request that finds all of them in use waits for one."""
 PROBE = "probe"
-"""The caller in whose name is looked whether Redis takes writes; no caller has this name (see `limits.py`)."""
+"""The caller under which a check writes to Redis. No `Principal.quota_key` reads like this."""
 
 TAKE = """
--- What a caller has in use decays, and more is taken if all quotas have room; all of it at once, by Redis's own clock.
+-- Let the use of a caller decay, and take more if all quotas have room: one atomic step, by the clock of Redis.
 -- KEYS[1]: the caller. ARGV: microseconds of a window; 1 to take even without room; then per quota its units, the
 -- shares that must be free, and the shares to take. Numbers stay below 2^53, so doubles keep them exact.
 local window_us, must = tonumber(ARGV[1]), ARGV[2] == '1'
@@ -39,7 +39,7 @@ for i = 3, #ARGV, 3 do
   used[#used + 1] = math.max(0, kept - passed_us * units)
   fits = fits and used[#used] + ARGV[i + 1] <= units * window_us
 end
-local told = {(fits or must) and 1 or 0}
+local answer = {(fits or must) and 1 or 0}
 for n, shares in ipairs(used) do
   local i = 3 * n
   if fits or must then
@@ -47,10 +47,10 @@ for n, shares in ipairs(used) do
     redis.call('HSET', KEYS[1], 'at', string.format('%.0f', now_us), i, string.format('%.0f', shares))
     lasts_us = math.max(lasts_us, shares / ARGV[i])
   end
-  told[n + 1] = string.format('%.0f', shares)
+  answer[n + 1] = string.format('%.0f', shares)
 end
 if fits or must then redis.call('PEXPIRE', KEYS[1], math.ceil(lasts_us / 1000) + 1) end
-return told
+return answer
 """
 
 log = structlog.get_logger()
@@ -59,8 +59,8 @@ log = structlog.get_logger()
 class RedisQuotas:
     """Uses Redis while it answers in time, and memory from the first failure until it answers again.
 
-    Only the requests in flight at that failure wait for Redis in vain, and never longer than *patience_s*; a task
-    looks whether it is back, so that no later request does.
+    Only the requests in flight at that failure wait for Redis in vain, and never longer than *timeout_s*. A background
+    task checks whether Redis is back, so no later request has to.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RedisQuotas:
         *,
         url: str,
         memory: MemoryQuotas,
-        patience_s: float,
+        timeout_s: float,
         pause: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(PAUSE_S),
     ) -> None:
         """Prepare; no socket is opened before `running`.
@@ -77,52 +77,51 @@ class RedisQuotas:
         Args:
             quotas: of each caller.
             url: of Redis; it may hold a password.
-            memory: counts while Redis is gone.
-            patience_s: seconds that Redis may take to answer.
-            pause: waits before Redis is asked whether it is back.
+            memory: counts while Redis is unreachable.
+            timeout_s: seconds that Redis may take to answer.
+            pause: waits between two checks whether Redis is back.
 
         Raises:
-            ValueError: the URL has an option that the client does not know how to read.
+            ValueError: the URL has an option that the client does not know.
         """
         self.quotas = quotas
         self.fallbacks = 0
         self.trouble: str | None = None
         self._memory = memory
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._pause = pause
-        self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._charges: set[asyncio.Task[None]] = set()
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=MAX_CONNECTIONS,
-            timeout=None,  # bounded by patience_s, as all that is done with Redis
+            timeout=None,  # bounded by timeout_s, like every call to Redis
             socket_connect_timeout=None,
             socket_timeout=None,
-            # Once, for a connection that Redis has closed since it was used last.
+            # One retry, for a connection that Redis has closed since its last use.
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
-        pool.make_connection()  # type: ignore[no-untyped-call]  # opens none; complains about options it does not know
+        pool.make_connection()  # type: ignore[no-untyped-call]  # opens none; raises for options it does not know
         self._redis: Redis = Redis.from_pool(pool)
         self._script = self._redis.register_script(TAKE)
-        # Replicas with other limits count in other shares, so they must not share what is in use.
+        # Replicas with other limits count in other shares, so they must not share counters.
         self._suffix = "/".join(str(number) for quota in quotas for number in (quota.units, quota.window_s))
 
     @property
     def store(self) -> Store:
-        """Where it is remembered now."""
+        """Where use is counted now."""
         return "redis" if self.trouble is None else "memory"
 
     async def take(self, caller: str) -> QuotaState:
-        """Take one request, if *caller* may have it."""
         if self.trouble is None:
             try:
                 return await self._ask(caller, [quota.taken for quota in self.quotas])
-            except Exception as error:  # noqa: BLE001 - whatever ails Redis, requests go on
+            except Exception as error:  # noqa: BLE001 - whatever fails in Redis, requests go on
                 self._fall_back(error)
         return self._memory.take_now(caller)
 
     def charge(self, caller: str, tokens: int) -> None:
-        """Note the tokens of a request that was admitted, in the background."""
+        """Charge the tokens of a request that was admitted, in the background."""
         if self.trouble is not None:
             self._memory.charge(caller, tokens)
             return
@@ -132,26 +131,26 @@ class RedisQuotas:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Connect; at the end, note what is still to be noted, and let go of all connections."""
+        """Connect; at the end, finish the charges in flight and close all connections."""
         try:
-            await self._look()
-        except Exception as error:  # noqa: BLE001 - whatever ails Redis, requests go on
+            await self._check()
+        except Exception as error:  # noqa: BLE001 - whatever fails in Redis, requests go on
             self._fall_back(error)
         try:
             yield
         finally:
-            await asyncio.gather(*self._charges)  # each is bounded by patience_s
-            if self._looking is not None:
-                self._looking.cancel()
+            await asyncio.gather(*self._charges)  # each is bounded by timeout_s
+            if self._checking is not None:
+                self._checking.cancel()
                 with suppress(asyncio.CancelledError):
-                    await self._looking
+                    await self._checking
             await self._redis.aclose()
             await self._redis.connection_pool.disconnect()
 
     async def _charge(self, caller: str, tokens: int) -> None:
         try:
             await self._ask(caller, tokens_taken(self.quotas, tokens), must=True)
-        except Exception as error:  # noqa: BLE001 - whatever ails Redis, requests go on
+        except Exception as error:  # noqa: BLE001 - whatever fails in Redis, requests go on
             self._fall_back(error)
             self._memory.charge(caller, tokens)
 
@@ -159,47 +158,47 @@ class RedisQuotas:
         arguments: list[int] = [self.quotas[0].window_us, int(must)]
         for quota, shares in zip(self.quotas, taken, strict=True):
             arguments += quota.units, quota.needed, shares
-        async with _patience(self._patience_s):
+        async with _time_limit(self._timeout_s):
             is_admitted, *used = await self._script(keys=[self._key(caller)], args=arguments)
         return QuotaState(self.quotas, tuple(map(int, used)), is_admitted=bool(is_admitted))
 
     def _key(self, caller: str) -> str:
-        """One key per caller, so that a cluster has it in one place; its name tells nobody who the caller is."""
+        """Return the only key of the caller, so that a cluster keeps it in one place. It does not reveal the caller."""
         digest = hashlib.blake2b(caller.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         return f"fast-embedding:allowance:{digest}:{self._suffix}"
 
     def _fall_back(self, error: Exception) -> None:
         if self.trouble is not None:
-            return  # another request has found out before
+            return  # another request has noticed it before
         self.trouble = type(error).__name__  # the kind alone: messages may hold addresses
         self.fallbacks += 1
         is_usual = isinstance(error, RedisError | OSError)
         log.warning("limits_fell_back", store="memory", reason=self.trouble, exc_info=None if is_usual else error)
-        self._looking = asyncio.get_running_loop().create_task(self._look_until_back())
+        self._checking = asyncio.get_running_loop().create_task(self._check_until_back())
 
-    async def _look_until_back(self) -> None:
+    async def _check_until_back(self) -> None:
         while True:
             await self._pause()
             with suppress(Exception):
-                await self._look()
+                await self._check()
                 break
         self.trouble = None
         log.info("limits_recovered", store="redis")
 
-    async def _look(self) -> None:
-        """Ask for what requests will ask for: a replica that only reads would answer a ping."""
+    async def _check(self) -> None:
+        """Ask for what requests will ask for. A ping would not do: a read-only replica answers it."""
         await self._ask(PROBE, [0 for _ in self.quotas], must=True)
 
 
 @asynccontextmanager
-async def _patience(seconds: float) -> AsyncIterator[None]:
-    """Let what is inside take so many seconds at most, as `asyncio.timeout` does.
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """Limit the block to *seconds*, as `asyncio.timeout` does, but without blaming Redis for a busy event loop.
 
-    They pass slice by slice, and a moment in which this process was held up counts as one slice, however long it was:
-    an answer that came meanwhile is read before the next is over. An overloaded replica does not blame Redis.
+    The time passes in slices, and a moment in which this process was held up counts as one slice, however long it was:
+    an answer that arrived meanwhile is read before the next slice ends.
 
     Raises:
-        TimeoutError: they have passed.
+        TimeoutError: the time is over.
     """
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle | None = None

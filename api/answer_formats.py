@@ -1,4 +1,4 @@
-"""Which format a caller asks for with `Accept`, and vectors as bytes."""
+"""Answer formats: which one `Accept` asks for, and vectors as bytes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -26,29 +26,29 @@ TEXT_TYPES: Final = {
 """Metrics for Prometheus: the Content-Type of each format, in the versions that every reader knows."""
 
 REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
-"""A quality of zero says what is not wanted; Litestar takes it for the least wanted."""
+"""A quality of zero excludes a format; Litestar would treat it as the least preferred one."""
 FINGERPRINT_HEADER = "X-Model-Fingerprint"
 EMBEDDING_HEADERS = {
     "X-Embedding-Shape": "rows and columns of the matrix, such as `2,384`",
-    "X-Embedding-Dtype": "of the matrix, as numpy names it; always little-endian",
-    "X-Embedding-Tokens": "of all texts together",
-    "X-Embedding-Truncated": "how many texts the model saw less than all of",
+    "X-Embedding-Dtype": "the matrix's type, as numpy names it; always little-endian",
+    "X-Embedding-Tokens": "tokens of all texts together",
+    "X-Embedding-Truncated": "the number of texts that were cut",
 }
 
 
 _NO_PYARROW = (
-    f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt). {OCTETS} and {JSON} are there."
+    f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt). {OCTETS} and {JSON} are available."
 )
 
 
 class NotAcceptableError(ServiceError):
-    """The caller wants a format that this service cannot write."""
+    """The caller asks for a format that this service cannot write."""
 
-    status, code, title = 406, "not-acceptable", "The answer cannot be written that way"
+    status, code, title = 406, "not-acceptable", "The answer cannot be written in this format"
 
 
 def accepted_format(accept: str | None) -> Format:
-    """The format that the header asks for; whatever is not known here gets JSON, as every error does."""
+    """Return the format that the header asks for; unknown ones get JSON, as every error does."""
     if accept is None or ("octet-stream" not in accept and "arrow" not in accept):
         return JSON
     found = _best_match(accept, [JSON, OCTETS, ARROW])
@@ -56,35 +56,35 @@ def accepted_format(accept: str | None) -> Format:
 
 
 def accepted_text_format(accept: str | None) -> str | None:
-    """Which of TEXT_TYPES the header wants rather than JSON; None: neither, as in `*/*`."""
+    """Return the format of TEXT_TYPES that the header prefers to JSON; None: none, as in `*/*`."""
     found = JSON if accept is None else _best_match(accept, [JSON, *TEXT_TYPES])
     return None if found == JSON else found
 
 
 def _best_match(accept: str, offered: Sequence[str]) -> str:
-    """The one of *offered* that is wanted most, the first of them if it is all the same; JSON if none is wanted."""
+    """Return the format of *offered* that is preferred, the first among equals; JSON if none is accepted."""
     wanted = ",".join(part for part in accept.split(",") if not REFUSED.search(part))
     try:
         return Accept(wanted).best_match([*offered], default=JSON)
-    except (ValueError, OverflowError):  # a quality that is no number
+    except (ValueError, OverflowError):  # a quality that is not a number
         return JSON
 
 
 def check_format(wanted: Format, *, is_base64: bool, has_chunks: bool) -> None:
-    """Refuse what *wanted* cannot carry, before any work is done.
+    """Reject options that the format *wanted* cannot carry, before any work is done.
 
     Raises:
-        InvalidInputError: an option of the body contradicts it.
-        NotAcceptableError: Arrow is wanted, but pyarrow is not installed.
+        InvalidInputError: an option of the body contradicts the format.
+        NotAcceptableError: the format is Arrow, but pyarrow is not installed.
     """
     if wanted != JSON and is_base64:
         raise InvalidInputError(
-            f"encoding: base64 is for JSON, and the header 'Accept: {wanted}' asks for bytes; leave one of them out.",
+            f"encoding: base64 is for JSON, but the header 'Accept: {wanted}' asks for bytes; leave one of them out.",
             facts={"field": "encoding"},
         )
     if wanted == OCTETS and has_chunks:
         raise InvalidInputError(
-            f"long_text: a bare matrix cannot tell which characters its rows are of; ask for JSON or {ARROW} with "
+            f"long_text: a bare matrix has no place for the characters of each chunk; ask for JSON or {ARROW} with "
             "long_text='chunks'.",
             facts={"field": "long_text"},
         )
@@ -92,51 +92,51 @@ def check_format(wanted: Format, *, is_base64: bool, has_chunks: bool) -> None:
         raise NotAcceptableError(_NO_PYARROW)
 
 
-def octets(answer: EmbedResult) -> Response[bytes]:
-    """The bare matrix, row by row and little-endian."""
-    vectors = little_endian(answer.vectors)
+def octets(result: EmbedResult) -> Response[bytes]:
+    """Answer with the bare matrix, row by row and little-endian."""
+    vectors = little_endian(result.vectors)
     headers = {
         "X-Embedding-Shape": ",".join(map(str, vectors.shape)),
         "X-Embedding-Dtype": vectors.dtype.name,
-        "X-Embedding-Tokens": str(sum(answer.tokens)),
-        "X-Embedding-Truncated": str(sum(answer.truncated)),
-        FINGERPRINT_HEADER: answer.fingerprint,
+        "X-Embedding-Tokens": str(sum(result.tokens)),
+        "X-Embedding-Truncated": str(sum(result.truncated)),
+        FINGERPRINT_HEADER: result.fingerprint,
     }
     return Response(vectors.tobytes(), media_type=OCTETS, headers=headers)
 
 
-def arrow(answer: EmbedResult) -> Response[bytes]:
-    """An Arrow stream of one table: a row per vector, with `tokens` and `truncated` of its text. May block for 1 s.
+def arrow(result: EmbedResult) -> Response[bytes]:
+    """Answer with an Arrow stream of one table: a row per vector, with `tokens` and `truncated` of its text.
 
-    With chunks, `index`, `start`, `end` and `tokens` are those of the chunk.
+    With chunks, `index`, `start`, `end` and `tokens` are those of the chunk. The first call blocks for up to 1 s.
     """
     pa = _pyarrow()
-    columns = answer.vectors.shape[1]
-    flat = pa.array(answer.vectors.reshape(-1))
+    columns = result.vectors.shape[1]
+    flat = pa.array(result.vectors.reshape(-1))
     table: dict[str, Any] = {"embedding": pa.FixedSizeListArray.from_arrays(flat, columns)}
-    if answer.chunks is None:
-        table |= {"tokens": pa.array(answer.tokens, pa.int32()), "truncated": pa.array(answer.truncated, pa.bool_())}
+    if result.chunks is None:
+        table |= {"tokens": pa.array(result.tokens, pa.int32()), "truncated": pa.array(result.truncated, pa.bool_())}
     else:
         for name in ("index", "start", "end", "tokens"):
-            table[name] = pa.array([getattr(chunk, name) for chunk in answer.chunks], pa.int32())
-    batch = pa.record_batch(table).replace_schema_metadata(_metadata(answer))
+            table[name] = pa.array([getattr(chunk, name) for chunk in result.chunks], pa.int32())
+    batch = pa.record_batch(table).replace_schema_metadata(_metadata(result))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return Response(sink.getvalue().to_pybytes(), media_type=ARROW, headers={FINGERPRINT_HEADER: answer.fingerprint})
+    return Response(sink.getvalue().to_pybytes(), media_type=ARROW, headers={FINGERPRINT_HEADER: result.fingerprint})
 
 
-def _metadata(answer: EmbedResult) -> Mapping[str, str]:
+def _metadata(result: EmbedResult) -> Mapping[str, str]:
     return {
-        "model_name": answer.model.name,
-        "dimension": str(answer.dimension),
-        "fingerprint": answer.fingerprint,
+        "model_name": result.model.name,
+        "dimension": str(result.dimension),
+        "fingerprint": result.fingerprint,
     }
 
 
 def _pyarrow() -> Any:
     try:
-        import pyarrow as pa  # noqa: PLC0415 - optional, and 100 MB of memory for those who ask for it only
+        import pyarrow as pa  # noqa: PLC0415 - optional, and 100 MB of memory that only Arrow answers need
         import pyarrow.ipc  # noqa: PLC0415
     except ImportError:
         raise NotAcceptableError(_NO_PYARROW) from None

@@ -1,4 +1,4 @@
-"""How OpenAPI is told of bodies, answers and problems: each with an example that is valid."""
+"""Helpers that describe bodies, answers and problems in OpenAPI, each with a valid example."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,23 +35,23 @@ from web.rate_limits import LIMIT_HEADERS
 
 Responses = Mapping[int, ResponseSpec]
 KEY: list[SecurityRequirement] = [{}, {"bearer": []}, {"apiKey": []}]
-"""Nothing, a bearer, or a key in a header of its own: what is needed depends on the service's settings."""
+"""No credentials, a bearer token or key, or a key in `X-API-Key`: which is needed depends on the settings."""
 SCHEMES: dict[str, SecurityScheme | Reference] = {
     "bearer": SecurityScheme(
-        type="http", scheme="bearer", description="An API key, or a signed token (JWT) of an issuer known here."
+        type="http", scheme="bearer", description="An API key, or a signed token (JWT) of a configured issuer."
     ),
     "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header", description="An API key."),
 }
 
 
 def openapi_config(version: str) -> OpenAPIConfig:
-    """The API's description, at /schema for people and at /schema/openapi.json for programs."""
+    """Return the configuration of the API description: /schema for people, /schema/openapi.json for programs."""
     return OpenAPIConfig(
         title="Fast Embedding API",
         version=version,
         description=(
             "Turns text into vectors with FastEmbed's models, on CPU. Errors are RFC 9457 problem details. Besides "
-            "what each route tells, any address may answer 400 (a broken head), 404 and 405."
+            "what each route lists, any address may answer 400 (malformed headers), 404 and 405."
         ),
         openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt={"permission": "docs"}),
         components=Components(security_schemes=SCHEMES),
@@ -60,9 +60,9 @@ def openapi_config(version: str) -> OpenAPIConfig:
 
 
 def body(kind: type, *examples: tuple[str, dict[str, object]]) -> Any:
-    """A JSON body with examples, each told by a summary."""
-    told = [Example(summary=summary, value=value) for summary, value in examples]
-    return Annotated[kind, BodyKwarg(media_type=RequestEncodingType.JSON, examples=told)]
+    """Annotate a JSON body of *kind* with examples: pairs of summary and value."""
+    shown = [Example(summary=summary, value=value) for summary, value in examples]
+    return Annotated[kind, BodyKwarg(media_type=RequestEncodingType.JSON, examples=shown)]
 
 
 def answer(
@@ -73,22 +73,24 @@ def answer(
     summary: str = "An answer",
     further: Sequence[tuple[str, object]] = (),
 ) -> ResponseSpec:
-    examples = [Example(summary=told, value=_plain(shown)) for told, shown in ((summary, value), *further)]
+    """Describe an answer of type *container* by the example *value* and *further* pairs of summary and value."""
+    examples = [Example(summary=text, value=_as_json(shown)) for text, shown in ((summary, value), *further)]
     return ResponseSpec(container, generate_examples=False, description=description, examples=examples)
 
 
-def _plain(value: object) -> Any:
-    """As JSON has it: dates become text."""
+def _as_json(value: object) -> Any:
+    """Return *value* as JSON holds it: dates become text."""
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: _as_json(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [_as_json(part) for part in value]
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
-    return _plain(asdict(value)) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
+    return _as_json(asdict(value)) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
 
 
 def problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> tuple[int, Example]:
+    """Return status and example of a problem document for an error of *kind*."""
     return kind.status, Example(
         summary=kind.title,
         value=problem_document(
@@ -102,10 +104,10 @@ def problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> tu
     )
 
 
-def problems(*told: tuple[int, Example]) -> dict[int, ResponseSpec]:
-    """One row per status; its examples are told apart by their titles."""
+def problems(*examples: tuple[int, Example]) -> dict[int, ResponseSpec]:
+    """Group *examples* by status; within one status, their titles distinguish them."""
     by_status: dict[int, list[Example]] = {}
-    for status, example in told:
+    for status, example in examples:
         by_status.setdefault(status, []).append(example)
     return {
         status: ResponseSpec(
@@ -120,7 +122,7 @@ def problems(*told: tuple[int, Example]) -> dict[int, ResponseSpec]:
 
 
 class StrictBodies(StructSchemaPlugin):
-    """Tells OpenAPI of bodies that they may hold no other fields, as `forbid_unknown_fields` has it."""
+    """Describes bodies with `forbid_unknown_fields` as objects without additional properties."""
 
     def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
         kind = field_definition.annotation
@@ -136,19 +138,19 @@ class StrictBodies(StructSchemaPlugin):
 
 @dataclass
 class LimitedOperation(Operation):
-    """A route of which a caller may ask only so much: its answers tell how much is left."""
+    """A route with a quota: the headers of its answers state what is left."""
 
     def __post_init__(self) -> None:
         for status, response in (self.responses or {}).items():
             headers = LIMIT_HEADERS
             if status == str(RateLimitedError.status):
-                headers = {**headers, "Retry-After": "Seconds after which a request is taken again"}
+                headers = {**headers, "Retry-After": "Seconds after which a request is admitted again"}
             cast("OpenAPIResponse", response).headers = _headers(headers)
 
 
 @dataclass
 class VectorsOperation(LimitedOperation):
-    """A route that gives vectors: its answer may be bytes, too, and its headers say which model they are of."""
+    """A route that returns vectors: its answer may be bytes too, and its headers name the model's fingerprint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,17 +171,18 @@ class VectorsOperation(LimitedOperation):
 
 @dataclass
 class MetricsOperation(Operation):
-    """A route that answers Prometheus with text."""
+    """A route that can answer with text for Prometheus."""
 
     def __post_init__(self) -> None:
         response = cast("OpenAPIResponse", (self.responses or {})["200"])
         lines = Schema(type=OpenAPIType.STRING)
         shown = Example("A line of many", value="fast_embedding_queue_seconds 0.0\n")
-        told = {kind: OpenAPIMediaType(schema=lines, examples={"text": shown}) for kind in TEXT_TYPES.values()}
-        response.content = {**(response.content or {}), **told}
+        texts = {kind: OpenAPIMediaType(schema=lines, examples={"text": shown}) for kind in TEXT_TYPES.values()}
+        response.content = {**(response.content or {}), **texts}
 
 
-def _headers(told: Mapping[str, str]) -> dict[str, OpenAPIHeader | Reference]:
+def _headers(descriptions: Mapping[str, str]) -> dict[str, OpenAPIHeader | Reference]:
     return {
-        name: OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=text) for name, text in told.items()
+        name: OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=text)
+        for name, text in descriptions.items()
     }

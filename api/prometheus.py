@@ -1,4 +1,4 @@
-"""The metrics as text for Prometheus, and for all that read its formats; the numbers are those of the JSON answer."""
+"""The metrics as text for Prometheus and all that reads its formats; the numbers are those of the JSON answer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ PREFIX = "fast_embedding_"
 
 
 def text_answer(wanted: str, facts: "Facts") -> Response[Any]:
-    """The *facts* in a format of TEXT_TYPES, and what the system knows of this process."""
+    """Write *facts* in the text format *wanted* (of TEXT_TYPES), and what the system reports about this process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(facts)
     ProcessCollector(registry=registry)
@@ -34,15 +34,15 @@ def text_answer(wanted: str, facts: "Facts") -> Response[Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Facts:
-    """What there is to tell at one moment, as families of numbers that were counted elsewhere.
+    """The metrics of one moment, counted elsewhere, as Prometheus metric families.
 
     Attributes:
-        answer: what the JSON answer would tell.
+        answer: the JSON answer.
         latencies: of each endpoint.
         fingerprints: of the models in memory, by name.
-        max_queue_s: seconds of work that may wait.
+        max_queue_s: seconds of work that may wait (MAX_QUEUE_SECONDS).
         version: the service's.
-        is_ready: whether it takes work.
+        is_ready: whether the service accepts work.
     """
 
     answer: MetricsAnswer
@@ -55,26 +55,28 @@ class Facts:
     def collect(self) -> Iterator[Metric]:
         answer = self.answer
         yield _info("build", "The service's version.", ["version"], [[self.version]])
-        yield _gauge("ready", "Whether the service takes work: 1, or 0 while it starts or shuts down.", self.is_ready)
+        yield _gauge("ready", "Whether the service accepts work: 1, or 0 while it starts or shuts down.", self.is_ready)
         yield _gauge("uptime_seconds", "Seconds since the service was started.", answer.uptime_seconds)
         yield from self._requests()
         yield from self._queue()
         yield from self._micro_batches()
         yield from self._models()
-        yield _info("limits", "Where it is counted how much callers ask.", ["store"], [[answer.limits.store]])
-        yield _counter("limits_fallbacks", "Times that memory had to stand in for Redis.", answer.limits.fallbacks)
+        yield _info("limits", "Where quotas are counted.", ["store"], [[answer.limits.store]])
+        yield _counter("limits_fallbacks", "Times that memory replaced an unreachable Redis.", answer.limits.fallbacks)
 
     def _requests(self) -> Iterator[Metric]:
         answer = self.answer
-        requests = {name: told.requests for name, told in answer.endpoints.items()}
+        requests = {name: endpoint.requests for name, endpoint in answer.endpoints.items()}
         yield _counters("requests", "Requests answered, health checks included.", "endpoint", requests)
         yield _counters("errors", "Problems answered, by code.", "code", answer.errors)
         durations = HistogramMetricFamily(
             f"{PREFIX}request_duration_seconds", "From a request's head to the end of its answer.", labels=["endpoint"]
         )
-        for name, told in self.latencies.items():
+        for name, latencies in self.latencies.items():
             bounds = [*map(str, BOUNDS_S), "+Inf"]
-            durations.add_metric([name], list(zip(bounds, accumulate(told.counts), strict=True)), told.total_s)
+            durations.add_metric(
+                [name], list(zip(bounds, accumulate(latencies.counts), strict=True)), latencies.total_s
+            )
         yield durations
 
     def _queue(self) -> Iterator[Metric]:
@@ -83,17 +85,17 @@ class Facts:
         yield _gauge("queue_limit_seconds", "Seconds of work that may wait (MAX_QUEUE_SECONDS).", self.max_queue_s)
         yield _gauge("queue_requests", "Requests that wait.", queue.waiting_requests)
         yield _gauge("queue_texts", "Texts that wait.", queue.waiting_texts)
-        yield _gauge("micro_batches_running", "Model runs that lanes have been given and not ended.", queue.running)
+        yield _gauge("micro_batches_running", "Model runs given to lanes and not finished.", queue.running)
         yield _gauge("lanes", "Inference threads, without the one for small requests.", queue.lanes)
         yield _gauge("lanes_stuck", "Lanes in one run for longer than LANE_STUCK_SECONDS.", queue.lanes_stuck)
-        yield _counter("lanes_died", "Threads of lanes that have died.", queue.lanes_died)
+        yield _counter("lanes_died", "Lane threads that ended unexpectedly.", queue.lanes_died)
 
     def _micro_batches(self) -> Iterator[Metric]:
         batches = self.answer.micro_batches
         yield _counter("micro_batches", "Model runs.", batches.runs)
         yield _counter("micro_batch_texts", "Texts in model runs.", batches.texts)
         yield _counter("micro_batch_padded_tokens", "Tokens in model runs, padding included.", batches.padded_tokens)
-        yield _counter("dropped_texts", "Texts dropped before a run: their callers left.", batches.dropped_texts)
+        yield _counter("dropped_texts", "Texts dropped before a run because their callers left.", batches.dropped_texts)
 
     def _models(self) -> Iterator[Metric]:
         rules = self.answer.cache_info
@@ -101,10 +103,10 @@ class Facts:
         yield _info("model", "The models in memory.", ["model", "fingerprint"], loaded)
         yield _gauge("models_loaded", "Models in memory.", rules.num_cached)
         yield _gauge("models_limit", "Models in memory at most (MAX_CACHED_MODELS).", rules.max_cached)
-        yield _gauge("model_ttl_seconds", "An unused model leaves memory after this time.", rules.cache_ttl)
-        yield _gauge("model_cleanup_interval_seconds", "Such models are looked for so often.", rules.cleanup_interval)
+        yield _gauge("model_ttl_seconds", "An unused model is evicted after this time.", rules.cache_ttl)
+        yield _gauge("model_cleanup_interval_seconds", "Seconds between searches.", rules.cleanup_interval)
         for kind, documentation in (
-            ("requests", "Requests that were given vectors."),
+            ("requests", "Requests answered with vectors."),
             ("texts", "Texts embedded."),
             ("tokens", "Tokens of texts embedded, without padding."),
         ):

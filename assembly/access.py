@@ -8,7 +8,7 @@ from functools import partial
 
 import structlog
 
-from access.api_keys import KeyFormatError, KeyRing, read_entries, why
+from access.api_keys import KeyFormatError, KeyRing, read_entries, reason_of
 from access.principals import NoTokens, TokenVerifier
 from access.quotas import MemoryQuotas, NoQuotas, QuotaStore, quotas_of
 from config import Settings, SettingsError
@@ -81,7 +81,7 @@ def quota_store(settings: Settings) -> QuotaStore:
 
     try:
         return RedisQuotas(
-            quotas, url=settings.redis_url.get_secret_value(), memory=memory, patience_s=settings.redis_timeout
+            quotas, url=settings.redis_url.get_secret_value(), memory=memory, timeout_s=settings.redis_timeout
         )
     except (ValueError, TypeError):
         message = "REDIS_URL is not allowed: it has an option that the Redis client does not know"
@@ -110,7 +110,7 @@ def _keys(settings: Settings) -> KeyRing:
     try:
         return KeyRing(entries, file=settings.api_keys_file)
     except (OSError, KeyFormatError) as error:
-        raise SettingsError(f"API_KEYS_FILE: {why(error)}") from None
+        raise SettingsError(f"API_KEYS_FILE: {reason_of(error)}") from None
 
 
 def _tokens(settings: Settings) -> TokenVerifier:
@@ -138,7 +138,7 @@ def _tokens(settings: Settings) -> TokenVerifier:
         try:
             algorithm, key = read_public_key(settings.jwt_public_key_file)
         except (OSError, KeyFileError) as error:
-            raise SettingsError(f"JWT_PUBLIC_KEY_FILE: {why(error)}") from None
+            raise SettingsError(f"JWT_PUBLIC_KEY_FILE: {reason_of(error)}") from None
         sources[algorithm] = OneKey(key)
     if settings.jwt_jwks_url is not None:
         fetch = partial(fetch_document, settings.jwt_jwks_url.get_secret_value())

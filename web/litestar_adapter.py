@@ -33,7 +33,7 @@ def body_type(request: Request[Any, Any, Any]) -> Any:
 
 
 def route_of(scope: HTTPScope) -> str | None:
-    """Return the path template of the route, such as `/models/{name:path}`; None if no route matched."""
+    """Return the path template of the route, such as `/models/{name}`; None if no route matched."""
     return scope.get("path_template")
 
 

@@ -133,7 +133,7 @@ def test_keys_are_kept_as_hashes_only() -> None:
 def test_two_rings_keep_different_hashes() -> None:
     """Who learns a hash of one process learns nothing for another."""
     one, other = (KeyRing(read_entries([ALICE])) for _ in range(2))
-    assert set(one._callers).isdisjoint(other._callers)  # noqa: SLF001 - what is kept is the point
+    assert set(one._principals).isdisjoint(other._principals)  # noqa: SLF001 - what is kept is the point
 
 
 # --- The file -----------------------------------------------------------------------------------------------------
@@ -179,8 +179,8 @@ def test_file_may_be_written(content: bytes, tmp_path: Path) -> None:
 
 
 BROKEN = [
-    pytest.param(b"", "holds no key", id="empty"),
-    pytest.param(b"# nobody\n", "holds no key", id="comments only"),
+    pytest.param(b"", "contains no key", id="empty"),
+    pytest.param(b"# nobody\n", "contains no key", id="comments only"),
     pytest.param(f"alice:{ALICE}\nbob".encode(), "line 2 has a key", id="cut short"),
     pytest.param(f"alice:{ALICE}\nbob:{ALICE}".encode(), "line 2 has the same key as line 1", id="key twice"),
     pytest.param(f"x:{BOB}\nx:{ALICE}".encode(), "line 2 has the same name as line 1", id="name twice"),

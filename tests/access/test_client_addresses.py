@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from access.client_addresses import MAX_HOP_CHARACTERS, MAX_PROXIES, NOBODY, ClientAddresses, address_in
+from access.client_addresses import MAX_HOP_CHARACTERS, MAX_PROXIES, UNKNOWN, ClientAddresses, address_in
 
 PROXY, OTHER_PROXY = "10.0.0.1", "10.0.0.2"
 CALLER, VICTIM = "203.0.113.7", "198.51.100.9"
@@ -88,7 +88,7 @@ def test_mapped_address_is_the_ipv4_address_that_it_is() -> None:
 
 @pytest.mark.parametrize("peer", [None, "", "testclient", "/run/service.sock"])
 def test_peer_without_an_address_is_nobody(peer: str | None) -> None:
-    assert network_of(peer, VICTIM) == NOBODY
+    assert network_of(peer, VICTIM) == UNKNOWN
 
 
 @given(header=st.binary(max_size=300), peer=st.sampled_from([PROXY, CALLER, "fd00::1"]))

@@ -186,7 +186,7 @@ def test_refusal_names_the_limits_that_are_used_up(of_tokens: MemoryQuotas) -> N
     of_tokens.charge("a", 700)
     error = RateLimitedError(of_tokens.take_now("a"))
     assert error.detail == (
-        "No more than 600 tokens per 60 s are allowed per caller; the next request is taken in 11 s."
+        "No more than 600 tokens per 60 s are allowed per caller; the next request is admitted in 11 s."
     )
     assert error.facts == {"limit": 600, "window_seconds": 60, "violated-policies": ["tokens"]}
     assert error.retry_after_s == 11
@@ -203,7 +203,7 @@ def test_refusal_names_both_limits_and_the_longer_wait(clock: ManualClock) -> No
 
 
 def test_number_of_callers_is_bounded_and_the_latest_are_kept(clock: ManualClock) -> None:
-    allowances = MemoryQuotas(quotas_of(requests=1, tokens=None, window_s=60), most_callers=100, clock=clock)
+    allowances = MemoryQuotas(quotas_of(requests=1, tokens=None, window_s=60), max_callers=100, clock=clock)
     allowances.take_now("busy")
     for number in range(1000):
         assert allowances.take_now(f"caller {number}").is_admitted

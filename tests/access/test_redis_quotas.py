@@ -77,10 +77,10 @@ FELL_BACK, RECOVERED = ("warning", "limits_fell_back"), ("info", "limits_recover
 
 @asynccontextmanager
 async def opened(
-    url: str, *, quotas: tuple[Quota, ...] = QUOTAS, patience_s: float = PATIENT_S
+    url: str, *, quotas: tuple[Quota, ...] = QUOTAS, timeout_s: float = PATIENT_S
 ) -> AsyncIterator[Opened]:
     looks = asyncio.Semaphore(0)
-    allowances = RedisQuotas(quotas, url=url, memory=MemoryQuotas(quotas), patience_s=patience_s, pause=looks.acquire)
+    allowances = RedisQuotas(quotas, url=url, memory=MemoryQuotas(quotas), timeout_s=timeout_s, pause=looks.acquire)
     before = asyncio.all_tasks()
     with capture_logs() as logged:
         async with allowances.running():
@@ -271,7 +271,7 @@ async def test_redis_restarted_between_two_requests_goes_unnoticed(own: RedisSer
 
 
 async def test_frozen_redis_is_replaced_by_memory_until_it_is_thawed(own: RedisServer) -> None:
-    async with opened(own.url, patience_s=2.0) as there:
+    async with opened(own.url, timeout_s=2.0) as there:
         await there.take()
         own.freeze()
         assert await there.admitted(100) == 20
@@ -286,7 +286,7 @@ async def test_frozen_redis_is_replaced_by_memory_until_it_is_thawed(own: RedisS
 
 
 async def test_process_that_is_held_up_does_not_blame_redis(own: RedisServer) -> None:
-    async with opened(own.url, patience_s=0.5) as there:
+    async with opened(own.url, timeout_s=0.5) as there:
         await there.take()
         for _ in range(3):
             taking = asyncio.create_task(there.take(5))
@@ -352,7 +352,7 @@ async def test_redis_that_cannot_be_used_at_the_start_is_told_once(
 
 
 async def test_redis_without_tls_is_not_used_for_a_url_with_it(redis: RedisServer) -> None:
-    async with opened(redis.url.replace("redis:", "rediss:"), patience_s=0.25) as there:
+    async with opened(redis.url.replace("redis:", "rediss:"), timeout_s=0.25) as there:
         assert await there.admitted(30) == 20
         assert there.events == [FELL_BACK]
 

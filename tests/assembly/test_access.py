@@ -91,8 +91,8 @@ async def test_keys_of_an_issuer_are_fetched_from_its_address(read: Read) -> Non
         pytest.param({"JWT_SECRET": KEY}, "JWT_SECRET is not allowed: give at least 32 bytes", id="short secret"),
         pytest.param({"JWT_SECRET": public_pem(rsa_key()).decode()}, "JWT_SECRET: it is a key of", id="no secret"),
         pytest.param({"JWT_PUBLIC_KEY_FILE": "none"}, "JWT_PUBLIC_KEY_FILE: No such file", id="no key file"),
-        pytest.param({"JWT_PUBLIC_KEY_FILE": "broken"}, "JWT_PUBLIC_KEY_FILE: it holds no public key", id="no key"),
-        pytest.param({"JWT_PUBLIC_KEY_FILE": "private.pem"}, "holds a private key", id="private key"),
+        pytest.param({"JWT_PUBLIC_KEY_FILE": "broken"}, "JWT_PUBLIC_KEY_FILE: it contains no public key", id="no key"),
+        pytest.param({"JWT_PUBLIC_KEY_FILE": "private.pem"}, "contains a private key", id="private key"),
         pytest.param({"JWT_JWKS_URL": "ftp://x/keys"}, "JWT_JWKS_URL is not allowed", id="no web address"),
         pytest.param({"JWT_JWKS_URL": "https://"}, "JWT_JWKS_URL is not allowed", id="address of nobody"),
         pytest.param(

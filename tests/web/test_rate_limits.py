@@ -97,7 +97,7 @@ def test_requests_above_the_quota_are_refused_and_told_why(client: httpx.Client)
         "type": "urn:fast-embedding:problem:rate-limited",
         "title": "Too many requests",
         "status": 429,
-        "detail": "No more than 3 requests per 60 s are allowed per caller; the next request is taken in 20 s.",
+        "detail": "No more than 3 requests per 60 s are allowed per caller; the next request is admitted in 20 s.",
         "code": "rate-limited",
         "status_code": 429,
         "limit": 3,
