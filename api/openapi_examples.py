@@ -98,7 +98,7 @@ class _BadRequestError(errors.ServiceError):
 
 _NOT_ALLOWED = problem(
     errors.ModelNotAllowedError,
-    "The model 'thenlper/gte-base' is outside ALLOWED_MODELS. GET /models lists what may be used.",
+    "ALLOWED_MODELS does not include the model 'thenlper/gte-base'. GET /models lists what may be used.",
 )
 _USED_UP = RateLimitedError(
     QuotaState(
@@ -140,21 +140,19 @@ _WORK_PROBLEMS = problems(
     problem(NotAcceptableError, f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt)."),
     problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
     problem(RateLimitedError, _USED_UP.detail, **_USED_UP.facts),
-    problem(errors.InferenceError, "The model failed on this input. The failure is in the service's log."),
-    problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not passed on.", index=3),
+    problem(errors.InferenceError, "The model failed on this input. The service's log contains the error."),
+    problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not returned.", index=3),
     problem(
         errors.ModelUnavailableError,
         "The model 'thenlper/gte-base' cannot be loaded now: it is not in the cache, and the hub cannot be reached.",
     ),
     problem(errors.OverloadedError, "Work for 10.2 s is waiting; with this request it might be more than may wait."),
     problem(errors.LaneLostError, "The thread that ran the model has died."),
-    problem(errors.DrainingError, "The service is shutting down and takes no new work."),
-    problem(
-        errors.CutOffError, "The service had to end before this was answered. Nothing is kept of it; send it again."
-    ),
+    problem(errors.DrainingError, "The service is shutting down and accepts no new work."),
+    problem(errors.CutOffError, "The service had to stop before this request was answered. Send it again."),
     problem(
         errors.DeadlineError,
-        "The request's time was over before the answer was there; what still waited was dropped.",
+        "The request's deadline passed before the answer was ready. Its queued work was dropped.",
     ),
 )
 
@@ -318,6 +316,6 @@ METRICS: Responses = {
     **problems(
         *_NO_KEY,
         problem(MissingPermissionError, "This needs a key with the permission 'metrics'.", scope="metrics"),
-        problem(errors.MetricsDisabledError, "The metrics are switched off by ENABLE_METRICS."),
+        problem(errors.MetricsDisabledError, "ENABLE_METRICS disables the metrics."),
     ),
 }
