@@ -1,4 +1,4 @@
-"""Which models are in memory: load once, warm, lease, and drop by age, by crowding or by memory budget."""
+"""Keeps models in memory: loads each once, warms it, leases it, and evicts by age, capacity or memory budget."""
 
 import asyncio
 import time
@@ -16,16 +16,17 @@ import structlog
 from engine.catalog import Model
 from engine.encoder import Encoder
 from engine.errors import NO_MEMORY, DrainingError, ModelUnavailableError
-from host.memory import give_memory_back
+from host.memory import trim_memory
 
-PATIENCE_S = 1.0
-"""So long a model waits for an idle one; then the least recently used one takes no new callers until it gave way."""
+MAX_IDLE_WAIT_S = 1.0
+"""How long a load waits for an idle model. After that, the least recently used model accepts no new leases until it is
+evicted."""
 
 log = structlog.get_logger()
 
 
 def utc_now() -> datetime:
-    """The time of day, for people who read it; ages are measured with a monotonic clock."""
+    """Return the time of day, for people to read; ages are measured with a monotonic clock."""
     return datetime.now(UTC)
 
 
@@ -34,10 +35,10 @@ class LoadedModel:
     """A model in memory.
 
     Attributes:
-        load_s: seconds that loading and warming it took.
-        loaded_at: the time of day at which it was loaded.
-        loaded_s: the same on the manager's clock.
-        used_s: when it was last leased or given back, on the manager's clock.
+        load_s: seconds that loading and warming took.
+        loaded_at: time of day at which it was loaded.
+        loaded_s: the same moment on the manager's clock.
+        used_s: when it was last leased or released, on the manager's clock.
     """
 
     encoder: Encoder
@@ -55,15 +56,15 @@ class LoadedModel:
 @dataclass(frozen=True, slots=True)
 class _Failure:
     cause: str
-    until: float
+    retry_at_s: float
 
 
 class _AbandonedError(Exception):
-    """All who wanted a model left before it had a place."""
+    """All callers that waited for a model left before there was space for it."""
 
 
 class ModelManager:
-    """Owns the models in memory. Callers `lease` them; a leased model is never dropped."""
+    """Owns the models in memory. Callers `lease` them; a leased model is never evicted."""
 
     def __init__(
         self,
@@ -87,12 +88,12 @@ class ModelManager:
             load: loads and warms a model; blocks; raises `ModelUnavailableError`.
             optimise: makes a loaded model faster; its first callers do not wait for it; blocks.
             memory_bytes: estimates the memory that a model takes once it is loaded.
-            executor: where *load* runs, apart from inference.
-            capacity: models in memory at most.
-            ttl_s: seconds without a lease after which `drop_idle` drops a model.
-            retry_pause_s: seconds in which a failed load is not tried again.
-            memory_budget_bytes: for all models together; None: no bound.
-            clock: seconds, monotonic.
+            executor: runs the blocking functions, apart from inference.
+            capacity: maximum number of models in memory.
+            ttl_s: seconds without a lease after which `evict_idle` evicts a model.
+            retry_pause_s: seconds during which a failed load is not repeated.
+            memory_budget_bytes: maximum for all models together; None: no maximum.
+            clock: monotonic, in seconds.
             now: the time of day.
         """
         self._fetch = fetch
@@ -108,10 +109,10 @@ class ModelManager:
         self._now = now
         self._loaded: dict[str, LoadedModel] = {}  # least recently used first
         self._loading: dict[str, asyncio.Task[None]] = {}
-        self._claims: dict[str, int] = {}  # memory of loads that have a place, by name
-        self._leases: Counter[str] = Counter()  # asked for or held: who waits for a model keeps it, too
+        self._reserved_bytes: dict[str, int] = {}  # of loads that have space, by name
+        self._leases: Counter[str] = Counter()  # requested or held: a caller that waits for a model keeps it, too
         self._failures: dict[str, _Failure] = {}
-        self._yielding: str | None = None  # in use without a pause: takes no new lease until it has given way
+        self._closed_to_leases: str | None = None  # in constant use; accepts no new lease until it is evicted
         self._changed = asyncio.Event()
 
     @property
@@ -121,206 +122,207 @@ class ModelManager:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Of the models in memory, by name."""
+        """Fingerprints of the models in memory, by name."""
         return {
             name: model.encoder.fingerprint.digest for name, model in self._loaded.items() if model.encoder.fingerprint
         }
 
     def find(self, name: str) -> LoadedModel | None:
-        """The model of this name if it is in memory; asking does not use it."""
+        """Return the model with this name if it is in memory. This does not count as use."""
         return self._loaded.get(name)
 
     @asynccontextmanager
     async def lease(self, model: Model) -> AsyncIterator[Encoder]:
-        """Keep *model* in memory for the length of the block, loading it if need be.
+        """Keep *model* in memory for the length of the block, loading it if necessary.
 
-        Twenty callers cause one load, and a caller who leaves does not stop it.
+        Twenty callers cause one load, and a caller that leaves does not stop it.
 
         Raises:
-            ModelUnavailableError: it cannot be loaded; the next try comes after a pause.
+            ModelUnavailableError: it cannot be loaded; the next attempt comes after a pause.
+            DrainingError: the manager was closed while this caller waited.
         """
         name = model.name
-        while name == self._yielding:  # before it counts as wanted, or it would never fall idle
+        while name == self._closed_to_leases:  # before this lease counts, or the model would never become idle
             await self._changed.wait()
         self._leases[name] += 1
         try:
             while (loaded := self._loaded.get(name)) is None:
-                await self._wait_for(model)
-            self._touch(loaded)
+                await self._wait_for_load(model)
+            self._mark_used(loaded)
             try:
                 yield loaded.encoder
             finally:
-                self._touch(loaded)
+                self._mark_used(loaded)
         finally:
             self._leases[name] -= 1
             if not self._leases[name]:
                 del self._leases[name]
-            self._tell()
+            self._notify()
 
     async def load_all(self, models: Iterable[Model]) -> None:
-        """Load models beside each other.
+        """Load models in parallel.
 
         Raises:
-            ModelUnavailableError: the first one that cannot be loaded; the others are loaded all the same.
+            ModelUnavailableError: the first one that cannot be loaded; the others are loaded nevertheless.
         """
-        results = await asyncio.gather(*(self._load_and_leave(model) for model in models), return_exceptions=True)
+        results = await asyncio.gather(*(self._load_and_release(model) for model in models), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
-    async def drop_idle(self) -> None:
-        """Drop the models that nobody has used for the time to live."""
+    async def evict_idle(self) -> None:
+        """Evict the models that were not used for the time to live."""
         oldest = self._clock() - self._ttl_s
         names = [name for name in self._idle() if self._loaded[name].used_s <= oldest]
-        await self._drop(names, reason="idle")
+        await self._evict(names, reason="idle")
 
-    async def drop_idle_forever(self, interval_s: float) -> None:
-        """Look for idle models every *interval_s* seconds, until cancelled."""
+    async def evict_idle_forever(self, interval_s: float) -> None:
+        """Call `evict_idle` every *interval_s* seconds, until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             try:
-                await self.drop_idle()
+                await self.evict_idle()
             except Exception:
-                log.exception("idle_models_not_dropped")  # and look again next time
+                log.exception("idle_models_not_dropped")  # and try again next time
 
     async def aclose(self) -> None:
-        """Stop waiting for loads and drop all models; a load that runs in its thread ends by itself."""
+        """Stop waiting for loads and evict all models. A load that runs in its thread finishes there."""
         for task in tuple(self._loading.values()):
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
-        await self._drop(list(self._loaded), reason="shutdown")
+        await self._evict(list(self._loaded), reason="shutdown")
 
-    async def _load_and_leave(self, model: Model) -> None:
+    async def _load_and_release(self, model: Model) -> None:
         async with self.lease(model):
             pass
 
-    async def _wait_for(self, model: Model) -> None:
-        """Wait for the load of *model*; each of those who wait gets a failure of his own."""
+    async def _wait_for_load(self, model: Model) -> None:
+        """Wait for the load of *model*. Each caller gets its own exception."""
         task = self._loading_of(model)
         try:
             await asyncio.shield(task)
         except ModelUnavailableError as error:
             raise ModelUnavailableError(model.name, error.cause, retry_after_s=self._retry_pause_s) from error.__cause__
         except _AbandonedError:
-            await asyncio.sleep(0)  # it was given up in the moment in which this caller came: begin again
+            await asyncio.sleep(0)  # the load was given up at the moment this caller arrived: start again
         except asyncio.CancelledError:
             if task.cancelled():
                 raise DrainingError from None
             raise
 
-    def _touch(self, loaded: LoadedModel) -> None:
+    def _mark_used(self, loaded: LoadedModel) -> None:
         """Make this model the most recently used one."""
         loaded.used_s = self._clock()
         if (name := loaded.encoder.name) in self._loaded:
             self._loaded[name] = self._loaded.pop(name)
 
-    def _tell(self) -> None:
-        """Wake those who wait for a place."""
+    def _notify(self) -> None:
+        """Wake all that wait for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _loading_of(self, model: Model) -> asyncio.Task[None]:
-        """The one load of *model*, begun now unless it has begun or has just failed."""
+        """Return the only load of *model*. Start it unless it is running or has just failed."""
         name = model.name
         if (task := self._loading.get(name)) is None:
-            if (failure := self._failures.get(name)) and (pause_s := failure.until - self._clock()) > 0:
+            if (failure := self._failures.get(name)) and (pause_s := failure.retry_at_s - self._clock()) > 0:
                 raise ModelUnavailableError(name, failure.cause, retry_after_s=pause_s)
             task = self._loading[name] = asyncio.create_task(self._load_one(model))
-            task.add_done_callback(lambda task: self._loaded_or_failed(name, task))
+            task.add_done_callback(lambda task: self._finish_load(name, task))
         return task
 
-    def _loaded_or_failed(self, name: str, task: asyncio.Task[None]) -> None:
+    def _finish_load(self, name: str, task: asyncio.Task[None]) -> None:
         del self._loading[name]
-        self._claims.pop(name, None)
-        self._tell()
-        if not task.cancelled() and task.exception():  # those who wait have it; when all have left, nobody needs it
-            self._executor.submit(give_memory_back)
+        self._reserved_bytes.pop(name, None)
+        self._notify()
+        if not task.cancelled() and task.exception():  # reading the exception marks it as handled
+            self._executor.submit(trim_memory)
 
     async def _load_one(self, model: Model) -> None:
-        """Get the files first: a model that cannot be had must not push another one out."""
+        """Load *model*. Fetch its files first: a model that cannot be fetched must not evict another one."""
         name = model.name
         run = partial(asyncio.get_running_loop().run_in_executor, self._executor)
         try:
             await run(self._fetch, model)
-            await self._make_room(model)
+            await self._reserve(model)
             started = self._clock()
-            encoder = await run(_without_leftovers, self._load, model)
+            encoder = await run(_load_or_free, self._load, model)
         except ModelUnavailableError as error:
-            self._note_failure(error, log.warning)
+            self._record_failure(error, log.warning)
             raise
         except _AbandonedError:
             raise
         except Exception as error:
             unforeseen = ModelUnavailableError(name, _cause_of(error))
-            self._note_failure(unforeseen, log.error, exc_info=error)
+            self._record_failure(unforeseen, log.error, exc_info=error)
             raise unforeseen from error
         self._failures.pop(name, None)
         now_s = self._clock()
         self._loaded[name] = LoadedModel(
-            encoder, self._claims.pop(name), now_s - started, self._now(), loaded_s=now_s, used_s=now_s
+            encoder, self._reserved_bytes.pop(name), now_s - started, self._now(), loaded_s=now_s, used_s=now_s
         )
         log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(self._loaded))
         self._executor.submit(_optimise, self._optimise, encoder)
 
-    def _note_failure(self, failure: ModelUnavailableError, tell: Callable[..., object], **more: object) -> None:
-        """Let the next try come after a pause."""
+    def _record_failure(self, failure: ModelUnavailableError, write: Callable[..., object], **fields: object) -> None:
+        """Log a failed load, and delay the next attempt."""
         pause_s = self._retry_pause_s
         self._failures[failure.name] = _Failure(failure.cause, self._clock() + pause_s)
-        tell("model_load_failed", model=failure.name, cause=failure.cause, retry_after_s=pause_s, **more)
+        write("model_load_failed", model=failure.name, cause=failure.cause, retry_after_s=pause_s, **fields)
 
-    async def _make_room(self, model: Model) -> None:
-        """Claim a place and memory for *model*; idle models give way, least recently used first.
+    async def _reserve(self, model: Model) -> None:
+        """Reserve space and memory for *model*. Evict idle models if necessary, least recently used first.
 
-        If all are in use it waits for one, as long as anybody still wants *model*.
+        If all are in use, wait for one, as long as any caller waits for *model*.
         """
         name, needed = model.name, self._memory_bytes(model)
         if self._memory_budget_bytes is not None and needed > self._memory_budget_bytes:
             raise ModelUnavailableError(
                 name, f"it needs {needed / 1e6:.0f} MB, more than MODEL_MEMORY_BUDGET allows for all models"
             )
-        patience_ends, has_stopped_one = self._clock() + PATIENCE_S, False
+        wait_ends_s, has_closed_one = self._clock() + MAX_IDLE_WAIT_S, False
         try:
-            while not self._fits(needed):
+            while not self._has_space(needed):
                 if idle := self._idle():
-                    await self._drop(idle[:1], reason="crowded_out")
+                    await self._evict(idle[:1], reason="crowded_out")
                     continue
                 if not self._leases[name]:
                     raise _AbandonedError
-                if self._yielding is None and self._loaded and self._clock() >= patience_ends:
-                    self._yielding, has_stopped_one = next(iter(self._loaded)), True
+                if self._closed_to_leases is None and self._loaded and self._clock() >= wait_ends_s:
+                    self._closed_to_leases, has_closed_one = next(iter(self._loaded)), True
                 await self._changed.wait()
-            self._claims[name] = needed
+            self._reserved_bytes[name] = needed
         finally:
-            if has_stopped_one:
-                self._yielding = None
-                self._tell()
+            if has_closed_one:
+                self._closed_to_leases = None
+                self._notify()
 
-    def _fits(self, needed_bytes: int) -> bool:
-        taken = [model.memory_bytes for model in self._loaded.values()] + list(self._claims.values())
+    def _has_space(self, needed_bytes: int) -> bool:
+        taken = [model.memory_bytes for model in self._loaded.values()] + list(self._reserved_bytes.values())
         budget = self._memory_budget_bytes
         return len(taken) < self._capacity and (budget is None or sum(taken) + needed_bytes <= budget)
 
     def _idle(self) -> list[str]:
         return [name for name in self._loaded if not self._leases[name]]
 
-    async def _drop(self, names: list[str], *, reason: str) -> None:
-        """Forget models and give their memory back to the system."""
-        dropped = [self._loaded.pop(name) for name in names]
+    async def _evict(self, names: list[str], *, reason: str) -> None:
+        """Remove models and return their memory to the system."""
+        evicted = [self._loaded.pop(name) for name in names]
         for name in names:
             log.info("model_dropped", model=name, reason=reason, loaded=len(self._loaded))
-        if dropped:
-            self._tell()
-            await asyncio.get_running_loop().run_in_executor(self._executor, _free, dropped)
+        if evicted:
+            self._notify()
+            await asyncio.get_running_loop().run_in_executor(self._executor, _free, evicted)
 
 
 def _cause_of(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return NO_MEMORY
-    return f"an unexpected failure ({type(error).__name__}), which the service's log has in full"
+    return f"an unexpected failure ({type(error).__name__}), which the service's log contains in full"
 
 
-def _without_leftovers(load: Callable[[Model], Encoder], model: Model) -> Encoder:
-    """Blocking: load *model*; if that fails, the failure's traceback does not keep what was loaded so far."""
+def _load_or_free(load: Callable[[Model], Encoder], model: Model) -> Encoder:
+    """Load *model*; blocks. If that fails, keep the traceback from holding what was loaded so far."""
     try:
         return load(model)
     except Exception as error:
@@ -332,14 +334,14 @@ def _without_leftovers(load: Callable[[Model], Encoder], model: Model) -> Encode
 
 
 def _optimise(optimise: Callable[[Encoder], None], encoder: Encoder) -> None:
-    """Blocking: a model that cannot be made faster serves all the same."""
+    """Run *optimise*; blocks. If it fails, the model still serves."""
     try:
         optimise(encoder)
     except Exception as error:
-        log.warning("model_not_finished", model=encoder.name, exc_info=error)
+        log.warning("model_not_optimised", model=encoder.name, exc_info=error)
 
 
 def _free(models: list[LoadedModel]) -> None:
-    """Blocking: end the sessions, whose last references *models* holds, and give their memory back."""
+    """Drop the last references to the models, which *models* holds, and return their memory; blocks."""
     models.clear()
-    give_memory_back()
+    trim_memory()

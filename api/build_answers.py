@@ -43,7 +43,7 @@ from engine.embedder import EmbedResult, TokenCount, Usage
 from engine.encoder import Encoder
 from engine.fingerprint import ModelFingerprint
 from engine.scheduler import SchedulerState
-from engine.self_check import SelfCheck
+from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
 from engine.watchdog import StuckRun
 from web.responses import JSON, JsonResponse
@@ -159,7 +159,7 @@ def model_entry(model: Model, loaded: Loaded | None) -> ModelEntry:
 
 def model_details(model: Model, loaded: Loaded | None, usage: Usage) -> ModelDetails:
     card = model.card
-    check, fingerprint = (loaded.encoder.check, loaded.encoder.fingerprint) if loaded else (None, None)
+    check, fingerprint = (loaded.encoder.self_check, loaded.encoder.fingerprint) if loaded else (None, None)
     return ModelDetails(
         model_name=model.name,
         **_model_facts(model, loaded),
@@ -190,7 +190,7 @@ def _model_facts(model: Model, loaded: Loaded | None) -> dict[str, Any]:
     }
 
 
-def _self_check_facts(check: SelfCheck) -> SelfCheckFacts:
+def _self_check_facts(check: SelfCheckResult) -> SelfCheckFacts:
     return SelfCheckFacts(
         batch_drift=check.batch_drift,
         batch_invariant=check.is_batch_invariant,

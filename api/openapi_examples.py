@@ -1,4 +1,4 @@
-"""Every answer of every route for OpenAPI, each with a valid example."""
+"""What OpenAPI says of the routes: every answer they give, each with an example that is valid."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -46,8 +46,8 @@ TEXT, OTHER_TEXT = "How do I reset my password?", "I forgot my login."
 EmbedBody = body(
     EmbedRequest,
     ("One text", {"text": TEXT, "model_name": MODEL_NAME}),
-    ("A query; the model's prompt for queries is added", {"text": TEXT, "input_type": "query"}),
-    ("No cut: a text that is too long is rejected", {"text": TEXT, "truncate": "none"}),
+    ("A query; models that want a prompt get it", {"text": TEXT, "input_type": "query"}),
+    ("No cut: a text that is too long is refused", {"text": TEXT, "truncate": "none"}),
     ("A long text as the mean of its windows", {"text": TEXT, "long_text": "mean"}),
     ("A vector per window, with its characters", {"text": TEXT, "long_text": "chunks"}),
     ("int8 numbers in base64", {"text": TEXT, "dtype": "int8", "encoding": "base64"}),
@@ -85,20 +85,20 @@ _WHEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 
 
 class _TooLargeError(errors.ServiceError):
-    """How an error that Litestar raises reads."""
+    """Litestar reports it; here is how it reads."""
 
     status, code, title = 413, "content-too-large", "Content Too Large"
 
 
 class _BadRequestError(errors.ServiceError):
-    """How Litestar's answer to malformed headers reads; any route may give it."""
+    """The same: any route may answer so to a broken head."""
 
     status, code, title = 400, "bad-request", "Bad Request"
 
 
 _NOT_ALLOWED = problem(
     errors.ModelNotAllowedError,
-    "The model 'thenlper/gte-base' is outside ALLOWED_MODELS. GET /models lists the models that may be used.",
+    "ALLOWED_MODELS does not include the model 'thenlper/gte-base'. GET /models lists what may be used.",
 )
 _USED_UP = RateLimitedError(
     QuotaState(
@@ -113,7 +113,7 @@ _NO_KEY = (
         "The token is signed with a key that is not known here yet, and new keys cannot be fetched now.",
     ),
 )
-"""Where the settings require keys."""
+"""Where the service is set up to want keys."""
 _WORK_PROBLEMS = problems(
     *_NO_KEY,
     problem(MissingPermissionError, "This needs a key with the permission 'embed'.", scope="embed"),
@@ -140,27 +140,25 @@ _WORK_PROBLEMS = problems(
     problem(NotAcceptableError, f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt)."),
     problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
     problem(RateLimitedError, _USED_UP.detail, **_USED_UP.facts),
-    problem(errors.InferenceError, "The model failed on this input. The failure is in the service's log."),
-    problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not passed on.", index=3),
+    problem(errors.InferenceError, "The model failed on this input. The service's log contains the error."),
+    problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not returned.", index=3),
     problem(
         errors.ModelUnavailableError,
         "The model 'thenlper/gte-base' cannot be loaded now: it is not in the cache, and the hub cannot be reached.",
     ),
     problem(errors.OverloadedError, "Work for 10.2 s is waiting; with this request it might be more than may wait."),
     problem(errors.LaneLostError, "The thread that ran the model has died."),
-    problem(errors.DrainingError, "The service is shutting down and takes no new work."),
-    problem(
-        errors.CutOffError, "The service had to end before this was answered. Nothing is kept of it; send it again."
-    ),
+    problem(errors.DrainingError, "The service is shutting down and accepts no new work."),
+    problem(errors.CutOffError, "The service had to stop before this request was answered. Send it again."),
     problem(
         errors.DeadlineError,
-        "The request's time was over before the answer was there; what still waited was dropped.",
+        "The request's deadline passed before the answer was ready. Its queued work was dropped.",
     ),
 )
 
 
 _ONLY_OF_MODELS = {NotAcceptableError.status, errors.InferenceError.status}
-"""Statuses that cannot occur where no model runs and the answer is always JSON."""
+"""What cannot happen where no model runs and the answer is always JSON."""
 _CHUNKS = {
     "embeddings": [_VECTOR, _OTHER_VECTOR],
     "chunks": [asdict(Chunk(0, 0, 1210, 256)), asdict(Chunk(0, 1211, 1304, 24))],
@@ -221,14 +219,12 @@ TOKENIZE: Responses = {
         description="The tokens of each text, in the order asked",
         summary="The two special tokens, which have no characters, are left out",
     ),
-    **{status: answers for status, answers in _WORK_PROBLEMS.items() if status not in _ONLY_OF_MODELS},
+    **{status: told for status, told in _WORK_PROBLEMS.items() if status not in _ONLY_OF_MODELS},
 }
 HEALTH: Responses = {
-    200: answer(Health, Health("healthy", _CACHE, 86.4), description="The service accepts work"),
+    200: answer(Health, Health("healthy", _CACHE, 86.4), description="It takes work"),
     503: answer(
-        Health,
-        Health("starting", CacheInfo([], 0, 5, 3600.0, 60.0), 0.4),
-        description="It starts or shuts down",
+        Health, Health("starting", CacheInfo([], 0, 5, 3600.0, 60.0), 0.4), description="It starts or shuts down"
     ),
 }
 LIVE: Responses = {
@@ -320,6 +316,6 @@ METRICS: Responses = {
     **problems(
         *_NO_KEY,
         problem(MissingPermissionError, "This needs a key with the permission 'metrics'.", scope="metrics"),
-        problem(errors.MetricsDisabledError, "The metrics are switched off by ENABLE_METRICS."),
+        problem(errors.MetricsDisabledError, "ENABLE_METRICS disables the metrics."),
     ),
 }

@@ -21,7 +21,7 @@ from engine.errors import ServiceError
 from engine.hub import fetch
 from engine.lane import Lane, open_lanes
 from engine.scheduler import Scheduler
-from host.memory import return_large_blocks
+from host.memory import fix_mmap_threshold
 from model_manager import ModelManager
 
 log = structlog.get_logger()
@@ -76,7 +76,7 @@ class RunningService:
         """Open the parts, load the required models while `/health` already answers, and close everything at the end."""
         async with self._open_parts() as self._parts:
             starting = asyncio.create_task(self._load_required(self._parts))
-            cleaning = asyncio.create_task(self._parts.models.drop_idle_forever(self._settings.cleanup_interval))
+            cleaning = asyncio.create_task(self._parts.models.evict_idle_forever(self._settings.cleanup_interval))
             try:
                 yield
             finally:
@@ -116,7 +116,7 @@ class RunningService:
     @asynccontextmanager
     async def _open_parts(self) -> AsyncIterator[Parts]:
         """Construct the parts in the order of their dependencies, and close them in reverse order."""
-        return_large_blocks()
+        fix_mmap_threshold()
         settings, catalog, plan = self._settings, self._catalog, self._plan
         log.info("threads_planned", lanes=plan.lanes, usable_cores=plan.cores, wanted=settings.thread_pool_workers)
         async with AsyncExitStack() as stack:

@@ -8,7 +8,7 @@ from assembly.lane_plan import LanePlan
 from config import Settings, find_unknown_names
 from engine.catalog import Model
 from engine.hub import is_cached
-from engine.memory_estimate import advice, need_of, why_impossible
+from engine.memory_estimate import estimate_memory, tight_memory_fields, why_impossible
 from host.folder_permissions import why_not_writable
 from host.memory import memory_limit
 
@@ -28,11 +28,11 @@ def why_not_here(settings: Settings, required: Sequence[Model], plan: LanePlan) 
 
     What may fail later is logged.
     """
-    need, limit = need_of(required, plan.sessions_of), memory_limit()
+    need, limit = estimate_memory(required, plan.sessions_of), memory_limit()
     if (reason := why_impossible(need, limit)) is not None:
         return reason
     if need.is_tight(limit):
-        log.warning("memory_tight", **advice(need, limit))
+        log.warning("memory_tight", **tight_memory_fields(need, limit))
     if (trouble := why_not_writable(settings.hub_cache_dir)) is None:
         return None
     if missing := [model.name for model in required if not is_cached(model, settings.hub_cache_dir)]:

@@ -49,7 +49,7 @@ def embedded(texts: list[str]) -> Matrix:
     encoder = load_encoder(
         read_catalog([BUNDLED_MODELS_DIR], bundled=BUNDLED_MODEL).get(BUNDLED_MODEL), hub_cache_dir=Path("unused")
     )
-    items = encoder.tokenizer.cut(texts)
+    items = encoder.tokenizer.tokenize(texts)
     parts = (items[start : start + RUN_TEXTS] for start in range(0, len(items), RUN_TEXTS))
     return np.concatenate([encoder.encode(part) for part in parts])
 

@@ -27,8 +27,8 @@ from config import Settings, SettingsError, find_unknown_names, load_settings
 from engine.catalog import Catalog, Model
 from engine.errors import ModelUnavailableError, UnknownModelError
 from engine.hub import is_cached
-from engine.memory_estimate import need_of, why_impossible
-from engine.self_check import SelfCheck
+from engine.memory_estimate import estimate_memory, why_impossible
+from engine.self_check import SelfCheckResult
 from host.cores import usable_cores
 from host.folder_permissions import why_not_writable
 from host.memory import available_bytes, memory_limit
@@ -227,7 +227,7 @@ def _needed_bytes(model: Model, settings: Settings) -> int:
 
 def _memory(settings: Settings, required: Sequence[Model]) -> Finding:
     limit, available = memory_limit(), available_bytes()
-    need = need_of(required, plan_lanes(settings).sessions_of)
+    need = estimate_memory(required, plan_lanes(settings).sessions_of)
     facts = {"available_bytes": available, "needed_bytes": need.bytes, "limit_bytes": limit.bytes}
     if (reason := why_impossible(need, limit)) is not None:
         return Finding("machine", "FAIL", "memory", reason, facts)
@@ -288,7 +288,7 @@ def _loaded(loaded: Loaded, facts: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding("models", "ok", "  fingerprint", fingerprint.digest, facts)
 
 
-def _self_check(check: SelfCheck, facts: Mapping[str, Any]) -> Finding:
+def _self_check(check: SelfCheckResult, facts: Mapping[str, Any]) -> Finding:
     facts = {**facts, "batch_invariant": check.is_batch_invariant, "batching": check.batching}
     if check.is_batch_invariant:
         return Finding("models", "ok", "  self-check", "a text has the same vector in any batch", facts)

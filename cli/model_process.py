@@ -26,10 +26,10 @@ from engine.errors import InvalidVectorError, ServiceError
 from engine.fingerprint import ModelFingerprint
 from engine.jobs import Batching, Item, Matrix, cut_into_runs
 from engine.model_cards import InputType
-from engine.self_check import SelfCheck
+from engine.self_check import SelfCheckResult
 from engine.tokenizer import TokenizedText
 from engine.vectors import check_finite_nonzero
-from host.memory import return_large_blocks
+from host.memory import fix_mmap_threshold
 
 STATM = Path("/proc/self/statm")
 LOAD = "load"
@@ -77,7 +77,7 @@ class Loaded:
     seconds: float
     memory_bytes: int | None
     max_tokens: int | None
-    check: SelfCheck
+    check: SelfCheckResult
     fingerprint: ModelFingerprint
 
 
@@ -192,7 +192,7 @@ def _end_of(exit_code: int | None) -> str:
 def _serve(connection: Connection, order: Order) -> None:
     """The process: load the model when told to, then a turn for each list of texts that comes, until None comes."""
     configure_logging(logging.CRITICAL)  # what there is to say goes into the answers
-    return_large_blocks()
+    fix_mmap_threshold()
     try:
         if connection.recv() != LOAD:
             return
@@ -215,9 +215,9 @@ class _Worker:
         except ServiceError as error:
             raise ModelProcessError(getattr(error, "cause", error.detail)) from error
         seconds = time.perf_counter() - started
-        if encoder.check is None or encoder.fingerprint is None:
+        if encoder.self_check is None or encoder.fingerprint is None:
             raise ModelProcessError("it was loaded without a check")
-        self.loaded = Loaded(seconds, self._growth(), encoder.max_tokens, encoder.check, encoder.fingerprint)
+        self.loaded = Loaded(seconds, self._growth(), encoder.max_tokens, encoder.self_check, encoder.fingerprint)
         self._tokenizer = encoder.tokenizer
         self._model = encoder.runnable(order.input_type)
         self._prompt = order.model.card.prompt_for(order.input_type)
@@ -225,7 +225,7 @@ class _Worker:
 
     def embed(self, texts: list[str]) -> Turn:
         wall_s, cpu_s = time.perf_counter(), time.process_time()
-        items = self._tokenizer.cut(texts, prompt=self._prompt)
+        items = self._tokenizer.tokenize(texts, prompt=self._prompt)
         vectors = np.empty((len(texts), self._model.dim), dtype=np.float32)
         for run in runs_of(items, self._model.batching, budget_tokens=self._budget_tokens):
             try:

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from engine.hub import HUB_ANSWER_S
-from host.folder_permissions import existing
+from engine.hub import HUB_TIMEOUT_S
+from host.folder_permissions import nearest_existing
 
 SERVER_ERROR = 500
 
@@ -34,7 +34,7 @@ def ask_hub() -> HubAnswer:
     """Ask the hub for anything: whatever it answers, it is there. Blocks for some seconds at most."""
     endpoint = _public(constants.ENDPOINT)
     try:
-        answer = get_session().get(constants.ENDPOINT, timeout=HUB_ANSWER_S)
+        answer = get_session().get(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
     except OfflineModeIsEnabled:
         return HubAnswer(endpoint, "switched off by HF_HUB_OFFLINE", is_off=True)
     except Exception as error:  # noqa: BLE001 - of whatever library: the hub does not answer
@@ -47,7 +47,7 @@ def ask_hub() -> HubAnswer:
 def free_disk_bytes(folder: Path) -> int | None:
     """Free space where *folder* is or would be made; None: not told."""
     with suppress(OSError):
-        return shutil.disk_usage(existing(folder)).free
+        return shutil.disk_usage(nearest_existing(folder)).free
     return None
 
 

@@ -1,4 +1,4 @@
-"""Which models exist: FastEmbed's registry, and the folders that hold a `model.json`."""
+"""The models that exist: FastEmbed's registry, and the folders that contain a `model.json`."""
 
 import difflib
 import re
@@ -10,15 +10,16 @@ from typing import Literal
 
 import msgspec
 import structlog
-from fastembed import TextEmbedding
-from fastembed.common.model_description import DenseModelDescription
-from huggingface_hub.file_download import repo_folder_name
 
 from engine.errors import UnknownModelError
+from engine.fastembed_adapter import RegistryModel, registry_models
 from engine.manifest import MANIFEST, Folder, read_folder
-from engine.model_cards import BLANK, ModelCard, card_of, card_of_folder
+from engine.model_cards import EMPTY_CARD, ModelCard, card_of, card_of_folder
 
-BYTES_PER_GB = 1_000_000_000
+MAX_COMPARED_CHARACTERS = 200
+"""Characters of an unknown name that are compared with known names; longer ones would cost time for nothing."""
+MIN_SIMILARITY = 0.6
+"""How similar a suggested name must be, from 0 to 1; the default of `difflib.get_close_matches`."""
 
 log = structlog.get_logger()
 
@@ -31,11 +32,11 @@ class Model:
 
     Attributes:
         max_tokens: longest input in tokens, special tokens included; None: not stated, known once it is loaded.
-        size_bytes: of its files; for a hub model as FastEmbed states it.
+        size_bytes: size of its files; for a hub model as FastEmbed states it.
         memory_bytes: estimated growth of the process when it is loaded.
-        card: how its vectors want to be used.
-        folder: where a bundled or local model lies; None for the hub's.
-        preloaded: a cache of the hub that has the hub's model from the beginning, and is never written to.
+        card: how to use its vectors.
+        folder: the folder of a bundled or local model; None for a hub model.
+        preloaded: a read-only hub cache that already contains this hub model; None: there is none.
     """
 
     name: str
@@ -46,14 +47,14 @@ class Model:
     description: str
     license: str
     source: Source
-    card: ModelCard = BLANK
+    card: ModelCard = EMPTY_CARD
     folder: Folder | None = None
     preloaded: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class IgnoredFolder:
-    """A folder whose `model.json` cannot be used, and why."""
+    """A folder whose `model.json` cannot be used, and the reason."""
 
     name: str
     reason: str
@@ -63,98 +64,89 @@ class Catalog:
     """The models that exist, by name; immutable.
 
     Attributes:
-        ignored: folders that should have been models.
+        ignored: folders with a `model.json` that cannot be used.
     """
 
     def __init__(self, models: Iterable[Model], *, ignored: Iterable[IgnoredFolder] = ()) -> None:
-        """Keep *models*; of two with one name the later one counts."""
+        """Index *models* by name; if two have the same name, the later one wins."""
         self._models: Mapping[str, Model] = {model.name.lower(): model for model in models}
         self.ignored = tuple(ignored)
 
     @cached_property
     def models(self) -> tuple[Model, ...]:
-        """All models: those that need no download first, then by name."""
+        """All models: first those that need no download, then the others, each by name."""
         return tuple(sorted(self._models.values(), key=lambda model: (model.source == "hub", model.name.lower())))
 
     def find(self, name: str) -> Model | None:
-        """The model of this name, whatever its case, or None."""
+        """Return the model with this name, ignoring case, or None."""
         return self._models.get(name.lower())
 
     def get(self, name: str) -> Model:
-        """The model of this name, whatever its case.
+        """Return the model with this name, ignoring case.
 
         Raises:
-            UnknownModelError: no such model; it holds the closest names.
+            UnknownModelError: there is none; the error lists the closest names.
         """
         if (model := self.find(name)) is None:
             raise UnknownModelError(name, self.closest(name))
         return model
 
-    def closest(self, name: str, *, most: int = 3) -> list[str]:
-        """Names like *name*, the most similar first; what stands before the last slash counts little."""
-        wanted = name.lower()[:200]
-        full = difflib.get_close_matches(wanted, self._models, n=most, cutoff=0.6)
+    def closest(self, name: str, *, limit: int = 3) -> list[str]:
+        """Return up to *limit* names similar to *name*, the most similar first.
+
+        A name is compared as a whole, and then without its owner (the part before the last slash).
+        """
+        wanted = name.lower()[:MAX_COMPARED_CHARACTERS]
+        full = difflib.get_close_matches(wanted, self._models, n=limit, cutoff=MIN_SIMILARITY)
         by_tail = {key.rpartition("/")[2]: key for key in self._models}
-        tails = difflib.get_close_matches(wanted.rpartition("/")[2], by_tail, n=most, cutoff=0.6)
+        tails = difflib.get_close_matches(wanted.rpartition("/")[2], by_tail, n=limit, cutoff=MIN_SIMILARITY)
         keys = dict.fromkeys([*full, *(by_tail[tail] for tail in tails)])
-        return [self._models[key].name for key in keys][:most]
+        return [self._models[key].name for key in keys][:limit]
 
 
 def read_catalog(folders: Iterable[Path], *, bundled: str, preloaded: Path | None = None) -> Catalog:
-    """FastEmbed's registry and the model folders below *folders*, which win where a name is in both.
+    """Read FastEmbed's registry and the model folders. A folder wins over a registry model with the same name.
 
     Args:
-        folders: folders whose subfolders may hold a model; one that does not exist counts as empty.
-        bundled: the name of the model that comes with the service, in the first of *folders*.
-        preloaded: a cache of the hub that comes with the service; one that does not exist counts as empty.
+        folders: folders whose subfolders may contain a model; one that does not exist counts as empty.
+        bundled: name of the model that ships with the service, in the first of *folders*.
+        preloaded: a hub cache that ships with the service; one that does not exist counts as empty.
     """
     parents = list(dict.fromkeys(folders))
-    models, ignored = _registry(preloaded), []
+    models, ignored = _read_registry(preloaded), []
     for parent in parents:
         for path in sorted(parent.glob(f"*/{MANIFEST}")):
             try:
-                models.append(_of_folder(path.parent, bundled=bundled if parent == parents[0] else ""))
+                models.append(_read_model(path.parent, bundled=bundled if parent == parents[0] else ""))
             except (msgspec.MsgspecError, OSError, ValueError) as error:
                 ignored.append(IgnoredFolder(path.parent.name, _reason(error)))
                 log.warning("model_folder_ignored", folder=path.parent.name, reason=_reason(error))
     return Catalog(models, ignored=ignored)
 
 
-def _registry(preloaded: Path | None) -> list[Model]:
-    """FastEmbed's own models, without the folders that it was made to know."""
+def _read_registry(preloaded: Path | None) -> list[Model]:
     present = {path.name for path in preloaded.iterdir()} if preloaded and preloaded.is_dir() else set()
-    return [
-        _of_registry(kind.__name__, facts, preloaded if folder_of(facts) in present else None)
-        for kind in TextEmbedding.EMBEDDINGS_REGISTRY
-        for facts in kind._list_supported_models()  # noqa: SLF001 - the public list does not tell the kinds apart
-        if "@" not in facts.model
-    ]
+    return [_hub_model(model, preloaded if model.cache_folder in present else None) for model in registry_models()]
 
 
-def folder_of(facts: DenseModelDescription) -> str:
-    """The folder of a model in a cache of the hub."""
-    return repo_folder_name(repo_id=str(facts.sources.hf), repo_type="model")
-
-
-def _of_registry(kind: str, facts: DenseModelDescription, preloaded: Path | None) -> Model:
-    size_bytes = round(facts.size_in_GB * BYTES_PER_GB)
-    # The registry tells the longest input only in words: "..., 512 input tokens truncation, ..."
-    limit = re.search(r"(\d+) input tokens", facts.description)
+def _hub_model(model: RegistryModel, preloaded: Path | None) -> Model:
+    # The registry states the longest input only in words: "..., 512 input tokens truncation, ..."
+    limit = re.search(r"(\d+) input tokens", model.description)
     return Model(
-        name=facts.model,
-        dim=facts.dim or 0,
+        name=model.name,
+        dim=model.dim,
         max_tokens=int(limit[1]) if limit else None,
-        size_bytes=size_bytes,
-        memory_bytes=size_bytes,
-        description=facts.description,
-        license=facts.license,
+        size_bytes=model.size_bytes,
+        memory_bytes=model.size_bytes,
+        description=model.description,
+        license=model.license,
         source="hub",
-        card=card_of(facts.model, kind),
+        card=card_of(model.name, model.kind),
         preloaded=preloaded,
     )
 
 
-def _of_folder(path: Path, *, bundled: str) -> Model:
+def _read_model(path: Path, *, bundled: str) -> Model:
     folder = read_folder(path)
     manifest, size_bytes = folder.manifest, folder.size_bytes
     return Model(
@@ -172,5 +164,5 @@ def _of_folder(path: Path, *, bundled: str) -> Model:
 
 
 def _reason(error: Exception) -> str:
-    """Why a folder cannot be used, without the address of anything."""
+    """Return why a folder cannot be used, without its path."""
     return f"{error.strerror}: {Path(error.filename or '').name}" if isinstance(error, OSError) else str(error)

@@ -208,7 +208,7 @@ class Embedder:
         model = self.offered(self._default_model if model_name is None else model_name)
         async with self._leased(model, timeout_s) as encoder:
             prompt, tokenizer = model.card.prompt_for(input_type), encoder.tokenizer
-            items = await self._tokenized(texts, partial(tokenizer.cut, texts, prompt=prompt))
+            items = await self._tokenized(texts, partial(tokenizer.tokenize, texts, prompt=prompt))
             pieces = None
             if with_pieces:
                 pieces = await self._tokenized(texts, partial(tokenizer.tokens_of, texts, prompt=prompt))

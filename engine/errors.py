@@ -1,20 +1,23 @@
-"""The failures a caller may see: each has a status, a code that stays the same, and its facts."""
+"""Errors that callers can receive. Each class has an HTTP status, a stable code and a title."""
 
 from collections.abc import Mapping, Sequence
 
 NO_MEMORY = "there is not enough memory for it"
-"""Why a model cannot be loaded; whoever finds it says it in these words."""
+"""The cause in `ModelUnavailableError` when memory runs out; several modules detect that."""
+
+MAX_SHOWN_NAME_CHARACTERS = 100
+"""Characters of an unknown model's name that the error repeats; a name can be as long as the request body."""
 
 
 class ServiceError(Exception):
-    """A failure that is reported on purpose.
+    """An error that is reported to the caller on purpose.
 
     Attributes:
-        status: the HTTP status that fits.
-        code: a name for programs; it never changes.
-        title: what this kind of failure is, the same in every answer of its code.
+        status: the HTTP status.
+        code: a stable name for programs.
+        title: describes the kind of error; the same for every error of this code.
         facts: further members of the answer, such as the field and the limit.
-        retry_after_s: when trying again makes sense, in seconds; None: trying again changes nothing.
+        retry_after_s: when a retry makes sense, in seconds; None: a retry changes nothing.
     """
 
     status: int = 500
@@ -37,25 +40,27 @@ class InvalidInputError(ServiceError):
 
 
 class UnknownModelError(ServiceError):
-    """The caller named a model that is not in the catalogue.
+    """The request body names a model that is not in the catalogue.
 
     Attributes:
-        summary: the detail without a pointer to a route: at a start, no service answers yet.
+        name: the unknown name.
+        closest: up to three similar names.
+        summary: the detail without a pointer to a route, for messages of a start or a command: no service runs then.
     """
 
     status, code, title = 400, "unknown-model", "There is no such model"
 
     def __init__(self, name: str, closest: Sequence[str]) -> None:
-        hint = f" Did you mean {' or '.join(map(repr, closest))}?" if closest else ""
-        self.summary = f"No model named {name[:100]!r} is offered.{hint}"
-        detail = self.summary if closest else f"{self.summary} GET /models lists all."
-        super().__init__(detail, facts={"closest": list(closest)})
         self.name = name
         self.closest = closest
+        hint = f" Did you mean {' or '.join(map(repr, closest))}?" if closest else ""
+        self.summary = f"No model named {name[:MAX_SHOWN_NAME_CHARACTERS]!r} is offered.{hint}"
+        detail = self.summary if closest else f"{self.summary} GET /models lists all."
+        super().__init__(detail, facts={"closest": list(closest)})
 
 
 class ModelNotFoundError(UnknownModelError):
-    """The address names a model that is not in the catalogue."""
+    """The URL names a model that is not in the catalogue."""
 
     status = 404
 
@@ -66,11 +71,15 @@ class ModelNotAllowedError(ServiceError):
     status, code, title = 403, "model-not-allowed", "This model may not be used here"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"The model {name!r} is outside ALLOWED_MODELS. GET /models lists what may be used.")
+        super().__init__(f"ALLOWED_MODELS does not include the model {name!r}. GET /models lists what may be used.")
 
 
 class ModelUnavailableError(ServiceError):
-    """A model of the catalogue cannot be loaded now; other models are not affected."""
+    """A model of the catalogue cannot be loaded now; other models are not affected.
+
+    Attributes:
+        cause: the reason, without a capital letter and a full stop.
+    """
 
     status, code, title = 503, "model-unavailable", "The model cannot be loaded now"
 
@@ -81,48 +90,48 @@ class ModelUnavailableError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """More work waits than the service promises to do in time; nothing of this request was done."""
+    """Too much work is queued to finish this request in time; no part of it was computed."""
 
     status, code, title = 503, "overloaded", "Too much work is waiting"
 
 
 class DrainingError(ServiceError):
-    """The service is going down and takes no new work."""
+    """The service is shutting down and accepts no new work."""
 
     status, code, title = 503, "draining", "The service is shutting down"
 
     def __init__(self) -> None:
-        super().__init__("The service is shutting down and takes no new work.", retry_after_s=1)
+        super().__init__("The service is shutting down and accepts no new work.", retry_after_s=1)
 
 
 class CutOffError(DrainingError):
-    """The request was accepted, but the service's time to end was over before its answer was there."""
+    """The request was accepted, but the service's shutdown time ended before the answer was ready."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.detail = "The service had to end before this was answered. Nothing is kept of it; send it again."
+        self.detail = "The service had to stop before this request was answered. Send it again."
 
 
 class DeadlineError(ServiceError):
-    """The request's time was over before its answer was there; its waiting work was dropped."""
+    """The request's deadline passed before its answer was ready; its queued work was dropped."""
 
     status, code, title = 504, "deadline-exceeded", "The request took too long"
 
     def __init__(self) -> None:
-        super().__init__("The request's time was over before the answer was there; what still waited was dropped.")
+        super().__init__("The request's deadline passed before the answer was ready. Its queued work was dropped.")
 
 
 class InferenceError(ServiceError):
-    """The model failed while it ran."""
+    """The model failed during a run."""
 
     status, code, title = 500, "inference-failed", "The model failed"
 
     def __init__(self) -> None:
-        super().__init__("The model failed on this input. The failure is in the service's log.")
+        super().__init__("The model failed on this input. The service's log contains the error.")
 
 
 class LaneLostError(ServiceError):
-    """The thread of a model run has died, or none could be started; the next run gets a new one."""
+    """The thread of a model run died, or none could be started; the next run gets a new one."""
 
     status, code, title = 503, "lane-lost", "The model run lost its thread"
 
@@ -131,23 +140,27 @@ class LaneLostError(ServiceError):
 
 
 class InvalidVectorError(ServiceError):
-    """The model gave a vector that no caller should use: not finite, or of length zero."""
+    """The model returned an unusable vector: one that is not finite, or has length zero.
 
-    status, code, title = 500, "invalid-vector", "The model gave an unusable vector"
+    Attributes:
+        index: the text's position in the request.
+    """
+
+    status, code, title = 500, "invalid-vector", "The model returned an unusable vector"
 
     def __init__(self, index: int, reason: str) -> None:
-        super().__init__(f"The vector of text {index} {reason}, so it is not passed on.", facts={"index": index})
+        super().__init__(f"The vector of text {index} {reason}, so it is not returned.", facts={"index": index})
         self.index = index
 
 
 class MetricsDisabledError(ServiceError):
-    """The operator has switched the metrics off."""
+    """The operator has disabled the metrics."""
 
-    status, code, title = 403, "metrics-disabled", "The metrics are switched off"
+    status, code, title = 403, "metrics-disabled", "Metrics are disabled"
 
     def __init__(self) -> None:
-        super().__init__("The metrics are switched off by ENABLE_METRICS.")
+        super().__init__("ENABLE_METRICS disables the metrics.")
 
 
 class ModelMisbehavedError(Exception):
-    """A model did not do what models do; it names shapes and counts, never texts. Callers get `InferenceError`."""
+    """A model returned vectors of a wrong shape. Callers get `InferenceError`; the message contains no text."""

@@ -1,4 +1,4 @@
-"""A model folder's `model.json`: what its owner states of the model, and what is read of it."""
+"""The manifest of a model folder, `model.json`: its format, and the rules it must follow."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ Pooling = Literal["mean", "cls", "last_token", "none"]
 Size = Annotated[int, Meta(ge=1)]
 
 
-class FileFacts(msgspec.Struct, frozen=True):
-    """What the manifest promises of one file."""
+class StatedFile(msgspec.Struct, frozen=True):
+    """Hash and size of one file, as the manifest states them."""
 
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     size_bytes: Annotated[int, Meta(ge=0)]
 
 
 class Prompts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the model wants before a query and before a document; empty: nothing."""
+    """Prefixes that the model needs before a query and before a document; empty: none."""
 
     query: str = ""
     document: str = ""
@@ -33,14 +33,14 @@ class Prompts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A text, and the vector that the model must give for it (as it is, without a prompt)."""
+    """A text, and the vector that the model must return for it, without a prompt."""
 
     text: Annotated[str, Meta(min_length=1)]
     vector: list[float]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model folder's `model.json`."""
+    """The content of `model.json`; docs/MODELS.md describes each key."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\w.-]+(/[\w.-]+)*\Z")]
     dim: Size
@@ -55,7 +55,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     license: str = ""
     memory_bytes: Size | None = None
     additional_files: list[str] = msgspec.field(default_factory=list)
-    files: dict[str, FileFacts] = msgspec.field(default_factory=dict)
+    files: dict[str, StatedFile] = msgspec.field(default_factory=dict)
     prompts: Prompts = Prompts()
     needs_prompt: bool | None = None
     matryoshka: list[Size] = msgspec.field(default_factory=list)
@@ -64,35 +64,39 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A model that lies in a folder of ours."""
+    """A model in a folder, by its manifest.
+
+    Attributes:
+        digest: hash of the manifest and of the folder's path, so that a changed folder counts as another model.
+    """
 
     path: Path
     manifest: Manifest
-    digest: str  # of the manifest's bytes and the folder's address: another content is another model
+    digest: str
 
     @property
     def registry_name(self) -> str:
-        """The name under which FastEmbed knows this folder, apart from those of its own registry."""
+        """The folder's name in FastEmbed's registry; the `@` separates it from FastEmbed's own models."""
         return f"{self.manifest.name}@{self.digest}"
 
     @property
     def files(self) -> list[str]:
-        """All files that the manifest names."""
+        """All files that the manifest lists."""
         manifest = self.manifest
         return list(dict.fromkeys([manifest.model_file, *manifest.additional_files, *manifest.files]))
 
     @property
     def size_bytes(self) -> int:
-        """Of the files that are there."""
+        """Total size of the files that exist."""
         return sum((self.path / file).stat().st_size for file in self.files if (self.path / file).is_file())
 
 
 def read_folder(path: Path) -> Folder:
-    """The folder at *path*, by its manifest; whether the other files are there is seen when the model is loaded.
+    """Read the manifest in *path*. Missing other files are found only when the model is loaded.
 
     Raises:
-        msgspec.MsgspecError: the manifest breaks a rule.
-        ValueError: it names a file outside of the folder, or contradicts itself.
+        msgspec.MsgspecError: the manifest does not have the right format.
+        ValueError: it lists a file outside the folder, or contradicts itself.
         OSError: it cannot be read.
     """
     content = (path / MANIFEST).read_bytes()
@@ -101,14 +105,14 @@ def read_folder(path: Path) -> Folder:
     folder = Folder(path, manifest, digest)
     for file in folder.files:
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-            message = f"the file {file!r} lies outside the folder"
+            message = f"the file {file!r} is outside the folder"
             raise ValueError(message)
     if wrong := [size for size in manifest.matryoshka if size > manifest.dim]:
-        message = f"matryoshka names {wrong[0]}, more than the {manifest.dim} of dim"
+        message = f"matryoshka contains {wrong[0]}, but dim is {manifest.dim}"
         raise ValueError(message)
     for number, reference in enumerate(manifest.canary):
         peak = max(map(abs, reference.vector), default=0.0)
         if len(reference.vector) != manifest.dim or not 0.0 < peak <= FLOAT32_MAX:
-            message = f"the vector of canary[{number}] must have {manifest.dim} float32 numbers, not all of them zero"
+            message = f"the vector of canary[{number}] must have {manifest.dim} float32 numbers that are not all zero"
             raise ValueError(message)
     return folder

@@ -1,4 +1,4 @@
-"""What models' cards say on how to use their vectors: prompts, Matryoshka sizes, lengths."""
+"""How to use a model's vectors, as its model card says: prompts, Matryoshka dimensions, vector length."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ NO_PROMPTS = Prompts()
 
 @dataclass(frozen=True, slots=True)
 class Matryoshka:
-    """The sizes to which a model was trained to have its vectors cut.
+    """The shorter dimensions that a model was trained for (Matryoshka representation learning).
 
     Attributes:
-        sizes: those that the card names.
-        any_from: each size from this one up to the whole vector is meant, too; None: only *sizes*.
-        layer_norm: the card brings a vector to mean 0 and variance 1 before it is cut.
+        sizes: the dimensions that the card lists.
+        any_from: every dimension from this one up is allowed, too; None: only *sizes*.
+        layer_norm: before a vector is shortened, it is brought to mean 0 and variance 1.
     """
 
     sizes: tuple[int, ...]
@@ -26,7 +26,7 @@ class Matryoshka:
     layer_norm: bool = False
 
     def allows(self, dimensions: int) -> bool:
-        """Whether the card stands for vectors of so many numbers (at most those of a whole one)."""
+        """Whether the model was trained for vectors of *dimensions* numbers."""
         return dimensions in self.sizes or (self.any_from is not None and dimensions >= self.any_from)
 
     def __str__(self) -> str:
@@ -35,14 +35,14 @@ class Matryoshka:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """How a model wants to be used.
+    """How to use one model.
 
     Attributes:
-        prompts: what stands before a query and before a document.
-        needs_prompt: without them (or its tasks) the vectors are worse than the model can do.
-        uses_tasks: it tells queries from documents by a task id instead, which FastEmbed's own methods set.
-        matryoshka: None: it was not trained to have its vectors cut.
-        normalized: whether FastEmbed gives its vectors at length 1; None: not known before it is loaded.
+        prompts: prefixes for queries and documents.
+        needs_prompt: without the prefixes (or tasks) its vectors are worse than they could be.
+        uses_tasks: it distinguishes queries from documents by a task id, which FastEmbed's own methods set.
+        matryoshka: None: it was not trained for shorter vectors.
+        normalized: whether FastEmbed returns its vectors at length 1; None: known once it is loaded.
     """
 
     prompts: Prompts = NO_PROMPTS
@@ -52,21 +52,26 @@ class ModelCard:
     normalized: bool | None = None
 
     def prompt_for(self, input_type: InputType | None) -> str:
-        """What stands before a text of this type; without a type nothing does."""
+        """Return the prefix for a text of this type; empty without a type."""
         return "" if input_type is None else getattr(self.prompts, input_type)
 
 
-BLANK = ModelCard()
+EMPTY_CARD = ModelCard()
 
 
 def card_of(name: str, kind: str) -> ModelCard:
-    """The card of a model of FastEmbed's registry, which knows it as one of *kind*, a class of its own."""
-    card = CARDS.get(name, BLANK)
+    """Return the card of a model in FastEmbed's registry.
+
+    Args:
+        name: of the model.
+        kind: name of the FastEmbed class that runs it.
+    """
+    card = CARDS.get(name, EMPTY_CARD)
     return replace(card, normalized=NORMALIZED.get(kind, card.normalized))
 
 
 def card_of_folder(manifest: Manifest) -> ModelCard:
-    """The card that a folder's manifest states."""
+    """Return the card that a folder's manifest describes."""
     needs_prompt = bool(manifest.prompts) if manifest.needs_prompt is None else manifest.needs_prompt
     return ModelCard(
         prompts=manifest.prompts,
@@ -86,50 +91,50 @@ NORMALIZED: Mapping[str, bool] = {
     "LastTokenNormalizedEmbedding": True,
     "StaticTextEmbedding": True,
 }
-"""Whether FastEmbed 0.9.1's classes bring vectors to length 1; `BuiltinSentenceEmbedding` leaves it to the graph."""
+"""Whether a class of FastEmbed 0.9.1 brings vectors to length 1; for `BuiltinSentenceEmbedding`, the graph decides."""
 
 _FOR_SEARCH = "Represent this sentence for searching relevant passages: "
 _FOR_SEARCH_ZH = "为这个句子生成表示以用于检索相关文章："  # noqa: RUF001 - the full-width colon is its authors'
 _NOMIC = Prompts(query="search_query: ", document="search_document: ")
 _NOMIC_SIZES = Matryoshka((64, 128, 256, 512), any_from=64, layer_norm=True)
-# The two tasks differ by a full stop and a space: each is what its authors' config_sentence_transformers.json says.
+# The two differ by a full stop and a space: each is as in its authors' config_sentence_transformers.json.
 _QWEN3 = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 _STELLA = "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: "
 
-_WANTS_SEARCH = ModelCard(Prompts(query=_FOR_SEARCH), needs_prompt=True)
-_TAKES_SEARCH = ModelCard(Prompts(query=_FOR_SEARCH))
+_NEEDS_SEARCH = ModelCard(Prompts(query=_FOR_SEARCH), needs_prompt=True)
+_ALLOWS_SEARCH = ModelCard(Prompts(query=_FOR_SEARCH))
 
 CARDS: Mapping[str, ModelCard] = {
-    # FlagOpen/FlagEmbedding, README of baai_general_embedding: recommended for v1, "only a slight degradation" without
-    # it for v1.5; documents never have one.
-    "BAAI/bge-base-en": _WANTS_SEARCH,
-    "BAAI/bge-small-en": _WANTS_SEARCH,
-    "BAAI/bge-base-en-v1.5": _TAKES_SEARCH,
-    "BAAI/bge-large-en-v1.5": _TAKES_SEARCH,
-    "BAAI/bge-small-en-v1.5": _TAKES_SEARCH,
+    # FlagOpen/FlagEmbedding, README of baai_general_embedding: recommended for v1; "only a slight degradation" without
+    # it for v1.5; none for documents.
+    "BAAI/bge-base-en": _NEEDS_SEARCH,
+    "BAAI/bge-small-en": _NEEDS_SEARCH,
+    "BAAI/bge-base-en-v1.5": _ALLOWS_SEARCH,
+    "BAAI/bge-large-en-v1.5": _ALLOWS_SEARCH,
+    "BAAI/bge-small-en-v1.5": _ALLOWS_SEARCH,
     "BAAI/bge-small-zh-v1.5": ModelCard(Prompts(query=_FOR_SEARCH_ZH)),
     # Its card: "you have to provide the prompt", and 512 as the size of its Matryoshka example; no list of sizes.
-    "mixedbread-ai/mxbai-embed-large-v1": replace(_WANTS_SEARCH, matryoshka=Matryoshka((512,))),
-    # Snowflake-Labs/arctic-embed, README: on the query only; only the later v1.5 and v2.0 may be cut.
-    "snowflake/snowflake-arctic-embed-xs": _WANTS_SEARCH,
-    "snowflake/snowflake-arctic-embed-s": _WANTS_SEARCH,
-    "snowflake/snowflake-arctic-embed-m": _WANTS_SEARCH,
-    "snowflake/snowflake-arctic-embed-m-long": _WANTS_SEARCH,
-    "snowflake/snowflake-arctic-embed-l": _WANTS_SEARCH,
-    # Card of stella_en_400M_v5: its s2p prompt. Its sizes are heads of their own, so a vector must not be cut.
+    "mixedbread-ai/mxbai-embed-large-v1": replace(_NEEDS_SEARCH, matryoshka=Matryoshka((512,))),
+    # Snowflake-Labs/arctic-embed, README: for queries only; only the later v1.5 and v2.0 allow shorter vectors.
+    "snowflake/snowflake-arctic-embed-xs": _NEEDS_SEARCH,
+    "snowflake/snowflake-arctic-embed-s": _NEEDS_SEARCH,
+    "snowflake/snowflake-arctic-embed-m": _NEEDS_SEARCH,
+    "snowflake/snowflake-arctic-embed-m-long": _NEEDS_SEARCH,
+    "snowflake/snowflake-arctic-embed-l": _NEEDS_SEARCH,
+    # Card of stella_en_400M_v5: its s2p prompt. Its dimensions are separate heads, so a vector must not be shortened.
     "Qdrant/stella-en-400M-v5-doc-onnx": ModelCard(Prompts(query=_STELLA), needs_prompt=True),
-    # Card of v1.5: a prefix is a must; sizes from 768 to 64, layer norm before the cut. v1 was not trained for it.
+    # Card of v1.5: a prefix is required; 64 to 768 dimensions, after layer norm. v1 was not trained for that.
     "nomic-ai/nomic-embed-text-v1.5": ModelCard(_NOMIC, needs_prompt=True, matryoshka=_NOMIC_SIZES),
     "nomic-ai/nomic-embed-text-v1.5-Q": ModelCard(_NOMIC, needs_prompt=True, matryoshka=_NOMIC_SIZES),
     "nomic-ai/nomic-embed-text-v1": ModelCard(_NOMIC, needs_prompt=True),
     # Its card: "Each input text should start with".
     "intfloat/multilingual-e5-large": ModelCard(Prompts(query="query: ", document="passage: "), needs_prompt=True),
-    # Its card: a task id, which FastEmbed sets. (The authors' own code puts a sentence before the text, too, which
-    # FastEmbed's query_embed does not: these vectors are FastEmbed's.)
+    # Its card: a task id, which FastEmbed sets. (The authors' own code also puts a sentence before the text.
+    # FastEmbed's query_embed does not, and this service returns FastEmbed's vectors.)
     "jinaai/jina-embeddings-v3": ModelCard(
         needs_prompt=True, uses_tasks=True, matryoshka=Matryoshka((32, 64, 128, 256, 512, 768))
     ),
-    # Hugging Face's blog embeddinggemma.md, by its authors: prompts, sizes, length 1 by the model's last module.
+    # Hugging Face's blog embeddinggemma.md, by its authors: prompts, dimensions; the last module normalises.
     "google/embeddinggemma-300m": ModelCard(
         Prompts(query="task: search result | query: ", document="title: none | text: "),
         needs_prompt=True,
@@ -138,7 +143,7 @@ CARDS: Mapping[str, ModelCard] = {
     ),
     # FastEmbed's registry: "embeddings are not normalized".
     "ibm-granite/granite-embedding-small-english-r2": ModelCard(normalized=False),
-    # QwenLM/Qwen3-Embedding: an instruction on queries only; sizes from 32 up are the caller's choice.
+    # QwenLM/Qwen3-Embedding: an instruction for queries only; any dimension from 32 up.
     "Qwen/Qwen3-Embedding-0.6B": ModelCard(
         Prompts(query=_QWEN3), needs_prompt=True, matryoshka=Matryoshka((), any_from=32)
     ),
@@ -146,4 +151,4 @@ CARDS: Mapping[str, ModelCard] = {
         Prompts(query=_QWEN3), needs_prompt=True, matryoshka=Matryoshka((), any_from=32)
     ),
 }
-"""By the registry's name. Models that are not here want no prompt and were not trained to have their vectors cut."""
+"""Cards by registry name. A model without a card needs no prompt and was not trained for shorter vectors."""

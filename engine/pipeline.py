@@ -80,7 +80,7 @@ def prepare_texts(tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, o
     if options.long_text != "truncate":
         windows = tokenizer.windows(texts, prompt=prompt, with_spans=options.long_text == "chunks")
         return PreparedTexts([item for parts in windows for item in parts], [len(parts) for parts in windows])
-    items = tokenizer.cut(texts, prompt=prompt, side=None if options.truncate == "none" else options.truncate)
+    items = tokenizer.tokenize(texts, prompt=prompt, side=None if options.truncate == "none" else options.truncate)
     if options.truncate == "none":
         _refuse_long(items, tokenizer.max_tokens)
     return PreparedTexts(items)

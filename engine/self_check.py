@@ -1,8 +1,8 @@
-"""A model proves itself when it loads: finite vectors, those it is known for, and the same whatever shares their run.
+"""Checks a model when it loads: finite vectors, its reference vectors, and the same vector whatever shares its run.
 
-A text must get the same vector whatever else is in its run. Models that were quantised dynamically to int8 break that:
-the scale of their activations is taken over the whole run. Such a model is told apart here, by running the same texts
-alone and together, and is then run in a way that keeps its vectors the same, at a cost that is measured, too.
+A text must get the same vector whatever else is in its run. Models that were quantised dynamically to int8 break this
+rule: the scale of their activations is taken over the whole run. The check runs the same texts alone and together to
+find such a model. It is then run in a way that keeps its vectors the same, and the check measures what that costs.
 """
 
 import time
@@ -25,30 +25,33 @@ PROBES = (
     "One, two, three, four, five: a quick fox rests in the warm sun for 42 minutes.",
     "Zwölf Äpfel, 3,50 €. 今日。",
 )
-"""Texts of unlike lengths, words, digits, signs and scripts, so that their activations differ."""
+"""The texts of the check. Their lengths, words, digits, signs and scripts differ, so that their activations do, too."""
 MAX_DRIFT = 1e-5
-"""How far a number of a vector may be from that of the same text run alone, with vectors at length 1."""
+"""The largest accepted difference between a number of a vector and the same number of the text run alone.
+
+Both vectors have length 1. The bundled float32 model measures about 1e-7.
+"""
 MIN_COSINE = 0.999
-"""What a reference vector must have in common with the model's own; float16 weights cost 1e-6 of it."""
+"""The least accepted cosine between a vector and the manifest's reference. Float16 weights cost 1e-6 of it."""
 UNIT_TOLERANCE = 1e-3
-"""How far a length may be from 1 and count as 1; float16 outputs are off by as much as 5e-4."""
+"""How far a vector's length may be from 1 and still count as 1. Float16 outputs are off by up to 5e-4."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class SelfCheck:
-    """What a model has proven.
+class SelfCheckResult:
+    """What the check has measured.
 
     Attributes:
         batch_drift: the largest difference of a number between vectors of the same text run alone and together with
-            others, both at length 1; None: texts cannot be run together, as where the graph takes one at a time.
-        batching: which texts may share a run: of any (`mixed`) or of `equal` length, or none (`single`).
-        batching_cost: seconds that the probes take when they are run as *batching* says, over those of one run; 1
-            where that is one run.
-        canary_cosine: the least cosine to the model's reference vectors; None: it has none.
-        is_unit: whether FastEmbed gives its vectors at length 1.
-        seconds_per_token: the model's pace, in seconds of one lane per token of modelled cost.
+            others, both at length 1. None: texts cannot be run together, for example if the graph takes one at a time.
+        batching: which texts may share a run: any (`mixed`), only those of `equal` length, or none (`single`).
+        batching_cost: seconds that the probes take if they are run as *batching* says, relative to a single run for
+            all; 1 if that is how they are run.
+        canary_cosine: the least cosine to the model's reference vectors; None: it has no references.
+        is_unit: whether FastEmbed returns its vectors at length 1.
+        seconds_per_token: speed of the model, in seconds of one lane per token of modelled cost.
     """
 
     batch_drift: float | None
@@ -66,114 +69,114 @@ class SelfCheck:
 Encode = Callable[[Sequence[TokenizedText]], Matrix]
 
 
-def check_model(model: Model, tokenizer: TextTokenizer, encode: Encode) -> SelfCheck:
-    """Let a model prove itself. Blocks for a handful of runs, which are its warm-up, too.
+def run_self_check(model: Model, tokenizer: TextTokenizer, encode: Encode) -> SelfCheckResult:
+    """Check a model's vectors. Blocks for a handful of runs, which also warm the model up.
 
     Raises:
-        ModelUnavailableError: it gives NaN, infinity or other dimensions than stated, its vectors are not those of
-            its references, or a prompt of its leaves no room for a text.
+        ModelUnavailableError: the vectors contain NaN or infinity, have another dimension than stated or differ from
+            the references, or one of the model's prompts leaves no space for a text.
     """
     _check_prompts(model, tokenizer)
-    first, *others = items = tokenizer.cut(PROBES)
-    vector = encode([first])  # the first run is slow, so it is not timed
+    first, *others = items = tokenizer.tokenize(PROBES)
+    vector = encode([first])  # not timed: the first run is slow
     _check_shape(model, vector)
     started = time.perf_counter()
-    alone = np.concatenate([vector, _one_by_one(encode, others)])
-    pace = (time.perf_counter() - started) / sum(cost(1, item.length) for item in others)
+    alone = np.concatenate([vector, _run_each(encode, others)])
+    seconds_per_token = (time.perf_counter() - started) / sum(cost(1, item.length) for item in others)
     if not np.isfinite(alone).all():
-        raise ModelUnavailableError(model.name, "its vectors hold NaN or infinity")
-    cosine = _canary(model, tokenizer, encode, dict(zip(PROBES, alone, strict=True)))
+        raise ModelUnavailableError(model.name, "its vectors contain NaN or infinity")
+    cosine = _check_references(model, tokenizer, encode, dict(zip(PROBES, alone, strict=True)))
     started = time.perf_counter()
     drift = _drift_together(encode, items, alone)
     together_s = time.perf_counter() - started
     is_invariant = drift is not None and drift <= MAX_DRIFT
-    single_s = pace * sum(cost(1, item.length) for item in items)
-    check = SelfCheck(
+    single_s = seconds_per_token * sum(cost(1, item.length) for item in items)
+    result = SelfCheckResult(
         batch_drift=drift,
-        batching="mixed" if is_invariant else _batching(encode, items),
+        batching="mixed" if is_invariant else _choose_batching(encode, items),
         batching_cost=1.0 if is_invariant or drift is None else round(single_s / together_s, 2),
         canary_cosine=cosine,
         is_unit=_is_unit(alone),
-        seconds_per_token=pace,
+        seconds_per_token=seconds_per_token,
     )
-    if not check.is_batch_invariant:
+    if not result.is_batch_invariant:
         log.warning(
             "model_not_batch_invariant",
             model=model.name,
             drift=drift,
-            batching=check.batching,
-            cost=check.batching_cost,
+            batching=result.batching,
+            cost=result.batching_cost,
         )
-    return check
+    return result
 
 
-def drift_of(vectors: Matrix, wanted: Matrix) -> float:
-    """The largest difference of a number, with all vectors at length 1; infinite where the shapes differ."""
-    if vectors.shape != wanted.shape:
+def drift_of(vectors: Matrix, expected: Matrix) -> float:
+    """Return the largest difference of a number, with all vectors at length 1; infinity if the shapes differ."""
+    if vectors.shape != expected.shape:
         return float("inf")
-    return float(np.abs(unit(vectors) - unit(wanted)).max())
+    return float(np.abs(unit(vectors) - unit(expected)).max())
 
 
-def _one_by_one(encode: Encode, items: Sequence[TokenizedText]) -> Matrix:
+def _run_each(encode: Encode, items: Sequence[TokenizedText]) -> Matrix:
     return np.concatenate([encode([item]) for item in items])
 
 
-def _batching(encode: Encode, items: Sequence[TokenizedText]) -> Batching:
-    """Whether texts of equal length may share a run: then padding was what made the vectors drift."""
+def _choose_batching(encode: Encode, items: Sequence[TokenizedText]) -> Batching:
+    """Try texts of equal length together: if these do not drift, it was padding that made the others drift."""
     shortest = min(item.length for item in items)
     equal = [TokenizedText(shortest, item.ids[:shortest]) for item in items]
-    drift = _drift_together(encode, equal, _one_by_one(encode, equal))
+    drift = _drift_together(encode, equal, _run_each(encode, equal))
     return "equal" if drift is not None and drift <= MAX_DRIFT else "single"
 
 
 def _drift_together(encode: Encode, items: Sequence[TokenizedText], alone: Matrix) -> float | None:
-    """How far the vectors of *items* in one run are from those *alone*; None where they cannot share one."""
+    """Return how far the vectors of *items* in one run are from those *alone*; None if they cannot share a run."""
     try:
         drift = drift_of(encode(items), alone)
-    except Exception:  # noqa: BLE001 - alone they have all been run, so it is the company that the graph does not take
+    except Exception:  # noqa: BLE001 - each item ran alone before, so the graph does not accept more than one text
         return None
     return drift if np.isfinite(drift) else None
 
 
-def _canary(
+def _check_references(
     model: Model, tokenizer: TextTokenizer, encode: Encode, known: Mapping[str, NDArray[np.float32]]
 ) -> float | None:
-    """The least cosine to the model's reference vectors; *known* are vectors of texts that have been run alone."""
+    """Return the least cosine to the model's reference vectors; *known* contains vectors of texts that ran alone."""
     references = model.folder.manifest.canary if model.folder else []
     if not references:
         return None
     new = [reference.text for reference in references if reference.text not in known]
     if new:
-        known = {**known, **dict(zip(new, _one_by_one(encode, tokenizer.cut(new)), strict=True))}
+        known = {**known, **dict(zip(new, _run_each(encode, tokenizer.tokenize(new)), strict=True))}
     vectors = np.stack([known[reference.text] for reference in references])
-    wanted = np.asarray([reference.vector for reference in references], dtype=np.float32)
-    cosine = float((unit(vectors) * unit(wanted)).sum(axis=1).min())
+    expected = np.asarray([reference.vector for reference in references], dtype=np.float32)
+    cosine = float((unit(vectors) * unit(expected)).sum(axis=1).min())
     if not cosine >= MIN_COSINE:
         raise ModelUnavailableError(
             model.name,
-            f"its vectors are not those of its canary (cosine {cosine:.4f}, where {MIN_COSINE} is due), "
-            "so a file of it is wrong",
+            f"its vectors differ from its manifest's canary (cosine {cosine:.4f}, expected {MIN_COSINE} or more): "
+            "one of its files is wrong",
         )
     return cosine
 
 
 def _check_prompts(model: Model, tokenizer: TextTokenizer) -> None:
-    most = tokenizer.max_tokens
+    limit = tokenizer.max_tokens
     for prompt in (model.card.prompts.query, model.card.prompts.document):
-        if prompt and most is not None and (tokens := tokenizer.cut([prompt])[0].tokens) >= most:
+        if prompt and limit is not None and (tokens := tokenizer.tokenize([prompt])[0].tokens) >= limit:
             raise ModelUnavailableError(
-                model.name, f"a prompt of its has {tokens} tokens, which leaves no room for a text among {most}"
+                model.name, f"one of its prompts has {tokens} tokens, which leaves no space for a text among {limit}"
             )
 
 
 def _check_shape(model: Model, vectors: Matrix) -> None:
     if vectors.shape != (1, model.dim):
         raise ModelUnavailableError(
-            model.name, f"its vectors have {vectors.shape[-1]} dimensions where {model.dim} are stated"
+            model.name, f"its vectors have {vectors.shape[-1]} dimensions, but its description states {model.dim}"
         )
 
 
 def _is_unit(vectors: Matrix) -> bool:
     norms = np.linalg.norm(vectors, axis=1)
-    known = norms[norms > 0.0]  # some models give zeros for a text in a script that they do not know
-    return bool(known.size and (np.abs(known - 1.0) <= UNIT_TOLERANCE).all())
+    nonzero = norms[norms > 0.0]  # some models return zeros for a text in a script that they do not know
+    return bool(nonzero.size and (np.abs(nonzero - 1.0) <= UNIT_TOLERANCE).all())

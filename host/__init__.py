@@ -1,1 +1,1 @@
-"""What this machine gives the process: usable cores, memory, folders, ports."""
+"""What the machine offers this process: usable cores, memory, folders and ports."""

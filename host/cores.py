@@ -1,4 +1,4 @@
-"""Cores: how many this process may use, and the priority of its threads."""
+"""The number of cores this process may use, and the priority of its threads."""
 
 import contextlib
 import os
@@ -9,17 +9,17 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores(*, cgroup: Path = CGROUP) -> int:
-    """Cores that this process may really use, at least 1.
+    """Return the number of cores that this process may use, at least 1.
 
-    The smaller one of its CPU affinity (which follows a cpuset) and its cgroup's CPU quota, rounded down: a lane more
-    than the quota pays for is stopped by the kernel in the middle of its work.
+    This is the smaller of its CPU affinity (which follows a cpuset) and its cgroup's CPU quota, rounded down. The
+    kernel would throttle one lane more than the quota allows in the middle of a run.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, int(_quota(cgroup) or cores)))
 
 
 def _quota(cgroup: Path) -> float | None:
-    """The CPU quota in cores, of cgroup v2 (`cpu.max`) or v1; None: none is set."""
+    """Return the CPU quota in cores, from cgroup v2 (`cpu.max`) or v1; None: no quota is set."""
     with contextlib.suppress(OSError, ValueError):
         quota, period = (cgroup / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -30,9 +30,9 @@ def _quota(cgroup: Path) -> float | None:
 
 
 def lower_priority(by: int) -> None:
-    """Lower the calling thread's priority by so many steps of niceness.
+    """Raise the niceness of the calling thread by *by* steps, to at most 19.
 
-    Linux keeps a niceness per thread; elsewhere it is the process's, so nothing is changed there.
+    Linux has a niceness per thread. Elsewhere it belongs to the process, so this does nothing there.
     """
     if hasattr(os, "sched_getaffinity"):
         thread = threading.get_native_id()

@@ -1,25 +1,28 @@
-"""Why a folder cannot be written, and what helps; for who starts the service, as it names places and users."""
+"""Explains why a folder is not writable and how to fix it.
+
+The explanations contain paths and user ids, so they are for operators, not for callers.
+"""
 
 import os
 import stat
 from pathlib import Path
 
 
-def existing(path: Path) -> Path:
-    """The path, or the nearest one above it that exists."""
+def nearest_existing(path: Path) -> Path:
+    """Return *path*, or its nearest parent that exists."""
     path = path.absolute()
-    return next(place for place in (path, *path.parents) if os.path.lexists(place))
+    return next(candidate for candidate in (path, *path.parents) if os.path.lexists(candidate))
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """Why no files can be made in *folder*, which may not exist yet; None: they can."""
-    place = existing(folder)
-    if not place.is_dir():
-        return f"{place} is no folder"
-    if os.access(place, os.W_OK | os.X_OK):
+    """Return why files cannot be created in *folder*, which may not exist yet, or None if they can."""
+    path = nearest_existing(folder)
+    if not path.is_dir():
+        return f"{path} is not a folder"
+    if os.access(path, os.W_OK | os.X_OK):
         return None
-    if os.statvfs(place).f_flag & os.ST_RDONLY:
-        return f"{place} is read-only; mount a volume there that can be written"
-    found, user = place.stat(), os.geteuid()
-    told = f"{place} belongs to user {found.st_uid} (mode {stat.S_IMODE(found.st_mode):o}), the service runs as user"
-    return f"{told} {user}; `chown -R {user} {place}` lets it write"
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"{path} is read-only; mount a writable volume there"
+    status, user = path.stat(), os.geteuid()
+    owner = f"{path} belongs to user {status.st_uid} (mode {stat.S_IMODE(status.st_mode):o})"
+    return f"{owner}, but the service runs as user {user}; run `chown -R {user} {path}`"

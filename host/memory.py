@@ -1,4 +1,4 @@
-"""Memory: what this process may have, what is still available, and how freed memory goes back to the system."""
+"""How much memory this process may use, how much is available, and how freed memory goes back to the kernel."""
 
 import ctypes
 import gc
@@ -12,51 +12,53 @@ from host.cores import CGROUP
 PROC = Path("/proc")
 
 M_MMAP_THRESHOLD = -3
-"""The parameter's number in glibc's malloc.h."""
+"""Number of this mallopt parameter in glibc's malloc.h."""
 LARGE_BLOCK_BYTES = 1 << 20
+"""Blocks from this size on are mapped one by one. A model's weights are larger; most other blocks are smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimit:
-    """What the process may have.
+    """How much memory the process may use.
 
     Attributes:
-        bytes: None: nobody tells.
-        swap_bytes: what the machine could put elsewhere, for whoever may use it.
-        is_containers: a cgroup sets it, of a container or a unit; else it is the machine's memory.
+        bytes: None: unknown on this system.
+        swap_bytes: size of the machine's swap.
+        is_from_cgroup: the limit comes from the cgroup of a container or systemd unit, not from the machine's memory.
     """
 
     bytes: int | None
     swap_bytes: int = 0
-    is_containers: bool = False
+    is_from_cgroup: bool = False
 
 
 def memory_limit(*, proc: Path = PROC, cgroup: Path = CGROUP) -> MemoryLimit:
-    """The least of the machine's memory and the limits of the process's cgroups, v1 or v2."""
-    total = _of_meminfo(proc, "MemTotal")
+    """Return the lowest of the machine's memory and the limits of the process's cgroups, v1 or v2."""
+    total = _meminfo(proc, "MemTotal")
     limit = min(_limits(proc, cgroup), default=None)
-    swap = _of_meminfo(proc, "SwapTotal") or 0
+    swap = _meminfo(proc, "SwapTotal") or 0
     if limit is None or (total is not None and total <= limit):
         return MemoryLimit(total, swap)
-    return MemoryLimit(limit, swap, is_containers=True)
+    return MemoryLimit(limit, swap, is_from_cgroup=True)
 
 
 def _limits(proc: Path, cgroup: Path) -> Iterator[int]:
-    """Those of the own cgroup and all above it; in a container its own is the root of what it sees."""
-    own = [""]
+    """Yield the limits of the process's cgroup and all its parents. In a container, the root is its own cgroup."""
+    paths = [""]
     with suppress(OSError):
-        own += [line.split(":", 2)[-1] for line in (proc / "self/cgroup").read_text().splitlines()]
+        paths += [line.split(":", 2)[-1] for line in (proc / "self/cgroup").read_text().splitlines()]
     for root, name in ((cgroup, "memory.max"), (cgroup / "memory", "memory.limit_in_bytes")):
-        for path in own:
-            place = root / path.strip("/")
-            for folder in (place, *place.parents):
+        for path in paths:
+            own = root / path.strip("/")
+            for folder in (own, *own.parents):
                 if not folder.is_relative_to(root):
                     break
-                with suppress(OSError, ValueError):  # "max" is no number: no limit is set
+                with suppress(OSError, ValueError):  # "max" instead of a number means no limit
                     yield int((folder / name).read_text())
 
 
-def _of_meminfo(proc: Path, name: str) -> int | None:
+def _meminfo(proc: Path, name: str) -> int | None:
+    """Return one entry of /proc/meminfo in bytes; None if it cannot be read."""
     with suppress(OSError, ValueError, IndexError):
         [line] = [line for line in (proc / "meminfo").read_text().splitlines() if line.startswith(f"{name}:")]
         return 1024 * int(line.split()[1])
@@ -64,31 +66,31 @@ def _of_meminfo(proc: Path, name: str) -> int | None:
 
 
 def available_bytes(*, proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
-    """Memory that may still be taken, of the machine's or of the container's, whichever is less; None: not told."""
+    """Return the memory that is still available, to the machine or the container, whichever is less; None: unknown."""
     found = []
-    if (of_machine := _of_meminfo(proc, "MemAvailable")) is not None:
+    if (of_machine := _meminfo(proc, "MemAvailable")) is not None:
         found.append(of_machine)
-    with suppress(OSError, ValueError):  # "max" is no number: no limit is set
+    with suppress(OSError, ValueError):  # "max" instead of a number means no limit
         limit = int((cgroup / "memory.max").read_text())
         found.append(max(0, limit - int((cgroup / "memory.current").read_text())))
     return min(found, default=None)
 
 
-def return_large_blocks() -> None:
-    """Make freed memory of models go back to the system at once, for the rest of the process's life.
+def fix_mmap_threshold() -> None:
+    """Make the memory of freed models go back to the kernel at once, for the rest of the process's life.
 
-    glibc maps blocks from M_MMAP_THRESHOLD on one by one and unmaps them when they are freed, but raises that
-    threshold to the largest block freed so far, up to 32 MiB. After the first model that was dropped, the weights of
-    the next ones lie in heaps that other blocks keep alive. A threshold that is set stays (see `man mallopt`).
+    glibc maps blocks from M_MMAP_THRESHOLD on one by one and unmaps them when they are freed. By default, it raises
+    the threshold to the largest block freed so far, up to 32 MiB. After the first evicted model, the weights of the
+    next ones would be in heaps that other blocks keep alive. A threshold set explicitly stays (see `man mallopt`).
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
-def give_memory_back() -> None:
-    """Return freed memory to the system. Blocks for some milliseconds.
+def trim_memory() -> None:
+    """Return freed memory to the kernel. Blocks for some milliseconds.
 
-    glibc keeps freed memory for later; `malloc_trim` hands it over. Other C libraries have no such call.
+    glibc keeps freed memory for later use; `malloc_trim` returns it. Other C libraries have no such function.
     """
     gc.collect()
     with suppress(OSError, AttributeError):

@@ -1,24 +1,24 @@
-"""The socket that the service listens on."""
+"""Opens the socket that the service listens on, and explains why it cannot."""
 
 import errno
 import socket
 
 BACKLOG = 2048
-"""Connections that the kernel holds until the service accepts them."""
+"""Connections that the kernel queues until the service accepts them; uvicorn's default."""
 
 LISTENING_HINTS = {
-    errno.EACCES: " Ports below 1024 are for root: set PORT=8000, and let the container or a proxy map the other one.",
-    errno.EADDRINUSE: " Another process has the port: end it, or set another PORT.",
-    errno.EADDRNOTAVAIL: " This machine has no such address: set HOST=0.0.0.0 for all of its own.",
+    errno.EACCES: " Ports below 1024 need root: set PORT=8000, and map the other port in the container or proxy.",
+    errno.EADDRINUSE: " Another process uses the port: stop it, or set another PORT.",
+    errno.EADDRNOTAVAIL: " This machine does not have that address: set HOST=0.0.0.0 to use all of its addresses.",
 }
 
 
 class ListenError(Exception):
-    """The service cannot listen on HOST and PORT; the message says why and what helps.
+    """The service cannot listen on HOST and PORT. The message contains the cause and a fix.
 
     Attributes:
         reason: the cause alone, such as `Address already in use`.
-        is_in_use: another process listens there.
+        is_in_use: another process uses the port.
     """
 
     def __init__(self, host: str, port: int, error: Exception) -> None:
@@ -30,17 +30,17 @@ class ListenError(Exception):
 
 
 def open_listening_socket(host: str, port: int) -> socket.socket:
-    """Bind to *host* and *port* and listen.
+    """Bind a TCP socket to *host* and *port* and listen.
 
     Raises:
-        ListenError: the address is not valid, not allowed, or in use.
+        ListenError: the address is invalid, forbidden or in use.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        listening.listen(BACKLOG)  # only this takes the port: two servers may have bound it
+        listening.listen(BACKLOG)  # two servers can bind the same port; only one can listen
     except (OSError, TypeError, UnicodeError) as error:
         listening.close()
         raise ListenError(host, port, error) from None

@@ -143,7 +143,7 @@ async def begun(loader: Loader) -> None:
 async def test_a_model_is_loaded_once_and_kept(make: Make, loader: Loader) -> None:
     models = make()
     async with models.lease(A) as first:
-        assert first.encode(first.tokenizer.cut(["one"])).shape == (1, 4)
+        assert first.encode(first.tokenizer.tokenize(["one"])).shape == (1, 4)
     async with models.lease(A) as second:
         assert second is first
     assert loader.loads == ["a"]
@@ -225,10 +225,10 @@ async def test_a_model_idle_for_longer_than_its_ttl_is_dropped(make: Make, clock
     clock.now_s = TTL_S / 2
     await use(models, B)
     clock.now_s = TTL_S - 0.1
-    await models.drop_idle()
+    await models.evict_idle()
     assert [*models.loaded] == ["a", "b"]
     clock.now_s = TTL_S
-    await models.drop_idle()
+    await models.evict_idle()
     assert [*models.loaded] == ["b"]
 
 
@@ -236,9 +236,9 @@ async def test_a_leased_model_outlives_its_ttl(make: Make, clock: ManualClock) -
     models = make()
     async with models.lease(A):
         clock.now_s = 10 * TTL_S
-        await models.drop_idle()
+        await models.evict_idle()
         assert [*models.loaded] == ["a"]
-    await models.drop_idle()
+    await models.evict_idle()
     assert [*models.loaded] == ["a"]  # its time begins when it is given back
 
 
@@ -428,7 +428,7 @@ async def test_idle_models_are_looked_for_until_cancelled(make: Make, clock: Man
     models = make()
     await use(models, A)
     clock.now_s = TTL_S
-    looking = asyncio.create_task(models.drop_idle_forever(interval_s=0))
+    looking = asyncio.create_task(models.evict_idle_forever(interval_s=0))
     await turn()
     assert [*models.loaded] == []
     looking.cancel()
@@ -466,16 +466,16 @@ from pathlib import Path
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
 from engine.catalog import read_catalog
 from engine.encoder import load_encoder
-from host.memory import give_memory_back, return_large_blocks
+from host.memory import trim_memory, fix_mmap_threshold
 from model_manager import ModelManager
 
 def resident_mb():
-    give_memory_back()
+    trim_memory()
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1]) / 1024
 
 async def main():
-    return_large_blocks()
+    fix_mmap_threshold()
     catalog = read_catalog([BUNDLED_MODELS_DIR], bundled=BUNDLED_MODEL)
     with ThreadPoolExecutor(4) as executor:
         models = ModelManager(
@@ -486,10 +486,10 @@ async def main():
         seen = []
         for _ in range(6):
             async with models.lease(catalog.get(BUNDLED_MODEL)) as encoder:
-                encoder.encode(encoder.tokenizer.cut(["memory " * 250] * 2))
+                encoder.encode(encoder.tokenizer.tokenize(["memory " * 250] * 2))
                 del encoder
             loaded = resident_mb()
-            await models.drop_idle()
+            await models.evict_idle()
             seen.append((loaded, resident_mb()))
         print(json.dumps(seen))
 

@@ -221,11 +221,11 @@ def test_whole_numbers_are_of_vectors_at_length_1(client: httpx.Client, dtype: s
     ("name", "cause"),
     [
         pytest.param("acme/impostor", "canary", id="wrong-canary"),
-        pytest.param("acme/flipped", "'model.onnx' is not the one", id="flipped-bit"),
+        pytest.param("acme/flipped", "'model.onnx' is not the expected one", id="flipped-bit"),
         pytest.param("acme/short", "'tokenizer.json' has 100 bytes", id="cut-short"),
         pytest.param("acme/gone", "'model.onnx' is missing", id="missing"),
         pytest.param("acme/nan", "NaN", id="nan"),
-        pytest.param("acme/chatty", "no room", id="prompt-too-long"),
+        pytest.param("acme/chatty", "no space", id="prompt-too-long"),
     ],
 )
 def test_model_that_does_not_prove_itself_never_serves(

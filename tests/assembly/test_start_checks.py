@@ -72,8 +72,8 @@ def test_models_that_cannot_fit_end_the_start(models: Path, tmp_path: Path) -> N
     (tmp_path / "memory.max").write_text("50000000\n")
     with started(LIMITED, models, LIMITS=str(tmp_path)) as server:
         assert server.wait_for_end() == 1
-        assert last_line(server).startswith("Cannot start: The models of REQUIRED_MODELS need 75 MB of memory")
-        assert "may have 50 MB (the limit of its container or unit)" in last_line(server)
+        assert last_line(server).startswith("Cannot start: The models of REQUIRED_MODELS need at least 75 MB")
+        assert "may use only 50 MB (the limit of its container or systemd unit)" in last_line(server)
 
 
 def test_models_that_hardly_fit_are_loaded_with_a_warning(models: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def quantised(models: Path) -> Outcome:
 def vectors_of(models: Path, name: str) -> NDArray[np.float64]:
     """Each text run alone, which is how the quantised model must be run; at length 1."""
     encoder = load_encoder(read_catalog([models], bundled="").get(name), hub_cache_dir=models)
-    rows = np.concatenate([encoder.encode(encoder.tokenizer.cut([text])) for text in TEXTS]).astype(np.float64)
+    rows = np.concatenate([encoder.encode(encoder.tokenizer.tokenize([text])) for text in TEXTS]).astype(np.float64)
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 

@@ -9,7 +9,7 @@ from cli.comparison_report import Comparison, Side, Skipped, as_json, as_lines, 
 from cli.model_process import Loaded
 from engine.catalog import Model
 from engine.fingerprint import ModelFingerprint
-from engine.self_check import SelfCheck
+from engine.self_check import SelfCheckResult
 
 
 def side(dim: int = 4, *, memory_bytes: int | None = 2_000_000, cpu_ms: float = 2.0) -> Side:
@@ -18,7 +18,7 @@ def side(dim: int = 4, *, memory_bytes: int | None = 2_000_000, cpu_ms: float = 
         0.5,
         memory_bytes,
         None,
-        SelfCheck(0.0, "mixed", 1.0, None, is_unit=True, seconds_per_token=1e-4),
+        SelfCheckResult(0.0, "mixed", 1.0, None, is_unit=True, seconds_per_token=1e-4),
         ModelFingerprint("", "", "1", "1", "0123456789abcdef"),
     )
     return Side(model, 1_000_000, loaded, np.ones((1, dim), np.float32), 2.5, cpu_ms, memory_bytes, 0)

@@ -143,7 +143,7 @@ def test_file_of_a_folder_that_is_not_the_promised_one_is_a_failure(tmp_path: Pa
     change(folder, files={"model.onnx": {"sha256": "0" * 64, "size_bytes": size_bytes}})
     outcome = download("acme/tiny", hub=None, cache=tmp_path, MODELS_DIR=str(tmp_path))
     assert (outcome.code, outcome.out) == (1, "")
-    assert "acme/tiny: failed: its file 'model.onnx' is not the one that it should be" in outcome.err
+    assert "acme/tiny: failed: its file 'model.onnx' is not the expected one" in outcome.err
 
 
 def test_no_name_is_wrong_use(tmp_path: Path) -> None:

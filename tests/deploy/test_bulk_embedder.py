@@ -54,11 +54,11 @@ def output_of(work: Work, unit: Unit) -> pa.Table:
 def test_vectors_are_those_of_each_text_alone(encoder: Encoder, unit: Unit, work: Work) -> None:
     done = embed_unit(encoder, unit, work)
     table = output_of(work, unit)
-    alone = np.concatenate([encoder.encode(encoder.tokenizer.cut([text])) for text in GOOD])
+    alone = np.concatenate([encoder.encode(encoder.tokenizer.tokenize([text])) for text in GOOD])
     np.testing.assert_allclose(np.stack(table["embedding"].to_numpy()), alone, atol=1e-6)
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 384)
     assert table["id"].to_pylist() == [0, 1, 2, 3, 5]
-    assert table["tokens"].to_pylist() == [item.tokens for item in encoder.tokenizer.cut(GOOD)]
+    assert table["tokens"].to_pylist() == [item.tokens for item in encoder.tokenizer.tokenize(GOOD)]
     assert table["truncated"].to_pylist() == [False, False, True, False, False]
     assert (done.texts, done.truncated, done.skipped, done.failure) == (5, 1, 1, "")
     assert done.bad_rows == (f"{unit.path}, row 4: the text is missing or null",)

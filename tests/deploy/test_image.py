@@ -190,7 +190,7 @@ def test_volume_that_cannot_be_written_is_told_and_the_bundled_model_serves(imag
     done = call("run", "--rm", *mounted, "--env", f"REQUIRED_MODELS={HUB_MODEL}", image)
     assert done.returncode != 0
     assert "HUB_CACHE_DIR cannot be written: /data belongs to user 0" in done.stdout + done.stderr
-    assert "`chown -R 10001 /data` lets it write" in done.stdout + done.stderr
+    assert "run `chown -R 10001 /data`" in done.stdout + done.stderr
 
 
 def test_archive_of_an_image_serves_where_there_is_no_network(preloaded: str, tmp_path: Path) -> None:

@@ -77,5 +77,5 @@ def test_all_other_texts_are_looked_at_where_there_are_fewer_than_ten() -> None:
 
 @pytest.mark.parametrize("texts", [0, 1])
 def test_lone_text_has_no_neighbours(texts: int) -> None:
-    with pytest.raises(ValueError, match="lone"):
+    with pytest.raises(ValueError, match="single text"):
         overlaps(vectors(1, texts=texts), vectors(2, texts=texts))

@@ -29,7 +29,7 @@ def write(folder: Path, contents: Mapping[str, bytes] = CONTENTS) -> ModelFiles:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return ModelFiles(
-        folder=folder, model_file="model.onnx", revision="r1", names=tuple(contents), promised={}, settings="mean"
+        folder=folder, model_file="model.onnx", revision="r1", names=tuple(contents), expected={}, settings="mean"
     )
 
 
@@ -52,7 +52,7 @@ def test_files_as_promised_pass(files: ModelFiles, digest_of: Callable[[bytes], 
     promised = {
         name: ExpectedFile(digest_of(content), len(content) if has_size else None) for name, content in CONTENTS.items()
     }
-    assert replace(files, promised=promised).fingerprint == files.fingerprint
+    assert replace(files, expected=promised).fingerprint == files.fingerprint
 
 
 @pytest.mark.parametrize("digest_of", [pytest.param(sha256, id="sha256"), pytest.param(git_blob, id="git's id")])
@@ -64,8 +64,8 @@ def test_one_flipped_bit_of_a_promised_file_is_told(
     content[len(content) // 2] ^= 1
     (files.folder / name).write_bytes(content)
     promised = ExpectedFile(digest_of(CONTENTS[name]), len(content))
-    with pytest.raises(CorruptFileError, match="is not the one that it should be") as spoilt:
-        _ = replace(files, promised={name: promised}).fingerprint
+    with pytest.raises(CorruptFileError, match="is not the expected one") as spoilt:
+        _ = replace(files, expected={name: promised}).fingerprint
     assert repr(name) in str(spoilt.value)
     assert digest_of(CONTENTS[name])[:12] in str(spoilt.value)
     assert digest_of(bytes(content))[:12] in str(spoilt.value)
@@ -75,8 +75,8 @@ def test_one_flipped_bit_of_a_promised_file_is_told(
 def test_file_of_another_size_is_told_with_both_sizes(files: ModelFiles) -> None:
     (files.folder / "model.onnx").write_bytes(b"a gra")
     promised = {"model.onnx": ExpectedFile(sha256(b"a graph"), 7)}
-    with pytest.raises(CorruptFileError, match=r"'model.onnx' has 5 bytes where 7 are due"):
-        _ = replace(files, promised=promised).fingerprint
+    with pytest.raises(CorruptFileError, match=r"'model.onnx' has 5 bytes instead of 7"):
+        _ = replace(files, expected=promised).fingerprint
 
 
 @pytest.mark.parametrize("is_promised", [True, False], ids=["promised", "not-promised"])
@@ -84,7 +84,7 @@ def test_missing_file_is_told(files: ModelFiles, *, is_promised: bool) -> None:
     (files.folder / "tokenizer.json").unlink()
     promised = {"tokenizer.json": ExpectedFile(sha256(b"{}"), 2)} if is_promised else {}
     with pytest.raises(CorruptFileError, match=r"'tokenizer.json' is missing"):
-        _ = replace(files, promised=promised).fingerprint
+        _ = replace(files, expected=promised).fingerprint
 
 
 def renamed(files: ModelFiles) -> ModelFiles:
@@ -134,7 +134,7 @@ def test_fingerprint_changes_with_the_version_of(
     [
         pytest.param(lambda files: replace(files, names=files.names[::-1]), id="order of the files"),
         pytest.param(
-            lambda files: replace(files, promised={"model.onnx": ExpectedFile(sha256(b"a graph"))}), id="promises"
+            lambda files: replace(files, expected={"model.onnx": ExpectedFile(sha256(b"a graph"))}), id="promises"
         ),
         pytest.param(lambda files: write(files.folder / "elsewhere"), id="place"),
     ],
@@ -167,7 +167,7 @@ def folder_files(folder: Path) -> ModelFiles:
 def test_files_of_a_folder_are_promised_by_its_manifest(tmp_path: Path) -> None:
     folder = TinyModel("acme/tiny", is_hashed=True).write(tmp_path)
     files = folder_files(folder)
-    assert set(files.promised) == {path.name for path in folder.iterdir()} - {"model.json"}
+    assert set(files.expected) == {path.name for path in folder.iterdir()} - {"model.json"}
     assert files.fingerprint.onnx_sha256 == sha256((folder / "model.onnx").read_bytes())
     (folder / "config.json").write_bytes((folder / "config.json").read_bytes().replace(b"0", b"1"))
     with pytest.raises(CorruptFileError, match=r"config.json"):

@@ -60,7 +60,7 @@ def test_prompts_sizes_and_canaries_are_read(tmp_path: Path) -> None:
         pytest.param({"prompts": {"question": "q: "}}, "question", id="unknown-prompt"),
         pytest.param({"prompts": "q: "}, "prompts", id="prompt-that-is-no-object"),
         pytest.param({"matryoshka": [0]}, "matryoshka", id="no-dimension"),
-        pytest.param({"matryoshka": [2, 5]}, "matryoshka names 5, more than the 4", id="more-than-there-are"),
+        pytest.param({"matryoshka": [2, 5]}, "matryoshka contains 5, but dim is 4", id="more-than-there-are"),
         pytest.param({"matryoshka": 2}, "matryoshka", id="size-that-is-no-list"),
         pytest.param({"canary": [{"text": "one"}]}, "vector", id="canary-without-a-vector"),
         pytest.param({"canary": [{"text": "", "vector": VECTOR}]}, "text", id="canary-without-a-text"),

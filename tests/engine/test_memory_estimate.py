@@ -3,8 +3,8 @@ from engine.memory_estimate import (
     MIN_PROCESS_BYTES,
     PROCESS_BYTES,
     MemoryNeed,
-    advice,
-    need_of,
+    estimate_memory,
+    tight_memory_fields,
     why_impossible,
 )
 from host.memory import MemoryLimit
@@ -16,30 +16,30 @@ def model(megabytes: int) -> Model:
 
 def test_unknown_limit_stops_nothing() -> None:
     limit = MemoryLimit(None)
-    need = need_of([model(10**9)], lambda _: 1)
+    need = estimate_memory([model(10**9)], lambda _: 1)
     assert why_impossible(need, limit) is None
     assert not need.is_tight(limit)
 
 
 def test_need_is_that_of_all_models_while_the_largest_is_loaded() -> None:
-    need = need_of([model(100), model(300)], lambda model: 2 if model.name == "a/100" else 1)
+    need = estimate_memory([model(100), model(300)], lambda model: 2 if model.name == "a/100" else 1)
     assert need.bytes == PROCESS_BYTES + 2 * 110_000_000 + 330_000_000 + 300_000_000
-    assert need.least_bytes == MIN_PROCESS_BYTES + 400_000_000
+    assert need.min_bytes == MIN_PROCESS_BYTES + 400_000_000
 
 
 def test_what_cannot_be_is_told_with_both_numbers_and_what_to_do() -> None:
-    need, limit = MemoryNeed(3_000_000_000, 2_000_000_000), MemoryLimit(1_000_000_000, is_containers=True)
+    need, limit = MemoryNeed(3_000_000_000, 2_000_000_000), MemoryLimit(1_000_000_000, is_from_cgroup=True)
     reason = why_impossible(need, limit) or ""
-    for part in ("REQUIRED_MODELS", "2,000 MB", "1,000 MB", "its container", "fewer or smaller"):
+    for part in ("REQUIRED_MODELS", "at least 2,000 MB", "only 1,000 MB", "its container", "fewer or smaller"):
         assert part in reason
-    assert "this machine's" in (why_impossible(need, MemoryLimit(1_000_000_000)) or "")
+    assert "this machine" in (why_impossible(need, MemoryLimit(1_000_000_000)) or "")
 
 
 def test_what_swap_might_hold_is_not_refused_but_tight() -> None:
     need, limit = MemoryNeed(3_000, 2_000), MemoryLimit(1_500, swap_bytes=1_000)
     assert why_impossible(need, limit) is None
     assert need.is_tight(limit)
-    assert advice(need, limit)["limit_mb"] == 0
+    assert tight_memory_fields(need, limit)["limit_mb"] == 0
 
 
 def test_what_fits_is_neither() -> None:

@@ -5,7 +5,7 @@ from fastembed import TextEmbedding
 from msgspec.structs import replace
 
 from engine.manifest import Manifest, Prompts
-from engine.model_cards import BLANK, CARDS, NORMALIZED, Matryoshka, ModelCard, card_of, card_of_folder
+from engine.model_cards import CARDS, EMPTY_CARD, NORMALIZED, Matryoshka, ModelCard, card_of, card_of_folder
 
 LEFT_TO_OTHERS = {
     "BuiltinSentenceEmbedding": "the graph itself decides, so a model's own card tells",
@@ -58,7 +58,7 @@ def test_card_tells_of_each_model_whether_it_is_normalised_as_far_as_its_class_d
     card = card_of(name, kind)
     if kind in NORMALIZED:
         assert card.normalized is NORMALIZED[kind]
-    assert card.prompts == CARDS.get(name, BLANK).prompts
+    assert card.prompts == CARDS.get(name, EMPTY_CARD).prompts
 
 
 @pytest.mark.parametrize(

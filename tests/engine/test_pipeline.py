@@ -80,7 +80,7 @@ def test_text_is_cut_on_the_side_asked_for(side: str) -> None:
     options = EmbedOptions(truncate=side)  # type: ignore[arg-type]  # pytest's parameters are plain strings
     [item] = prepare_texts(OURS, [text], "", options).items
     by_hand = [*["one"] * (ROOM - 3), *["two"] * 3] if side == "start" else ["one"] * ROOM
-    assert list(item.ids) == list(OURS.cut([" ".join(by_hand)])[0].ids)
+    assert list(item.ids) == list(OURS.tokenize([" ".join(by_hand)])[0].ids)
 
 
 def test_text_that_is_too_long_is_refused_where_nothing_may_be_cut() -> None:
@@ -130,7 +130,7 @@ def test_cut_vectors_are_the_first_numbers_at_length_one_unless_that_is_refused(
 ) -> None:
     options = EmbedOptions(dimensions=size, normalize=normalize)
     vectors = vectors_of(4)
-    finished, dimension = postprocess(vectors, PreparedTexts(OURS.cut(["one"] * 4)), options, MODEL)
+    finished, dimension = postprocess(vectors, PreparedTexts(OURS.tokenize(["one"] * 4)), options, MODEL)
     first = vectors[:, :size]
     wanted: NDArray[Any] = first if normalize is False else np.stack([length_one(row) for row in first])
     np.testing.assert_allclose(finished, wanted, rtol=1e-6, atol=1e-7)
@@ -140,7 +140,7 @@ def test_cut_vectors_are_the_first_numbers_at_length_one_unless_that_is_refused(
 def test_cut_follows_the_layer_norm_of_the_models_card() -> None:
     vectors = vectors_of(4)
     options = EmbedOptions(dimensions=3)
-    finished, _ = postprocess(vectors, PreparedTexts(OURS.cut(["one"] * 4)), options, NORMED)
+    finished, _ = postprocess(vectors, PreparedTexts(OURS.tokenize(["one"] * 4)), options, NORMED)
     for was, now in zip(vectors.astype(np.float64), finished, strict=True):
         normed = (was - was.mean()) / np.sqrt(was.var() + 1e-5)
         np.testing.assert_allclose(now, length_one(normed[:3]), rtol=1e-5, atol=1e-6)
@@ -158,14 +158,14 @@ def test_mean_is_cut_after_it_was_taken() -> None:
 @pytest.mark.parametrize(("dtype", "columns"), [("int8", DIM), ("uint8", DIM), ("binary", 1), ("ubinary", 1)])
 def test_dimension_counts_numbers_and_not_their_bytes(dtype: str, columns: int) -> None:
     options = EmbedOptions(dtype=dtype)  # type: ignore[arg-type]  # pytest's parameters are plain strings
-    finished, dimension = postprocess(vectors_of(2), PreparedTexts(OURS.cut(["one"] * 2)), options, MODEL)
+    finished, dimension = postprocess(vectors_of(2), PreparedTexts(OURS.tokenize(["one"] * 2)), options, MODEL)
     assert (finished.shape, dimension) == ((2, columns), DIM)
 
 
 def test_numbers_of_eight_bits_are_made_of_vectors_at_length_one() -> None:
     vectors = vectors_of(3) * np.float32(1000)
     options = EmbedOptions(dtype="int8")
-    finished, _ = postprocess(vectors, PreparedTexts(OURS.cut(["one"] * 3)), options, MODEL)
+    finished, _ = postprocess(vectors, PreparedTexts(OURS.tokenize(["one"] * 3)), options, MODEL)
     wanted = np.stack([length_one(row) for row in vectors])
     assert np.abs(finished / 127 - wanted).max() <= 1 / 254 + 1e-7
 
@@ -197,7 +197,7 @@ def test_vector_of_which_a_cut_leaves_nothing_is_told(normalize: bool | None) ->
     vectors[1, :2] = 0.0
     options = EmbedOptions(dimensions=2, normalize=normalize)
     with pytest.raises(InvalidVectorError, match="text 1 has a norm of zero"):
-        postprocess(vectors, PreparedTexts(OURS.cut(["one"] * 2)), options, MODEL)
+        postprocess(vectors, PreparedTexts(OURS.tokenize(["one"] * 2)), options, MODEL)
 
 
 def test_cut_chunk_of_which_nothing_is_left_is_told_by_its_text() -> None:

@@ -12,7 +12,7 @@ from engine.catalog import read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import ModelUnavailableError
 from engine.jobs import Batching
-from engine.self_check import MAX_DRIFT, MIN_COSINE, PROBES, SelfCheck, drift_of
+from engine.self_check import MAX_DRIFT, MIN_COSINE, PROBES, SelfCheckResult, drift_of
 from tests.support.tiny import MAX_TOKENS, Reference, TinyModel, mean_of
 from tests.support.tiny_models import PROBE_WORDS, matmul, nan_for_unknown, write_padding_sensitive, write_quantised
 
@@ -21,14 +21,14 @@ def load(folder: Path, name: str) -> Encoder:
     return load_encoder(read_catalog([folder], bundled="").get(name), hub_cache_dir=folder / "cache")
 
 
-def checked(encoder: Encoder) -> SelfCheck:
-    assert encoder.check
-    return encoder.check
+def checked(encoder: Encoder) -> SelfCheckResult:
+    assert encoder.self_check
+    return encoder.self_check
 
 
 def drift_among(encoder: Encoder, texts: Sequence[str]) -> float:
     """How far vectors of *texts* are from their own when all share one run."""
-    items = encoder.tokenizer.cut(texts)
+    items = encoder.tokenizer.tokenize(texts)
     alone = np.concatenate([encoder.encode([item]) for item in items])
     return drift_of(encoder.encode(items), alone)
 
@@ -77,14 +77,14 @@ def test_model_that_gives_nan_is_refused(tmp_path: Path) -> None:
     TinyModel("acme/nan", graph=nan_for_unknown).write(tmp_path)
     with pytest.raises(ModelUnavailableError) as refused:
         load(tmp_path, "acme/nan")
-    assert refused.value.cause == "its vectors hold NaN or infinity"
+    assert refused.value.cause == "its vectors contain NaN or infinity"
 
 
 def test_model_with_other_dimensions_than_stated_is_refused(tmp_path: Path) -> None:
     TinyModel("acme/liar", dim=4, stated_dim=8).write(tmp_path)
     with pytest.raises(ModelUnavailableError) as refused:
         load(tmp_path, "acme/liar")
-    assert refused.value.cause == "its vectors have 4 dimensions where 8 are stated"
+    assert refused.value.cause == "its vectors have 4 dimensions, but its description states 8"
 
 
 def reference(text: str, words: Sequence[str], *, turned_by: float = 0.0) -> Reference:
@@ -125,8 +125,8 @@ def test_wrong_canary_refuses_the_model_with_its_cause(wrong: Reference, tmp_pat
     TinyModel("acme/canary", canary=[reference("one two", ["one", "two"]), wrong]).write(tmp_path)
     with pytest.raises(ModelUnavailableError) as refused:
         load(tmp_path, "acme/canary")
-    assert "its vectors are not those of its canary (cosine " in refused.value.cause
-    assert "where 0.999 is due" in refused.value.cause
+    assert "its vectors differ from its manifest's canary (cosine " in refused.value.cause
+    assert "expected 0.999 or more" in refused.value.cause
 
 
 def test_canary_is_embedded_without_the_prompt(tmp_path: Path) -> None:
@@ -152,12 +152,12 @@ def test_model_without_a_canary_has_no_cosine(tmp_path: Path) -> None:
 def test_prompt_must_leave_room_for_a_text(kind: str, words: int, *, fits: bool, tmp_path: Path) -> None:
     TinyModel("acme/wordy", prompts={kind: "one " * words}).write(tmp_path)
     if fits:
-        [item] = load(tmp_path, "acme/wordy").tokenizer.cut(["two three"], prompt="one " * words, side="start")
+        [item] = load(tmp_path, "acme/wordy").tokenizer.tokenize(["two three"], prompt="one " * words, side="start")
         assert item.length == MAX_TOKENS
         return
     with pytest.raises(ModelUnavailableError) as refused:
         load(tmp_path, "acme/wordy")
-    assert f"{words + 2} tokens, which leaves no room for a text among {MAX_TOKENS}" in refused.value.cause
+    assert f"{words + 2} tokens, which leaves no space for a text among {MAX_TOKENS}" in refused.value.cause
 
 
 @pytest.mark.parametrize("is_unit", [True, False])
@@ -184,8 +184,8 @@ def test_drift_is_the_largest_difference_at_length_one(
 
 @pytest.mark.parametrize("batching", ["mixed", "equal", "single"])
 def test_model_is_batch_invariant_by_its_drift(batching: Batching) -> None:
-    def check(drift: float) -> SelfCheck:
-        return SelfCheck(drift, batching, 1.0, None, is_unit=True, seconds_per_token=1.0)
+    def check(drift: float) -> SelfCheckResult:
+        return SelfCheckResult(drift, batching, 1.0, None, is_unit=True, seconds_per_token=1.0)
 
     assert check(MAX_DRIFT).is_batch_invariant
     assert not check(MAX_DRIFT * 1.01).is_batch_invariant

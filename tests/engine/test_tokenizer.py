@@ -74,7 +74,7 @@ def ids_of(make: Make, text: str, *, special: bool = True) -> list[int]:
 @properties
 @given(texts=st.lists(any_texts, max_size=5))
 def test_tokens_are_those_of_the_models_own_tokenizer_in_the_order_asked(make: Make, texts: list[str]) -> None:
-    items = OURS[make].cut(texts)
+    items = OURS[make].tokenize(texts)
     assert [item.tokens for item in items] == [len(ids_of(make, text)) for text in texts]
     for item, text in zip(items, texts, strict=True):
         assert item.length == min(item.tokens, MAX_COUNT)
@@ -88,7 +88,7 @@ def test_tokens_are_those_of_the_models_own_tokenizer_in_the_order_asked(make: M
 @properties
 @given(text=any_texts)
 def test_cut_is_tokenizers_own_truncation_from_that_side(make: Make, side: Side, text: str) -> None:
-    [item] = OURS[make].cut([text], side=side)
+    [item] = OURS[make].tokenize([text], side=side)
     assert list(item.ids) == list(CUTTING[make, side].encode(text).ids)
 
 
@@ -96,7 +96,7 @@ def test_cut_is_tokenizers_own_truncation_from_that_side(make: Make, side: Side,
 @properties
 @given(text=any_texts)
 def test_cut_at_the_start_keeps_all_of_the_prompt_and_the_special_tokens(make: Make, text: str) -> None:
-    [item] = OURS[make].cut([text], prompt=PROMPT, side="start")
+    [item] = OURS[make].tokenize([text], prompt=PROMPT, side="start")
     whole = PLAIN[make].encode(PROMPT + text)
     assert item.tokens == len(whole.ids)
     assert item.length == min(item.tokens, max(MAX_COUNT, len(ids_of(make, PROMPT)) + 1))
@@ -114,7 +114,7 @@ def test_cut_at_the_start_keeps_all_of_the_prompt_and_the_special_tokens(make: M
 @properties
 @given(text=any_texts)
 def test_cut_at_the_end_with_a_prompt_is_tokenizers_own_truncation_of_prompt_and_text(text: str) -> None:
-    [item] = OURS[word_pieces].cut([text], prompt=PROMPT, side="end")
+    [item] = OURS[word_pieces].tokenize([text], prompt=PROMPT, side="end")
     assert list(item.ids) == list(CUTTING[word_pieces, "end"].encode(PROMPT + text).ids)
 
 
@@ -126,8 +126,8 @@ def test_prompt_and_text_keep_the_tokens_that_each_has_alone(text: str) -> None:
     own = ids_of(word_pieces, text, special=False)
     room = MAX_COUNT - 2 - len(prompt)
     cls, sep = ids_of(word_pieces, "")
-    [start] = OURS[word_pieces].cut([text], prompt=PROMPT, side="start")
-    [end] = OURS[word_pieces].cut([text], prompt=PROMPT, side="end")
+    [start] = OURS[word_pieces].tokenize([text], prompt=PROMPT, side="start")
+    [end] = OURS[word_pieces].tokenize([text], prompt=PROMPT, side="end")
     assert list(start.ids) == [cls, *prompt, *own[-room:], sep]
     assert list(end.ids) == [cls, *prompt, *own[:room], sep]
     assert start.tokens == end.tokens == len(prompt) + len(own) + 2
@@ -139,7 +139,7 @@ def test_prompt_and_text_keep_the_tokens_that_each_has_alone(text: str) -> None:
 def test_cut_on_word_boundaries_is_the_text_cut_by_hand(side: Side, words: list[str]) -> None:
     room = MAX_COUNT - 2
     by_hand = words[-room:] if side == "start" else words[:room]
-    [item] = OURS[word_pieces].cut([" ".join(words)], side=side)
+    [item] = OURS[word_pieces].tokenize([" ".join(words)], side=side)
     assert list(item.ids) == ids_of(word_pieces, " ".join(by_hand))
 
 
@@ -250,7 +250,7 @@ def test_special_tokens_written_out_are_the_texts_own() -> None:
     """As the model's tokenizer reads them; what was written may be cut, what the model needs may not."""
     text = "[SEP] " * 20
     cls, sep = ids_of(word_pieces, "")
-    [item] = OURS[word_pieces].cut([text], side="start")
+    [item] = OURS[word_pieces].tokenize([text], side="start")
     assert list(item.ids) == [cls] + [sep] * 11
     [windows] = OURS[word_pieces].windows([text])
     assert [window.weight for window in windows] == [10, 10]
@@ -263,8 +263,8 @@ def test_cut_without_a_side_is_as_the_tokenizer_is_set_up(direction: str, side: 
     ours = TextTokenizer(tokenizer, adds_special_tokens=True, max_tokens=None)
     text = " ".join(WORDS * 3)
     assert (ours.default_side, ours.max_tokens) == (side, MAX_COUNT)
-    assert list(ours.cut([text])[0].ids) == list(ours.cut([text], side=side)[0].ids)
-    assert list(ours.cut([text])[0].ids) == list(OURS[word_pieces].cut([text], side=side)[0].ids)
+    assert list(ours.tokenize([text])[0].ids) == list(ours.tokenize([text], side=side)[0].ids)
+    assert list(ours.tokenize([text])[0].ids) == list(OURS[word_pieces].tokenize([text], side=side)[0].ids)
 
 
 def test_own_limit_of_the_tokenizer_wins_over_the_stated_one() -> None:
@@ -276,7 +276,7 @@ def test_own_limit_of_the_tokenizer_wins_over_the_stated_one() -> None:
 def test_model_without_a_limit_takes_a_text_whole() -> None:
     ours = TextTokenizer(word_pieces(), adds_special_tokens=True, max_tokens=None)
     text = "apple " * 3000
-    [item] = ours.cut([text], prompt=PROMPT, side="start")
+    [item] = ours.tokenize([text], prompt=PROMPT, side="start")
     assert (item.length, item.is_truncated) == (3004, False)
     [[window]] = ours.windows([text], with_spans=True)
     assert (window.length, window.weight, window.span) == (3002, 3000, (0, len(text) - 1))
@@ -285,9 +285,9 @@ def test_model_without_a_limit_takes_a_text_whole() -> None:
 @pytest.mark.parametrize("side", ["start", "end"])
 def test_model_without_special_tokens_gets_none(side: Side) -> None:
     ours = TextTokenizer(word_pieces(), adds_special_tokens=False, max_tokens=5)
-    [item] = ours.cut([" ".join(WORDS)], side=side)
+    [item] = ours.tokenize([" ".join(WORDS)], side=side)
     own = ids_of(word_pieces, " ".join(WORDS), special=False)
     assert (item.tokens, list(item.ids)) == (10, own[-5:] if side == "start" else own[:5])
     [windows] = ours.windows([" ".join(WORDS)])
     assert [list(window.ids) for window in windows] == [own[:5], own[5:]]
-    assert [item.length for item in ours.cut([""])] == [0]
+    assert [item.length for item in ours.tokenize([""])] == [0]

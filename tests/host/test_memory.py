@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from host.memory import MemoryLimit, available_bytes, give_memory_back, memory_limit
+from host.memory import MemoryLimit, available_bytes, memory_limit, trim_memory
 
 MACHINE = 8_000_000 * 1024
 V1_UNLIMITED = "9223372036854771712"
@@ -25,7 +25,7 @@ def write(path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "limit", "is_containers"),
+    ("file", "content", "limit", "is_from_cgroup"),
     [
         pytest.param("memory.max", "500000000", 500_000_000, True, id="v2"),
         pytest.param("memory.max", "max", MACHINE, False, id="v2-unlimited"),
@@ -36,11 +36,11 @@ def write(path: Path, content: str) -> None:
     ],
 )
 def test_limit_is_the_containers_or_the_machines(
-    proc: Path, tmp_path: Path, *, file: str, content: str, limit: int, is_containers: bool
+    proc: Path, tmp_path: Path, *, file: str, content: str, limit: int, is_from_cgroup: bool
 ) -> None:
     write(tmp_path / "cgroup" / file, content)
     found = memory_limit(proc=proc, cgroup=tmp_path / "cgroup")
-    assert found == MemoryLimit(limit, 1_024_000, is_containers=is_containers)
+    assert found == MemoryLimit(limit, 1_024_000, is_from_cgroup=is_from_cgroup)
 
 
 def test_least_limit_on_the_way_up_counts(proc: Path, tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_memory_that_nobody_tells_is_unknown(content: str, tmp_path: Path) -> No
 
 
 def test_memory_is_given_back_as_often_as_asked() -> None:
-    give_memory_back()
-    give_memory_back()
+    trim_memory()
+    trim_memory()
 
 
 class Ring:
@@ -101,7 +101,7 @@ def test_rings_are_collected_before_memory_is_given_back() -> None:
     try:
         ring = weakref.ref(Ring())
         assert ring() is not None
-        give_memory_back()
+        trim_memory()
         assert ring() is None
     finally:
         gc.enable()

@@ -563,5 +563,5 @@ def test_work_that_outlives_the_time_to_drain_is_told_so_and_the_process_ends() 
         hold_at_work(server, at_work)
         server.process.terminate()
         told = refused(one_answer(at_work), 503, "draining")
-        assert "had to end before this was answered" in told["detail"]
+        assert "had to stop before this request was answered" in told["detail"]
         assert server.wait_for_end(timeout_s=20) == 0  # the run is still held

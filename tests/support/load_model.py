@@ -16,7 +16,7 @@ def attempt(name: str, cache_dir: Path, text: str, preloaded: Path | None) -> di
         encoder = load_encoder(model, hub_cache_dir=cache_dir)
     except ModelUnavailableError as error:
         return {"cause": error.cause}
-    vector = encoder.encode(encoder.tokenizer.cut([text]))[0].tolist()
+    vector = encoder.encode(encoder.tokenizer.tokenize([text]))[0].tolist()
     return {"vector": vector, "fingerprint": asdict(encoder.fingerprint) if encoder.fingerprint else None}
 
 

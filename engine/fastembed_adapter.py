@@ -1,0 +1,270 @@
+"""The only module that uses FastEmbed and ONNX Runtime, including names that they keep private.
+
+`tests/engine/test_fastembed_adapter.py` checks that the installed versions still have each private name.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+from fastembed import TextEmbedding
+from fastembed.common.model_description import ModelSource, PoolingType
+from fastembed.common.model_management import CorruptedCacheError as CorruptedCacheError  # noqa: PLC0414 - re-exported
+from fastembed.text.onnx_text_model import OnnxTextModel
+from fastembed.text.static_embedding import StaticTextEmbedding
+from huggingface_hub.file_download import repo_folder_name
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from engine.jobs import Matrix
+from engine.manifest import Folder
+from engine.tokenizer import TokenizedText
+
+Method = Literal["embed", "query_embed", "passage_embed"]
+
+BYTES_PER_GB = 1_000_000_000
+POOLINGS = {
+    "mean": PoolingType.MEAN,
+    "cls": PoolingType.CLS,
+    "last_token": PoolingType.LAST_TOKEN,
+    "none": PoolingType.DISABLED,
+}
+SPIN_US = 50
+"""How long a thread of the lone-text session waits for the next operator before it sleeps, in microseconds.
+
+Spinning makes a lone text 1.5 times as fast. ONNX Runtime's default is far longer than one operator takes, so its
+threads would go on spinning after the run and compete with the lanes for cores.
+"""
+NO_CACHE_DIR = str(Path(__file__).parent)
+"""A cache folder for FastEmbed, which creates the one it is given even if it stores nothing there.
+
+It must exist, and must not be the model's: a model folder that an operator moved away would come back empty.
+"""
+OUT_OF_MEMORY_TEXTS = ("Failed to allocate memory", "bad_alloc")
+"""Parts of ONNX Runtime's messages when memory runs out; it has no exception class for that."""
+
+onnxruntime.set_default_logger_severity(4)  # fatal only: a failed run raises, and the service logs that
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryModel:
+    """A model of FastEmbed's own registry.
+
+    Attributes:
+        kind: name of the FastEmbed class that runs it.
+        size_bytes: of its files, as FastEmbed states it.
+        repository: the repository on the hub that FastEmbed downloads.
+        model_file: the ONNX file (or that of a static model) in the repository.
+        additional_files: other files that the model needs, besides those of the tokenizer.
+    """
+
+    name: str
+    kind: str
+    dim: int
+    description: str
+    license: str
+    size_bytes: int
+    repository: str
+    model_file: str
+    additional_files: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.model_file, *self.additional_files)
+
+    @property
+    def cache_folder(self) -> str:
+        """Name of the repository's folder in a hub cache."""
+        return repo_folder_name(repo_id=self.repository, repo_type="model")
+
+
+def registry_models() -> list[RegistryModel]:
+    """List FastEmbed's own models, without the folders that `register_folder` has added."""
+    return [
+        RegistryModel(
+            name=listed.model,
+            kind=kind.__name__,
+            dim=listed.dim or 0,
+            description=listed.description,
+            license=listed.license,
+            size_bytes=round(listed.size_in_GB * BYTES_PER_GB),
+            repository=str(listed.sources.hf),
+            model_file=listed.model_file,
+            additional_files=tuple(listed.additional_files),
+        )
+        for kind in TextEmbedding.EMBEDDINGS_REGISTRY
+        for listed in kind._list_supported_models()  # noqa: SLF001 - the public list does not contain the class
+        if "@" not in listed.model
+    ]
+
+
+def registry_model(name: str) -> RegistryModel:
+    """Find a model of FastEmbed's registry by its exact name."""
+    return next(model for model in registry_models() if model.name == name)
+
+
+def register_folder(folder: Folder) -> str:
+    """Add the model in *folder* to FastEmbed's registry, once per process, and return its name there."""
+    name, manifest = folder.registry_name, folder.manifest
+    if all(listed["model"] != name for listed in TextEmbedding.list_supported_models()):
+        TextEmbedding.add_custom_model(
+            model=name,
+            pooling=POOLINGS[manifest.pooling],
+            normalization=manifest.normalized,
+            sources=ModelSource(hf=manifest.name),
+            dim=manifest.dim,
+            model_file=manifest.model_file,
+            additional_files=manifest.additional_files,
+            output_name=manifest.output_name,
+        )
+    return name
+
+
+def download(model: RegistryModel, cache_dir: Path, **options: Any) -> Path:
+    """Download a model's files, or find them in the cache with ``local_files_only=True``.
+
+    Blocks. FastEmbed compares the sizes of the files with those that the hub states.
+
+    Args:
+        model: what to download.
+        cache_dir: the hub cache.
+        options: passed on to `huggingface_hub.snapshot_download`.
+
+    Returns:
+        The folder of the snapshot.
+
+    Raises:
+        CorruptedCacheError: a cached file has another size than the hub has stated.
+        Exception: whatever the hub's client raises.
+    """
+    found = TextEmbedding.download_files_from_huggingface(
+        model.repository, str(cache_dir), list(model.files), **options
+    )
+    return Path(found)
+
+
+class Session:
+    """A model that FastEmbed has loaded. It runs tokens instead of texts.
+
+    Attributes:
+        tokenizer: the model's, with truncation and padding as FastEmbed has set them.
+        is_static: a static model looks tokens up in a table; it has no ONNX session.
+    """
+
+    def __init__(
+        self,
+        embedding: TextEmbedding,
+        *,
+        reopen: Callable[..., TextEmbedding],
+        tokenizer: Tokenizer,
+        padding: Mapping[str, Any],
+    ) -> None:
+        """Replace the method of *embedding* that tokenises; use `open_session`.
+
+        Args:
+            embedding: a loaded model.
+            reopen: creates the same FastEmbed object again; passes options on to it.
+            tokenizer: the model's.
+            padding: its padding options.
+        """
+        self.tokenizer = tokenizer
+        self.is_static = isinstance(embedding.model, StaticTextEmbedding)
+        self._embedding = embedding
+        self._model = embedding.model
+        self._reopen = reopen
+        self._padding = padding
+        if self.is_static:
+            self._model._token_ids = _concatenate_ids  # type: ignore[attr-defined]  # noqa: SLF001
+        else:
+            self._model.tokenize = partial(_pad, padding)  # type: ignore[attr-defined]
+
+    def run(self, method: Method, items: Sequence[TokenizedText]) -> Matrix:
+        """Run the model once with one of FastEmbed's methods; the last two set the task of a model that has tasks.
+
+        Returns:
+            Float32 vectors of shape ``(len(items), dim)``, in the order of *items*.
+        """
+        vectors = getattr(self._embedding, method)(list(items), batch_size=len(items))
+        return np.stack([np.asarray(vector, dtype=np.float32) for vector in vectors])
+
+    def open_lone_text_session(self, threads: int) -> "Session":
+        """Load the model's ONNX file a second time, for runs of *threads* threads. Not for static models.
+
+        FastEmbed does not pass on the options that such a session needs.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+        path = self._model.model._model_path  # type: ignore[attr-defined]  # noqa: SLF001
+        embedding = self._reopen(lazy_load=True)
+        inner: Any = embedding.model
+        inner.model = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return Session(embedding, reopen=self._reopen, tokenizer=self.tokenizer, padding=self._padding)
+
+
+def open_session(name: str, folder: Path) -> Session:
+    """Load a model with one thread, so that several lanes can work beside each other.
+
+    Args:
+        name: a name of FastEmbed's registry.
+        folder: contains the model's files.
+
+    Raises:
+        TypeError: FastEmbed has no tokenizer for it, so its tokens cannot be counted.
+        Exception: whatever FastEmbed and ONNX Runtime raise for missing or broken files.
+    """
+    is_static = any(listed.model == name for listed in StaticTextEmbedding._list_supported_models())  # noqa: SLF001
+    reopen = partial(
+        TextEmbedding,
+        name,
+        threads=None if is_static else 1,  # FastEmbed warns if threads have no effect
+        cache_dir=NO_CACHE_DIR,
+        specific_model_path=str(folder),
+    )
+    embedding = reopen()
+    tokenizer = getattr(embedding.model, "tokenizer", None)
+    if not isinstance(tokenizer, Tokenizer) or not isinstance(embedding.model, OnnxTextModel | StaticTextEmbedding):
+        message = "it has no tokenizer, so its tokens cannot be counted"
+        raise TypeError(message)
+    return Session(embedding, reopen=reopen, tokenizer=tokenizer, padding=tokenizer.padding or {})
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether *error* means that there is not enough memory."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+
+
+@dataclass(frozen=True, slots=True)
+class _PaddedText:
+    """The attributes of `tokenizers.Encoding` that FastEmbed reads."""
+
+    ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+
+
+def _pad(padding: Mapping[str, Any], items: list[TokenizedText], **_: object) -> list[_PaddedText]:
+    """Pad texts to equal length. Replaces FastEmbed's `tokenize`: the tokens are known already.
+
+    A plain function, not a method: a reference cycle would delay freeing the model.
+    """
+    longest = padding.get("length") or max(item.length for item in items)
+    if multiple := padding.get("pad_to_multiple_of"):
+        longest = -(-longest // multiple) * multiple
+    ids = np.full((len(items), longest), padding.get("pad_id", 0), dtype=np.int64)
+    mask = np.zeros((len(items), longest), dtype=np.int64)
+    for row, item in enumerate(items):
+        place = slice(longest - item.length, None) if padding.get("direction") == "left" else slice(item.length)
+        ids[row, place] = item.ids
+        mask[row, place] = 1
+    return [_PaddedText(*rows) for rows in zip(ids, mask, strict=True)]
+
+
+def _concatenate_ids(items: list[TokenizedText]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return all token ids in one row, and the number of tokens per text. Replaces a static model's `_token_ids`."""
+    ids = [np.asarray(item.ids, dtype=np.int64) for item in items]
+    return np.concatenate(ids), np.asarray([item.length for item in items], dtype=np.int64)
