@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# How deploy.sh waits for a container's health.
+# Waits until containers are healthy.
 
-# within SECONDS PROGRAM...: as timeout(1), which macOS lacks; 124 when the time is over.
+# within SECONDS PROGRAM...: like timeout(1), which macOS lacks. Returns 124 on a timeout.
 within() {
     local end=$((SECONDS + $1)) pid
     shift
@@ -18,8 +18,8 @@ within() {
     wait "$pid"
 }
 
-# Runs the container's own health check now; the engine's next turn may be half a minute away, and podman without
-# systemd has none.
+# Run the container's own health check now. The engine's next check can be half a minute away, and podman without
+# systemd never runs one.
 is_healthy() {
     local part check=()
     while IFS= read -r part; do check+=("$part"); done \
@@ -31,37 +31,39 @@ is_healthy() {
     esac
 }
 
-# wait_for_health CONTAINER...: all of them, in wait_seconds; gives up at once on one that has ended.
+# wait_for_health CONTAINER...: wait up to wait_seconds for all of them. Fails at once if a container has exited.
 wait_for_health() {
-    local end=$((SECONDS + wait_seconds)) container restarts="" begun=$SECONDS
+    local end=$((SECONDS + wait_seconds)) begin=$SECONDS container restarts=""
     if (($# == 0)); then
-        bad "No container was started."
+        error "No container was started."
         return 1
     fi
     for container in "$@"; do restarts+=" $container=$(field "$container" '{{.RestartCount}}')"; done
-    say "Waiting for health (up to $wait_seconds s) ..."
+    say "Waiting until healthy (up to $wait_seconds s) ..."
     for container in "$@"; do
         until is_healthy "$container"; do
-            case $(field "$container" '{{.State.Status}} {{.RestartCount}}') in
-                "running "* | "created "* | "initialized "*)
-                    [[ $restarts == *" $container=$(field "$container" '{{.RestartCount}}')"* ]] ||
-                        { gave_up "$container" "ended and was restarted"; return 1; } ;;
-                *) gave_up "$container" "has ended"; return 1 ;;
+            case $(field "$container" '{{.State.Status}}') in
+                running | created | initialized) ;;
+                *) report_unhealthy "$container" "has exited"; return 1 ;;
             esac
-            if ((SECONDS >= end)); then gave_up "$container" "is not healthy after $wait_seconds s"; return 1; fi
+            if [[ $restarts != *" $container=$(field "$container" '{{.RestartCount}}')"* ]]; then
+                report_unhealthy "$container" "exited and was restarted"
+                return 1
+            fi
+            if ((SECONDS >= end)); then report_unhealthy "$container" "is not healthy after $wait_seconds s"; return 1; fi
             sleep 1
         done
     done
-    good "Healthy after $((SECONDS - begun)) s."
+    success "Healthy after $((SECONDS - begin)) s."
 }
 
-# gave_up CONTAINER WHY: tells why, with its last lines.
-gave_up() {
+# report_unhealthy CONTAINER REASON: show its last log lines, and advice.
+report_unhealthy() {
     local state
-    bad "$(container_name "$1") $2. Its last lines:"
-    engine logs "$1" 2>&1 | tail -n 50 >"$scratch/logs" || true
-    sed 's/^/  | /' "$scratch/logs" >&2
+    error "$(container_name "$1") $2. Its last log lines:"
+    engine logs "$1" 2>&1 | tail -n 50 >"$temp_dir/logs" || true
+    sed 's/^/  | /' "$temp_dir/logs" >&2
     state=$(field "$1" '{{.State.OOMKilled}} {{.State.ExitCode}}')
-    if [[ $state == "true "* || $state == *" 137" ]]; then printf 'oom-killed (exit code %s)\n' "${state##* }" >>"$scratch/logs"; fi
-    explain "$scratch/logs"
+    if [[ $state == "true "* || $state == *" 137" ]]; then printf 'oom-killed (exit code %s)\n' "${state##* }" >>"$temp_dir/logs"; fi
+    explain_failure "$temp_dir/logs"
 }

@@ -1,13 +1,13 @@
 #!/bin/bash
-# Stands in for docker, podman and compose in tests/deploy/test_deploy_script.py: its name says which one it is. What it knows
-# lies in files below $STUB, where the test puts it and finds it again; each call is a line of $STUB/calls.
+# Stands in for docker, podman and compose in tests/deploy/test_deploy_script.py; the name it is called by selects which.
+# Its state is files below $STUB, which the tests write and read. Each call adds a line to $STUB/calls.
 set -uo pipefail
 shopt -s nullglob
 HERE=$PWD
 me=${0##*/}
 printf '%s %s\n' "$me" "$*" >>"$STUB/calls"
 
-# fail_if NAME: the test wants this to fail, with these words.
+# fail_if NAME: fail with the text of $STUB/fail/NAME if that file exists.
 fail_if() {
     if [[ -e $STUB/fail/$1 ]]; then
         cat "$STUB/fail/$1" >&2
@@ -15,30 +15,35 @@ fail_if() {
     fi
 }
 
+unknown_call() {
+    echo "stub: unknown call: $*" >&2
+    exit 99
+}
+
 content() { if [[ -e $1 ]]; then printf '%s' "$(<"$1")"; fi; }
 tag_file() { printf '%s/images/%s' "$STUB" "${1//\//%}"; }
-# An image by its name or its id.
+
+# image_id NAME_OR_ID
 image_id() {
     if [[ -e $(tag_file "$1") ]]; then content "$(tag_file "$1")"; elif [[ -e $STUB/revisions/$1 ]]; then printf '%s' "$1"; else return 1; fi
 }
 
-# start_container SERVICE PROJECT
+# start_container SERVICE
 start_container() {
-    local number id
+    local number
     number=$(($(content "$STUB/count") + 1))
     printf '%s' "$number" >"$STUB/count"
-    id=c$number
-    mkdir "$STUB/containers/$id"
-    cd "$STUB/containers/$id" || exit 1
+    mkdir "$STUB/containers/c$number"
+    cd "$STUB/containers/c$number" || exit 1
     printf '%s' "$1" >service
-    printf '%s' "$2" >project
-    printf '%s-%s-%s' "$2" "$1" "$number" >name
-    printf '0' >restarts
+    printf '%s' "$project" >project
+    printf '%s-%s-%s' "$project" "$1" "$number" >name
+    printf 0 >restarts
     content "$STUB/hash" >"hash"
     printf running >state
     if [[ $1 == fast-embedding ]]; then image_id "${IMAGE:?}" >image; else printf '%s' "$1" >image; fi
     if [[ $1 == nginx ]]; then cp "$HERE/nginx.conf" "$STUB/nginx.conf"; fi
-    if [[ $(content "$STUB/broken/$(<image)") == ends ]]; then
+    if [[ $(content "$STUB/broken/$(<image)") == exits ]]; then
         printf restarting >state
         printf 3 >restarts
     fi
@@ -58,8 +63,8 @@ inspect() {
         '{{.RestartCount}}') content "$folder/restarts" ;;
         '{{.State.Status}} {{.RestartCount}}') printf '%s %s' "$(<"$folder/state")" "$(<"$folder/restarts")" ;;
         '{{.State.ExitCode}}') content "$folder/exit" ;;
-        *OOMKilled*) printf '%s' "$(content "$STUB/end-state")" ;;
-        *) echo "stub: inspect $1" >&2; exit 99 ;;
+        *OOMKilled*) ;;
+        *) unknown_call "inspect $1" ;;
     esac
     echo
 }
@@ -96,21 +101,20 @@ build() {
     printf '%s' "$revision" >"$STUB/revisions/$(<"$STUB/next-image")"
 }
 
-# The containers of a service, as compose starts them again; fails where there are none.
+# start_stopped SERVICE: start its stopped containers, as compose does. Fails if it has no containers.
 start_stopped() {
-    local folder found=1
+    local folder result=1
     for folder in "$STUB"/containers/*/; do
         [[ $(<"$folder/project") == "$project" && $(<"$folder/service") == "$1" ]] || continue
-        found=0
+        result=0
         if [[ $(<"$folder/state") == exited ]]; then printf running >"$folder/state"; fi
     done
-    return "$found"
+    return "$result"
 }
 
 up() {
     local scale=1 recreate=auto services="" folder id wanted
     fail_if "up-$(image_id "$IMAGE")"
-    fail_if up
     printf '%s' "$STOP_GRACE_PERIOD" >"$STUB/grace"
     wanted="$(image_id "$IMAGE") $(content "$STUB/hash")"
     while (($#)); do
@@ -125,9 +129,7 @@ up() {
     done
     if [[ -z $services ]]; then services=" fast-embedding$(if [[ $profiles == *ha* ]]; then echo ' nginx redis'; fi)"; fi
     for id in $services; do
-        if [[ $id != fast-embedding ]]; then
-            start_stopped "$id" || start_container "$id" "$project"
-        fi
+        if [[ $id != fast-embedding ]]; then start_stopped "$id" || start_container "$id"; fi
     done
     [[ $services == *fast-embedding* ]] || return 0
     for folder in "$STUB"/containers/*/; do
@@ -140,7 +142,7 @@ up() {
         fi
     done
     while ((scale > 0)); do
-        start_container fast-embedding "$project"
+        start_container fast-embedding
         scale=$((scale - 1))
     done
     : >"$STUB/networks/${project}_default"
@@ -148,17 +150,17 @@ up() {
 }
 
 # The container of `compose run -d --no-deps --name NAME --entrypoint PROGRAM SERVICE ...`
-try_out() {
-    local folder=$STUB/containers/$5 fails=check
+run_trial() {
+    local folder=$STUB/containers/$5 program=check
+    if [[ $7 == nginx ]]; then program=nginx; else printf '%s\n' "$IMAGE" >>"$STUB/trials"; fi
     mkdir "$folder"
-    printf rehearsal >"$folder/service"
+    printf trial >"$folder/service"
     printf '%s' "$5" >"$folder/name"
     printf '%s' "$project" >"$folder/project"
     printf 0 >"$folder/restarts"
-    if [[ $7 == nginx ]]; then fails=nginx; else printf '%s\n' "$IMAGE" >>"$STUB/rehearsed"; fi
     if [[ -e $STUB/hang ]]; then printf running >"$folder/state"; else printf exited >"$folder/state"; fi
-    if [[ -e $STUB/fail/$fails ]]; then
-        cp "$STUB/fail/$fails" "$folder/logs"
+    if [[ -e $STUB/fail/$program ]]; then
+        cp "$STUB/fail/$program" "$folder/logs"
         printf 1 >"$folder/exit"
     else
         content "$STUB/check" >"$folder/logs"
@@ -178,34 +180,34 @@ compose() {
         shift
     done
     case $1 in
-        version) content "$STUB/compose-version"; [[ -s $STUB/compose-version ]] ;;
+        version) content "$STUB/compose-version" ;;
         config) fail_if config; echo "fast-embedding $(content "$STUB/hash")" ;;
-        run) try_out "$@" ;;
+        run) run_trial "$@" ;;
         up) up "${@:2}" ;;
         down) for folder in "$STUB"/containers/*/; do rm -r "$folder"; done ;;
         logs) echo "log lines" ;;
-        *) echo "stub: compose $*" >&2; exit 99 ;;
+        *) unknown_call "compose $*" ;;
     esac
 }
 
 run_in_container() {
     local folder=$STUB/containers/$1
-    case $2 in
-        python)
-            if [[ $3 == -c ]]; then echo '{"status":"healthy","cache_info":{"cached_models":["a/b"]},"uptime_seconds":12.3}'; return; fi
-            [[ $(<"$folder/state") == running && ! -e $STUB/broken/$(<"$folder/image") ]] ;;
-        nginx) fail_if reload ;;
-        cat) content "$STUB/nginx.conf" ;;
+    case "$2 $3" in
+        "python -c") "${STUB_PYTHON:?}" -c "$4" ;;
+        "python -m") [[ $(<"$folder/state") == running && ! -e $STUB/broken/$(<"$folder/image") ]] ;;
+        nginx*) fail_if reload ;;
+        cat*) content "$STUB/nginx.conf" ;;
     esac
 }
 
-forget() { # the things in a folder of the state
-    local thing folder=$1
+# forget KIND NAME...: delete their files.
+forget() {
+    local name kind=$1
     shift
-    for thing in "$@"; do
-        [[ $thing != -* ]] || continue
-        fail_if "rm-$thing"
-        rm -r "${STUB:?}/$folder/${thing//\//%}" || exit 1
+    for name in "$@"; do
+        [[ $name != -* ]] || continue
+        fail_if "rm-$name"
+        rm -r "${STUB:?}/$kind/${name//\//%}" || exit 1
     done
 }
 
@@ -237,5 +239,5 @@ case $1 in
             rm) forget "$1s" "$3" ;;
             inspect) echo "$5" ;;
         esac ;;
-    *) echo "stub: $*" >&2; exit 99 ;;
+    *) unknown_call "$*" ;;
 esac
