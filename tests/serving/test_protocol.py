@@ -93,7 +93,7 @@ def refused(answer: Answer, status: int, code: str) -> dict[str, Any]:
 
 def hold_at_work(server: ServerProcess, connection: socket.socket) -> None:
     """A request on *connection* whose model run waits."""
-    server.tell("hold")
+    server.send_line("hold")
     server.wait_for("told")
     sent(connection, WHOLE)
     server.wait_for("run_held")
@@ -291,7 +291,7 @@ def test_request_whose_body_is_not_http_does_not_take_the_answers_of_earlier_one
 
 def test_caller_who_leaves_a_pipeline_is_no_failure_of_the_service() -> None:
     with held_server() as server:
-        server.tell("hold")
+        server.send_line("hold")
         server.wait_for("told")
         with connected(server) as connection:
             sent(connection, WHOLE.replace(b"\r\n", b"\r\nX-Request-ID: first\r\n", 1) + WHOLE)
@@ -299,7 +299,7 @@ def test_caller_who_leaves_a_pipeline_is_no_failure_of_the_service() -> None:
         assert server.wait_for_request("first")["status"] == 499
         assert httpx.get(f"{server.url}/health/live").status_code == 200
         assert "ASGI" not in server.log
-        server.tell("release")
+        server.send_line("release")
 
 
 def test_requests_that_come_at_once_are_answered_in_order(strict: ServerProcess) -> None:
@@ -357,13 +357,13 @@ def full() -> Iterator[ServerProcess]:
     """A server with so much work that even a small request would wait too long."""
     limits = {"MAX_QUEUE_SECONDS": "0.05", "THREAD_POOL_WORKERS": "1", "BODY_TIMEOUT": "3"}
     with held_server(**limits) as server, ExitStack() as stack:
-        server.tell("hold")
+        server.send_line("hold")
         server.wait_for("told")
         fill(server, stack)
         server.wait_for("run_held", times=2)  # the express lane takes small requests once the lane's run is overdue
         fill(server, stack)
         yield server
-        server.tell("release")
+        server.send_line("release")
 
 
 def test_work_that_does_not_fit_is_refused_and_its_connection_goes_on(full: ServerProcess) -> None:
@@ -459,7 +459,7 @@ def test_refused_body_takes_no_memory_from_others() -> None:
 def test_body_for_which_there_is_no_memory_is_refused_once_and_its_connection_ends(body: bytes) -> None:
     size = 20_000
     with held_server(MAX_REQUEST_SIZE=str(size), MAX_CONNECTIONS="18") as server, ExitStack() as stack:
-        server.tell("hold")
+        server.send_line("hold")
         server.wait_for("told")
         at_work = [stack.enter_context(connected(server)) for _ in range(16)]
         [other] = stack.enter_context(many_connected(server, 1))
@@ -473,7 +473,7 @@ def test_body_for_which_there_is_no_memory_is_refused_once_and_its_connection_en
         newcomers = stack.enter_context(many_connected(server, 2))
         assert [asked(newcomers), asked(newcomers)] == [[200, 200]] * 2  # in the places of the idle and the refused one
         assert "Fatal error" not in server.log
-        server.tell("release")
+        server.send_line("release")
         assert [one_answer(connection)[0] for connection in at_work] == [200] * 16
 
 
@@ -514,7 +514,7 @@ def test_connection_at_work_does_not_give_way_and_the_newcomer_hears_why() -> No
         with connected(server) as newcomer:
             told = refused(one_answer(newcomer), 503, "too-many-connections")
         assert told["limit"] == 1
-        server.tell("release")
+        server.send_line("release")
         assert one_answer(at_work)[0] == 200
 
 
@@ -534,7 +534,7 @@ def test_draining_server_refuses_new_work_and_answers_what_it_has_accepted() -> 
             assert (answer.status_code, answer.json()["code"]) == (503, "draining")
             assert answer.headers["connection"] == "close"
             assert answer.headers["retry-after"] == "1"
-        server.tell("release")
+        server.send_line("release")
         status, headers, _ = one_answer(at_work)
         assert (status, headers["connection"]) == (200, "close")
         assert server.wait_for_end() == 0

@@ -79,7 +79,7 @@ class Replica:
 
     def _tell(self, line: str) -> None:
         told = self._count("told")
-        self.server.tell(line)
+        self.server.send_line(line)
         self.server.wait_for("told", times=told + 1)
 
     def _count(self, event: str) -> int:

@@ -1,4 +1,9 @@
-"""Real server processes for tests, each on a port of its own. Nothing polls: a server's log tells when it is ready."""
+"""Real server processes for tests, each on its own port. Nothing polls: a server's log shows when it is ready.
+
+- A test that does not change the server's state asks the fixture `server_with(**settings)` of conftest.py for one. It
+  comes from a pool: one process per set of settings and per pytest worker.
+- A test that needs a fresh server, or one that it stops, uses `running_server(**settings)`.
+"""
 
 import os
 import socket
@@ -12,16 +17,20 @@ from typing import Any
 from tests.support.logged_process import START_S, LoggedProcess
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_HUB = "http://127.0.0.1:9"
+"""An address of a model hub that refuses every connection at once: nothing listens on the port `discard`."""
 MAX_PORTS_HELD = 64
-"""By then, the server that asked first listens for long."""
+"""How many ports are kept reserved. More than servers that start at the same time, fewer than open files allowed."""
+MAX_POOLED = 6
+"""How many servers a pool keeps running. More than one test uses; each takes about 200 MB."""
 _holders: deque[socket.socket] = deque()
 
 
 class ServerProcess(LoggedProcess):
-    """A server that a test has started, and what it has logged so far."""
+    """A server that a test has started, and its log so far."""
 
     def __init__(self, settings: Mapping[str, str], *, command: Sequence[str] = ("main.py",)) -> None:
-        """Start `python main.py`, or another *command* of Python's, with *settings*, on a free port of this machine."""
+        """Start `python main.py`, or Python with another *command*, with *settings*, on a free port of this machine."""
         port = settings.get("PORT") or str(free_port())
         self.url = f"http://127.0.0.1:{port}"
         given = environment({"HOST": "127.0.0.1", "LOG_FORMAT": "json", **settings, "PORT": port})
@@ -30,11 +39,11 @@ class ServerProcess(LoggedProcess):
         )
 
     def wait_for(self, event: str, *, times: int = 1, timeout_s: float = START_S) -> dict[str, Any]:
-        """The log line of this event, the first or a later one, as soon as it is there; fails if none comes."""
+        """Wait for the log line of *event*, the first or the one of number *times*, and return it."""
         return self._wait_for({"event": event}, times, timeout_s)
 
     def wait_for_request(self, request_id: str, *, timeout_s: float = START_S) -> dict[str, Any]:
-        """The log line that says how the request of this id was answered; all it logged before stands above it."""
+        """Wait for the line of the request log with this id, and return it. The request has logged all it logs then."""
         return self._wait_for({"event": "request_answered", "request_id": request_id}, 1, timeout_s)
 
     def _wait_for(self, event: dict[str, str], times: int, timeout_s: float) -> dict[str, Any]:
@@ -44,22 +53,22 @@ class ServerProcess(LoggedProcess):
         self.wait_until(lambda: len(found()) >= times, repr(event), timeout_s=timeout_s)
         return found()[times - 1]
 
-    def tell(self, line: str) -> None:
-        """Write a line to its standard input."""
+    def send_line(self, line: str) -> None:
+        """Write *line* to its standard input."""
         assert self.process.stdin
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
 
 def free_port() -> int:
-    """A port of this machine on which nobody listens, and which the system gives to nobody else meanwhile.
+    """Return a free port of this machine, and reserve it.
 
-    A socket that is bound to it and does not listen holds it. Servers ask for this very port, with SO_REUSEADDR as all
-    of them do, and get it all the same; others, such as those of tests that run at the same time, leave it to the
-    system which one they get, and get another.
+    A socket that is bound to the port and does not listen reserves it: a server that asks for this very port with
+    SO_REUSEADDR, as all do, gets it; processes that let the system choose, such as tests that run at the same time,
+    get another one.
     """
     holder = socket.socket()
-    if sys.platform == "linux":  # elsewhere, nobody could listen beside the holder
+    if sys.platform == "linux":  # on other systems, no server could listen beside the holder
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(("127.0.0.1", 0))
     port = int(holder.getsockname()[1])
@@ -70,7 +79,7 @@ def free_port() -> int:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without the service's settings in it, and with *settings*."""
+    """Return this process's environment without the service's settings, plus *settings*."""
     from config import Settings  # noqa: PLC0415 - with --base-url none of the service's packages need be installed
 
     names = {name.upper() for name in Settings.model_fields}
@@ -80,14 +89,14 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def started_server(**settings: str) -> Iterator[ServerProcess]:
-    """A server that has just been started; it is stopped at the end of the block."""
+    """Start a server, and stop it at the end of the block."""
     with _stopped_at_the_end(ServerProcess(settings)) as server:
         yield server
 
 
 @contextmanager
 def started_uvicorn(**settings: str) -> Iterator[ServerProcess]:
-    """The same by `uvicorn main:app`."""
+    """Start a server by `uvicorn main:app`, and stop it at the end of the block."""
     command = ("-m", "uvicorn", "main:app", "--port", "{port}")
     with _stopped_at_the_end(ServerProcess(settings, command=command)) as server:
         yield server
@@ -95,7 +104,7 @@ def started_uvicorn(**settings: str) -> Iterator[ServerProcess]:
 
 @contextmanager
 def held_server(**settings: str) -> Iterator[ServerProcess]:
-    """A healthy server whose model runs wait once it has been told `hold`, until it is told `release`."""
+    """Start a server whose model runs wait from the input line `hold` to the line `release`; it is ready."""
     with _stopped_at_the_end(ServerProcess(settings, command=("-m", "tests.support.held_server"))) as server:
         server.wait_for("service_ready")
         yield server
@@ -111,7 +120,37 @@ def _stopped_at_the_end(server: ServerProcess) -> Iterator[ServerProcess]:
 
 @contextmanager
 def running_server(**settings: str) -> Iterator[ServerProcess]:
-    """A server that has become healthy."""
+    """Start a server, wait until it is ready, and stop it at the end of the block."""
     with started_server(**settings) as server:
         server.wait_for("service_ready")
         yield server
+
+
+class ServerPool:
+    """Servers that tests share: one per set of settings. The least recently used ones are stopped."""
+
+    def __init__(self, *, max_servers: int = MAX_POOLED, **defaults: str) -> None:
+        """Start nothing yet; every server gets the settings *defaults*, unless it is asked for with other values."""
+        self._max_servers = max_servers
+        self._defaults = defaults
+        self._servers: dict[frozenset[tuple[str, str]], ServerProcess] = {}  # least recently used first
+
+    def get(self, **settings: str) -> ServerProcess:
+        """Return a ready server with these settings: one that runs already, or a new one."""
+        settings = {**self._defaults, **settings}
+        key = frozenset(settings.items())
+        server = self._servers.pop(key, None)
+        if server is None or server.process.poll() is not None:
+            server = ServerProcess(settings)
+        self._servers[key] = server
+        while len(self._servers) > self._max_servers:
+            self._servers.pop(next(iter(self._servers))).stop()
+        server.wait_for("service_ready")
+        return server
+
+    def close(self) -> None:
+        """Stop all servers."""
+        for server in self._servers.values():
+            server.process.terminate()
+        for server in self._servers.values():
+            server.stop()

@@ -2,10 +2,12 @@
 
 import socket
 import sys
+from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.support.servers import MAX_PORTS_HELD, free_port
+from tests.support.servers import MAX_PORTS_HELD, ServerPool, free_port
 
 MANY = 30_000
 """More than Linux has ports to give, so that each of them is met if it is given at all."""
@@ -28,3 +30,18 @@ def test_free_port_is_given_to_nobody_else_and_a_server_may_still_listen_there()
 def test_ports_do_not_use_up_the_open_files_of_a_long_run() -> None:
     ports = [free_port() for _ in range(2 * MAX_PORTS_HELD)]
     assert len(set(ports[-MAX_PORTS_HELD:])) == MAX_PORTS_HELD
+
+
+def test_pool_returns_one_process_per_set_of_settings_and_stops_the_least_recently_used(tiny_models: Path) -> None:
+    pool = ServerPool(max_servers=2, MODELS_DIR=str(tiny_models), REQUIRED_MODELS="tiny/one")
+    try:
+        server, other = pool.get(), pool.get(MAX_BATCH_SIZE="4")
+        assert other is not server
+        assert pool.get() is server
+        assert httpx.get(f"{server.url}/health/ready").status_code == 200
+        pool.get(MAX_BATCH_SIZE="5")
+        assert (other.process.poll() is None, server.process.poll() is None) == (False, True)
+        server.stop()
+        assert pool.get() is not server
+    finally:
+        pool.close()
