@@ -1,4 +1,4 @@
-"""What OpenAPI says of the routes: every answer they give, each with an example that is valid."""
+"""Every answer of every route for OpenAPI, each with a valid example."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -46,8 +46,8 @@ TEXT, OTHER_TEXT = "How do I reset my password?", "I forgot my login."
 EmbedBody = body(
     EmbedRequest,
     ("One text", {"text": TEXT, "model_name": MODEL_NAME}),
-    ("A query; models that want a prompt get it", {"text": TEXT, "input_type": "query"}),
-    ("No cut: a text that is too long is refused", {"text": TEXT, "truncate": "none"}),
+    ("A query; the model's prompt for queries is added", {"text": TEXT, "input_type": "query"}),
+    ("No cut: a text that is too long is rejected", {"text": TEXT, "truncate": "none"}),
     ("A long text as the mean of its windows", {"text": TEXT, "long_text": "mean"}),
     ("A vector per window, with its characters", {"text": TEXT, "long_text": "chunks"}),
     ("int8 numbers in base64", {"text": TEXT, "dtype": "int8", "encoding": "base64"}),
@@ -85,13 +85,13 @@ _WHEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 
 
 class _TooLargeError(errors.ServiceError):
-    """Litestar reports it; here is how it reads."""
+    """How an error that Litestar raises reads."""
 
     status, code, title = 413, "content-too-large", "Content Too Large"
 
 
 class _BadRequestError(errors.ServiceError):
-    """The same: any route may answer so to a broken head."""
+    """How Litestar's answer to malformed headers reads; any route may give it."""
 
     status, code, title = 400, "bad-request", "Bad Request"
 
@@ -113,7 +113,7 @@ _NO_KEY = (
         "The token is signed with a key that is not known here yet, and new keys cannot be fetched now.",
     ),
 )
-"""Where the service is set up to want keys."""
+"""Where the settings require keys."""
 _WORK_PROBLEMS = problems(
     *_NO_KEY,
     problem(MissingPermissionError, "This needs a key with the permission 'embed'.", scope="embed"),
@@ -158,7 +158,7 @@ _WORK_PROBLEMS = problems(
 
 
 _ONLY_OF_MODELS = {NotAcceptableError.status, errors.InferenceError.status}
-"""What cannot happen where no model runs and the answer is always JSON."""
+"""Statuses that cannot occur where no model runs and the answer is always JSON."""
 _CHUNKS = {
     "embeddings": [_VECTOR, _OTHER_VECTOR],
     "chunks": [asdict(Chunk(0, 0, 1210, 256)), asdict(Chunk(0, 1211, 1304, 24))],
@@ -219,10 +219,10 @@ TOKENIZE: Responses = {
         description="The tokens of each text, in the order asked",
         summary="The two special tokens, which have no characters, are left out",
     ),
-    **{status: told for status, told in _WORK_PROBLEMS.items() if status not in _ONLY_OF_MODELS},
+    **{status: answers for status, answers in _WORK_PROBLEMS.items() if status not in _ONLY_OF_MODELS},
 }
 HEALTH: Responses = {
-    200: answer(Health, Health("healthy", _CACHE, 86.4), description="It takes work"),
+    200: answer(Health, Health("healthy", _CACHE, 86.4), description="The service accepts work"),
     503: answer(
         Health, Health("starting", CacheInfo([], 0, 5, 3600.0, 60.0), 0.4), description="It starts or shuts down"
     ),
