@@ -1102,7 +1102,7 @@ def test_answer_is_what_openapi_says(
 
 
 def pages() -> list[Path]:
-    return [HERE / "README.md", *sorted((HERE / "docs").glob("*.md"))]
+    return [HERE / "README.md", *sorted((HERE / "docs").rglob("*.md"))]
 
 
 def curl_lines(page: Path) -> list[str]:
@@ -1125,8 +1125,8 @@ def test_python_program_of_the_docs_works_as_written(base_url: str, program: str
     assert done.stdout == "(2, 384) float16\n"
 
 
-def test_readme_shows_each_endpoint_with_curl() -> None:
-    shown = "\n".join(curl_lines(HERE / "README.md"))
+def test_docs_show_each_endpoint_with_curl() -> None:
+    shown = "\n".join(curl_lines(HERE / "docs" / "API.md"))
     for path in ("/embed ", "/embed/batch ", "/tokenize ", "/health", "/models", f"/models/{BUNDLED}", "/metrics"):
         assert f"localhost:8000{path}" in f"{shown} \n".replace("\n", " \n")
 

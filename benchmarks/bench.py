@@ -93,7 +93,9 @@ def write(options: argparse.Namespace, plan: Plan, findings: Findings, found: li
     machine = report.this_machine()
     command = " ".join(["python benchmarks/bench.py", *given_options(options)])
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(report.page(plan, findings, found, machine, command))
+    written = options.output.read_text("utf-8") if options.output.exists() else ""
+    head = written.partition(report.GENERATED)[0] if report.GENERATED in written else "# Benchmarks\n\n"
+    options.output.write_text(head + report.GENERATED + report.page(plan, findings, found, machine, command), "utf-8")
     if options.json:
         plain = {"machine": asdict(machine), "command": command, "verdicts": found, "findings": findings}
         options.json.write_bytes(orjson.dumps(plain, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_INDENT_2))

@@ -2,7 +2,7 @@
 
 Run it as `python benchmarks/replica.py`, about 3 minutes. The second part puts the server into a control group with a
 CPU quota, as a container's limit does; that takes root and is left out without. It tells nothing on a machine that is
-busy with other things: who gets no core meets no limit. docs/PRODUCTION.md, "Kubernetes", has the numbers of memory.
+busy with other things: who gets no core meets no limit. docs/production/kubernetes.md has the numbers of memory.
 """
 
 import argparse

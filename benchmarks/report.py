@@ -22,9 +22,12 @@ T = TypeVar("T")
 QUIET_CORE_SHARE = 0.1
 PACKAGES = ("fastembed", "onnxruntime", "litestar", "uvicorn", "numpy")
 
-PAGE = """# Benchmarks
+GENERATED = "<!-- Everything below this line is written by benchmarks/bench.py. -->\n"
+"""Divides a page: the text above it is written by hand, and stays."""
+PAGE = """
+## Results
 
-Written by `{command}`; do not edit. What each line means and how to run it again: `benchmarks/README.md`.
+Written by `{command}`; do not edit below this line. How to read it and how to run it again: `benchmarks/README.md`.
 
 The service and FastEmbed's own `embed()`, called once per request in a bare process, take turns on the same seeded,
 distinct English texts with the bundled all-MiniLM-L6-v2. Every number is the median over the rounds ({rounds} of

@@ -85,17 +85,21 @@ def test_env_example_states_the_defaults(read: Read, tmp_path: Path) -> None:
     assert [name for name in differing if not name.endswith("_dir")] == []
 
 
-def test_settings_page_has_each_setting() -> None:
-    page = HERE / "docs" / "SETTINGS.md"
-    text = (page if page.exists() else HERE / "README.md").read_text("utf-8")
-    assert [name for name in SETTING_NAMES if f"`{name}`" not in text] == []
-
-
-def test_production_page_says_what_each_setting_protects_against() -> None:
-    pages = [HERE / "docs" / "PRODUCTION.md", *(HERE / "docs" / "production").glob("*.md")]
-    rows = [row for page in pages for row in page.read_text("utf-8").splitlines() if row.startswith("| `")]
-    first_cells = " ".join(row.split("|")[1] for row in rows)
-    assert [name for name in SETTING_NAMES if f"`{name}`" not in first_cells] == []
+def test_settings_page_has_each_setting_with_default_description_and_advice(read: Read, tmp_path: Path) -> None:
+    rows = re.findall(
+        r"(?m)^\| `([A-Z_]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (HERE / "docs/SETTINGS.md").read_text("utf-8")
+    )
+    assert sorted(name for name, *_ in rows) == sorted(SETTING_NAMES)
+    assert [name for name, *_, advice in rows if not advice.strip()] == []
+    meanings = {name: meaning.replace("`", "") for name, _, meaning, _ in rows}
+    descriptions = {name.upper(): str(field.description) for name, field in Settings.model_fields.items()}
+    assert [name for name in SETTING_NAMES if not f"{meanings[name]}.".startswith(descriptions[name])] == []
+    defaults = [(name, "" if default == "empty" else default.strip("`")) for name, default, *_ in rows]
+    (tmp_path / ".env").write_text("".join(f"{name}={default}\n" for name, default in defaults), "utf-8")
+    stated, bare = read(tmp_path / ".env"), read()
+    differing = [name for name in Settings.model_fields if getattr(stated, name) != getattr(bare, name)]
+    # The defaults of folders are absolute paths.
+    assert [name for name in differing if not name.endswith("_dir")] == []
 
 
 def test_recommended_settings_of_the_production_page_are_valid(read: Read, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The service as a Ray Serve deployment: `serve run deploy/ray/serve_config.yaml`, from the folder of `main.py`.
 
 Each replica is the whole service, with its own lanes, models and limits on what may wait; Serve's proxies stand in
-front, one per node. `docs/PRODUCTION.md`, section Ray, tells what differs from `python main.py`.
+front, one per node. `docs/production/ray.md` lists what differs from `python main.py`.
 """
 
 import os

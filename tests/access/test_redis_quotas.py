@@ -69,9 +69,9 @@ class Opened:
 
 
 NEEDED = re.findall(
-    r"\+[a-z|]+", re.findall("`(.evalsha .*)`", (HERE / "docs" / "PRODUCTION.md").read_text(encoding="utf-8"))[0]
+    r"\+[a-z|]+", re.findall("`(.evalsha .*)`", (HERE / "docs/production/security.md").read_text(encoding="utf-8"))[0]
 )
-"""What docs/PRODUCTION.md says that the user must be allowed."""
+"""What docs/production/security.md says that the user must be allowed."""
 FELL_BACK, RECOVERED = ("warning", "limits_fell_back"), ("info", "limits_recovered")
 
 

@@ -1,4 +1,4 @@
-"""A real Prometheus collects a real service's metrics, set up as docs/PRODUCTION.md says."""
+"""A real Prometheus collects a real service's metrics, set up as docs/production/monitoring.md says."""
 
 import os
 import re
@@ -20,9 +20,8 @@ from tests.support.tiny import TinyModel
 pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(120)]
 
 KEY = "some-key-of-32-characters-or-more"
-GUIDE = (ROOT / "docs" / "PRODUCTION.md").read_text(encoding="utf-8")
-SECTION = GUIDE[GUIDE.index("\n## Metrics\n") :].partition("\n## ")[2].partition("\n## ")[0]
-CONFIG, ALERTS = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
+GUIDE = (ROOT / "docs/production/monitoring.md").read_text(encoding="utf-8")
+_, CONFIG, ALERTS = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
 GUIDES_TARGET, GUIDES_INTERVAL = "127.0.0.1:8000", "scrape_interval: 15s"
 PATIENCE_S = 30
 LOOK_AGAIN_S = 0.1
@@ -143,7 +142,7 @@ def test_promtool_finds_nothing_to_say_about_names_and_texts(service: ServerProc
 
 
 def test_alerts_ask_for_codes_that_exist() -> None:
-    codes = set(re.findall(r"\| \d{3} \| `([a-z-]+)` \|", (ROOT / "README.md").read_text(encoding="utf-8")))
+    codes = set(re.findall(r"\| \d{3} \| `([a-z-]+)` \|", (ROOT / "docs/ERRORS.md").read_text(encoding="utf-8")))
     asked = {code for codes in re.findall(r'code=~?"([^"]+)"', ALERTS) for code in codes.split("|")}
     assert asked
     assert asked <= codes

@@ -138,7 +138,7 @@ def test_nothing_is_kept_between_two_answers() -> None:
 
 
 def test_guide_names_each_of_them_and_no_other() -> None:
-    guide = (ROOT / "docs" / "PRODUCTION.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs/production/monitoring.md").read_text(encoding="utf-8")
     rows = [line for line in guide.splitlines() if line.startswith(("| `fast_embedding_", "| `process_"))]
     suffixes = {"counter": "_total", "info": "_info"}
     named = [name for row in rows for name in re.findall(r"`((?:fast_embedding|process)_\w+)`", row.split("|")[1])]

@@ -171,7 +171,7 @@ def test_folder_that_is_built_has_the_targets_that_are_named() -> None:
 def test_guide_tells_the_commands_of_the_file() -> None:
     """What stands at the top of docker-compose.yml is what docs/DOCKER_SETUP.md tells."""
     guide = (ROOT / "docs" / "DOCKER_SETUP.md").read_text(encoding="utf-8")
-    commands = re.findall(r"(?m)^#   (docker-compose .+?)(?:  .*)?$", MAIN.read_text(encoding="utf-8"))
+    commands = re.findall(r"(?m)^#   (docker compose .+?)(?:  .*)?$", MAIN.read_text(encoding="utf-8"))
     assert len(commands) == 3
     for command in commands:
         assert command in guide

@@ -31,7 +31,7 @@ def cluster() -> Iterator[RayCluster]:
 
 
 def serve(cluster: RayCluster, config: Path) -> None:
-    """As docs/PRODUCTION.md says, on a cluster that is running."""
+    """As docs/production/ray.md says, on a cluster that is running."""
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--non-blocking", "--address", cluster.address]
     done = subprocess.run(
         [*command, str(config)], env=cluster.environment, cwd=ROOT, capture_output=True, text=True, check=False

@@ -15,7 +15,7 @@ import yaml
 from tests.support.servers import ROOT
 
 FOLDER = Path("deploy") / "kubernetes"
-GUIDE = ROOT / "docs" / "PRODUCTION.md"
+GUIDE = ROOT / "docs" / "production" / "kubernetes.md"
 SECRETS = {
     "components/api-keys/api-keys.txt",
     "components/api-keys/metrics-key.txt",
@@ -38,7 +38,7 @@ def kubectl() -> str:
 
 
 def guide_section() -> str:
-    return GUIDE.read_text(encoding="utf-8").partition("\n## Kubernetes\n")[2].partition("\n## ")[0]
+    return GUIDE.read_text(encoding="utf-8")
 
 
 def guide_block(words: str) -> str:

@@ -154,8 +154,8 @@ def kinds_below(kind: type[errors.ServiceError]) -> Iterator[type[errors.Service
         yield from kinds_below(below)
 
 
-def test_readme_lists_each_failure_with_its_status() -> None:
-    told = set(re.findall(r"^\| (\d{3}) \| `([a-z-]+)` \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE))
+def test_errors_page_lists_each_error_with_its_status() -> None:
+    told = set(re.findall(r"^\| (\d{3}) \| `([a-z-]+)` \|", (ROOT / "docs/ERRORS.md").read_text("utf-8"), re.MULTILINE))
     # Failures of tests, and those of the framework in api/openapi_examples.py, are no kinds of the service.
     kinds = [kind for kind in kinds_below(errors.ServiceError) if kind.__module__ in SOURCES]
     assert {(str(kind.status), kind.code) for kind in kinds} - {("404", "unknown-model")} <= told

@@ -1,0 +1,216 @@
+"""The pages agree with the repository: links, commands, tests, numbers, versions and names."""
+
+import ast
+import re
+from collections.abc import Iterator
+from datetime import date
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from config import SETTING_NAMES
+from main import VERSION
+from tests.support.servers import ROOT
+
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(page for folder in ("benchmarks", "deploy", "docs") for page in ROOT.glob(f"{folder}/**/*.md")),
+    ]
+)
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text("utf-8") for page in PAGES}
+CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+COMMANDS = re.compile(r"^ *```(?:bash|sh|shell|console)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s]+)\)")
+TEST_FILE = r"(?:tests/[\w/]+\.py|\btest_api\.py)"
+
+
+def prose(page: str) -> str:
+    """Return the page without its code blocks."""
+    return CODE_BLOCK.sub("", TEXTS[page])
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Return the cells of every table row below a heading row."""
+    rows = re.findall(r"^\| (?!-|:)(.+) \|$", re.sub(r"^\|.*\n\| *-.*$", "", text, flags=re.MULTILINE), re.MULTILINE)
+    return [row.split(" |") for row in rows]
+
+
+# --- Links and length ---
+
+
+def anchors(page: str) -> set[str]:
+    """Return what `#...` can name on the page: its headings as GitHub and GitLab write them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_to_a_file_and_a_heading(page: str) -> None:
+    for target in LINK.findall(prose(page)):
+        name, _, anchor = target.partition("#")
+        file = (ROOT / page).parent.joinpath(name).resolve() if name else ROOT / page
+        assert file.is_relative_to(ROOT)
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.relative_to(ROOT).as_posix()), target
+
+
+@pytest.mark.parametrize(("start", "folder"), [("README.md", "docs"), ("docs/PRODUCTION.md", "docs/production")])
+def test_each_page_of_a_folder_is_linked_from_its_start_page(start: str, folder: str) -> None:
+    linked = {((ROOT / start).parent / target.partition("#")[0]).resolve() for target in LINK.findall(prose(start))}
+    assert [page.name for page in (ROOT / folder).glob("*.md") if page not in linked] == []
+
+
+@pytest.mark.parametrize(("page", "limit"), [("README.md", 120), ("docs/PRODUCTION.md", 80)])
+def test_start_pages_stay_short(page: str, limit: int) -> None:
+    assert len(TEXTS[page].splitlines()) <= limit
+
+
+# --- Commands ---
+
+
+def is_call_of_the_service(command: str) -> bool:
+    """Return whether test_api.py runs this command."""
+    return command.startswith("curl ") and "http://localhost:8000" in command
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_commands_are_run_by_a_test_or_say_what_they_need(page: str) -> None:
+    """The paragraph above has `<!-- run by FILE -->` or "Not run here: needs ..."; curl calls do not."""
+    for block in COMMANDS.finditer(TEXTS[page]):
+        lines = block[1].replace("\\\n", " ").splitlines()
+        if all(is_call_of_the_service(line.strip()) for line in lines if line.strip() and not line.startswith("#")):
+            continue
+        above = TEXTS[page][: block.start()].rstrip("\n").rpartition("\n\n")[2]
+        if re.search(r"\bNot run here: needs \w", above):
+            continue
+        found = re.search(r"<!-- run by (.+) -->$", above)
+        assert found, f"neither a test nor a reason is above\n{block[1]}"
+        assert ".ci/run" in found[1] or re.search(TEST_FILE, found[1])
+        for file in re.findall(rf"({TEST_FILE})", found[1]):
+            assert Path(page).name in (ROOT / file).read_text("utf-8"), f"{file} does not read {page}"
+
+
+# --- Tests and scripts that pages name ---
+
+
+@cache
+def test_names(file: str) -> tuple[str, ...]:
+    """Return the words that `pytest -k` searches: names of tests, and ids of their cases."""
+    text = (ROOT / file).read_text("utf-8")
+    functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    tests = [function.name.lower() for function in functions if function.name.startswith("test_")]
+    return (*tests, *(name.lower() for name in re.findall(r"id=\"([^\"]+)\"", text))) if tests else ()
+
+
+test_names.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_files_and_scripts_that_the_page_names_exist(page: str) -> None:
+    for file in re.findall(rf"`({TEST_FILE})`", TEXTS[page]):
+        assert file == "tests/support/tiny_models.py" or test_names(file), file
+    for script in re.findall(r"`(?:python )?((?:benchmarks|drills|deploy)/\w+\.py)", TEXTS[page]):
+        assert (ROOT / script).exists(), script
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_selections_of_tests_are_not_empty(page: str) -> None:
+    """Each word of `pytest FILES -k "one or other"` occurs in the name of a test."""
+    for files, words in re.findall(rf"`pytest (?:-s )?((?:{TEST_FILE} ?)+)-k (\w+|\"[^\"]+\")`", TEXTS[page]):
+        names = [name for file in files.split() for name in test_names(file)]
+        for word in words.strip('"').split(" or "):
+            assert any(word.lower() in name for name in names), f"{files}-k {word}"
+
+
+@pytest.mark.parametrize(
+    ("page", "least"), [("docs/PROJECT_STATUS.md", 30), ("SECURITY.md", 15), ("docs/RELIABILITY.md", 40)]
+)
+def test_each_row_names_its_tests(page: str, least: int) -> None:
+    text = TEXTS[page].partition("\n## Overload")[0].partition("\n## How the code is checked")[0]
+    rows = table_rows(text)
+    assert len(rows) >= least
+    assert [row for row in rows if not re.search(TEST_FILE, row[-1] + row[1]) and "the same" not in row[-1]] == []
+
+
+# --- Versions, numbers and names ---
+
+
+def test_changelog_keeps_its_form() -> None:
+    """Its newest version is the one that runs, and versions and days go down."""
+    headings = re.findall(r"^## (.+)$", TEXTS["CHANGELOG.md"], re.MULTILINE)
+    releases = [re.fullmatch(r"\[([\d.]+)\] - (\S+)", heading) for heading in headings if heading != "[Unreleased]"]
+    versions = [[int(number) for number in release[1].split(".")] for release in releases if release]
+    days = [date.fromisoformat(release[2]) for release in releases if release]
+    assert len(versions) == len(releases)
+    assert versions == sorted(versions, reverse=True)
+    assert days == sorted(days, reverse=True)
+    assert versions[0] == [int(number) for number in VERSION.split(".")]
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", TEXTS["CHANGELOG.md"], re.MULTILINE)) <= kinds
+    assert f"Version {VERSION}." in TEXTS["docs/PROJECT_STATUS.md"]
+
+
+def test_settings_that_the_changelog_names_exist() -> None:
+    """In the unreleased part and the newest version; older ones may name settings that are gone."""
+    newest = "\n".join(re.split(r"^## \[\d", TEXTS["CHANGELOG.md"], flags=re.MULTILINE)[:2])
+    assert set(re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)`", newest)) <= set(SETTING_NAMES)
+
+
+def test_numbers_of_the_readme_are_measured() -> None:
+    results = TEXTS["docs/BENCHMARKS.md"].partition("\n## Results\n")[2]
+    measured = re.findall(r"[\d.]+(?= x | ms | MB )", TEXTS["README.md"].partition("\n## Why")[2].partition("\n## ")[0])
+    assert len(measured) == 4
+    assert [number for number in measured if not re.search(rf"\| {number}\b", results)] == []
+
+
+def test_each_alert_has_a_section_in_the_runbook() -> None:
+    page = TEXTS["docs/production/monitoring.md"]
+    runbook = page.partition("\n## Runbook\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^### (\w+)$", runbook, re.MULTILINE) == re.findall(r"- alert: (\w+)", page)
+
+
+def test_log_events_that_operators_are_to_watch_exist() -> None:
+    sources = "\n".join(
+        file.read_text("utf-8")
+        for file in [*ROOT.glob("*.py"), *ROOT.glob("*/*.py")]
+        if file.parent.name not in {"tests", "benchmarks"}
+    )
+    events = re.findall(r"`(\w+_\w+)`", prose("docs/production/monitoring.md").partition("\n## Log\n")[2])
+    named = {event for event in events if event.islower() and "." not in event}
+    assert len(named) > 8
+    assert [event for event in named if f'"{event}"' not in sources] == []
+
+
+def runtime_packages() -> Iterator[str]:
+    """Yield the names of all packages that requirements/runtime.txt installs here."""
+    lines = (ROOT / "requirements" / "runtime.txt").read_text("utf-8").splitlines()
+    waiting = [Requirement(line.partition("#")[0]) for line in lines if line.partition("#")[0].strip()]
+    seen = set()
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        extras = wanted.extras or {""}
+        if (name, *extras) in seen or (wanted.marker and not wanted.marker.evaluate()):
+            continue
+        seen.add((name, *extras))
+        yield name
+        for line in distribution(name).requires or []:
+            needed = Requirement(line)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                needed.marker = None
+                waiting.append(needed)
+
+
+def test_third_party_page_lists_the_packages_of_the_image() -> None:
+    listed = re.findall(r"^\| ([a-z0-9-]+) \|", TEXTS["THIRD_PARTY.md"], re.MULTILINE)
+    assert listed == sorted(set(runtime_packages()))
+
+
+def test_shell_scripts_keep_their_line_endings_on_windows() -> None:
+    rules = (ROOT / ".gitattributes").read_text("utf-8").splitlines()
+    assert {tuple(rule.split()) for rule in rules} >= {("*.sh", "text", "eol=lf"), (".ci/run", "text", "eol=lf")}
