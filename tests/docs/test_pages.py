@@ -19,7 +19,11 @@ from tests.support.servers import ROOT
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
-        *(page for folder in ("benchmarks", "deploy", "docs") for page in ROOT.glob(f"{folder}/**/*.md")),
+        *(
+            page
+            for folder in ("benchmarks", "deploy", "docs", "models/all-MiniLM-L6-v2")
+            for page in ROOT.glob(f"{folder}/**/*.md")
+        ),
     ]
 )
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text("utf-8") for page in PAGES}
