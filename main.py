@@ -12,8 +12,8 @@ from litestar.params import HeaderParameter, PathParameter
 from api import build_answers, openapi, openapi_examples
 from api.answer_formats import Format, accepted_format, check_format
 from api.answer_types import Health, ModelDetails, ModelList, Probe, TokenizeAnswer
-from api.request_types import EmbedOptionsBody, TextLimits
-from assembly.app import build_app
+from api.request_types import EmbedOptionsBody
+from assembly.app import EmbeddingParts, build_app
 from assembly.lifecycle import Lifecycle
 from assembly.reports import CacheReport, MetricsReport
 from assembly.serve import serve_app
@@ -49,15 +49,14 @@ Timeout = Annotated[
 )
 async def embed(
     data: openapi_examples.EmbedBody,
-    embedder: NamedDependency[Embedder],
-    text_limits: NamedDependency[TextLimits],
+    embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
 ) -> Response[Any]:
     """Embed one text."""
     started = time.perf_counter()
-    text_limits.check_text(data.text)
-    result, wanted = await _embed([data.text], data, embedder, request, request_timeout)
+    embedding.limits.check_text(data.text)
+    result, wanted = await _embed([data.text], data, embedding.embedder, request, request_timeout)
     return await build_answers.embed_answer(
         result, text_length=len(data.text), encoding=data.encoding, wanted=wanted, started=started
     )
@@ -73,15 +72,14 @@ async def embed(
 )
 async def embed_batch(
     data: openapi_examples.EmbedBatchBody,
-    embedder: NamedDependency[Embedder],
-    text_limits: NamedDependency[TextLimits],
+    embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
 ) -> Response[Any]:
     """Embed several texts; the vectors are in the order of the texts."""
     started = time.perf_counter()
-    text_limits.check_texts(data.texts)
-    result, wanted = await _embed(data.texts, data, embedder, request, request_timeout)
+    embedding.limits.check_texts(data.texts)
+    result, wanted = await _embed(data.texts, data, embedding.embedder, request, request_timeout)
     return await build_answers.batch_answer(result, encoding=data.encoding, wanted=wanted, started=started)
 
 
@@ -110,14 +108,13 @@ async def _embed(
 )
 async def tokenize(
     data: openapi_examples.TokenizeBody,
-    embedder: NamedDependency[Embedder],
-    text_limits: NamedDependency[TextLimits],
+    embedding: NamedDependency[EmbeddingParts],
     request_timeout: Timeout = None,
 ) -> Response[TokenizeAnswer]:
     """Count the tokens of texts and estimate the work of embedding them; no model is run."""
     started = time.perf_counter()
-    text_limits.check_texts(data.texts)
-    count = await embedder.tokenize(
+    embedding.limits.check_texts(data.texts)
+    count = await embedding.embedder.tokenize(
         data.model_name, data.texts, data.input_type, with_pieces=data.return_tokens, timeout_s=request_timeout
     )
     return await build_answers.tokenize_answer(count, started=started)

@@ -70,6 +70,18 @@ class AppParts:
     service: RunningService
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingParts:
+    """What the routes that embed or tokenise use.
+
+    One object, not two: Litestar resolves several dependencies of a route in a task group, a third more function calls
+    per request.
+    """
+
+    embedder: Embedder
+    limits: TextLimits
+
+
 def parts_of(app: Litestar) -> AppParts:
     """Return what `build_app` has put beside the routes of *app*."""
     parts: AppParts = app.state.parts
@@ -182,6 +194,9 @@ def _dependencies(
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     required_models = tuple(catalog.get(name).name for name in settings.required_models)
 
+    def provide_embedding() -> EmbeddingParts:
+        return EmbeddingParts(service.parts.embedder, text_limits)
+
     def provide_embedder() -> Embedder:
         return service.parts.embedder
 
@@ -194,9 +209,6 @@ def _dependencies(
     def provide_lifecycle() -> Lifecycle:
         return service.lifecycle
 
-    def provide_text_limits() -> TextLimits:
-        return text_limits
-
     def provide_required_models() -> tuple[str, ...]:
         return required_models
 
@@ -207,11 +219,11 @@ def _dependencies(
         return report
 
     return {
+        "embedding": Provide(provide_embedding, sync_to_thread=False),
         "embedder": Provide(provide_embedder, sync_to_thread=False),
         "models": Provide(provide_models, sync_to_thread=False),
         "scheduler": Provide(provide_scheduler, sync_to_thread=False),
         "lifecycle": Provide(provide_lifecycle, sync_to_thread=False),
-        "text_limits": Provide(provide_text_limits, sync_to_thread=False),
         "required_models": Provide(provide_required_models, sync_to_thread=False),
         "cache_report": Provide(provide_cache_report, sync_to_thread=False),
         "metrics_report": Provide(provide_metrics_report, sync_to_thread=False),
