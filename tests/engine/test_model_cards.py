@@ -1,114 +1,90 @@
-"""What is written down of models fits the models: names, sizes, and whether FastEmbed's classes normalise."""
+"""Model cards match the models: names, dimensions, and whether FastEmbed normalises."""
 
-import pytest
 from fastembed import TextEmbedding
 from msgspec.structs import replace
 
+from engine.fastembed_adapter import registry_models
 from engine.manifest import Manifest, Prompts
 from engine.model_cards import CARDS, EMPTY_CARD, NORMALIZED, Matryoshka, ModelCard, card_of, card_of_folder
 
-LEFT_TO_OTHERS = {
-    "BuiltinSentenceEmbedding": "the graph itself decides, so a model's own card tells",
-    "CustomTextEmbedding": "a folder's manifest decides",
-}
-REGISTRY = {
-    facts.model: (kind.__name__, facts)
-    for kind in TextEmbedding.EMBEDDINGS_REGISTRY
-    for facts in kind._list_supported_models()  # noqa: SLF001 - the public list does not tell the kinds apart
-    if "@" not in facts.model
-}
-
-each_card = pytest.mark.parametrize("name", CARDS)
+DECIDED_ELSEWHERE = {"BuiltinSentenceEmbedding": "by the graph", "CustomTextEmbedding": "by a folder's manifest"}
+REGISTRY = {model.name: model for model in registry_models()}
 
 
-@each_card
-def test_card_is_of_a_model_that_fastembed_knows(name: str) -> None:
-    assert name in REGISTRY
+def test_every_card_is_of_a_model_in_the_registry() -> None:
+    assert set(CARDS) - set(REGISTRY) == set()
 
 
-@each_card
-def test_sizes_of_a_card_are_below_the_models_own(name: str) -> None:
-    dim = REGISTRY[name][1].dim or 0
-    if matryoshka := CARDS[name].matryoshka:
-        sizes = [*matryoshka.sizes, *([matryoshka.any_from] if matryoshka.any_from else [])]
-        assert sizes
-        assert all(0 < size < dim for size in sizes)
-        assert list(matryoshka.sizes) == sorted(set(matryoshka.sizes))
+def test_matryoshka_dimensions_of_a_card_are_sorted_and_below_the_models_own() -> None:
+    wrong = []
+    for name, card in CARDS.items():
+        if matryoshka := card.matryoshka:
+            sizes = [*matryoshka.sizes, *([matryoshka.any_from] if matryoshka.any_from else [])]
+            if list(matryoshka.sizes) != sorted(set(matryoshka.sizes)) or not 0 < min(sizes) <= max(sizes) < (
+                REGISTRY[name].dim
+            ):
+                wrong.append(name)
+    assert wrong == []
 
 
-@each_card
-def test_model_that_needs_a_prompt_has_one_or_knows_tasks(name: str) -> None:
-    card = CARDS[name]
-    assert not card.needs_prompt or bool(card.prompts) or card.uses_tasks
+def test_card_that_needs_a_prompt_has_one_or_uses_tasks() -> None:
+    assert [
+        name for name, card in CARDS.items() if card.needs_prompt and not card.prompts and not card.uses_tasks
+    ] == []
 
 
-def test_every_class_of_fastembed_is_known_to_normalise_or_not() -> None:
-    kinds = {kind.__name__ for kind in TextEmbedding.EMBEDDINGS_REGISTRY}
-    assert kinds == set(NORMALIZED) | set(LEFT_TO_OTHERS)
-
-
-def test_models_that_use_tasks_are_those_to_which_fastembed_gives_some() -> None:
-    with_tasks = {name for name, (_, facts) in REGISTRY.items() if facts.tasks}
+def test_cards_that_use_tasks_are_those_of_models_to_which_fastembed_gives_tasks() -> None:
+    with_tasks = {entry["model"] for entry in TextEmbedding.list_supported_models() if entry["tasks"]}
     assert {name for name, card in CARDS.items() if card.uses_tasks} == with_tasks
 
 
-@pytest.mark.parametrize("name", REGISTRY)
-def test_card_tells_of_each_model_whether_it_is_normalised_as_far_as_its_class_decides(name: str) -> None:
-    kind = REGISTRY[name][0]
-    card = card_of(name, kind)
-    if kind in NORMALIZED:
-        assert card.normalized is NORMALIZED[kind]
-    assert card.prompts == CARDS.get(name, EMPTY_CARD).prompts
+def test_it_is_known_of_every_fastembed_class_whether_it_normalises() -> None:
+    kinds = {model.kind for model in REGISTRY.values()} | {"CustomTextEmbedding"}
+    assert kinds == set(NORMALIZED) | set(DECIDED_ELSEWHERE)
 
 
-@pytest.mark.parametrize(
-    ("name", "query", "document"),
-    [
-        pytest.param("intfloat/multilingual-e5-large", "query: ", "passage: ", id="e5"),
-        pytest.param("nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: ", id="nomic"),
-        pytest.param(
-            "BAAI/bge-small-en-v1.5", "Represent this sentence for searching relevant passages: ", "", id="bge"
-        ),
-        pytest.param("sentence-transformers/all-MiniLM-L6-v2", "", "", id="minilm"),
-    ],
-)
-def test_prompts_of_known_models(name: str, query: str, document: str) -> None:
-    card = card_of(name, REGISTRY[name][0])
-    assert card.prompt_for("query") == query
-    assert card.prompt_for("document") == document
-    assert card.prompt_for(None) == ""
+def test_card_of_a_registry_model_has_its_prompts_and_the_normalisation_of_its_class() -> None:
+    wrong = [
+        name
+        for name, model in REGISTRY.items()
+        if (card := card_of(name, model.kind)).prompts != CARDS.get(name, EMPTY_CARD).prompts
+        or card.normalized is not NORMALIZED.get(model.kind, card.normalized)
+    ]
+    assert wrong == []
 
 
-@pytest.mark.parametrize(
-    ("matryoshka", "allowed", "refused"),
-    [
-        pytest.param(Matryoshka((64, 128)), [64, 128], [1, 63, 65, 127, 129], id="sizes"),
-        pytest.param(Matryoshka((), any_from=32), [32, 33, 1000], [1, 31], id="any-from"),
-        pytest.param(Matryoshka((16,), any_from=32), [16, 32, 33], [15, 17, 31], id="both"),
-    ],
-)
-def test_sizes_that_a_model_was_trained_for(matryoshka: Matryoshka, allowed: list[int], refused: list[int]) -> None:
-    assert [matryoshka.allows(size) for size in allowed] == [True] * len(allowed)
-    assert [matryoshka.allows(size) for size in refused] == [False] * len(refused)
+def test_prompts_of_known_models() -> None:
+    expected = {
+        "intfloat/multilingual-e5-large": ("query: ", "passage: ", ""),
+        "nomic-ai/nomic-embed-text-v1.5": ("search_query: ", "search_document: ", ""),
+        "BAAI/bge-small-en-v1.5": ("Represent this sentence for searching relevant passages: ", "", ""),
+        "sentence-transformers/all-MiniLM-L6-v2": ("", "", ""),
+    }
+    cards = {name: card_of(name, REGISTRY[name].kind) for name in expected}
+    found = {
+        name: (card.prompt_for("query"), card.prompt_for("document"), card.prompt_for(None))
+        for name, card in cards.items()
+    }
+    assert found == expected
 
 
-def test_sizes_are_told_in_words() -> None:
-    assert str(Matryoshka((64, 128))) == "64, 128"
-    assert str(Matryoshka((64,), any_from=32)) == "any size from 32"
+def test_matryoshka_allows_the_listed_dimensions_and_all_from_any_from_up() -> None:
+    def allowed(matryoshka: Matryoshka) -> list[int]:
+        return [size for size in range(1, 40) if matryoshka.allows(size)]
 
-
-PLAIN = Manifest(name="a", dim=8, max_tokens=16, pooling="mean", normalized=False)
+    assert allowed(Matryoshka((8, 16))) == [8, 16]
+    assert allowed(Matryoshka((), any_from=36)) == [36, 37, 38, 39]
+    assert allowed(Matryoshka((16,), any_from=38)) == [16, 38, 39]
+    assert (str(Matryoshka((64, 128))), str(Matryoshka((64,), any_from=32))) == ("64, 128", "any size from 32")
 
 
 def test_card_of_a_folder_is_what_its_manifest_states() -> None:
+    plain = Manifest(name="a", dim=8, max_tokens=16, pooling="mean", normalized=False)
     prompts = Prompts(query="q: ")
-    assert card_of_folder(PLAIN) == ModelCard(normalized=False)
-    assert card_of_folder(replace(PLAIN, prompts=prompts, matryoshka=[4, 2])) == ModelCard(
+    assert card_of_folder(plain) == ModelCard(normalized=False)
+    assert card_of_folder(replace(plain, prompts=prompts, matryoshka=[4, 2])) == ModelCard(
         prompts=prompts, needs_prompt=True, matryoshka=Matryoshka((2, 4)), normalized=False
     )
-
-
-@pytest.mark.parametrize("stated", [True, False])
-def test_manifest_may_say_itself_whether_a_prompt_is_needed(*, stated: bool) -> None:
-    assert card_of_folder(replace(PLAIN, prompts=Prompts(query="q: "), needs_prompt=stated)).needs_prompt is stated
-    assert card_of_folder(replace(PLAIN, needs_prompt=stated)).needs_prompt is stated
+    for needs_prompt in (True, False):  # stated explicitly
+        assert card_of_folder(replace(plain, prompts=prompts, needs_prompt=needs_prompt)).needs_prompt is needs_prompt
+        assert card_of_folder(replace(plain, needs_prompt=needs_prompt)).needs_prompt is needs_prompt
