@@ -23,8 +23,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 @pytest.fixture
 def hub(served: Hub) -> Hub:
-    served.spoil = unchanged
-    served.asked.clear()
+    served.corrupt = unchanged
+    served.requests.clear()
     return served
 
 
@@ -82,7 +82,7 @@ def test_file_that_was_spoilt_in_the_cache_is_downloaded_again(hub: Hub, tmp_pat
 
 @pytest.mark.parametrize("spoil", [pytest.param(cut, id="cut short"), pytest.param(scramble, id="wrong content")])
 def test_spoilt_download_is_a_failure(spoil: object, hub: Hub, tmp_path: Path) -> None:
-    hub.spoil = spoil  # type: ignore[assignment]  # pytest's parameters have no types
+    hub.corrupt = spoil  # type: ignore[assignment]  # pytest's parameters have no types
     outcome = download(HUB_MODEL, hub=hub, cache=tmp_path)
     assert (outcome.code, outcome.out) == (1, "")
     assert f"{HUB_MODEL}: failed: its download " in outcome.err
@@ -100,7 +100,7 @@ def test_unknown_name_is_wrong_use_and_nothing_is_downloaded(hub: Hub, tmp_path:
     outcome = download(HUB_MODEL, "BAAI/bge-smal-en-v1.5", hub=hub, cache=tmp_path)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"No model is named 'BAAI/bge-smal-en-v1.5'. Did you mean '{ABSENT}'")
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_models_of_folders_need_no_download(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from fastembed import TextEmbedding
 from onnx import TensorProto, helper, numpy_helper
 
+from engine.fastembed_adapter import registry_model
 from tests.support.hubs import hub_environment
 from tests.support.servers import ROOT
 from tests.support.tiny import SPECIAL, WORDS, TinyModel, row
@@ -50,7 +50,7 @@ def command(*arguments: str, variables: Mapping[str, str], stdin: bytes = b"") -
 
 
 def repository_of(name: str) -> str:
-    return str(TextEmbedding._get_model_description(name).sources.hf)  # noqa: SLF001 - as engine/hub.py finds it
+    return registry_model(name).repository
 
 
 def repository_files(parent: Path) -> dict[str, bytes]:

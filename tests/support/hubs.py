@@ -1,7 +1,7 @@
-"""A small model hub, served by the test itself, and a process that loads a model from it.
+"""A small model hub that the test serves itself, and a process that loads a model from it.
 
-It speaks as much of the hub's API as `huggingface_hub` uses to download a model: the model's facts, its tree, and
-`resolve` with HEAD and GET. `huggingface_hub` reads HF_ENDPOINT when it is imported, so what loads is another process.
+It implements the part of the hub's API that `huggingface_hub` needs to download a model: the model's description, its
+tree, and `resolve` with HEAD and GET. `huggingface_hub` reads HF_ENDPOINT at import, so another process loads.
 """
 
 import hashlib
@@ -21,7 +21,10 @@ from urllib.parse import urlsplit
 
 from tests.support.servers import ROOT, environment
 
-Facts = dict[str, Any]
+Json = dict[str, Any]
+
+OUTCOME = "outcome: "
+"""Starts the lines in which a `Loader`'s process reports; libraries may print others."""
 
 
 def unchanged(_name: str, content: bytes) -> bytes:
@@ -30,38 +33,38 @@ def unchanged(_name: str, content: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Hub:
-    """A hub that has one repository; a test sets how it fails.
+    """A hub with one repository; a test sets how it fails.
 
     Attributes:
-        refusal: status and X-Error-Code of its answers; None: it answers as it should.
-        refused: what an address must hold to be refused; by default, each is.
-        spoil: what becomes of a file on its way, by name and content.
-        breaks_off: the end of the names of files in the middle of which it hangs up; None: it sends all of each.
-        asked: every request so far, such as `GET /api/models/a/b`.
+        rejection: status and X-Error-Code of its answers; None: it answers normally.
+        rejected: requests whose path contains this are rejected; by default all.
+        corrupt: changes a file before it is sent, by name and content.
+        disconnects_in: it closes the connection in the middle of these files.
+        requests: every request so far, such as `GET /api/models/a/b`.
     """
 
     url: str
     repository: str
     files: Mapping[str, bytes]
-    refusal: tuple[int, str | None] | None = None
-    refused: str = "/"
-    spoil: Callable[[str, bytes], bytes] = unchanged
-    breaks_off: str | None = None
-    asked: list[str] = field(default_factory=list)
+    rejection: tuple[int, str | None] | None = None
+    rejected: str = "/"
+    corrupt: Callable[[str, bytes], bytes] = unchanged
+    disconnects_in: tuple[str, ...] = ()
+    requests: list[str] = field(default_factory=list)
 
     @property
     def commit(self) -> str:
         return hashlib.sha1(b"".join(self.files.values()), usedforsecurity=False).hexdigest()
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body for a GET of *path*."""
-        if self.refusal and self.refused in path:
-            status, code = self.refusal
+        """Return status, headers and body for a GET of *path*."""
+        if self.rejection and self.rejected in path:
+            status, code = self.rejection
             return status, {"X-Error-Code": code} if code else {}, b""
-        facts, resolved = f"/api/models/{self.repository}", f"/{self.repository}/resolve/{self.commit}/"
-        if path in (facts, f"{facts}/revision/main"):
+        description, resolved = f"/api/models/{self.repository}", f"/{self.repository}/resolve/{self.commit}/"
+        if path in (description, f"{description}/revision/main"):
             return _json({"id": self.repository, "sha": self.commit, "private": False, "tags": [], "siblings": []})
-        if path == f"{facts}/tree/{self.commit}":
+        if path == f"{description}/tree/{self.commit}":
             return _json([_entry(name, content) for name, content in self.files.items()])
         if path.startswith(resolved) and (name := path.removeprefix(resolved)) in self.files:
             content = self.files[name]
@@ -74,12 +77,12 @@ def _json(content: object) -> tuple[int, dict[str, str], bytes]:
 
 
 def _blob_id(content: bytes) -> str:
-    """As git names it."""
+    """Return git's blob id."""
     return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
 
 
 def _is_large(name: str) -> bool:
-    """Weights are kept in the large file storage, and known by their SHA-256."""
+    """Whether the hub keeps a file in its large file storage, where its id is its SHA-256."""
     return name.endswith(".onnx")
 
 
@@ -87,7 +90,7 @@ def _etag(name: str, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest() if _is_large(name) else _blob_id(content)
 
 
-def _entry(name: str, content: bytes) -> Facts:
+def _entry(name: str, content: bytes) -> Json:
     entry = {"type": "file", "path": name, "size": len(content), "oid": _blob_id(content)}
     if _is_large(name):
         entry["lfs"] = {"oid": _etag(name, content), "size": len(content), "pointerSize": 130}
@@ -96,29 +99,29 @@ def _entry(name: str, content: bytes) -> Facts:
 
 @contextmanager
 def serving(repository: str, files: Mapping[str, bytes]) -> Iterator[Hub]:
-    """A hub on a free port of this machine, for the length of the block."""
+    """Serve a hub on a free port of this machine, for the length of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             status, headers, body = hub.answer(path)
             if self.command == "GET":
-                body = hub.spoil(path.rpartition("/")[2], body)
-            hub.asked.append(f"{self.command} {path}")
+                body = hub.corrupt(path.rpartition("/")[2], body)
+            hub.requests.append(f"{self.command} {path}")
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body)), "Connection": "close"}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET" and hub.breaks_off and path.endswith(hub.breaks_off):
+            if self.command == "GET" and hub.disconnects_in and path.endswith(hub.disconnects_in):
                 self.wfile.write(body[: len(body) // 2])
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # so: a reset
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
             elif self.command == "GET":
                 self.wfile.write(body)
 
         do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
         def log_message(self, *_: object) -> None:
-            """Stay quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         hub = Hub(f"http://127.0.0.1:{server.server_address[1]}", repository, files)
@@ -132,12 +135,18 @@ def serving(repository: str, files: Mapping[str, bytes]) -> Iterator[Hub]:
 
 
 class Loader:
-    """A process of its own that loads a model again and again, each time when it is told to."""
+    """A separate process that loads a model each time `load` is called."""
 
-    def __init__(self, name: str, **variables: str) -> None:
-        """Start it; *variables* are its environment's."""
+    def __init__(self, name: str, *, hub_timeout_s: float | None = None, **variables: str) -> None:
+        """Start the process.
+
+        Args:
+            name: a model of the registry.
+            hub_timeout_s: replaces `engine.hub.HUB_TIMEOUT_S`.
+            variables: environment variables.
+        """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.load_model", name],
+            [sys.executable, "-m", "tests.support.load_model", name, *([str(hub_timeout_s)] if hub_timeout_s else [])],
             cwd=ROOT,
             env=hub_environment(**variables),
             stdin=subprocess.PIPE,
@@ -145,27 +154,27 @@ class Loader:
             text=True,
         )
 
-    def load(self, cache_dir: Path, text: str = "", *, preloaded: Path | None = None) -> Facts:
-        """What came of it: the `vector` of *text* and the `files` loaded, or the `cause` why it cannot be had."""
+    def load(self, cache_dir: Path, text: str = "", *, preloaded: Path | None = None) -> Json:
+        """Load the model. Return the `vector` of *text* and the `fingerprint`, or the `cause` why it is unavailable."""
         assert self._process.stdin
         assert self._process.stdout
-        order = {"cache_dir": str(cache_dir), "text": text, "preloaded": str(preloaded) if preloaded else None}
-        self._process.stdin.write(json.dumps(order) + "\n")
+        request = {"cache_dir": str(cache_dir), "text": text, "preloaded": str(preloaded) if preloaded else None}
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
-            if line.startswith("came of it: "):
-                outcome: Facts = json.loads(line.removeprefix("came of it: "))
+            if line.startswith(OUTCOME):
+                outcome: Json = json.loads(line.removeprefix(OUTCOME))
                 return outcome
         raise AssertionError("the loading process has ended")
 
     def close(self) -> None:
-        """End the process and wait for it."""
+        """Stop the process and wait for its end."""
         self._process.communicate()
 
 
 @contextmanager
-def loading(name: str, **variables: str) -> Iterator[Loader]:
-    loader = Loader(name, **variables)
+def loading(name: str, *, hub_timeout_s: float | None = None, **variables: str) -> Iterator[Loader]:
+    loader = Loader(name, hub_timeout_s=hub_timeout_s, **variables)
     try:
         yield loader
     finally:
@@ -173,6 +182,6 @@ def loading(name: str, **variables: str) -> Iterator[Loader]:
 
 
 def hub_environment(**variables: str) -> dict[str, str]:
-    """This process's environment with *variables*, but without what a developer has set up for the real hub."""
+    """Return this process's environment with *variables*, without a developer's settings for the real hub."""
     inherited = {name: value for name, value in environment({}).items() if not name.startswith(("HF_", "HUGGING"))}
     return {**inherited, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", **variables}

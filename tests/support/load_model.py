@@ -1,13 +1,18 @@
-"""Loads a model of the registry each time a line comes in, and prints the outcome; run by `tests/support/hubs.py`."""
+"""Loads a model of the registry for each line on standard input and prints the outcome; run by `tests/support/hubs.py`.
+
+Usage: `python -m tests.support.load_model NAME [HUB_TIMEOUT_S]`
+"""
 
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import engine.hub
 from engine.catalog import read_catalog
 from engine.encoder import load_encoder
 from engine.errors import ModelUnavailableError
+from tests.support.hubs import OUTCOME
 
 
 def attempt(name: str, cache_dir: Path, text: str, preloaded: Path | None) -> dict[str, object]:
@@ -20,9 +25,11 @@ def attempt(name: str, cache_dir: Path, text: str, preloaded: Path | None) -> di
     return {"vector": vector, "fingerprint": asdict(encoder.fingerprint) if encoder.fingerprint else None}
 
 
+if len(sys.argv) > 2:
+    engine.hub.HUB_TIMEOUT_S = float(sys.argv[2])
 for line in sys.stdin:
-    order = json.loads(line)
-    preloaded = Path(order["preloaded"]) if order["preloaded"] else None
-    outcome = attempt(sys.argv[1], Path(order["cache_dir"]), order["text"], preloaded)
-    sys.stdout.write(f"came of it: {json.dumps(outcome)}\n")
+    request = json.loads(line)
+    preloaded = Path(request["preloaded"]) if request["preloaded"] else None
+    outcome = attempt(sys.argv[1], Path(request["cache_dir"]), request["text"], preloaded)
+    sys.stdout.write(f"{OUTCOME}{json.dumps(outcome)}\n")
     sys.stdout.flush()

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.engine.test_hub import DIM, NAME, repository_of
+from tests.engine.test_hub import DIM, NAME, REPOSITORY
 from tests.support.hubs import Hub, hub_environment, serving
 from tests.support.servers import ServerProcess, running_server
 from tests.support.tiny import TinyModel
@@ -187,7 +187,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     folder = TinyModel("tiny", dim=DIM, words=LARGE_WORDS).write(tmp_path_factory.mktemp("repository"))
     names = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
     files = {name: (folder / name).read_bytes() for name in names}
-    with serving(repository_of(NAME), {**files, "model_optimized.onnx": (folder / "model.onnx").read_bytes()}) as hub:
+    with serving(REPOSITORY, {**files, "model_optimized.onnx": (folder / "model.onnx").read_bytes()}) as hub:
         yield hub
 
 
