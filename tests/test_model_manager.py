@@ -1,4 +1,4 @@
-"""The model manager with real tiny models: loading, leases, LRU, TTL, budgets, failures, memory."""
+"""The model manager with real tiny models: loads, leases, LRU, TTL, budgets, failures, memory."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 
 class Loader:
-    """Loads real models; counts, and fails or waits where a test wants it."""
+    """Loads real models; counts calls, and fails or waits if a test says so."""
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
@@ -54,9 +54,9 @@ class Loader:
         self.unreachable: set[str] = set()
         self.failures: dict[str, Exception] = {}
         self.gates: dict[str, threading.Event] = {}
-        self.begun = threading.Event()
-        self.finished: queue.Queue[str] = queue.Queue()
-        self.unfinishable: set[str] = set()
+        self.has_begun = threading.Event()
+        self.optimised: queue.Queue[str] = queue.Queue()
+        self.not_optimisable: set[str] = set()
 
     def fetch(self, model: Model) -> None:
         self.fetches.append(model.name)
@@ -64,14 +64,14 @@ class Loader:
             raise ModelUnavailableError(model.name, "the hub cannot be reached")
 
     def optimise(self, encoder: Encoder) -> None:
-        self.finished.put(encoder.name)
-        if encoder.name in self.unfinishable:
+        self.optimised.put(encoder.name)
+        if encoder.name in self.not_optimisable:
             raise RuntimeError
 
     def load(self, model: Model) -> Encoder:
         name = model.name
         self.loads.append(name)
-        self.begun.set()
+        self.has_begun.set()
         if name in self.gates:
             assert self.gates[name].wait(10)
         if name in self.failures:
@@ -131,16 +131,16 @@ async def make(loader: Loader, clock: ManualClock, executor: ThreadPoolExecutor)
         await manager.aclose()
 
 
-async def turn() -> None:
+async def run_other_tasks() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def begun(loader: Loader) -> None:
-    assert await asyncio.to_thread(loader.begun.wait, 10)
+async def wait_until_loading(loader: Loader) -> None:
+    assert await asyncio.to_thread(loader.has_begun.wait, 10)
 
 
-async def test_a_model_is_loaded_once_and_kept(make: Make, loader: Loader) -> None:
+async def test_model_is_loaded_once_and_kept(make: Make, loader: Loader) -> None:
     models = make()
     async with models.lease(A) as first:
         assert first.encode(first.tokenizer.tokenize(["one"])).shape == (1, 4)
@@ -149,7 +149,7 @@ async def test_a_model_is_loaded_once_and_kept(make: Make, loader: Loader) -> No
     assert loader.loads == ["a"]
 
 
-async def test_what_is_known_of_a_loaded_model(make: Make) -> None:
+async def test_loaded_model_has_its_times_and_memory(make: Make) -> None:
     models = make()
     assert models.find("a") is None
     await use(models, A)
@@ -166,13 +166,13 @@ async def test_twenty_callers_of_a_cold_model_cause_one_load(make: Make, loader:
     assert loader.loads == ["a"]
 
 
-async def test_a_caller_who_leaves_does_not_stop_the_load(make: Make, loader: Loader) -> None:
+async def test_caller_that_leaves_does_not_stop_the_load(make: Make, loader: Loader) -> None:
     models = make()
     loader.gates["a"] = threading.Event()
     leaving, staying = asyncio.create_task(use(models, A)), asyncio.create_task(use(models, A))
-    await begun(loader)
+    await wait_until_loading(loader)
     leaving.cancel()
-    await turn()
+    await run_other_tasks()
     loader.gates["a"].set()
     await staying
     assert leaving.cancelled()
@@ -186,32 +186,32 @@ async def test_the_least_recently_used_model_goes_first(make: Make) -> None:
     assert [*models.loaded] == ["a", "c"]
 
 
-async def test_a_leased_model_is_never_evicted(make: Make) -> None:
+async def test_leased_model_is_never_evicted(make: Make) -> None:
     models = make(capacity=2)
     async with models.lease(A):
         await use(models, B, C)
         assert [*models.loaded] == ["a", "c"]
 
 
-async def test_with_no_idle_model_a_request_waits_for_one(make: Make) -> None:
+async def test_load_waits_for_an_idle_model(make: Make) -> None:
     models = make(capacity=1)
     async with models.lease(A):
         waiting = asyncio.create_task(use(models, B))
-        await turn()
+        await run_other_tasks()
         assert not waiting.done()
         assert [*models.loaded] == ["a"]
     await waiting
     assert [*models.loaded] == ["b"]
 
 
-async def test_who_stops_waiting_for_a_place_does_not_push_a_model_out_later(make: Make, loader: Loader) -> None:
+async def test_load_that_all_callers_have_left_evicts_no_model_later(make: Make, loader: Loader) -> None:
     models = make(capacity=1)
     async with models.lease(A):
         waiting = asyncio.create_task(use(models, B))
-        await turn()
+        await run_other_tasks()
         await asyncio.to_thread(lambda: None)
         waiting.cancel()
-        await turn()
+        await run_other_tasks()
     await use(models, A)
     assert [*models.loaded] == ["a"]
     assert loader.loads == ["a"]
@@ -232,14 +232,14 @@ async def test_a_model_idle_for_longer_than_its_ttl_is_dropped(make: Make, clock
     assert [*models.loaded] == ["b"]
 
 
-async def test_a_leased_model_outlives_its_ttl(make: Make, clock: ManualClock) -> None:
+async def test_leased_model_outlives_its_ttl(make: Make, clock: ManualClock) -> None:
     models = make()
     async with models.lease(A):
         clock.now_s = 10 * TTL_S
         await models.evict_idle()
         assert [*models.loaded] == ["a"]
     await models.evict_idle()
-    assert [*models.loaded] == ["a"]  # its time begins when it is given back
+    assert [*models.loaded] == ["a"]  # its time to live begins when it is released
 
 
 async def test_the_memory_budget_makes_room_like_the_capacity(make: Make) -> None:
@@ -248,7 +248,7 @@ async def test_the_memory_budget_makes_room_like_the_capacity(make: Make) -> Non
     assert [*models.loaded] == ["c", "d"]
 
 
-async def test_a_model_larger_than_the_whole_budget_is_refused_and_pushes_nothing_out(make: Make) -> None:
+async def test_model_larger_than_the_whole_budget_is_rejected_and_evicts_nothing(make: Make) -> None:
     models = make(capacity=4, budget=250)
     await use(models, A, B)
     with pytest.raises(ModelUnavailableError, match="MODEL_MEMORY_BUDGET"):
@@ -256,21 +256,21 @@ async def test_a_model_larger_than_the_whole_budget_is_refused_and_pushes_nothin
     assert [*models.loaded] == ["a", "b"]
 
 
-async def test_a_failed_load_leaves_nothing_behind(make: Make, loader: Loader, clock: ManualClock) -> None:
+async def test_failed_load_leaves_nothing_behind(make: Make, loader: Loader, clock: ManualClock) -> None:
     models = make(capacity=1)
     loader.broken = {"a"}
     with pytest.raises(ModelUnavailableError, match="broken") as failed:
         await use(models, A)
     assert failed.value.retry_after_s == PAUSE_S
     assert [*models.loaded] == []
-    await use(models, B)  # the only place is free again
+    await use(models, B)  # the only slot is free again
     loader.broken = set()
     clock.now_s = PAUSE_S + 1
     await use(models, A)
     assert [*models.loaded] == ["a"]
 
 
-async def test_a_failed_load_is_tried_again_only_after_a_pause(make: Make, loader: Loader, clock: ManualClock) -> None:
+async def test_failed_load_is_repeated_only_after_a_pause(make: Make, loader: Loader, clock: ManualClock) -> None:
     models = make()
     loader.broken = {"a"}
     for now_s, retry_after_s in ((0.0, PAUSE_S), (1.0, PAUSE_S - 1), (29.0, 1.0)):
@@ -293,7 +293,7 @@ async def test_a_failed_load_is_tried_again_only_after_a_pause(make: Make, loade
         pytest.param(OSError(24, "Too many open files", "/secret"), r"\(OSError\)", id="no-files"),
     ],
 )
-async def test_a_load_that_fails_in_an_unforeseen_way_is_told_logged_and_tried_again_after_a_pause(
+async def test_unforeseen_failure_of_a_load_is_logged_and_repeated_only_after_a_pause(
     failure: Exception, cause: str, make: Make, loader: Loader, clock: ManualClock
 ) -> None:
     models = make()
@@ -305,8 +305,8 @@ async def test_a_load_that_fails_in_an_unforeseen_way_is_told_logged_and_tried_a
                 await use(models, A)
             assert failed.value.retry_after_s == PAUSE_S - now_s
             assert "secret" not in failed.value.detail
-    [told] = [entry for entry in logs if entry["event"] == "model_load_failed"]
-    assert (told["log_level"], told["exc_info"]) == ("error", failure)
+    [event] = [entry for entry in logs if entry["event"] == "model_load_failed"]
+    assert (event["log_level"], event["exc_info"]) == ("error", failure)
     assert loader.loads == ["a"]
     await use(models, B)
     clock.now_s, loader.failures = PAUSE_S, {}
@@ -314,7 +314,7 @@ async def test_a_load_that_fails_in_an_unforeseen_way_is_told_logged_and_tried_a
     assert [*models.loaded] == ["b", "a"]
 
 
-async def test_each_of_those_who_wait_has_a_failure_of_his_own(make: Make, loader: Loader) -> None:
+async def test_each_waiting_caller_gets_its_own_exception(make: Make, loader: Loader) -> None:
     models = make()
     loader.broken = {"a"}
     failures = await asyncio.gather(*(use(models, A) for _ in range(3)), return_exceptions=True)
@@ -326,29 +326,29 @@ async def test_each_of_those_who_wait_has_a_failure_of_his_own(make: Make, loade
 @pytest.mark.parametrize(
     "half",
     [
-        pytest.param(TinyModel("half", stated_dim=5), id="of another dimension than it says"),
-        pytest.param(TinyModel("half", words=PROBE_WORDS, graph=too_large), id="for which there is not enough memory"),
+        pytest.param(TinyModel("half", stated_dim=5), id="wrong dimension"),
+        pytest.param(TinyModel("half", words=PROBE_WORDS, graph=too_large), id="not enough memory"),
     ],
 )
-async def test_a_model_that_was_half_loaded_is_freed(
+async def test_half_loaded_model_is_freed(
     half: TinyModel, make: Make, loader: Loader, executor: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     half.write(tmp_path)
     loader.catalog = read_catalog([tmp_path], bundled="")
     models, before = make(), _encoders()
-    with contextlib.suppress(ModelUnavailableError), capture_logs():  # what shows a traceback keeps it, and the model
+    with contextlib.suppress(ModelUnavailableError), capture_logs():  # a displayed traceback would keep the model
         await use(models, model("half"))
-    await turn()
+    await run_other_tasks()
     await asyncio.to_thread(executor.shutdown)
     assert loader.loads == ["half"]
     assert _encoders() <= before
 
 
-async def test_a_dropped_model_is_freed_with_the_last_run_that_holds_it(make: Make) -> None:
+async def test_evicted_model_is_freed_with_the_last_run_that_holds_it(make: Make) -> None:
     models = make()
     async with models.lease(A) as encoder:
         left = weakref.ref(encoder)
-    held = [encoder]  # what a run holds whose caller has left
+    held = [encoder]  # as a run does whose caller has left
     del encoder
     await models.aclose()
     assert left() is not None
@@ -364,7 +364,7 @@ def _encoders() -> int:
     return sum(isinstance(found, Encoder) for found in gc.get_objects())
 
 
-async def test_a_model_that_cannot_be_fetched_pushes_nothing_out(make: Make, loader: Loader) -> None:
+async def test_model_that_cannot_be_fetched_evicts_nothing(make: Make, loader: Loader) -> None:
     models = make(capacity=1)
     await use(models, A)
     loader.unreachable = {"b"}
@@ -374,29 +374,29 @@ async def test_a_model_that_cannot_be_fetched_pushes_nothing_out(make: Make, loa
     assert loader.loads == ["a"]
 
 
-async def test_a_slow_load_does_not_hold_up_another_model(make: Make, loader: Loader) -> None:
+async def test_slow_load_does_not_delay_another_model(make: Make, loader: Loader) -> None:
     models = make(capacity=3)
     loader.gates["a"] = threading.Event()
     slow = asyncio.create_task(use(models, A))
-    await begun(loader)
+    await wait_until_loading(loader)
     await use(models, B)
     assert [*models.loaded] == ["b"]
     loader.gates["a"].set()
     await slow
 
 
-async def test_required_models_are_loaded_beside_each_other(make: Make, loader: Loader) -> None:
+async def test_required_models_are_loaded_in_parallel(make: Make, loader: Loader) -> None:
     models = make(capacity=3)
     loader.gates = {"a": threading.Event(), "b": threading.Event()}
     loading = asyncio.create_task(models.load_all([A, B]))
-    await begun(loader)
+    await wait_until_loading(loader)
     loader.gates["b"].set()
     loader.gates["a"].set()
     await loading
     assert set(models.loaded) == {"a", "b"}
 
 
-async def test_one_required_model_that_fails_is_told_and_the_others_are_there(make: Make, loader: Loader) -> None:
+async def test_one_required_model_that_fails_raises_and_the_others_are_loaded(make: Make, loader: Loader) -> None:
     models = make(capacity=3)
     loader.broken = {"b"}
     with pytest.raises(ModelUnavailableError, match="'b'"):
@@ -404,59 +404,59 @@ async def test_one_required_model_that_fails_is_told_and_the_others_are_there(ma
     assert set(models.loaded) == {"a", "c"}
 
 
-async def test_closing_tells_those_who_wait_and_drops_all_models(make: Make) -> None:
+async def test_closing_ends_waiting_callers_and_evicts_all_models(make: Make) -> None:
     models = make(capacity=1)
     async with models.lease(A):
         waiting = asyncio.create_task(use(models, B))
-        await turn()
+        await run_other_tasks()
         await models.aclose()
         with pytest.raises(DrainingError):
             await waiting
     assert [*models.loaded] == []
 
 
-async def test_a_loaded_model_is_finished_after_its_first_callers_have_it(make: Make, loader: Loader) -> None:
+async def test_model_is_optimised_after_its_first_callers_have_it(make: Make, loader: Loader) -> None:
     models = make()
-    loader.unfinishable = {"a"}
+    loader.not_optimisable = {"a"}
     await use(models, A, B)
-    assert {await asyncio.to_thread(loader.finished.get, timeout=10) for _ in range(2)} == {"a", "b"}
+    assert {await asyncio.to_thread(loader.optimised.get, timeout=10) for _ in range(2)} == {"a", "b"}
     await use(models, A)
     assert loader.loads == ["a", "b"]
 
 
-async def test_idle_models_are_looked_for_until_cancelled(make: Make, clock: ManualClock) -> None:
+async def test_idle_models_are_evicted_until_cancelled(make: Make, clock: ManualClock) -> None:
     models = make()
     await use(models, A)
     clock.now_s = TTL_S
     looking = asyncio.create_task(models.evict_idle_forever(interval_s=0))
-    await turn()
+    await run_other_tasks()
     assert [*models.loaded] == []
     looking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await looking
 
 
-async def test_a_model_in_use_without_a_pause_gives_way_to_one_that_waits(make: Make, clock: ManualClock) -> None:
+async def test_model_in_constant_use_is_evicted_for_a_waiting_one(make: Make, clock: ManualClock) -> None:
     models = make(capacity=1)
-    has_given_way = asyncio.Event()
+    is_evicted = asyncio.Event()
 
     async def use_again_and_again() -> None:
         """Three of these overlap, so that the model is never idle by itself."""
-        while not has_given_way.is_set():
+        while not is_evicted.is_set():
             async with models.lease(A):
                 await asyncio.to_thread(lambda: None)
                 clock.now_s += 0.1
 
     async def want() -> None:
         async with models.lease(B):
-            has_given_way.set()
+            is_evicted.set()
 
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
         for _ in range(3):
             tasks.create_task(use_again_and_again())
-        await turn()
+        await run_other_tasks()
         tasks.create_task(want())
-    assert has_given_way.is_set()
+    assert is_evicted.is_set()
 
 
 MEASURE = """
@@ -484,7 +484,7 @@ async def main():
             executor=executor, capacity=2, ttl_s=0, retry_pause_s=1,
         )
         seen = []
-        for _ in range(6):
+        for _ in range(4):
             async with models.lease(catalog.get(BUNDLED_MODEL)) as encoder:
                 encoder.encode(encoder.tokenizer.tokenize(["memory " * 250] * 2))
                 del encoder
@@ -500,10 +500,10 @@ asyncio.run(main())
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
 @pytest.mark.timeout(60)
 def test_memory_is_given_back_to_the_system_when_a_model_is_dropped() -> None:
-    """A process of its own, so that other tests' memory does not count; loaded and dropped six times."""
+    """In a separate process, so that other tests' memory does not count: loaded and evicted four times."""
     root = Path(__file__).parent.parent
     result = subprocess.run([sys.executable, "-c", MEASURE], cwd=root, check=True, capture_output=True, text=True)
     measured: list[tuple[float, float]] = json.loads(result.stdout.splitlines()[-1])
     assert min(loaded - dropped for loaded, dropped in measured) > 40, measured  # MB; the weights alone take more
-    # What piles up stays in every later round; what malloc holds at one moment does not.
-    assert min(dropped for _, dropped in measured[3:]) - measured[0][1] < 10, measured
+    # A leak stays in every later round; what malloc holds at one moment does not.
+    assert min(dropped for _, dropped in measured[2:]) - measured[0][1] < 10, measured

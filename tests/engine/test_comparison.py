@@ -1,3 +1,5 @@
+"""Cosines and neighbours of two models, against a plain implementation."""
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ def cosine(first: Matrix, second: Matrix) -> float:
 
 
 def plain_neighbours(of: Matrix, count: int) -> list[list[int]]:
-    """As one would write it without thinking of memory or speed."""
+    """Find neighbours without regard to memory or speed."""
     found = []
     for index, vector in enumerate(of):
         others = [other for other in range(len(of)) if other != index]
@@ -36,17 +38,17 @@ def test_neighbours_are_the_nearest_other_texts() -> None:
 
 
 @pytest.mark.parametrize("block_numbers", [1, 61, 1_000, 1_000_000])
-def test_size_of_a_block_changes_nothing(block_numbers: int) -> None:
+def test_neighbours_do_not_depend_on_the_block_size(block_numbers: int) -> None:
     found = neighbours(vectors(3), 7, block_numbers=block_numbers)
     np.testing.assert_array_equal(found, neighbours(vectors(3), 7))
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
-def test_length_of_a_vector_does_not_matter(scale: float) -> None:
+def test_neighbours_do_not_depend_on_the_length_of_vectors(scale: float) -> None:
     np.testing.assert_array_equal(neighbours(vectors(4) * np.float32(scale), 5), neighbours(vectors(4), 5))
 
 
-def test_of_equally_near_texts_the_first_ones_are_taken() -> None:
+def test_among_equally_near_texts_the_first_ones_are_neighbours() -> None:
     same = np.tile(vectors(5, texts=1), (8, 1))
     assert neighbours(same, 3).tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], *[[0, 1, 2]] * 5]
 
@@ -60,22 +62,22 @@ def test_overlap_is_the_share_of_common_neighbours() -> None:
     np.testing.assert_allclose(overlaps(first, second), expected)
 
 
-def test_models_of_other_dimensions_have_an_overlap() -> None:
+def test_overlap_of_models_with_different_dimensions() -> None:
     first = vectors(8)
     padded = np.concatenate([first, np.zeros_like(first)], axis=1)
     assert overlaps(first, padded).tolist() == [1.0] * len(first)
 
 
-def test_models_that_have_nothing_in_common_agree_by_chance() -> None:
+def test_unrelated_models_overlap_by_chance() -> None:
     assert overlaps(vectors(9, texts=400), vectors(10, texts=400)).mean() == pytest.approx(10 / 399, abs=0.02)
 
 
-def test_all_other_texts_are_looked_at_where_there_are_fewer_than_ten() -> None:
+def test_with_fewer_than_ten_other_texts_all_of_them_are_neighbours() -> None:
     assert [neighbours_of(texts) for texts in (2, 10, 11, 12, 1000)] == [1, 9, 10, 10, 10]
     assert overlaps(vectors(11, texts=2), vectors(12, texts=2)).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("texts", [0, 1])
-def test_lone_text_has_no_neighbours(texts: int) -> None:
+def test_single_text_has_no_neighbours(texts: int) -> None:
     with pytest.raises(ValueError, match="single text"):
         overlaps(vectors(1, texts=texts), vectors(2, texts=texts))

@@ -1,4 +1,4 @@
-"""The encoder on real models: the bundled one, and tiny ones of which every vector is known."""
+"""The encoder on real models: the bundled one, and tiny ones whose vectors are known."""
 
 import json
 from collections.abc import Sequence
@@ -70,11 +70,11 @@ def static(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 
 @pytest.fixture(scope="module")
 def fastembed() -> TextEmbedding:
-    """FastEmbed on the bundled model's folder, as anybody would use it."""
+    """FastEmbed on the bundled model's folder, used directly."""
     return TextEmbedding(BUNDLED_MODEL, specific_model_path=str(BUNDLED_MODELS_DIR / "all-MiniLM-L6-v2"), threads=1)
 
 
-def of(encoder: Encoder, texts: Sequence[str], side: Side | None = None) -> Any:
+def vectors_of(encoder: Encoder, texts: Sequence[str], side: Side | None = None) -> Any:
     return encoder.encode(encoder.tokenizer.tokenize(texts, side=side))
 
 
@@ -84,7 +84,7 @@ def test_vectors_are_what_the_model_computes(tiny: Encoder) -> None:
     np.testing.assert_allclose(vectors, [mean_of(text.split()) for text in TEXTS], rtol=1e-6)
 
 
-def test_a_normalised_model_gives_unit_vectors(tmp_path: Path) -> None:
+def test_normalised_model_returns_unit_vectors(tmp_path: Path) -> None:
     TinyModel("acme/unit", normalized=True).write(tmp_path)
     unit = load(tmp_path, "acme/unit")
     expected = mean_of(["one", "two"])
@@ -92,45 +92,41 @@ def test_a_normalised_model_gives_unit_vectors(tmp_path: Path) -> None:
     np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("words", "tokens", "length"),
-    [
-        pytest.param(MAX_TOKENS - 2, MAX_TOKENS, MAX_TOKENS, id="exactly-the-limit"),
-        pytest.param(MAX_TOKENS - 1, MAX_TOKENS + 1, MAX_TOKENS, id="one-over"),
-        pytest.param(100, 102, MAX_TOKENS, id="many-over"),
-        pytest.param(1, 3, 3, id="one-word"),
-    ],
-)
-def test_tokens_count_the_whole_text_and_the_cut_is_told(tiny: Encoder, words: int, tokens: int, length: int) -> None:
-    [item] = tiny.tokenizer.tokenize(["one " * words])
-    assert (item.tokens, item.length, item.is_truncated) == (tokens, length, tokens > length)
+def test_tokens_count_the_whole_text_and_a_truncated_text_is_marked(tiny: Encoder) -> None:
+    expected = {
+        1: (3, 3, False),
+        MAX_TOKENS - 2: (MAX_TOKENS, MAX_TOKENS, False),
+        MAX_TOKENS - 1: (MAX_TOKENS + 1, MAX_TOKENS, True),
+        100: (102, MAX_TOKENS, True),
+    }
+    items = {words: tiny.tokenizer.tokenize(["one " * words])[0] for words in expected}
+    assert {words: (item.tokens, item.length, item.is_truncated) for words, item in items.items()} == expected
 
 
-def test_a_cut_text_has_the_vector_of_what_was_left(tiny: Encoder) -> None:
+def test_truncated_text_has_the_vector_of_what_is_left(tiny: Encoder) -> None:
     long = ["one"] * (MAX_TOKENS - 2) + ["five"] * 40
     [vector] = tiny.encode(tiny.tokenizer.tokenize([" ".join(long)]))
     np.testing.assert_allclose(vector, mean_of(long[: MAX_TOKENS - 2]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("words", [254, 255, 600])
-def test_tokens_of_the_bundled_model_are_those_of_its_own_tokenizer(bundled: Encoder, words: int) -> None:
+def test_tokens_of_the_bundled_model_are_those_of_its_own_tokenizer(bundled: Encoder) -> None:
     tokenizer = Tokenizer.from_file(str(BUNDLED_MODELS_DIR / "all-MiniLM-L6-v2" / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    text = "embedding " * words
-    [item] = bundled.tokenizer.tokenize([text])
-    assert item.tokens == len(tokenizer.encode(text))
-    assert item.length == min(item.tokens, 256)
+    texts = ["embedding " * words for words in (254, 255, 600)]
+    items = bundled.tokenizer.tokenize(texts)
+    assert [item.tokens for item in items] == [len(tokenizer.encode(text)) for text in texts]
+    assert [item.length for item in items] == [256, 256, 256]
 
 
-def test_a_text_in_a_batch_has_the_vector_that_it_has_alone(bundled: Encoder) -> None:
+def test_text_in_a_batch_has_the_vector_that_it_has_alone(bundled: Encoder) -> None:
     texts = ["a", "How do I reset my password?", "Ein Satz mit Umlauten: äöü. " * 12, "x " * 300, "42"]
     together = bundled.encode(bundled.tokenizer.tokenize(texts))
     alone = np.concatenate([bundled.encode(bundled.tokenizer.tokenize([text])) for text in texts])
     assert np.abs(together - alone).max() <= 1e-5
 
 
-def test_threads_may_share_an_encoder(bundled: Encoder) -> None:
+def test_several_threads_may_use_an_encoder_at_once(bundled: Encoder) -> None:
     texts = [f"text number {number} " * (1 + number % 7) for number in range(24)]
     expected = np.concatenate([bundled.encode(bundled.tokenizer.tokenize([text])) for text in texts])
 
@@ -142,13 +138,13 @@ def test_threads_may_share_an_encoder(bundled: Encoder) -> None:
     assert np.abs(vectors - expected).max() <= 1e-5
 
 
-def test_the_same_items_may_be_run_twice(tiny: Encoder) -> None:
+def test_same_items_may_be_run_twice(tiny: Encoder) -> None:
     items = tiny.tokenizer.tokenize(TEXTS)
     first = tiny.encode(items)
     np.testing.assert_allclose(tiny.encode(items[1:2]), first[1:2], rtol=1e-6)
 
 
-def test_the_session_for_lone_texts_is_kept_and_gives_the_same_vectors() -> None:
+def test_lone_text_session_returns_the_same_vectors() -> None:
     encoder = load(BUNDLED_MODELS_DIR, BUNDLED_MODEL)
     texts = ["How do I reset my password?", "x " * 300]
     expected = [encoder.encode(encoder.tokenizer.tokenize([text]), is_lone=True) for text in texts]
@@ -159,7 +155,7 @@ def test_the_session_for_lone_texts_is_kept_and_gives_the_same_vectors() -> None
         assert np.abs(encoder.encode(encoder.tokenizer.tokenize([text]), is_lone=True) - vector).max() <= 1e-5
 
 
-def test_a_session_for_lone_texts_that_gives_other_vectors_is_dropped_and_told(tmp_path: Path) -> None:
+def test_lone_text_session_with_other_vectors_is_dropped_and_logged(tmp_path: Path) -> None:
     TinyModel("acme/noisy", words=PROBE_WORDS, graph=noisy).write(tmp_path)
     with capture_logs():
         encoder = load(tmp_path, "acme/noisy")
@@ -171,39 +167,39 @@ def test_a_session_for_lone_texts_that_gives_other_vectors_is_dropped_and_told(t
     assert encoder.encode(encoder.tokenizer.tokenize(["one"]), is_lone=True).shape == (1, 4)
 
 
-def test_model_folder_that_was_taken_away_does_not_come_back_empty(tmp_path: Path) -> None:
-    """Somebody who puts it back would put it into that one."""
+def test_model_folder_that_was_moved_away_does_not_come_back_empty(tmp_path: Path) -> None:
+    """An operator who moves it back would move it into the empty one."""
     folder = TinyModel("acme/tiny").write(tmp_path / "models")
     encoder = load(tmp_path / "models", "acme/tiny")
-    folder.rename(tmp_path / "aside")
+    folder.rename(tmp_path / "elsewhere")
     with pytest.raises(Exception, match=r"model\.onnx"):
         encoder.open_lone_text_session(2)
     assert not folder.exists()
     assert encoder.encode(encoder.tokenizer.tokenize(["one"]), is_lone=True).shape == (1, 4)
 
 
-def test_warming_up_measures_the_pace(tiny: Encoder) -> None:
+def test_warm_up_measures_the_speed(tiny: Encoder) -> None:
     assert tiny.seconds_per_token > 0
 
 
-@pytest.mark.parametrize("broken", ["model.onnx", "tokenizer.json", "tokenizer_config.json"])
-def test_a_broken_file_is_told_without_an_address(tmp_path: Path, broken: str) -> None:
-    folder = TinyModel(f"acme/broken-{broken.replace('.', '-')}").write(tmp_path)
-    (folder / broken).write_bytes(b"{ this is not it")
-    with pytest.raises(ModelUnavailableError, match="missing or broken") as caught:
-        load(tmp_path, f"acme/broken-{broken.replace('.', '-')}")
-    assert str(tmp_path) not in str(caught.value)
+def test_broken_file_is_the_cause_and_its_path_is_not_shown(tmp_path: Path) -> None:
+    for name in ("model.onnx", "tokenizer.json", "tokenizer_config.json"):
+        folder = TinyModel(f"acme/broken-{name}").write(tmp_path)
+        (folder / name).write_bytes(b"{ this is not it")
+        with pytest.raises(ModelUnavailableError, match="missing or broken") as unavailable, capture_logs():
+            load(tmp_path, f"acme/broken-{name}")
+        assert str(tmp_path) not in str(unavailable.value)
 
 
-def test_a_folder_with_a_name_of_the_registry_has_its_own_pooling(tmp_path: Path) -> None:
-    TinyModel("BAAI/bge-small-en-v1.5").write(tmp_path)  # the registry pools this name by its first token
+def test_folder_with_a_name_of_the_registry_has_its_own_pooling(tmp_path: Path) -> None:
+    TinyModel("BAAI/bge-small-en-v1.5").write(tmp_path)  # the registry uses CLS pooling for this name
     encoder = load(tmp_path, "BAAI/bge-small-en-v1.5")
     np.testing.assert_allclose(
         encoder.encode(encoder.tokenizer.tokenize(["one two"])), [mean_of(["one", "two"])], rtol=1e-6
     )
 
 
-def test_a_changed_folder_is_another_model(tmp_path: Path) -> None:
+def test_changed_folder_is_another_model(tmp_path: Path) -> None:
     folder = TinyModel("acme/changing").write(tmp_path)
     load(tmp_path, "acme/changing")
     manifest = json.loads((folder / "model.json").read_text())
@@ -219,73 +215,74 @@ def test_vectors_of_any_text_are_those_of_fastembed_itself(
     bundled: Encoder, fastembed: TextEmbedding, texts: list[str]
 ) -> None:
     expected = np.stack(list(fastembed.embed(texts)))
-    assert np.abs(of(bundled, texts) - expected).max() <= 1e-5
+    assert np.abs(vectors_of(bundled, texts) - expected).max() <= 1e-5
 
 
 @pytest.mark.parametrize("side", ["start", "end"])
-def test_cut_text_of_the_bundled_model_has_the_vector_of_the_text_cut_by_hand(
+def test_truncated_text_of_the_bundled_model_has_the_vector_of_the_text_truncated_by_hand(
     bundled: Encoder, fastembed: TextEmbedding, side: Side
 ) -> None:
     words = [WORDS[number * number % len(WORDS)] for number in range(400)]
     by_hand = " ".join(words[-254:] if side == "start" else words[:254])
     [expected] = fastembed.embed([by_hand])
-    assert np.abs(of(bundled, [" ".join(words)], side) - expected).max() <= 1e-6
+    assert np.abs(vectors_of(bundled, [" ".join(words)], side) - expected).max() <= 1e-6
 
 
-@pytest.mark.parametrize("side", ["start", "end", None])
-def test_vectors_cut_by_default_as_the_tokenizer_is_set_up(side: Side | None, tmp_path: Path) -> None:
+def test_without_a_side_texts_are_truncated_as_the_tokenizer_is_set_up(tmp_path: Path) -> None:
     TinyModel("acme/left", tokenizer_config={"truncation_side": "left"}).write(tmp_path)
     encoder = load(tmp_path, "acme/left")
     words = ["one"] * 10 + ["five"] * 10
-    kept = words[: MAX_TOKENS - 2] if side == "end" else words[-(MAX_TOKENS - 2) :]
-    np.testing.assert_allclose(of(encoder, [" ".join(words)], side), [mean_of(kept)], rtol=1e-5)
+    beginning, end = words[: MAX_TOKENS - 2], words[-(MAX_TOKENS - 2) :]
+    sides: list[tuple[Side | None, list[str]]] = [("start", end), ("end", beginning), (None, end)]
+    for side, kept in sides:
+        np.testing.assert_allclose(vectors_of(encoder, [" ".join(words)], side), [mean_of(kept)], rtol=1e-5)
 
 
-def test_tokens_are_padded_on_the_side_that_the_tokenizer_says(tmp_path: Path) -> None:
+def test_texts_are_padded_on_the_tokenizers_side(tmp_path: Path) -> None:
     TinyModel("acme/left-padded", tokenizer_config={"padding_side": "left"}).write(tmp_path)
     encoder = load(tmp_path, "acme/left-padded")
     expected = [mean_of(text.split()) for text in TEXTS]
-    np.testing.assert_allclose(of(encoder, TEXTS), expected, rtol=1e-5)
+    np.testing.assert_allclose(vectors_of(encoder, TEXTS), expected, rtol=1e-5)
 
 
-def test_tokens_are_padded_to_the_multiple_that_the_tokenizer_says(tmp_path: Path) -> None:
+def test_texts_are_padded_to_the_tokenizers_multiple(tmp_path: Path) -> None:
     folder = TinyModel("acme/eight", dim=4, words=PROBE_WORDS, graph=padding_sensitive).write(tmp_path)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_padding(pad_token="[PAD]", pad_to_multiple_of=8)  # noqa: S106 - a token of text
+    tokenizer.enable_padding(pad_token="[PAD]", pad_to_multiple_of=8)  # noqa: S106 - not a password
     tokenizer.save(str(folder / "tokenizer.json"))
     with capture_logs():
         encoder = load(tmp_path, "acme/eight")
-    theirs = TextEmbedding(
-        next(facts["model"] for facts in TextEmbedding.list_supported_models() if "acme/eight@" in facts["model"]),
+    fastembed = TextEmbedding(
+        next(entry["model"] for entry in TextEmbedding.list_supported_models() if "acme/eight@" in entry["model"]),
         specific_model_path=str(folder),
     )
     texts = ["one", "one two three four", "one two three four five one two"]
-    np.testing.assert_allclose(of(encoder, texts), np.stack(list(theirs.embed(texts))), rtol=1e-6)
+    np.testing.assert_allclose(vectors_of(encoder, texts), np.stack(list(fastembed.embed(texts))), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "config.json"])
-def test_a_flipped_bit_of_a_promised_file_refuses_the_model_with_its_cause(name: str, tmp_path: Path) -> None:
-    folder = TinyModel("acme/flipped", dim=64, is_hashed=True).write(tmp_path)
-    load(tmp_path, "acme/flipped")
-    content = bytearray((folder / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (folder / name).write_bytes(content)
-    with pytest.raises(ModelUnavailableError) as refused:
-        load(tmp_path, "acme/flipped")
-    assert f"its file {name!r} is not the expected one" in refused.value.cause
+def test_model_with_a_corrupt_file_is_rejected_with_the_file_as_the_cause(tmp_path: Path) -> None:
+    for name in ("model.onnx", "tokenizer.json", "config.json"):
+        folder = TinyModel(f"acme/flipped-{name}", dim=64, is_hashed=True).write(tmp_path)
+        load(tmp_path, f"acme/flipped-{name}")
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        with pytest.raises(ModelUnavailableError) as unavailable:
+            load(tmp_path, f"acme/flipped-{name}")
+        assert f"its file {name!r} is not the expected one" in unavailable.value.cause
 
 
-def test_a_promised_file_that_is_cut_short_is_told_rather_than_that_it_cannot_be_opened(tmp_path: Path) -> None:
+def test_corrupt_file_that_cannot_be_opened_is_reported_as_corrupt(tmp_path: Path) -> None:
     folder = TinyModel("acme/short", is_hashed=True).write(tmp_path)
     content = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(content[:-20])
-    with pytest.raises(ModelUnavailableError) as refused:
+    with pytest.raises(ModelUnavailableError) as unavailable:
         load(tmp_path, "acme/short")
     sizes = f"has {len(content) - 20} bytes instead of {len(content)}"
-    assert refused.value.cause == f"its file 'model.onnx' {sizes}"
+    assert unavailable.value.cause == f"its file 'model.onnx' {sizes}"
 
 
-def test_the_same_files_have_the_same_fingerprint_and_others_another(tmp_path: Path) -> None:
+def test_same_files_have_the_same_fingerprint_and_other_files_another(tmp_path: Path) -> None:
     def fingerprint(name: str, dim: int) -> str:
         TinyModel(name, dim=dim).write(tmp_path)
         fingerprint = load(tmp_path, name).fingerprint
@@ -300,10 +297,10 @@ def test_the_same_files_have_the_same_fingerprint_and_others_another(tmp_path: P
     [
         pytest.param("query", 0, id="query"),
         pytest.param("document", 1, id="document"),
-        pytest.param(None, 1, id="as-fastembed-does-by-itself"),
+        pytest.param(None, 1, id="none, as FastEmbed"),
     ],
 )
-def test_a_model_that_knows_tasks_runs_the_one_of_the_input_type(tasked: Encoder, input_type: Any, task: int) -> None:
+def test_model_with_tasks_runs_the_task_of_the_input_type(tasked: Encoder, input_type: Any, task: int) -> None:
     runnable = tasked.runnable(input_type)
     vectors = runnable.encode(tasked.tokenizer.tokenize(["one two", "five"]), is_lone=False)
     expected = np.stack([mean_of(words, TASKED_DIM) + task * task_shift() for words in (["one", "two"], ["five"])])
@@ -313,7 +310,7 @@ def test_a_model_that_knows_tasks_runs_the_one_of_the_input_type(tasked: Encoder
     assert runnable.seconds_per_token > 0
 
 
-def test_a_model_without_tasks_runs_every_input_type_itself(tiny: Encoder) -> None:
+def test_model_without_tasks_runs_every_input_type_itself(tiny: Encoder) -> None:
     assert tiny.runnable("query") is tiny.runnable("document") is tiny.runnable(None) is tiny
 
 
@@ -322,7 +319,7 @@ def test_static_model_has_the_vectors_of_its_words_without_special_tokens(static
     texts = [["one", "two", "two"], ["five"]]
     expected = np.stack([np.sum([row(word, STATIC_DIM) for word in words], axis=0) for words in texts])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(of(static, [" ".join(words) for words in texts]), expected, atol=1e-6)
+    np.testing.assert_allclose(vectors_of(static, [" ".join(words) for words in texts]), expected, atol=1e-6)
     assert static.self_check
     assert (static.self_check.is_unit, static.batching) == (True, "mixed")
 
@@ -336,24 +333,24 @@ def test_tokens_of_a_static_model_are_those_of_its_own_tokenizer(static: Encoder
     assert [item.tokens for item in items] == [len(ids) for ids in expected]
 
 
-@pytest.mark.parametrize("side", ["start", "end"])
-def test_static_model_cuts_either_end_of_a_long_text(static: Encoder, side: Side) -> None:
+def test_static_model_truncates_either_end_of_a_long_text(static: Encoder) -> None:
     assert static.max_tokens == 512
     words = ["one"] * 400 + ["five"] * 400
-    [item] = static.tokenizer.tokenize([" ".join(words)], side=side)
-    assert (item.tokens, item.length) == (800, 512)
-    kept = words[-512:] if side == "start" else words[:512]
-    np.testing.assert_allclose(static.encode([item]), of(static, [" ".join(kept)]), atol=1e-6)
+    sides: dict[Side, list[str]] = {"start": words[-512:], "end": words[:512]}
+    for side, kept in sides.items():
+        [item] = static.tokenizer.tokenize([" ".join(words)], side=side)
+        assert (item.tokens, item.length) == (800, 512)
+        np.testing.assert_allclose(static.encode([item]), vectors_of(static, [" ".join(kept)]), atol=1e-6)
 
 
-def test_static_model_reads_a_long_text_in_windows(static: Encoder) -> None:
+def test_static_model_encodes_a_long_text_in_windows(static: Encoder) -> None:
     [windows] = static.tokenizer.windows(["one " * 1200], with_spans=True)
     assert [item.weight for item in windows] == [item.length for item in windows] == [512, 512, 176]
     assert [item.span for item in windows] == [(0, 2047), (2048, 4095), (4096, 4799)]
-    np.testing.assert_allclose(static.encode(windows), np.repeat(of(static, ["one"]), 3, axis=0), atol=1e-6)
+    np.testing.assert_allclose(static.encode(windows), np.repeat(vectors_of(static, ["one"]), 3, axis=0), atol=1e-6)
 
 
-def test_static_model_has_no_session_to_widen(static: Encoder) -> None:
+def test_static_model_gets_no_lone_text_session(static: Encoder) -> None:
     with capture_logs() as events:
         static.open_lone_text_session(2)
     assert events == []

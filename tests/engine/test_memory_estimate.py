@@ -1,3 +1,5 @@
+"""Whether models fit into memory: the estimate, and what is reported."""
+
 from engine.catalog import Model
 from engine.memory_estimate import (
     MIN_PROCESS_BYTES,
@@ -14,20 +16,20 @@ def model(megabytes: int) -> Model:
     return Model(f"a/{megabytes}", 4, 16, megabytes * 1_000_000, megabytes * 1_100_000, "", "", "hub")
 
 
-def test_unknown_limit_stops_nothing() -> None:
+def test_with_an_unknown_limit_every_need_fits() -> None:
     limit = MemoryLimit(None)
     need = estimate_memory([model(10**9)], lambda _: 1)
     assert why_impossible(need, limit) is None
     assert not need.is_tight(limit)
 
 
-def test_need_is_that_of_all_models_while_the_largest_is_loaded() -> None:
+def test_need_is_that_of_all_sessions_while_the_largest_model_is_loaded() -> None:
     need = estimate_memory([model(100), model(300)], lambda model: 2 if model.name == "a/100" else 1)
     assert need.bytes == PROCESS_BYTES + 2 * 110_000_000 + 330_000_000 + 300_000_000
     assert need.min_bytes == MIN_PROCESS_BYTES + 400_000_000
 
 
-def test_what_cannot_be_is_told_with_both_numbers_and_what_to_do() -> None:
+def test_impossible_need_is_reported_with_both_numbers_and_a_fix() -> None:
     need, limit = MemoryNeed(3_000_000_000, 2_000_000_000), MemoryLimit(1_000_000_000, is_from_cgroup=True)
     reason = why_impossible(need, limit) or ""
     for part in ("REQUIRED_MODELS", "at least 2,000 MB", "only 1,000 MB", "its container", "fewer or smaller"):
@@ -35,14 +37,14 @@ def test_what_cannot_be_is_told_with_both_numbers_and_what_to_do() -> None:
     assert "this machine" in (why_impossible(need, MemoryLimit(1_000_000_000)) or "")
 
 
-def test_what_swap_might_hold_is_not_refused_but_tight() -> None:
+def test_need_that_fits_only_with_swap_is_tight_but_not_impossible() -> None:
     need, limit = MemoryNeed(3_000, 2_000), MemoryLimit(1_500, swap_bytes=1_000)
     assert why_impossible(need, limit) is None
     assert need.is_tight(limit)
     assert tight_memory_fields(need, limit)["limit_mb"] == 0
 
 
-def test_what_fits_is_neither() -> None:
+def test_need_that_fits_is_neither_tight_nor_impossible() -> None:
     need, limit = MemoryNeed(3_000, 2_000), MemoryLimit(3_000)
     assert why_impossible(need, limit) is None
     assert not need.is_tight(limit)

@@ -1,3 +1,5 @@
+"""Memory: the limit, what is available, and what goes back to the kernel."""
+
 import gc
 import weakref
 from pathlib import Path
@@ -28,14 +30,14 @@ def write(path: Path, content: str) -> None:
     ("file", "content", "limit", "is_from_cgroup"),
     [
         pytest.param("memory.max", "500000000", 500_000_000, True, id="v2"),
-        pytest.param("memory.max", "max", MACHINE, False, id="v2-unlimited"),
+        pytest.param("memory.max", "max", MACHINE, False, id="v2, unlimited"),
         pytest.param("memory/memory.limit_in_bytes", "500000000", 500_000_000, True, id="v1"),
-        pytest.param("memory/memory.limit_in_bytes", V1_UNLIMITED, MACHINE, False, id="v1-unlimited"),
-        pytest.param("memory.max", "", MACHINE, False, id="nothing"),
-        pytest.param("cpu.max", "max 100000", MACHINE, False, id="no-memory-controller"),
+        pytest.param("memory/memory.limit_in_bytes", V1_UNLIMITED, MACHINE, False, id="v1, unlimited"),
+        pytest.param("memory.max", "", MACHINE, False, id="empty file"),
+        pytest.param("cpu.max", "max 100000", MACHINE, False, id="no memory controller"),
     ],
 )
-def test_limit_is_the_containers_or_the_machines(
+def test_limit_is_the_lower_one_of_container_and_machine(
     proc: Path, tmp_path: Path, *, file: str, content: str, limit: int, is_from_cgroup: bool
 ) -> None:
     write(tmp_path / "cgroup" / file, content)
@@ -43,8 +45,8 @@ def test_limit_is_the_containers_or_the_machines(
     assert found == MemoryLimit(limit, 1_024_000, is_from_cgroup=is_from_cgroup)
 
 
-def test_least_limit_on_the_way_up_counts(proc: Path, tmp_path: Path) -> None:
-    """A unit of systemd sees the whole tree, and its own place in it."""
+def test_lowest_limit_of_a_cgroup_and_its_parents_counts(proc: Path, tmp_path: Path) -> None:
+    """A systemd unit sees the whole cgroup tree, and its own path in it."""
     write(proc / "self/cgroup", "0::/system.slice/embedding.service")
     cgroup = tmp_path / "cgroup"
     write(cgroup / "system.slice/embedding.service/memory.max", "700000000")
@@ -59,49 +61,42 @@ def test_limits_of_other_cgroups_do_not_count(proc: Path, tmp_path: Path) -> Non
     assert memory_limit(proc=proc, cgroup=tmp_path / "cgroup").bytes == MACHINE
 
 
-def test_limit_is_unknown_where_the_system_does_not_report_one(tmp_path: Path) -> None:
+def test_limit_is_unknown_if_the_system_does_not_report_it(tmp_path: Path) -> None:
     assert memory_limit(proc=tmp_path, cgroup=tmp_path) == MemoryLimit(None)
 
 
-def used_cgroup(parent: Path, limit: str, current: str = "1000") -> Path:
-    (parent / "memory.max").write_text(f"{limit}\n")
-    (parent / "memory.current").write_text(f"{current}\n")
-    return parent
-
-
-@pytest.mark.parametrize(
-    ("limit", "expected"), [("max", 5120), ("3000", 2000), ("100000", 5120), ("500", 0), ("", 5120)]
-)
-def test_memory_is_what_machine_and_container_leave(limit: str, expected: int, tmp_path: Path) -> None:
+def test_available_memory_is_the_lower_one_of_container_and_machine(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:      5 kB\nBuffers:  1 kB\n")
-    assert available_bytes(proc=tmp_path, cgroup=used_cgroup(tmp_path, limit)) == expected
+    (tmp_path / "memory.current").write_text("1000\n")
+    expected = {"max": 5120, "3000": 2000, "100000": 5120, "500": 0, "": 5120}
+    found = {}
+    for limit in expected:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        found[limit] = available_bytes(proc=tmp_path, cgroup=tmp_path)
+    assert found == expected
 
 
-@pytest.mark.parametrize("content", ["", "MemAvailable:\n", "MemAvailable: many kB\n"])
-def test_memory_that_nobody_tells_is_unknown(content: str, tmp_path: Path) -> None:
-    (tmp_path / "meminfo").write_text(content)
-    assert available_bytes(proc=tmp_path, cgroup=tmp_path) is None
+def test_available_memory_is_unknown_if_the_system_does_not_report_it(tmp_path: Path) -> None:
+    for content in ("", "MemAvailable:\n", "MemAvailable: many kB\n"):
+        (tmp_path / "meminfo").write_text(content)
+        assert available_bytes(proc=tmp_path, cgroup=tmp_path) is None
     assert available_bytes(proc=tmp_path / "nowhere", cgroup=tmp_path) is None
 
 
-def test_memory_is_given_back_as_often_as_asked() -> None:
-    trim_memory()
-    trim_memory()
-
-
-class Ring:
-    """Holds itself, so that only the garbage collector ends it."""
+class Cycle:
+    """Refers to itself, so only the garbage collector frees it."""
 
     def __init__(self) -> None:
         self.me = self
 
 
-def test_rings_are_collected_before_memory_is_given_back() -> None:
+def test_trimming_collects_reference_cycles_first() -> None:
     gc.disable()
     try:
-        ring = weakref.ref(Ring())
-        assert ring() is not None
+        cycle = weakref.ref(Cycle())
+        assert cycle() is not None
         trim_memory()
-        assert ring() is None
+        assert cycle() is None
+        trim_memory()
     finally:
         gc.enable()
