@@ -124,27 +124,42 @@ def register_folder(folder: Folder) -> str:
     return name
 
 
-def download(model: RegistryModel, cache_dir: Path, **options: Any) -> Path:
-    """Download a model's files, or find them in the cache with ``local_files_only=True``.
+def download(model: RegistryModel, cache_dir: Path, *, progress: type[Any] | None = None) -> Path:
+    """Download a model's files into a hub cache. Blocks.
 
-    Blocks. FastEmbed compares the sizes of the files with those that the hub states.
+    FastEmbed compares the sizes of the files with those that the hub states.
 
     Args:
         model: what to download.
         cache_dir: the hub cache.
-        options: passed on to `huggingface_hub.snapshot_download`.
+        progress: a class like `tqdm.tqdm` that shows the progress; None: nothing is shown.
 
     Returns:
         The folder of the snapshot.
 
     Raises:
-        CorruptedCacheError: a cached file has another size than the hub has stated.
         Exception: whatever the hub's client raises.
     """
-    found = TextEmbedding.download_files_from_huggingface(
-        model.repository, str(cache_dir), list(model.files), **options
-    )
-    return Path(found)
+    return _snapshot(model, cache_dir, **({"tqdm_class": progress} if progress else {}))
+
+
+def find_snapshot(model: RegistryModel, cache_dir: Path) -> Path | None:
+    """Return the folder of a model's snapshot in a hub cache, or None; some of its files may be missing.
+
+    Raises:
+        CorruptedCacheError: the size of a file differs from the size that the hub has stated.
+    """
+    try:
+        return _snapshot(model, cache_dir, local_files_only=True)
+    except CorruptedCacheError:  # a ValueError, but not an absent file
+        raise
+    except (OSError, ValueError):
+        return None
+
+
+def _snapshot(model: RegistryModel, cache_dir: Path, **options: Any) -> Path:
+    find = TextEmbedding.download_files_from_huggingface
+    return Path(find(model.repository, str(cache_dir), list(model.files), **options))
 
 
 class Session:

@@ -12,13 +12,16 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
-from engine.fastembed_adapter import CorruptedCacheError, RegistryModel, download, registry_model
+from engine.fastembed_adapter import CorruptedCacheError, RegistryModel, download, find_snapshot, registry_model
 from engine.fingerprint import HASH_DIGITS, CorruptFileError, ExpectedFile, ModelFiles, files_of_folder, hash_same_kind
 
 HUB_TIMEOUT_S = 5.0
 """How long the hub may take to confirm that it has a model. A download that has begun has no time limit."""
 QUARANTINE_SUFFIX = ".spoilt"
-"""Added to the name of a corrupt file: nothing loads it, and the next complete download deletes it."""
+"""Added to the name of a corrupt file: nothing loads it, and the next complete download deletes it.
+
+It stays the same in all versions, or the files that an earlier version renamed would be loaded.
+"""
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """Errors of writing to a disk. Unlike errors of opening a file, these do not contain the file's name."""
 
@@ -62,7 +65,7 @@ def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -
     except Exception as error:
         raise ModelUnavailableError(model.name, f"{_cache_state(quarantined)}, and {_reason(error)}") from error
     try:
-        snapshot = download(listed, cache_dir, **({"tqdm_class": progress} if progress else {}))
+        snapshot = download(listed, cache_dir, progress=progress)
     except Exception as error:
         raise ModelUnavailableError(model.name, f"its download failed: {_reason(error)}") from error
     for path in quarantined:
@@ -144,14 +147,10 @@ def _find_cached(model: Model, cache_dir: Path) -> ModelFiles | None:
         CorruptedCacheError: the size of one differs from the size that the hub has stated.
     """
     listed = registry_model(model.name)
-    try:
-        snapshot = download(listed, cache_dir, local_files_only=True)
-    except CorruptedCacheError:
-        raise
-    except (OSError, ValueError):
+    snapshot = find_snapshot(listed, cache_dir)
+    if snapshot is None or not all((snapshot / file).exists() for file in listed.files):
         return None
-    is_complete = all((snapshot / file).exists() for file in listed.files)
-    return _files_in(snapshot, model, listed) if is_complete else None
+    return _files_in(snapshot, model, listed)
 
 
 def _files_in(snapshot: Path, model: Model, listed: RegistryModel) -> ModelFiles:

@@ -1,4 +1,4 @@
-"""Texts for property tests: any Unicode, with a preference for what tokenizers trip over."""
+"""Texts for property tests: any Unicode, and often characters that are hard for tokenizers."""
 
 from hypothesis import strategies as st
 
@@ -32,10 +32,10 @@ ODD = (
     "naïve café",
     "\U0010ffff\ue000",
 )
-"""Empty-looking, combining, emoji, right-to-left, ligatures, scripts without spaces, special tokens written out."""
+"""Invisible, combining and right-to-left characters, emoji, ligatures, scripts without spaces, special tokens."""
 
 WORDS = ("apple", "house", "river", "green", "seven", "music", "paper", "stone", "light", "water")
-"""English words that the bundled model knows as one token each."""
+"""English words that are one token each for the bundled model."""
 
 odd_texts = st.lists(st.one_of(st.sampled_from(ODD), st.text(max_size=12)), max_size=6).map("".join)
 spaced_texts = st.lists(st.one_of(st.sampled_from(ODD + WORDS), st.text(max_size=6)), max_size=20).map(" ".join)

@@ -1,6 +1,6 @@
-"""Tiny real models, made in the test session and loaded by the real FastEmbed: a `Gather` over a word table.
+"""Tiny real models, created in the test session and loaded by the real FastEmbed: a `Gather` over a table of words.
 
-With mean pooling the vector of a text is the mean of its words' rows, so a test can say what must come out.
+With mean pooling, the vector of a text is the mean of its words' rows, so a test can state the expected vector.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ Reference = Mapping[str, object]
 
 
 def gather(table: Table, nodes: Sequence[onnx.NodeProto] = (), **weights: NDArray[np.generic]) -> onnx.ModelProto:
-    """A model that gives each token its row of *table*; *nodes* may go on from `rows` to `last_hidden_state`."""
+    """Return a model that maps each token to its row of *table*; *nodes* may turn `rows` into `last_hidden_state`."""
     first = helper.make_node("Gather", ["table", "input_ids"], ["rows" if nodes else "last_hidden_state"])
     inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])]
     if any("task_id" in node.input for node in nodes):
@@ -40,13 +40,14 @@ def gather(table: Table, nodes: Sequence[onnx.NodeProto] = (), **weights: NDArra
 
 @dataclass(frozen=True, slots=True)
 class TinyModel:
-    """What to make: the table's row of a word is `row(word)`.
+    """Describes a model folder to write. The table's row of a word is `row(word)`.
 
     Attributes:
-        graph: makes the ONNX graph of the table.
-        canary: what the manifest holds as references.
+        stated_dim: `dim` in the manifest, if it differs.
+        graph: creates the ONNX graph from the table.
+        canary: the manifest's references.
         tokenizer_config: further keys of tokenizer_config.json.
-        is_hashed: the manifest promises every other file of the folder.
+        is_hashed: the manifest states size and hash of every other file.
     """
 
     name: str
@@ -64,7 +65,7 @@ class TinyModel:
     is_hashed: bool = False
 
     def write(self, parent: Path) -> Path:
-        """Make the model's folder below *parent*."""
+        """Create the model's folder below *parent* and return it."""
         folder = parent / self.name.replace("/", "--")
         folder.mkdir(parents=True)
         self.write_files(folder)
@@ -73,7 +74,7 @@ class TinyModel:
             "needs_prompt": self.needs_prompt,
             "matryoshka": list(self.matryoshka) or None,
             "canary": list(self.canary) or None,
-            "files": promises(folder) if self.is_hashed else None,
+            "files": stated_files(folder) if self.is_hashed else None,
         }
         manifest = {
             "name": self.name,
@@ -89,15 +90,15 @@ class TinyModel:
         return folder
 
     def write_files(self, folder: Path, model_file: str = "model.onnx") -> None:
-        """Write what FastEmbed reads, and no manifest."""
+        """Write the files that FastEmbed reads, without a manifest."""
         _write_tokenizer(folder, self)
         path = folder / model_file
         path.parent.mkdir(exist_ok=True)
         onnx.save(self.graph(table_of(self.words, self.dim)), path)
 
 
-def promises(folder: Path) -> dict[str, object]:
-    """The manifest's `files` for all that lies in *folder*."""
+def stated_files(folder: Path) -> dict[str, object]:
+    """Return the manifest's `files` for all files in *folder*."""
     contents = {path.name: path.read_bytes() for path in folder.iterdir()}
     return {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
@@ -106,7 +107,7 @@ def promises(folder: Path) -> dict[str, object]:
 
 
 def row(word: str, dim: int = 4) -> Table:
-    """The vector of *word*: `nan` gives NaN, `null` gives zeros, `poison` makes the model fail."""
+    """Return the vector of *word*. The word `nan` has NaN, `null` has zeros; `poison` makes the model fail."""
     if word == "nan":
         return np.full(dim, np.nan, np.float32)
     if word == "null" or word in SPECIAL:
@@ -115,26 +116,26 @@ def row(word: str, dim: int = 4) -> Table:
 
 
 def mean_of(words: Sequence[str], dim: int = 4) -> Table:
-    """What the model must give for these words; two special tokens, which are zero, count as words."""
+    """Return the expected vector of these words; two special tokens, which are zero, count as words."""
     total: Table = np.sum([row(word, dim) for word in words], axis=0)
     return total / np.float32(len(words) + 2)
 
 
 def vocabulary_of(words: Sequence[str]) -> dict[str, int]:
-    """Ids of the special tokens and *words*; `poison` is the last one, as its row is left out of the table."""
+    """Return ids of the special tokens and *words*; `poison` is the last, because the table lacks its row."""
     kept = [word for word in (*SPECIAL, *words) if word != "poison"]
     return {word: number for number, word in enumerate([*kept, "poison"])}
 
 
 def table_of(words: Sequence[str], dim: int) -> Table:
-    """Rows of all words but `poison`, on which Gather therefore fails."""
+    """Return the rows of all words except `poison`, on which Gather therefore fails."""
     return np.stack([row(word, dim) for word in vocabulary_of(words) if word != "poison"])
 
 
 def tokenizer_of(words: Sequence[str] = WORDS) -> Tokenizer:
-    """The tokenizer of a tiny model, without a limit or padding."""
+    """Return the tokenizer of a tiny model, without truncation and padding."""
     vocabulary = vocabulary_of(words)
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a token of text
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 - not a password
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]

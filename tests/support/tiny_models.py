@@ -1,4 +1,4 @@
-"""Tiny models of other kinds: quantised, sensitive to padding, with tasks, static; and the hub cache they come from."""
+"""Tiny models of other kinds: quantised, sensitive to padding, with tasks, static; and hub caches with such models."""
 
 import json
 import re
@@ -17,12 +17,12 @@ from engine.self_check import PROBES
 from tests.support.tiny import SPECIAL, WORDS, Table, TinyModel, gather, row, table_of, tokenizer_of, vocabulary_of
 
 PROBE_WORDS = tuple(dict.fromkeys([*WORDS, *(word for probe in PROBES for word in re.findall(r"\w+|[^\w\s]+", probe))]))
-"""So that the texts of the self-check are not all unknown words."""
+"""Words of the self-check's texts, so that they are not all unknown to the model."""
 TROUBLE_WORDS = (*PROBE_WORDS, "slow", "hang", "hungry")
 SLOW_ROUNDS, ENDLESS_ROUNDS = 1_000_000, 1 << 40
-"""A round takes 1 to 10 microseconds: some seconds, and some weeks."""
+"""A round takes 1 to 10 microseconds, so these take some seconds and some weeks."""
 IMPOSSIBLE_SIZE = 1 << 46
-"""Numbers of float32: 256 TiB, twice of what a process can address, so that no system promises them."""
+"""Number of float32 values: 256 TiB, twice what a process can address, so that every system refuses to allocate it."""
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 TASKED, TASKED_DIM = "jinaai/jina-embeddings-v3", 1024
@@ -30,20 +30,20 @@ STATIC, STATIC_DIM = "minishlab/potion-base-8M", 256
 
 
 def nan_for_unknown(table: Table) -> onnx.ModelProto:
-    """A model that gives NaN for words it does not know."""
-    spoilt = table.copy()
-    spoilt[SPECIAL.index("[UNK]")] = np.nan
-    return gather(spoilt)
+    """Return a model with NaN for unknown words."""
+    changed = table.copy()
+    changed[SPECIAL.index("[UNK]")] = np.nan
+    return gather(changed)
 
 
 def matmul(table: Table) -> onnx.ModelProto:
-    """Each token's row times a matrix: what dynamic quantisation is made for."""
+    """Return a model that multiplies each token's row by a matrix, which dynamic quantisation can quantise."""
     weights = np.stack([row(f"weights {number}", table.shape[1]) for number in range(table.shape[1])])
     return gather(table, [helper.make_node("MatMul", ["rows", "weights"], ["last_hidden_state"])], weights=weights)
 
 
 def one_at_a_time(table: Table) -> onnx.ModelProto:
-    """A model that was exported for a batch of one text."""
+    """Return a model exported for a batch of one text."""
     model = gather(table)
     for end in (*model.graph.input, *model.graph.output):
         end.type.tensor_type.shape.dim[0].dim_value = 1
@@ -51,7 +51,7 @@ def one_at_a_time(table: Table) -> onnx.ModelProto:
 
 
 def padding_sensitive(table: Table) -> onnx.ModelProto:
-    """Each token's row plus something that grows with the padded length of the run, and with nothing else."""
+    """Return a model that adds to each token's row a vector proportional to the padded length of the run."""
     step = row("a step", table.shape[1])
     nodes = [
         helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2),
@@ -63,7 +63,7 @@ def padding_sensitive(table: Table) -> onnx.ModelProto:
 
 
 def noisy(table: Table) -> onnx.ModelProto:
-    """A model that gives other vectors each time."""
+    """Return a model whose vectors differ in each run."""
     nodes = [
         helper.make_node("RandomNormalLike", ["rows"], ["noise"]),
         helper.make_node("Add", ["rows", "noise"], ["last_hidden_state"]),
@@ -72,10 +72,9 @@ def noisy(table: Table) -> onnx.ModelProto:
 
 
 def troubled(table: Table) -> onnx.ModelProto:
-    """A model that some of TROUBLE_WORDS trouble: it takes long, does not end, or wants more memory than there can be.
+    """Return a model that the last three of TROUBLE_WORDS make slow, endless or too large for memory.
 
-    The words `slow` and `hang` are counted, and so many rounds of a loop are run; the word `hungry` makes an array of
-    a size that no machine can address.
+    Each `slow` or `hang` in a text adds rounds of a loop; `hungry` allocates an array that no machine can address.
     """
     vocabulary = vocabulary_of(TROUBLE_WORDS)
     numbers: dict[str, NDArray[Any]] = {
@@ -116,7 +115,7 @@ def troubled(table: Table) -> onnx.ModelProto:
 
 
 def too_large(table: Table) -> onnx.ModelProto:
-    """A model that wants more memory than there can be, whatever the text."""
+    """Return a model that needs more memory than any machine has, whatever the text."""
     nodes = [
         helper.make_node("ConstantOfShape", ["shape"], ["filled"]),
         helper.make_node("ReduceMean", ["filled"], ["mean"], keepdims=0),
@@ -126,7 +125,7 @@ def too_large(table: Table) -> onnx.ModelProto:
 
 
 def with_tasks(table: Table) -> onnx.ModelProto:
-    """Each token's row plus `task_shift`, times the id of the task."""
+    """Return a model that adds `task_shift` times the task's id to each token's row."""
     nodes = [
         helper.make_node("Cast", ["task_id"], ["number"], to=onnx.TensorProto.FLOAT),
         helper.make_node("Mul", ["number", "step"], ["shift"]),
@@ -140,7 +139,7 @@ def task_shift() -> Table:
 
 
 def write_quantised(parent: Path, name: str) -> Path:
-    """A model whose matrix product was quantised dynamically to int8: its scale is taken over the whole run."""
+    """Write a model with a matrix product quantised dynamically to int8: its scale is taken over the whole run."""
     folder = TinyModel(name, dim=16, max_tokens=64, words=PROBE_WORDS, graph=matmul).write(parent)
     whole = folder / "whole.onnx"
     (folder / "model.onnx").rename(whole)
@@ -159,14 +158,14 @@ def write_padding_sensitive(parent: Path, name: str) -> Path:
 
 
 def cache_tasked(cache_dir: Path) -> None:
-    """Put a model that knows tasks into a hub cache, where the registry's TASKED is looked for."""
+    """Write a model with tasks into a hub cache, as the registry's TASKED."""
     folder = snapshot_of(TASKED, cache_dir)
     TinyModel(TASKED, dim=TASKED_DIM, graph=with_tasks).write_files(folder, "onnx/model.onnx")
     (folder / "onnx" / "model.onnx_data").touch()
 
 
 def cache_static(cache_dir: Path) -> None:
-    """Put a static model into a hub cache, where the registry's STATIC is looked for."""
+    """Write a static model into a hub cache, as the registry's STATIC."""
     folder = snapshot_of(STATIC, cache_dir)
     static_tokenizer().save(str(folder / "tokenizer.json"))
     table = np.vstack([table_of(PROBE_WORDS, STATIC_DIM), row("poison", STATIC_DIM)])
@@ -174,7 +173,7 @@ def cache_static(cache_dir: Path) -> None:
 
 
 def snapshot_of(repository: str, cache_dir: Path) -> Path:
-    """An empty snapshot, where `huggingface_hub` looks for the newest one of *repository*."""
+    """Create an empty snapshot in a hub cache, as the latest of *repository*, and return its folder."""
     folder = cache_dir / f"models--{repository.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(COMMIT)
@@ -185,12 +184,12 @@ def snapshot_of(repository: str, cache_dir: Path) -> Path:
 
 @cache
 def static_tokenizer() -> Tokenizer:
-    """A tokenizer that would add special tokens, which static models leave out."""
+    """Return a tokenizer that can add special tokens; static models do not use them."""
     return tokenizer_of(PROBE_WORDS)
 
 
 def write_safetensors(path: Path, name: str, values: Table) -> None:
-    """One tensor: eight bytes of the header's length, the header in JSON, the numbers."""
-    facts = {name: {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, values.nbytes]}}
-    header = json.dumps(facts).encode()
+    """Write one tensor: eight bytes with the header's length, the header in JSON, the numbers."""
+    tensors = {name: {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, values.nbytes]}}
+    header = json.dumps(tensors).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + values.astype("<f4").tobytes())
