@@ -1,4 +1,4 @@
-"""Options and fixtures of all tests; it stands here because `pytest test_api.py --base-url=...` needs the option."""
+"""Options and fixtures of all tests. It is in the root folder because test_api.py needs the option --base-url, too."""
 
 import logging
 import sys
@@ -10,16 +10,43 @@ import pytest
 
 from tests.support.servers import NO_HUB, ServerPool, ServerProcess, running_server
 
+DEFAULT_MARKERS = "not slow and not network and not container"
+"""What `-m` is without the option; see addopts in pyproject.toml."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--base-url", default=None, help="test this running server instead of starting one")
+    parser.addoption(
+        "--base-url", default=None, type=_url, help="test this running server (URL or host:port) instead of a new one"
+    )
+
+
+def _url(text: str) -> str:
+    return (text if "://" in text else f"http://{text}").rstrip("/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End the run at once if no server answers at --base-url."""
+    if (url := config.getoption("--base-url")) and not hasattr(config, "workerinput"):
+        try:
+            httpx.get(f"{url}/health", timeout=10)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise pytest.UsageError(f"No server answers at --base-url {url} ({error}).") from None
 
 
 @pytest.hookimpl(optionalhook=True)  # `pytest test_api.py --base-url=...` needs no pytest-xdist
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """For `-n auto`, as `./run.sh test` has it: what is named on the command line runs here, all tests on all cores."""
-    is_a_part = config.option.file_or_dir or config.option.keyword
-    return 0 if is_a_part else None  # None: as many as there are cores
+    """Make `-n auto` run named files and `-k` in this process, which starts sooner; all else runs on all cores."""
+    is_a_part = getattr(config.option, "file_or_dir", None) or getattr(config.option, "keyword", "")
+    return 0 if is_a_part else None  # None: the number of cores
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """State what the default run leaves out."""
+    if config.option.markexpr == DEFAULT_MARKERS:
+        terminalreporter.write_line(
+            "Left out: tests marked slow (Ray, schemathesis, fuzzing, drills), network and container. "
+            "Run them with ./run.sh test -m slow, -m network or -m container."
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -36,16 +63,17 @@ def _restore_logging() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def base_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server with default settings: the given one, or one started for the session, without a hub."""
+    """The address of a server with default settings and without a hub: --base-url, or one started for the session."""
     if given := request.config.getoption("--base-url"):
-        yield str(given).rstrip("/")
+        yield str(given)
         return
     with running_server(HF_ENDPOINT=NO_HUB, HUB_CACHE_DIR=str(tmp_path_factory.mktemp("hub"))) as server:
         yield server.url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(base_url: str) -> Iterator[httpx.Client]:
+    """A client of `base_url`: one for all tests, as making its TLS context takes 25 ms."""
     with httpx.Client(base_url=base_url, timeout=30) as client:
         yield client
 

@@ -174,7 +174,7 @@ run_command() {
 
 run_tests() {
     install requirements.txt
-    # Most tests wait for a server of their file, so several files at a time; -n 0 among ARGS: one after the other.
+    # Tests of one file share servers, so a file stays on one worker (loadfile). `-n 0` among ARGS: no workers.
     exec "$venv_python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 }
 

@@ -1,7 +1,6 @@
-"""A body through the service's decoder, without a server, and what must hold of whatever comes out."""
+"""The service's body decoder without a server, and what must hold for every body."""
 
 import json
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,26 +12,18 @@ from engine.errors import ServiceError
 from web.json_bodies import StrictRequest
 from web.problems import problem_answer
 
-KINDS: list[type[Any]] = [EmbedRequest, EmbedBatchRequest, TokenizeRequest]
-RULES = TextLimits(8192, 32)
-MAX_BYTES_OF_AN_ANSWER = 8_000
-"""An error repeats at most some hundred characters of a caller's, each up to 12 bytes in JSON."""
+REQUEST_TYPES: list[type[Any]] = [EmbedRequest, EmbedBatchRequest, TokenizeRequest]
+LIMITS = TextLimits(8192, 32)
+MAX_PROBLEM_BYTES = 8_000
+"""Largest body of a problem. It repeats at most some hundred characters of the request, each up to 12 bytes in JSON."""
 
 
-class NoTurns:
-    """In the place of `LargeBodyQueue`, which need a running loop: whoever comes has his turn."""
+class ReceivedRequest(StrictRequest):
+    """A request whose body has arrived."""
 
-    async def take(self, work: Callable[[], Any]) -> Any:
-        return work()
-
-
-class Given(StrictRequest):
-    """A request that has come in already."""
-
-    def __init__(self, content: bytes, kind: type[Any], headers: list[tuple[bytes, bytes]]) -> None:
-        handler = SimpleNamespace(parsed_data_field=SimpleNamespace(annotation=kind))
-        app = SimpleNamespace(state=SimpleNamespace(turns=NoTurns()))
-        scope = {"type": "http", "headers": headers, "route_handler": handler, "state": {}, "litestar_app": app}
+    def __init__(self, content: bytes, body_type: type[Any], headers: list[tuple[bytes, bytes]]) -> None:
+        handler = SimpleNamespace(parsed_data_field=SimpleNamespace(annotation=body_type))
+        scope = {"type": "http", "headers": headers, "route_handler": handler, "state": {}}
         super().__init__(cast("Scope", scope))
         self._content = content
 
@@ -40,44 +31,44 @@ class Given(StrictRequest):
         return self._content
 
 
-def decoded(content: bytes, kind: type[Any], headers: list[tuple[bytes, bytes]] | None = None) -> Any:
-    """What the route would get.
+def decode(content: bytes, body_type: type[Any], headers: list[tuple[bytes, bytes]] | None = None) -> Any:
+    """Return what a route with a body of this type receives.
 
     Raises:
-        ServiceError: as the caller would be told.
+        ServiceError: the answer to the caller.
     """
-    waiting = Given(content, kind, headers or []).json()
+    decoding = ReceivedRequest(content, body_type, headers or []).json()
     try:
-        waiting.send(None)
+        decoding.send(None)
     except StopIteration as done:
         return done.value
     raise AssertionError("the decoder waits for something")
 
 
-def judge(content: bytes, kind: type[Any]) -> bool:
-    """Whether *content* is taken.
+def check_body(content: bytes, body_type: type[Any]) -> bool:
+    """Decode *content*, and return whether it was accepted.
 
     Raises:
-        AssertionError: an answer nobody should get, or something is taken that JSON does not have.
-        Exception: a bug; a caller would get a 500.
+        AssertionError: the answer is not one that a caller should get, or the decoder accepts what is not JSON.
+        Exception: a bug, which a caller would get as a 500.
     """
     try:
-        data = decoded(content, kind)
-        RULES.check_text(data.text) if kind is EmbedRequest else RULES.check_texts(data.texts)
-    except ServiceError as refusal:
-        judge_refusal(refusal)
+        data = decode(content, body_type)
+        LIMITS.check_text(data.text) if body_type is EmbedRequest else LIMITS.check_texts(data.texts)
+    except ServiceError as error:
+        check_rejection(error)
         return False
-    strict = json.loads(content.decode())
-    assert isinstance(strict, dict)
-    told = msgspec.to_builtins(data)
-    assert all(told[name] == value for name, value in strict.items()), "the decoder reads other values than json does"
-    assert json.dumps(told, ensure_ascii=False).encode()  # no half of a surrogate pair goes on to a model
+    expected = json.loads(content.decode())
+    assert isinstance(expected, dict)
+    accepted = msgspec.to_builtins(data)
+    assert all(accepted[name] == value for name, value in expected.items()), "the decoder and json read other values"
+    assert json.dumps(accepted, ensure_ascii=False).encode()  # fails for lone surrogates, which no tokenizer accepts
     return True
 
 
-def judge_refusal(refusal: ServiceError) -> None:
-    """It is the caller's fault, told in few words that can be written."""
-    assert refusal.status in {400, 415}
-    _, answer = problem_answer(refusal, "id")
-    assert len(answer) < MAX_BYTES_OF_AN_ANSWER
-    assert json.loads(answer)["detail"]
+def check_rejection(error: ServiceError) -> None:
+    """Check that *error* blames the caller, in a short body that can be encoded."""
+    assert error.status in {400, 415}
+    _, body = problem_answer(error, "id")
+    assert len(body) < MAX_PROBLEM_BYTES
+    assert json.loads(body)["detail"]

@@ -1,6 +1,7 @@
-"""Coverage-guided fuzzing of the body decoder: `python -m tests.support.fuzz_bodies -runs=N -seed=1 [corpus]`.
+"""Coverage-guided fuzzing of the body decoder: `python -m tests.support.fuzz_bodies -runs=N -seed=1 [CORPUS]`.
 
-Arguments are libFuzzer's. It ends with a traceback and the bytes at the first exception that is no answer to a caller.
+The arguments are libFuzzer's. It ends at the first exception that is not an answer to a caller, with the traceback and
+the body.
 """
 
 import sys
@@ -8,25 +9,25 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["api.request_types", "web.problems", "json.decoder", "json.scanner"]):
-    from tests.support.decoding import KINDS, judge
+    from tests.support.decoding import REQUEST_TYPES, check_body
 
 DICTIONARY = ('{"text":"', '{"texts":["', '"model_name":', '"dimensions":', "\\ud800", "\\u0000", "NaN", "[[[[", "\xff")
 
 
 def test_one_input(content: bytes) -> None:
-    for kind in KINDS:
-        judge(content, kind)
+    for body_type in REQUEST_TYPES:
+        check_body(content, body_type)
 
 
-def shaped(content: bytes, most: int, seed: int) -> bytes:
-    """Puts a word that matters somewhere, or does what libFuzzer does by itself."""
+def mutate(content: bytes, max_bytes: int, seed: int) -> bytes:
+    """Insert a word of DICTIONARY, or, in three of four cases, mutate as libFuzzer does."""
     if seed % 4:
-        return bytes(atheris.Mutate(content, most))
+        return bytes(atheris.Mutate(content, max_bytes))
     word = DICTIONARY[seed // 4 % len(DICTIONARY)].encode("latin-1")
     place = seed // 64 % (len(content) + 1)
-    return (content[:place] + word + content[place:])[:most]
+    return (content[:place] + word + content[place:])[:max_bytes]
 
 
 if __name__ == "__main__":
-    atheris.Setup(sys.argv, test_one_input, custom_mutator=shaped)
+    atheris.Setup(sys.argv, test_one_input, custom_mutator=mutate)
     atheris.Fuzz()

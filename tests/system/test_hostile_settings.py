@@ -1,20 +1,20 @@
-"""Settings made to break the start: each value gives settings that work, or one line that says what is wrong."""
+"""Settings made to break the start: each value is accepted, or rejected in one line that names the setting."""
 
 import asyncio
-import os
 import string
-from unittest.mock import patch
 
+import hypothesis
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from config import Settings, SettingsError, load_settings
+from config import Settings, SettingsError
+from tests.support.apps import settings_of
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=60)
+repeatable = hypothesis.settings(derandomize=True, deadline=None, max_examples=60)
 in_environment = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
-"""What an environment variable can hold."""
+"""The characters that an environment variable can contain."""
 numbers = (st.integers(-(10**40), 10**40) | st.floats()).map(str)
 digits = st.text(string.digits + "eE+-._x ٣", max_size=12)
 lists = st.lists(st.text(in_environment, max_size=8) | numbers, max_size=4).map(
@@ -23,22 +23,22 @@ lists = st.lists(st.text(in_environment, max_size=8) | numbers, max_size=4).map(
 sizes = st.tuples(numbers | digits, st.sampled_from(["B", "KB", "MiB", "GB", "YB", "parsec", "é"])).map("".join)
 values = st.text(in_environment, max_size=40) | numbers | digits | lists | sizes
 NAMES = sorted(Settings.model_fields)
+BY_TYPE = {f"{field.annotation} {field.metadata}": name for name, field in Settings.model_fields.items()}
+"""One setting of each type: those of the same type are parsed and checked by the same code."""
 
 
-def read(**variables: str) -> Settings | None:
-    """The settings from these variables alone; None: they are refused, in one line that names one of them."""
-    bare = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
-    with patch.dict(os.environ, {**bare, **variables}, clear=True):
-        try:
-            return load_settings(_env_file=None)
-        except SettingsError as refusal:
-            told = str(refusal)
-            assert len(told.splitlines()) == 1
-            assert any(name in told for name in variables)
-            return None
+def accepted(**variables: str) -> Settings | None:
+    """Return the settings of these variables; None: they are rejected, in one line that names one of them."""
+    try:
+        return settings_of(**variables)
+    except SettingsError as error:
+        message = str(error)
+        assert len(message.splitlines()) == 1
+        assert any(name in message for name in variables)
+        return None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_TYPE.values())
 @given(value=values)
 @example(value="1" + "0" * 5000)
 @example(value="1e308")
@@ -49,20 +49,20 @@ def read(**variables: str) -> Settings | None:
 @example(value="\n\r\u2028\x1b[31m")
 @example(value="../" * 100)
 @repeatable
-def test_any_value_is_taken_or_refused_in_one_line(name: str, value: str) -> None:
-    if (taken := read(**{name.upper(): value})) is None:
+def test_any_value_is_accepted_or_rejected_in_one_line(name: str, value: str) -> None:
+    if (settings := accepted(**{name.upper(): value})) is None:
         return
-    got = getattr(taken, name)
-    if isinstance(got, int | float):
-        orjson.dumps(got)  # /health tells some of them
+    parsed = getattr(settings, name)
+    if isinstance(parsed, int | float):
+        orjson.dumps(parsed)  # /health reports some of them
 
 
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if name.endswith(("_timeout", "_interval", "_ttl", "_pause", "_seconds"))]
 )
-async def test_longest_time_that_is_taken_can_be_waited_for(name: str) -> None:
-    taken = read(**{name.upper(): "1000000000"})
-    assert taken is not None
-    async with asyncio.timeout(getattr(taken, name)):
+async def test_longest_time_that_is_accepted_can_be_waited_for(name: str) -> None:
+    settings = accepted(**{name.upper(): "1000000000"})
+    assert settings is not None
+    async with asyncio.timeout(getattr(settings, name)):
         await asyncio.sleep(0)
-    asyncio.get_running_loop().call_later(getattr(taken, name), print).cancel()
+    asyncio.get_running_loop().call_later(getattr(settings, name), print).cancel()

@@ -1,6 +1,5 @@
-"""The soak test of benchmarks/soak.py, for a moment: what it looks for is found after seconds, too, if it is there."""
+"""A smoke run of benchmarks/soak.py: most leaks that it looks for show within seconds."""
 
-import os
 import subprocess
 import sys
 
@@ -8,14 +7,12 @@ import pytest
 
 from tests.support.servers import ROOT, environment
 
-SECONDS = 60 if os.environ.get("CI") == "true" else 10
-
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_nothing_is_left_over_after_mixed_work_and_all_books_balance() -> None:
+@pytest.mark.timeout(120)
+def test_mixed_work_leaves_nothing_behind_and_all_counts_agree() -> None:
     done = subprocess.run(
-        [sys.executable, "benchmarks/soak.py", "--seconds", str(SECONDS)],
+        [sys.executable, "benchmarks/soak.py", "--seconds", "8"],
         cwd=ROOT,
         env=environment({}),
         stdin=subprocess.DEVNULL,

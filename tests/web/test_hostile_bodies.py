@@ -1,4 +1,4 @@
-"""Bodies made to break the decoder: whatever comes, it is taken as JSON means it or refused with words."""
+"""Bodies made to break the decoder: each is read as JSON means it, or rejected with a reason."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidInputError, ServiceError
-from tests.support.decoding import KINDS, decoded, judge, judge_refusal
+from tests.support.decoding import REQUEST_TYPES, check_body, check_rejection, decode
 from tests.support.servers import ROOT
 
 SEEDS = (
@@ -26,7 +26,7 @@ WORDS = (b"\\ud800", b"NaN", b'"', b"[", b"\xef\xbb\xbf", b"9" * 400)
 FUZZ_RUNS = os.environ.get("FUZZ_RUNS", "15000")
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=200)
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_type = pytest.mark.parametrize("body_type", REQUEST_TYPES)
 numbers = st.integers(-(10**400), 10**400) | st.floats()
 names = st.sampled_from(["text", "texts", "model_name", "dimensions", "dtype", "return_tokens"]) | st.text()
 values = st.recursive(
@@ -38,36 +38,34 @@ values = st.recursive(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A good body with some bytes taken out, doubled, or put in."""
+    """Draw a valid body with some bytes removed, doubled or inserted."""
     body = draw(st.sampled_from(SEEDS))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(body)))
         end = min(len(body), start + draw(st.integers(0, 12)))
-        put = draw(
-            st.binary(max_size=3) | st.sampled_from([b"\\ud800", b"NaN", b'"', b"[", b"\xef\xbb\xbf", b"9" * 400])
-        )
-        body = body[:start] + put + (body[start:end] * 2 if draw(st.booleans()) else b"") + body[end:]
+        inserted = draw(st.binary(max_size=3) | st.sampled_from(WORDS))
+        body = body[:start] + inserted + (body[start:end] * 2 if draw(st.booleans()) else b"") + body[end:]
     return body
 
 
-@each_kind
+@each_type
 @given(body=st.binary() | mutated())
 @example(body=b'{"texts\\ud800": ["\\ud800"]}')
 @example(body=b"\xff\xfe{\x00}\x00")
 @example(body=b"\xef\xbb\xbf{}")
 @repeatable
-def test_any_bytes_are_taken_as_json_means_them_or_refused(kind: type[Any], body: bytes) -> None:
-    judge(body, kind)
+def test_any_bytes_are_read_as_json_means_them_or_rejected(body_type: type[Any], body: bytes) -> None:
+    check_body(body, body_type)
 
 
-@each_kind
+@each_type
 @given(value=values)
 @repeatable
-def test_any_json_is_taken_as_it_is_or_refused(kind: type[Any], value: object) -> None:
-    judge(json.dumps(value).encode(), kind)
+def test_any_json_is_read_as_it_is_or_rejected(body_type: type[Any], value: object) -> None:
+    check_body(json.dumps(value).encode(), body_type)
 
 
-@each_kind
+@each_type
 @pytest.mark.parametrize(
     "body",
     [
@@ -90,35 +88,35 @@ def test_any_json_is_taken_as_it_is_or_refused(kind: type[Any], value: object) -
         pytest.param(b'{"model_name":"' + b"a/" * 4_900_000 + b'","text":0}', id="a-model-of-10-MB"),
     ],
 )
-def test_huge_body_is_refused_in_few_words(kind: type[Any], body: bytes) -> None:
-    assert judge(body, kind) is False
+def test_huge_body_is_rejected_with_a_short_answer(body_type: type[Any], body: bytes) -> None:
+    assert check_body(body, body_type) is False
 
 
-def test_half_a_surrogate_pair_in_a_name_and_in_its_text_is_told_in_readable_words() -> None:
-    """The name went into the answer as it was, which no encoder takes: a 500."""
-    with pytest.raises(InvalidInputError) as refusal:
-        decoded(b'{"texts\\ud800": ["\\ud800"]}', KINDS[1])
-    assert refusal.value.facts == {"field": "texts\ufffd", "index": 0}
+def test_lone_surrogate_in_a_field_name_is_replaced_in_the_answer() -> None:
+    """Regression: the name was repeated as it was, which cannot be encoded, so the caller got a 500."""
+    with pytest.raises(InvalidInputError) as rejection:
+        decode(b'{"texts\\ud800": ["\\ud800"]}', REQUEST_TYPES[1])
+    assert rejection.value.facts == {"field": "texts\ufffd", "index": 0}
 
 
-def test_last_of_two_values_counts_as_it_does_for_json() -> None:
-    assert decoded(b'{"text": "a", "text": "b"}', KINDS[0]).text == "b"
+def test_last_value_of_a_repeated_field_counts_as_in_json() -> None:
+    assert decode(b'{"text": "a", "text": "b"}', REQUEST_TYPES[0]).text == "b"
 
 
 @given(name=st.sampled_from([b"content-type", b"content-encoding"]), value=st.binary(max_size=80))
 @repeatable
-def test_any_header_is_taken_or_refused(name: bytes, value: bytes) -> None:
+def test_any_content_header_is_accepted_or_rejected(name: bytes, value: bytes) -> None:
     try:
-        decoded(b'{"text": "a"}', KINDS[0], [(name, value)])
-    except ServiceError as refusal:
-        judge_refusal(refusal)
+        decode(b'{"text": "a"}', REQUEST_TYPES[0], [(name, value)])
+    except ServiceError as error:
+        check_rejection(error)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + int(FUZZ_RUNS) // 50)
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has wheels for Linux on x86-64 only")
-def test_fuzzer_that_follows_the_branches_finds_no_crash(tmp_path: Path) -> None:
-    """The same bodies each time; `FUZZ_RUNS=1000000 pytest -k fuzzer` looks for longer."""
+def test_coverage_guided_fuzzer_finds_no_crash(tmp_path: Path) -> None:
+    """It tries the same bodies each time; `FUZZ_RUNS=1000000 pytest -m slow -k fuzzer` tries more."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for number, body in enumerate(SEEDS):

@@ -1,10 +1,10 @@
-"""Who asks too much is told when to come again: at the door of one app, and of real replicas that share a Redis."""
+"""Callers over their quota get 429 and when to retry: the middleware, the whole service, and replicas with a Redis."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,8 +18,9 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from access.principals import Principal
 from access.quotas import MemoryQuotas, quotas_of
 from engine.errors import OverloadedError
+from tests.support.apps import running_app
 from tests.support.clock import ManualClock
-from tests.support.redis_servers import RedisServer, running_redis
+from tests.support.redis_servers import running_redis
 from tests.support.servers import ServerProcess, running_server
 from web.problems import problem_handlers
 from web.rate_limits import RateLimitMiddleware
@@ -27,11 +28,12 @@ from web.request_context import context_of
 from web.request_log import RequestLog
 
 POLICY = '"requests";q=3;w=60, "tokens";q=600;qu="tokens";w=60'
-LIMITED = {"ENABLE_RATE_LIMIT": "true", "RATE_LIMIT_WINDOW": "86400"}  # so that nothing comes back during a test
+LIMITED = {"ENABLE_RATE_LIMIT": "true", "RATE_LIMIT_WINDOW": "86400"}
+"""Settings with rate limits; in a window of a day, no quota is refilled during a test."""
 
 
-class Named(ASGIMiddleware):
-    """Knows callers by a header, as authentication does by their keys."""
+class NamedByHeader(ASGIMiddleware):
+    """Identifies callers by the header X-Name, as authentication does by their keys."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         headers = dict(scope["headers"])
@@ -67,12 +69,11 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def client(clock: ManualClock) -> Iterator[httpx.Client]:
-    """An app that takes three requests and 600 tokens per minute from each caller."""
-    allowances = MemoryQuotas(quotas_of(requests=3, tokens=600, window_s=60), clock=clock)
-    limits = RateLimitMiddleware(allowances)
+    """A client of an app that accepts three requests and 600 tokens per minute from each caller."""
+    quotas = MemoryQuotas(quotas_of(requests=3, tokens=600, window_s=60), clock=clock)
     app = Litestar(
         [work, overloaded, models],
-        middleware=[Named(), limits],
+        middleware=[NamedByHeader(), RateLimitMiddleware(quotas)],
         exception_handlers=problem_handlers(),
         logging_config=None,
         openapi_config=None,
@@ -86,12 +87,12 @@ def ask(client: httpx.Client, name: str | None = None, *, tokens: int = 1) -> ht
     return client.post(f"/work?tokens={tokens}", headers={"x-name": name} if name else {})
 
 
-def test_requests_above_the_quota_are_refused_and_told_why(client: httpx.Client) -> None:
+def test_requests_over_the_quota_are_rejected_with_the_reason(client: httpx.Client) -> None:
     assert [ask(client).status_code for _ in range(4)] == [200, 200, 200, 429]
-    refused = ask(client)
-    assert refused.headers["content-type"] == "application/problem+json"
-    assert refused.headers["retry-after"] == "20"
-    problem = refused.json()
+    rejected = ask(client)
+    assert rejected.headers["content-type"] == "application/problem+json"
+    assert rejected.headers["retry-after"] == "20"
+    problem = rejected.json()
     assert problem.pop("request_id")
     assert problem == {
         "type": "urn:fast-embedding:problem:rate-limited",
@@ -106,39 +107,39 @@ def test_requests_above_the_quota_are_refused_and_told_why(client: httpx.Client)
     }
 
 
-def test_request_is_taken_after_the_time_that_was_told(client: httpx.Client, clock: ManualClock) -> None:
+def test_request_is_accepted_after_retry_after(client: httpx.Client, clock: ManualClock) -> None:
     while (answer := ask(client)).status_code == 200:
         clock.now_s += 0.37
     clock.now_s += int(answer.headers["retry-after"])
     assert ask(client).status_code == 200
 
 
-def test_tokens_are_charged_and_the_next_request_waits_until_they_are_paid(
+def test_tokens_over_the_quota_are_charged_afterwards_and_delay_the_next_request(
     client: httpx.Client, clock: ManualClock
 ) -> None:
     assert ask(client, tokens=1200).status_code == 200
-    refused = ask(client)
-    assert (refused.status_code, refused.headers["retry-after"]) == (429, "61")
-    assert refused.json()["violated-policies"] == ["tokens"]
+    rejected = ask(client)
+    assert (rejected.status_code, rejected.headers["retry-after"]) == (429, "61")
+    assert rejected.json()["violated-policies"] == ["tokens"]
     clock.now_s = 61.0
     assert ask(client).status_code == 200
 
 
-def test_answer_tells_what_is_left_after_it(client: httpx.Client) -> None:
+def test_answer_states_what_is_left_after_it(client: httpx.Client) -> None:
     answer = ask(client, tokens=100)
     assert answer.headers["ratelimit-policy"] == POLICY
     assert answer.headers["ratelimit"] == '"requests";r=2;t=40, "tokens";r=500;t=50'
 
 
-def test_refusal_tells_of_the_limit_that_caused_it_and_no_time_after_its_retry_after(client: httpx.Client) -> None:
+def test_rejection_names_only_the_quota_that_caused_it_and_no_time_after_its_retry_after(client: httpx.Client) -> None:
     for _ in range(3):
         ask(client)
-    refused = ask(client)
-    assert refused.headers["ratelimit-policy"] == POLICY
-    assert refused.headers["ratelimit"] == '"requests";r=0;t=20'
+    rejected = ask(client)
+    assert rejected.headers["ratelimit-policy"] == POLICY
+    assert rejected.headers["ratelimit"] == '"requests";r=0;t=20'
 
 
-def test_failures_count_and_tell_what_is_left(client: httpx.Client) -> None:
+def test_failed_requests_count_and_state_what_is_left(client: httpx.Client) -> None:
     answer = client.post("/overloaded")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
     assert answer.headers["ratelimit"] == '"requests";r=2;t=40, "tokens";r=600;t=60'
@@ -153,12 +154,12 @@ def test_other_routes_are_not_limited(client: httpx.Client) -> None:
     assert ask(client).status_code == 200
 
 
-def test_names_have_allowances_of_their_own(client: httpx.Client) -> None:
+def test_each_caller_has_a_quota_of_its_own(client: httpx.Client) -> None:
     for name in ("a", "b", None):
         assert [ask(client, name).status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
-def test_name_that_reads_like_an_address_is_not_that_address(client: httpx.Client) -> None:
+def test_name_that_looks_like_an_address_does_not_share_its_quota(client: httpx.Client) -> None:
     while ask(client, "192.0.2.1").status_code == 200:
         pass
     assert ask(client).status_code == 200
@@ -173,134 +174,111 @@ def test_headers_are_structured_fields(client: httpx.Client) -> None:
             assert re.fullmatch(f"{member}(, {member})*", answer.headers[name])
 
 
-def embed(url: str, text: str = "hello", **headers: str) -> httpx.Response:
-    return httpx.post(f"{url}/embed", json={"text": text}, headers=headers, timeout=60)
+# --- The whole service --------------------------------------------------------------------------------------------
 
 
-def statuses(urls: list[str], times: int, **headers: str) -> Counter[int]:
-    """Of so many requests, spread over the servers, eight at a time."""
-    with ThreadPoolExecutor(8) as threads:
-        asked = [threads.submit(embed, urls[number % len(urls)], **headers) for number in range(times)]
-        return Counter(future.result().status_code for future in asked)
+@pytest.fixture
+def tiny(tiny_models: Path) -> dict[str, str]:
+    return {"MODELS_DIR": str(tiny_models), "REQUIRED_MODELS": "tiny/one"}
 
 
-PATIENT = "10"
-"""Seconds for a Redis that is there: no busy machine makes a server fall back."""
+def embed(client: httpx.Client, **headers: str) -> httpx.Response:
+    return client.post("/embed", json={"text": "one"}, headers=headers)
 
 
-def limits_of(url: str) -> Any:
-    return httpx.get(f"{url}/metrics").json()["limits"]
-
-
-@pytest.fixture(scope="module")
-def proxied() -> Iterator[ServerProcess]:
-    """A server that believes a proxy on this machine, and takes three requests per address."""
-    with running_server(**LIMITED, RATE_LIMIT_REQUESTS="3", TRUSTED_PROXIES="127.0.0.1, 10.0.0.0/8") as server:
-        yield server
-
-
-def test_callers_behind_a_trusted_proxy_are_told_apart(proxied: ServerProcess) -> None:
-    for caller in ("203.0.113.1", "203.0.113.2", "2001:db8:1::1"):
-        forwarded = {"X-Forwarded-For": f"198.51.100.9, {caller}, 10.1.2.3"}
-        assert statuses([proxied.url], 5, **forwarded) == {200: 3, 429: 2}
-
-
-def test_caller_cannot_get_more_by_what_it_sends(proxied: ServerProcess) -> None:
-    """The proxy adds the caller's address to whatever the caller has sent."""
-    answers = [embed(proxied.url, **{"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.7"}) for number in range(5)]
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
-
-
-@pytest.mark.timeout(60)
-def test_header_of_a_peer_that_is_not_trusted_says_nothing() -> None:
-    with running_server(**LIMITED, RATE_LIMIT_REQUESTS="3", ENABLE_CORS="true") as server:
-        answers = [embed(server.url, **{"X-Forwarded-For": f"203.0.113.{number}"}) for number in range(5)]
+def test_x_forwarded_for_of_a_peer_that_is_not_trusted_is_ignored(tiny: dict[str, str]) -> None:
+    with running_app(**tiny, **LIMITED, RATE_LIMIT_REQUESTS="3") as client:
+        answers = [embed(client, **{"X-Forwarded-For": f"203.0.113.{number}"}) for number in range(5)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
-        assert limits_of(server.url) == {"store": "memory", "fallbacks": 0}
-        exposed = embed(server.url, Origin="https://app.example").headers["access-control-expose-headers"].split(", ")
+        assert client.get("/metrics").json()["limits"] == {"store": "memory", "fallbacks": 0}
+
+
+def test_pages_of_other_origins_may_read_the_limits(tiny: dict[str, str]) -> None:
+    with running_app(**tiny, **LIMITED, ENABLE_CORS="true") as client:
+        exposed = embed(client, Origin="https://app.example").headers["access-control-expose-headers"].split(", ")
         assert {"RateLimit", "RateLimit-Policy", "Retry-After"} <= set(exposed)
 
 
-@pytest.mark.timeout(60)
-def test_tokens_are_those_of_the_answer() -> None:
-    with running_server(**LIMITED, RATE_LIMIT_TOKENS="1000") as server:
-        first = httpx.post(f"{server.url}/embed/batch", json={"texts": ["one two three", "four"]})
+def test_tokens_are_those_of_the_answer(tiny: dict[str, str]) -> None:
+    with running_app(**tiny, **LIMITED, RATE_LIMIT_TOKENS="1000") as client:
+        first = client.post("/embed/batch", json={"texts": ["one two three", "four"]})
         tokens = sum(first.json()["tokens"])
         assert f'"tokens";r={1000 - tokens};' in first.headers["ratelimit"]
-        counted = httpx.post(f"{server.url}/tokenize", json={"texts": ["one two three", "four"]})
+        counted = client.post("/tokenize", json={"texts": ["one two three", "four"]})
         assert f'"tokens";r={1000 - tokens};' in counted.headers["ratelimit"]  # no model runs: only the request counts
-        big = httpx.post(f"{server.url}/embed/batch", json={"texts": ["word " * 1600] * 8})
+        big = client.post("/embed/batch", json={"texts": ["one " * 1600] * 8})
         assert (big.status_code, '"tokens";r=0;' in big.headers["ratelimit"]) == (200, True)
-        assert embed(server.url).json()["violated-policies"] == ["tokens"]
+        assert embed(client).json()["violated-policies"] == ["tokens"]
 
 
-@pytest.mark.parametrize("path", ["/embed", "/embed/batch", "/tokenize"])
-def test_api_document_tells_of_limits(base_url: str, path: str) -> None:
-    answers = httpx.get(f"{base_url}/schema/openapi.json").json()["paths"][path]["post"]["responses"]
-    assert {"RateLimit", "RateLimit-Policy", "Retry-After"} == set(answers["429"]["headers"])
-    for status in ("200", "400", "503"):
-        assert {"RateLimit", "RateLimit-Policy"} <= set(answers[status]["headers"])
+def test_without_limits_there_are_no_headers_of_them(tiny: dict[str, str]) -> None:
+    with running_app(**tiny) as client:
+        assert "ratelimit" not in embed(client).headers
+        assert client.get("/metrics").json()["limits"] == {"store": "off", "fallbacks": 0}
 
 
-def test_without_limits_nothing_is_told(base_url: str) -> None:
-    assert "ratelimit" not in embed(base_url).headers
-    assert limits_of(base_url) == {"store": "off", "fallbacks": 0}
+def test_openapi_document_describes_the_headers_of_limits(base_url: str) -> None:
+    paths = httpx.get(f"{base_url}/schema/openapi.json").json()["paths"]
+    for path in ("/embed", "/embed/batch", "/tokenize"):
+        answers = paths[path]["post"]["responses"]
+        assert {"RateLimit", "RateLimit-Policy", "Retry-After"} == set(answers["429"]["headers"])
+        for status in ("200", "400", "503"):
+            assert {"RateLimit", "RateLimit-Policy"} <= set(answers[status]["headers"])
 
 
-@contextmanager
-def replicas(redis: RedisServer, count: int, **settings: str) -> Iterator[list[ServerProcess]]:
-    shared = {**LIMITED, "REDIS_URL": redis.url, "REDIS_TIMEOUT": PATIENT, **settings}
-    if not count:
-        yield []
-        return
-    with running_server(**shared) as server, replicas(redis, count - 1, **settings) as others:
-        yield [server, *others]
+def statuses(urls: list[str], requests: int, **headers: str) -> Counter[int]:
+    """Send *requests* to the servers in turn, eight at a time, and count the statuses."""
+
+    def send(number: int) -> int:
+        url = urls[number % len(urls)]
+        return httpx.post(f"{url}/embed", json={"text": "one"}, headers=headers, timeout=60).status_code
+
+    with ThreadPoolExecutor(8) as threads:
+        return Counter(threads.map(send, range(requests)))
 
 
-@pytest.mark.redis
-@pytest.mark.timeout(120)
-def test_replicas_that_share_a_redis_admit_exactly_the_limit_together() -> None:
-    with running_redis() as redis, replicas(redis, 2, RATE_LIMIT_REQUESTS="30") as servers:
-        assert statuses([server.url for server in servers], 80) == {200: 30, 429: 50}
-        for server in servers:
-            assert limits_of(server.url) == {"store": "redis", "fallbacks": 0}
-            assert "limits_fell_back" not in server.log
+@pytest.fixture
+def proxied(server_with: Callable[..., ServerProcess], tiny: dict[str, str]) -> str:
+    """The address of a server that trusts a proxy on this machine, and accepts three requests per caller."""
+    settings = {**tiny, **LIMITED, "RATE_LIMIT_REQUESTS": "3", "TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8"}
+    return server_with(**settings).url
 
 
-@pytest.mark.redis
-@pytest.mark.timeout(120)
-def test_redis_that_is_killed_fails_no_request_and_is_used_again_when_it_is_back() -> None:
-    with running_redis() as redis, replicas(redis, 1, RATE_LIMIT_REQUESTS="20") as [server]:
-        assert statuses([server.url], 20) == {200: 20}
-        redis.kill()
-        assert statuses([server.url], 30) == {200: 20, 429: 10}  # memory counts from its own beginning
-        assert limits_of(server.url) == {"store": "memory", "fallbacks": 1}
-        redis.start()
-        server.wait_for("limits_recovered")
-        assert statuses([server.url], 30) == {200: 20, 429: 10}  # as does a Redis that keeps nothing on disk
-        assert limits_of(server.url) == {"store": "redis", "fallbacks": 1}
-        assert [line["event"] for line in server.events].count("limits_fell_back") == 1
+def test_callers_behind_a_trusted_proxy_have_quotas_of_their_own(proxied: str) -> None:
+    for caller in ("203.0.113.1", "203.0.113.2", "2001:db8:1::1"):
+        forwarded = {"X-Forwarded-For": f"198.51.100.9, {caller}, 10.1.2.3"}
+        assert statuses([proxied], 5, **forwarded) == {200: 3, 429: 2}
+
+
+def test_caller_cannot_raise_its_quota_by_a_header(proxied: str) -> None:
+    """The proxy appends the caller's address to the header that the caller sends."""
+    sent = [statuses([proxied], 1, **{"X-Forwarded-For": f"198.51.100.{last}, 203.0.113.7"}) for last in range(5)]
+    assert sum(sent, Counter()) == {200: 3, 429: 2}
 
 
 @pytest.mark.redis
 @pytest.mark.timeout(120)
-def test_frozen_redis_fails_no_request_and_is_used_again_when_it_is_thawed() -> None:
-    with running_redis() as redis, replicas(redis, 1, RATE_LIMIT_REQUESTS="20", REDIS_TIMEOUT="0.5") as [server]:
-        redis.freeze()
-        assert statuses([server.url], 30) == {200: 20, 429: 10}
-        assert server.wait_for("limits_fell_back")["reason"] == "TimeoutError"
-        redis.thaw()
-        server.wait_for("limits_recovered")
-
-
-@pytest.mark.redis
-@pytest.mark.timeout(120)
-def test_service_starts_without_its_redis_and_ends_in_order() -> None:
+def test_replicas_that_share_a_redis_admit_exactly_the_limit_together_and_survive_its_loss(
+    tiny: dict[str, str],
+) -> None:
     with running_redis() as redis:
-        redis.freeze()
-        with replicas(redis, 1, RATE_LIMIT_REQUESTS="3", REDIS_TIMEOUT="0.25") as [server]:
-            assert server.wait_for("limits_fell_back")["level"] == "warning"
-            assert statuses([server.url], 5) == {200: 3, 429: 2}
-            server.process.terminate()
-            assert server.wait_for_end() == 0
-            assert "Traceback" not in server.log
+        settings = {
+            **tiny,
+            **LIMITED,
+            "RATE_LIMIT_REQUESTS": "30",
+            "REDIS_URL": redis.url,
+            "REDIS_TIMEOUT": "10",  # long, so that a busy machine causes no fallback
+        }
+        with running_server(**settings) as server, running_server(**settings) as other:
+            urls = [server.url, other.url]
+            assert statuses(urls, 80) == {200: 30, 429: 50}
+            for url in urls:
+                assert httpx.get(f"{url}/metrics").json()["limits"] == {"store": "redis", "fallbacks": 0}
+            redis.kill()
+            assert statuses([server.url], 35) == {200: 30, 429: 5}  # the quotas in memory are still full
+            assert httpx.get(f"{server.url}/metrics").json()["limits"] == {"store": "memory", "fallbacks": 1}
+            redis.start()
+            server.wait_for("limits_recovered")
+            assert statuses([server.url], 35) == {200: 30, 429: 5}  # and so are those of the new Redis
+            assert httpx.get(f"{server.url}/metrics").json()["limits"] == {"store": "redis", "fallbacks": 1}
+            assert [line["event"] for line in server.events].count("limits_fell_back") == 1

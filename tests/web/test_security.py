@@ -9,10 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.servers import ROOT, environment, running_server
-from tests.support.tiny import TinyModel
-
-pytestmark = pytest.mark.timeout(90)
+from tests.support.apps import running_app
+from tests.support.servers import ROOT, environment
 
 WATCHED_LOAD = """
 import json, sys
@@ -31,41 +29,32 @@ print(json.dumps({"name": encoder.name, "seen": seen}))
 """
 
 
-def test_loading_and_running_a_model_unpickles_nothing_and_starts_no_process() -> None:
-    """A load runs the model, too: its self-check embeds texts. Python tells an audit hook of each such act."""
+def run_watched_load(variables: dict[str, str]) -> dict[str, object]:
+    """Run WATCHED_LOAD with these environment variables, and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED_LOAD],
-        cwd=ROOT,
-        env=environment({}),
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", WATCHED_LOAD], cwd=ROOT, env=variables, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told == {"name": "sentence-transformers/all-MiniLM-L6-v2", "seen": []}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_loading_and_running_a_model_unpickles_nothing_and_starts_no_process() -> None:
+    """Python reports each such act to an audit hook. A load runs the model, too: its self-check embeds texts."""
+    assert run_watched_load(environment({})) == {"name": "sentence-transformers/all-MiniLM-L6-v2", "seen": []}
 
 
 def test_loading_and_running_a_model_leaves_no_file_behind(tmp_path: Path) -> None:
-    """Nowhere that it could be told to the maker of a library later, and a read-only file system will do."""
-    places = {name: tmp_path / name for name in ("HOME", "TMPDIR")}
-    for place in places.values():
-        place.mkdir()
-    # Under CI and with a word of somebody else's, ONNX Runtime would keep silent by itself.
+    """A read-only file system is enough, and no library keeps anything that it could send to its maker later."""
+    folders = {name: tmp_path / name for name in ("HOME", "TMPDIR")}
+    for folder in folders.values():
+        folder.mkdir()
+    # With CI or an ORT_ variable set by somebody else, ONNX Runtime would send nothing by itself.
     inherited = {name: value for name, value in environment({}).items() if name != "CI" and not name.startswith("ORT_")}
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED_LOAD],
-        cwd=ROOT,
-        env={**inherited, **{name: str(place) for name, place in places.items()}},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert list(tmp_path.rglob("*")) == list(places.values())
+    run_watched_load({**inherited, **{name: str(folder) for name, folder in folders.items()}})
+    assert list(tmp_path.rglob("*")) == list(folders.values())
 
 
-def test_compressed_body_is_refused_before_it_is_inflated(base_url: str) -> None:
+def test_compressed_body_is_rejected_before_it_is_inflated(base_url: str) -> None:
     bomb = gzip.compress(b'{"text": "' + b"a" * 50_000_000 + b'"}')
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     response = httpx.post(f"{base_url}/embed", content=bomb, headers=headers)
@@ -81,15 +70,14 @@ def test_compressed_body_is_refused_before_it_is_inflated(base_url: str) -> None
         pytest.param("https://app.example,*", False, id="named-beside-any"),
     ],
 )
-def test_only_origins_that_are_named_may_send_credentials(origins: str, tmp_path: Path, *, are_allowed: bool) -> None:
-    TinyModel("tiny/one").write(tmp_path)
+def test_only_named_origins_may_send_credentials(origins: str, tiny_models: Path, *, are_allowed: bool) -> None:
     origin = {"Origin": "https://app.example"}
-    with running_server(CORS_ORIGINS=origins, MODELS_DIR=str(tmp_path), REQUIRED_MODELS="tiny/one") as server:
-        asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    with running_app(CORS_ORIGINS=origins, MODELS_DIR=str(tiny_models), REQUIRED_MODELS="tiny/one") as client:
         for response in (
-            httpx.options(f"{server.url}/embed", headers=asked),
-            httpx.get(f"{server.url}/models", headers={**origin, "Cookie": "a=b"}),
-            httpx.post(f"{server.url}/embed", json={"text": "one"}, headers=origin),
+            client.options("/embed", headers={**origin, **preflight}),
+            client.get("/models", headers={**origin, "Cookie": "a=b"}),
+            client.post("/embed", json={"text": "one"}, headers=origin),
         ):
             assert response.headers["access-control-allow-origin"] in {"*", origin["Origin"]}
             assert ("access-control-allow-credentials" in response.headers) is are_allowed
