@@ -1,4 +1,4 @@
-"""The service started as the pages say, and docs/QUICKSTART.md from its first command to its last."""
+"""Starts the service as the pages say, and runs docs/QUICKSTART.md from the first command to the last."""
 
 import os
 import re
@@ -17,12 +17,12 @@ from tests.support.servers import ROOT, environment, free_port
 
 pytestmark = pytest.mark.timeout(120)
 
-INSTALLED = ROOT / ".venv" / ".installed-requirements.txt"
+INSTALLED = ROOT / ".venv" / ".installed-runtime.txt"
 FAILING_CURL = 'curl() { command curl --fail --silent --show-error "$@"; }\n'
 
 
 def blocks_of(page: str, kind: str) -> list[str]:
-    """The page's blocks of code of this kind."""
+    """Return the page's code blocks of this kind."""
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [code for found, code in blocks if found == kind]
@@ -33,7 +33,7 @@ START, *COMMANDS = [block for block in blocks_of("docs/QUICKSTART.md", "bash") i
 
 @contextmanager
 def started_by(script: str, *, folder: Path = ROOT, timeout_s: float = 60) -> Iterator[tuple[str, LoggedProcess]]:
-    """The service that the script's last command starts, and its address, which stands for that of the pages."""
+    """Start the service with the script's last command; yield its address, to use instead of the one in the pages."""
     port = str(free_port())
     given = environment({"HOST": "127.0.0.1", "PORT": port, "LOG_FORMAT": "json"})
     process = LoggedProcess(["bash", "-euc", script], folder=folder, environment=given)
@@ -47,15 +47,15 @@ def started_by(script: str, *, folder: Path = ROOT, timeout_s: float = 60) -> It
 
 @contextmanager
 def started_by_run_sh(script: str) -> Iterator[tuple[str, LoggedProcess]]:
-    """The same where the script ends with `./run.sh`, which finds all installed."""
+    """The same for a script that ends with `./run.sh`; everything is installed already."""
     if not (INSTALLED.exists() or os.environ.get("CI")):
-        pytest.skip("./run.sh has not set up .venv, and a test installs nothing")
+        pytest.skip("./run.sh has not set up .venv, and this test installs nothing")
     with started_by("export PIP_NO_INDEX=1\n" + script.replace("./run.sh", "exec ./run.sh")) as started:
         yield started
 
 
 def run(script: str, url: str, *, folder: Path = ROOT) -> str:
-    """What the script writes, with *url* for the address of the pages."""
+    """Run the script with *url* instead of the address in the pages, and return its output."""
     command = ["bash", "-euc", FAILING_CURL + script.replace("http://localhost:8000", url)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -64,7 +64,7 @@ def run(script: str, url: str, *, folder: Path = ROOT) -> str:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    """The service as docs/QUICKSTART.md starts it."""
+    """The address of the service, started as docs/QUICKSTART.md says."""
     with started_by_run_sh(START) as (url, process):
         assert url in process.log
         yield url
@@ -83,10 +83,10 @@ def test_search_finds_what_the_page_shows(service: str, tmp_path: Path) -> None:
     assert run(command.replace("python3", f'"{sys.executable}"'), service, folder=tmp_path) == shown
 
 
-def test_service_wants_the_key_that_the_page_makes() -> None:
+def test_service_requires_the_key_that_the_page_makes() -> None:
     start, call = blocks_of("docs/API.md", "bash")[-2:]
-    telling = start.replace("API_KEYS=", 'echo "made: $KEY"\nAPI_KEYS=')
-    with started_by_run_sh(telling) as (url, process):
+    with_echo = start.replace("API_KEYS=", 'echo "made: $KEY"\nAPI_KEYS=')
+    with started_by_run_sh(with_echo) as (url, process):
         [key] = re.findall(r"^made: (.+)$", process.log, re.MULTILINE)
         assert httpx.post(f"{url}/embed", json={"text": "Hello"}).status_code == 401
         assert run(f"export KEY={key}\n{call}", url).startswith('{"embedding"')
@@ -95,7 +95,7 @@ def test_service_wants_the_key_that_the_page_makes() -> None:
 @pytest.mark.network
 @pytest.mark.timeout(1000)
 def test_service_can_be_set_up_by_hand(tmp_path: Path) -> None:
-    """In a copy of what git knows, with packages from the index."""
+    """In a copy of the tracked files, with packages from the index."""
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
     for file in files.stdout.splitlines():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
