@@ -1,4 +1,4 @@
-"""nginx.conf in front of a simple upstream: limits, client addresses, streams, TLS. test_replicas.py uses real replicas."""
+"""nginx.conf in front of a simple upstream: limits, addresses, streams, TLS. test_replicas.py uses real replicas."""
 
 import json
 import re
