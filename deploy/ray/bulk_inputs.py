@@ -1,7 +1,7 @@
-"""The input of a bulk job: which files, and into which units of work they are cut.
+"""Finds the input files of a bulk job, chooses their columns, and splits them into units of work.
 
-A unit is a stretch of one file: rows of a Parquet file, or the lines of a JSON Lines file that begin in a range of
-bytes. The same files and the same size give the same units, so a job that was killed knows what is left.
+A unit is a part of one file: rows of a Parquet file, or the lines of a JSON Lines file that begin in a byte range. The
+same files and unit size always give the same units, so a resumed job knows which ones remain.
 """
 
 import glob
@@ -19,27 +19,27 @@ import pyarrow.parquet as pq
 
 Format = Literal["parquet", "jsonl"]
 
-SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS: dict[str, Format] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+"""Formats by file suffix."""
 OUTPUT_NAME = re.compile(r"part-\d{6,}\.parquet")
-PACKED = {".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip"}
+COMPRESSED_SUFFIXES = {".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip"}
 SAMPLED_FILES, SAMPLED_LINES = 20, 1000
-"""JSON Lines have no schema: the types of their columns are those of so many lines of so many files."""
+"""Number of files, and lines per file, that determine the column types of JSON Lines, which have no schema."""
 SAMPLED_BYTES = 8_000_000
-"""No further line of a file is looked at first after so much: a line may be a book, and all of them are in memory."""
+"""Sampling of a file stops after this many bytes: the sample is in memory, and a line can contain a whole book."""
 MAX_LINE_BYTES = 64_000_000
-"""A longer line is no row but a broken file; it is never held in memory."""
-
+"""Longer lines are rejected, and never held in memory: such a file is most likely not JSON Lines."""
 MAX_UNIT_BYTES = 64_000_000
-"""Of JSON Lines: where the first lines are longer than the others, rows alone would make a unit of a whole file."""
+"""Maximum size of a JSON Lines unit. Unit sizes are estimated from the first lines, which can be unusually long."""
 
 
 class InputError(Exception):
-    """The input cannot be used; the message is one line for the person who started the job."""
+    """The job cannot run with this input or output. The message is one line for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file, and what tells whether it is still the same; *rows* of Parquet only."""
+    """An input file, with the facts that show whether it has changed. *rows* is 0 for JSON Lines."""
 
     path: str
     size_bytes: int
@@ -48,12 +48,12 @@ class InputFile:
 
     @property
     def format(self) -> Format:
-        return SUFFIXES[Path(self.path).suffix]
+        return FORMATS[Path(self.path).suffix]
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A stretch of one file: rows (Parquet) or bytes (JSON Lines) from *start* up to *stop*; it becomes one output."""
+    """One unit of work, which gives one output file: rows or, in JSON Lines, bytes *start* up to *stop* of *path*."""
 
     number: int
     path: str
@@ -62,7 +62,7 @@ class Unit:
 
     @property
     def format(self) -> Format:
-        return SUFFIXES[Path(self.path).suffix]
+        return FORMATS[Path(self.path).suffix]
 
     @property
     def output_name(self) -> str:
@@ -71,54 +71,54 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns are read.
+    """The columns that a job reads.
 
     Attributes:
-        text: the one whose texts are embedded.
-        kept: those that go into the output, with their types.
-        are_all: all of the input's columns are kept, so that one that nobody has seen before must not be lost.
+        text: name of the column to embed.
+        kept: columns of the output, with their types.
+        keeps_all: all input columns are kept, so a row with an unknown column is an error instead of a loss.
     """
 
     text: str
     kept: pa.Schema
-    are_all: bool
+    keeps_all: bool
 
 
-def find_files(given: str, *, own: Path | None = None) -> list[Path]:
-    """The data files that *given*, a file, a folder or a pattern, names, in order, but for what a job writes to *own*.
+def find_files(given: str, *, output: Path | None = None) -> list[Path]:
+    """Return the input files of *given* (a file, folder or glob pattern), sorted, without the job's files in *output*.
 
     Raises:
-        InputError: there are none, or they are of more than one format.
+        InputError: there are no files, their formats differ, or a file is compressed.
     """
     if "://" in given:
-        raise InputError(f"{given!r} is an address; mount it as a folder that every node sees, and name that")
+        raise InputError(f"{given!r} is a URL; mount it as a folder that every node can read, and give that folder")
     path = Path(given)
     if path.is_dir():
-        found = [found for found in _all_below(path) if found.suffix in SUFFIXES and not _is_hidden(found, path)]
+        found = [file for file in _walk(path) if file.suffix in FORMATS and not _is_hidden(file, path)]
     else:
         found = [Path(name) for name in (glob.glob(given, recursive=True) if not path.is_file() else [given])]  # noqa: PTH207 - a pattern may be absolute
-    whole = {file.resolve() for file in found if file.is_file()}  # a link to one of them is the same one
-    files = sorted(file for file in whole if file.parent != own or not OUTPUT_NAME.fullmatch(file.name))
+    resolved = {file.resolve() for file in found if file.is_file()}  # a link and its target are one file
+    files = sorted(file for file in resolved if file.parent != output or not OUTPUT_NAME.fullmatch(file.name))
     if not files:
-        raise InputError(f"{given!r} names no data; write a file, a folder or a pattern such as 'texts/*.parquet'")
-    formats = {SUFFIXES.get(file.suffix) for file in files}
+        raise InputError(f"{given!r} matches no input files; use a file, a folder or a pattern like 'texts/*.parquet'")
+    formats = {FORMATS.get(file.suffix) for file in files}
     if len(formats) != 1 or None in formats:
-        odd = next((f"{file} is neither" for file in files if file.suffix not in SUFFIXES), "these are both")
-        raise InputError(f"the input must be all .parquet or all .jsonl (.ndjson), and not compressed; {odd}")
+        other = next((f"{file} is neither" for file in files if file.suffix not in FORMATS), "there are both")
+        raise InputError(f"the input must be uncompressed, and all .parquet or all .jsonl (.ndjson): {other}")
     return files
 
 
 def describe(files: Sequence[Path]) -> list[InputFile]:
-    """What is known of *files* without reading them.
+    """Return the size, modification time and row count of *files*. Reads only Parquet metadata.
 
     Raises:
-        InputError: one cannot be read, or is no Parquet file.
+        InputError: a file cannot be read, or is not a Parquet file.
     """
     described = []
     for file in files:
         try:
             facts = file.stat()
-            rows = int(pq.read_metadata(file).num_rows) if SUFFIXES[file.suffix] == "parquet" else 0
+            rows = int(pq.read_metadata(file).num_rows) if FORMATS[file.suffix] == "parquet" else 0
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{file} cannot be read: {first_line(error)}") from None
         described.append(InputFile(str(file), facts.st_size, facts.st_mtime_ns, rows))
@@ -126,36 +126,38 @@ def describe(files: Sequence[Path]) -> list[InputFile]:
 
 
 def choose_columns(files: Sequence[InputFile], text: str, keep: Sequence[str] | None) -> Columns:
-    """The columns to read.
+    """Choose the columns to read.
 
     Args:
-        files: all of one format.
-        text: the column of the texts.
-        keep: names of the columns that go into the output; None: all.
+        files: files of one format.
+        text: the column to embed.
+        keep: the columns of the output; None keeps all.
 
     Raises:
-        InputError: a column is missing, or has no one type in all files; or *text* holds no strings.
+        InputError: a column is missing, its type differs between files, or *text* does not contain strings.
     """
     wanted = None if keep is None else {text, *keep}
-    whole = (_parquet_schema if files[0].format == "parquet" else _sampled_schema)(files, wanted)
-    if twice := [name for name, count in Counter(whole.names).items() if count > 1]:
-        raise InputError(f"there are two columns {twice[0]!r}; leave them out by --keep, or give one another name")
+    schema = (_parquet_schema if files[0].format == "parquet" else _sampled_schema)(files, wanted)
+    if duplicates := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise InputError(f"there are two columns named {duplicates[0]!r}; rename one, or exclude them with --keep")
     for name in (text, *(keep or ())):
-        if name not in whole.names:
-            raise InputError(f"there is no column {name!r}; the input has {', '.join(whole.names) or 'none'}")
-    found = whole.field(text).type
+        if name not in schema.names:
+            raise InputError(f"there is no column {name!r}; the input has {', '.join(schema.names) or 'none'}")
+    found = schema.field(text).type
     if not (pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)):
-        raise InputError(f"the column {text!r} holds {found}, not strings")
-    kept = pa.schema([whole.field(name) for name in whole.names if keep is None or name in keep])
-    return Columns(text, kept, are_all=keep is None)
+        raise InputError(f"the column {text!r} contains {found}, not strings")
+    kept = pa.schema([schema.field(name) for name in schema.names if keep is None or name in keep])
+    return Columns(text, kept, keeps_all=keep is None)
 
 
-def cut(files: Sequence[InputFile], rows_per_unit: int) -> list[Unit]:
-    """The units of *files*, in order; of JSON Lines they have about so many rows."""
+def split_into_units(files: Sequence[InputFile], rows_per_unit: int) -> list[Unit]:
+    """Split *files* into units, in order. JSON Lines units contain approximately *rows_per_unit* rows."""
     units: list[Unit] = []
     for file in files:
-        is_parquet = file.format == "parquet"
-        end, step = (file.rows, rows_per_unit) if is_parquet else (file.size_bytes, _bytes_of(file, rows_per_unit))
+        if file.format == "parquet":
+            end, step = file.rows, rows_per_unit
+        else:
+            end, step = file.size_bytes, _estimate_bytes(file, rows_per_unit)
         units += [
             Unit(len(units) + index, file.path, start, min(start + step, end))
             for index, start in enumerate(range(0, end, step))
@@ -164,23 +166,25 @@ def cut(files: Sequence[InputFile], rows_per_unit: int) -> list[Unit]:
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class name; at most 300 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _all_below(folder: Path) -> Iterator[Path]:
-    """All files below *folder*; folders that are links are not followed.
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files below *folder*; does not follow links to folders.
 
     Raises:
-        InputError: a folder cannot be read: what is in it would be left out in silence; or a data file is compressed.
+        InputError: a folder cannot be read, or an input file is compressed; skipping them would lose rows unnoticed.
     """
 
-    def refuse(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}")
 
-    for parent, _, names in os.walk(folder, onerror=refuse):
+    for parent, _, names in os.walk(folder, onerror=fail):
         for file in (Path(parent, name) for name in names):
-            if file.suffix in PACKED and file.with_suffix("").suffix in SUFFIXES and not _is_hidden(file, folder):
-                raise InputError(f"{file} is compressed: unpack it, or move it elsewhere")
+            is_compressed = file.suffix in COMPRESSED_SUFFIXES and file.with_suffix("").suffix in FORMATS
+            if is_compressed and not _is_hidden(file, folder):
+                raise InputError(f"{file} is compressed; decompress it, or move it elsewhere")
             yield file
 
 
@@ -190,20 +194,19 @@ def _is_hidden(file: Path, below: Path) -> bool:
 
 def _parquet_schema(files: Sequence[InputFile], wanted: set[str] | None) -> pa.Schema:
     def schema_of(file: InputFile) -> pa.Schema:
-        whole = pq.read_schema(file.path)
-        return pa.schema([field for field in whole if wanted is None or field.name in wanted])
+        return pa.schema([field for field in pq.read_schema(file.path) if wanted is None or field.name in wanted])
 
     first = schema_of(files[0])
     for file in files[1:]:
-        if not (here := schema_of(file)).equals(first):
+        if not (schema := schema_of(file)).equals(first):
             raise InputError(
-                f"{file.path} has other columns than {files[0].path}: {_told(here)}, not {_told(first)}; "
-                "embed them in separate jobs, or choose columns that all have by --keep"
+                f"{file.path} has other columns than {files[0].path}: {_summary(schema)}, not {_summary(first)}; "
+                "embed them in separate jobs, or choose common columns with --keep"
             )
     return first
 
 
-def _told(schema: pa.Schema) -> str:
+def _summary(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema) or "none"
 
 
@@ -217,12 +220,14 @@ def _sampled_schema(files: Sequence[InputFile], wanted: set[str] | None) -> pa.S
         try:
             fields.append(pa.field(name, pa.array([row.get(name) for row in rows]).type))
         except (pa.ArrowException, OverflowError):
-            raise InputError(f"the column {name!r} has values of more than one type; leave it out by --keep") from None
+            raise InputError(
+                f"the column {name!r} contains values of different types; exclude it with --keep"
+            ) from None
     return pa.schema(fields)
 
 
 def _sampled_rows(file: InputFile) -> list[dict[str, Any]]:
-    """The first rows; broken lines are told when their turn to be embedded has come."""
+    """Parse the sampled lines. Skips broken lines: they are reported when their unit is read."""
     rows = []
     for line in _sampled_lines(file):
         try:
@@ -239,9 +244,9 @@ def _sampled_lines(file: InputFile) -> list[bytes]:
     size_bytes = 0
     try:
         with Path(file.path).open("rb") as opened:
-            while (
-                len(lines) < SAMPLED_LINES and size_bytes < SAMPLED_BYTES and (line := opened.readline(MAX_LINE_BYTES))
-            ):
+            while len(lines) < SAMPLED_LINES and size_bytes < SAMPLED_BYTES:
+                if not (line := opened.readline(MAX_LINE_BYTES)):
+                    break
                 lines.append(line)
                 size_bytes += len(line)
     except OSError as error:
@@ -249,7 +254,7 @@ def _sampled_lines(file: InputFile) -> list[bytes]:
     return lines
 
 
-def _bytes_of(file: InputFile, rows: int) -> int:
-    """Bytes that about so many rows have, by the first ones."""
+def _estimate_bytes(file: InputFile, rows: int) -> int:
+    """Estimate the size of *rows* lines from the first ones."""
     lines = _sampled_lines(file) or [b"\n"]
     return min(MAX_UNIT_BYTES, max(1, rows * sum(map(len, lines)) // len(lines)))

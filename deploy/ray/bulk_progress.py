@@ -1,18 +1,25 @@
-"""How far a bulk job is, and when it will be done."""
+"""Progress of a bulk job: totals, rates and the estimated time left."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
-from deploy.ray.bulk_embedder import Done
 from deploy.ray.bulk_inputs import Unit
+from deploy.ray.bulk_units import UnitResult
 
-TOLD_EVERY_S = 5.0
+REPORT_INTERVAL_S = 5.0
 
 
 @dataclass(slots=True)
 class Totals:
-    """What a run of a job has done: *texts* are those it has embedded itself, *skipped* the bad rows it left out."""
+    """What one run of a job has done.
+
+    Attributes:
+        texts: texts that this run has embedded.
+        skipped: bad rows that this run has skipped.
+        units_done_before: units whose output existed already.
+    """
 
     texts: int = 0
     tokens: int = 0
@@ -24,61 +31,56 @@ class Totals:
 
 
 class Progress:
-    """Adds up what units become, and tells it now and then."""
+    """Adds up the results of units, and reports a line every few seconds."""
 
     def __init__(
         self,
         units: Sequence[Unit],
-        there: Sequence[Unit],
+        finished: Sequence[Unit],
         *,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         run: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin with the units that are *there* already; only what *run* embeds counts as done by it."""
-        self.totals = Totals(units_done_before=len(there))
-        self._size = max(1, sum(map(_size_of, units)))
-        self._there = sum(map(_size_of, there))
-        self._new = 0
+        """Start with the *finished* units; only units that *run* embeds count towards its rates."""
+        self.totals = Totals(units_done_before=len(finished))
+        self._total_size = max(1, sum(map(_size, units)))
+        self._finished_size = sum(map(_size, finished))
+        self._new_size = 0
         self._run = run
-        self._tell = tell
+        self._report = report
         self._clock = clock
-        self._started = self._told = clock()
+        self._started_s = self._reported_s = clock()
 
-    def note(self, unit: Unit, done: Done) -> None:
-        """A unit is done."""
-        totals, now = self.totals, self._clock()
-        totals.seconds = round(now - self._started, 3)
-        self._new += _size_of(unit)
-        if done.run == self._run:
-            totals.texts += done.texts
-            totals.tokens += done.tokens
-            totals.truncated += done.truncated
-            totals.skipped += done.skipped
+    def add(self, unit: Unit, result: UnitResult) -> None:
+        """Count a finished unit."""
+        totals, now_s = self.totals, self._clock()
+        totals.seconds = round(now_s - self._started_s, 3)
+        self._new_size += _size(unit)
+        if result.run == self._run:
+            totals.texts += result.texts
+            totals.tokens += result.tokens
+            totals.truncated += result.truncated
+            totals.skipped += result.skipped
             totals.units_embedded += 1
         else:
             totals.units_done_before += 1
-        if now - self._told >= TOLD_EVERY_S:
-            self._told = now
-            self._tell(self.line)
+        if now_s - self._reported_s >= REPORT_INTERVAL_S:
+            self._reported_s = now_s
+            self._report(self.line)
 
     @property
     def line(self) -> str:
-        """One line for people: the share of all that is done, the pace of this run, the time that is left."""
-        totals, share = self.totals, (self._there + self._new) / self._size
+        """Percentage of the whole job, rates of this run, and the estimated time left."""
+        totals, done = self.totals, self._finished_size + self._new_size
         seconds = max(totals.seconds, 1e-3)
-        left_s = seconds * (self._size - self._there - self._new) / self._new if self._new else 0.0
+        left_s = seconds * (self._total_size - done) / self._new_size if self._new_size else 0.0
         return (
-            f"{share:6.1%}  {totals.texts:,} texts  {totals.texts / seconds:,.0f} texts/s  "
-            f"{totals.tokens / seconds:,.0f} tokens/s  {_told(left_s)} left"
+            f"{done / self._total_size:6.1%}  {totals.texts:,} texts  {totals.texts / seconds:,.0f} texts/s  "
+            f"{totals.tokens / seconds:,.0f} tokens/s  {timedelta(seconds=round(left_s))} left"
         )
 
 
-def _size_of(unit: Unit) -> int:
-    """Rows, or bytes: in one job all are of one kind."""
+def _size(unit: Unit) -> int:
+    """Rows or bytes; all units of a job use the same."""
     return unit.stop - unit.start
-
-
-def _told(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

@@ -1,11 +1,10 @@
-"""In Serve's HTTP proxy: a request whose replica died is given to another one, and Serve's own failures are problems.
+"""Middleware for Ray Serve's HTTP proxy: repeats requests whose replica died, and turns Serve's errors into problems.
 
-Serve itself sends a request again only until a replica has taken it. One that dies with its replica is a bare 500 for
-the caller. To embed a text twice does no harm, so here it is sent once more.
+Serve itself repeats a request only until a replica has accepted it. If that replica dies, the caller gets a plain 500.
+Embedding a text twice has no side effects, so this middleware sends the request to another replica.
 
-Ray loads this where a node's environment says
-`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray.retries:middlewares` and has the folder of `main.py` in
-`PYTHONPATH` when the node is started.
+Ray loads it if each node starts with this folder's repository in `PYTHONPATH` and with
+`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray.retries:middlewares` in its environment.
 """
 
 import logging
@@ -18,13 +17,13 @@ from web.problems import problem_answer, request_id_of
 from web.security_headers import SECURITY_HEADERS, security_headers_for
 
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-SERVES_OWN = "/-/"
-"""Below this address Serve answers itself: `/-/healthz`, `/-/routes`."""
-TRIES = 3
-"""So many replicas a request ends at most, if it is the request that ends them."""
+SERVE_PATHS = "/-/"
+"""Prefix of the paths that Serve itself answers: `/-/healthz`, `/-/routes`."""
+MAX_ATTEMPTS = 3
+"""Bounds the damage of a request that itself kills replicas."""
 REQUEST_ID = b"x-request-id"
-TIMED_OUT = 408
-"""What Serve says when its own `request_timeout_s` is over."""
+SERVE_TIMEOUT_STATUS = 408
+"""Serve's answer when its own `request_timeout_s` is over."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -35,7 +34,7 @@ log = logging.getLogger("ray.serve")
 
 
 class NoReplicaError(ServiceError):
-    """No replica gave an answer."""
+    """No replica has answered."""
 
     status, code, title = 503, "no-replica", "No replica can answer now"
 
@@ -44,89 +43,88 @@ class NoReplicaError(ServiceError):
 
 
 def middlewares() -> Sequence[Any]:
-    """What Serve puts around its proxy on every node."""
-    from starlette.middleware import Middleware  # noqa: PLC0415 - is there where Serve is
+    """Return the middleware that Serve adds to the proxy of every node."""
+    from starlette.middleware import Middleware  # noqa: PLC0415 - installed with Ray only
 
-    return [Middleware(Retries, most_body_bytes=int(load_settings().max_request_size))]
+    return [Middleware(RetryMiddleware, max_body_bytes=int(load_settings().max_request_size))]
 
 
-class Retries:
-    """ASGI middleware around all of Serve's proxy."""
+class RetryMiddleware:
+    """ASGI middleware around Serve's proxy."""
 
-    def __init__(self, app: ASGIApp, *, most_body_bytes: int, tries: int = TRIES) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_attempts: int = MAX_ATTEMPTS) -> None:
         """Wrap *app*.
 
         Args:
-            app: Serve's proxy; where a replica dies it returns without an answer.
-            most_body_bytes: larger bodies are not kept, so their requests are not sent again; the service refuses
-                them anyway.
-            tries: how often a request is sent at most.
+            app: Serve's proxy; if a replica dies, it returns without an answer.
+            max_body_bytes: requests with larger bodies are not repeated, because the service rejects them anyway.
+            max_attempts: how often a request is sent in all.
         """
         self._app = app
-        self._most_body_bytes = most_body_bytes
-        self._tries = tries
+        self._max_body_bytes = max_body_bytes
+        self._max_attempts = max_attempts
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(SERVES_OWN):
+        if scope["type"] != "http" or scope["path"].startswith(SERVE_PATHS):
             await self._app(scope, receive, send)
             return
         request_id = request_id_of(scope["headers"])
         others = [(name, value) for name, value in scope["headers"] if name != REQUEST_ID]
         scope["headers"] = [*others, (REQUEST_ID, request_id.encode())]
-        body, answer = _Body(receive, self._most_body_bytes), _Answer(send, request_id)
-        for attempt in range(1, self._tries + 1):
-            await self._app(scope, body.from_the_start(), answer.send)
-            if answer.is_out or answer.failure or not body.can_be_sent_again:
+        body, answer = _RecordedBody(receive, self._max_body_bytes), _Answer(send, request_id)
+        for attempt in range(1, self._max_attempts + 1):
+            await self._app(scope, body.replay(), answer.send)
+            if answer.has_started or answer.failure or not body.is_replayable:
                 break
-            log.warning("Request %s lost its replica (attempt %d of %d).", request_id, attempt, self._tries)
-        if not answer.is_out and not body.has_left:
-            await answer.tell(
-                answer.failure or NoReplicaError("The replica that worked on this has died. Send it again.")
+            log.warning("Request %s lost its replica (attempt %d of %d).", request_id, attempt, self._max_attempts)
+        if not answer.has_started and not body.is_disconnected:
+            await answer.send_problem(
+                answer.failure or NoReplicaError("The replica that processed this request has died. Send it again.")
             )
 
 
-class _Body:
-    """What the caller has sent so far, kept so that another replica can be given it from the start."""
+class _RecordedBody:
+    """Records the request body, so that another replica can receive it from the start."""
 
-    def __init__(self, receive: Receive, most_bytes: int) -> None:
-        self.has_left = False
+    def __init__(self, receive: Receive, max_bytes: int) -> None:
+        self.is_disconnected = False
         self._receive = receive
-        self._room = most_bytes
-        self._kept: list[Message] = []
+        self._left_bytes = max_bytes
+        self._messages: list[Message] = []
 
     @property
-    def can_be_sent_again(self) -> bool:
-        return self._room >= 0 and not self.has_left
+    def is_replayable(self) -> bool:
+        return self._left_bytes >= 0 and not self.is_disconnected
 
-    def from_the_start(self) -> Receive:
-        """A `receive` that gives what was kept, then what still comes."""
-        given = 0
+    def replay(self) -> Receive:
+        """Return a `receive` that first repeats the recorded messages, then continues with new ones."""
+        position = 0
 
         async def receive() -> Message:
-            nonlocal given
-            if self._room >= 0 and given < len(self._kept):
-                message = self._kept[given]
+            nonlocal position
+            if self._left_bytes >= 0 and position < len(self._messages):
+                message = self._messages[position]
             else:
                 message = await self._receive()
-                self._keep(message)
-            given += 1
+                self._record(message)
+            position += 1
             return message
 
         return receive
 
-    def _keep(self, message: Message) -> None:
-        self.has_left = message["type"] == "http.disconnect"
-        self._room -= len(message.get("body", b""))
-        self._kept.append(message)
-        if self._room < 0:
-            self._kept.clear()
+    def _record(self, message: Message) -> None:
+        self.is_disconnected = message["type"] == "http.disconnect"
+        self._left_bytes -= len(message.get("body", b""))
+        self._messages.append(message)
+        if self._left_bytes < 0:
+            self._messages.clear()
 
 
 class _Answer:
-    """Holds an answer's head back until its body comes: before that, another replica can still give it."""
+    """Holds back the head of an answer until its body arrives: until then, another replica can answer instead."""
 
     def __init__(self, send: Send, request_id: str) -> None:
-        self.is_out = False
+        self.has_started = False
         self.failure: ServiceError | None = None
         self._send = send
         self._request_id = request_id
@@ -134,35 +132,29 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._head, self.failure = message, _failure_of(message)
+            self._head, self.failure = message, _serve_failure(message)
         elif self.failure is None:
             if self._head is not None:
-                await self._begin(self._head)
+                await self._start(self._head)
             await self._send(message)
 
-    async def tell(self, error: ServiceError) -> None:
+    async def send_problem(self, error: ServiceError) -> None:
         headers, body = problem_answer(error, self._request_id)
-        all_headers = [*headers, *security_headers_for(headers)]
-        await self._begin(
-            {
-                "type": "http.response.start",
-                "status": error.status,
-                "headers": all_headers,
-            }
-        )
+        headers = [*headers, *security_headers_for(headers)]
+        await self._start({"type": "http.response.start", "status": error.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
-    async def _begin(self, head: Message) -> None:
-        """Send the head, with one request id: Serve adds a second one to that of the service."""
-        self.is_out, self._head = True, None
-        own = [(name, value) for name, value in head["headers"] if name.lower() != REQUEST_ID]
-        await self._send({**head, "headers": [*own, (REQUEST_ID, self._request_id.encode())]})
+    async def _start(self, head: Message) -> None:
+        """Send the head with a single request id: Serve adds a second one to the service's."""
+        self.has_started, self._head = True, None
+        others = [(name, value) for name, value in head["headers"] if name.lower() != REQUEST_ID]
+        await self._send({**head, "headers": [*others, (REQUEST_ID, self._request_id.encode())]})
 
 
-def _failure_of(head: Message) -> ServiceError | None:
-    """What Serve says in the service's place, told as the service would; None: it is the service's own answer."""
+def _serve_failure(head: Message) -> ServiceError | None:
+    """Return the service's equivalent of an error of Serve itself; None if the service has answered."""
     if SECURITY_HEADERS[0][0] in {name.lower() for name, _ in head["headers"]}:
         return None
-    if head["status"] == TIMED_OUT:
+    if head["status"] == SERVE_TIMEOUT_STATUS:
         return DeadlineError()
-    return NoReplicaError("No replica takes requests now. Nothing of this request was done; send it again.")
+    return NoReplicaError("No replica accepts requests now. This request was not processed; send it again.")

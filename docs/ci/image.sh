@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The image's way through a pipeline, the same in all of them: build, smoke test, scan, push.
+# The image steps that all pipelines share: build, smoke test, scan, push.
 #   IMAGE=registry/fast-embedding:tag docs/ci/image.sh build|smoke|scan|push
-# docker, or what CONTAINER_ENGINE names, such as podman, has to be there.
+# Needs docker, or the engine that CONTAINER_ENGINE names, for example podman.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.."
 
 readonly engine=${CONTAINER_ENGINE:-docker}
-readonly image=${IMAGE:?IMAGE: name the image, such as registry.example/fast-embedding:2.0.0}
+readonly image=${IMAGE:?set IMAGE to a name like registry.example/fast-embedding:2.0.0}
 readonly scanner=${SCANNER:-anchore/grype:v0.92.0}
-# Words of options that only some builds need, such as --network host.
+# Additional build options, for example --network host.
 read -ra build_options <<<"${BUILD_OPTIONS:-}"
 
 build_target() {
@@ -18,14 +18,14 @@ build_target() {
 
 build() { build_target production "$image"; }
 
-# As strictly as it runs in production: nothing to write to but its volume, and no rights. The whole HTTP contract is asked for
-# from a second container in the same network, so that no port is published and the machine needs no Python.
+# Runs the image as strictly as in production: read-only except for its volume, and without privileges. A second container in
+# the same network tests the whole HTTP API, so no port is published and the machine needs no Python.
 smoke() {
     build_target development "$image-tests"
     "$engine" run --rm --network none "$image" check
     container=$("$engine" run --detach --read-only --cap-drop ALL --security-opt no-new-privileges \
         --env LOG_FORMAT=json "$image")
-    trap smoke_ended EXIT
+    trap end_smoke EXIT
     for _ in {1..60}; do
         if "$engine" exec "$container" python -m cli.health; then break; fi
         sleep 1
@@ -36,16 +36,16 @@ smoke() {
     [[ $("$engine" inspect --format '{{.State.ExitCode}}' "$container") == 0 ]]
 }
 
-smoke_ended() {
+end_smoke() {
     "$engine" logs --tail 20 "$container" >&2
     "$engine" rm --force --volumes "$container" >/dev/null
 }
 
-# Findings that a newer package would mend are failures. What nobody has mended yet is shown, and is none. The image is copied
-# into the scanner, not mounted: where the engine is another container (GitLab's docker:dind), it has other folders than we.
+# Fails on findings that a newer package fixes; only lists those without a fix. Copies the image into the scanner instead of
+# mounting it: an engine in another container (GitLab's docker:dind) cannot see the folders of this one.
 scan() {
     container="" scratch=$(mktemp -d)
-    trap scan_ended EXIT
+    trap end_scan EXIT
     "$engine" save --output "$scratch/image.tar" "$image"
     chmod a+r "$scratch/image.tar"
     container=$("$engine" create "$scanner" /image.tar --fail-on high --only-fixed)
@@ -53,7 +53,7 @@ scan() {
     "$engine" start --attach "$container"
 }
 
-scan_ended() {
+end_scan() {
     rm -rf -- "$scratch"
     if [[ -n $container ]]; then "$engine" rm --force --volumes "$container" >/dev/null; fi
 }
@@ -63,7 +63,7 @@ push() { "$engine" push "$image"; }
 case ${1:-} in
     build | smoke | scan | push) "$1" ;;
     *)
-        printf 'image.sh: name one of build, smoke, scan, push\n' >&2
+        printf 'Usage: image.sh build|smoke|scan|push\n' >&2
         exit 2
         ;;
 esac

@@ -1,4 +1,4 @@
-"""Each row of a file is read in exactly one unit, wherever its borders fall; bad rows are told by their place."""
+"""Each row of a file is read in exactly one unit; bad rows are reported with their position."""
 
 import json
 from pathlib import Path
@@ -7,123 +7,123 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deploy.ray.bulk_inputs import Columns, Unit, choose_columns, cut, describe
+from deploy.ray.bulk_inputs import Columns, Unit, choose_columns, describe, split_into_units
 from deploy.ray.bulk_rows import place_of, read_unit
 
 WORDS = ["ä", "two words", "x" * 40, "日本", "last"]
 
 
-def all_texts(path: Path, rows_per_unit: int) -> list[str]:
+def read_texts(path: Path, rows_per_unit: int) -> list[str]:
     files = describe([path])
     columns = choose_columns(files, "text", None)
-    return [text for unit in cut(files, rows_per_unit) for text in read_unit(unit, columns).texts]
+    return [text for unit in split_into_units(files, rows_per_unit) for text in read_unit(unit, columns).texts]
 
 
-@pytest.mark.parametrize("rows_per_unit", [1, 2, 3, 7, 1000])
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\n\n", ""])
-def test_each_line_is_read_once(rows_per_unit: int, ending: str, tmp_path: Path) -> None:
+def test_each_line_is_read_once(ending: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     between = ending or "\n"
     path.write_bytes(between.join(json.dumps({"text": word}) for word in WORDS).encode() + ending.encode())
-    assert all_texts(path, rows_per_unit) == WORDS
+    assert [read_texts(path, rows) for rows in (1, 2, 3, 7, 1000)] == [WORDS] * 5
 
 
-@pytest.mark.parametrize("step", [1, 5, 16])
-def test_each_line_is_read_once_wherever_a_unit_begins(step: int, tmp_path: Path) -> None:
+def test_each_line_is_read_once_wherever_units_begin(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"text": "{word}"}}\n' for word in WORDS))
-    columns, end = Columns("text", pa.schema([]), are_all=False), path.stat().st_size
-    units = [Unit(start, str(path), start, min(start + step, end)) for start in range(0, end, step)]
-    assert [text for unit in units for text in read_unit(unit, columns).texts] == WORDS
+    columns, end = Columns("text", pa.schema([]), keeps_all=False), path.stat().st_size
+    for step in (1, 5, 16):
+        units = [Unit(start, str(path), start, min(start + step, end)) for start in range(0, end, step)]
+        assert [text for unit in units for text in read_unit(unit, columns).texts] == WORDS
 
 
-@pytest.mark.parametrize("rows_per_unit", [1, 3, 4, 100])
-def test_each_row_of_a_table_is_read_once_whatever_its_row_groups(rows_per_unit: int, tmp_path: Path) -> None:
+def test_each_row_of_a_table_is_read_once_whatever_its_row_groups(tmp_path: Path) -> None:
     path, texts = tmp_path / "a.parquet", [f"text {number}" for number in range(17)]
     pq.write_table(pa.table({"id": range(17), "text": texts}), path, row_group_size=4)
-    assert all_texts(path, rows_per_unit) == texts
+    assert [read_texts(path, rows) for rows in (1, 3, 4, 100)] == [texts] * 4
 
 
 def test_kept_columns_stay_with_their_text(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"id": [1, 2, 3, 4], "text": ["a", None, " ", "d"], "list": [[1], [], None, [4]]}), path)
     files = describe([path])
-    [unit] = cut(files, 10)
+    [unit] = split_into_units(files, 10)
     rows = read_unit(unit, choose_columns(files, "text", None))
     assert rows.table.to_pylist() == [{"id": 1, "text": "a", "list": [1]}, {"id": 4, "text": "d", "list": [4]}]
     assert (rows.texts, rows.positions) == (["a", "d"], [0, 3])
-    assert [(place_of(unit, bad.position), bad.why) for bad in rows.bad] == [
+    assert [(place_of(unit, bad.position), bad.reason) for bad in rows.bad] == [
         (f"{path}, row 1", "the text is missing or null"),
         (f"{path}, row 2", "the text is empty"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("line", "why"),
+    ("line", "reason"),
     [
-        ('{"text": "x"', "the line is no JSON"),
-        ("[1]", "the line is a list, where an object such as {'text': '...'} is due"),
+        ('{"text": "x"', "the line is not valid JSON"),
+        ("[1]", "the line is a list, not an object like {'text': '...'}"),
         ('{"id": 1}', "the text is missing or null"),
-        ('{"text": 7}', "the text is no string but a number"),
+        ('{"text": 7}', "the text is not a string but a number"),
         ('{"text": ""}', "the text is empty"),
-        ('{"text": "x", "id": "one"}', "'id' is not int64, as in the lines looked at first"),
-        ('{"text": "x", "new": 1}', "it has 'new', which the lines looked at first have not; choose columns by --keep"),
+        ('{"text": "x", "id": "one"}', "'id' is not int64, the type in the sampled lines"),
+        ('{"text": "x", "new": 1}', "it has 'new', which the sampled lines do not have; choose columns with --keep"),
     ],
 )
-def test_bad_line_is_told_by_its_number(line: str, why: str, tmp_path: Path) -> None:
+def test_bad_line_is_reported_with_its_number(line: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "x", "id": 1}}\n\n{{"text": "y"}}\n{line}\n{{"text": "z", "id": 3}}\n')
-    [unit] = cut(describe([path]), 100)
-    columns = Columns("text", pa.schema([("text", pa.string()), ("id", pa.int64())]), are_all=True)
+    [unit] = split_into_units(describe([path]), 100)
+    columns = Columns("text", pa.schema([("text", pa.string()), ("id", pa.int64())]), keeps_all=True)
     rows = read_unit(unit, columns)
     assert [(place_of(unit, bad.position)) for bad in rows.bad] == [f"{path}, line 4"]
-    assert rows.bad[0].why.startswith(why)
+    assert rows.bad[0].reason.startswith(reason)
     assert rows.table.to_pylist() == [{"text": "x", "id": 1}, {"text": "y", "id": None}, {"text": "z", "id": 3}]
 
 
-def test_byte_order_mark_and_a_line_without_end_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_byte_order_mark_is_ignored_and_an_endless_line_is_a_bad_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("deploy.ray.bulk_rows.MAX_LINE_BYTES", 50)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "x"}\n{"text": "' + b"y" * 100 + b'"}\n{"text": "z"}\n')
-    [unit] = cut(describe([path]), 100)
-    rows = read_unit(unit, Columns("text", pa.schema([]), are_all=False))
+    [unit] = split_into_units(describe([path]), 100)
+    rows = read_unit(unit, Columns("text", pa.schema([]), keeps_all=False))
     assert rows.texts == ["x", "z"]
     assert [place_of(unit, bad.position) for bad in rows.bad] == [f"{path}, line 2"]
-    assert rows.bad[0].why == "the line is longer than 50 bytes"
+    assert rows.bad[0].reason == "the line is longer than 50 bytes"
 
 
 @pytest.mark.parametrize(
-    ("usual", "odd"),
+    ("usual", "other"),
     [
         pytest.param(1, 1.5, id="fraction"),
-        pytest.param([1, 2], [3, 4.5], id="fraction in a list"),
-        pytest.param(1.5, True, id="truth"),
+        pytest.param([1, 2], [3, 4.5], id="fraction-in-a-list"),
+        pytest.param(1.5, True, id="boolean"),
         pytest.param({"a": 1}, {"a": 2, "b": 3}, id="key"),
-        pytest.param({"a": {"b": [{"c": 1}]}}, {"a": {"b": [{"c": 1, "d": 2}]}}, id="key far inside"),
+        pytest.param({"a": {"b": [{"c": 1}]}}, {"a": {"b": [{"c": 1, "d": 2}]}}, id="nested-key"),
     ],
 )
-def test_no_value_is_changed_to_fit_its_column(
-    usual: object, odd: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_value_that_arrow_would_change_is_a_bad_row(
+    usual: object, other: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arrow would make 1 of 1.5 and 1.0 of true, and leave out a key that it does not know, without a word."""
+    """To fit the column's type, Arrow truncates 1.5 to 1, converts true to 1.0 and drops unknown keys."""
     monkeypatch.setattr("deploy.ray.bulk_inputs.SAMPLED_LINES", 1)
     path = tmp_path / "a.jsonl"
-    rows = [{"text": str(number), "more": more} for number, more in enumerate([usual, odd, usual, None])]
+    rows = [{"text": str(number), "more": more} for number, more in enumerate([usual, other, usual, None])]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = describe([path])
-    units = cut(files, 100)
+    units = split_into_units(files, 100)
     columns = choose_columns(files, "text", None)
     read = [read_unit(unit, columns) for unit in units]
     assert [row for part in read for row in part.table.to_pylist()] == [rows[0], rows[2], rows[3]]
     [bad] = [bad for part in read for bad in part.bad]
-    assert bad.why.startswith("'more' is not ")
+    assert bad.reason.startswith("'more' is not ")
     assert place_of(units[0], bad.position) == f"{path}, line 2"
 
 
-def test_whole_number_may_be_written_as_a_fraction(tmp_path: Path) -> None:
+def test_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "more": 1}\n')
     columns = choose_columns(describe([path]), "text", None)
     path.write_text('{"text": "a", "more": 2.0}\n{"text": "b", "more": 3}\n')
-    [unit] = cut(describe([path]), 100)
+    [unit] = split_into_units(describe([path]), 100)
     assert read_unit(unit, columns).table["more"].to_pylist() == [2, 3]

@@ -1,4 +1,4 @@
-"""docs/ci/: pipelines that cannot be run here. They keep to their schemas, and all they call exists and is sound."""
+"""docs/ci/: the pipelines cannot run here, but they match their schemas, and their shell passes shellcheck."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def gitlab_jobs() -> dict[str, Any]:
 
 
 def scripts() -> Iterator[tuple[str, str]]:
-    """Each piece of shell, and where it stands."""
+    """Yield each shell script of the pipelines, with its place."""
     for name, job in workflow()["jobs"].items():
         for number, step in enumerate(job["steps"]):
             if "run" in step:
@@ -56,11 +56,11 @@ SCRIPTS = [pytest.param(script, id=place) for place, script in scripts()]
 
 
 @pytest.mark.parametrize(("kind", "file"), [("github-workflows", GITHUB), ("gitlab-ci", GITLAB)])
-def test_pipeline_keeps_to_its_schema(kind: str, file: Path) -> None:
+def test_pipeline_matches_its_schema(kind: str, file: Path) -> None:
     assert complaints(kind, file) == ""
 
 
-def test_actions_are_pinned_and_may_only_read() -> None:
+def test_actions_are_pinned_and_have_the_least_permissions() -> None:
     used = [step["uses"] for job in workflow()["jobs"].values() for step in job["steps"] if "uses" in step]
     assert [action for action in used if not re.fullmatch(r"[\w-]+/[\w-]+@v\d+\.\d+\.\d+", action)] == []
     assert workflow()["permissions"] == {"contents": "read"}
@@ -71,8 +71,8 @@ def test_actions_are_pinned_and_may_only_read() -> None:
     }
 
 
-def test_name_of_the_image_has_small_letters_only(tmp_path: Path) -> None:
-    """A registry refuses others, and GitHub's `github.repository` is as the owner has written it."""
+def test_image_name_is_lowercase(tmp_path: Path) -> None:
+    """Registries accept nothing else, but GitHub's `github.repository` keeps the case of the owner's name."""
     [named] = [step["run"] for step in workflow()["jobs"]["image"]["steps"] if "IMAGE=" in step.get("run", "")]
     given = {"GITHUB_REPOSITORY": "Some-Owner/Fast", "GITHUB_SHA": "1a2b", "PLATFORM": "arm64"}
     given["GITHUB_ENV"] = str(tmp_path / "env")
@@ -81,44 +81,44 @@ def test_name_of_the_image_has_small_letters_only(tmp_path: Path) -> None:
     assert "github.repository" not in GITHUB.read_text(encoding="utf-8")
 
 
-def test_every_job_has_an_end_of_its_own() -> None:
+def test_every_job_has_a_timeout() -> None:
     assert all("timeout-minutes" in job for job in workflow()["jobs"].values())
     assert all("timeout" in job for job in gitlab_jobs().values())
     assert "timeout(" in JENKINS.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("file", [GITHUB, GITLAB, JENKINS], ids=lambda file: file.name)
-def test_pipeline_goes_all_the_way(file: Path) -> None:
-    told = file.read_text(encoding="utf-8")
+def test_pipeline_runs_all_steps_in_order(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
     steps = ["bash .ci/run", *(f"docs/ci/image.sh {step}" for step in ("build", "smoke", "scan", "push"))]
-    places = [told.index(step) for step in steps]
+    places = [text.index(step) for step in steps]
     assert places == sorted(places)
 
 
-def test_packages_of_the_system_are_those_that_ci_needs() -> None:
+def test_installed_system_packages_are_those_that_ci_needs() -> None:
     needed = re.findall(r"^need \S+ (\S+)", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
     [installed] = re.findall(r"apt-get install (?:-\S+ )+(.+)$", GITHUB.read_text("utf-8"), re.MULTILINE)
     assert installed.split() == sorted(set(needed))
 
 
-def test_nothing_but_packages_is_cached() -> None:
-    """An installed .venv that is kept hides what requirements/ forgets."""
+def test_only_downloaded_packages_are_cached() -> None:
+    """A cached .venv would hide packages that are missing in requirements/."""
     assert gitlab_jobs()["test"]["cache"]["paths"] == [".cache/pip"]
     assert "actions/cache" not in GITHUB.read_text(encoding="utf-8")
     assert "rm -rf .venv" in JENKINS.read_text(encoding="utf-8")
 
 
-def test_blocks_of_the_jenkinsfile_are_closed() -> None:
-    """Its structure only: there is no Jenkins here that would read it."""
-    told = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|//.*", "", JENKINS.read_text(encoding="utf-8"))
-    assert told.count("{") == told.count("}")
-    assert told.count("(") == told.count(")")
-    assert re.match(r"\s*pipeline \{", told)
-    assert len(re.findall(r"\bstage\(\)", told)) == len(re.findall(r"\bsteps \{", told))
+def test_jenkinsfile_has_balanced_blocks() -> None:
+    """Checks its structure only: there is no Jenkins here to parse it."""
+    text = re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|//.*", "", JENKINS.read_text(encoding="utf-8"))
+    assert text.count("{") == text.count("}")
+    assert text.count("(") == text.count(")")
+    assert re.match(r"\s*pipeline \{", text)
+    assert len(re.findall(r"\bstage\(\)", text)) == len(re.findall(r"\bsteps \{", text))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_shell_of_the_pipelines_is_sound(script: str) -> None:
+def test_shell_of_the_pipelines_passes_shellcheck(script: str) -> None:
     found = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if found is None and not os.environ.get("CI"):
         pytest.skip("shellcheck is not installed")
@@ -128,7 +128,7 @@ def test_shell_of_the_pipelines_is_sound(script: str) -> None:
 
 
 def run_image_sh(step: str, folder: Path, *, failing: str = "none") -> tuple[int, list[str]]:
-    """The exit code, and what was asked of a stand-in for docker."""
+    """Run a step with a script in place of docker; return the exit code and the calls."""
     (folder / "engine").write_text(STUB, encoding="utf-8")
     (folder / "engine").chmod(0o755)
     calls = folder / "calls"
@@ -140,27 +140,14 @@ def run_image_sh(step: str, folder: Path, *, failing: str = "none") -> tuple[int
     return done.returncode, calls.read_text(encoding="utf-8").splitlines()
 
 
-def test_smoke_test_ends_its_container_whatever_happens(tmp_path: Path) -> None:
-    """That it tells a good image from a bad one was tried with podman; here its order and its end count."""
+def test_smoke_test_removes_its_container(tmp_path: Path) -> None:
+    """Checks the order of calls; it was run with podman to check that it rejects a bad image."""
     code, calls = run_image_sh("smoke", tmp_path)
     assert code == 0
-    assert [call.split()[0] for call in calls] == [
-        "build",
-        "run",
-        "run",
-        "exec",
-        "run",
-        "stop",
-        "inspect",
-        "logs",
-        "rm",
-    ]
+    assert " ".join(call.split()[0] for call in calls) == "build run run exec run stop inspect logs rm"
     assert "test_api.py --base-url=" in "".join(calls)
-
-
-def test_image_that_does_not_end_by_itself_fails(tmp_path: Path) -> None:
     code, calls = run_image_sh("smoke", tmp_path, failing="stop")
-    assert code == 1
+    assert code == 1, "the image must stop by itself"
     assert calls[-1].startswith("rm --force")
 
 
@@ -171,14 +158,14 @@ def test_image_that_does_not_end_by_itself_fails(tmp_path: Path) -> None:
         ("push", "push one:two"),
     ],
 )
-def test_step_asks_docker_for(step: str, call: str, tmp_path: Path) -> None:
+def test_step_calls_docker_with(step: str, call: str, tmp_path: Path) -> None:
     code, calls = run_image_sh(step, tmp_path)
     assert code == 0
     assert re.fullmatch(call, calls[-1])
 
 
-def test_scan_shares_no_folder_with_docker(tmp_path: Path) -> None:
-    """Docker may be another container, with other folders: what is mounted from ours would be empty there."""
+def test_scan_mounts_no_folder(tmp_path: Path) -> None:
+    """Docker may run in another container, where a folder mounted from here would be empty."""
     code, calls = run_image_sh("scan", tmp_path)
     assert code == 0
     saved, created, copied, started, removed = calls
@@ -191,10 +178,10 @@ def test_scan_shares_no_folder_with_docker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("step", "call"), [("scan", "start"), ("scan", "cp"), ("push", "push"), ("build", "build")])
-def test_failure_of_docker_is_one_of_the_step(step: str, call: str, tmp_path: Path) -> None:
+def test_step_fails_if_docker_fails(step: str, call: str, tmp_path: Path) -> None:
     code, _ = run_image_sh(step, tmp_path, failing=call)
     assert code == 1
 
 
-def test_wrong_use_is_told(tmp_path: Path) -> None:
+def test_unknown_step_is_a_usage_error(tmp_path: Path) -> None:
     assert run_image_sh("deploy", tmp_path) == (2, [])

@@ -1,4 +1,4 @@
-"""docker-compose.yml and what it does to the service: what would hurt on the day when something goes wrong."""
+"""docker-compose.yml: limits, privileges, health checks, networks, and agreement with the service's settings."""
 
 import ipaddress
 import re
@@ -15,35 +15,33 @@ from tests.support.servers import ROOT
 MAIN, ALONE = ROOT / "docker-compose.yml", ROOT / "docker-compose.override.yml"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(MAIN.read_text(encoding="utf-8"))["services"]
 NETWORKS: dict[str, Any] = yaml.safe_load(MAIN.read_text(encoding="utf-8"))["networks"]
-OF_THE_SERVICE = [name for name in SERVICES if name.startswith("fast-embedding")]
-INSIDE = {"HOST", "PORT", "MODELS_DIR", "HUB_CACHE_DIR"}
-"""Settings that are the image's, whatever stands in `.env`."""
-OF_THE_HUB = {"HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"}
+SERVICE_NAMES = [name for name in SERVICES if name.startswith("fast-embedding")]
+HUB_VARIABLES = {"HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"}
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 UNITS = {"k": 10, "m": 20, "g": 30}
 
-every_service = pytest.mark.parametrize("name", SERVICES)
-every_one_of_ours = pytest.mark.parametrize("name", OF_THE_SERVICE)
+each_container = pytest.mark.parametrize("name", SERVICES)
+each_service_container = pytest.mark.parametrize("name", SERVICE_NAMES)
 
 
-def filled_in(value: object) -> str:
-    """What Compose makes of it where no variable is set."""
+def expand(value: object) -> str:
+    """Expand variables as Compose does if none is set."""
     return VARIABLE.sub(lambda found: found[2] or "", str(value))
 
 
-def bytes_of(size: str) -> int:
+def parse_bytes(size: str) -> int:
     return int(size[:-1]) << UNITS[size[-1]]
 
 
 def published(services: dict[str, Any], name: str) -> list[str]:
-    return [filled_in(port) for port in services.get(name, {}).get("ports", [])]
+    return [expand(port) for port in services.get(name, {}).get("ports", [])]
 
 
-@every_service
-def test_container_cannot_take_the_machine_down(name: str) -> None:
+@each_container
+def test_container_has_bounded_memory_cpu_processes_logs_and_tmpfs(name: str) -> None:
     service = SERVICES[name]
-    assert bytes_of(filled_in(service["mem_limit"])) <= 2 << 30
-    assert 0 < float(filled_in(service["cpus"])) <= 2  # Docker refuses more than the machine has
+    assert parse_bytes(expand(service["mem_limit"])) <= 2 << 30
+    assert 0 < float(expand(service["cpus"])) <= 2  # Docker rejects more cores than the machine has
     assert service["pids_limit"]
     assert service["restart"] == "unless-stopped"
     assert service["logging"]["driver"] == "json-file"
@@ -51,74 +49,64 @@ def test_container_cannot_take_the_machine_down(name: str) -> None:
     assert all("size=" in mount for mount in service["tmpfs"])
 
 
-@every_service
-def test_container_has_no_rights_that_it_does_not_need(name: str) -> None:
+@each_container
+def test_container_has_the_least_privileges(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    # nginx's master starts its workers as another user; without `user` nginx would have to be root for all of it.
+    # nginx's master process starts its workers under another user.
     assert service.get("cap_add", []) == (["CHOWN", "KILL", "SETGID", "SETUID"] if name == "nginx" else [])
     assert "privileged" not in service
 
 
-@every_service
-def test_container_says_whether_it_works(name: str) -> None:
+@each_container
+def test_container_has_a_health_check(name: str) -> None:
     health = SERVICES[name]["healthcheck"]
-    assert health["test"][0] == "CMD"  # no shell that would have to be there
+    assert health["test"][0] == "CMD"  # needs no shell in the image
     assert {"interval", "timeout", "retries"} <= set(health)
 
 
-@every_service
-def test_stop_waits_longer_than_the_service_takes_to_answer_what_it_has_accepted(name: str) -> None:
-    grace = filled_in(SERVICES[name]["stop_grace_period"])
-    least = 5 if name == "redis" else Settings.model_fields["shutdown_timeout"].default
-    assert int(grace.removesuffix("s")) > least
+@each_container
+def test_stop_grace_period_is_longer_than_the_shutdown_timeout(name: str) -> None:
+    grace = expand(SERVICES[name]["stop_grace_period"])
+    shutdown_s = 5 if name == "redis" else Settings.model_fields["shutdown_timeout"].default
+    assert int(grace.removesuffix("s")) > shutdown_s
 
 
-@every_one_of_ours
-def test_settings_of_env_reach_the_container(name: str) -> None:
-    """All that are not fixed by the image; a new setting must be added to the list."""
+@each_service_container
+def test_every_setting_is_passed_on_unless_the_image_fixes_it(name: str) -> None:
     given = SERVICES[name]["environment"]
-    assert set(given) - OF_THE_HUB == {setting.upper() for setting in Settings.model_fields} - {
+    assert set(given) - HUB_VARIABLES == {setting.upper() for setting in Settings.model_fields} - {
         "MODELS_DIR",
         "HUB_CACHE_DIR",
     }
-    ours = {"HOST", "PORT", "MODEL_MEMORY_BUDGET", "REDIS_URL", "TRUSTED_PROXIES"}
-    assert {setting for setting, value in given.items() if value is not None} == ours
+    with_value = {"HOST", "PORT", "MODEL_MEMORY_BUDGET", "REDIS_URL", "TRUSTED_PROXIES"}
+    assert {setting for setting, value in given.items() if value is not None} == with_value
+    assert (given["HOST"], given["PORT"]) == ("0.0.0.0", "8000")  # noqa: S104 - in the container
 
 
-@every_one_of_ours
-def test_port_of_env_moves_nothing_inside(name: str) -> None:
+@each_service_container
+def test_model_memory_budget_is_at_most_three_quarters_of_the_memory(name: str) -> None:
     given = SERVICES[name]["environment"]
-    assert (given["HOST"], given["PORT"]) == ("0.0.0.0", "8000")  # noqa: S104 - of the container
-
-
-@every_one_of_ours
-def test_models_have_three_quarters_of_the_memory_at_most(name: str) -> None:
-    given = SERVICES[name]["environment"]
-    budget = load_settings(
-        _env_file=None, model_memory_budget=filled_in(given["MODEL_MEMORY_BUDGET"])
-    ).model_memory_budget
+    budget = load_settings(_env_file=None, model_memory_budget=expand(given["MODEL_MEMORY_BUDGET"])).model_memory_budget
     assert budget is not None
-    assert 0.6 < budget / bytes_of(filled_in(SERVICES[name]["mem_limit"])) <= 0.75
+    assert 0.6 < budget / parse_bytes(expand(SERVICES[name]["mem_limit"])) <= 0.75
 
 
-def test_values_that_compose_gives_are_settings_of_the_service() -> None:
+def test_values_that_compose_sets_are_valid_settings() -> None:
     given = SERVICES["fast-embedding"]["environment"]
     settings = load_settings(
-        _env_file=None, redis_url=filled_in(given["REDIS_URL"]), trusted_proxies=filled_in(given["TRUSTED_PROXIES"])
+        _env_file=None, redis_url=expand(given["REDIS_URL"]), trusted_proxies=expand(given["TRUSTED_PROXIES"])
     )
     assert settings.redis_url is not None
     assert settings.redis_url.get_secret_value() == "redis://redis:6379/0"
     assert ipaddress.ip_network("172.16.0.0/12") in settings.trusted_proxies
 
 
-def test_service_alone_publishes_its_port_and_with_replicas_nginx_alone_does() -> None:
+def test_single_container_publishes_its_port_and_with_replicas_only_nginx_does() -> None:
     alone = yaml.safe_load(ALONE.read_text(encoding="utf-8"))["services"]
-    assert set(alone) == {
-        "fast-embedding"
-    }  # whoever changes a service for all ways to start it does so in the other file
+    assert set(alone) == {"fast-embedding"}, "changes for all profiles belong into docker-compose.yml"
     assert published(alone, "fast-embedding") == ["8000:8000"]
     ha = {name for name, service in SERVICES.items() if service.get("profiles", ["ha"]) == ["ha"]}
     assert ha == {"fast-embedding", "nginx", "redis"}
@@ -129,23 +117,23 @@ def test_service_alone_publishes_its_port_and_with_replicas_nginx_alone_does() -
     }
 
 
-def test_service_alone_believes_no_proxy_and_asks_no_redis() -> None:
+def test_single_container_trusts_no_proxy_and_uses_no_redis() -> None:
     [alone] = yaml.safe_load(ALONE.read_text(encoding="utf-8"))["services"].values()
-    assert {name: filled_in(value) for name, value in alone["environment"].items()} == {
+    assert {name: expand(value) for name, value in alone["environment"].items()} == {
         "REDIS_URL": "",
         "TRUSTED_PROXIES": "",
     }
 
 
-def test_replicas_and_redis_are_in_no_network_with_a_published_port() -> None:
-    """And Redis, like the way from nginx to the replicas, in none with a way out."""
+def test_only_nginx_is_in_the_network_with_a_published_port() -> None:
+    """Redis and the connections between nginx and the replicas are in networks without internet access."""
     assert SERVICES["redis"]["networks"] == ["limits"]
     assert set(SERVICES["nginx"]["networks"]) == {"outside", "replicas"}
     assert "outside" not in SERVICES["fast-embedding"]["networks"]
     assert {name for name, network in NETWORKS.items() if network and network["internal"]} == {"limits", "replicas"}
 
 
-def test_nginx_has_the_configuration_that_the_tests_run() -> None:
+def test_nginx_uses_the_tested_configuration() -> None:
     nginx = SERVICES["nginx"]
     assert f"./{CONFIGURATION.name}:/etc/nginx/nginx.conf:ro" in nginx["volumes"]
     text = CONFIGURATION.read_text(encoding="utf-8")
@@ -154,22 +142,21 @@ def test_nginx_has_the_configuration_that_the_tests_run() -> None:
     assert "http://127.0.0.1:8080/health/ready" in nginx["healthcheck"]["test"]
 
 
-def test_every_variable_of_the_files_is_explained() -> None:
-    """Settings stand in .env.example with a line each; what Compose alone reads stands at its end."""
+def test_every_variable_is_explained_in_env_example() -> None:
+    """Variables that only Compose reads are at the end of .env.example."""
     used = {name for file in (MAIN, ALONE) for name, _ in VARIABLE.findall(file.read_text(encoding="utf-8"))}
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     own = used - {name.upper() for name in Settings.model_fields}
     assert own == set(re.findall(r"^#   ([A-Z_]+) ", example.partition("--- Compose")[2], re.MULTILINE))
 
 
-def test_folder_that_is_built_has_the_targets_that_are_named() -> None:
+def test_build_targets_exist() -> None:
     stages = set(re.findall(r"(?m)^FROM \S+ AS (\w+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8")))
-    assert {SERVICES[name]["build"]["target"] for name in OF_THE_SERVICE} <= stages
+    assert {SERVICES[name]["build"]["target"] for name in SERVICE_NAMES} <= stages
     assert Path(ROOT / SERVICES["fast-embedding"]["build"]["context"]).resolve() == ROOT
 
 
-def test_guide_tells_the_commands_of_the_file() -> None:
-    """What stands at the top of docker-compose.yml is what docs/DOCKER_SETUP.md tells."""
+def test_guide_contains_the_commands_of_the_file() -> None:
     guide = (ROOT / "docs" / "DOCKER_SETUP.md").read_text(encoding="utf-8")
     commands = re.findall(r"(?m)^#   (docker compose .+?)(?:  .*)?$", MAIN.read_text(encoding="utf-8"))
     assert len(commands) == 3

@@ -1,4 +1,4 @@
-"""What docker-compose.yml lets nginx's container do beside nginx: it hears of each replica that comes or goes, once."""
+"""The address watcher in nginx's container (docker-compose.yml) reloads nginx once per change of the replicas."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ from tests.support.servers import ROOT
 
 DEADLINE_S = 10
 GETENT = """#!/bin/sh
-# As Alpine's, which nginx's image has: `hosts` tells the first address only, `ahosts` each of them, once per kind of
-# socket. Docker answers in another order each time.
-echo look >>looks
+# Like Alpine's getent: `hosts` prints the first address only, `ahosts` all of them, once per socket type. Docker's DNS
+# returns them in a different order each time.
+echo check >>checks
 all=$(cat addresses)
-turn=$(($(wc -l <looks) % $(echo "$all" | wc -l) + 1))
+turn=$(($(wc -l <checks) % $(echo "$all" | wc -l) + 1))
 for address in $(echo "$all" | tail -n +$turn; echo "$all" | head -n $((turn - 1))); do
     if [ "$1" = hosts ]; then
         echo "$address       $2"
@@ -36,7 +36,7 @@ esac
 
 
 class Watch:
-    """The container's command, with other programs in nginx's and the network's place; it looks 50 times a second."""
+    """Runs the container's command with scripts in place of nginx and DNS; checks the addresses 50 times a second."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -65,13 +65,13 @@ class Watch:
     def wait_until(self, what: Callable[[], bool]) -> None:
         end = time.monotonic() + DEADLINE_S
         while not what():
-            assert time.monotonic() < end, f"not within {DEADLINE_S} s"
+            assert time.monotonic() < end, f"timed out after {DEADLINE_S} s"
             time.sleep(0.01)
 
-    def look(self, times: int) -> None:
-        """Return when it has looked so often, and acted on what it saw."""
-        before = self.count("looks")
-        self.wait_until(lambda: self.count("looks") > before + times)
+    def wait_for_checks(self, count: int) -> None:
+        """Wait until the watcher has checked *count* times more, and acted on the results."""
+        before = self.count("checks")
+        self.wait_until(lambda: self.count("checks") > before + count)
 
 
 @pytest.fixture
@@ -85,22 +85,22 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
         started.process.wait()
 
 
-def test_order_of_addresses_is_no_change(watch: Watch) -> None:
-    """Each reload begins all workers anew, and none must come every two seconds."""
-    watch.look(12)
+def test_order_of_addresses_does_not_cause_a_reload(watch: Watch) -> None:
+    """A reload restarts all workers of nginx, so it must not happen every two seconds."""
+    watch.wait_for_checks(12)
     assert watch.count("reloads") == 0
 
 
 @pytest.mark.parametrize(
     "addresses",
     [
-        pytest.param(["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"], id="one more"),
-        pytest.param(["10.0.0.2", "10.0.0.3", "10.0.0.9"], id="another one"),
-        pytest.param(["10.0.0.2"], id="two less"),
+        pytest.param(["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"], id="added"),
+        pytest.param(["10.0.0.2", "10.0.0.3", "10.0.0.9"], id="replaced"),
+        pytest.param(["10.0.0.2"], id="removed"),
     ],
 )
-def test_each_replica_that_comes_or_goes_is_told_to_nginx_once(addresses: list[str], watch: Watch) -> None:
+def test_change_of_the_replicas_reloads_nginx_once(addresses: list[str], watch: Watch) -> None:
     watch.replicas(*addresses)
     watch.wait_until(lambda: watch.count("reloads") > 0)
-    watch.look(8)
+    watch.wait_for_checks(8)
     assert watch.count("reloads") == 1

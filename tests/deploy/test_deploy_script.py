@@ -21,34 +21,8 @@ pytestmark = pytest.mark.timeout(120)  # one deployment starts some hundred proc
 
 SERVICE = "fast-embedding"
 TOOLS = [
-    "awk",
-    "basename",
-    "bash",
-    "cat",
-    "cmp",
-    "cp",
-    "curl",
-    "cut",
-    "dirname",
-    "env",
-    "flock",
-    "git",
-    "grep",
-    "head",
-    "ls",
-    "mkdir",
-    "mktemp",
-    "mv",
-    "perl",
-    "readlink",
-    "rm",
-    "sed",
-    "sleep",
-    "sort",
-    "tail",
-    "tee",
-    "tr",
-    "wc",
+    *("awk", "basename", "bash", "cat", "cmp", "cp", "curl", "cut", "dirname", "env", "flock", "git", "grep", "head"),
+    *("ls", "mkdir", "mktemp", "mv", "perl", "readlink", "rm", "sed", "sleep", "sort", "tail", "tee", "tr", "wc"),
 ]
 KEY = "k" * 32
 PRELOAD_STEP = next(
@@ -73,6 +47,7 @@ class Machine:
     """A folder that contains deploy.sh, and a PATH whose engine and compose are the stub."""
 
     def __init__(self, parent: Path, *programs: str) -> None:
+        self.stdin: int = subprocess.DEVNULL
         self.folder, self.state, self.programs = parent / "shop", parent / "state", parent / "bin"
         for name in ("images", "revisions", "containers", "networks", "volumes", "fail", "broken"):
             (self.state / name).mkdir(parents=True)
@@ -92,12 +67,12 @@ class Machine:
         self.set("hash", "h1")
         self.set("next-image", "one")
 
-    def run(self, *arguments: str, stdin: int = subprocess.DEVNULL, **variables: str) -> Outcome:
+    def run(self, *arguments: str, **variables: str) -> Outcome:
         done = subprocess.run(
             [self.folder / "deploy.sh", *arguments],
             env=self.environment(variables),
             cwd="/",
-            stdin=stdin,
+            stdin=self.stdin,
             capture_output=True,
             text=True,
             check=False,
@@ -704,7 +679,8 @@ def test_clean_needs_a_confirmation(deployed: Machine, answer: str | None, code:
         with os.fdopen(ours, "w") as terminal, os.fdopen(its) as end:
             terminal.write(f"{answer}\n")
             terminal.flush()
-            outcome = deployed.run("clean", stdin=end.fileno())
+            deployed.stdin = end.fileno()
+            outcome = deployed.run("clean")
     assert outcome.code == code
     assert len(deployed.containers()) == code
 

@@ -1,4 +1,4 @@
-"""deploy/image_size.py, with an engine that a script stands in for; tests/deploy/test_image.py builds real images."""
+"""deploy/image_size.py with a script in place of the engine; tests/deploy/test_image.py builds real images."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def engine(tmp_path: Path) -> Path:
     return path
 
 
-def test_layers_come_in_their_order_and_parts_by_size(engine: Path) -> None:
+def test_layers_are_listed_in_order_and_parts_by_size(engine: Path) -> None:
     done = measure("known", engine=engine)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
@@ -50,13 +50,13 @@ def test_layers_come_in_their_order_and_parts_by_size(engine: Path) -> None:
         "  100.0  ADD in /",
         "   45.6  COPY models/ models/ # buildkit",
         "",
-        "MB by part, the largest",
+        "MB by part, largest first",
         "   99.0  /usr/large",
         "   12.0  /opt/small",
     ]
 
 
-def test_image_that_is_not_there_is_told_in_one_line(engine: Path) -> None:
+def test_unknown_image_is_reported_in_one_line(engine: Path) -> None:
     done = measure("unknown", engine=engine)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"image_size.py: {engine} inspect failed: no such image: unknown\n"

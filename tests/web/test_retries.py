@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deploy.ray.retries import Message, Receive, Retries, Send
+from deploy.ray.retries import Message, Receive, RetryMiddleware, Send
 
 BODY = b'{"text": "x"}'
 ANSWER = b'{"embedding": []}'
@@ -64,7 +64,7 @@ async def ask(
         got.append(message)
 
     scope = {"type": "http", "path": path, "headers": [(b"x-request-id", b"mine")]}
-    await Retries(proxy, most_body_bytes=most_body_bytes)(scope, receive, send)
+    await RetryMiddleware(proxy, max_body_bytes=most_body_bytes)(scope, receive, send)
     assert not came or leaves
     return got
 

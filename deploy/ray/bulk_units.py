@@ -1,0 +1,199 @@
+"""Embeds one unit of a bulk job: reads its rows and writes one Parquet file.
+
+All texts of a unit are sorted by length and cut into micro-batches of least cost. This pads less than the service,
+which can only batch the requests that wait. Each actor runs the model on one thread: one core per actor.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from deploy.ray.bulk_inputs import Columns, InputError, Unit, first_line
+from deploy.ray.bulk_output import atomic_file
+from deploy.ray.bulk_rows import UnitRows, place_of, read_unit
+from engine.encoder import Encoder
+from engine.errors import InvalidVectorError
+from engine.jobs import Matrix, cut_into_runs
+from engine.options import EmbedOptions
+from engine.pipeline import PreparedTexts, postprocess, prepare_texts
+from engine.vectors import convert
+
+NEW_COLUMNS = ("embedding", "tokens", "truncated")
+METADATA_PREFIX = "fast_embedding"
+"""Prefix of our keys in the metadata of a Parquet schema."""
+TEXTS_PER_TOKENIZATION = 64
+"""Texts that are tokenised at a time. Bounds memory: the tokenizer's own result is much larger than the token ids."""
+MAX_REPORTED_BAD_ROWS = 3
+"""Bad rows of a unit that are reported with their position; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What all units of a job share.
+
+    Attributes:
+        run: id of this run of the job; a resumed job has several runs.
+        skip_bad_rows: skip bad rows instead of failing.
+        budget_tokens: maximum padded tokens in one model run.
+    """
+
+    output: str
+    columns: Columns
+    model: str
+    fingerprint: str
+    options: EmbedOptions
+    run: str
+    skip_bad_rows: bool
+    budget_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """The result of one unit.
+
+    Attributes:
+        run: the run that embedded it, which is an earlier one if its file existed already.
+        skipped: number of bad rows that were skipped.
+        bad_rows: positions and reasons of some of them.
+        failure: why no file was written; empty on success.
+    """
+
+    number: int
+    run: str
+    texts: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    skipped: int = 0
+    bad_rows: tuple[str, ...] = ()
+    seconds: float = 0.0
+    failure: str = ""
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "UnitResult":
+        """Read what `to_json` wrote.
+
+        Raises:
+            TypeError, ValueError, KeyError: *text* is something else.
+        """
+        fields = json.loads(text)
+        return cls(**{**fields, "bad_rows": tuple(fields["bad_rows"])})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def embed_unit(encoder: Encoder, unit: Unit, spec: JobSpec) -> UnitResult:
+    """Embed *unit* and write its file, unless the file exists.
+
+    Raises:
+        InputError: the input cannot be read or the output cannot be written, or a row is bad and is not to be skipped.
+        ServiceError: the model cannot embed it.
+    """
+    target = Path(spec.output) / unit.output_name
+    if target.exists():
+        return read_result(target)
+    started_s = time.perf_counter()
+    rows = read_unit(unit, spec.columns)
+    bad_rows = [f"{place_of(unit, bad.position)}: {bad.reason}" for bad in rows.bad[:MAX_REPORTED_BAD_ROWS]]
+    if bad_rows and not spec.skip_bad_rows:
+        raise InputError(f"{bad_rows[0]}; correct it, or skip such rows with --on-bad-row skip")
+    vectors, prepared = _embed_rows(encoder, unit, rows, spec)
+    result = UnitResult(
+        number=unit.number,
+        run=spec.run,
+        texts=len(rows.texts),
+        tokens=sum(prepared.tokens),
+        truncated=sum(prepared.truncated),
+        skipped=len(rows.bad),
+        bad_rows=tuple(bad_rows),
+        seconds=round(time.perf_counter() - started_s, 3),
+    )
+    _write(target, _build_table(rows, vectors, prepared), spec, result)
+    return result
+
+
+def read_result(target: Path) -> UnitResult:
+    """Read the result of a finished unit from the metadata of its file.
+
+    Raises:
+        InputError: this job did not write the file.
+    """
+    try:
+        return UnitResult.from_json((pq.read_schema(target).metadata or {})[f"{METADATA_PREFIX}.unit".encode()])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{target} was not written by this job ({type(error).__name__}); remove it") from None
+
+
+def _embed_rows(encoder: Encoder, unit: Unit, rows: UnitRows, spec: JobSpec) -> tuple[NDArray[Any], PreparedTexts]:
+    options = spec.options
+    if not rows.texts:
+        one = np.ones((1, options.dimensions or encoder.dim), np.float32)
+        return convert(one, options.dtype)[:0], PreparedTexts([])
+    prepared = _prepare(encoder, rows.texts, options)
+    raw = _encode(encoder.runnable(options.input_type), prepared, spec.budget_tokens)
+    try:
+        vectors, _ = postprocess(raw, prepared, options, encoder.model)
+    except InvalidVectorError as error:
+        raise InputError(f"{place_of(unit, rows.positions[error.index])}: {error.detail}") from error
+    return vectors, prepared
+
+
+def _prepare(encoder: Encoder, texts: Sequence[str], options: EmbedOptions) -> PreparedTexts:
+    prompt = encoder.model.card.prompt_for(options.input_type)
+    parts = [
+        prepare_texts(encoder.tokenizer, texts[start : start + TEXTS_PER_TOKENIZATION], prompt, options)
+        for start in range(0, len(texts), TEXTS_PER_TOKENIZATION)
+    ]
+    items = [item for part in parts for item in part.items]
+    counts = [count for part in parts for count in part.counts or ()]
+    return PreparedTexts(items, counts or None)
+
+
+def _encode(runnable: Any, prepared: PreparedTexts, budget_tokens: int) -> Matrix:
+    """Run the model on all items, longest first; return float32 vectors of shape ``(items, dim)`` in item order."""
+    items = prepared.items
+    order = sorted(range(len(items)), key=lambda index: -items[index].length)
+    runs = cut_into_runs([items[index].length for index in order], runnable.batching, budget_tokens=budget_tokens)
+    vectors: Matrix = np.empty((len(items), runnable.dim), np.float32)
+    start = 0
+    for count, _ in runs:
+        chosen = order[start : start + count]
+        vectors[chosen] = runnable.encode([items[index] for index in chosen])
+        start += count
+    return vectors
+
+
+def _build_table(rows: UnitRows, vectors: NDArray[Any], prepared: PreparedTexts) -> pa.Table:
+    numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    new = (
+        pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1]),
+        pa.array(prepared.tokens, pa.int32()),
+        pa.array(prepared.truncated, pa.bool_()),
+    )
+    kept = {name: rows.table[name] for name in rows.table.column_names}
+    return pa.table(kept | dict(zip(NEW_COLUMNS, new, strict=True)))
+
+
+def _write(target: Path, table: pa.Table, spec: JobSpec, result: UnitResult) -> None:
+    metadata = {
+        "model": spec.model,
+        "fingerprint": spec.fingerprint,
+        "options": json.dumps(asdict(spec.options)),
+        "unit": result.to_json(),
+    }
+    table = table.replace_schema_metadata({f"{METADATA_PREFIX}.{name}": value for name, value in metadata.items()})
+    with atomic_file(target) as file:
+        try:
+            pq.write_table(table, file, compression="zstd")
+        except pa.ArrowException as error:  # for example a struct column without fields
+            raise InputError(
+                f"{target} cannot be written: {first_line(error)}; exclude the column with --keep"
+            ) from None

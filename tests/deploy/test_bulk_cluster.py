@@ -1,0 +1,144 @@
+"""A bulk job on a Ray cluster of two nodes: it survives a kill and the loss of a node."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.texts import distinct_texts
+from config import load_settings
+from deploy.ray.bulk_cluster import load_model
+from deploy.ray.bulk_embed import build_parser, plan
+from deploy.ray.bulk_units import embed_unit, read_result
+from tests.support.ray_clusters import RayCluster, running_cluster, wait_until
+from tests.support.servers import ROOT
+
+TEXTS, ROWS_PER_FILE = 320, 10
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two files of 160 texts of 4 to 300 words each."""
+    folder = tmp_path_factory.mktemp("texts")
+    texts = [text for text, _ in zip(distinct_texts("mixed", "bulk"), range(TEXTS), strict=False)]
+    for number in range(2):
+        with (folder / f"{number}.jsonl").open("w") as file:
+            file.writelines(json.dumps({"id": at, "text": texts[at]}) + "\n" for at in range(number, TEXTS, 2))
+    return folder
+
+
+def options(texts: Path, output: Path) -> list[str]:
+    return [str(texts), str(output), "--rows-per-file", str(ROWS_PER_FILE)]
+
+
+def parts(output: Path) -> list[Path]:
+    return sorted(output.glob("part-*.parquet"))
+
+
+def read_rows(output: Path) -> pa.Table:
+    return pa.concat_tables(pq.read_table(part).replace_schema_metadata() for part in parts(output)).sort_by("id")
+
+
+@pytest.fixture(scope="module")
+def expected(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The output of an undisturbed job; here one process embeds all units."""
+    output = tmp_path_factory.mktemp("expected")
+    job = plan(build_parser().parse_args(options(texts, output)), load_settings())
+    encoder = load_model(job.model, job.settings.hub_cache_dir)
+    for unit in job.units:
+        embed_unit(encoder, unit, job.spec)
+    return read_rows(output)
+
+
+def assert_same_rows(output: Path, expected: pa.Table) -> None:
+    found = read_rows(output)
+    assert found.drop(["embedding"]).equals(expected.drop(["embedding"]))
+    np.testing.assert_allclose(
+        np.stack(found["embedding"].to_numpy()), np.stack(expected["embedding"].to_numpy()), atol=1e-6
+    )
+
+
+def test_ray_does_not_replace_the_sigterm_handler_of_the_job() -> None:
+    """Ray's own handler ends the process without a message, and with another exit code."""
+    code = """
+import signal, ray
+from deploy.ray.bulk_cluster import InputError, ray_cluster
+handler = lambda *_: None
+signal.signal(signal.SIGTERM, handler)
+try:
+    with ray_cluster(ray, "ray-nonsense"):
+        pass
+except InputError:
+    print(signal.getsignal(signal.SIGTERM) is handler)
+"""
+    pytest.importorskip("ray", reason="needs requirements/ray.txt")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with running_cluster(1, 1) as cluster:
+        yield cluster
+
+
+def start(cluster: RayCluster, texts: Path, output: Path, *more: str) -> "subprocess.Popen[str]":
+    script = [sys.executable, "deploy/ray/bulk_embed.py", *options(texts, output), "--address", cluster.address, *more]
+    return subprocess.Popen(script, cwd=ROOT, env=cluster.environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(job: "subprocess.Popen[str]") -> str:
+    with job:
+        assert job.stderr
+        output = job.stderr.read()
+    assert job.returncode == 0, output
+    return output
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_job_resumes_without_embedding_a_text_twice(
+    cluster: RayCluster, texts: Path, tmp_path: Path, expected: pa.Table
+) -> None:
+    with start(cluster, texts, tmp_path, "--actors", "1") as killed:
+        wait_until(lambda: len(parts(tmp_path)) >= 3 or killed.poll() is not None, "three files exist")
+        killed.send_signal(signal.SIGKILL)
+    wait_until(lambda: not cluster.processes("ray::MapWorker"), "the actors of the killed job have ended")
+    before = {part: (part.stat().st_ino, part.stat().st_mtime_ns) for part in parts(tmp_path)}
+    assert 3 <= len(before) < TEXTS // ROWS_PER_FILE
+    output = finish(start(cluster, texts, tmp_path))
+    assert f"{len(before)} exist already." in output
+    report = json.loads((tmp_path / "_report.json").read_text())
+    texts_by_run = Counter[str]()
+    for result in map(read_result, parts(tmp_path)):
+        texts_by_run[result.run] += result.texts
+    assert {part: (part.stat().st_ino, part.stat().st_mtime_ns) for part in before} == before  # none was rewritten
+    assert len(texts_by_run) == 2
+    assert texts_by_run.total() == TEXTS
+    assert report["texts"] == TEXTS - sum(read_result(part).texts for part in before)
+    assert report["units_done_before"] == len(before)
+    assert_same_rows(tmp_path, expected)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_job_that_loses_a_node_completes_on_the_other(
+    cluster: RayCluster, texts: Path, tmp_path: Path, expected: pa.Table
+) -> None:
+    job = start(cluster, texts, tmp_path, "--actors", "2")
+    wait_until(lambda: len(cluster.processes("ray::MapWorker")) == 2, "each node has an actor")
+    wait_until(lambda: len(parts(tmp_path)) >= 2 or job.poll() is not None, "two files exist")
+    cluster.kill_second_node()
+    assert len(parts(tmp_path)) < TEXTS // ROWS_PER_FILE
+    finish(job)
+    assert_same_rows(tmp_path, expected)
