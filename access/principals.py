@@ -59,7 +59,7 @@ class MissingPermissionError(ServiceError):
     status, code, title = 403, "missing-scope", "The key lacks a permission"
 
     def __init__(self, permission: str) -> None:
-        super().__init__(f"This needs a key with the permission '{permission}'.", facts={"scope": permission})
+        super().__init__(f"This needs a key with the permission '{permission}'.", extensions={"scope": permission})
         self.permission = permission
 
 

@@ -124,7 +124,7 @@ class RateLimitedError(ServiceError):
         super().__init__(
             f"No more than {limits} are allowed per caller; the next request is admitted in {state.retry_after_s} s.",
             retry_after_s=state.retry_after_s,
-            facts={
+            extensions={
                 "limit": violated[0].units,
                 "window_seconds": violated[0].window_s,
                 # The member that draft-ietf-httpapi-ratelimit-headers-11, section 5.1, gives to such problems.

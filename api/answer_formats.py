@@ -80,13 +80,13 @@ def check_format(wanted: Format, *, is_base64: bool, has_chunks: bool) -> None:
     if wanted != JSON and is_base64:
         raise InvalidInputError(
             f"encoding: base64 is for JSON, but the header 'Accept: {wanted}' asks for bytes; leave one of them out.",
-            facts={"field": "encoding"},
+            extensions={"field": "encoding"},
         )
     if wanted == OCTETS and has_chunks:
         raise InvalidInputError(
             f"long_text: a bare matrix has no place for the characters of each chunk; ask for JSON or {ARROW} with "
             "long_text='chunks'.",
-            facts={"field": "long_text"},
+            extensions={"field": "long_text"},
         )
     if wanted == ARROW and find_spec("pyarrow") is None:
         raise NotAcceptableError(_NO_PYARROW)

@@ -99,7 +99,7 @@ def problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> tu
             title=kind.title,
             detail=detail,
             request_id="0f5e8c4d2b7a4c39a6d1f8e7b2c3d4e5",
-            facts=facts,
+            extensions=facts,
         ),
     )
 

@@ -139,7 +139,7 @@ _WORK_PROBLEMS = problems(
     problem(_TooLargeError, "The body is larger than MAX_REQUEST_SIZE allows.", limit=10_000_000),
     problem(NotAcceptableError, f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt)."),
     problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
-    problem(RateLimitedError, _USED_UP.detail, **_USED_UP.facts),
+    problem(RateLimitedError, _USED_UP.detail, **_USED_UP.extensions),
     problem(errors.InferenceError, "The model failed on this input. The service's log contains the error."),
     problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not returned.", index=3),
     problem(

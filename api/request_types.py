@@ -196,21 +196,21 @@ class TextLimits:
         """
         if not texts:
             raise InvalidInputError(
-                "texts: the list is empty; send at least 1 text.", facts={"field": "texts", "limit": 1}
+                "texts: the list is empty; send at least 1 text.", extensions={"field": "texts", "limit": 1}
             )
         if len(texts) > self.max_texts:
             raise InvalidInputError(
                 f"texts: {len(texts)} texts are more than the {self.max_texts} allowed in one request.",
-                facts={"field": "texts", "limit": self.max_texts},
+                extensions={"field": "texts", "limit": self.max_texts},
             )
         for index, text in enumerate(texts):
             self._check(text, f"texts[{index}]", {"field": "texts", "index": index})
 
     def _check(self, text: str, place: str, facts: dict[str, object]) -> None:
         if not text or text.isspace():
-            raise InvalidInputError(f"{place}: the text is {'blank' if text else 'empty'}.", facts=facts)
+            raise InvalidInputError(f"{place}: the text is {'blank' if text else 'empty'}.", extensions=facts)
         if len(text) > self.max_characters:
             raise InvalidInputError(
                 f"{place}: {len(text)} characters are more than the {self.max_characters} allowed in one text.",
-                facts={**facts, "limit": self.max_characters},
+                extensions={**facts, "limit": self.max_characters},
             )

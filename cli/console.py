@@ -170,7 +170,7 @@ def find_models(catalog: Catalog, names: Iterable[str]) -> list[Model]:
 
 def without_model(error: UnknownModelError, name: str) -> str:
     """That there is no such model, and the closest names, for a person at a terminal."""
-    closest = error.facts["closest"]
+    closest = error.extensions["closest"]
     hint = f" Did you mean {' or '.join(map(repr, closest))}?" if isinstance(closest, list) and closest else ""
     return f"No model is named {name[:100]!r}.{hint}"
 

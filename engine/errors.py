@@ -16,7 +16,7 @@ class ServiceError(Exception):
         status: the HTTP status.
         code: a stable name for programs.
         title: describes the kind of error; the same for every error of this code.
-        facts: further members of the answer, such as the field and the limit.
+        extensions: further members of the problem document (RFC 9457), such as the field and the limit.
         retry_after_s: when a retry makes sense, in seconds; None: a retry changes nothing.
     """
 
@@ -25,12 +25,12 @@ class ServiceError(Exception):
     title: str = "Something went wrong in the service"
 
     def __init__(
-        self, detail: str, *, retry_after_s: float | None = None, facts: Mapping[str, object] | None = None
+        self, detail: str, *, retry_after_s: float | None = None, extensions: Mapping[str, object] | None = None
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
-        self.facts = dict(facts or {})
+        self.extensions = dict(extensions or {})
 
 
 class InvalidInputError(ServiceError):
@@ -56,7 +56,7 @@ class UnknownModelError(ServiceError):
         hint = f" Did you mean {' or '.join(map(repr, closest))}?" if closest else ""
         self.summary = f"No model named {name[:MAX_SHOWN_NAME_CHARACTERS]!r} is offered.{hint}"
         detail = self.summary if closest else f"{self.summary} GET /models lists all."
-        super().__init__(detail, facts={"closest": list(closest)})
+        super().__init__(detail, extensions={"closest": list(closest)})
 
 
 class ModelNotFoundError(UnknownModelError):
@@ -149,7 +149,7 @@ class InvalidVectorError(ServiceError):
     status, code, title = 500, "invalid-vector", "The model returned an unusable vector"
 
     def __init__(self, index: int, reason: str) -> None:
-        super().__init__(f"The vector of text {index} {reason}, so it is not returned.", facts={"index": index})
+        super().__init__(f"The vector of text {index} {reason}, so it is not returned.", extensions={"index": index})
         self.index = index
 
 

@@ -54,13 +54,13 @@ class EmbedOptions:
             raise InvalidInputError(
                 f"truncate: with long_text={self.long_text!r} nothing is cut off, so the two exclude each other; "
                 "leave one of them out.",
-                facts={"field": "truncate"},
+                extensions={"field": "truncate"},
             )
         if self.normalize is False and self.dtype in {"int8", "uint8"}:
             raise InvalidInputError(
                 f"normalize: {self.dtype} is made of vectors of length 1, so it excludes normalize=false; "
                 "leave normalize out, or ask for another dtype.",
-                facts={"field": "normalize"},
+                extensions={"field": "normalize"},
             )
         if self.dimensions is not None:
             self._check_dimensions(model, self.dimensions)
@@ -70,7 +70,7 @@ class EmbedOptions:
         if not 1 <= wanted <= model.dim:
             raise InvalidInputError(
                 f"dimensions: {wanted} is not between 1 and the {model.dim} that a vector of {model.name!r} has.",
-                facts=facts,
+                extensions=facts,
             )
         trained = model.card.matryoshka
         if wanted == model.dim or self.allow_untrained_dimensions or (trained and trained.allows(wanted)):
@@ -79,7 +79,7 @@ class EmbedOptions:
         raise InvalidInputError(
             f"dimensions: {model.name!r} should not be cut to {wanted}: {told}. "
             "Send allow_untrained_dimensions=true to have it all the same.",
-            facts=facts,
+            extensions=facts,
         )
 
 

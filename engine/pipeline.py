@@ -123,5 +123,5 @@ def _refuse_long(items: Sequence[TokenizedText], max_tokens: int | None) -> None
             raise InvalidInputError(
                 f"Text {index}: {item.tokens} tokens are more than the {max_tokens} that the model takes, "
                 "and with truncate='none' nothing is cut off.",
-                facts={"index": index, "tokens": item.tokens, "limit": max_tokens},
+                extensions={"index": index, "tokens": item.tokens, "limit": max_tokens},
             )

@@ -136,6 +136,6 @@ def _half(vectors: Matrix) -> NDArray[np.float16]:
         raise InvalidInputError(
             f"dtype: float16 holds numbers up to 65504, and these vectors have one of {largest:.6g}; "
             "ask for float32, or for normalize: true.",
-            facts={"field": "dtype"},
+            extensions={"field": "dtype"},
         )
     return vectors.astype(np.float16)

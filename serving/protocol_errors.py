@@ -23,7 +23,7 @@ class SlowRequestError(ServiceError):
 
     def __init__(self, part: str, setting: str, limit_s: float) -> None:
         detail = f"The request's {part} was not there after {limit_s:g} s ({setting}), so the connection ends."
-        super().__init__(detail, facts={"limit": limit_s})
+        super().__init__(detail, extensions={"limit": limit_s})
 
 
 class LargeHeadError(ServiceError):
@@ -33,7 +33,7 @@ class LargeHeadError(ServiceError):
 
     def __init__(self, limit_bytes: int) -> None:
         detail = f"Request line and headers are more than the {limit_bytes} bytes that MAX_HEADER_SIZE allows."
-        super().__init__(detail, facts={"limit": limit_bytes})
+        super().__init__(detail, extensions={"limit": limit_bytes})
 
 
 class NoConnectionError(ServiceError):
@@ -43,7 +43,7 @@ class NoConnectionError(ServiceError):
 
     def __init__(self, limit: int) -> None:
         detail = f"All {limit} connections (MAX_CONNECTIONS) wait for answers of the service."
-        super().__init__(detail, retry_after_s=1, facts={"limit": limit})
+        super().__init__(detail, retry_after_s=1, extensions={"limit": limit})
 
 
 def whole_answer(error: ServiceError, headers: list[Header], *, request_id: str | None = None) -> bytes:

@@ -51,7 +51,7 @@ def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInpu
     if choices := list(fields) if is_unknown else fields.get(place):
         facts["choices"] = choices
         sentences.append(f"Choose one of {', '.join(choices)}.")
-    return InvalidInputError(" ".join(sentences), facts=facts)
+    return InvalidInputError(" ".join(sentences), extensions=facts)
 
 
 def _in_plain_words(message: str) -> str:

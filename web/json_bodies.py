@@ -99,7 +99,8 @@ def _not_json(body: bytes, error: Exception) -> InvalidInputError:
     place = field if index is None else f"{field}[{index}]"
     facts: dict[str, object] = {"field": field} if index is None else {"field": field, "index": index}
     return InvalidInputError(
-        f"{place}: it contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character.", facts=facts
+        f"{place}: it contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character.",
+        extensions=facts,
     )
 
 

@@ -86,9 +86,9 @@ def problem_answer(error: ServiceError, request_id: str) -> tuple[list[Header], 
 
 
 def problem_document(
-    *, status: int, code: str, title: str, detail: str, request_id: str, facts: Mapping[str, object]
+    *, status: int, code: str, title: str, detail: str, request_id: str, extensions: Mapping[str, object]
 ) -> dict[str, object]:
-    """Return the problem document: the members of RFC 9457, `code` and `request_id`, and further *facts*."""
+    """Return the problem document: the members of RFC 9457, `code` and `request_id`, and *extensions*."""
     return {
         "type": f"urn:fast-embedding:problem:{code}",
         "title": title,
@@ -97,7 +97,7 @@ def problem_document(
         "code": code,
         "status_code": status,
         "request_id": request_id,
-        **facts,
+        **extensions,
     }
 
 
@@ -108,7 +108,7 @@ def _document_of(error: ServiceError, request_id: str) -> dict[str, object]:
         title=error.title,
         detail=error.detail,
         request_id=request_id,
-        facts=error.facts,
+        extensions=error.extensions,
     )
 
 
@@ -136,7 +136,7 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
         title=title,
         detail=HTTP_DETAILS.get(status, error.detail if is_callers_fault else UnforeseenError().detail),
         request_id=context_of(request.scope).request_id,
-        facts={"limit": request.app.request_max_body_size} if is_too_large else {},
+        extensions={"limit": request.app.request_max_body_size} if is_too_large else {},
     )
     return _response(request, document, dict(error.headers or {}))
 

@@ -188,7 +188,7 @@ def test_refusal_names_the_limits_that_are_used_up(of_tokens: MemoryQuotas) -> N
     assert error.detail == (
         "No more than 600 tokens per 60 s are allowed per caller; the next request is admitted in 11 s."
     )
-    assert error.facts == {"limit": 600, "window_seconds": 60, "violated-policies": ["tokens"]}
+    assert error.extensions == {"limit": 600, "window_seconds": 60, "violated-policies": ["tokens"]}
     assert error.retry_after_s == 11
 
 
@@ -198,7 +198,7 @@ def test_refusal_names_both_limits_and_the_longer_wait(clock: ManualClock) -> No
     allowances.charge("a", 1500)
     error = RateLimitedError(allowances.take_now("a"))
     assert "1 requests per 60 s and 600 tokens per 60 s" in error.detail
-    assert error.facts["violated-policies"] == ["requests", "tokens"]
+    assert error.extensions["violated-policies"] == ["requests", "tokens"]
     assert error.retry_after_s == 91
 
 

@@ -127,7 +127,7 @@ def test_arrow_table_of_chunks_has_their_places() -> None:
 def test_bytes_and_base64_exclude_each_other(wanted: Format) -> None:
     with pytest.raises(InvalidInputError, match="encoding") as refusal:
         check_format(wanted, is_base64=True, has_chunks=False)
-    assert refusal.value.facts == {"field": "encoding"}
+    assert refusal.value.extensions == {"field": "encoding"}
 
 
 def test_matrix_and_chunks_exclude_each_other() -> None:

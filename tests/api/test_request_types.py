@@ -30,32 +30,32 @@ def test_text_within_the_rules_is_taken(text: str) -> None:
 def test_empty_text_is_refused_with_its_place(text: str, words: str) -> None:
     with pytest.raises(InvalidInputError, match=rf"^text: .*{words}") as refusal:
         RULES.check_text(text)
-    assert refusal.value.facts == {"field": "text"}
+    assert refusal.value.extensions == {"field": "text"}
     with pytest.raises(InvalidInputError, match=rf"^texts\[1\]: .*{words}") as refusal:
         RULES.check_texts(["a", text])
-    assert refusal.value.facts == {"field": "texts", "index": 1}
+    assert refusal.value.extensions == {"field": "texts", "index": 1}
 
 
 def test_long_text_is_refused_with_its_place_and_the_limit() -> None:
     with pytest.raises(InvalidInputError, match=r"^text: 6 characters are more than the 5") as refusal:
         RULES.check_text("abcdef")
-    assert refusal.value.facts == {"field": "text", "limit": 5}
+    assert refusal.value.extensions == {"field": "text", "limit": 5}
     with pytest.raises(InvalidInputError, match=r"^texts\[2\]: 6 characters are more than the 5") as refusal:
         RULES.check_texts(["a", "b", "abcdef"])
-    assert refusal.value.facts == {"field": "texts", "index": 2, "limit": 5}
+    assert refusal.value.extensions == {"field": "texts", "index": 2, "limit": 5}
 
 
 def test_no_texts_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="empty") as refusal:
         RULES.check_texts([])
-    assert refusal.value.facts == {"field": "texts", "limit": 1}
+    assert refusal.value.extensions == {"field": "texts", "limit": 1}
 
 
 def test_too_many_texts_are_refused_with_the_limit() -> None:
     RULES.check_texts(["a"] * 3)
     with pytest.raises(InvalidInputError, match="4 texts are more than the 3") as refusal:
         RULES.check_texts(["a"] * 4)
-    assert refusal.value.facts == {"field": "texts", "limit": 3}
+    assert refusal.value.extensions == {"field": "texts", "limit": 3}
 
 
 def test_refusal_never_repeats_the_text() -> None:

@@ -45,7 +45,7 @@ def test_windows_exclude_every_way_of_cutting(long_text: str, truncate: str) -> 
     options = EmbedOptions(long_text=long_text, truncate=truncate)  # type: ignore[arg-type]  # plain strings
     with pytest.raises(InvalidInputError, match="exclude each other") as refused:
         options.check(MODEL)
-    assert refused.value.facts == {"field": "truncate"}
+    assert refused.value.extensions == {"field": "truncate"}
     replace(options, truncate=None).check(MODEL)
 
 
@@ -54,7 +54,7 @@ def test_numbers_of_eight_bits_exclude_vectors_of_any_length(dtype: str) -> None
     options = EmbedOptions(dtype=dtype, normalize=False)  # type: ignore[arg-type]  # a plain string
     with pytest.raises(InvalidInputError, match=dtype) as refused:
         options.check(MODEL)
-    assert refused.value.facts == {"field": "normalize"}
+    assert refused.value.extensions == {"field": "normalize"}
     replace(options, normalize=None).check(MODEL)
 
 
@@ -71,7 +71,7 @@ def test_more_dimensions_than_there_are_or_less_than_one_are_refused(wanted: int
     ):
         with pytest.raises(InvalidInputError, match="between 1 and the 8") as refused:
             options.check(TRAINED)
-        assert refused.value.facts == {"field": "dimensions", "limit": 8}
+        assert refused.value.extensions == {"field": "dimensions", "limit": 8}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_sizes_that_a_model_was_not_trained_for_are_refused_unless_insisted_on(
     options = EmbedOptions(dimensions=wanted)
     with pytest.raises(InvalidInputError, match=told) as refused:
         options.check(model)
-    assert refused.value.facts == {"field": "dimensions", "limit": 8}
+    assert refused.value.extensions == {"field": "dimensions", "limit": 8}
     assert "allow_untrained_dimensions" in str(refused.value)
     replace(options, allow_untrained_dimensions=True).check(model)
 

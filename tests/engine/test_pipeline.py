@@ -87,7 +87,7 @@ def test_text_that_is_too_long_is_refused_where_nothing_may_be_cut() -> None:
     texts = texts_of([1, ROOM, ROOM + 1, ROOM + 2])
     with pytest.raises(InvalidInputError, match="Text 2: 17 tokens are more than the 16") as refused:
         prepare_texts(OURS, texts, "", EmbedOptions(truncate="none"))
-    assert refused.value.facts == {"index": 2, "tokens": ROOM + 3, "limit": MAX_TOKENS}
+    assert refused.value.extensions == {"index": 2, "tokens": ROOM + 3, "limit": MAX_TOKENS}
     read = prepare_texts(OURS, texts[:2], "", EmbedOptions(truncate="none"))
     assert read.truncated == [False, False]
 

@@ -48,14 +48,14 @@ def test_a_bad_vector_is_named_by_its_index(bad: list[float], reason: str) -> No
     vectors = np.array([[1.0, 2.0], [3.0, 4.0], bad, bad], dtype=np.float32)
     with pytest.raises(InvalidVectorError, match=reason) as caught:
         check_finite_nonzero(vectors)
-    assert caught.value.index == caught.value.facts["index"] == 2
+    assert caught.value.index == caught.value.extensions["index"] == 2
 
 
 def test_a_bad_window_is_named_by_the_index_of_its_text() -> None:
     vectors = np.array([[1.0], [1.0], [1.0], [np.nan], [np.nan]], dtype=np.float32)
     with pytest.raises(InvalidVectorError) as caught:
         check_finite_nonzero(vectors, owners=[0, 0, 1, 1, 2])
-    assert caught.value.index == caught.value.facts["index"] == 1
+    assert caught.value.index == caught.value.extensions["index"] == 1
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_numbers_beyond_float16_are_refused_and_told() -> None:
     for number in (65505.0, -1e6):
         with pytest.raises(InvalidInputError, match="65504") as refused:
             convert(np.array([[1.0], [number]], dtype=np.float32), "float16")
-        assert refused.value.facts == {"field": "dtype"}
+        assert refused.value.extensions == {"field": "dtype"}
 
 
 def bits_by_hand(row: NDArray[np.float32]) -> list[int]:

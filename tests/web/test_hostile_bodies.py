@@ -96,7 +96,7 @@ def test_lone_surrogate_in_a_field_name_is_replaced_in_the_answer() -> None:
     """Regression: the name was repeated as it was, which cannot be encoded, so the caller got a 500."""
     with pytest.raises(InvalidInputError) as rejection:
         decode(b'{"texts\\ud800": ["\\ud800"]}', REQUEST_TYPES[1])
-    assert rejection.value.facts == {"field": "texts\ufffd", "index": 0}
+    assert rejection.value.extensions == {"field": "texts\ufffd", "index": 0}
 
 
 def test_last_value_of_a_repeated_field_counts_as_in_json() -> None:

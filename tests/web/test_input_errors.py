@@ -39,7 +39,7 @@ def error_of(expected: type[Any], **body: object) -> InvalidInputError:
 def test_unknown_field_gets_a_guess_of_what_was_meant(expected: type[Any], field: str, guess: str) -> None:
     error = error_of(expected, **{field: "a"})
     assert error.detail.startswith(f"Object contains unknown field {field!r}. {guess} Choose one of ")
-    assert error.facts["field"] == field
+    assert error.extensions["field"] == field
 
 
 def test_unknown_field_unlike_any_other_gets_no_guess() -> None:
@@ -49,7 +49,7 @@ def test_unknown_field_unlike_any_other_gets_no_guess() -> None:
 
 @pytest.mark.parametrize(("expected", "required"), [(EmbedRequest, "text"), (EmbedBatchRequest, "texts")])
 def test_choices_begin_with_the_required_field(expected: type[Any], required: str) -> None:
-    choices = error_of(expected, xyz=1).facts["choices"]
+    choices = error_of(expected, xyz=1).extensions["choices"]
     assert isinstance(choices, list)
     assert choices[:2] == [required, "model_name"]
     assert sorted(choices) == sorted(expected.__struct_fields__)
@@ -62,4 +62,4 @@ def test_hints_are_only_about_fields_that_the_body_does_not_have(expected: type[
 
 def test_body_of_a_type_without_fields_gets_neither_guess_nor_choices() -> None:
     error = invalid_input("Object contains unknown field `a`", "", dict[str, int])
-    assert (error.detail, error.facts) == ("Object contains unknown field 'a'.", {"field": "a"})
+    assert (error.detail, error.extensions) == ("Object contains unknown field 'a'.", {"field": "a"})

@@ -33,7 +33,7 @@ QUOTED = "what-a-caller-has-sent"
 MAX_BODY_BYTES = 300_000
 KINDS: list[errors.ServiceError] = [
     errors.ServiceError("Something."),
-    errors.InvalidInputError("text: too long.", facts={"field": "text", "limit": 3}),
+    errors.InvalidInputError("text: too long.", extensions={"field": "text", "limit": 3}),
     errors.UnknownModelError("tin", ["tiny"]),
     errors.ModelNotFoundError("tin", []),
     errors.ModelNotAllowedError("a/b"),
@@ -121,7 +121,7 @@ def test_failure_on_purpose_is_told_in_full(error: errors.ServiceError, client: 
     assert response.status_code == error.status
     told = {key: problem[key] for key in ("code", "title", "detail")}
     assert told == {"code": error.code, "title": error.title, "detail": error.detail}
-    assert {key: problem[key] for key in error.facts} == error.facts
+    assert {key: problem[key] for key in error.extensions} == error.extensions
 
 
 @each_kind
