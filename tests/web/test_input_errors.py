@@ -7,13 +7,13 @@ import pytest
 
 from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest
 from engine.errors import InvalidInputError
-from tests.support.decoding import decoded
+from tests.support.decoding import decode
 from web.input_errors import invalid_input
 
 
 def error_of(expected: type[Any], **body: object) -> InvalidInputError:
     with pytest.raises(InvalidInputError) as rejection:
-        decoded(json.dumps(body).encode(), expected)
+        decode(json.dumps(body).encode(), expected)
     return rejection.value
 
 
