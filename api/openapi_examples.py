@@ -119,7 +119,7 @@ _WORK_PROBLEMS = problems(
     problem(MissingPermissionError, "This needs a key with the permission 'embed'.", scope="embed"),
     problem(
         errors.InvalidInputError,
-        "texts[1]: 9000 characters are more than the 8192 that a text may have.",
+        "texts[1]: 9000 characters are more than the 8192 allowed in one text.",
         field="texts",
         index=1,
         limit=8192,

@@ -1,8 +1,8 @@
-"""What callers send to the service's own routes, and the rules that their texts must keep."""
+"""JSON bodies of the native API's requests, and the limits of their texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,11 +12,43 @@ from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions, LongText, Truncate
 from engine.vectors import Dtype
 
+
+def _meaning(field: str, *names: str) -> dict[str, str]:
+    return dict.fromkeys(names, f"Did you mean {field!r}?")
+
+
+ONE_TEXT = (
+    "input",
+    "inputs",
+    "prompt",
+    "sentence",
+    "content",
+    "query",
+    "document",
+    "passage",
+    "string",
+    "data",
+    "body",
+)
+SEVERAL_TEXTS = ("sentences", "documents", "passages", "queries", "prompts", "contents", "strings", "items")
+"""What other APIs, and people's first guesses, call one text and several texts."""
+MODEL_HINTS = {
+    **_meaning("model_name", "model", "model_id", "embedding_model"),
+    **_meaning("input_type", "task", "task_type", "prompt_name"),
+}
+OPTION_HINTS = {
+    **MODEL_HINTS,
+    **_meaning("dimensions", "dims", "size", "output_dimension", "output_dimensionality"),
+    **_meaning("dtype", "output_dtype", "embedding_type", "embedding_types", "precision", "quantization"),
+    **_meaning("normalize", "normalize_embeddings", "l2_normalize"),
+    **_meaning("encoding", "encoding_format"),
+}
+
 Encoding = Literal["list", "base64"]
 
-ModelName = Annotated[str | None, Meta(description="Default: the first of REQUIRED_MODELS.")]
+ModelName = Annotated[str | None, Meta(description="Default: the first model of REQUIRED_MODELS.")]
 _NOT_BLANK = {"type": "string", "minLength": 1, "pattern": r"\S"}
-"""Only for OpenAPI: `TextLimits` checks it, and says which text is wrong in better words."""
+"""For the OpenAPI document only. `TextLimits` checks it, and says which text is wrong."""
 TextsField = Annotated[
     list[str],
     Meta(
@@ -26,61 +58,65 @@ TextsField = Annotated[
 ]
 InputTypeField = Annotated[
     InputType | None,
-    Meta(description="Puts the model's prompt for it before each text; `/models/{name}` tells the prompts."),
+    Meta(description="Puts the model's prompt for this type before each text. `/models/{name}` shows the prompts."),
 ]
 
 
 class EmbedOptionsBody(msgspec.Struct, forbid_unknown_fields=True):
-    """How texts are read, and what becomes of their vectors. Left out, vectors are as FastEmbed gives them."""
+    """Which model embeds, and how. By default, vectors are as FastEmbed returns them."""
+
+    FIELD_HINTS: ClassVar[Mapping[str, str]] = OPTION_HINTS
 
     model_name: ModelName = None
     input_type: InputTypeField = None
     truncate: Annotated[
         Truncate | None,
         Meta(
-            description="Where a text longer than the model's input is cut; `none` refuses it. "
-            "Default: as the model's tokenizer is set up, which is `end` for nearly all."
+            description="The end at which a text longer than the model's input is cut; `none` rejects such a text. "
+            "Default: as the model's tokenizer is configured, which is `end` for nearly all."
         ),
     ] = None
     long_text: Annotated[
         LongText,
         Meta(
-            description="A text longer than the model's input: `truncate` cuts it; `mean` embeds it in windows and "
-            "averages their vectors, weighted by tokens; `chunks` gives one vector per window, with its characters."
+            description="What to do with a text longer than the model's input. `truncate` cuts it. `mean` embeds it in "
+            "windows and averages their vectors, weighted by tokens. `chunks` returns one vector per window, with the "
+            "window's characters."
         ),
     ] = "truncate"
     dimensions: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(
-            description="Keep so many numbers of each vector, at length 1 again; for models trained for it.",
+            description="Keep this many numbers of each vector and scale it back to length 1. For models trained for "
+            "it (Matryoshka).",
             extra_json_schema={"extra": {"minimum": 1}},
         ),
     ] = None
     allow_untrained_dimensions: Annotated[
-        bool, Meta(description="Cut vectors even where the model was not trained for it.")
+        bool, Meta(description="Shorten vectors even if the model was not trained for it.")
     ] = False
     normalize: Annotated[
         bool | None,
         Meta(
-            description="true: length 1. false: nothing is done after FastEmbed, save a cut or a mean. "
-            "Default: as FastEmbed gives the vectors, and length 1 after a cut or a mean."
+            description="true: scale vectors to length 1. false: leave them as FastEmbed returns them, apart from "
+            "`dimensions` and `mean`. Default: as FastEmbed returns them, but length 1 after `dimensions` or `mean`."
         ),
     ] = None
     dtype: Annotated[
         Dtype,
         Meta(
-            description="`int8` is round(127 x) and `uint8` the same plus 128, of vectors at length 1; `ubinary` is a "
-            "bit per number (1 above zero), highest bit first, and `binary` these bytes less 128."
+            description="Type of the numbers. `int8` is round(127 x) of vectors at length 1, `uint8` the same plus "
+            "128. `ubinary` is one bit per number (1 above zero), highest bit first; `binary` is these bytes minus 128."
         ),
     ] = "float32"
     encoding: Annotated[
-        Encoding, Meta(description="`base64` of each vector's numbers, little-endian, instead of a list.")
+        Encoding, Meta(description="`base64` returns each vector's bytes, little-endian, instead of a list.")
     ] = "list"
 
     @property
     def options(self) -> EmbedOptions:
-        """The same for the engine."""
-        told = (
+        """The options as the engine takes them."""
+        options = (
             self.input_type,
             self.truncate,
             self.long_text,
@@ -89,14 +125,20 @@ class EmbedOptionsBody(msgspec.Struct, forbid_unknown_fields=True):
             self.normalize,
             self.dtype,
         )
-        return DEFAULTS if told == _NOTHING_ASKED else EmbedOptions(*told)
+        return DEFAULTS if options == _DEFAULT_OPTIONS else EmbedOptions(*options)
 
 
-_NOTHING_ASKED = (None, None, "truncate", None, False, None, "float32")
+_DEFAULT_OPTIONS = (None, None, "truncate", None, False, None, "float32")
 
 
 class EmbedRequest(EmbedOptionsBody, kw_only=True):
     """One text to embed."""
+
+    FIELD_HINTS = {
+        **OPTION_HINTS,
+        **_meaning("text", *ONE_TEXT),
+        **dict.fromkeys(("texts", *SEVERAL_TEXTS), "For several texts, send 'texts' to POST /embed/batch."),
+    }
 
     text: Annotated[
         str,
@@ -107,30 +149,41 @@ class EmbedRequest(EmbedOptionsBody, kw_only=True):
 class EmbedBatchRequest(EmbedOptionsBody, kw_only=True):
     """Several texts to embed."""
 
+    FIELD_HINTS = {
+        **OPTION_HINTS,
+        **_meaning("texts", *ONE_TEXT, *SEVERAL_TEXTS),
+        "text": "For one text, use POST /embed; here 'texts' is a list.",
+    }
+
     texts: TextsField
 
 
 class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Texts whose tokens are to be counted."""
+    """Texts whose tokens to count."""
+
+    FIELD_HINTS: ClassVar[Mapping[str, str]] = {
+        **MODEL_HINTS,
+        **_meaning("texts", "text", *ONE_TEXT, *SEVERAL_TEXTS),
+    }
 
     texts: TextsField
     model_name: ModelName = None
     input_type: InputTypeField = None
-    return_tokens: Annotated[bool, Meta(description="Tell each token, its id and its characters, too.")] = False
+    return_tokens: Annotated[bool, Meta(description="Also return each token, its id and its characters.")] = False
 
 
 @dataclass(frozen=True, slots=True)
 class TextLimits:
-    """What a request's texts must keep."""
+    """The limits of a request's texts."""
 
     max_characters: int
     max_texts: int
 
     def check_text(self, text: str) -> None:
-        """Check the only text of a request.
+        """Check the text of a request that has only one.
 
         Raises:
-            InvalidInputError: blank or too long; it names field and limit.
+            InvalidInputError: it is blank or too long; the facts are field and limit.
         """
         self._check(text, "text", {"field": "text"})
 
@@ -138,15 +191,16 @@ class TextLimits:
         """Check all texts of a request.
 
         Raises:
-            InvalidInputError: none, too many, or one blank or too long; it names field, index and limit.
+            InvalidInputError: there are none or too many, or one is blank or too long; the facts are field, index and
+                limit.
         """
         if not texts:
             raise InvalidInputError(
-                "texts: the list is empty; send 1 text or more.", facts={"field": "texts", "limit": 1}
+                "texts: the list is empty; send at least 1 text.", facts={"field": "texts", "limit": 1}
             )
         if len(texts) > self.max_texts:
             raise InvalidInputError(
-                f"texts: {len(texts)} texts are more than the {self.max_texts} that one request may hold.",
+                f"texts: {len(texts)} texts are more than the {self.max_texts} allowed in one request.",
                 facts={"field": "texts", "limit": self.max_texts},
             )
         for index, text in enumerate(texts):
@@ -157,6 +211,6 @@ class TextLimits:
             raise InvalidInputError(f"{place}: the text is {'blank' if text else 'empty'}.", facts=facts)
         if len(text) > self.max_characters:
             raise InvalidInputError(
-                f"{place}: {len(text)} characters are more than the {self.max_characters} that a text may have.",
+                f"{place}: {len(text)} characters are more than the {self.max_characters} allowed in one text.",
                 facts={**facts, "limit": self.max_characters},
             )

@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from engine.errors import InvalidInputError, ServiceError
-from web.json_bodies import invalid_input
+from web.input_errors import invalid_input
 from web.request_context import context_of
 from web.security_headers import Header
 
