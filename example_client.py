@@ -1,10 +1,11 @@
-"""A tour of the service with httpx: `python example_client.py [--base-url URL]`.
+"""A tour of the API with httpx: `python example_client.py [--base-url URL]`.
 
-Where the service wants a key, or a token, put it into the environment as FAST_EMBEDDING_API_KEY.
+If the service requires a key or a token, set FAST_EMBEDDING_API_KEY to it.
 """
 
 import argparse
 import base64
+import ipaddress
 import math
 import operator
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 import httpx
 
-COME_AGAIN = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
+RETRY_STATUSES = {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
 MAX_TRIES = 5
 MAX_PAUSE_S = 30.0
 QUESTION = "How do I reset my password?"
@@ -28,7 +29,7 @@ ANSWERS = (
 
 
 class ProblemError(Exception):
-    """The service refused a request; the problem details (RFC 9457) say why."""
+    """The service rejected a request; the problem details (RFC 9457) say why."""
 
     def __init__(self, details: dict[str, Any]) -> None:
         super().__init__(details["detail"])
@@ -36,16 +37,16 @@ class ProblemError(Exception):
 
 
 def ask(client: httpx.Client, method: str, path: str, body: object = None) -> dict[str, Any]:
-    """Send one request; where it is one too many (429) or the service is too busy (503), come again when told.
+    """Send one request. After a 429 or 503, retry when `Retry-After` says so.
 
     Raises:
-        ProblemError: it was refused, or the service stayed busy.
+        ProblemError: the service rejected the request, or stayed busy.
     """
     for tries_left in reversed(range(MAX_TRIES)):
         response = client.request(method, path, json=body)
         pause_s = float(response.headers.get("Retry-After", math.inf))
-        if response.status_code in COME_AGAIN and tries_left and pause_s <= MAX_PAUSE_S:
-            print(f"  {response.status_code}; trying again in {pause_s:g} s")
+        if response.status_code in RETRY_STATUSES and tries_left and pause_s <= MAX_PAUSE_S:
+            print(f"  {response.status_code}; retrying in {pause_s:g} s")
             time.sleep(pause_s)
             continue
         break
@@ -56,7 +57,7 @@ def ask(client: httpx.Client, method: str, path: str, body: object = None) -> di
 
 
 def cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    """Likeness of two vectors: 1 is the same direction. No numpy, so that this client needs httpx only."""
+    """Return the cosine similarity of two vectors: 1 means the same direction. Without numpy, so httpx is enough."""
     product: float = sum(map(operator.mul, one, other))
     return product / math.hypot(*one) / math.hypot(*other)
 
@@ -66,7 +67,7 @@ def show_service(client: httpx.Client) -> None:
     print(f"  {health['status']}, up for {health['uptime_seconds']:.0f} s")
     models = ask(client, "GET", "/models")
     print(f"  in memory: {', '.join(models['cached_models'])}")
-    print(f"  on offer: {len(models['available_models'])} models, such as")
+    print(f"  available: {len(models['available_models'])} models, such as")
     for model in models["available_models"][:4]:
         print(f"    {model['name']:45} {model['dimension']:5} dimensions  {model['source']}")
 
@@ -83,20 +84,20 @@ def show_batch(client: httpx.Client) -> None:
     answer = ask(client, "POST", "/embed/batch", {"texts": [QUESTION, *ANSWERS]})
     print(f"  {answer['count']} texts, {sum(answer['tokens'])} tokens, {answer['processing_time_ms']:.1f} ms")
     question, *others = answer["embeddings"]
-    print(f"  what is like {QUESTION!r}?")
+    print(f"  most similar to {QUESTION!r}:")
     ranked = sorted(zip((cosine(question, other) for other in others), ANSWERS, strict=True), reverse=True)
-    for likeness, text in ranked:
-        print(f"    {likeness:6.3f}  {text}")
+    for similarity, text in ranked:
+        print(f"    {similarity:6.3f}  {text}")
 
 
 def show_long_text(client: httpx.Client) -> None:
     text = " ".join(ANSWERS * 10)
     for options in ({}, {"long_text": "mean"}):
         answer = ask(client, "POST", "/embed", {"text": text, "input_type": "document", **options})
-        print(f"  {options or 'no option'}: {answer['tokens']} tokens, truncated: {answer['truncated']}")
+        print(f"  {options or 'no options'}: {answer['tokens']} tokens, truncated: {answer['truncated']}")
     answer = ask(client, "POST", "/embed", {"text": text, "input_type": "document", "long_text": "chunks"})
     for chunk in answer["chunks"]:
-        print(f"  a vector of characters {chunk['start']} to {chunk['end']}, {chunk['tokens']} tokens")
+        print(f"  one vector for characters {chunk['start']} to {chunk['end']}, {chunk['tokens']} tokens")
 
 
 def show_small_vectors(client: httpx.Client) -> None:
@@ -122,41 +123,54 @@ def show_metrics(client: httpx.Client) -> None:
     except ProblemError as error:
         print(f"  {error}")
         return
-    print(f"  {metrics['total_requests']} requests, {metrics['total_embeddings']} vectors since the start")
-    for endpoint, told in sorted(metrics["endpoints"].items()):
-        latency = told["latency_ms"]
-        print(f"    {endpoint:30} {told['requests']:6} times, p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms")
+    print(f"  {metrics['total_requests']} requests and {metrics['total_embeddings']} vectors so far")
+    for endpoint, stats in sorted(metrics["endpoints"].items()):
+        latency = stats["latency_ms"]
+        times = f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms"
+        print(f"    {endpoint:30} {stats['requests']:6} requests, {times}")
 
 
 TOUR = {
     "The service": show_service,
     "One text": show_single,
-    "Several texts, and how alike they are": show_batch,
+    "Several texts, and their similarity": show_batch,
     "A text longer than the model's input": show_long_text,
     "Vectors in a quarter of the space": show_small_vectors,
-    "What a refusal looks like": show_problem,
-    "What the service has counted": show_metrics,
+    "What an error looks like": show_problem,
+    "Metrics": show_metrics,
 }
+
+
+def is_local(url: str) -> bool:
+    """Return whether *url* is on this machine. Proxies of the environment cannot reach such an address."""
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A tour of the Fast Embedding API.")
-    parser.add_argument("--base-url", default="http://localhost:8000", help="default: %(default)s")
+    parser.add_argument("--base-url", default="http://localhost:8000", help="URL or host:port; default: %(default)s")
     base_url = parser.parse_args().base_url
+    if "://" not in base_url:
+        base_url = f"http://{base_url}"
     key = os.environ.get("FAST_EMBEDDING_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx.Client(base_url=base_url, headers=headers, timeout=60) as client:
+        uses_proxies = not is_local(base_url)
+        with httpx.Client(base_url=base_url, headers=headers, timeout=60, trust_env=uses_proxies) as client:
             for title, show in TOUR.items():
                 print(title)
                 show(client)
                 print()
     except ProblemError as error:
-        print(f"The service refused: {error}", file=sys.stderr)
+        print(f"The service rejected a request: {error}", file=sys.stderr)
         return 1
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:  # ... or somebody else's answer
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:  # the last two: another program answered
         print(
-            f"No service answers at {base_url} ({type(error).__name__}). Start it with ./run.sh, or give --base-url.",
+            f"No service answers at {base_url} ({type(error).__name__}). Start it with ./run.sh, or set --base-url.",
             file=sys.stderr,
         )
         return 1
