@@ -1,4 +1,4 @@
-# One line each; `./run.sh` does the work of setting up, so it stays the only place that knows how.
+# One line each. Only `./run.sh` knows how to set up .venv.
 PYTHON_VENV := .venv/bin/python
 UV := uv==0.13.9
 PIP_AUDIT := pip-audit==2.10.1
@@ -10,24 +10,24 @@ help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 install:  ## set up .venv with everything: service, tests, lint tools
 	@./run.sh install
-lock: install  ## compile requirements/lock.txt anew, for Python 3.11 to 3.13 and every platform
+lock: install  ## update requirements/lock.txt, for Python 3.11 to 3.13 and all platforms
 	$(PYTHON_VENV) -m pip install --quiet $(UV) && $(PYTHON_VENV) -m uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command "make lock" --upgrade -o requirements/lock.txt requirements/runtime.txt requirements/test.txt requirements/lint.txt
-fmt: install  ## rewrite the code as ruff wants it
+fmt: install  ## format the code and fix what ruff can fix
 	$(PYTHON_VENV) -m ruff check --fix . ; $(PYTHON_VENV) -m ruff format .
 lint: install  ## ruff and shellcheck; changes nothing
 	$(PYTHON_VENV) -m ruff check . && $(PYTHON_VENV) -m ruff format --check . && .venv/bin/shellcheck -xa run.sh deploy.sh .ci/run docs/ci/image.sh tests/support/stub_engine.sh
-types: install  ## mypy --strict over code and tests
+types: install  ## mypy --strict on code and tests
 	$(PYTHON_VENV) -m mypy
-test:  ## every test; ARGS="-k word" goes to pytest
+test:  ## run the tests; ARGS="-k word" goes to pytest
 	@./run.sh test $(ARGS)
-cov:  ## every test, with the lines and branches they miss; fails under 95 %
+cov:  ## run the tests, and list lines and branches they miss; fails below the limit in pyproject.toml
 	@./run.sh test --cov --cov-report=term-missing:skip-covered $(ARGS)
 run:  ## start the service
 	@./run.sh
-audit: install  ## ask PyPI for advisories on what lock.txt pins; what it cannot ask about fails, too
+audit: install  ## look up advisories for everything that lock.txt pins; a package that cannot be looked up fails
 	$(PYTHON_VENV) -m pip install --quiet $(UV) && $(PYTHON_VENV) -m uv tool run $(PIP_AUDIT) --strict --no-deps --disable-pip -r requirements/lock.txt
-bench: install  ## measure the service beside FastEmbed called directly
+bench: install  ## compare the service with FastEmbed called directly
 	$(PYTHON_VENV) benchmarks/bench.py $(ARGS)
-check: lint types test  ## what must pass before a commit, in this order; changes nothing
-clean:  ## remove what tools and runs left behind; .venv stays
+check: lint types test  ## what must pass before a commit; changes nothing
+clean:  ## remove files that tools leave behind, but not .venv
 	rm -rf .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache && find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

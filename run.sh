@@ -1,29 +1,30 @@
 #!/usr/bin/env bash
-# Sets up .venv where needed, then starts the service or runs the tests. `./run.sh help` tells the rest.
+# Sets up .venv if needed, then starts the service or runs the tests; see `./run.sh help`.
 set -euo pipefail
 
-# A relative PYTHON is meant from where the caller stands, and below we stand beside this script.
+# A relative PYTHON is relative to the caller's folder, but from here on this script works in its own.
 if [[ ${PYTHON:-} == */* && $PYTHON != /* ]]; then PYTHON=$PWD/$PYTHON; fi
 self=$(readlink -f -- "${BASH_SOURCE[0]}" 2>/dev/null) || self=${BASH_SOURCE[0]}
 readonly caller=$PWD
 CDPATH='' cd -- "$(dirname -- "$self")"
 
 readonly venv_python=.venv/bin/python
-# Stands there while packages are being installed; one that is left over tells of an install that was cut short.
+# Exists while packages are being installed. If it is left over, the last install was interrupted.
 readonly unfinished=.venv/.unfinished
 
 usage() {
     cat <<'USAGE'
 Usage: ./run.sh [COMMAND]
 
-  (none)          set up .venv where needed, then start the service
-  test [ARGS]     set up .venv where needed, then run every test, on all cores; ARGS go to pytest
-  check           would the service start here, and if not, why
-  compare A B --texts FILE    how far two models agree on your texts, and what each costs
-  download MODEL...           fill the cache of models
-  install         set up .venv only, with the lint tools too
+  (none)          start the service
+  test [ARGS]     run the tests; ARGS go to pytest
+  check           check whether the service would start here, and if not, why
+  compare A B --texts FILE    compare two models on your texts
+  download MODEL...           download models into the cache
+  install         set up .venv with everything: service, tests, lint tools
   help            show this
 
+The first run makes .venv and installs what the command needs: 350 MB for the service, 900 MB with the tests.
 PYTHON=/path/to/python ./run.sh   use this Python (3.11, 3.12 or 3.13)
 HOST, PORT and the other settings come from the environment or from .env; see .env.example.
 USAGE
@@ -36,7 +37,7 @@ fail() {
     exit 1
 }
 
-# Prints this Python's version, such as 3.11; fails where it does not run (a pyenv shim may not) or is not supported.
+# Print the version of this Python, such as 3.11. Fail if it does not run (a pyenv shim may not) or is not supported.
 supported_version() {
     "$1" -c '
 import sys
@@ -47,11 +48,11 @@ print("%d.%d" % sys.version_info[:2])' 2>/dev/null
 
 can_make_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
-# Prints the Python to make .venv with.
+# Print the Python to make .venv with.
 find_python() {
     local candidate version without_venv=""
     if [[ -n ${PYTHON:-} ]]; then
-        version=$(supported_version "$PYTHON") || fail "PYTHON=$PYTHON is no working Python 3.11, 3.12 or 3.13."
+        version=$(supported_version "$PYTHON") || fail "PYTHON=$PYTHON is not a working Python 3.11, 3.12 or 3.13."
         can_make_venv "$PYTHON" || fail_without_venv "$PYTHON" "$version"
         printf '%s\n' "$PYTHON"
         return
@@ -65,14 +66,14 @@ find_python() {
         : "${without_venv:="$candidate $version"}"
     done < <(type -aP python3.13 python3.12 python3.11 python3 python)
     [[ -z $without_venv ]] || fail_without_venv "${without_venv% *}" "${without_venv##* }"
-    fail "No Python 3.11, 3.12 or 3.13 found. Install one, or name it: PYTHON=/path/to/python ./run.sh"
+    fail "No Python 3.11, 3.12 or 3.13 found. Install one, or set its path: PYTHON=/path/to/python ./run.sh"
 }
 
 fail_without_venv() {
-    fail "$1 lacks the venv module. On Debian and Ubuntu: apt-get install python$2-venv"
+    fail "$1 has no venv module. On Debian and Ubuntu: apt-get install python$2-venv"
 }
 
-# Prints what an install depends on, shortened to one line; fails where .venv has no working, supported Python.
+# Print one line that changes with anything an install depends on. Fail if .venv has no working, supported Python.
 fingerprint() {
     "$venv_python" -ISc '
 import hashlib, sys
@@ -83,17 +84,18 @@ print("%d.%d" % sys.version_info[:2], hashlib.sha256(requirements).hexdigest())'
         requirements.txt requirements/*.txt 2>/dev/null
 }
 
-# is_installed FILE: .venv holds all of this requirement file, as it reads now, for the Python asked for.
+# is_installed FILE: .venv has everything in the current version of this requirements file, for the wanted Python.
 is_installed() {
     local now wanted
-    [[ ! -e $unfinished && -f $(stamp_of "$1") ]] || return 1
-    now=$(fingerprint) && [[ $now == "$(<"$(stamp_of "$1")")" ]] || return 1
+    [[ ! -e $unfinished && -f $(marker_of "$1") ]] || return 1
+    now=$(fingerprint) && [[ $now == "$(<"$(marker_of "$1")")" ]] || return 1
     [[ -z ${PYTHON:-} ]] || { wanted=$(supported_version "$PYTHON") && [[ ${now% *} == "$wanted" ]]; }
 }
 
-stamp_of() { printf '.venv/.installed-%s' "${1##*/}"; }
+# The file in which .venv records what was installed from this requirements file.
+marker_of() { printf '.venv/.installed-%s' "${1##*/}"; }
 
-# is_usable: pip in .venv works, was not cut short, and belongs to the Python asked for.
+# is_usable: pip in .venv works, its last install was not interrupted, and it belongs to the wanted Python.
 is_usable() {
     local now
     [[ ! -e $unfinished ]] || return 1
@@ -105,7 +107,7 @@ is_usable() {
 make_venv() {
     local python
     python=$(find_python) || exit
-    # Where .venv is activated, that is .venv's own, which goes now; the Python it was made with stays.
+    # If .venv is activated, this is its own Python, which is deleted below; use the one that it was made with.
     python=$("$python" -c 'import sys; print(sys._base_executable)')
     say "Making .venv with Python $(supported_version "$python") ..."
     rm -rf .venv
@@ -114,61 +116,50 @@ make_venv() {
     "$python" -m venv .venv || fail "$python could not make .venv; the lines above say why."
 }
 
-# install FILE: bring .venv in step with this requirement file. Does nothing, and needs no network, where it is already.
+# Print what installing this requirements file costs, measured on 2 cores with a fast network and an empty .venv.
+cost_of() {
+    case $1 in
+        requirements/runtime.txt) echo "83 MB to download, 350 MB on disk, 30 s or more" ;;
+        requirements.txt) echo "with the test tools 230 MB to download, 900 MB on disk, 1 minute or more" ;;
+        *) echo "50 MB to download, 150 MB on disk, 10 s or more" ;;
+    esac
+}
+
+# install FILE: bring .venv in step with this requirements file. If it is already, do nothing, and need no network.
 install() {
+    local progress=--quiet
     if is_installed "$1"; then return; fi
-    # Only one run.sh at a time may install: a second one waits here, then finds all done.
+    # Only one run.sh installs at a time. A second one waits here, then finds everything installed.
     exec 9<requirements.txt
     if command -v flock >/dev/null; then flock 9; fi
     if ! is_installed "$1"; then
         is_usable || make_venv
-        say "Installing $1 (this once, and again when it changes; it may take a minute) ..."
+        say "Installing $1 into .venv: $(cost_of "$1"). Only once, and again when it changes ..."
+        [[ ! -t 2 ]] || progress=--progress-bar=on # pip's own progress, on a terminal
         touch "$unfinished"
-        "$venv_python" -m pip install --quiet --disable-pip-version-check --no-input \
-            -c requirements/lock.txt -r "$1" ||
+        SECONDS=0
+        "$venv_python" -m pip install "$progress" --disable-pip-version-check --no-input \
+            -c requirements/lock.txt -r "$1" >&2 ||
             fail "Installing $1 failed (no network?); the lines above say why. Run it again to retry."
-        fingerprint >"$(stamp_of "$1")"
+        fingerprint >"$(marker_of "$1")"
+        # requirements.txt includes requirements/runtime.txt.
+        [[ $1 != requirements.txt ]] || fingerprint >"$(marker_of requirements/runtime.txt)"
         rm "$unfinished"
+        say "Installed in $SECONDS s."
     fi
     exec 9<&-
 }
 
-# Prints the address to use from this machine, and "key" where callers need one. Asks Settings, so that environment, .env and defaults count as they do in
-# the service; fails on a bad setting, which the service itself then names.
-address() {
-    "$venv_python" -c '
-from config import Settings
-settings = Settings()
-host = "localhost" if settings.host in ("0.0.0.0", "::", "") else settings.host
-print("http://%s:%d" % ("[%s]" % host if ":" in host else host, settings.port), "key" if settings.key_sources else "")' 2>/dev/null
-}
-
-# greet URL [key]
-greet() {
-    local key=""
-    [[ -z ${2:-} ]] || key=" -H 'X-API-Key: YOUR KEY'"
-    cat <<GREETING
-Fast Embedding API starts on $1 (Ctrl-C stops it).
-
-  try it    curl $1/embed$key -H 'Content-Type: application/json' -d '{"text": "Hello, world!"}'
-  state     $1/health
-  API       $1/schema
-
-GREETING
-}
-
 serve() {
-    local url
-    install requirements.txt
-    # shellcheck disable=SC2086 # two words: the address, and perhaps "key"
-    if url=$(address); then greet $url; fi
+    install requirements/runtime.txt
+    "$venv_python" -m cli.greeting || exit
     exec "$venv_python" main.py
 }
 
 run_command() {
     local home=$PWD
-    install requirements.txt
-    CDPATH='' cd -- "$caller" # where a relative --texts is meant from
+    install requirements/runtime.txt
+    CDPATH='' cd -- "$caller" # a relative --texts is relative to the caller's folder
     exec "$home/$venv_python" "$home/main.py" "$@"
 }
 
@@ -179,7 +170,7 @@ run_tests() {
 }
 
 case ${1:-} in
-    "") serve ;;
+    "" | serve) serve ;;
     test) run_tests "${@:2}" ;;
     check | compare | download) run_command "$@" ;;
     install)

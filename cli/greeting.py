@@ -1,0 +1,50 @@
+"""`python -m cli.greeting`, which run.sh runs first: checks that the service can listen, and prints how to call it."""
+
+import sys
+
+from config import SettingsError, load_settings
+from host.ports import ListenError, open_listening_socket
+
+ANY_ADDRESS = {"0.0.0.0", "::", ""}  # noqa: S104 - compared, not listened on
+
+
+def main() -> int:
+    """Print the greeting, or the reason why the service cannot start with these settings.
+
+    Returns:
+        The exit code: 0 if the service can listen, else 1.
+    """
+    try:
+        settings = load_settings()
+        open_listening_socket(settings.host, settings.port).close()
+    except SettingsError as error:
+        return _fail(f"Bad settings: {error}")
+    except ListenError as error:
+        return _fail(str(error))
+    sys.stdout.write(greeting(settings.host, settings.port, needs_key=bool(settings.key_sources)))
+    return 0
+
+
+def greeting(host: str, port: int, *, needs_key: bool) -> str:
+    """Return what a person at this machine can do with a service that listens on *host* and *port*."""
+    name = "localhost" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{port}"
+    key = " -H 'X-API-Key: YOUR KEY'" if needs_key else ""
+    call = f"curl {url}/embed{key} -H 'Content-Type: application/json' -d '{{\"text\": \"Hello, world!\"}}'"
+    return f"""\
+Starting Fast Embedding API on {url} (Ctrl-C stops it).
+
+  try it    {call}
+  status    {url}/health
+  API       {url}/schema
+
+"""
+
+
+def _fail(reason: str) -> int:
+    sys.stderr.write(f"{reason}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""What `./run.sh` prints before the service starts."""
+
+import socket
+
+import pytest
+
+from cli.greeting import greeting, main
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        pytest.param("0.0.0.0", "http://localhost:8000", id="all addresses"),  # noqa: S104 - the default
+        pytest.param("::", "http://localhost:8000", id="all addresses of IPv6"),
+        pytest.param("::1", "http://[::1]:8000", id="an address of IPv6"),
+        pytest.param("example", "http://example:8000", id="a name"),
+    ],
+)
+def test_greeting_shows_an_address_that_this_machine_can_call(host: str, url: str) -> None:
+    text = greeting(host, 8000, needs_key=False)
+    assert f"curl {url}/embed -H 'Content-Type: application/json' -d '{{\"text\": \"Hello, world!\"}}'" in text
+    assert f"{url}/health" in text
+
+
+def test_greeting_shows_where_a_key_goes() -> None:
+    assert "/embed -H 'X-API-Key: YOUR KEY' -H" in greeting("localhost", 8000, needs_key=True)
+
+
+def test_port_in_use_is_reported_instead_of_the_greeting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setenv("HOST", "127.0.0.1")
+        monkeypatch.setenv("PORT", str(other.getsockname()[1]))
+        assert main() == 1
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert "Address already in use. " in written.err
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("Starting Fast Embedding API on http://127.0.0.1:")
+
+
+def test_bad_settings_are_reported_instead_of_the_greeting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", "none")
+    assert main() == 1
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err.startswith("Bad settings: PORT='none' is not allowed")
