@@ -50,7 +50,7 @@ ENTRYPOINT ["/bin/sh", "-c", "exec uvicorn main:app --reload --host \"${HOST:-0.
 # do not repeat the download.
 FROM dependencies AS preloaded
 COPY models/ models/
-COPY config.py ./
+COPY config.py env_file.py setting_types.py ./
 COPY assembly/__init__.py assembly/catalog.py assembly/
 COPY engine/ engine/
 COPY cli/ cli/

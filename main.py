@@ -225,10 +225,10 @@ def serve_forever() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        from cli.commands import run  # the service needs none of it, and starts sooner without
+    if sys.argv[1:] not in ([], ["serve"]):
+        from cli.commands import run  # serving needs none of it, and starts faster without
 
-        sys.exit(run(sys.argv[1:]))
+        sys.exit(run(sys.argv[1:], version=VERSION))
     sys.exit(serve_forever())
 elif __name__ != "__mp_main__":  # a process that a command has started needs no app
     app = _app_or_exit()

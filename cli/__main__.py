@@ -1,7 +1,8 @@
-"""`python -m cli COMMAND`: the commands of `python main.py`, without loading the service."""
+"""Runs `python -m cli COMMAND`: the commands of `python main.py` except `serve`, without importing the service."""
 
 import sys
 
 from cli.commands import run
 
-sys.exit(run(sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,3 +1,5 @@
+"""The command line as a whole: usage, help, version, exit codes and Ctrl-C."""
+
 import os
 import runpy
 import signal
@@ -9,30 +11,38 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands import run
+from cli.commands import COMMANDS, run
 from config import BUNDLED_MODEL
+from main import VERSION
 from tests.support.commands import HUB_MODEL, command
 from tests.support.hubs import hub_environment
 from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
 
-COMMANDS = ("compare", "download", "check")
-
 
 @pytest.mark.parametrize(
-    "argv", [[], ["nonsense"], ["compare"], ["compare", "a", "b"], ["check", "more"], ["--port", "80"], ["comp"]]
+    "argv",
+    [
+        pytest.param([], id="no command"),
+        pytest.param(["nonsense"], id="unknown command"),
+        pytest.param(["comp"], id="abbreviated command"),
+        pytest.param(["--port", "80"], id="unknown option"),
+        pytest.param(["compare", "a", "b"], id="missing option"),
+        pytest.param(["check", "more"], id="surplus argument"),
+        pytest.param(["serve", "more"], id="surplus argument of serve"),
+    ],
 )
-def test_wrong_use_ends_with_2_and_tells_how_to_do_it(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_2_and_prints_the_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        run(argv)
+        run(argv, version=VERSION)
     written = capsys.readouterr()
     assert end.value.code == 2
     assert written.out == ""
     assert written.err.startswith("usage: python main.py")
 
 
-@pytest.mark.parametrize("argv", [["-h"], *([name, "-h"] for name in COMMANDS)])
+@pytest.mark.parametrize("argv", [["-h"], *([name, "-h"] for name in COMMANDS)], ids=" ".join)
 def test_help_is_readable(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         run(argv)
@@ -42,32 +52,41 @@ def test_help_is_readable(argv: list[str], capsys: pytest.CaptureFixture[str]) -
     assert len(lines) > 5
 
 
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        run(["--help"])
-    told = capsys.readouterr().out
-    assert [name for name in COMMANDS if name not in told] == []
+def test_main_prints_its_version_and_every_command() -> None:
+    assert command("--version", variables={}).out == f"fast-embedding {VERSION}\n"
+    usage = command("--help", variables={}).out
+    assert [name for name in ("serve", *COMMANDS) if f"    {name} " not in usage] == []
 
 
-@pytest.mark.parametrize(
-    "arguments", [("compare", "a", "b", "--texts", "-"), ("download", "a"), ("download", "--all-required")]
-)
-def test_bad_settings_are_told_in_one_line(arguments: tuple[str, ...]) -> None:
-    outcome = command(*arguments, variables={"MICRO_BATCH_TOKENS": "many"})
+def test_bad_settings_are_reported_in_one_line() -> None:
+    outcome = command("download", "a", variables={"MICRO_BATCH_TOKENS": "many"})
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.startswith("Bad settings: MICRO_BATCH_TOKENS='many' is not allowed")
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [[], ["serve"]], ids=["by default", "serve"])
+def test_main_serves(arguments: list[str]) -> None:
+    """A model that does not exist ends the start with one line, which makes no mention of a running service."""
+    outcome = command(*arguments, variables={"REQUIRED_MODELS": "nothing-like-it"})
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "Bad settings: REQUIRED_MODELS: No model named 'nothing-like-it' is offered.\n"
+
+
+def test_question_of_a_message_ends_it() -> None:
+    outcome = command(variables={"REQUIRED_MODELS": "sentence-transformers/all-MiniLM-L6-V3"})
+    assert outcome.err.endswith("?\n")
+
+
 @pytest.fixture
-def hears_ctrl_c() -> Iterator[None]:
-    """A shell starts what runs in the background deaf to SIGINT, and processes of ours would inherit that."""
+def sigint_is_not_ignored() -> Iterator[None]:
+    """Shells start background jobs with SIGINT ignored, and our child processes would inherit that."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, handler)
 
 
-@pytest.mark.usefixtures("hears_ctrl_c")
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         process = subprocess.Popen(
@@ -77,17 +96,17 @@ def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        asked, _ = silent.accept()  # the command now waits for an answer
-        with asked:
+        connection, _ = silent.accept()  # the command now waits for an answer
+        with connection:
             process.send_signal(signal.SIGINT)
-            _, told = process.communicate()
+            _, errors = process.communicate()
     assert process.returncode == 130
-    assert "Traceback" not in told
+    assert "Traceback" not in errors
 
 
-@pytest.mark.usefixtures("hears_ctrl_c")
-@pytest.mark.skipif(sys.platform == "win32", reason="a terminal there tells its processes in another way")
-def test_ctrl_c_ends_the_processes_of_the_models_too(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("sigint_is_not_ignored")
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal there signals its processes in another way")
+def test_ctrl_c_also_ends_the_processes_that_run_models(tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("one\ntwo\n")
     process = subprocess.Popen(
@@ -100,13 +119,13 @@ def test_ctrl_c_ends_the_processes_of_the_models_too(tmp_path: Path) -> None:
     )
     assert process.stderr
     assert process.stderr.readline().startswith("Loading")  # its processes have started
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    _, told = process.communicate()
+    os.killpg(process.pid, signal.SIGINT)  # to the whole process group, as a terminal does
+    _, errors = process.communicate()
     assert process.returncode == 130
-    assert "Traceback" not in told
+    assert "Traceback" not in errors
 
 
-def test_reader_who_has_had_enough_gets_no_traceback() -> None:
+def test_closed_pipe_ends_a_command_without_a_traceback() -> None:
     process = subprocess.Popen(
         [sys.executable, "main.py", "check"],
         cwd=ROOT,
@@ -123,13 +142,13 @@ def test_reader_who_has_had_enough_gets_no_traceback() -> None:
     assert process.wait() == 1
 
 
-def test_process_that_a_command_starts_builds_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "PORT", "no port")  # settings that would end it
+def test_process_that_a_command_starts_does_not_build_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "PORT", "no port")  # building it would fail
     assert "app" not in runpy.run_path(str(ROOT / "main.py"), run_name="__mp_main__")
 
 
-def test_commands_can_be_run_without_the_service() -> None:
-    """As the image's build does, so that a change of the service downloads no model again."""
+def test_commands_can_run_without_the_service() -> None:
+    """The image is built this way, so that a change of the service does not download the models again."""
     done = subprocess.run(
         [sys.executable, "-m", "cli", "download", "-h"], cwd=ROOT, capture_output=True, text=True, check=False
     )
