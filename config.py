@@ -32,8 +32,9 @@ from setting_types import (
 
 HERE = Path(__file__).resolve().parent
 IS_INSTALLED = HERE.name in {"site-packages", "dist-packages"}
-"""Whether `pip install` put the code here. Otherwise it runs from a clone or an image, which also has its files."""
+"""Whether `pip install` put the code here. Otherwise it runs from a clone or an image, with its files beside it."""
 ENV_FILE = Path(".env") if IS_INSTALLED else HERE / ".env"
+"""The settings file: in the working directory if the service is installed, else beside the code."""
 USER_CACHE_DIR = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - never raises
 BUNDLED_MODELS_DIR = HERE / "models"
 BUNDLED_MODEL = "sentence-transformers/all-MiniLM-L6-v2"

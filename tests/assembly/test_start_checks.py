@@ -18,9 +18,10 @@ from tests.support.tiny import TinyModel
 pytestmark = pytest.mark.timeout(120)
 
 LIMITED = """
-import os, pathlib, running, main
+import os, pathlib, main
 from functools import partial
-running.memory_limit = partial(running.memory_limit, cgroup=pathlib.Path(os.environ["LIMITS"]))
+from assembly import start_checks
+start_checks.memory_limit = partial(start_checks.memory_limit, cgroup=pathlib.Path(os.environ["LIMITS"]))
 raise SystemExit(main.serve_forever())
 """
 BESIDE_AN_ENV_FILE = """
