@@ -241,7 +241,7 @@ def test_report_says_who_may_call(variables: dict[str, str], level: str, told: s
         pytest.param(
             {"ENABLE_RATE_LIMIT": "true", "RATE_LIMIT_TOKENS": "5000"},
             "ok",
-            "100 requests and 5,000 tokens per 60 s, counted in memory",
+            "60 requests and 5,000 tokens per 60 s, counted in memory",
             id="memory",
         ),
         pytest.param(
