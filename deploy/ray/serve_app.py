@@ -1,7 +1,7 @@
 """The service as a Ray Serve deployment: run `serve run deploy/ray/serve_config.yaml` in the folder of `main.py`.
 
 Each replica is a complete service with its own lanes, models and queue limits. Serve's proxies, one per node, forward
-requests to the replicas. docs/PRODUCTION.md, section Ray, lists the differences from `python main.py`.
+requests to the replicas. docs/production/ray.md lists the differences from `python main.py`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Files below deploy/ for platforms that cannot be run here: they fit the service, and are what the platform takes."""
+"""Files for platforms that cannot run here: they agree with the service, and the platforms' clients accept them."""
 
 import json
 import re
@@ -29,7 +29,7 @@ FILES = {
     "azure": ROOT / "deploy" / "azure" / "container-group.yaml",
     "swarm": ROOT / "deploy" / "swarm" / "stack.yaml",
 }
-FILLED_IN = {
+VARIABLES = {
     "API_KEYS": "alice:0123456789abcdef0123456789abcdef",
     "AWS_REGION": "eu-central-1",
     "BALANCER_NETWORKS": "10.0.1.0/24,10.0.2.0/24",
@@ -47,20 +47,20 @@ FILLED_IN = {
     "TARGET_GROUP": "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/fast-embedding/0123456789",
 }
 KILLED_AFTER_S = {"cloud-run": 10, "azure": 10}
-"""Seconds from SIGTERM to SIGKILL where no file sets them. Google documents them; of Azure it is a careful guess."""
-RUN_SCHEMAS = "google-api-python-client==2.202.0"
+"""Seconds from SIGTERM to SIGKILL where no file sets them. Documented by Google; for Azure, a conservative guess."""
+GOOGLE_CLIENT = "google-api-python-client==2.202.0"
 
 Document = Any
 
 
 def read(name: str) -> Document:
-    """The file, filled in as the guide has it done by envsubst."""
-    return yaml.safe_load(Template(FILES[name].read_text(encoding="utf-8")).substitute(FILLED_IN))
+    """Read a file with its variables replaced, as envsubst does in the guide."""
+    return yaml.safe_load(Template(FILES[name].read_text(encoding="utf-8")).substitute(VARIABLES))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """What a platform's file says of the service, in common words."""
+    """The platform-independent content of a file."""
 
     environment: dict[str, str]
     port: int
@@ -75,7 +75,7 @@ def ecs() -> Deployment:
     [container] = task["containerDefinitions"]
     return Deployment(
         environment={entry["name"]: entry["value"] for entry in container["environment"]}
-        | {entry["name"]: FILLED_IN["API_KEYS"] for entry in container["secrets"]},
+        | {entry["name"]: VARIABLES["API_KEYS"] for entry in container["secrets"]},
         port=container["portMappings"][0]["containerPort"],
         probes=tuple(re.findall(r"--health-check-path (\S+)", GUIDE)),
         stop_grace_s=container["stopTimeout"],
@@ -122,7 +122,7 @@ def swarm() -> Deployment:
     return Deployment(
         environment=service["environment"],
         port=service["ports"][0]["target"],
-        probes=(),  # the image's own
+        probes=(),  # those of the image
         stop_grace_s=float(service["stop_grace_period"].removesuffix("s")),
         memory_bytes=int(limits["memory"].removesuffix("G")) << 30,
         cores=float(service["deploy"]["resources"]["reservations"]["cpus"]),
@@ -136,7 +136,7 @@ def deployment(request: pytest.FixtureRequest) -> Deployment:
 
 @pytest.fixture
 def settings(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The service's settings there."""
+    """The service's settings on the platform."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in deployment.environment.items():
@@ -144,28 +144,28 @@ def settings(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Setting
     return load_settings(_env_file=None)
 
 
-def test_settings_of_the_file_exist_and_are_allowed(deployment: Deployment, settings: Settings) -> None:
+def test_settings_in_the_file_are_valid(deployment: Deployment, settings: Settings) -> None:
     assert {name.lower() for name in deployment.environment} == settings.model_fields_set
 
 
-def test_strangers_are_kept_out(settings: Settings) -> None:
+def test_keys_are_required_and_internal_routes_to_json_schema(settings: Settings) -> None:
     assert settings.key_sources
     assert set(settings.closed_routes) == {"metrics", "models", "docs"}
 
 
-def test_platform_asks_where_the_service_listens(deployment: Deployment, settings: Settings) -> None:
+def test_platform_uses_the_port_of_the_service(deployment: Deployment, settings: Settings) -> None:
     assert deployment.port == settings.port
 
 
-def test_probes_are_routes(deployment: Deployment) -> None:
+def test_probes_use_routes_of_the_service(deployment: Deployment) -> None:
     assert set(deployment.probes) <= {route.path for route in create_app(Settings(_env_file=None)).routes}  # type: ignore[call-arg]
 
 
-def test_service_has_ended_before_it_is_killed(deployment: Deployment, settings: Settings) -> None:
+def test_shutdown_timeout_is_shorter_than_the_platforms(deployment: Deployment, settings: Settings) -> None:
     assert settings.shutdown_timeout < deployment.stop_grace_s
 
 
-def test_memory_holds_what_was_measured_twice_and_the_models_three_quarters(
+def test_memory_is_twice_the_measured_use_and_models_get_three_quarters(
     deployment: Deployment, settings: Settings
 ) -> None:
     [measured_mb] = re.findall(r"RSS at the end \|[^|]+\| (\d+) MB", MEASURED)
@@ -174,11 +174,11 @@ def test_memory_holds_what_was_measured_twice_and_the_models_three_quarters(
     assert settings.model_memory_budget <= 0.75 * deployment.memory_bytes
 
 
-def test_lanes_are_the_cores_that_are_paid_for(deployment: Deployment, settings: Settings) -> None:
+def test_one_lane_per_core(deployment: Deployment, settings: Settings) -> None:
     assert settings.thread_pool_workers == deployment.cores
 
 
-def test_limit_of_the_swarm_leaves_a_core_beside_the_lanes() -> None:
+def test_swarm_limits_cpu_to_one_core_more_than_lanes() -> None:
     resources = read("swarm")["services"]["fast-embedding"]["deploy"]["resources"]
     assert float(resources["limits"]["cpus"]) == float(resources["reservations"]["cpus"]) + 1
 
@@ -193,17 +193,16 @@ def test_health_check_and_user_are_those_of_the_image() -> None:
     assert f"USER {secret['uid']}:{secret['gid']}" in image
 
 
-def test_service_tells_that_time_is_over_before_the_platform_does(settings: Settings) -> None:
+def test_request_timeout_is_shorter_than_the_platforms(settings: Settings) -> None:
     in_front_s = read("cloud-run")["spec"]["template"]["spec"]["timeoutSeconds"]
-    assert in_front_s == 60  # what Amazon's balancer waits by default
+    assert in_front_s == 60  # also the default of Amazon's load balancer
     assert settings.request_timeout < in_front_s
 
 
-def test_guide_fills_in_all_that_a_file_leaves_open() -> None:
-    """And nothing else: a name that is exported for nothing is a slip."""
-    left_open = {name for file in FILES.values() for name in re.findall(r"\$\{(\w+)\}", file.read_text("utf-8"))}
-    assert left_open == set(FILLED_IN)
-    assert left_open <= set(re.findall(r"\b([A-Z][A-Z_]+)=", GUIDE))
+def test_guide_sets_every_variable_of_the_files() -> None:
+    variables = {name for file in FILES.values() for name in re.findall(r"\$\{(\w+)\}", file.read_text("utf-8"))}
+    assert variables == set(VARIABLES)
+    assert variables <= set(re.findall(r"\b([A-Z][A-Z_]+)=", GUIDE))
     for file in FILES.values():
         assert file.relative_to(ROOT).as_posix() in GUIDE
 
@@ -213,14 +212,14 @@ def botocore_model(service: str) -> Any:
 
 
 @pytest.mark.parametrize(("name", "operation"), [("ecs", "RegisterTaskDefinition"), ("ecs-service", "CreateService")])
-def test_amazon_takes_the_file(name: str, operation: str) -> None:
+def test_aws_client_accepts_the_file(name: str, operation: str) -> None:
     shape = botocore_model("ecs").operation_model(operation).input_shape
     report = needed("botocore.validate").ParamValidator().validate(read(name), shape)
     assert report.generate_report() == ""
 
 
 def aws_commands() -> Iterator[tuple[str, str, list[str]]]:
-    """The guide's calls of `aws`: service, operation, options."""
+    """Yield service, operation and options of each `aws` command in the guide."""
     for block in re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL):
         for service, operation, rest in re.findall(
             r"\baws ([a-z0-9-]+) ([a-z-]+)([^\n|)]*)", block.replace("\\\n", " ")
@@ -231,7 +230,7 @@ def aws_commands() -> Iterator[tuple[str, str, list[str]]]:
 @pytest.mark.parametrize(
     ("service", "operation", "options"), [pytest.param(*call, id="-".join(call[:2])) for call in aws_commands()]
 )
-def test_command_for_amazon_has_the_options_it_needs(service: str, operation: str, options: list[str]) -> None:
+def test_aws_command_of_the_guide_has_valid_options(service: str, operation: str, options: list[str]) -> None:
     model, name_of = botocore_model(service), needed("botocore").xform_name
     [found] = [name for name in model.operation_names if name_of(name, "-") == operation]
     shape = model.operation_model(found).input_shape
@@ -241,25 +240,27 @@ def test_command_for_amazon_has_the_options_it_needs(service: str, operation: st
         assert {name_of(member, "-") for member in shape.required_members} <= given
 
 
-def test_azure_takes_the_file() -> None:
-    """What its own client does not know, it would leave out when it sends the file."""
+def test_azure_client_accepts_the_file() -> None:
+    """Azure's client drops fields that it does not know."""
     models = needed("azure.mgmt.containerinstance.models")
     group = read("azure")
     sent = models.ContainerGroup.deserialize(group).serialize(keep_readonly=True)
     assert sent == {name: value for name, value in group.items() if name != "apiVersion"}
 
 
-def test_swarm_stack_keeps_to_the_schema_of_compose() -> None:
+def test_swarm_stack_matches_the_schema_of_compose() -> None:
     assert complaints("compose-spec", FILES["swarm"]) == ""
 
 
-def closed(schema: Any) -> Any:
-    """A schema of Google's discovery format as JSON Schema; names that it does not list are not allowed."""
+def to_json_schema(schema: Any) -> Any:
+    """Convert a schema in Google's discovery format to JSON Schema without additional properties."""
     if isinstance(schema, list):
-        return [closed(part) for part in schema]
+        return [to_json_schema(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {name: closed(part) for name, part in schema.items() if name not in {"format", "description", "readOnly"}}
+    made = {
+        name: to_json_schema(part) for name, part in schema.items() if name not in {"format", "description", "readOnly"}
+    }
     if isinstance(made.get("$ref"), str):
         made["$ref"] = f"#/schemas/{made['$ref']}"
     if isinstance(made.get("properties"), dict) and "type" in made:
@@ -269,16 +270,16 @@ def closed(schema: Any) -> Any:
 
 @pytest.mark.network
 @pytest.mark.timeout(120)
-def test_cloud_run_takes_the_file(tmp_path: Path) -> None:
-    """Its API's own description comes with Google's client, which at 114 MB is no package to install for one file."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path), RUN_SCHEMAS]
+def test_cloud_run_accepts_the_file(tmp_path: Path) -> None:
+    """Google's client contains the description of the API. At 114 MB it is too large to install for one file."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path), GOOGLE_CLIENT]
     subprocess.run(command, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         described = json.loads(archive.read("googleapiclient/discovery_cache/documents/run.v1.json"))
     schema = {
         "$ref": "#/schemas/Service",
-        "schemas": {name: closed(part) for name, part in described["schemas"].items()},
+        "schemas": {name: to_json_schema(part) for name, part in described["schemas"].items()},
     }
     service = read("cloud-run")
     jsonschema.validate(service, schema)

@@ -1,6 +1,6 @@
 """deploy.sh with a real engine and a real compose: `pytest -m container tests/deploy/test_deploy_for_real.py`.
 
-It needs docker or podman with a compose, and python:3.12-slim or a way to it. Project, images and port are its own.
+Needs docker or podman with compose, and python:3.12-slim or access to it. Uses its own project, images and port.
 """
 
 import os
@@ -20,7 +20,7 @@ START = "def serve_forever() -> int:\n"
 
 
 class Deployment:
-    """A checkout of the repository that is deployed, and changed."""
+    """A copy of the repository, to deploy and to change."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Deployment:
         )
 
     def change(self, body: str) -> None:
-        """Let the server begin with these lines; its check does not come across them."""
+        """Insert a line at the start of the server, which `check` does not execute."""
         code = (ROOT / "main.py").read_text(encoding="utf-8")
         assert START in code
         (self.folder / "main.py").write_text(code.replace(START, f"{START}    {body}\n"), encoding="utf-8")
@@ -55,7 +55,7 @@ class Deployment:
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """What is deployed of this checkout, files that are not committed included."""
+    """A deployment of this checkout, including uncommitted files."""
     if not os.environ.get("CI") and not any(map(shutil.which, ("docker", "podman"))):
         pytest.skip("needs docker or podman")
     folder = tmp_path_factory.mktemp("checkout") / "fast-embedding"
@@ -70,15 +70,15 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     assert "nothing" in deployment.run("clean", "--yes").stderr
 
 
-def test_second_deployment_restarts_nothing(deployment: Deployment) -> None:
+def test_second_deployment_of_the_same_image_changes_nothing(deployment: Deployment) -> None:
     before = deployment.uptime
     again = deployment.run("deploy")
     assert again.returncode == 0, again.stderr
     assert deployment.uptime > before
 
 
-@pytest.mark.parametrize("body", ["time.sleep(600)", 'sys.exit("broken")'], ids=["silent", "ends"])
-def test_image_that_never_gets_healthy_gives_way_to_the_one_before(deployment: Deployment, body: str) -> None:
+@pytest.mark.parametrize("body", ["time.sleep(600)", 'sys.exit("broken")'], ids=["silent", "exits"])
+def test_unhealthy_image_is_replaced_by_the_previous_one(deployment: Deployment, body: str) -> None:
     deployment.change(body)
     failed = deployment.run("deploy", "--wait", "60")
     assert failed.returncode == 1
@@ -86,7 +86,7 @@ def test_image_that_never_gets_healthy_gives_way_to_the_one_before(deployment: D
     assert httpx.get(f"{deployment.url}/health", timeout=60).json()["status"] == "healthy"
 
 
-def test_bad_setting_stops_nothing(deployment: Deployment) -> None:
+def test_bad_setting_changes_nothing(deployment: Deployment) -> None:
     before = deployment.uptime
     (deployment.folder / ".env").write_text("MAX_BATCH_SIZE=many\n")
     failed = deployment.run("deploy")
@@ -96,13 +96,13 @@ def test_bad_setting_stops_nothing(deployment: Deployment) -> None:
     assert deployment.uptime > before
 
 
-def test_deployed_service_answers_and_tells_of_itself(deployment: Deployment) -> None:
-    tried = deployment.run("test")
-    assert tried.returncode == 0, tried.stderr
-    assert tried.stdout.count("ok ") == 3
-    told = deployment.run("status")
-    assert told.returncode == 0, told.stdout
-    assert "sentence-transformers/all-MiniLM-L6-v2" in told.stdout
+def test_deployed_service_answers_and_has_a_status(deployment: Deployment) -> None:
+    tested = deployment.run("test")
+    assert tested.returncode == 0, tested.stderr
+    assert tested.stdout.count("ok ") == 3
+    status = deployment.run("status")
+    assert status.returncode == 0, status.stdout
+    assert "sentence-transformers/all-MiniLM-L6-v2" in status.stdout
 
 
 def test_stopped_service_starts_again(deployment: Deployment) -> None:

@@ -1,6 +1,6 @@
 """The image, built and run for real: `pytest -m container tests/deploy/test_image.py`.
 
-It needs docker or podman, python:3.12-slim or a way to it, and a package index. docs/DOCKER_SETUP.md tells what holds.
+Needs docker or podman, python:3.12-slim or access to it, and a package index.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.support.servers import ROOT
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]
 
 RUN = uuid4().hex[:8]
-"""So that two runs on one machine do not take each other's images away."""
+"""Keeps two runs on one machine from removing each other's images."""
 IMAGE, PRELOADED, DEVELOPMENT, WRONG = (
     f"fast-embedding-test-{RUN}:{name}" for name in ("image", "preloaded", "development", "wrong")
 )
@@ -72,67 +72,61 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def preloaded(hub: Hub) -> Iterator[str]:
-    """Built on the host's network, where this machine's hub is."""
+    """Built on the host's network, which the test's hub uses."""
     built = build(PRELOADED, arguments={"HF_ENDPOINT": hub.url, "PRELOAD_MODELS": f"{BUNDLED_MODEL}, {HUB_MODEL}"})
     assert built.returncode == 0, built.stderr
     yield PRELOADED
     call("rmi", "--force", PRELOADED)
 
 
-def test_service_embeds_without_rights_network_or_a_place_to_write(service: Container) -> None:
+def test_service_runs_without_privileges_network_or_writable_files(service: Container) -> None:
     assert service.python(EMBED) == "384"
     assert service.execute("touch", "/app/x").returncode != 0
 
 
-def test_health_check_of_the_image_passes_and_is_run_by_its_user(service: Container) -> None:
-    told = json.loads(succeed("inspect", service.name))[0]["Config"]["Healthcheck"]["Test"]
-    assert told == ["CMD", "python", "-m", "cli.health"]
-    done = service.execute(*told[1:])
+def test_health_check_of_the_image_passes_and_the_user_is_fixed(service: Container) -> None:
+    command = json.loads(succeed("inspect", service.name))[0]["Config"]["Healthcheck"]["Test"]
+    assert command == ["CMD", "python", "-m", "cli.health"]
+    done = service.execute(*command[1:])
     assert (done.returncode, done.stdout) == (0, "healthy\n")
     assert service.execute("id", "-u").stdout.strip() == "10001"
     assert service.execute("id", "-g").stdout.strip() == "10001"
-
-
-def test_process_has_no_capabilities(service: Container) -> None:
     assert re.search(r"CapEff:\s+0+\n", service.execute("cat", "/proc/1/status").stdout)
 
 
-def test_health_check_says_what_is_wrong(service: Container) -> None:
+def test_failed_health_check_gives_the_reason(service: Container) -> None:
     done = service.execute("env", "PORT=8001", "python", "-m", "cli.health")
     assert (done.returncode, done.stdout[:43]) == (1, "unhealthy: no answer from 127.0.0.1:8001 ([")
 
 
-@pytest.mark.parametrize("module", ["pip", "pytest", "ruff", "mypy", "hypothesis", "onnx", "pyarrow"])
-def test_service_has_no_tools(module: str, service: Container) -> None:
-    """Python's own pip is the base image's, and not one of the service's packages."""
-    assert service.execute("python", "-c", f"import {module}").returncode == 1
+def test_image_has_no_test_or_build_tools(service: Container) -> None:
+    """The base image has its own pip, which is not visible to the service."""
+    for module in ("pip", "pytest", "ruff", "mypy", "hypothesis", "onnx", "pyarrow"):
+        assert service.execute("python", "-c", f"import {module}").returncode == 1, module
+    for command in ("gcc", "cc", "make", "curl"):
+        assert service.execute("sh", "-c", f"command -v {command}").returncode != 0, command
 
 
-@pytest.mark.parametrize("command", ["gcc", "cc", "make", "curl"])
-def test_image_has_no_compiler_and_no_curl(command: str, service: Container) -> None:
-    assert service.execute("sh", "-c", f"command -v {command}").returncode != 0
-
-
-def test_nothing_secret_or_needless_is_in_the_image(service: Container) -> None:
+def test_image_contains_no_secrets_tests_or_caches(service: Container) -> None:
     listed = service.execute("find", "/app", "-maxdepth", "1", "-printf", "%f\n").stdout.split()
     assert not {".env", ".git", "tests", "docs", "benchmarks", "requirements", "deploy", "test_api.py"} & set(listed)
     leftovers = ["find", "/root/.cache", "/tmp", "/opt/venv", "-name", "tests", "-o", "-name", "*.whl"]  # noqa: S108
     assert service.execute(*leftovers).stdout == ""
 
 
-def test_labels_say_what_was_built(image: str) -> None:
+def test_labels_contain_version_revision_and_date(image: str) -> None:
     labels = json.loads(succeed("inspect", image))[0]["Config"]["Labels"]
-    told = {name: labels[f"org.opencontainers.image.{name}"] for name in ("version", "revision", "created")}
-    assert told == {"version": "9.8.7", "revision": "abc", "created": "2026-01-02T03:04:05Z"}
+    values = {name: labels[f"org.opencontainers.image.{name}"] for name in ("version", "revision", "created")}
+    assert values == {"version": "9.8.7", "revision": "abc", "created": "2026-01-02T03:04:05Z"}
 
 
-def test_what_is_added_to_the_base_image_has_a_bound(image: str) -> None:
-    """With a base image of 130 MB this is less than 500 MB."""
+def test_image_adds_less_than_350_mb_to_the_base_image(image: str) -> None:
+    """The base image has 130 MB, so the image has less than 500 MB."""
     sizes = [json.loads(succeed("inspect", name))[0]["Size"] for name in (image, "python:3.12-slim")]
     assert sizes[0] - sizes[1] < 350_000_000
 
 
-def test_sigterm_lets_accepted_requests_be_answered_and_ends_with_0(image: str) -> None:
+def test_sigterm_answers_accepted_requests_and_exits_with_0(image: str) -> None:
     with running(image, *LOCKED_DOWN) as container:
         assert container.python(STOP_IN_THE_MIDDLE) == "[200]"
         succeed("wait", container.name)
@@ -140,19 +134,19 @@ def test_sigterm_lets_accepted_requests_be_answered_and_ends_with_0(image: str) 
         assert '"drain_ended"' in container.log
 
 
-def test_stop_of_the_engine_ends_with_0(image: str) -> None:
+def test_stop_by_the_engine_exits_with_0(image: str) -> None:
     with running(image, *LOCKED_DOWN) as container:
         succeed("stop", "-t", "40", container.name)
         assert container.exit_code == 0
 
 
-def test_commands_can_follow_the_image(image: str) -> None:
+def test_image_accepts_commands_as_arguments(image: str) -> None:
     done = call("run", "--rm", *LOCKED_DOWN, "--env", "HF_HUB_OFFLINE=1", image, "check")
     assert done.returncode == 0, done.stdout
     assert done.stdout.endswith("The service would start.\n")
 
 
-def test_preloaded_model_serves_with_an_empty_volume_and_no_network(preloaded: str) -> None:
+def test_preloaded_model_works_with_an_empty_volume_and_no_network(preloaded: str) -> None:
     options = (*LOCKED_DOWN, "--env", f"REQUIRED_MODELS={HUB_MODEL}")
     with running(preloaded, *options) as container:
         assert container.python(EMBED) == "384"
@@ -162,7 +156,7 @@ def test_preloaded_model_serves_with_an_empty_volume_and_no_network(preloaded: s
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         pytest.param(
             "BAAI/bge-smal-en-v1.5", "No model is named 'BAAI/bge-smal-en-v1.5'. Did you mean", id="no-such-model"
@@ -173,14 +167,14 @@ def test_preloaded_model_serves_with_an_empty_volume_and_no_network(preloaded: s
     ],
 )
 @pytest.mark.usefixtures("image")
-def test_model_that_cannot_be_preloaded_fails_the_build(names: str, told: str) -> None:
+def test_model_that_cannot_be_preloaded_fails_the_build(names: str, message: str) -> None:
     built = build(WRONG, arguments={"PRELOAD_MODELS": names, "HF_ENDPOINT": NO_HUB})
     assert built.returncode != 0
-    assert told in built.stdout + built.stderr
+    assert message in built.stdout + built.stderr
     assert call("image", "inspect", WRONG).returncode != 0
 
 
-def test_volume_that_cannot_be_written_is_told_and_the_bundled_model_serves(image: str, tmp_path: Path) -> None:
+def test_read_only_volume_is_reported_and_the_bundled_model_works(image: str, tmp_path: Path) -> None:
     (tmp_path / "hub").mkdir()
     tmp_path.chmod(0o755)
     mounted = (*LOCKED_DOWN, "--volume", f"{tmp_path}/hub:/data")
@@ -193,8 +187,8 @@ def test_volume_that_cannot_be_written_is_told_and_the_bundled_model_serves(imag
     assert "run `chown -R 10001 /data`" in done.stdout + done.stderr
 
 
-def test_archive_of_an_image_serves_where_there_is_no_network(preloaded: str, tmp_path: Path) -> None:
-    """The way of docs/DOCKER_SETUP.md to a machine without network."""
+def test_archive_of_an_image_works_without_network(preloaded: str, tmp_path: Path) -> None:
+    """The method that docs/DOCKER_SETUP.md describes for machines without network."""
     archive = tmp_path / "fast-embedding.tar"
     succeed("save", "--output", str(archive), preloaded)
     succeed("rmi", "--force", preloaded)
@@ -204,7 +198,7 @@ def test_archive_of_an_image_serves_where_there_is_no_network(preloaded: str, tm
     assert f"{HUB_MODEL} (hub, in the cache)" in done.stdout
 
 
-def test_volume_filled_beforehand_serves_where_there_is_no_network(image: str, hub: Hub) -> None:
+def test_volume_with_downloaded_models_works_without_network(image: str, hub: Hub) -> None:
     volume = f"fast-embedding-test-{RUN}"
     mounted = ("--read-only", "--cap-drop", "ALL", "--volume", f"{volume}:/data")
     try:
@@ -219,7 +213,7 @@ def test_volume_filled_beforehand_serves_where_there_is_no_network(image: str, h
         call("volume", "rm", "--force", volume)
 
 
-def test_development_serves_a_change_of_the_mounted_code_without_a_restart(tmp_path: Path) -> None:
+def test_development_image_reloads_changed_code(tmp_path: Path) -> None:
     built = build(DEVELOPMENT, target="development")
     assert built.returncode == 0, built.stderr
     code = tmp_path / "code"

@@ -120,7 +120,7 @@ def test_change_that_matches_nothing_fails() -> None:
 
 
 def test_command_of_the_guide_makes_the_configuration_that_the_tests_use() -> None:
-    guide = (CONFIGURATION.parent / "docs" / "PRODUCTION.md").read_text(encoding="utf-8")
+    guide = (CONFIGURATION.parent / "docs" / "production" / "nginx.md").read_text(encoding="utf-8")
     [command] = re.findall(r"(?m)^(sed (?:.+\\\n)+.+nginx\.conf) > proxy\.conf$", guide)
     made = subprocess.run(command, shell=True, cwd=CONFIGURATION.parent, check=True, capture_output=True, text=True)  # noqa: S602
     wanted = {**to_replicas(["127.0.0.1:8001", "127.0.0.1:8002"]), **patience(65)}

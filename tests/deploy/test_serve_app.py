@@ -1,4 +1,4 @@
-"""The service on a Ray cluster of two nodes: it answers as `python main.py` does, and a dead replica loses nothing."""
+"""The service on a Ray cluster of two nodes: it answers like `python main.py`, and a killed replica costs nothing."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def cluster() -> Iterator[RayCluster]:
 
 
 def serve(cluster: RayCluster, config: Path) -> None:
-    """As docs/production/ray.md says, on a cluster that is running."""
+    """Deploy *config* on a running cluster, as docs/production/ray.md describes."""
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--non-blocking", "--address", cluster.address]
     done = subprocess.run(
         [*command, str(config)], env=cluster.environment, cwd=ROOT, capture_output=True, text=True, check=False
@@ -42,16 +42,16 @@ def serve(cluster: RayCluster, config: Path) -> None:
 def is_healthy(client: httpx.Client) -> bool:
     try:
         return client.get("/health").status_code == 200
-    except httpx.ConnectError:  # Serve's proxy is not there yet
+    except httpx.ConnectError:  # Serve's proxy has not started yet
         return False
 
 
 @pytest.fixture(scope="module")
 def served(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """The service as `serve_config.yaml` has it, but on another port, and with a CPU for each of two replicas."""
+    """The service of `serve_config.yaml`, but on another port, and with two replicas of one CPU each."""
     config = msgspec.yaml.decode(CONFIG.read_bytes())
     port = config["http_options"]["port"] = free_port()
-    config["proxy_location"] = "HeadOnly"  # two nodes on one machine would want the same port
+    config["proxy_location"] = "HeadOnly"  # two nodes on one machine would use the same port
     [deployment] = config["applications"][0]["deployments"]
     deployment["ray_actor_options"]["num_cpus"] = 1
     deployment["autoscaling_config"] |= {"min_replicas": REPLICAS, "max_replicas": REPLICAS}
@@ -64,18 +64,18 @@ def served(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield client
 
 
-def test_replicas_answer_as_the_plain_service_does(served: httpx.Client, client: httpx.Client) -> None:
+def test_replicas_give_the_same_answers_as_the_service_without_ray(served: httpx.Client, client: httpx.Client) -> None:
     body = {"texts": ["How do I reset my password?", "", "One, two, three."][::2]}
-    ours, plain = served.post("/embed/batch", json=body), client.post("/embed/batch", json=body)
-    assert ours.status_code == plain.status_code == 200
-    np.testing.assert_allclose(ours.json()["embeddings"], plain.json()["embeddings"], atol=1e-5)
-    assert ours.headers["x-model-fingerprint"] == plain.headers["x-model-fingerprint"]
-    # Serve's HTTP server tells its name, and nothing behind it can take that back.
-    assert {*ours.headers} - {*plain.headers} <= {"server"}
-    assert {*plain.headers} <= {*ours.headers}
+    with_ray, plain = served.post("/embed/batch", json=body), client.post("/embed/batch", json=body)
+    assert with_ray.status_code == plain.status_code == 200
+    np.testing.assert_allclose(with_ray.json()["embeddings"], plain.json()["embeddings"], atol=1e-5)
+    assert with_ray.headers["x-model-fingerprint"] == plain.headers["x-model-fingerprint"]
+    # Serve's HTTP server adds its name to every answer.
+    assert {*with_ray.headers} - {*plain.headers} <= {"server"}
+    assert {*plain.headers} <= {*with_ray.headers}
 
 
-def test_failures_are_problems_with_the_callers_id(served: httpx.Client) -> None:
+def test_errors_are_problems_with_the_request_id_of_the_client(served: httpx.Client) -> None:
     for path, body in (("/embed", {"text": ""}), ("/nothing", {})):
         answer = served.post(path, json=body, headers={"X-Request-ID": "mine-1"})
         assert answer.headers["content-type"] == "application/problem+json"
@@ -83,13 +83,13 @@ def test_failures_are_problems_with_the_callers_id(served: httpx.Client) -> None
         assert answer.json()["request_id"] == "mine-1"
 
 
-def test_lanes_follow_the_cpus_that_ray_has_given(served: httpx.Client, cluster: RayCluster) -> None:
+def test_number_of_lanes_follows_the_cpus_that_ray_assigns(served: httpx.Client, cluster: RayCluster) -> None:
     assert served.get("/metrics").json()["queue"]["lanes"] == 1
     assert '"lanes":1,"usable_cores":1' in cluster.logged("worker-*.out")
 
 
 def has_lost_a_request(cluster: RayCluster, killed: list[int]) -> bool:
-    """Kill a replica, and once it has been replaced another, until one was at work on a request."""
+    """Kill one replica after another, each after the last is replaced, until one loses a request."""
     alive = [pid for pid in cluster.processes(REPLICA) if pid not in killed]
     if cluster.logged("worker-*.out").count("service_ready") == REPLICAS + len(killed) and len(alive) == REPLICAS:
         os.kill(alive[0], signal.SIGKILL)
@@ -97,24 +97,24 @@ def has_lost_a_request(cluster: RayCluster, killed: list[int]) -> bool:
     return "lost its replica" in cluster.logged("serve/proxy*.log")
 
 
-def test_replica_killed_under_load_loses_no_request(served: httpx.Client, cluster: RayCluster) -> None:
-    enough = Event()
+def test_killed_replica_loses_no_request(served: httpx.Client, cluster: RayCluster) -> None:
+    stopped = Event()
     texts = [f"{number} " + "some words that take the model a while, " * 12 for number in range(16)]
 
     def ask() -> list[int]:
         statuses = []
-        while not enough.is_set():
+        while not stopped.is_set():
             statuses.append(served.post("/embed/batch", json={"texts": texts}).status_code)
         return statuses
 
     with ThreadPoolExecutor(6) as callers:
         asked = [callers.submit(ask) for _ in range(6)]
         try:
-            wait_until(lambda: served.get("/metrics").json()["queue"]["waiting_seconds"] > 0, "work waits")
+            wait_until(lambda: served.get("/metrics").json()["queue"]["waiting_seconds"] > 0, "requests are queued")
             killed: list[int] = []
-            wait_until(lambda: has_lost_a_request(cluster, killed), "a request is sent again")
+            wait_until(lambda: has_lost_a_request(cluster, killed), "a request is repeated")
         finally:
-            enough.set()
+            stopped.set()
         statuses = [status for caller in asked for status in caller.result()]
     assert set(statuses) == {200}
     wait_until(lambda: len({*cluster.processes(REPLICA)} - {*killed}) == REPLICAS, "the replica is replaced")

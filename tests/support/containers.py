@@ -1,6 +1,6 @@
-"""Real images and containers of the Dockerfile, with docker or podman, whichever answers (or CONTAINER_ENGINE).
+"""Builds and runs real images, with CONTAINER_ENGINE, docker or podman, whichever responds first.
 
-`CONTAINER_BUILD_ARGS` are more arguments of `build`, such as `--network host --pull=never`.
+`CONTAINER_BUILD_ARGS` contains additional arguments of `build`, for example `--network host --pull=never`.
 """
 
 import os
@@ -25,43 +25,43 @@ Done = subprocess.CompletedProcess[str]
 
 @cache
 def engine() -> str:
-    """The command; without one that works the test is skipped, or fails where CI promises that all is there."""
-    found = next(filter(answers, (os.environ.get("CONTAINER_ENGINE", "docker"), "podman")), None)
+    """Return the engine's command. Without an engine, skip the test; in CI, fail it."""
+    found = next(filter(responds, (os.environ.get("CONTAINER_ENGINE", "docker"), "podman")), None)
     if found is None:
-        missing = "neither docker nor podman answers"
+        missing = "neither docker nor podman responds"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
     return found
 
 
-def answers(name: str) -> bool:
-    """A command may be there without what does its work."""
+def responds(name: str) -> bool:
+    """Whether the command is installed and its engine runs."""
     return bool(shutil.which(name)) and subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0
 
 
 def call(*arguments: str, stdin: str = "") -> Done:
-    """Run the engine's command, whatever comes of it."""
+    """Run a command of the engine."""
     return subprocess.run([engine(), *arguments], input=stdin, capture_output=True, text=True, check=False)
 
 
 def succeed(*arguments: str, stdin: str = "") -> str:
-    """What a command of the engine's writes; fails if it does not end well."""
+    """Run a command of the engine and return its output; fail the test if the command fails."""
     done = call(*arguments, stdin=stdin)
     assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
     return done.stdout.strip()
 
 
 def build(tag: str, *, target: str = "production", arguments: Mapping[str, str] | None = None) -> Done:
-    given = [f"--build-arg={name}={value}" for name, value in (arguments or {}).items()]
+    build_arguments = [f"--build-arg={name}={value}" for name, value in (arguments or {}).items()]
     more = shlex.split(os.environ.get("CONTAINER_BUILD_ARGS", ""))
-    # podman's own format keeps no health check
-    form = ["--format", "docker"] if engine() == "podman" else []
-    return call("build", *form, *more, "--target", target, *given, "--tag", tag, str(ROOT))
+    # podman's own format has no health check.
+    image_format = ["--format", "docker"] if engine() == "podman" else []
+    return call("build", *image_format, *more, "--target", target, *build_arguments, "--tag", tag, str(ROOT))
 
 
 class Container:
-    """One that runs, by its name."""
+    """A running container."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class Container:
         return call("exec", "--interactive", self.name, *command, stdin=stdin)
 
     def python(self, code: str) -> str:
-        """What this program prints in the container."""
+        """Run a program in the container and return its output."""
         return succeed("exec", "--interactive", self.name, "python", "-", stdin=code)
 
     def wait_until_healthy(self) -> None:
@@ -90,7 +90,7 @@ class Container:
 
 @contextmanager
 def running(image: str, *options: str) -> Iterator[Container]:
-    """A container that has become healthy."""
+    """Run a container that is healthy; remove it at the end of the block."""
     container = Container(f"fast-embedding-test-{uuid4().hex[:12]}")
     succeed("run", "--detach", "--name", container.name, *options, image)
     try:

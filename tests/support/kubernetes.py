@@ -1,4 +1,4 @@
-"""The files of deploy/kubernetes/ as a real kustomize renders them, with secrets made as the guide says."""
+"""Renders deploy/kubernetes/ with the real kustomize, and with secrets made by the commands of the guide."""
 
 import os
 import re
@@ -26,7 +26,7 @@ Thing = dict[str, Any]
 
 
 def kubectl() -> str:
-    """The command; without it the test is skipped, or fails where CI promises that all is there."""
+    """Return the path of kubectl. Without it, skip the test; in CI, fail it."""
     beside = Path(sys.executable).parent / "kubectl"  # from requirements/test.txt
     found = str(beside) if beside.exists() else shutil.which("kubectl")
     if found is None:
@@ -37,31 +37,31 @@ def kubectl() -> str:
     return found
 
 
-def guide_section() -> str:
+def guide() -> str:
     return GUIDE.read_text(encoding="utf-8")
 
 
 def guide_block(words: str) -> str:
-    """The commands of the guide's Kubernetes section, of the one block that holds these *words*."""
-    blocks = re.findall(r"```\w+\n(.*?)```", guide_section(), flags=re.DOTALL)
+    """Return the only code block of the guide that contains *words*."""
+    blocks = re.findall(r"```\w+\n(.*?)```", guide(), flags=re.DOTALL)
     [block] = [block for block in blocks if words in block]
     return str(block)
 
 
 def copy_to(folder: Path) -> Path:
-    """A copy of the files in *folder*, which stands for the repository; whatever secrets lie here stay here."""
+    """Copy the files, without secrets, below *folder*, which represents the repository."""
     ignored = shutil.ignore_patterns("redis.env", "api-keys.txt", "metrics-key.txt")
     shutil.copytree(ROOT / FOLDER, folder / FOLDER, ignore=ignored)
     return folder / FOLDER
 
 
 def make_secrets(repository: Path) -> None:
-    """Run the guide's commands that make them."""
+    """Run the commands of the guide that create the secrets."""
     subprocess.run(["bash", "-euc", guide_block("redis.env")], cwd=repository, check=True)  # noqa: S607
 
 
-def with_all_components(overlay: Path) -> None:
-    """Take the comment sign from every component that an overlay names."""
+def enable_all_components(overlay: Path) -> None:
+    """Uncomment every component in the overlay's kustomization.yaml."""
     file = overlay / "kustomization.yaml"
     text = file.read_text(encoding="utf-8")
     file.write_text(re.sub(r"^#  - (\.\./\.\./components/)", r"  - \1", text, flags=re.MULTILINE), encoding="utf-8")
@@ -74,7 +74,7 @@ def kustomize(overlay: Path) -> subprocess.CompletedProcess[str]:
 def rendered(overlay: Path) -> list[Thing]:
     done = kustomize(overlay)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "kustomize warns of what will not work for long"
+    assert done.stderr == "", "kustomize reports a deprecation"
     return list(yaml.safe_load_all(done.stdout))
 
 
@@ -83,7 +83,7 @@ def of_kind(things: list[Thing], kind: str) -> list[Thing]:
 
 
 def named(things: list[Thing], kind: str, name: str) -> Thing:
-    """The one of this kind and name; the hash at the end of a generated name is left out."""
+    """Return the only object of this kind and name, ignoring the hash at the end of generated names."""
     [found] = [
         thing
         for thing in of_kind(things, kind)
@@ -93,13 +93,13 @@ def named(things: list[Thing], kind: str, name: str) -> Thing:
 
 
 def pods(things: list[Thing]) -> Iterator[Thing]:
-    """The pods' templates."""
+    """Yield the pod templates of all deployments."""
     for deployment in of_kind(things, "Deployment"):
         yield deployment["spec"]["template"]
 
 
 def memory_bytes(quantity: str) -> int:
-    number, unit = re.fullmatch(r"(\d+)(Ki|Mi|Gi)", quantity).groups()  # type: ignore[union-attr]  # fails if it is none
+    number, unit = re.fullmatch(r"(\d+)(Ki|Mi|Gi)", quantity).groups()  # type: ignore[union-attr]  # fails for other forms
     return int(number) << {"Ki": 10, "Mi": 20, "Gi": 30}[unit]
 
 

@@ -1,7 +1,7 @@
-"""A Ray cluster of two nodes on this machine, in processes of its own, all of which end with it.
+"""Starts a Ray cluster of two nodes on this machine, in a separate process.
 
-`python -m tests.support.ray_clusters HEAD_CPUS WORKER_CPUS` prints its address; a line on standard input
-kills the second node, and the end of that input ends all. The tests themselves never import Ray.
+`python -m tests.support.ray_clusters FOLDER HEAD_CPUS WORKER_CPUS` starts a cluster and prints its address. A line on
+its standard input kills the second node; the end of the input stops the cluster. The tests themselves never import Ray.
 """
 
 import importlib.util
@@ -26,22 +26,24 @@ from tests.support.servers import ROOT, environment
 START_S = 120.0
 END_S = 30.0
 STORE_BYTES = 80_000_000
-"""The least that Ray takes for a node's object store."""
-MARK = "RAY_TEST_CLUSTER"
+"""Ray's minimum for a node's object store."""
+MARKER = "RAY_TEST_CLUSTER"
+"""Environment variable that identifies all processes of a cluster."""
 
 
 class RayCluster:
-    """A cluster that a test has started; *environment* is for those who talk to it.
+    """A cluster for tests.
 
     Attributes:
-        address: of its head, once it is `ready`.
+        address: the address of its head, once it is `ready`.
+        environment: environment variables for the cluster's clients.
     """
 
     address = ""
 
     def __init__(self, *cpus: int, **settings: str) -> None:
-        """Begin to start a head with so many *cpus*, and a second node."""
-        # Sockets lie in there, and their names may not be long.
+        """Start a head and a second node with these numbers of *cpus*, without waiting for them."""
+        # A short path, because the length of socket names is limited.
         self.folder = Path(tempfile.mkdtemp(prefix="ray-"))
         self._mark = token_hex(8)
         self.environment = {
@@ -49,8 +51,8 @@ class RayCluster:
             for name, value in environment(settings).items()
             if not name.startswith(("COV_", "COVERAGE_", "RAY_")) and name != "PYTHONPATH"
         } | {
-            MARK: self._mark,
-            "RAY_TMPDIR": str(self.folder),  # else each cluster overwrites the address of the one before
+            MARKER: self._mark,
+            "RAY_TMPDIR": str(self.folder),  # otherwise clusters overwrite each other's address file
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
             "RAY_AUTH_MODE": "token",
@@ -59,7 +61,7 @@ class RayCluster:
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deploy.ray.retries:middlewares",
         }
-        (self.folder / "ray").mkdir()  # where Ray wants to write an address, but makes no folder
+        (self.folder / "ray").mkdir()  # Ray writes an address file there, but does not create the folder
         self._errors = (self.folder / "errors").open("w+", encoding="utf-8")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.ray_clusters", str(self.folder), *map(str, cpus)],
@@ -72,7 +74,7 @@ class RayCluster:
         )
 
     def ready(self) -> Self:
-        """The same, once its nodes are there."""
+        """Wait until both nodes have started; return the cluster."""
         self.address = self._answer()
         return self
 
@@ -83,15 +85,15 @@ class RayCluster:
         assert self._answer() == "killed"
 
     def processes(self, title: str = "") -> list[int]:
-        """The ids of its processes whose title begins so."""
+        """Return the ids of its processes whose title starts with *title*."""
         return sorted(pid for pid, command in self._all_processes() if command.startswith(title))
 
     def logged(self, name: str) -> str:
-        """What its processes have written into log files of this pattern."""
+        """Return the content of all its log files that match the pattern *name*."""
         return "\n".join(path.read_text(errors="replace") for path in self.folder.glob(f"session_2*/logs/{name}"))
 
     def stop(self) -> None:
-        """End it, and whatever of it is left."""
+        """Stop the cluster, and kill the processes that remain."""
         assert self._process.stdin
         assert self._process.stdout
         with suppress(OSError):
@@ -112,18 +114,18 @@ class RayCluster:
             with suppress(ValueError, TypeError, KeyError):
                 return str(json.loads(line)["answer"])
         self._errors.seek(0)
-        return pytest.fail(f"the Ray cluster has ended: {self._errors.read()[-2000:]}")
+        return pytest.fail(f"the Ray cluster has exited: {self._errors.read()[-2000:]}")
 
     def _all_processes(self) -> Iterator[tuple[int, str]]:
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if f"{MARK}={self._mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                if f"{MARKER}={self._mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                     yield int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 @contextmanager
 def running_cluster(*cpus: int, **settings: str) -> Iterator[RayCluster]:
-    """A cluster, stopped at the end of the block; skips where Ray is not installed, but fails where CI wants it."""
+    """Run a cluster until the end of the block. Without Ray, skip the test; in CI, fail it."""
     if importlib.util.find_spec("ray") is None:
         missing = "Ray is not installed: pip install -c requirements/lock.txt -r requirements/ray.txt"
         if os.environ.get("CI") == "true":
@@ -136,22 +138,22 @@ def running_cluster(*cpus: int, **settings: str) -> Iterator[RayCluster]:
         cluster.stop()
 
 
-def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
-    """Look again and again; fails when the time is over."""
-    ends = time.monotonic() + timeout_s
-    while not is_so():
-        if time.monotonic() > ends:
-            pytest.fail(f"after {timeout_s:g} s still not: {what}")
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
+    """Poll *condition* until it is true; fail the test after *timeout_s*."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"timed out after {timeout_s:g} s: {what}")
         time.sleep(0.05)
 
 
-def answer(told: str) -> None:
-    sys.stdout.write(json.dumps({"answer": told}) + "\n")
+def answer(value: str) -> None:
+    sys.stdout.write(json.dumps({"answer": value}) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    from ray.cluster_utils import Cluster  # noqa: PLC0415 - only this process knows Ray
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - tests do not import Ray
 
     folder, head_cpus, worker_cpus = sys.argv[1:]
     cluster = Cluster(
