@@ -358,16 +358,13 @@ def test_https_works_with_http_2_and_http_1_1(secured: Secured) -> None:
     assert (response.status_code, response.http_version) == (200, "HTTP/1.1")
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls_1_2_and_1_3_are_accepted(secured: Secured, version: ssl.TLSVersion) -> None:
-    with secured.shake_hands(version) as connection:
-        assert connection.selected_alpn_protocol() == "h2"
-        cipher = connection.cipher()
-        assert cipher
-        assert cipher[0].startswith(("TLS_", "ECDHE-"))  # forward secrecy
-
-
-def test_older_versions_of_tls_are_refused(secured: Secured) -> None:
+def test_tls_1_2_and_1_3_are_accepted_and_older_versions_are_not(secured: Secured) -> None:
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        with secured.shake_hands(version) as connection:
+            assert connection.selected_alpn_protocol() == "h2"
+            cipher = connection.cipher()
+            assert cipher
+            assert cipher[0].startswith(("TLS_", "ECDHE-"))  # forward secrecy
     with (
         pytest.warns(DeprecationWarning, match="TLSv1_1"),
         pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"),
@@ -409,13 +406,10 @@ def test_acme_challenges_are_answered_without_tls(secured: Secured) -> None:
     assert (response.status_code, response.text) == (200, "token.thumbprint")
 
 
-@pytest.mark.parametrize(("method", "status"), [("POST", 200), ("TRACE", 405)])
-def test_strict_transport_security_is_sent_with_tls(secured: Secured, *, method: str, status: int) -> None:
-    response = httpx.request(method, f"{secured.url}/200", content=b"", verify=secured.context())
-    assert response.status_code == status
-    assert response.headers.get_list("strict-transport-security") == ["max-age=63072000"]
-
-
-def test_strict_transport_security_is_not_sent_without_tls(tmp_path: Path) -> None:
+def test_strict_transport_security_is_sent_with_tls_only(secured: Secured, tmp_path: Path) -> None:
+    for method, status in (("POST", 200), ("TRACE", 405)):
+        response = httpx.request(method, f"{secured.url}/200", content=b"", verify=secured.context())
+        assert response.status_code == status
+        assert response.headers.get_list("strict-transport-security") == ["max-age=63072000"]
     with echoing(tmp_path) as proxy:
         assert "strict-transport-security" not in httpx.post(f"{proxy.url}/200", json={}).headers
