@@ -1,1 +1,1 @@
-"""Commands for the person who runs the service: compare two models, fill the cache, check the set-up."""
+"""Commands for operators: check the setup, compare two models, download models into the cache."""

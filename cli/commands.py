@@ -7,7 +7,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
 
-from cli.console import FAILED, CommandError, configure_logging, tell
+from cli.console import FAILED, CommandError, configure_logging, print_message
 from config import IS_INSTALLED
 
 PROGRAM = "fast-embedding" if IS_INSTALLED else "python main.py"
@@ -42,7 +42,7 @@ def run(argv: Sequence[str], *, version: str | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except CommandError as error:
-        tell(str(error))
+        print_message(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""`python main.py compare A B --texts FILE`: may I use the other model, and what do I gain?"""
+"""`python main.py compare A B --texts FILE`: can model B replace model A, and what does it save?"""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -11,21 +11,19 @@ from statistics import median
 import numpy as np
 
 from assembly.catalog import open_catalog
-from cli.comparison_report import COSTS, VERDICTS, Comparison, Side, Skipped, as_json, as_lines
+from cli.comparison_report import COST_HELP, VERDICT_HELP, Comparison, ModelResult, Skipped, as_json, print_report
 from cli.console import (
     DONE,
     WRONG_USE,
-    Bar,
     CommandError,
-    fetch_visibly,
     find_models,
     open_settings,
     paragraphs,
-    say,
-    say_json,
-    tell,
+    print_json,
+    print_message,
 )
-from cli.model_process import Loaded, ModelProcess, ModelProcessError, Order, Turn, running
+from cli.model_process import LoadReport, ModelProcessError, TimedVectors, Worker, WorkerConfig, start_worker
+from cli.progress import ProgressBar, fetch_with_progress
 from config import Settings
 from engine.catalog import Model
 from engine.comparison import cosines, overlaps
@@ -33,59 +31,58 @@ from engine.errors import ModelUnavailableError
 from engine.jobs import WINDOW_TEXTS
 from engine.model_cards import InputType
 
-MAX_TEXTS = 1000
-MIN_TURNS = 5
-"""Few texts are embedded several times, so that the median is one of several turns."""
+DEFAULT_LIMIT = 1000
+MIN_SLICES = 5
+"""With few texts, all are embedded several times: the median needs some measurements."""
 
 
 def describe(parser: ArgumentParser) -> None:
-    """Add the command's arguments and what its verdict means."""
+    """Add the command's arguments, and what its verdict means."""
     parser.description = paragraphs(
-        "Embed your own texts with two models and show how far they agree, and what each costs. The models take turns "
+        "Embed your own texts with two models, and show how far they agree and what each costs. The models alternate "
         "on one core, each in a process of its own."
     )
-    parser.epilog = paragraphs(VERDICTS, COSTS)
-    parser.add_argument("a", metavar="A", help="the model that you have, by name")
-    parser.add_argument("b", metavar="B", help="the model that you think of")
+    parser.epilog = paragraphs(VERDICT_HELP, COST_HELP)
+    parser.add_argument("a", metavar="A", help="name of the model that you use")
+    parser.add_argument("b", metavar="B", help="name of the model that might replace it")
     parser.add_argument(
         "--texts", metavar="FILE", required=True, help="UTF-8, one text per line, the more the better; - reads stdin"
     )
     parser.add_argument(
-        "--input-type", choices=("query", "document"), help="what the texts are; each model's prompt for it is used"
+        "--input-type", choices=("query", "document"), help="what the texts are; selects each model's prompt"
     )
     parser.add_argument(
-        "--limit", metavar="N", type=int, default=MAX_TEXTS, help=f"texts taken at most (default: {MAX_TEXTS})"
+        "--limit", metavar="N", type=int, default=DEFAULT_LIMIT, help="maximum number of texts (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(arguments: Namespace) -> int:
-    """Compare, and print the result.
+    """Compare the models, and print the result.
 
     Raises:
         CommandError: a model is unknown or cannot be used, or the texts cannot be read.
     """
     settings = open_settings()
     found = find_models(open_catalog(settings), [arguments.a, arguments.b])
-    models = [found[0], found[-1]]  # whoever compares a model with itself sees the noise
-    texts = prepare_texts(arguments.texts, limit=arguments.limit)
+    models = (found[0], found[-1])  # a model compared with itself shows the noise of the measurement
+    texts = read_texts(arguments.texts, limit=arguments.limit)
     if texts.skipped.beyond_limit:
-        tell(f"Taking the first {len(texts)} texts; {texts.skipped.beyond_limit} more are left out (see --limit).")
-    file_bytes = [_file_bytes(model, settings) for model in models]
-    sides = _embed(models, file_bytes, texts, settings, arguments.input_type)
-    tell("Comparing ...")
-    result = _compare(sides, texts, arguments.input_type)
+        print_message(f"Using the first {len(texts)} texts; --limit excludes {texts.skipped.beyond_limit} more.")
+    file_bytes = [_fetch(model, settings) for model in models]
+    results = _embed(models, file_bytes, texts, settings, arguments.input_type)
+    print_message("Comparing ...")
+    comparison = _compare(results, texts, arguments.input_type)
     if arguments.json:
-        say_json(as_json(result))
+        print_json(as_json(comparison))
     else:
-        for line in as_lines(result):
-            say(line)
+        print_report(comparison)
     return DONE
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The texts to compare on, and the line of the file on which each stands."""
+    """The texts to compare on, and the line number of each in the file."""
 
     texts: list[str]
     lines: list[int]
@@ -95,15 +92,15 @@ class Texts:
         return len(self.texts)
 
 
-def prepare_texts(source: str, *, limit: int) -> Texts:
+def read_texts(source: str, *, limit: int) -> Texts:
     """Read one text per line from the file *source*, or from standard input for `-`.
 
-    A line that stands there twice is taken once: each of the two would be the other's nearest neighbour.
+    A repeated line is used once: otherwise each copy would be the other's nearest neighbour.
 
     Raises:
-        CommandError: it cannot be read, or has fewer than two texts.
+        CommandError: *source* cannot be read, or has fewer than two different texts.
     """
-    if limit < 2:  # noqa: PLR2004 - a lone text has no neighbours
+    if limit < 2:  # noqa: PLR2004 - a single text has no neighbours
         raise CommandError("--limit must be 2 or more.", exit_code=WRONG_USE)
     try:
         content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
@@ -113,101 +110,101 @@ def prepare_texts(source: str, *, limit: int) -> Texts:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise CommandError(f"{source}: line {line} is not UTF-8.", exit_code=WRONG_USE) from None
-    first_line: dict[str, int] = {}
     filled = [(number, text) for number, line in enumerate(lines, start=1) if (text := line.strip())]
+    first_line: dict[str, int] = {}
     for number, text in filled:
         first_line.setdefault(text, number)
     if len(first_line) < 2:  # noqa: PLR2004 - as above
-        raise CommandError(f"{source}: it takes at least 2 different texts to compare.", exit_code=WRONG_USE)
-    taken = list(first_line)[:limit]
-    blank = len(lines) - len(filled) - (not lines[-1])  # what follows the last line break is no line
-    skipped = Skipped(blank, len(filled) - len(first_line), len(first_line) - len(taken))
-    return Texts(taken, [first_line[text] for text in taken], skipped)
+        raise CommandError(f"{source}: a comparison needs at least 2 different texts.", exit_code=WRONG_USE)
+    used = list(first_line)[:limit]
+    blank = len(lines) - len(filled) - (not lines[-1])  # nothing follows the last line break
+    skipped = Skipped(blank, len(filled) - len(first_line), len(first_line) - len(used))
+    return Texts(used, [first_line[text] for text in used], skipped)
 
 
-def _file_bytes(model: Model, settings: Settings) -> int:
-    """Get the model's files, and tell their size."""
+def _fetch(model: Model, settings: Settings) -> int:
+    """Download the model's files if necessary, and return their size in bytes."""
     try:
-        files = fetch_visibly(model, settings.hub_cache_dir)
+        files = fetch_with_progress(model, settings.hub_cache_dir)
         return sum((files.folder / name).stat().st_size for name in files.names)
     except (ModelUnavailableError, OSError) as error:
         raise CommandError(getattr(error, "detail", f"A file of {model.name!r} cannot be read.")) from None
 
 
 @dataclass(slots=True)
-class _Meter:
-    """Collects what one model gives and costs, turn by turn."""
+class _Measurement:
+    """One model's vectors and costs, slice by slice."""
 
     model: Model
     file_bytes: int
-    process: ModelProcess
-    loaded: Loaded
-    turns: list[Turn] = field(default_factory=list)
+    worker: Worker
+    loaded: LoadReport
+    slices: list[TimedVectors] = field(default_factory=list)
 
-    def side(self, texts: int) -> Side:
-        """All turns together; only the first round, of so many texts, counts for the vectors."""
-        first_round: list[Turn] = []
-        taken = 0
-        while taken < texts:
-            first_round.append(self.turns[len(first_round)])
-            taken += len(first_round[-1].vectors)
-        return Side(
+    def result(self, texts: int) -> ModelResult:
+        """Combine the slices. Later rounds over the *texts* texts repeat the vectors of the first."""
+        first_round: list[TimedVectors] = []
+        while sum(len(part.vectors) for part in first_round) < texts:
+            first_round.append(self.slices[len(first_round)])
+        return ModelResult(
             model=self.model,
             file_bytes=self.file_bytes,
             loaded=self.loaded,
-            vectors=np.concatenate([turn.vectors for turn in first_round]),
-            wall_ms=median(1000 * turn.wall_s / len(turn.vectors) for turn in self.turns),
-            cpu_ms=median(1000 * turn.cpu_s / len(turn.vectors) for turn in self.turns),
-            memory_bytes=self.turns[-1].memory_bytes,
-            truncated=sum(turn.truncated for turn in first_round),
+            vectors=np.concatenate([part.vectors for part in first_round]),
+            wall_ms=median(1000 * part.wall_s / len(part.vectors) for part in self.slices),
+            cpu_ms=median(1000 * part.cpu_s / len(part.vectors) for part in self.slices),
+            memory_bytes=self.slices[-1].memory_bytes,
+            truncated=sum(part.truncated for part in first_round),
         )
 
 
 def _embed(
     models: Sequence[Model], file_bytes: Sequence[int], texts: Texts, settings: Settings, input_type: InputType | None
-) -> tuple[Side, Side]:
-    """Load one model after the other, then let them take turns, so that what else the machine does hits both."""
+) -> tuple[ModelResult, ModelResult]:
+    """Load the models one after the other, then alternate, so that other load on the machine affects both."""
     with ExitStack() as stack:
-        orders = [Order(model, settings.hub_cache_dir, input_type, settings.micro_batch_tokens) for model in models]
-        processes = [stack.enter_context(running(order)) for order in orders]
-        meters = []
-        for model, size, process in zip(models, file_bytes, processes, strict=True):
-            tell(f"Loading {model.name} ...")
-            with _told(model, []):
-                meters.append(_Meter(model, size, process, process.load()))
-        turns = _turns(len(texts))
-        bar = stack.enter_context(Bar(total=2 * sum(map(len, turns)), unit=" texts", desc="  embedded"))
-        for number, turn in enumerate(turns):
-            for meter in meters if number % 2 == 0 else reversed(meters):
-                with _told(meter.model, texts.lines[turn.start : turn.stop]):
-                    meter.turns.append(meter.process.embed(texts.texts[turn.start : turn.stop]))
-                bar.update(len(turn))
-    first, second = (meter.side(len(texts)) for meter in meters)
+        configs = [
+            WorkerConfig(model, settings.hub_cache_dir, input_type, settings.micro_batch_tokens) for model in models
+        ]
+        workers = [stack.enter_context(start_worker(config)) for config in configs]
+        measurements = []
+        for model, size, worker in zip(models, file_bytes, workers, strict=True):
+            print_message(f"Loading {model.name} ...")
+            with _failure_named(model, []):
+                measurements.append(_Measurement(model, size, worker, worker.load()))
+        slices = _slices(len(texts))
+        bar = stack.enter_context(ProgressBar(total=2 * sum(map(len, slices)), unit=" texts", desc="  embedded"))
+        for number, part in enumerate(slices):
+            for measurement in measurements if number % 2 == 0 else reversed(measurements):
+                with _failure_named(measurement.model, texts.lines[part.start : part.stop]):
+                    measurement.slices.append(measurement.worker.embed(texts.texts[part.start : part.stop]))
+                bar.update(len(part))
+    first, second = (measurement.result(len(texts)) for measurement in measurements)
     return first, second
 
 
-def _turns(texts: int) -> list[range]:
-    """All texts in turns, and again until there are enough turns."""
+def _slices(texts: int) -> list[range]:
+    """Cut all texts into slices, and repeat that until there are enough slices."""
     once = [range(start, min(texts, start + WINDOW_TEXTS)) for start in range(0, texts, WINDOW_TEXTS)]
-    return once * -(-MIN_TURNS // len(once))
+    return once * -(-MIN_SLICES // len(once))
 
 
 @contextmanager
-def _told(model: Model, lines: Sequence[int]) -> Iterator[None]:
-    """Tell a model's failure with its name and, of the texts of the turn, the *lines* that it is about."""
+def _failure_named(model: Model, lines: Sequence[int]) -> Iterator[None]:
+    """Add the model's name and the line numbers of the failing texts to a failure; *lines* are those of the slice."""
     try:
         yield
     except ModelProcessError as error:
-        about = ", ".join(str(lines[index]) for index in error.texts)
-        place = f" (line{'s' if len(error.texts) > 1 else ''} {about})" if about else ""
+        failing = ", ".join(str(lines[index]) for index in error.texts)
+        place = f" (line{'s' if len(error.texts) > 1 else ''} {failing})" if failing else ""
         message = f"The model {model.name!r} cannot be compared: {error.message}{place}."
         raise CommandError(message) from None
 
 
-def _compare(sides: tuple[Side, Side], texts: Texts, input_type: InputType | None) -> Comparison:
-    first, second = (side.vectors for side in sides)
+def _compare(models: tuple[ModelResult, ModelResult], texts: Texts, input_type: InputType | None) -> Comparison:
+    first, second = (result.vectors for result in models)
     return Comparison(
-        sides=sides,
+        models=models,
         lines=texts.lines,
         skipped=texts.skipped,
         input_type=input_type,

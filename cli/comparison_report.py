@@ -1,46 +1,63 @@
-"""What a comparison of two models shows: a table and a verdict for people, one object for programs."""
+"""Reports a comparison of two models: tables and a verdict for people, one JSON object for programs."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.console import BYTES_PER_MB, table
-from cli.model_process import Loaded
+from cli.console import BYTES_PER_MB, print_line, print_table
+from cli.model_process import LoadReport
 from engine.catalog import Model
 from engine.comparison import NEIGHBOURS, neighbours_of
 from engine.model_cards import InputType
 
-SAME, NEAR, PARTIAL = 0.99, 0.90, 0.70
-"""Least mean overlap for each verdict. Float16 weights keep 0.99 and more, good int8 weights 0.90 and more."""
-ONE_INDEX_COSINE = 0.99
-"""Least cosine, of all but the worst twentieth of the texts, for vectors of both models to stand in one index."""
-FEW_TEXTS = 100
-"""Below this, ten neighbours are a large part of all texts, and chance alone makes models agree."""
-
 Agreement = Literal["same", "near", "partial", "different", "unknown"]
 Numbers = NDArray[np.float64]
 
-VERDICTS = (
-    f"The verdict rests on two numbers. overlap@{NEIGHBOURS}: of the {NEIGHBOURS} texts that are nearest to a text by "
-    f"A (by cosine), the share that is among the {NEIGHBOURS} nearest by B, on average over all texts. {SAME:.2f} and "
-    f"more counts as the same neighbours, {NEAR:.2f} as nearly the same, {PARTIAL:.2f} as most of them, less as "
-    "others. cosine: between the two vectors of a text, where the models have the same dimensions. One index may hold "
-    f"vectors of both where it is at least {ONE_INDEX_COSINE} for 95 % of the texts and the neighbours are nearly the "
-    f"same. Under {FEW_TEXTS} texts all of this is a weak hint."
+MIN_OVERLAPS: Mapping[Agreement, float] = {"same": 0.99, "near": 0.90, "partial": 0.70}
+"""Least mean overlap for each agreement; below, it is `different`.
+
+Float16 weights keep an overlap of 0.99 and more, good int8 weights one of 0.90 and more.
+"""
+MIN_SHARED_INDEX_COSINE = 0.99
+"""Least cosine, of all but the worst 5 % of the texts, at which one index may contain vectors of both models."""
+FEW_TEXTS = 100
+"""Below this number, ten neighbours are a large part of all texts, and models agree by chance."""
+
+VERDICTS: Mapping[Agreement, tuple[str, str]] = {
+    "same": ("B finds the same neighbours as A", "It can replace A."),
+    "near": (
+        "B finds nearly the same neighbours as A",
+        "It can replace A where the tenth result matters less than the first.",
+    ),
+    "partial": (
+        "B finds most neighbours of A, but not all",
+        "Before you switch, try it on searches whose results you know.",
+    ),
+    "different": ("B finds other neighbours than A", "For a search it is a different model, better or worse."),
+}
+"""The result and the advice for each agreement."""
+
+VERDICT_HELP = (
+    f"The verdict is based on two numbers. overlap@{NEIGHBOURS}: the share of a text's {NEIGHBOURS} nearest neighbours "
+    f"(by cosine) that both models have in common, averaged over all texts. {MIN_OVERLAPS['same']:.2f} and more counts "
+    f"as the same neighbours, {MIN_OVERLAPS['near']:.2f} as nearly the same, {MIN_OVERLAPS['partial']:.2f} as most of "
+    "them. cosine: between the two vectors of a text, if both models have the same dimensions. One index may contain "
+    f"vectors of both models if the cosine is at least {MIN_SHARED_INDEX_COSINE} for 95 % of the texts and the "
+    f"neighbours are the same or nearly the same. With fewer than {FEW_TEXTS} texts, the verdict is uncertain."
 )
-COSTS = (
-    "ms are medians over turns of up to 64 texts, tokenising included, on one lane (one core); the service has "
-    "several. MB in memory are the growth of the process, for one copy of the model. A line that stands in the file "
-    "twice is taken once."
+COST_HELP = (
+    "Times are medians per text, over slices of up to 64 texts, on one lane (one core), tokenising included; the "
+    "service has several lanes. Memory is the growth of the process, for one copy of the model. Repeated lines of the "
+    "file count once."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Lines of the file that were not taken."""
+    """How many lines of the file were not used."""
 
     blank: int
     repeated: int
@@ -48,29 +65,25 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two models: what it gave, and what that cost.
+class ModelResult:
+    """One of the two models: its vectors, and what they cost.
 
     Attributes:
-        vectors: float32, one row per text.
-        memory_bytes: growth of its process by loading and by all texts; None: this system does not tell.
-        truncated: of how many texts it did not see all.
+        vectors: float32, shape ``(texts, dim)``.
+        wall_ms: median wall-clock time per text.
+        cpu_ms: median CPU time per text.
+        memory_bytes: growth of its process by loading it and embedding all texts; None: unknown on this system.
+        truncated: number of texts that were longer than the model's limit.
     """
 
     model: Model
     file_bytes: int
-    loaded: Loaded
+    loaded: LoadReport
     vectors: NDArray[np.float32]
     wall_ms: float
     cpu_ms: float
     memory_bytes: int | None
     truncated: int
-
-    @property
-    def batching(self) -> str:
-        """Whether a text has the same vector whatever shares its run, and how the service sees to that."""
-        ways = {"mixed": "yes", "equal": "if equally long", "single": "only alone"}
-        return ways[self.loaded.check.batching]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +91,12 @@ class Comparison:
     """Two models on the same texts.
 
     Attributes:
-        lines: the line of the file on which each text stands.
-        cosines: per text; None: the models have different dimensions.
-        overlaps: per text, see `engine.comparison.overlaps`.
+        lines: the line number of each text in the file.
+        cosines: one per text; None: the models have different dimensions.
+        overlaps: one per text, see `engine.comparison.overlaps`.
     """
 
-    sides: tuple[Side, Side]
+    models: tuple[ModelResult, ModelResult]
     lines: Sequence[int]
     skipped: Skipped
     input_type: InputType | None
@@ -92,79 +105,72 @@ class Comparison:
 
     @property
     def neighbours(self) -> int:
+        """How many neighbours of each text are compared."""
         return neighbours_of(len(self.lines))
 
     @property
     def chance(self) -> float:
-        """The overlap of models that have nothing in common."""
+        """The expected overlap of two unrelated models."""
         return self.neighbours / (len(self.lines) - 1)
 
     @property
     def agreement(self) -> Agreement:
+        """How far the models agree; `unknown` if all texts are neighbours of each other."""
         if self.chance == 1.0:
             return "unknown"
         overlap = self.overlaps.mean()
-        return (
-            "same"
-            if overlap >= SAME
-            else "near"
-            if overlap >= NEAR
-            else "partial"
-            if overlap >= PARTIAL
-            else "different"
-        )
+        return next((name for name, least in MIN_OVERLAPS.items() if overlap >= least), "different")
 
     @property
     def may_share_index(self) -> bool:
+        """Whether one index may contain vectors of both models."""
         if self.cosines is None or self.agreement not in {"same", "near"}:
             return False
-        return bool(np.percentile(self.cosines, 5) >= ONE_INDEX_COSINE)
+        return bool(np.percentile(self.cosines, 5) >= MIN_SHARED_INDEX_COSINE)
 
 
-def as_lines(result: Comparison) -> Iterator[str]:
-    """The comparison for people."""
-    yield _told_texts(result)
-    yield ""
-    for letter, side in zip("AB", result.sides, strict=True):
-        yield f"{letter}  {side.model.name} ({side.model.source})"
-    yield ""
-    yield from table([["", "A", "B"], *([name, *map(show, result.sides)] for name, show in ROWS.items())])
-    yield ""
-    yield from _told_agreement(result)
-    yield ""
-    yield from verdict(result)
+def print_report(result: Comparison) -> None:
+    """Print the comparison for people."""
+    print_line(_describe_texts(result))
+    print_line()
+    for letter, side in zip("AB", result.models, strict=True):
+        print_line(f"{letter}  {side.model.name} ({side.model.source})")
+    print_line()
+    print_table([["", "A", "B"], *([label, *map(show, result.models)] for label, show in ROWS.items())])
+    print_line()
+    _print_agreement(result)
+    print_line()
+    for line in verdict(result):
+        print_line(line)
 
 
 def verdict(result: Comparison) -> Iterator[str]:
-    """What follows from it, in plain words."""
+    """Yield the conclusions, as sentences."""
     texts = len(result.lines)
     if result.agreement == "unknown":
-        yield f"Too few texts to tell: each of the {texts} is a neighbour of all others. Take {FEW_TEXTS} or more."
+        yield f"Too few texts: each of the {texts} is a neighbour of all others. Use {FEW_TEXTS} or more."
         return
+    finding, advice = VERDICTS[result.agreement]
     cosine = "" if result.cosines is None else f", cosine {result.cosines.mean():.3f} on average"
-    yield f"{FINDINGS[result.agreement]} (overlap@{result.neighbours} {result.overlaps.mean():.3f}{cosine})."
-    yield ADVICE[result.agreement]
+    yield f"{finding} (overlap@{result.neighbours} {result.overlaps.mean():.3f}{cosine})."
+    yield advice
     yield (
-        "One index may hold vectors of both."
+        "One index may contain vectors of both."
         if result.may_share_index
-        else "Do not mix their vectors in one index: whoever switches must embed everything anew."
+        else "Do not mix their vectors in one index: to switch, embed all texts again."
     )
-    yield f"B takes {_told_gains(*result.sides)}."
+    yield f"B takes {_relative_cost(*result.models)}."
     if texts < FEW_TEXTS:
-        yield f"With only {texts} texts this is a weak hint; take {FEW_TEXTS} or more."
+        yield f"With only {texts} texts, this is uncertain. Use {FEW_TEXTS} or more."
 
 
 def as_json(result: Comparison) -> dict[str, Any]:
-    """The comparison for programs. It holds numbers of lines, but no text."""
+    """Return the comparison for programs. It contains line numbers, but no text."""
     return {
         "texts": len(result.lines),
-        "skipped": {
-            "blank": result.skipped.blank,
-            "repeated": result.skipped.repeated,
-            "beyond_limit": result.skipped.beyond_limit,
-        },
+        "skipped": asdict(result.skipped),
         "input_type": result.input_type,
-        "models": {letter: _side_as_json(side) for letter, side in zip("ab", result.sides, strict=True)},
+        "models": {letter: _model_as_json(side) for letter, side in zip("ab", result.models, strict=True)},
         "cosine": None if result.cosines is None else _spread(result.cosines, result.lines),
         "overlap": {
             "neighbours": result.neighbours,
@@ -177,25 +183,12 @@ def as_json(result: Comparison) -> dict[str, Any]:
     }
 
 
-FINDINGS: Mapping[Agreement, str] = {
-    "same": "B finds the same neighbours as A",
-    "near": "B finds nearly the same neighbours as A",
-    "partial": "B finds most neighbours of A, but not all",
-    "different": "B finds other neighbours than A",
-}
-ADVICE: Mapping[Agreement, str] = {
-    "same": "It may take the place of A.",
-    "near": "It may take the place of A where the tenth result matters less than the first.",
-    "partial": "Try it on searches whose answers you know before you switch.",
-    "different": "To a search it is another model, for better or worse.",
-}
-
-
 def _megabytes(size_bytes: int | None) -> str:
     return "not measured" if size_bytes is None else f"{size_bytes / BYTES_PER_MB:,.1f}"
 
 
-ROWS: Mapping[str, Any] = {
+BATCHING = {"mixed": "yes", "equal": "if equally long", "single": "only alone"}
+ROWS: Mapping[str, Callable[[ModelResult], str]] = {
     "ms per text": lambda side: f"{side.wall_ms:,.2f}",
     "CPU ms per text": lambda side: f"{side.cpu_ms:,.2f}",
     "seconds to load": lambda side: f"{side.loaded.seconds:,.2f}",
@@ -203,39 +196,39 @@ ROWS: Mapping[str, Any] = {
     "MB in memory, after all texts": lambda side: _megabytes(side.memory_bytes),
     "MB of files": lambda side: _megabytes(side.file_bytes),
     "dimensions": lambda side: str(side.model.dim),
-    "tokens of a text at most": lambda side: "any" if side.loaded.max_tokens is None else str(side.loaded.max_tokens),
-    "texts cut at that": lambda side: str(side.truncated),
-    "same vector in any batch": lambda side: side.batching,
+    "maximum tokens per text": lambda side: str(side.loaded.max_tokens or "unlimited"),
+    "truncated texts": lambda side: str(side.truncated),
+    "same vector in any batch": lambda side: BATCHING[side.loaded.check.batching],
     "fingerprint": lambda side: side.loaded.fingerprint.digest,
 }
-"""The table: what each line is called, and what it shows of a side."""
+"""The rows of the table: the label, and the cell for a model."""
 
 
-def _told_texts(result: Comparison) -> str:
+def _describe_texts(result: Comparison) -> str:
     counts = {
         "blank": result.skipped.blank,
         "repeated": result.skipped.repeated,
-        "beyond the limit": result.skipped.beyond_limit,
+        "beyond --limit": result.skipped.beyond_limit,
     }
     skipped = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    read_as = f", each as a {result.input_type}" if result.input_type else ""
-    return f"{len(result.lines)} texts{read_as}" + (f"; lines left out: {skipped}" if skipped else "")
+    input_type = f", each embedded as a {result.input_type}" if result.input_type else ""
+    return f"{len(result.lines)} texts{input_type}" + (f"; skipped lines: {skipped}" if skipped else "")
 
 
-def _told_agreement(result: Comparison) -> Iterator[str]:
-    rows = [["", "mean", "5th percentile", "least", "on line"]]
+def _print_agreement(result: Comparison) -> None:
+    name = f"overlap@{result.neighbours}"
+    rows = [["", "mean", "5th percentile", "minimum", "on line"]]
     if result.cosines is not None:
         rows.append(["cosine of A and B", *_spread_as_cells(result.cosines, result.lines, digits=4)])
-    name = f"overlap@{result.neighbours}"
     rows.append([name, *_spread_as_cells(result.overlaps, result.lines, digits=3)])
-    yield from table(rows)
+    print_table(rows)
+    first, second = result.models
     if result.cosines is None:
-        first, second = (side.model.dim for side in result.sides)
-        yield f"cosine: not comparable ({first} and {second} dimensions)"
-    yield f"Models that have nothing in common would have {name} {result.chance:.2f}."
-    for letter, side in zip("AB", result.sides, strict=True):
+        print_line(f"cosine: not comparable ({first.model.dim} and {second.model.dim} dimensions)")
+    print_line(f"Two unrelated models would have {name} {result.chance:.2f}.")
+    for letter, side in zip("AB", result.models, strict=True):
         if side.model.card.needs_prompt and result.input_type is None:
-            yield f"{letter} wants to know what texts are: with --input-type query or document its vectors are better."
+            print_line(f"{letter} distinguishes queries from documents: set --input-type to get better vectors.")
 
 
 def _spread_as_cells(values: Numbers, lines: Sequence[int], *, digits: int) -> list[str]:
@@ -253,14 +246,14 @@ def _spread(values: Numbers, lines: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _told_gains(first: Side, second: Side) -> str:
-    told = f"{second.cpu_ms / first.cpu_ms:.2f} times the CPU time of A" if first.cpu_ms else "no measurable CPU time"
+def _relative_cost(first: ModelResult, second: ModelResult) -> str:
+    cost = f"{second.cpu_ms / first.cpu_ms:.2f} times the CPU time of A" if first.cpu_ms else "no measurable CPU time"
     if first.memory_bytes and second.memory_bytes:
-        told += f" and {second.memory_bytes / first.memory_bytes:.2f} times its memory"
-    return told
+        cost += f" and {second.memory_bytes / first.memory_bytes:.2f} times its memory"
+    return cost
 
 
-def _side_as_json(side: Side) -> dict[str, Any]:
+def _model_as_json(side: ModelResult) -> dict[str, Any]:
     check, fingerprint = side.loaded.check, side.loaded.fingerprint
     return {
         "model": side.model.name,

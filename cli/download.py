@@ -1,4 +1,4 @@
-"""`python main.py download MODEL…`: fill the cache, for images and for machines without network."""
+"""`python main.py download MODEL…`: download models into the cache, for images and machines without network."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -9,14 +9,14 @@ from cli.console import (
     FAILED,
     WRONG_USE,
     CommandError,
-    fetch_visibly,
     find_models,
     megabytes,
     open_settings,
     paragraphs,
-    say,
-    tell,
+    print_line,
+    print_message,
 )
+from cli.progress import fetch_with_progress
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
 from engine.hub import is_cached
@@ -27,43 +27,43 @@ REVISION_CHARACTERS = 12
 def describe(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = paragraphs(
-        "Download models into HUB_CACHE_DIR, and check each file by its hash. What is there already is checked, too, "
-        "and downloaded again only if it is spoilt. The exit code is 0 if all models are there, else 1."
+        "Download models into HUB_CACHE_DIR and compare each file with its hash. Models that are in the cache already "
+        "are compared too; corrupt files are downloaded again. The exit code is 0 if all models are there, else 1."
     )
     parser.epilog = paragraphs(
         "HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as in every program that uses the Hugging Face hub."
     )
-    parser.add_argument("models", metavar="MODEL", nargs="*", help="models of the catalogue, by name")
-    parser.add_argument("--all-required", action="store_true", help="the models that REQUIRED_MODELS names")
+    parser.add_argument("models", metavar="MODEL", nargs="*", help="names of models in the catalogue")
+    parser.add_argument("--all-required", action="store_true", help="also the models of REQUIRED_MODELS")
 
 
 def run(arguments: Namespace) -> int:
-    """Get one model after the other; one that fails does not keep the others from being tried.
+    """Download the models one after the other. If one fails, the others are still downloaded.
 
     Raises:
-        CommandError: no model is named, or one that does not exist; nothing was downloaded then.
+        CommandError: no model is named, or one does not exist; nothing was downloaded.
     """
     settings = open_settings()
     names = [*arguments.models, *(settings.required_models if arguments.all_required else ())]
     if not names:
-        raise CommandError("Name at least 1 model, or give --all-required.", exit_code=WRONG_USE)
+        raise CommandError("Name at least one model, or use --all-required.", exit_code=WRONG_USE)
     models = find_models(open_catalog(settings), names)
-    got = [_get(model, settings.hub_cache_dir) for model in models]
-    return DONE if all(got) else FAILED
+    succeeded = [_download(model, settings.hub_cache_dir) for model in models]
+    return DONE if all(succeeded) else FAILED
 
 
-def _get(model: Model, cache_dir: Path) -> bool:
-    """Get one model and tell how it went; whether it is there now."""
+def _download(model: Model, cache_dir: Path) -> bool:
+    """Download one model, print the outcome, and return whether the model is there now."""
     try:
         was_cached = is_cached(model, cache_dir)
         if not was_cached:
-            tell(f"Downloading {model.name} (about {megabytes(model.size_bytes)}) ...")
-        files = fetch_visibly(model, cache_dir)
+            print_message(f"Downloading {model.name} (about {megabytes(model.size_bytes)}) ...")
+        files = fetch_with_progress(model, cache_dir)
     except ModelUnavailableError as error:
-        tell(f"{model.name}: failed: {error.cause}")
+        print_message(f"{model.name}: failed: {error.cause}")
         return False
-    how = "needs no download" if model.folder else "already here" if was_cached else "downloaded"
+    outcome = "needs no download" if model.folder else "already in the cache" if was_cached else "downloaded"
     size_bytes = sum((files.folder / name).stat().st_size for name in files.names)
     revision = f", revision {files.revision.removeprefix('sha256:')[:REVISION_CHARACTERS]}" if files.revision else ""
-    say(f"{model.name}: {how}, {megabytes(size_bytes)}{revision}, fingerprint {files.fingerprint.digest}")
+    print_line(f"{model.name}: {outcome}, {megabytes(size_bytes)}{revision}, fingerprint {files.fingerprint.digest}")
     return True

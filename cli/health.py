@@ -1,6 +1,7 @@
-"""`python -m cli.health`: is the service on this machine healthy? For a container's HEALTHCHECK, where no curl is.
+"""`python -m cli.health`: is the service on this machine healthy? For a HEALTHCHECK in an image without curl.
 
-It runs every few seconds beside a service that wants the cores, so it imports the standard library only.
+It runs every few seconds beside the service and should take no CPU time from it, so it imports the standard library
+only.
 """
 
 import json
@@ -13,21 +14,17 @@ from typing import Any
 
 ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
 HEALTHY, UNHEALTHY = 0, 1
-"""Exit codes; Docker keeps all others for itself."""
-ANSWER_S = 4.0
-"""Less than the time-out of HEALTHCHECK, so that it is we who say what is wrong."""
-EVERYWHERE_V4, DEFAULT_PORT = "0.0.0.0", "8000"  # noqa: S104 - nothing is bound here
+"""Exit codes; Docker reserves all others."""
+TIMEOUT_S = 4.0
+"""How long to wait for an answer. HEALTHCHECK has a longer time-out, so this check ends with a message of its own."""
+DEFAULT_HOST, DEFAULT_PORT = "0.0.0.0", "8000"  # noqa: S104 - nothing is bound here
 """The defaults of HOST and PORT."""
-LOOPBACK = {EVERYWHERE_V4: "127.0.0.1", "::": "::1"}
-"""Where a service that listens everywhere can be reached."""
+LOOPBACK = {DEFAULT_HOST: "127.0.0.1", "::": "::1"}
+"""How to reach a service that listens on all addresses."""
 
 
 def run() -> int:
-    """Ask and tell.
-
-    Returns:
-        The exit code.
-    """
+    """Check the service, print one line, and return the exit code."""
     host, port = address(os.environ)
     try:
         problem = problem_at(host, port)
@@ -38,27 +35,27 @@ def run() -> int:
 
 
 def address(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Where the service can be reached, by HOST and PORT as `Settings` reads them."""
+    """Return where the service can be reached, from HOST and PORT as `Settings` reads them."""
     given = {name.upper(): value for name, value in environment.items()}
     host, port = given.get("HOST"), given.get("PORT")
     if not (host and port) and ENV_FILE.exists():
-        from config import load_settings  # noqa: PLC0415 - takes many times as long as all the rest
+        from config import load_settings  # noqa: PLC0415 - importing it takes many times as long as the check
 
         settings = load_settings()
         host, port = settings.host, str(settings.port)
-    host = host or EVERYWHERE_V4
+    host = host or DEFAULT_HOST
     return LOOPBACK.get(host, host), int(port or DEFAULT_PORT)
 
 
 def problem_at(host: str, port: int) -> str | None:
-    """Why the service there is not healthy; None if it is.
+    """Return why the service is not healthy, or None if it is.
 
     Raises:
-        OSError: it cannot be reached, or says nothing.
-        HTTPException: what it says is no HTTP.
+        OSError: it cannot be reached, or does not answer in time.
+        HTTPException: its answer is not HTTP.
     """
     for path in ("/health/live", "/health/ready"):
-        connection = HTTPConnection(host, port, timeout=ANSWER_S)
+        connection = HTTPConnection(host, port, timeout=TIMEOUT_S)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -74,7 +71,7 @@ def _state(body: bytes) -> Any:
     try:
         return json.loads(body)["status"]
     except (ValueError, KeyError, TypeError):
-        return "no JSON"
+        return "not JSON"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""A model in a process of its own: its memory is its own, and its crash is nobody else's.
+"""Runs a model in a process of its own: its memory can be measured, and its crash ends nothing else.
 
-The process gets texts in turns and answers each with their vectors and what they cost, so that two models can take
-turns on one machine. A text is treated as the service treats it, on one lane.
+Two models can then take turns on one machine. Texts are embedded as the service embeds them on one lane.
 """
 
 import logging
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -33,31 +32,31 @@ from host.memory import fix_mmap_threshold
 
 STATM = Path("/proc/self/statm")
 LOAD = "load"
-"""What the process is told first; until then it has only started, which takes longer than loading a small model."""
+"""The first message to the process. Starting it takes longer than loading a small model, and is not measured."""
 
 Answer = TypeVar("Answer")
 
 
 class ModelProcessError(Exception):
-    """The model cannot be used; the message says why.
+    """The model cannot be used; the message is the reason, without a capital letter and a full stop.
 
     Attributes:
-        texts: those that it is about, as indexes of the turn; empty: it is about all.
+        texts: indexes of the texts that caused it; empty: it concerns all.
     """
 
     def __init__(self, message: str, texts: Sequence[int] = ()) -> None:
-        super().__init__(message, texts)  # both, so that it comes whole out of another process
+        super().__init__(message, texts)  # both, so that pickle restores the error in the other process
         self.message = message
         self.texts = texts
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What the process is to do.
+class WorkerConfig:
+    """What a worker loads and how it embeds.
 
     Attributes:
-        input_type: what the texts are; the model's own prompt or task for it is used.
-        micro_batch_tokens: padded tokens in one run at most.
+        input_type: what the texts are; selects the model's prompt or task.
+        micro_batch_tokens: maximum number of tokens, padding included, in one run.
     """
 
     model: Model
@@ -67,11 +66,11 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """What is known of the model once it is in memory.
+class LoadReport:
+    """What is known about a model after loading.
 
     Attributes:
-        memory_bytes: growth of the process by loading it; None: this system does not tell.
+        memory_bytes: growth of the process by loading; None: unknown on this system.
     """
 
     seconds: float
@@ -82,12 +81,15 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """The vectors of some texts, in their order, and what they cost.
+class TimedVectors:
+    """The vectors of some texts, and what they cost.
 
     Attributes:
-        truncated: of how many texts the model did not see all.
-        memory_bytes: growth of the process since before the model was loaded; None: this system does not tell.
+        vectors: float32, shape ``(texts, dim)``, in the order of the texts.
+        wall_s: wall-clock time, tokenising included.
+        cpu_s: CPU time of the process.
+        truncated: number of texts that were longer than the model's limit.
+        memory_bytes: growth of the process since before the model was loaded; None: unknown on this system.
     """
 
     vectors: Matrix
@@ -97,38 +99,96 @@ class Turn:
     memory_bytes: int | None
 
 
+class Worker(Protocol):
+    """A model to load and to run, in this process or in another one."""
+
+    def load(self) -> LoadReport:
+        """Load the model; call this once, first. Blocks.
+
+        The model's files should be in the cache: a download would count as loading time.
+
+        Raises:
+            ModelProcessError: it cannot be loaded.
+        """
+
+    def embed(self, texts: Sequence[str]) -> TimedVectors:
+        """Embed *texts*. Blocks.
+
+        Raises:
+            ModelProcessError: the model failed, returned an unusable vector, or its process ended.
+        """
+
+
+class ModelWorker:
+    """A model in this process."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._start_bytes = resident_bytes()
+
+    def load(self) -> LoadReport:
+        started = time.perf_counter()
+        try:
+            encoder = load_encoder(self._config.model, hub_cache_dir=self._config.hub_cache_dir)
+        except ServiceError as error:
+            raise ModelProcessError(getattr(error, "cause", error.detail)) from error
+        seconds = time.perf_counter() - started
+        if encoder.self_check is None or encoder.fingerprint is None:
+            raise ModelProcessError("it was loaded without a self-check")
+        self._tokenizer = encoder.tokenizer
+        self._model = encoder.runnable(self._config.input_type)
+        return LoadReport(seconds, self._growth(), encoder.max_tokens, encoder.self_check, encoder.fingerprint)
+
+    def embed(self, texts: Sequence[str]) -> TimedVectors:
+        prompt = self._config.model.card.prompt_for(self._config.input_type)
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        items = self._tokenizer.tokenize(texts, prompt=prompt)
+        vectors = np.empty((len(texts), self._model.dim), dtype=np.float32)
+        for run in cut_runs(items, self._model.batching, budget_tokens=self._config.micro_batch_tokens):
+            try:
+                vectors[run] = self._model.encode([items[index] for index in run])
+            except Exception as error:
+                failing = [index for index in run if self._fails(items[index])]
+                raise ModelProcessError(f"it failed ({type(error).__name__})", failing or run) from error
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        try:
+            check_finite_nonzero(vectors)
+        except InvalidVectorError as error:
+            raise ModelProcessError("its vector is not finite, or has a norm of zero", [error.index]) from error
+        return TimedVectors(vectors, wall_s, cpu_s, sum(item.is_truncated for item in items), self._growth())
+
+    def _fails(self, item: TokenizedText) -> bool:
+        try:
+            self._model.encode([item])
+        except Exception:  # noqa: BLE001 - the caller reports the error of the whole run
+            return True
+        return False
+
+    def _growth(self) -> int | None:
+        now = resident_bytes()
+        return None if now is None or self._start_bytes is None else now - self._start_bytes
+
+
 class ModelProcess:
-    """Owns the process and its connection; get one by `running`."""
+    """A model in another process; `start_worker` returns one."""
 
     def __init__(self, process: BaseProcess, connection: Connection) -> None:
         self._process = process
         self._connection = connection
 
-    def load(self) -> Loaded:
-        """Load the model; call it once, before all else. Blocks.
+    def load(self) -> LoadReport:
+        return self._ask(LOAD, LoadReport)
 
-        Its files should be there already: a download would count as loading.
+    def embed(self, texts: Sequence[str]) -> TimedVectors:
+        return self._ask(list(texts), TimedVectors)
 
-        Raises:
-            ModelProcessError: it cannot be loaded.
-        """
-        return self._ask(LOAD, Loaded)
-
-    def embed(self, texts: Sequence[str]) -> Turn:
-        """Embed *texts*. Blocks.
-
-        Raises:
-            ModelProcessError: the model failed on them, gave a vector that no caller should use, or crashed.
-        """
-        return self._ask(list(texts), Turn)
-
-    def _ask(self, question: object, kind: type[Answer]) -> Answer:
+    def _ask(self, message: object, kind: type[Answer]) -> Answer:
         try:
-            self._connection.send(question)
+            self._connection.send(message)
             answer = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
-            raise ModelProcessError(_end_of(self._process.exitcode)) from None
+            raise ModelProcessError(_exit_reason(self._process.exitcode)) from None
         if isinstance(answer, ModelProcessError):
             raise answer
         if not isinstance(answer, kind):
@@ -137,116 +197,65 @@ class ModelProcess:
 
 
 @contextmanager
-def running(order: Order) -> Iterator[ModelProcess]:
-    """A new process for the model of *order*, not loaded yet; it ends with the block."""
-    spawn = multiprocessing.get_context("spawn")  # a fork would begin with memory that is not the model's
-    ours, its = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(its, order), daemon=True)
-    _start(process)
-    its.close()  # so that its end is noticed: the process holds the only other copy
+def start_worker(config: WorkerConfig) -> Iterator[Worker]:
+    """Start a process for a model, which is not loaded yet. The process ends with the block."""
+    spawn = multiprocessing.get_context("spawn")  # a forked process would start with this one's memory
+    connection, other_end = spawn.Pipe()
+    process = spawn.Process(target=_serve, args=(other_end, config), daemon=True)
+    _start_ignoring_ctrl_c(process)
+    other_end.close()  # the process has the only copy now, so its end closes the connection
     try:
-        yield ModelProcess(process, ours)
+        yield ModelProcess(process, connection)
         with suppress(ConnectionError):
-            ours.send(None)
+            connection.send(None)
         process.join()
     finally:
-        process.terminate()  # it is still at work where the block has failed
+        process.terminate()  # if the block failed, it is still working
         process.join()
         process.close()
-        ours.close()
+        connection.close()
 
 
 def resident_bytes() -> int | None:
-    """Memory of this process that lies in the machine's memory; None: this system does not tell."""
+    """Return the resident memory of this process; None: unknown on this system."""
     with suppress(OSError, ValueError, IndexError, AttributeError):
         return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return None
 
 
-def runs_of(items: Sequence[Item], batching: Batching, *, budget_tokens: int) -> list[list[int]]:
-    """The indexes of *items*, cut into runs as the scheduler would cut them if nothing else waited."""
+def cut_runs(items: Sequence[Item], batching: Batching, *, budget_tokens: int) -> list[list[int]]:
+    """Return the indexes of *items*, cut into the runs that an idle scheduler would cut them into."""
     lengths = [item.length for item in items]
     longest_first = iter(sorted(range(len(items)), key=lambda index: -lengths[index]))
-    cut = cut_into_runs(lengths, batching, budget_tokens=budget_tokens)
-    return [[next(longest_first) for _ in range(texts)] for texts, _ in cut]
+    runs = cut_into_runs(lengths, batching, budget_tokens=budget_tokens)
+    return [[next(longest_first) for _ in range(texts)] for texts, _ in runs]
 
 
-def _start(process: BaseProcess) -> None:
-    """Start it deaf to Ctrl-C, which a terminal sends to both: we answer it, and end the process."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
+def _start_ignoring_ctrl_c(process: BaseProcess) -> None:
+    """Start a process that ignores SIGINT: a terminal sends Ctrl-C to both, and this process ends the other one."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the new process
     try:
         process.start()
     finally:
         signal.signal(signal.SIGINT, handler)
 
 
-def _end_of(exit_code: int | None) -> str:
-    """How a process ended that should have gone on."""
+def _exit_reason(exit_code: int | None) -> str:
+    """Say how a process ended that should not have ended."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+        hint = ", perhaps because memory ran out" if name == "SIGKILL" else ""
         return f"its process was ended by {name}{hint}"
     return f"its process ended with exit code {exit_code}"
 
 
-def _serve(connection: Connection, order: Order) -> None:
-    """The process: load the model when told to, then a turn for each list of texts that comes, until None comes."""
-    configure_logging(logging.CRITICAL)  # what there is to say goes into the answers
+def _serve(connection: Connection, config: WorkerConfig) -> None:
+    """Run in the process: load the model at the first message, embed each list of texts, end at None."""
+    configure_logging(logging.CRITICAL)  # the answers contain what the command reports
     fix_mmap_threshold()
+    worker = ModelWorker(config)
     try:
-        if connection.recv() != LOAD:
-            return
-        worker = _Worker(order)
-        connection.send(worker.loaded)
-        for texts in iter(connection.recv, None):
-            connection.send(worker.embed(texts))
+        for message in iter(connection.recv, None):
+            connection.send(worker.load() if message == LOAD else worker.embed(message))
     except ModelProcessError as error:
         connection.send(error)
-
-
-class _Worker:
-    """The model, inside its process."""
-
-    def __init__(self, order: Order) -> None:
-        self._empty_bytes = resident_bytes()
-        started = time.perf_counter()
-        try:
-            encoder = load_encoder(order.model, hub_cache_dir=order.hub_cache_dir)
-        except ServiceError as error:
-            raise ModelProcessError(getattr(error, "cause", error.detail)) from error
-        seconds = time.perf_counter() - started
-        if encoder.self_check is None or encoder.fingerprint is None:
-            raise ModelProcessError("it was loaded without a check")
-        self.loaded = Loaded(seconds, self._growth(), encoder.max_tokens, encoder.self_check, encoder.fingerprint)
-        self._tokenizer = encoder.tokenizer
-        self._model = encoder.runnable(order.input_type)
-        self._prompt = order.model.card.prompt_for(order.input_type)
-        self._budget_tokens = order.micro_batch_tokens
-
-    def embed(self, texts: list[str]) -> Turn:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        items = self._tokenizer.tokenize(texts, prompt=self._prompt)
-        vectors = np.empty((len(texts), self._model.dim), dtype=np.float32)
-        for run in runs_of(items, self._model.batching, budget_tokens=self._budget_tokens):
-            try:
-                vectors[run] = self._model.encode([items[index] for index in run])
-            except Exception as error:
-                guilty = [index for index in run if self._fails(items[index])]
-                raise ModelProcessError(f"it failed ({type(error).__name__})", guilty or run) from error
-        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-        try:
-            check_finite_nonzero(vectors)
-        except InvalidVectorError as error:
-            raise ModelProcessError("its vector is not finite, or has a norm of zero", [error.index]) from error
-        return Turn(vectors, wall_s, cpu_s, sum(item.is_truncated for item in items), self._growth())
-
-    def _fails(self, item: TokenizedText) -> bool:
-        try:
-            self._model.encode([item])
-        except Exception:  # noqa: BLE001 - whatever it is, it has been told already
-            return True
-        return False
-
-    def _growth(self) -> int | None:
-        now = resident_bytes()
-        return None if now is None or self._empty_bytes is None else now - self._empty_bytes

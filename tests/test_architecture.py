@@ -38,6 +38,8 @@ LIBRARIES = {
     "pydantic_settings": {"config", "setting_types"},
     "prometheus_client": {"api"},
     "redis": {"access", "cli"},
+    "rich": {"cli"},
+    "tqdm": {"cli"},
     "jwt": {"access"},
     "ray": set(),
 }

@@ -1,34 +1,34 @@
-"""The verdict for every degree of agreement; the numbers behind it are checked in test_compare.py."""
+"""The verdict for every degree of agreement. test_compare.py checks the numbers that it is based on."""
 
 import json
 
 import numpy as np
 import pytest
 
-from cli.comparison_report import Comparison, Side, Skipped, as_json, as_lines, verdict
-from cli.model_process import Loaded
+from cli.comparison_report import Comparison, ModelResult, Skipped, as_json, print_report, verdict
+from cli.model_process import LoadReport
 from engine.catalog import Model
 from engine.fingerprint import ModelFingerprint
 from engine.self_check import SelfCheckResult
 
 
-def side(dim: int = 4, *, memory_bytes: int | None = 2_000_000, cpu_ms: float = 2.0) -> Side:
+def result(dim: int = 4, *, memory_bytes: int | None = 2_000_000, cpu_ms: float = 2.0) -> ModelResult:
     model = Model("acme/tiny", dim, 16, 1, 1, "", "", "local")
-    loaded = Loaded(
+    loaded = LoadReport(
         0.5,
         memory_bytes,
         None,
         SelfCheckResult(0.0, "mixed", 1.0, None, is_unit=True, seconds_per_token=1e-4),
         ModelFingerprint("", "", "1", "1", "0123456789abcdef"),
     )
-    return Side(model, 1_000_000, loaded, np.ones((1, dim), np.float32), 2.5, cpu_ms, memory_bytes, 0)
+    return ModelResult(model, 1_000_000, loaded, np.ones((1, dim), np.float32), 2.5, cpu_ms, memory_bytes, 0)
 
 
 def comparison(
-    overlap: float = 1.0, cosine: float | None = 1.0, texts: int = 200, second: Side | None = None
+    overlap: float = 1.0, cosine: float | None = 1.0, texts: int = 200, second: ModelResult | None = None
 ) -> Comparison:
     return Comparison(
-        sides=(side(), second or side()),
+        models=(result(), second or result()),
         lines=range(1, texts + 1),
         skipped=Skipped(1, 2, 0),
         input_type=None,
@@ -49,13 +49,13 @@ def comparison(
     ],
 )
 def test_verdict_follows_the_overlap(overlap: float, agreement: str, words: str) -> None:
-    result = comparison(overlap)
-    assert result.agreement == agreement
-    assert words in next(verdict(result))
-    assert f"overlap@10 {overlap:.3f}" in next(verdict(result))
+    compared = comparison(overlap)
+    assert compared.agreement == agreement
+    assert words in next(verdict(compared))
+    assert f"overlap@10 {overlap:.3f}" in next(verdict(compared))
 
 
-SHARE, DO_NOT_MIX = "One index may hold vectors of both.", "Do not mix their vectors in one index"
+SHARE, DO_NOT_MIX = "One index may contain vectors of both.", "Do not mix their vectors in one index"
 
 
 @pytest.mark.parametrize(
@@ -68,35 +68,34 @@ SHARE, DO_NOT_MIX = "One index may hold vectors of both.", "Do not mix their vec
         (1.0, None, DO_NOT_MIX),
     ],
 )
-def test_one_index_holds_both_only_where_vectors_and_neighbours_agree(
+def test_models_may_share_an_index_only_if_vectors_and_neighbours_agree(
     overlap: float, cosine: float | None, advice: str
 ) -> None:
-    result = comparison(overlap, cosine)
-    assert result.may_share_index is (advice == SHARE)
-    assert advice in " ".join(verdict(result))
+    compared = comparison(overlap, cosine)
+    assert compared.may_share_index is (advice == SHARE)
+    assert advice in " ".join(verdict(compared))
 
 
-def test_gains_are_told() -> None:
-    told = " ".join(verdict(comparison(second=side(cpu_ms=1.0, memory_bytes=500_000))))
-    assert "B takes 0.50 times the CPU time of A and 0.25 times its memory." in told
+def test_verdict_contains_the_relative_cost() -> None:
+    sentences = list(verdict(comparison(second=result(cpu_ms=1.0, memory_bytes=500_000))))
+    assert "B takes 0.50 times the CPU time of A and 0.25 times its memory." in sentences
 
 
-def test_weak_hints_are_told_as_such() -> None:
-    assert "weak hint" in list(verdict(comparison(texts=99)))[-1]
-    assert "weak hint" not in list(verdict(comparison(texts=100)))[-1]
+def test_verdict_on_few_texts_is_called_uncertain() -> None:
+    assert "uncertain" in list(verdict(comparison(texts=99)))[-1]
+    assert "uncertain" not in list(verdict(comparison(texts=100)))[-1]
     assert comparison(texts=11).agreement == "unknown"
 
 
-def test_memory_that_is_not_measured_is_told_as_such() -> None:
-    result = comparison(second=side(memory_bytes=None))
-    assert "not measured" in "\n".join(as_lines(result))
-    assert as_json(result)["models"]["b"]["memory_bytes"] is None
+def test_report_names_what_was_skipped_and_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    compared = comparison(second=result(memory_bytes=None))
+    print_report(compared)
+    report = capsys.readouterr().out
+    assert report.startswith("200 texts; skipped lines: 1 blank, 2 repeated\n")
+    assert "not measured" in report
+    assert as_json(compared)["models"]["b"]["memory_bytes"] is None
 
 
-def test_lines_left_out_are_told() -> None:
-    assert next(as_lines(comparison())) == "200 texts; lines left out: 1 blank, 2 repeated"
-
-
-def test_json_holds_plain_numbers_only() -> None:
-    for result in (comparison(), comparison(cosine=None, second=side(6))):
-        json.dumps(as_json(result), allow_nan=False)
+def test_json_contains_plain_numbers_only() -> None:
+    for compared in (comparison(), comparison(cosine=None, second=result(6))):
+        json.dumps(as_json(compared), allow_nan=False)

@@ -1,4 +1,4 @@
-"""`python -m cli.health`, as a container's HEALTHCHECK runs it: beside a real service, and beside what is none."""
+"""`python -m cli.health`, as a container's HEALTHCHECK runs it: for a real service, and for servers that are none."""
 
 import socket
 import subprocess
@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from cli import health
-from config import Settings, load_settings
+from config import ENV_FILE, load_settings
 from tests.support.servers import ROOT, environment, free_port
 
-pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
+pytestmark = pytest.mark.timeout(60)  # starts processes, on a machine that may be busy
 
 
 def check(**variables: str) -> subprocess.CompletedProcess[str]:
-    """Run it without site-packages: it may need nothing of them."""
+    """Run it without site-packages, as it needs none of them."""
     return subprocess.run(
         [sys.executable, "-S", "-m", "cli.health"],
         cwd=ROOT,
@@ -32,7 +32,7 @@ def check(**variables: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def answering(answer: Callable[[bytes], bytes]) -> Iterator[int]:
-    """The port of a server that gives *answer* for each head of a request."""
+    """Yield the port of a server that sends what *answer* returns for the head of a request."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = threading.Event()
 
@@ -56,23 +56,23 @@ def answering(answer: Callable[[bytes], bytes]) -> Iterator[int]:
 
 
 def http(status: int, body: bytes) -> bytes:
-    return b"HTTP/1.1 %d Told\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(body), body)
+    return b"HTTP/1.1 %d Status\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(body), body)
 
 
 def use_env_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let settings come from *path*, and not from the environment of these tests."""
+    """Read settings from *path*, and not from the environment of these tests."""
     monkeypatch.setattr(health, "ENV_FILE", path)
-    monkeypatch.setitem(Settings.model_config, "env_file", path)
+    monkeypatch.setattr("config.ENV_FILE", path)
     for name in ("HOST", "PORT"):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_healthy_service_is_healthy_and_nothing_but_the_standard_library_is_needed_to_know(base_url: str) -> None:
+def test_healthy_service_is_reported_with_the_standard_library_alone(base_url: str) -> None:
     done = check(PORT=str(urlsplit(base_url).port))
     assert (done.returncode, done.stdout, done.stderr) == (0, "healthy\n", "")
 
 
-def test_nobody_there_is_unhealthy_in_one_line() -> None:
+def test_service_that_does_not_run_is_unhealthy_in_one_line() -> None:
     port = free_port()
     done = check(HOST="127.0.0.1", PORT=str(port))
     assert (done.returncode, done.stderr) == (1, "")
@@ -84,24 +84,28 @@ def test_nobody_there_is_unhealthy_in_one_line() -> None:
     [
         pytest.param(b"/health/live", b'{"status": "stuck"}', "/health/live answers 503 (stuck)", id="stuck"),
         pytest.param(b"/health/ready", b'{"status":"starting"}', "/health/ready answers 503 (starting)", id="starts"),
-        pytest.param(b"/health/ready", b"<html>", "/health/ready answers 503 (no JSON)", id="another-server"),
+        pytest.param(b"/health/ready", b"<html>", "/health/ready answers 503 (not JSON)", id="another-server"),
     ],
 )
-def test_service_that_is_not_live_or_not_ready_says_why(path: bytes, body: bytes, problem: str) -> None:
+def test_service_that_is_not_live_or_not_ready_is_unhealthy_with_its_status(
+    path: bytes, body: bytes, problem: str
+) -> None:
     with answering(lambda head: http(503, body) if path in head else http(200, b"{}")) as port:
         assert health.problem_at("127.0.0.1", port) == problem
 
 
-def test_what_speaks_no_http_is_unhealthy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(lambda _: b"SSH-2.0-Told\r\n") as port:
+def test_server_without_http_is_unhealthy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(lambda _: b"SSH-2.0-Server\r\n") as port:
         monkeypatch.setenv("HOST", "127.0.0.1")
         monkeypatch.setenv("PORT", str(port))
         assert health.run() == 1
-    assert capsys.readouterr().out == f"unhealthy: no answer from 127.0.0.1:{port} (SSH-2.0-Told)\n"
+    assert capsys.readouterr().out == f"unhealthy: no answer from 127.0.0.1:{port} (SSH-2.0-Server)\n"
 
 
-def test_what_keeps_silent_is_unhealthy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(health, "ANSWER_S", 0.05)
+def test_server_that_does_not_answer_is_unhealthy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(health, "TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HOST", "127.0.0.1")
         monkeypatch.setenv("PORT", str(silent.getsockname()[1]))
@@ -114,12 +118,12 @@ def test_what_keeps_silent_is_unhealthy(monkeypatch: pytest.MonkeyPatch, capsys:
     [
         pytest.param({}, ("127.0.0.1", 8000), id="defaults"),
         pytest.param({"PORT": "9000"}, ("127.0.0.1", 9000), id="port"),
-        pytest.param({"HOST": "::"}, ("::1", 8000), id="everywhere, IPv6"),
+        pytest.param({"HOST": "::"}, ("::1", 8000), id="all addresses, IPv6"),
         pytest.param({"HOST": "10.0.0.5", "port": "9000"}, ("10.0.0.5", 9000), id="one address"),
         pytest.param({"HOST": "", "PORT": ""}, ("127.0.0.1", 8000), id="empty"),
     ],
 )
-def test_address_is_the_one_that_the_settings_give(
+def test_address_is_that_of_the_settings(
     variables: dict[str, str], address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     use_env_file(tmp_path / ".env", monkeypatch)
@@ -130,7 +134,9 @@ def test_address_is_the_one_that_the_settings_give(
     assert (health.LOOPBACK.get(settings.host, settings.host), settings.port) == address
 
 
-def test_env_file_counts_where_the_environment_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_file_is_used_for_what_the_environment_does_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_env_file(tmp_path / ".env", monkeypatch)
     (tmp_path / ".env").write_text("PORT=9100\n")
     assert health.address({}) == ("127.0.0.1", 9100)
@@ -139,4 +145,4 @@ def test_env_file_counts_where_the_environment_says_nothing(tmp_path: Path, monk
 
 
 def test_env_file_is_that_of_the_service() -> None:
-    assert Settings.model_config["env_file"] == health.ENV_FILE
+    assert health.ENV_FILE == ENV_FILE

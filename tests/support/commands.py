@@ -1,9 +1,9 @@
-"""Runs `python main.py COMMAND` as a person would, and what commands work on: model folders, and a hub's repository."""
+"""Runs `python main.py COMMAND` in a process, and writes what commands work on: model folders, a hub's repository."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from tests.support.servers import ROOT
 from tests.support.tiny import SPECIAL, WORDS, TinyModel, row
 
 NO_HUB = "http://127.0.0.1:9"
-"""Nothing listens on the port `discard`: a hub that refuses at once."""
+"""A hub that refuses every connection at once: nothing listens on the port `discard`."""
 HUB_MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 HUB_MODEL_DIM = 384
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a command ended, and what it wrote."""
+    """The exit code of a command, and what it printed to standard output and standard error."""
 
     code: int
     out: str
@@ -36,8 +36,12 @@ class Outcome:
         return json.loads(self.out)
 
 
+RunCommand = Callable[..., Outcome]
+"""The fixture `run_command` of tests/cli/conftest.py: arguments of the command, and settings as keywords."""
+
+
 def command(*arguments: str, variables: Mapping[str, str], stdin: bytes = b"") -> Outcome:
-    """Run `python main.py` with *arguments*; *variables* are added to the environment."""
+    """Run `python main.py` with *arguments* in a process; *variables* are added to the environment."""
     done = subprocess.run(
         [sys.executable, "main.py", *arguments],
         cwd=ROOT,
@@ -50,11 +54,12 @@ def command(*arguments: str, variables: Mapping[str, str], stdin: bytes = b"") -
 
 
 def repository_of(name: str) -> str:
+    """Return the hub's repository for a model of FastEmbed's registry."""
     return registry_model(name).repository
 
 
 def repository_files(parent: Path) -> dict[str, bytes]:
-    """A tiny model's files, under the names that HUB_MODEL has on the hub."""
+    """Return the files of a tiny model, with the names of HUB_MODEL's files on the hub."""
     folder = TinyModel("tiny", dim=HUB_MODEL_DIM).write(parent)
     names = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
     contents = {name: (folder / name).read_bytes() for name in names}
@@ -62,15 +67,15 @@ def repository_files(parent: Path) -> dict[str, bytes]:
 
 
 def change(folder: Path, **keys: object) -> None:
-    """Set *keys* of the `model.json` in *folder*."""
+    """Set keys of the `model.json` in *folder*."""
     path = folder / "model.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
 
 
 def write_matmul_model(parent: Path, name: str, *, dim: int = 32) -> Path:
-    """A tiny model whose words go through a matrix, so that there is something to quantise.
+    """Write a tiny model with a matrix product, which can be quantised.
 
-    Unknown words and special tokens have small vectors, so that how finely a run is quantised depends on its texts.
+    Unknown words and special tokens have small vectors, so the scale of a quantised run depends on its texts.
     """
     folder = TinyModel(name, dim=dim).write(parent)
     words = [word for word in (*SPECIAL, *WORDS) if word != "poison"]
