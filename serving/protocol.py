@@ -26,7 +26,6 @@ from serving.protocol_errors import (
     whole_answer,
 )
 from serving.request_heads import fault_of, without_upgrade
-from serving.response_writer import ResponseWriter
 from web.problems import request_id_of
 from web.request_context import context_of
 
@@ -65,7 +64,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
-        self._outlet = ResponseWriter(transport, self.loop)
         self._lobby.awaits(self)
         self._wait_at_most(self._rules.header_timeout_s)
         is_full = len(self.connections) > self._rules.max_connections
@@ -166,7 +164,6 @@ class HttpProtocol(HttpToolsProtocol):
         context = context_of(self.scope)
         context.rejection, context.server_reports_disconnect = refused, True
         super().on_headers_complete()
-        self.cycle.transport = self._outlet  # type: ignore[assignment]  # it has what a cycle uses
         self._owed.append(self.cycle)
         if refused is not None or self._lobby.is_draining:
             self.cycle.keep_alive = False
@@ -224,7 +221,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._owed.popleft()
-        self._outlet.flush()  # an answer to HEAD has no body
         super().on_response_complete()
         self._let_go()
         if self.transport.is_closing():
@@ -267,7 +263,7 @@ class HttpProtocol(HttpToolsProtocol):
                 cycle.keep_alive = False
                 return
             if cycle.response_started:
-                self._outlet.close()
+                self.transport.close()
                 self._enter(Stage.TAKING)
                 self._wait_at_most(self._rules.body_timeout_s)
                 return
