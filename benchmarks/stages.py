@@ -205,7 +205,7 @@ def costs(app: Litestar, requests: int, state: Lifecycle, *, pauses_s: Sequence[
         calling[0].add_done_callback(stop)
 
     app.on_startup.append(begin)
-    with mock.patch.object(server, "_end", lambda code: code):  # it may end the process, and we have more to do
+    with mock.patch.object(server, "exit_despite_threads", lambda code: code):  # else it may end this process
         code = server.serve(
             app,
             host="127.0.0.1",

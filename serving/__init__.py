@@ -1,1 +1,1 @@
-"""The process around the app: its socket, its connections, its signals, its exit code."""
+"""Runs the service: listening socket, HTTP/1.1 connections and their limits, signals, exit code."""

@@ -1,31 +1,31 @@
-"""The stages and the bounds of every connection."""
+"""The limits of every connection, and the stages of a connection to which they apply."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
 MAX_PIPELINED = 64
-"""Requests that may wait on one connection for answers to earlier ones; hardly any client sends a second one."""
+"""Requests that may wait on one connection for the answers to earlier ones; clients that pipeline at all send a few."""
 
 
 class Stage(Enum):
-    """Whose turn it is."""
+    """What happens next on a connection. In every stage but `PROCESSING`, the server waits for the client."""
 
-    HEAD = auto()  # a request's head has begun, or the first one is awaited
-    BODY = auto()
-    WORK = auto()  # the service's turn; in all other stages it waits for the caller
-    IDLE = auto()  # between two requests
-    TAKING = auto()  # the answer is written, but not all of it taken
-    LINGER = auto()  # the answer came before the body's end, or the connection ends
+    READING_HEAD = auto()  # also before the first request
+    READING_BODY = auto()
+    PROCESSING = auto()  # the app works on the request
+    SENDING = auto()  # the answer is complete, but the client has not received all of it
+    IDLE = auto()  # kept alive between two requests
+    LINGERING = auto()  # the answer was sent before the whole body arrived, or the connection is about to end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """What holds for every connection."""
+    """Limits of time, size and number."""
 
     header_timeout_s: float
     body_timeout_s: float
     keep_alive_timeout_s: float
     max_header_bytes: int
     max_bodies_bytes: int
-    """Of all bodies that are under way or at work together."""
+    """Of all request bodies in memory together: those being received and those not answered yet."""
     max_connections: int

@@ -1,4 +1,4 @@
-"""What the connections of one server share: the rules, who waits for whom, and what is refused unread."""
+"""The connections of one server: which ones wait for their clients, and which ones end when the server is full."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -12,72 +12,86 @@ log = structlog.get_logger()
 
 
 class PooledConnection(Protocol):
-    """A connection, as the lobby sees it."""
+    """What the pool needs of a connection."""
 
     held_bytes: int
-    """Of bodies that have no answer yet."""
+    """Bytes of request bodies that have no answer yet."""
 
-    def give_way(self) -> None:
-        """Leave the place to another connection."""
+    def abort(self) -> None:
+        """Close the connection at once."""
 
 
 class ConnectionPool:
-    """Owns what the connections of one server have in common."""
+    """Owns the state that all connections of a server share."""
 
     def __init__(
-        self, rules: ConnectionLimits, *, note: Callable[[str], None], turn_away: Callable[[str], ServiceError | None]
+        self,
+        limits: ConnectionLimits,
+        *,
+        count_failure: Callable[[str], None],
+        reject_early: Callable[[str], ServiceError | None],
     ) -> None:
-        """Let nobody in yet.
+        """Start without connections.
 
         Args:
-            rules: what holds for every connection.
-            note: told the code of each failure that no route answers for.
-            turn_away: why a POST to this path is refused, whatever its body holds, and counts it; None: it is not.
+            limits: of every connection.
+            count_failure: gets the code of each failure that happens before there is a request.
+            reject_early: returns why a POST to this path is rejected now, and counts it; None: it is not.
         """
-        self.rules = rules
+        self.limits = limits
         self.is_draining = False
-        self.turn_away = turn_away
-        self._note = note
+        self.reject_early = reject_early
+        self._count_failure = count_failure
         self._held_bytes = 0
-        self._awaited: dict[PooledConnection, None] = {}  # those whose caller's turn it is, longest first
+        self._waiting_for_client: dict[PooledConnection, None] = {}  # those that have waited longest first
 
-    def refusal(self, method: bytes) -> ServiceError | None:
-        """Why a request of this method is refused, whatever it asks for."""
+    def rejection(self, method: bytes) -> ServiceError | None:
+        """Return why every request with this method is rejected now; None: it is not."""
         return DrainingError() if self.is_draining and method == b"POST" else None
 
-    def note(self, error: ServiceError) -> None:
+    def report(self, error: ServiceError) -> None:
+        """Log and count a connection that ends with *error*."""
         log.info("connection_refused", code=error.code)
-        self._note(error.code)
+        self._count_failure(error.code)
 
-    def awaits(self, guest: PooledConnection) -> None:
-        """It is the caller's turn."""
-        self._awaited[guest] = None
+    def mark_waiting_for_client(self, connection: PooledConnection) -> None:
+        """Let *connection* be closed when others need its place: the client has to act next."""
+        self._waiting_for_client[connection] = None
 
-    def forget(self, guest: PooledConnection) -> None:
-        """It is the service's turn, or the connection has ended."""
-        self._awaited.pop(guest, None)
+    def unmark(self, connection: PooledConnection) -> None:
+        """Keep *connection*: the server has to act next. Or drop it, as it has ended."""
+        self._waiting_for_client.pop(connection, None)
 
-    def hold(self, guest: PooledConnection, size: int) -> bool:
-        """Count *size* more bytes of a body; false where there is no room, though those who send slowest gave way."""
+    def reserve_bytes(self, connection: PooledConnection, size: int) -> bool:
+        """Count *size* more bytes of a body. If they exceed the limit, close connections that receive bodies slowly.
+
+        Returns:
+            False if the limit is exceeded although no other connection is left to close.
+        """
         self._held_bytes += size
-        while self._held_bytes > self.rules.max_bodies_bytes:
-            slowest = next((other for other in self._awaited if other.held_bytes and other is not guest), None)
+        while self._held_bytes > self.limits.max_bodies_bytes:
+            others = (other for other in self._waiting_for_client if other.held_bytes and other is not connection)
+            slowest = next(others, None)
             if slowest is None:
                 return False
-            self._end(slowest)
+            self._abort(slowest)
         return True
 
-    def let_go(self, size: int) -> None:
+    def release_bytes(self, size: int) -> None:
         self._held_bytes -= size
 
-    def make_room_for(self, newcomer: PooledConnection) -> bool:
-        """End the connection that has kept the service waiting longest; false where all wait for the service."""
-        oldest = next((guest for guest in self._awaited if guest is not newcomer), None)
-        if oldest is None:
+    def close_longest_waiting(self, newcomer: PooledConnection) -> bool:
+        """Make room for *newcomer*: close the connection that has waited longest for its client.
+
+        Returns:
+            False if no connection waits for its client.
+        """
+        longest = next((other for other in self._waiting_for_client if other is not newcomer), None)
+        if longest is None:
             return False
-        self._end(oldest)
+        self._abort(longest)
         return True
 
-    def _end(self, guest: PooledConnection) -> None:
-        self.forget(guest)
-        guest.give_way()
+    def _abort(self, connection: PooledConnection) -> None:
+        self.unmark(connection)
+        connection.abort()

@@ -1,40 +1,60 @@
-"""The head of a request: what is wrong with one, and how one reads without what may be passed over."""
+"""Checks of a request's head that the HTTP parser does not make, and heads without an upgrade."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from engine.errors import ServiceError
 from serving.protocol_errors import LargeHeadError, MalformedRequestError
+from web.security_headers import Header
 
 UPGRADE_HEADERS = frozenset({b"upgrade", b"connection", b"http2-settings"})
-"""Headers in which a caller asks for another protocol."""
-
-Header = tuple[bytes, bytes]
+"""Headers with which a client asks to change to another protocol."""
 
 
-def fault_of(url: bytes, headers: Iterable[Header], version: str, *, max_bytes: int) -> ServiceError | None:
-    """What is wrong with a head that the parser took; None: nothing.
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """The request line and the headers.
+
+    Attributes:
+        method: as received.
+        target: the part of the URL in the request line, as received.
+        version: of HTTP, such as `1.1`.
+        headers: names in lower case, and values.
+        keep_alive: the client lets the connection stay open after the answer.
+    """
+
+    method: bytes
+    target: bytes
+    version: str
+    headers: Sequence[Header]
+    keep_alive: bool = True
+
+
+def find_fault(head: RequestHead, *, max_bytes: int) -> ServiceError | None:
+    """Return why a head that the parser accepts is rejected; None: it is not.
+
+    Proxies may read an ambiguous head differently, which lets one client smuggle requests into another client's
+    connection. So the body's length must have one meaning, and the host must be given once.
 
     Args:
-        url: the request's target, as it came.
-        headers: names in lower case, and values.
-        version: of HTTP, such as `1.1`.
-        max_bytes: of target, names and values together.
+        head: the head to check.
+        max_bytes: of target, header names and values together.
     """
-    head_bytes, hosts = len(url), 0
-    for name, value in headers:
+    head_bytes, hosts = len(head.target), 0
+    for name, value in head.headers:
         head_bytes += len(name) + len(value)
         hosts += name == b"host"
-        if name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
+        if name == b"transfer-encoding" and (value.lower() != b"chunked" or head.version == "1.0"):
             return MalformedRequestError()
     if head_bytes > max_bytes:
         return LargeHeadError(max_bytes)
-    if version == "0.9" or hosts > 1 or (version == "1.1" and not hosts):  # RFC 9112, section 3.2
+    if head.version == "0.9" or hosts > 1 or (head.version == "1.1" and not hosts):  # RFC 9112, section 3.2
         return MalformedRequestError()
     return None
 
 
-def without_upgrade(method: bytes, url: bytes, version: str, headers: Iterable[Header]) -> bytes:
-    """The whole head, without the wish for another protocol."""
-    lines = [b"%s %s HTTP/%s" % (method, url, version.encode())]
-    lines += [b"%s: %s" % header for header in headers if header[0] not in UPGRADE_HEADERS]
+def without_upgrade(head: RequestHead) -> bytes:
+    """Return the head as bytes, without the headers that ask for another protocol."""
+    lines = [b"%s %s HTTP/%s" % (head.method, head.target, head.version.encode())]
+    lines += [b"%s: %s" % header for header in head.headers if header[0] not in UPGRADE_HEADERS]
     return b"\r\n".join(lines) + b"\r\n\r\n"

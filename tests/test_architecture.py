@@ -116,7 +116,11 @@ def test_libraries_are_imported_only_where_they_belong() -> None:
 
 @pytest.mark.parametrize(
     ("library", "adapter"),
-    [("fastembed", "engine.fastembed_adapter"), ("onnxruntime", "engine.fastembed_adapter")],
+    [
+        ("fastembed", "engine.fastembed_adapter"),
+        ("onnxruntime", "engine.fastembed_adapter"),
+        ("uvicorn", "serving.uvicorn_adapter"),
+    ],
 )
 def test_one_module_adapts_the_library(library: str, adapter: str) -> None:
     users = {name_of(path) for path in MODULES if any(top(module) == library for module in imports_of(path))}

@@ -180,7 +180,7 @@ def test_caller_who_does_not_take_his_answer_is_cut_off(strict: ServerProcess) -
         connection.connect(("127.0.0.1", int(strict.url.rpartition(":")[2])))
         head = b"POST /embed/batch HTTP/1.1\r\nHost: me\r\nContent-Type: application/json\r\n"
         sent(connection, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        assert strict.wait_for("connection_cut")["stage"] in {"taking", "work"}
+        assert strict.wait_for("connection_cut")["stage"] in {"sending", "processing"}
 
 
 def test_caller_who_asks_on_without_taking_his_answers_is_cut_off() -> None:
@@ -191,7 +191,7 @@ def test_caller_who_asks_on_without_taking_his_answers_is_cut_off() -> None:
             sent(connection, b"GET /schema/openapi.json HTTP/1.1\r\nHost: me\r\nX-Request-ID: n-%d\r\n\r\n" % number)
             if server.wait_for_request(f"n-{number}")["ms"] > 1000:  # it has waited for those before to be taken
                 break
-        assert server.wait_for("connection_cut")["stage"] == "work"
+        assert server.wait_for("connection_cut")["stage"] == "processing"
 
 
 # --- Size and form ------------------------------------------------------------------------------------------------

@@ -1,0 +1,258 @@
+"""Every use of a uvicorn name that its documentation does not describe; a test checks the installed version."""
+
+import asyncio
+import math
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any, cast
+
+import httptools
+import structlog
+import uvicorn
+from litestar import Litestar
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from serving.process_exit import exit_now
+from serving.request_heads import RequestHead, without_upgrade
+from web.security_headers import Header
+
+CLOSE_S = 1.0
+"""The part of the drain time that is kept for closing connections and models: a supervisor kills what runs longer."""
+
+log = structlog.get_logger()
+
+
+class UvicornProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol. It knows all requests on the connection that have no complete answer yet.
+
+    A client may send further requests before it has the answer to the first one ("pipelining"). uvicorn gives them to
+    the app one after the other. Its name for a request and its answer is "cycle", and it keeps only the newest one.
+    """
+
+    def __init__(self, **from_uvicorn: Any) -> None:
+        super().__init__(**from_uvicorn)
+        self._unanswered_cycles: deque[RequestResponseCycle] = deque()  # the app works on the first one
+        self._is_reading_head = False
+
+    # --- Hooks for the subclass -----------------------------------------------------------------------------------
+
+    def answer_completed(self) -> None:
+        """Do what is due after the last byte of an answer was written to the transport."""
+
+    def keep_alive_ended(self) -> None:
+        """Do what is due after the transport was closed because no further request came."""
+
+    # --- State ----------------------------------------------------------------------------------------------------
+
+    @property
+    def connection_count(self) -> int:
+        """The number of open connections of the server."""
+        return len(self.connections)
+
+    @property
+    def common_headers(self) -> list[Header]:
+        """The headers that the server adds to every answer, such as `Date`."""
+        return self.server_state.default_headers
+
+    @property
+    def is_write_paused(self) -> bool:
+        """Whether the client is so slow to receive that the app has to wait before it sends more."""
+        return self.flow.write_paused
+
+    @property
+    def queued_requests(self) -> int:
+        """The number of requests that the app has not started because earlier ones are not answered."""
+        return len(self.pipeline)
+
+    @property
+    def has_unanswered(self) -> bool:
+        return bool(self._unanswered_cycles)
+
+    @property
+    def is_body_incomplete(self) -> bool:
+        """Whether the request that the app works on waits for the rest of its body."""
+        return bool(self._unanswered_cycles) and self._unanswered_cycles[0].more_body
+
+    @property
+    def has_answer_started(self) -> bool:
+        """Whether the answer to the request that the app works on is partly written."""
+        return bool(self._unanswered_cycles) and self._unanswered_cycles[0].response_started
+
+    @property
+    def unanswered_scopes(self) -> list[Mapping[str, object]]:
+        """The ASGI scopes of all requests that have no complete answer."""
+        return [cycle.scope for cycle in self._unanswered_cycles]
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Whether the head that was parsed last asks for another protocol; `feed` parses it again without that."""
+        return self.parser.should_upgrade()
+
+    @property
+    def request_scope(self) -> Mapping[str, object]:
+        """The ASGI scope of the request that was received last."""
+        return self.scope
+
+    # --- Commands -------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Parse *data*, and ignore requests for another protocol, as HTTP allows.
+
+        The parser skips the body of a request that asks for an upgrade; Java's HTTP client asks for `h2c` with its
+        first request. So such a head is parsed a second time, without the headers that ask.
+
+        Raises:
+            httptools.HttpParserError: *data* is not HTTP/1.1, or a callback stopped the parser.
+        """
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = without_upgrade(self.finish_head()) + data[upgrade.args[0] :]
+            else:
+                return
+
+    def finish_head(self) -> RequestHead:
+        """Return the head that the parser has just completed. Later headers are trailers, and ignored."""
+        self._is_reading_head = False
+        parser = self.parser
+        return RequestHead(
+            parser.get_method(), self.url, parser.get_http_version(), self.headers, parser.should_keep_alive()
+        )
+
+    def close_after_answers(self) -> None:
+        """Close the connection after the answer to the newest request; without one, do nothing."""
+        if self._unanswered_cycles:
+            self._unanswered_cycles[-1].keep_alive = False
+
+    def drop_unstarted(self) -> bool:
+        """Drop the newest request if its body is incomplete and the app has not started it; return whether it was."""
+        if len(self._unanswered_cycles) < 2 or not self._unanswered_cycles[-1].more_body:  # noqa: PLR2004 - "not alone"
+            return False
+        self._unanswered_cycles.pop()
+        self.pipeline.popleft()
+        self.cycle = self._unanswered_cycles[-1]
+        return True
+
+    def report_disconnect(self) -> None:
+        """Make the app's `receive` return `http.disconnect`, and ignore what it sends from now on."""
+        for cycle in self._unanswered_cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+    def restart_keep_alive_timer(self) -> None:
+        """Close the connection if no request comes in time."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    # --- Callbacks of the parser and of uvicorn -------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._is_reading_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_reading_head:  # not a trailer: as a header, it would bypass the checks of the head
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Give the request to the app, or queue it behind an earlier one."""
+        super().on_headers_complete()
+        self._unanswered_cycles.append(self.cycle)
+
+    def on_response_complete(self) -> None:
+        self._unanswered_cycles.popleft()
+        super().on_response_complete()
+        self.answer_completed()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.keep_alive_ended()
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that stops in two steps: it drains (answers all accepted requests), and then it closes.
+
+    While it drains it still accepts connections, so that probes are answered. New work is rejected, and each answer
+    ends its connection.
+    """
+
+    def __init__(
+        self,
+        app: Litestar,
+        *,
+        make_protocol: Callable[..., UvicornProtocol],
+        keep_alive_s: float,
+        drain_s: int,
+        on_stop: Callable[[], None],
+    ) -> None:
+        """Prepare to serve *app*.
+
+        Args:
+            app: an ASGI app.
+            make_protocol: called for each connection, with uvicorn's keyword arguments.
+            keep_alive_s: seconds until a connection without a request is closed.
+            drain_s: seconds from the signal to the end.
+            on_stop: called at each signal; makes the app and the protocols reject new work.
+        """
+        config = uvicorn.Config(
+            app,
+            http=cast("type[asyncio.Protocol]", make_protocol),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=math.ceil(keep_alive_s),
+        )
+        super().__init__(config)
+        self._on_stop = on_stop
+        self._close_s = min(CLOSE_S, drain_s / 2)
+        self._drain_s = drain_s - self._close_s
+        self._drain_ends: float | None = None
+
+    def run_until_stopped(self, listening: socket.socket) -> bool:
+        """Serve on the socket *listening*; return False if the app failed to start or to stop, and logged why."""
+        try:
+            self.run(sockets=[listening])
+        except SystemExit:  # from uvicorn: the app failed to start
+            return False
+        return not self.lifespan.should_exit
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Drain at the first signal. At the second one end at once, with the exit code that shells use for it."""
+        self._on_stop()
+        if self.should_exit:
+            os._exit(128 + sig)  # without a log line: the interrupted code may hold the lock of the log
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to close now; uvicorn calls this ten times a second."""
+        if not await super().on_tick(counter):
+            return False
+        now = self._now()
+        if self._drain_ends is None:
+            self._drain_ends = now + self._drain_s
+            log.info("drain_started", requests=len(self.server_state.tasks), seconds=self._drain_s)
+            for connection in self.server_state.connections:
+                cast("UvicornProtocol", connection).close_after_answers()
+        return not self.server_state.tasks or now >= self._drain_ends
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything; requests that are still unanswered get an error."""
+        left_s = 0.0 if self._drain_ends is None else max(0.0, self._drain_ends - self._now())
+        self.config.timeout_graceful_shutdown = math.ceil(left_s)
+        log.info("drain_ended", unanswered=len(self.server_state.tasks))
+        try:
+            await asyncio.wait_for(super().shutdown(sockets), left_s + self._close_s)
+        except TimeoutError:
+            log.warning("shutdown_forced")  # a model run hangs, and no thread can be stopped from outside
+            exit_now(0)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
