@@ -63,8 +63,8 @@ def describe(parser: ArgumentParser) -> None:
         "Check whether the service would start with these settings on this machine. Each line of the report starts "
         "with ok, warn or FAIL. The models of REQUIRED_MODELS are loaded, each in a process of its own; models that "
         "are not in the cache are downloaded, as at a start of the service.",
-        "The exit code is 0 if the service would start, else 1. It would start without Redis, without a hub that is "
-        "not needed, and, for this check, with its port in use: the service itself may be running.",
+        "The exit code is 0 if the service would start, else 1. These are only warnings: Redis cannot be reached, the "
+        "hub cannot be reached but is not needed, the port is in use (perhaps by the running service).",
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 

@@ -443,7 +443,7 @@ def test_known_failures_come_with_advice(words: str, advice: str, tmp_path: Path
         pytest.param(
             "build",
             (),
-            f"No model is named 'a/c'.\nThe command '/bin/sh -c {PRELOAD_STEP}' returned a non-zero code: 2",
+            f"No model named 'a/c' is offered.\nThe command '/bin/sh -c {PRELOAD_STEP}' returned a non-zero code: 2",
             "PRELOAD_MODELS=a/c",
             id="preload-with-docker",
         ),

@@ -159,7 +159,9 @@ def test_preloaded_model_works_with_an_empty_volume_and_no_network(preloaded: st
     ("names", "message"),
     [
         pytest.param(
-            "BAAI/bge-smal-en-v1.5", "No model is named 'BAAI/bge-smal-en-v1.5'. Did you mean", id="no-such-model"
+            "BAAI/bge-smal-en-v1.5",
+            "No model named 'BAAI/bge-smal-en-v1.5' is offered. Did you mean",
+            id="no-such-model",
         ),
         pytest.param(
             HUB_MODEL, f"{HUB_MODEL}: failed: it is not in the cache, and the hub cannot be reached", id="no-hub"
