@@ -152,7 +152,7 @@ async def list_models(
         ModelList(
             required_models=list(required_models),
             cached_models=list(models.loaded),
-            allowed_models=embedder.allowed,
+            allowed_models=embedder.allowed_models,
             available_models=[build_answers.model_entry(model, models.find(model.name)) for model in embedder.models],
         )
     )
@@ -166,7 +166,7 @@ async def show_model(
 ) -> Response[ModelDetails]:
     """What is known of one model, and what it has done."""
     try:
-        model = embedder.offered(name.strip("/"))
+        model = embedder.resolve_model(name.strip("/"))
     except UnknownModelError as error:  # an unknown model in an address is a 404, in a body a 400
         raise ModelNotFoundError(error.name, error.closest) from None
     loaded, usage = models.find(model.name), embedder.usage(model.name)

@@ -141,7 +141,9 @@ _WORK_PROBLEMS = problems(
     problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
     problem(RateLimitedError, _USED_UP.detail, **_USED_UP.extensions),
     problem(errors.InferenceError, "The model failed on this input. The service's log contains the error."),
-    problem(errors.InvalidVectorError, "The vector of text 3 holds NaN or infinity, so it is not returned.", index=3),
+    problem(
+        errors.InvalidVectorError, "The vector of text 3 contains NaN or infinity, so it is not returned.", index=3
+    ),
     problem(
         errors.ModelUnavailableError,
         "The model 'thenlper/gte-base' cannot be loaded now: it is not in the cache, and the hub cannot be reached.",

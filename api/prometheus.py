@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from api.answer_formats import OPEN_METRICS, TEXT_TYPES
 from api.answer_types import MetricsAnswer
-from telemetry.metrics import BOUNDS_S, Latencies
+from telemetry.metrics import BUCKET_BOUNDS_S, Latencies
 
 PREFIX = "fast_embedding_"
 
@@ -73,7 +73,7 @@ class Facts:
             f"{PREFIX}request_duration_seconds", "From a request's head to the end of its answer.", labels=["endpoint"]
         )
         for name, latencies in self.latencies.items():
-            bounds = [*map(str, BOUNDS_S), "+Inf"]
+            bounds = [*map(str, BUCKET_BOUNDS_S), "+Inf"]
             durations.add_metric(
                 [name], list(zip(bounds, accumulate(latencies.counts), strict=True)), latencies.total_s
             )

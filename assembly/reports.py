@@ -76,7 +76,7 @@ class FullMetricsReport:
         content = metrics_answer(
             self._metrics,
             parts.scheduler.state(),
-            parts.embedder.used,
+            parts.embedder.usage_by_model,
             cache_info=self._cache.read(),
             uptime_s=lifecycle.uptime_s,
             limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),

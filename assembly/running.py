@@ -69,7 +69,7 @@ class RunningService:
 
     def rejection(self) -> ServiceError | None:
         """Return why any queued work would be rejected now; None while some has room, or the app does not run yet."""
-        return None if self._parts is None else self._parts.scheduler.refusal()
+        return None if self._parts is None else self._parts.scheduler.overload()
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
@@ -91,7 +91,7 @@ class RunningService:
         settings, lifecycle = self._settings, self.lifecycle
         try:
             await asyncio.to_thread(log_settings_without_effect, settings)
-            required = [parts.embedder.offered(name) for name in settings.required_models]
+            required = [parts.embedder.resolve_model(name) for name in settings.required_models]
             reason = await asyncio.to_thread(why_not_here, settings, required, self._plan)
             if reason is None:
                 await parts.models.load_all(required)

@@ -22,7 +22,7 @@ def serve_app(app: Litestar) -> int:
         drain_s=settings.shutdown_timeout,
         limits=connection_limits(settings),
         state=parts.service.lifecycle,
-        count_failure=parts.metrics.note_failure,
+        count_failure=parts.metrics.count_error,
         reject_early=parts.guard.reject_early,
     )
 

@@ -1,7 +1,7 @@
 """Measure what one model run costs, to see whether the planner's cost model and its constant hold on this machine.
 
 Run it as `python benchmarks/calibrate.py`. It times runs of many shapes on a session of one thread, in turns, and fits
-`cpu_ms = a + b * texts * longest` by least squares of the relative error; `a / b` is `CALL_COST_TOKENS`.
+`cpu_ms = a + b * texts * longest` by least squares of the relative error; `a / b` is `RUN_COST_TOKENS`.
 """
 
 import statistics
@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402 - the path above makes the project's own modules importable
 
 from benchmarks.bare import BareLoop  # noqa: E402
-from engine.planner import CALL_COST_TOKENS  # noqa: E402
+from engine.planner import RUN_COST_TOKENS  # noqa: E402
 
 FOLDER = ROOT / "models" / "all-MiniLM-L6-v2"
 SHAPES = [(n, length) for length in (8, 16, 32, 64, 128) for n in (1, 2, 4, 8, 16) if n * length <= 512]
@@ -38,7 +38,7 @@ def main() -> None:
         per_token = value / n / length
         print(f"{n:3d} x {length:3d} tokens {value:7.2f} ms, fitted {fitted:7.2f} ms, {per_token:.3f} ms per token")
     print(f"a = {call_ms:.2f} ms, b = {token_ms:.3f} ms per token, a / b = {call_ms / token_ms:.1f} tokens")
-    print(f"the planner's CALL_COST_TOKENS is {CALL_COST_TOKENS}")
+    print(f"the planner's RUN_COST_TOKENS is {RUN_COST_TOKENS}")
 
 
 if __name__ == "__main__":

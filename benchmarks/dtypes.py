@@ -21,8 +21,7 @@ from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR  # noqa: E402
 from engine.catalog import read_catalog  # noqa: E402
 from engine.comparison import cosines, overlaps  # noqa: E402
 from engine.encoder import load_encoder  # noqa: E402
-from engine.jobs import Matrix  # noqa: E402
-from engine.vectors import Dtype, convert, to_base64  # noqa: E402
+from engine.vectors import Dtype, Matrix, convert, to_base64  # noqa: E402
 
 TEXTS = 1000
 RUN_TEXTS = 8

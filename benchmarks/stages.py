@@ -85,7 +85,7 @@ PLACES = (
     Place(TextTokenizer, "cut", "checks, model lease", "tokenise"),
     Place(Scheduler, "_start", "admission"),
     Place(Encoder, "encode", "hand over to the lane", "model run (FastEmbed)"),
-    Place(Scheduler, "_finished", "hand back to the loop"),
+    Place(Scheduler, "_on_done", "hand back to the loop"),
     Place(build_answers, "embed_answer", "wake the handler, check the vector"),
     Place(JsonResponse, "render", "make the answer", "JSON"),
     Place(HttpProtocol, "on_response_complete", "answer to the socket"),

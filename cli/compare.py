@@ -28,8 +28,8 @@ from config import Settings
 from engine.catalog import Model
 from engine.comparison import cosines, overlaps
 from engine.errors import ModelUnavailableError
-from engine.jobs import WINDOW_TEXTS
 from engine.model_cards import InputType
+from engine.planner import MAX_PLANNED_TEXTS
 
 DEFAULT_LIMIT = 1000
 MIN_SLICES = 5
@@ -185,7 +185,7 @@ def _embed(
 
 def _slices(texts: int) -> list[range]:
     """Cut all texts into slices, and repeat that until there are enough slices."""
-    once = [range(start, min(texts, start + WINDOW_TEXTS)) for start in range(0, texts, WINDOW_TEXTS)]
+    once = [range(start, min(texts, start + MAX_PLANNED_TEXTS)) for start in range(0, texts, MAX_PLANNED_TEXTS)]
     return once * -(-MIN_SLICES // len(once))
 
 

@@ -23,11 +23,11 @@ from engine.catalog import Model
 from engine.encoder import load_encoder
 from engine.errors import InvalidVectorError, ServiceError
 from engine.fingerprint import ModelFingerprint
-from engine.jobs import Batching, Item, Matrix, cut_into_runs
 from engine.model_cards import InputType
+from engine.planner import plan_micro_batches
 from engine.self_check import SelfCheckResult
 from engine.tokenizer import TokenizedText
-from engine.vectors import check_finite_nonzero
+from engine.vectors import Matrix, check_finite_nonzero
 from host.memory import fix_mmap_threshold
 
 STATM = Path("/proc/self/statm")
@@ -144,7 +144,8 @@ class ModelWorker:
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         items = self._tokenizer.tokenize(texts, prompt=prompt)
         vectors = np.empty((len(texts), self._model.dim), dtype=np.float32)
-        for run in cut_runs(items, self._model.batching, budget_tokens=self._config.micro_batch_tokens):
+        lengths = [item.length for item in items]
+        for run in plan_micro_batches(lengths, self._model.batching, budget_tokens=self._config.micro_batch_tokens):
             try:
                 vectors[run] = self._model.encode([items[index] for index in run])
             except Exception as error:
@@ -221,14 +222,6 @@ def resident_bytes() -> int | None:
     with suppress(OSError, ValueError, IndexError, AttributeError):
         return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return None
-
-
-def cut_runs(items: Sequence[Item], batching: Batching, *, budget_tokens: int) -> list[list[int]]:
-    """Return the indexes of *items*, cut into the runs that an idle scheduler would cut them into."""
-    lengths = [item.length for item in items]
-    longest_first = iter(sorted(range(len(items)), key=lambda index: -lengths[index]))
-    runs = cut_into_runs(lengths, batching, budget_tokens=budget_tokens)
-    return [[next(longest_first) for _ in range(texts)] for texts, _ in runs]
 
 
 def _start_ignoring_ctrl_c(process: BaseProcess) -> None:

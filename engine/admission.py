@@ -1,62 +1,68 @@
-"""How much work may wait: a request is admitted whole or refused whole, before any of it is done."""
+"""Limits the queued work: a request is admitted whole or rejected whole, before any of it is computed."""
 
 from engine.errors import OverloadedError
-from engine.jobs import WaitingJobs
+from engine.jobs import JobQueue
 
-SHARE_COUNTED_WHOLE = 0.1
-"""Of what may wait: a larger request fills most of its runs itself, and counts for what is left of it."""
+ADMITTED_SHARE = 0.9
+"""Share of the limit that admission fills. The rest covers what the estimate leaves out, such as micro-batches that run
+already and later requests that go first, so that no admitted request waits longer than the limit."""
 
-SHARE_ADMITTED = 0.9
-"""Of what may wait: the rest is for what the estimate leaves out, such as runs that have begun and later requests that
-are served before, so that nobody who is admitted waits longer than was promised."""
+MAX_SHARE_IN_FULL = 0.1
+"""Up to this share of the admitted work, a job counts in full until its last text is taken; see `JobQueue`. A larger
+job fills most of its micro-batches itself, so counting its finished part would reject others for nothing."""
 
 
 class Admission:
-    """The bound on what waits, in seconds until the lanes have done it."""
+    """The limit on queued work, in seconds until the lanes have done it."""
 
-    def __init__(self, small: WaitingJobs, big: WaitingJobs, *, lanes: int, max_queue_s: float) -> None:
+    def __init__(self, small: JobQueue, large: JobQueue, *, lanes: int, max_queue_s: float) -> None:
         self._small = small
-        self._big = big
+        self._large = large
         self._lanes = lanes
         self._max_queue_s = max_queue_s
-        self._admitted_s = max_queue_s * SHARE_ADMITTED
+        self._admitted_s = max_queue_s * ADMITTED_SHARE
 
     @property
     def waiting_s(self) -> float:
-        """Seconds until the lanes have done all that waits, at the measured pace."""
-        return max(0.0, self._small.waiting_s + self._big.waiting_s) / self._lanes
+        """Seconds until the lanes have done all waiting work, at the measured speed."""
+        return max(0.0, self._small.waiting_s + self._large.waiting_s) / self._lanes
 
-    def claim(self, lane_s: float, *, is_small: bool) -> float:
-        """The seconds of one lane that a request of *lane_s* counts as.
+    def admit(self, lane_s: float, *, is_small: bool) -> float:
+        """Return the seconds of one lane that a request counts with, or reject it.
 
-        One huge request must not keep all others out: it counts as half of what may wait at most. And small requests
-        overtake big ones, so these are not in their way.
+        A request counts with at most half of the limit, so one huge request does not lock all others out. Small
+        requests overtake large ones, so for them only the waiting small ones count.
+
+        Args:
+            lane_s: estimated seconds of one lane for the request.
+            is_small: whether the request is small.
 
         Raises:
-            OverloadedError: it would wait too long.
+            OverloadedError: with this request, more work would wait than the limit allows.
         """
         counted_s = min(lane_s, self._admitted_s * self._lanes / 2)
         ahead_s = self._small.waiting_s / self._lanes if is_small else self.waiting_s
-        if (refusal := self._overload(ahead_s, counted_s / self._lanes)) is not None:
-            raise refusal
+        if (error := self._overload(ahead_s, counted_s / self._lanes)) is not None:
+            raise error
         return counted_s
 
-    def counts_whole(self, counted_s: float) -> bool:
-        """Whether a request of so many seconds of one lane is counted as a whole, see `WaitingJobs`."""
-        return counted_s <= self._admitted_s * self._lanes * SHARE_COUNTED_WHOLE
+    def counts_in_full(self, counted_s: float) -> bool:
+        """Whether a job of this many counted seconds of one lane counts in full; see `JobQueue`."""
+        return counted_s <= self._admitted_s * self._lanes * MAX_SHARE_IN_FULL
 
-    def refusal(self, small_tokens: int) -> OverloadedError | None:
-        """Why even a small request, one that costs *small_tokens*, would be refused now; None: it would not."""
+    def small_overload(self, tokens: int) -> OverloadedError | None:
+        """Return the error that a small request of *tokens* of modelled cost would get now; None: it is admitted."""
         if not self._small:
             return None
-        small_s = small_tokens * self._small.head.token_s / self._lanes
+        small_s = tokens * self._small.head.counted_s_per_token / self._lanes
         return self._overload(self._small.waiting_s / self._lanes, small_s)
 
-    def _overload(self, ahead_s: float, wanted_s: float) -> OverloadedError | None:
-        if ahead_s + wanted_s <= self._admitted_s:
+    def _overload(self, ahead_s: float, request_s: float) -> OverloadedError | None:
+        excess_s = ahead_s + request_s - self._admitted_s
+        if excess_s <= 0:
             return None
         return OverloadedError(
-            f"Work for {ahead_s:.1f} s is waiting; with this request it might be more than the "
-            f"{self._max_queue_s:g} s that may wait. Nothing of it was done.",
-            retry_after_s=max(1.0, ahead_s + wanted_s - self._admitted_s),
+            f"Queued work takes {ahead_s:.1f} s. With this request it could exceed the limit of "
+            f"{self._max_queue_s:g} s, so no part of the request was computed.",
+            retry_after_s=max(1.0, excess_s),
         )

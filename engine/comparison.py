@@ -7,8 +7,7 @@ Neighbours are found among each model's own vectors, so the two models may have 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.jobs import Matrix
-from engine.vectors import unit
+from engine.vectors import Matrix, normalize
 
 NEIGHBOURS = 10
 COSINE_STEPS = 1_000_000
@@ -27,7 +26,7 @@ def cosines(first: Matrix, second: Matrix) -> NDArray[np.float64]:
     Returns:
         Float64, shape ``(texts,)``.
     """
-    products = unit(first).astype(np.float64) * unit(second)
+    products = normalize(first).astype(np.float64) * normalize(second)
     return np.asarray(products.sum(axis=1))
 
 
@@ -42,7 +41,7 @@ def neighbours(vectors: Matrix, count: int, *, block_numbers: int = BLOCK_NUMBER
     Returns:
         Row numbers, shape ``(texts, count)``, each row ascending.
     """
-    texts, directions = len(vectors), unit(vectors)
+    texts, directions = len(vectors), normalize(vectors)
     found = np.empty((texts, count), dtype=np.int64)
     rows_at_once = max(1, block_numbers // max(1, texts))
     for start in range(0, texts, rows_at_once):

@@ -1,4 +1,4 @@
-"""The one way from texts to vectors, whatever the wire format: every route calls `Embedder.embed`."""
+"""The only path from texts to vectors: every route calls `Embedder.embed` or `Embedder.tokenize`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,34 +15,37 @@ from engine.encoder import Encoder
 from engine.errors import DeadlineError, ModelNotAllowedError
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
-from engine.pipeline import Chunk, postprocess, prepare_texts
+from engine.pipeline import Chunk, postprocess, preprocess
 from engine.scheduler import Estimate, Scheduler
 from engine.tokenizer import Token
 
-Tokenized = TypeVar("Tokenized")
+T = TypeVar("T")
 
-INLINE_CHARACTERS = 1_000
-"""Texts of up to this many characters in all are tokenised on the event loop, in 1 ms at most (CJK is slowest)."""
+MAX_INLINE_CHARACTERS = 1_000
+"""Texts with up to this many characters in total are tokenised on the event loop, in at most 1 ms (CJK is slowest).
+Longer ones would delay other requests; for shorter ones a switch to a thread and back is not worth its time."""
 
 
-class Models(Protocol):
-    """Who holds the models in memory."""
+class ModelLeases(Protocol):
+    """The model manager, as far as this module uses it."""
 
-    def lease(self, model: Model) -> AbstractAsyncContextManager[Encoder]: ...
+    def lease(self, model: Model) -> AbstractAsyncContextManager[Encoder]:
+        """Load *model* if necessary, and keep it in memory until the block ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedResult:
-    """The answer to one request.
+    """The vectors of one request, and what was done to its texts.
 
     Attributes:
-        vectors: shape ``(texts, dimension)`` in the order asked, or one row per chunk; of the dtype that was asked for
-            (the two binary ones have ``ceil(dimension / 8)`` columns).
-        dimension: numbers of a vector, before any are packed into bits.
-        tokens: per text, of the whole text, prompt and special tokens included.
-        truncated: per text, whether the model saw less than all of it.
-        chunks: per row of *vectors*, what it is the vector of; None where each text has one.
-        fingerprint: of the model, see `engine.fingerprint.ModelFingerprint`.
+        model: the model that computed the vectors.
+        vectors: shape ``(texts, dimension)`` in the order of the texts, or one row per chunk; of the requested dtype.
+            The two binary types have ``ceil(dimension / 8)`` columns.
+        dimension: numbers per vector, before any are packed into bits.
+        tokens: per text, the number of its tokens before truncation, with prompt and special tokens.
+        truncated: per text, whether the model saw only a part of it.
+        chunks: per row of *vectors*, its text and its place there; None: each text has one row.
+        fingerprint: of the model; see `engine.fingerprint.ModelFingerprint`.
     """
 
     model: Model
@@ -56,14 +59,15 @@ class EmbedResult:
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """What `Embedder.tokenize` tells.
+    """The tokens of some texts, and the work to embed them.
 
     Attributes:
+        model: the model whose tokenizer was used.
         max_tokens: the model's longest input; None: any length.
-        tokens: per text, of the whole text, prompt and special tokens included.
-        truncated: per text, whether the model would see less than all of it.
-        pieces: per text, its tokens; None where they were not asked for.
-        estimate: the work that embedding them would be.
+        tokens: per text, the number of its tokens before truncation, with prompt and special tokens.
+        truncated: per text, whether the model would see only a part of it.
+        pieces: per text, its tokens; None: not requested.
+        estimate: the work to embed the texts.
     """
 
     model: Model
@@ -76,7 +80,7 @@ class TokenCount:
 
 @dataclass(slots=True)
 class Usage:
-    """What one model has done since the start."""
+    """What one model has done since the start: answered requests, and their texts and tokens."""
 
     requests: int = 0
     texts: int = 0
@@ -84,7 +88,7 @@ class Usage:
 
 
 class Embedder:
-    """Owns the rules of who may use which model, and the count of what was done."""
+    """Runs requests: resolves the model, leases it, tokenises, schedules, postprocesses, and counts what was done."""
 
     def __init__(
         self,
@@ -92,21 +96,21 @@ class Embedder:
         catalog: Catalog,
         allowed: frozenset[str],
         default_model: str,
-        models: Models,
+        models: ModelLeases,
         scheduler: Scheduler,
         tokenizing: Executor,
         timeout_s: float,
     ) -> None:
-        """Put the parts together.
+        """Connect the parts.
 
         Args:
-            catalog: every model that exists.
-            allowed: names of those that may be used; empty: all.
+            catalog: all known models.
+            allowed: names of the models that callers may use; empty: all.
             default_model: the model of requests that name none.
-            models: leases models in memory.
-            scheduler: runs them.
-            tokenizing: where long texts are tokenised.
-            timeout_s: seconds that a request may take at most.
+            models: leases models.
+            scheduler: runs models.
+            tokenizing: executor for tokenising long texts.
+            timeout_s: maximum seconds of a request.
         """
         self._catalog = catalog
         self._allowed = frozenset(catalog.get(name).name for name in allowed)
@@ -117,12 +121,12 @@ class Embedder:
         self._timeout_s = timeout_s
         self._usage: dict[str, Usage] = {}
 
-    def offered(self, name: str) -> Model:
-        """The model of this name, if callers may use it.
+    def resolve_model(self, name: str) -> Model:
+        """Return the model with this name, if callers may use it.
 
         Raises:
-            UnknownModelError: not in the catalogue.
-            ModelNotAllowedError: in the catalogue, but not among the allowed ones.
+            UnknownModelError: it is not in the catalogue.
+            ModelNotAllowedError: it is in the catalogue, but not allowed.
         """
         model = self._catalog.get(name)
         if self._allowed and model.name not in self._allowed:
@@ -131,21 +135,21 @@ class Embedder:
 
     @property
     def models(self) -> list[Model]:
-        """What callers may use, models that need no download first."""
+        """The models that callers may use; those that need no download come first."""
         return [model for model in self._catalog.models if not self._allowed or model.name in self._allowed]
 
     @property
-    def allowed(self) -> list[str] | None:
-        """Names of the allowed models; None: every one of the catalogue."""
+    def allowed_models(self) -> list[str] | None:
+        """Names of the allowed models; None: all of the catalogue."""
         return sorted(self._allowed) or None
 
     @property
-    def used(self) -> dict[str, Usage]:
-        """What each model has done since the start, by name; those that were never asked are absent."""
+    def usage_by_model(self) -> dict[str, Usage]:
+        """What each model has done since the start, by name; unused models are absent."""
         return dict(self._usage)
 
     def usage(self, name: str) -> Usage:
-        """What the model of this name has done since the start."""
+        """Return what the model *name* has done since the start."""
         return self._usage.get(name, Usage())
 
     async def embed(
@@ -157,39 +161,41 @@ class Embedder:
         timeout_s: float | None = None,
         on_tokens: Callable[[int], None] | None = None,
     ) -> EmbedResult:
-        """Embed *texts*.
+        """Embed *texts*. Their number and lengths must have been checked.
 
         Args:
-            model_name: a model of the catalogue; None: the default one.
-            texts: at least one; their lengths and number were checked.
-            options: how they are read, and what becomes of their vectors.
-            timeout_s: seconds the caller wants to wait at most; the service's own bound holds all the same.
-            on_tokens: told how many tokens *texts* have in all, as the answer counts them, before the model runs.
+            model_name: a model of the catalogue; None: the default model.
+            texts: at least one.
+            options: how texts are preprocessed and vectors postprocessed.
+            timeout_s: maximum seconds to wait; the service's own limit applies as well.
+            on_tokens: called before the model runs, with the number of tokens of all texts. If it raises, the request
+                fails with that error.
 
         Raises:
-            ServiceError: any of this module's neighbours' failures; with `DeadlineError` waiting work was dropped.
+            ServiceError: any of `engine.errors`. After a `DeadlineError`, waiting work was dropped.
         """
-        model = self.offered(self._default_model if model_name is None else model_name)
+        model = self.resolve_model(self._default_model if model_name is None else model_name)
         options.check(model)
-        async with self._leased(model, timeout_s) as encoder:
+        async with self._lease(model, timeout_s) as encoder:
             prompt, runnable = model.card.prompt_for(options.input_type), encoder.runnable(options.input_type)
-            self._scheduler.check(runnable, len(texts))
-            read = await self._tokenized(texts, partial(prepare_texts, encoder.tokenizer, texts, prompt, options))
+            self._scheduler.check_admission(runnable, len(texts))
+            inputs = await self._run_tokenizer(texts, partial(preprocess, encoder.tokenizer, texts, prompt, options))
+            tokens = inputs.tokens
             if on_tokens is not None:
-                on_tokens(sum(read.tokens))
-            vectors = await self._scheduler.submit(runnable, read.items)
-        finished, dimension = postprocess(vectors, read, options, model)
-        answer = EmbedResult(
+                on_tokens(sum(tokens))
+            raw = await self._scheduler.submit(runnable, inputs.items)
+        vectors, dimension = postprocess(raw, inputs, options, model)
+        result = EmbedResult(
             model,
-            finished,
+            vectors,
             dimension,
-            read.tokens,
-            read.truncated,
-            chunks=read.chunks if options.long_text == "chunks" else None,
+            tokens,
+            inputs.truncated,
+            chunks=inputs.chunks if options.long_text == "chunks" else None,
             fingerprint=encoder.fingerprint.digest if encoder.fingerprint else "",
         )
-        self._count(answer)
-        return answer
+        self._count(result)
+        return result
 
     async def tokenize(
         self,
@@ -200,18 +206,25 @@ class Embedder:
         with_pieces: bool = False,
         timeout_s: float | None = None,
     ) -> TokenCount:
-        """Count the tokens of *texts* and estimate their work. Loads the model if need be, but does not run it.
+        """Count the tokens of *texts* and estimate their work. Loads the model if necessary, but does not run it.
+
+        Args:
+            model_name: a model of the catalogue; None: the default model.
+            texts: at least one.
+            input_type: selects the prompt, which counts as well; None: no prompt.
+            with_pieces: return the tokens themselves, too.
+            timeout_s: maximum seconds to wait; the service's own limit applies as well.
 
         Raises:
             ServiceError: as `embed`.
         """
-        model = self.offered(self._default_model if model_name is None else model_name)
-        async with self._leased(model, timeout_s) as encoder:
+        model = self.resolve_model(self._default_model if model_name is None else model_name)
+        async with self._lease(model, timeout_s) as encoder:
             prompt, tokenizer = model.card.prompt_for(input_type), encoder.tokenizer
-            items = await self._tokenized(texts, partial(tokenizer.tokenize, texts, prompt=prompt))
+            items = await self._run_tokenizer(texts, partial(tokenizer.tokenize, texts, prompt=prompt))
             pieces = None
             if with_pieces:
-                pieces = await self._tokenized(texts, partial(tokenizer.tokens_of, texts, prompt=prompt))
+                pieces = await self._run_tokenizer(texts, partial(tokenizer.tokens_of, texts, prompt=prompt))
             estimate = self._scheduler.estimate(encoder.runnable(input_type), items)
         return TokenCount(
             model,
@@ -223,8 +236,12 @@ class Embedder:
         )
 
     @asynccontextmanager
-    async def _leased(self, model: Model, timeout_s: float | None) -> AsyncIterator[Encoder]:
-        """The model, until the request's time is over."""
+    async def _lease(self, model: Model, timeout_s: float | None) -> AsyncIterator[Encoder]:
+        """Lease *model*, and cancel the block when the request's time is over.
+
+        Raises:
+            DeadlineError: it was over.
+        """
         try:
             async with asyncio.timeout(min(timeout_s or self._timeout_s, self._timeout_s)):
                 async with self._models.lease(model) as encoder:
@@ -232,14 +249,14 @@ class Embedder:
         except TimeoutError:
             raise DeadlineError from None
 
-    async def _tokenized(self, texts: Sequence[str], work: Callable[[], Tokenized]) -> Tokenized:
-        """What *work* makes of *texts*: at once where they are short, else off the event loop."""
-        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+    async def _run_tokenizer(self, texts: Sequence[str], work: Callable[[], T]) -> T:
+        """Return the result of *work* on *texts*, which runs here if they are short, else on the executor."""
+        if sum(map(len, texts)) <= MAX_INLINE_CHARACTERS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
 
-    def _count(self, answer: EmbedResult) -> None:
-        usage = self._usage.setdefault(answer.model.name, Usage())
+    def _count(self, result: EmbedResult) -> None:
+        usage = self._usage.setdefault(result.model.name, Usage())
         usage.requests += 1
-        usage.texts += len(answer.tokens)
-        usage.tokens += sum(answer.tokens)
+        usage.texts += len(result.tokens)
+        usage.tokens += sum(result.tokens)

@@ -16,10 +16,11 @@ from engine.errors import NO_MEMORY, ModelUnavailableError
 from engine.fastembed_adapter import Method, Session, is_out_of_memory, open_session, register_folder
 from engine.fingerprint import ModelFiles, ModelFingerprint
 from engine.hub import use_files
-from engine.jobs import Batching, Matrix
 from engine.model_cards import InputType
+from engine.planner import Batching
 from engine.self_check import MAX_DRIFT, PROBES, SelfCheckResult, drift_of, run_self_check
 from engine.tokenizer import TextTokenizer, TokenizedText
+from engine.vectors import Matrix
 
 log = structlog.get_logger()
 

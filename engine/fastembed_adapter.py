@@ -20,9 +20,9 @@ from huggingface_hub.file_download import repo_folder_name
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from engine.jobs import Matrix
 from engine.manifest import Folder
 from engine.tokenizer import TokenizedText
+from engine.vectors import Matrix
 
 Method = Literal["embed", "query_embed", "passage_embed"]
 

@@ -1,8 +1,8 @@
-"""A lane: one thread that runs one micro-batch after the other. If it dies, its callers learn of it and it is replaced.
+"""A lane: one thread that runs micro-batches one after the other. A thread that dies is replaced.
 
-The event loop hands a run over through a queue, and the thread hands the result back with one wake-up of the loop.
-A `ThreadPoolExecutor` of one thread does that with two futures and two turns of the loop per run, and nobody notices
-when its thread is gone: all who wait for it would wait for ever.
+The event loop passes micro-batches to the thread through a queue; the thread passes each result back with one
+`call_soon_threadsafe`. A `ThreadPoolExecutor` with one thread would need two futures and two iterations of the loop per
+micro-batch. It also does not notice that its thread has died, so callers would wait forever.
 """
 
 import asyncio
@@ -16,197 +16,207 @@ from queue import SimpleQueue
 import structlog
 
 from engine.errors import LaneLostError, ModelMisbehavedError
-from engine.jobs import Matrix, Run
+from engine.jobs import MicroBatch
+from engine.vectors import Matrix
 from host.cores import lower_priority
 
 LANE_NICENESS = 5
-"""Lanes yield to the event loop and to the express lane, which need a core for a moment only."""
-LEAD_S = 0.005
-"""A lane gets its next run this long before its current one is expected to end, so that it need not wait while the
-event loop is busy with requests: in that time it handles a handful of them."""
+"""Added to the niceness of the threads of `open_lanes`. The event loop and the express lane keep a higher priority:
+they need a core only for a moment, and callers wait for them."""
+PREFETCH_S = 0.005
+"""A lane accepts its next micro-batch this long before the current one is expected to end, so that its thread need not
+wait for an event loop that is busy: it handles a handful of requests in 5 ms. A longer prefetch would fix the order of
+the queue earlier than necessary."""
 OVERDUE_S = 1.0
-"""A run that ends so much later than expected may never end: nothing is put behind it, and nothing waits for it."""
-JOIN_S = 1.0
-"""So long closing waits for a thread that has nothing to do."""
+"""A micro-batch that is this late may never end: its lane accepts no more work. Ordinary delays are far shorter."""
+JOIN_TIMEOUT_S = 1.0
+"""Seconds that `Lane.close` waits for an idle thread to end. It only has to read one entry of its queue."""
 
-Ended = Callable[["Lane", Run, Matrix | Exception, float], None]
-"""Is told on the event loop what came of a run, once for each: its vectors or the failure, and the seconds it took."""
+OnDone = Callable[["Lane", MicroBatch, Matrix | Exception, float], None]
+"""Called on the event loop, once per micro-batch: with its vectors or the error, and the seconds it took."""
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
-class _Given:
-    """A run that the lane was given. Who takes the ticket has it: the thread that begins it, or the loop, back."""
+class _Assignment:
+    """A micro-batch that was submitted to the lane.
 
-    run: Run
-    ended: Ended
-    tickets: list[None] = field(default_factory=lambda: [None])
+    The thread claims it to run it, or the event loop claims it to withdraw it; the first claim wins.
+    """
 
-    def take(self) -> bool:
-        """Whether the ticket was still there; two threads never both take it, as popping from a list is one step."""
-        try:
-            self.tickets.pop()
-        except IndexError:
-            return False
-        return True
+    batch: MicroBatch
+    on_done: OnDone
+    _claimed: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self) -> bool:
+        """Return True to the first caller only, whatever its thread."""
+        return self._claimed.acquire(blocking=False)
+
+    @property
+    def is_claimed(self) -> bool:
+        return self._claimed.locked()
 
 
 class Lane:
-    """Owns one thread and the runs given to it: the current one and perhaps the next.
+    """Owns one thread and its micro-batches: the current one and perhaps the next one.
 
-    All methods are called on the event loop; only the thread itself runs models.
+    All methods must be called on the event loop. Only the thread runs models.
     """
 
     def __init__(self, name: str, *, niceness: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        """Prepare a lane without a thread; the first run starts it.
+        """Prepare a lane; its thread starts with the first micro-batch.
 
         Args:
-            name: of the thread, and in the log.
-            niceness: how much lower than the process's the thread's priority is.
-            clock: seconds, monotonic.
+            name: name of the thread, and of the lane in the log.
+            niceness: added to the process's niceness for the thread, where the system supports it.
+            clock: returns seconds, monotonic.
         """
         self.name = name
-        self.deaths = 0
+        self.restarts = 0
         self._niceness = niceness
         self._clock = clock
-        self._given: dict[Run, _Given] = {}  # in the order in which they run
-        self._inbox: SimpleQueue[_Given | None] = SimpleQueue()
+        self._assigned: dict[MicroBatch, _Assignment] = {}  # in the order in which they run
+        self._inbox: SimpleQueue[_Assignment | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._begun: tuple[Run, float] | None = None
+        self._running: tuple[MicroBatch, float] | None = None
 
     @property
-    def runs(self) -> tuple[Run, ...]:
-        """The current one, and perhaps the next."""
-        return tuple(self._given)
+    def batches(self) -> tuple[MicroBatch, ...]:
+        """The current micro-batch, and perhaps the next one."""
+        return tuple(self._assigned)
 
     @property
-    def begun(self) -> tuple[Run, float] | None:
-        """The run that the thread is in, and when it began on the lane's clock; None: it is in none."""
-        return self._begun
+    def running(self) -> tuple[MicroBatch, float] | None:
+        """The micro-batch that the thread runs, and when it started on the lane's clock; None: it runs none."""
+        return self._running
 
     def is_overdue(self, now: float) -> bool:
-        """Whether its run should have ended long ago."""
-        return bool(self._given) and now > next(iter(self._given)).ends + OVERDUE_S
+        """Whether the current micro-batch should have ended long ago."""
+        return bool(self._assigned) and now > next(iter(self._assigned)).expected_end + OVERDUE_S
 
-    def is_at_big_work(self, now: float) -> bool:
-        """Whether small requests had better not wait for it."""
-        return bool(self._given) and (not next(iter(self._given)).is_small or self.is_overdue(now))
+    def is_busy_with_large(self, now: float) -> bool:
+        """Whether small requests should not wait for the current micro-batch: it is large, or overdue."""
+        return bool(self._assigned) and (not next(iter(self._assigned)).is_small or self.is_overdue(now))
 
-    def takes_work(self, now: float) -> bool:
-        """Whether it is idle, or near the end of its only run."""
-        if not self._given:
+    def accepts_work(self, now: float) -> bool:
+        """Whether the lane is idle, or its only micro-batch is about to end."""
+        if not self._assigned:
             return True
-        return len(self._given) == 1 and now >= next(iter(self._given)).ends - LEAD_S and not self.is_overdue(now)
+        if len(self._assigned) > 1 or self.is_overdue(now):
+            return False
+        return now >= next(iter(self._assigned)).expected_end - PREFETCH_S
 
-    def start(self, run: Run, ended: Ended) -> None:
-        """Run it as soon as the thread is free; *ended* is told in a later turn of the loop, whatever happens."""
-        self.look()
+    def submit(self, batch: MicroBatch, on_done: OnDone) -> None:
+        """Run *batch* after the current one. *on_done* is called later, whatever happens, unless it is withdrawn."""
+        self.check_thread()
         self._loop = asyncio.get_running_loop()
-        self._given[run] = given = _Given(run, ended)
-        self._hand_over([given])
+        self._assigned[batch] = assignment = _Assignment(batch, on_done)
+        self._enqueue([assignment])
 
-    def take_back(self) -> list[Run]:
-        """The runs that the thread has not begun. They are the lane's no more, and nobody is told of their end."""
-        back = [given.run for given in self._given.values() if given.take()]
-        for run in back:
-            del self._given[run]
-        return back
+    def withdraw(self) -> list[MicroBatch]:
+        """Remove and return the micro-batches that the thread has not started. Their *on_done* is never called."""
+        withdrawn = [assignment.batch for assignment in self._assigned.values() if assignment.claim()]
+        for batch in withdrawn:
+            del self._assigned[batch]
+        return withdrawn
 
-    def look(self) -> None:
-        """Notice a thread that is gone without a word."""
+    def check_thread(self) -> None:
+        """Replace a thread that has died without reporting it."""
         if self._thread is not None and not self._thread.is_alive():
-            self._bury(self._thread, None)
+            self._replace_thread(self._thread, None)
 
     def close(self) -> None:
-        """End the thread. One that hangs in a run is left alone: nothing can stop it but the end of the process."""
+        """End the thread. A thread that hangs in a model run is left alone: only the end of the process stops it."""
         self._inbox.put(None)
         if self._thread is not None:
-            self._thread.join(0 if self._begun else JOIN_S)
+            self._thread.join(0 if self._running else JOIN_TIMEOUT_S)
             if self._thread.is_alive():
                 log.warning("lane_left_running", lane=self.name)
 
-    def _hand_over(self, waiting: list[_Given]) -> None:
+    def _enqueue(self, assignments: list[_Assignment]) -> None:
+        """Pass *assignments* to the thread; start it if there is none."""
         try:
             if self._thread is None:
-                # A daemon: Python waits at its end for all other threads, and this one may hang.
-                thread = threading.Thread(target=self._live, args=(self._inbox,), name=self.name, daemon=True)
+                # A daemon thread: at exit, Python waits for all others, and this one may hang.
+                thread = threading.Thread(target=self._work, args=(self._inbox,), name=self.name, daemon=True)
                 thread.start()
                 self._thread = thread
-        except (RuntimeError, MemoryError) as error:  # the next run tries again
-            log.error("lane_not_started", lane=self.name, error=type(error).__name__)  # noqa: TRY400 - it has no news
-            for given in waiting:
-                lost = LaneLostError("No thread could be started for the model run.")
-                lost.__cause__ = error
-                self._tell(self._end, given, lost, 0.0)
+        except (RuntimeError, MemoryError) as error:  # the next micro-batch tries again
+            log.error("lane_not_started", lane=self.name, error=type(error).__name__)  # noqa: TRY400 - no use for places
+            for assignment in assignments:
+                failure = LaneLostError("No thread could be started for the model run.")
+                failure.__cause__ = error
+                self._call_on_loop(self._finish, assignment, failure, 0.0)
         else:
-            for given in waiting:
-                self._inbox.put(given)
+            for assignment in assignments:
+                self._inbox.put(assignment)
 
-    def _end(self, given: _Given, outcome: Matrix | Exception, seconds: float) -> None:
-        if self._given.pop(given.run, None) is not None:  # or it was told before its thread died
-            given.ended(self, given.run, outcome, seconds)
+    def _finish(self, assignment: _Assignment, outcome: Matrix | Exception, seconds: float) -> None:
+        if self._assigned.pop(assignment.batch, None) is not None:  # else it was finished before its thread died
+            assignment.on_done(self, assignment.batch, outcome, seconds)
 
-    def _bury(self, thread: threading.Thread, error: BaseException | None) -> None:
-        """Replace a thread that has died: the run that it was in is lost, one that it has not begun goes on."""
+    def _replace_thread(self, thread: threading.Thread, error: BaseException | None) -> None:
+        """Replace a dead thread. The micro-batch that it ran has failed; the next one moves to the new thread."""
         if thread is not self._thread:
-            return  # it has been noticed before
-        self._thread, self._begun, self._inbox = None, None, SimpleQueue()
-        self.deaths += 1
-        given = tuple(self._given.values())
-        lost, waiting = [one for one in given if not one.tickets], [one for one in given if one.tickets]
+            return  # replaced already
+        self._thread, self._running, self._inbox = None, None, SimpleQueue()
+        self.restarts += 1
+        assigned = self._assigned.values()
+        lost = [assignment for assignment in assigned if assignment.is_claimed]
+        unclaimed = [assignment for assignment in assigned if not assignment.is_claimed]
         log.error(
             "lane_died",
             lane=self.name,
-            models=[one.run.model.name for one in lost],
+            models=[assignment.batch.model.name for assignment in lost],
             error=type(error).__name__ if error else None,
-            deaths=self.deaths,
+            restarts=self.restarts,
         )
-        if waiting:
-            self._hand_over(waiting)
-        for one in lost:
+        if unclaimed:
+            self._enqueue(unclaimed)
+        for assignment in lost:
             failure = LaneLostError("The thread that ran the model has died.")
             failure.__cause__ = error
-            self._end(one, failure, 0.0)
+            self._finish(assignment, failure, 0.0)
 
-    def _tell(self, callback: Callable[..., None], *facts: object) -> None:
-        """Have the loop call it. Once that is closed nobody is left who wants to know."""
+    def _call_on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Call *callback* on the event loop; do nothing once the loop is closed, since nobody waits any more."""
         if self._loop is not None:
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(callback, *facts)
+                self._loop.call_soon_threadsafe(callback, *arguments)
 
-    def _live(self, inbox: SimpleQueue[_Given | None]) -> None:
-        """The thread's life."""
+    def _work(self, inbox: SimpleQueue[_Assignment | None]) -> None:
+        """Run micro-batches until None arrives. The thread executes this method."""
         try:
             if self._niceness:
                 lower_priority(self._niceness)
-            while (given := inbox.get()) is not None:
-                if given.take():
-                    self._run(given)
-                del given  # a waiting thread keeps no model alive
-        except BaseException as error:  # noqa: BLE001 - whatever ends this thread, those who wait for it must learn of it
-            self._tell(self._bury, threading.current_thread(), error)
+            while (assignment := inbox.get()) is not None:
+                if assignment.claim():
+                    self._run(assignment)
+                del assignment  # an idle thread must not keep a model in memory
+        except BaseException as error:  # noqa: BLE001 - whatever ends the thread, its callers must get an answer
+            self._call_on_loop(self._replace_thread, threading.current_thread(), error)
 
-    def _run(self, given: _Given) -> None:
+    def _run(self, assignment: _Assignment) -> None:
         started = self._clock()
-        self._begun = (given.run, started)
-        outcome = _vectors_of(given.run)
-        self._begun = None
-        self._tell(self._end, given, outcome, self._clock() - started)
+        self._running = (assignment.batch, started)
+        outcome = _encode(assignment.batch)
+        self._running = None
+        self._call_on_loop(self._finish, assignment, outcome, self._clock() - started)
 
 
-def _vectors_of(run: Run) -> Matrix | Exception:
-    """Blocking: what the model makes of the run, one vector per text, or its failure."""
+def _encode(batch: MicroBatch) -> Matrix | Exception:
+    """Blocking: return the model's vectors, one row per text, or the error."""
     try:
-        matrix = run.model.encode(run.items, is_lone=run.is_lone)
-    except Exception as error:  # noqa: BLE001 - its callers learn of it
+        matrix = batch.model.encode(batch.items, is_lone=batch.is_lone)
+    except Exception as error:  # noqa: BLE001 - reported to the callers
         return error
-    if matrix.shape != (due := (len(run.parts), run.model.dim)):
-        return ModelMisbehavedError(f"the model returned an array of shape {matrix.shape} where {due} was due")
+    if matrix.shape != (expected := (len(batch.parts), batch.model.dim)):
+        return ModelMisbehavedError(f"the model returned an array of shape {matrix.shape} instead of {expected}")
     return matrix
 
 
 def open_lanes(count: int) -> list[Lane]:
-    """Lanes for work of any size; where the system allows it they yield to the rest of the process."""
+    """Return *count* lanes for work of any size, with a lower priority than the rest of the process."""
     return [Lane(f"lane-{number}", niceness=LANE_NICENESS) for number in range(count)]

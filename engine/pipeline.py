@@ -1,4 +1,4 @@
-"""What a request's options make of its texts before the model, and of its vectors after it."""
+"""What happens to a request's texts before the model runs (preprocess) and to its vectors afterwards (postprocess)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,21 @@ from numpy.typing import NDArray
 
 from engine.catalog import Model
 from engine.errors import InvalidInputError
-from engine.jobs import Matrix
 from engine.options import EmbedOptions
 from engine.tokenizer import TextTokenizer, TokenizedText
-from engine.vectors import check_finite_nonzero, convert, cut, unit, weighted_means
+from engine.vectors import Matrix, check_finite_nonzero, convert, normalize, truncate_dimensions, weighted_means
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One window of a text: the text's index, its characters from *start* up to *end*, the tokens of the window."""
+    """One window of a text.
+
+    Attributes:
+        index: the text's index in the request.
+        start: first character of the window in the text.
+        end: the character after its last one.
+        tokens: tokens of the window, prompt and special tokens included.
+    """
 
     index: int
     start: int
@@ -25,103 +31,107 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedTexts:
-    """The texts of one request, ready for the model.
+class ModelInputs:
+    """The tokenised texts of one request.
 
     Attributes:
-        items: what the model runs: the texts, or all their windows.
-        counts: per text, how many windows it has; None where each text is one item.
+        items: what the model runs: one item per text, or one per window of a text.
+        window_counts: per text, its number of windows; None: the texts are not split into windows.
     """
 
     items: list[TokenizedText]
-    counts: list[int] | None = None
+    window_counts: list[int] | None = None
 
     @property
-    def owners(self) -> list[int] | None:
-        """Per item, the index of its text; None where that is its own."""
-        if self.counts is None:
+    def text_indexes(self) -> list[int] | None:
+        """Per item, the index of its text; None: the texts are not split, so both indexes are the same."""
+        if self.window_counts is None:
             return None
-        return [index for index, count in enumerate(self.counts) for _ in range(count)]
+        return [index for index, count in enumerate(self.window_counts) for _ in range(count)]
 
     @property
     def tokens(self) -> list[int]:
-        """Per text, the tokens of all of it."""
-        return [item.tokens for item in self._firsts]
+        """Per text, the number of its tokens before truncation."""
+        return [item.tokens for item in self._first_items]
 
     @property
     def truncated(self) -> list[bool]:
-        """Per text, whether the model saw less than that; windows together see all."""
-        return [self.counts is None and item.is_truncated for item in self._firsts]
+        """Per text, whether the model sees only a part of it. A text in windows is seen as a whole."""
+        return [self.window_counts is None and item.is_truncated for item in self._first_items]
 
     @property
     def chunks(self) -> list[Chunk]:
-        """Per item, what it holds."""
-        owners = self.owners or range(len(self.items))
+        """Per item, its text and its place there."""
+        text_indexes = self.text_indexes or range(len(self.items))
         return [
-            Chunk(owner, *(item.span or (0, 0)), item.length) for owner, item in zip(owners, self.items, strict=True)
+            Chunk(index, *(item.span or (0, 0)), item.length)
+            for index, item in zip(text_indexes, self.items, strict=True)
         ]
 
     @property
-    def _firsts(self) -> list[TokenizedText]:
-        if self.counts is None:
+    def _first_items(self) -> list[TokenizedText]:
+        """The first item of each text."""
+        if self.window_counts is None:
             return self.items
         starts = [0]
-        for count in self.counts[:-1]:
+        for count in self.window_counts[:-1]:
             starts.append(starts[-1] + count)
         return [self.items[start] for start in starts]
 
 
-def prepare_texts(tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, options: EmbedOptions) -> PreparedTexts:
-    """Tokenise *texts* as *options* say, each with *prompt* before it. Blocks for as long as that takes.
+def preprocess(tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, options: EmbedOptions) -> ModelInputs:
+    """Tokenise *texts* as *options* require, each with *prompt* before it. Blocks while it works.
 
     Raises:
-        InvalidInputError: with ``truncate="none"``, a text is too long; it names the first one.
+        InvalidInputError: *options* forbid truncation and a text is too long; names the first such text.
     """
     if options.long_text != "truncate":
         windows = tokenizer.windows(texts, prompt=prompt, with_spans=options.long_text == "chunks")
-        return PreparedTexts([item for parts in windows for item in parts], [len(parts) for parts in windows])
+        return ModelInputs([item for parts in windows for item in parts], [len(parts) for parts in windows])
     items = tokenizer.tokenize(texts, prompt=prompt, side=None if options.truncate == "none" else options.truncate)
     if options.truncate == "none":
-        _refuse_long(items, tokenizer.max_tokens)
-    return PreparedTexts(items)
+        _reject_truncated(items, tokenizer.max_tokens)
+    return ModelInputs(items)
 
 
-def postprocess(vectors: Matrix, read: PreparedTexts, options: EmbedOptions, model: Model) -> tuple[NDArray[Any], int]:
-    """Make of the model's vectors what was asked for.
+def postprocess(vectors: Matrix, inputs: ModelInputs, options: EmbedOptions, model: Model) -> tuple[NDArray[Any], int]:
+    """Check the model's vectors, then average, shorten, normalize and convert them as *options* require.
 
     Args:
-        vectors: float32, one row per item of *read*.
-        read: what they are the vectors of.
-        options: what was asked for.
-        model: whose vectors they are.
+        vectors: float32, one row per item of *inputs*.
+        inputs: what the model has run.
+        options: the request's options.
+        model: the model that computed the vectors.
 
     Returns:
-        The vectors, one row per text or per chunk, and how many numbers each has (before they are packed into bits).
+        The vectors, one row per text or per chunk, and the dimension of a vector. For the two binary types, which pack
+        8 numbers into a byte, the dimension is larger than the number of columns.
 
     Raises:
-        InvalidVectorError: one is not finite or has a norm of zero, before or after it was cut.
-        InvalidInputError: the dtype cannot hold them.
+        InvalidVectorError: a vector is not finite or has a norm of zero, before or after the changes.
+        InvalidInputError: a number is too large for the dtype.
     """
-    check_finite_nonzero(vectors, owners=read.owners)
-    owners = read.owners
-    if options.long_text == "mean" and read.counts is not None:
-        vectors = weighted_means(vectors, [item.weight for item in read.items], read.counts)
-        owners = None
+    text_indexes = inputs.text_indexes
+    check_finite_nonzero(vectors, text_indexes=text_indexes)
+    if options.long_text == "mean" and inputs.window_counts is not None:
+        vectors = weighted_means(vectors, [item.weight for item in inputs.items], inputs.window_counts)
+        text_indexes = None
     if options.dimensions is not None:
         trained = model.card.matryoshka
-        vectors = cut(vectors, options.dimensions, layer_norm=bool(trained and trained.layer_norm))
+        layer_norm = bool(trained and trained.layer_norm)
+        vectors = truncate_dimensions(vectors, options.dimensions, layer_norm=layer_norm)
     if options.needs_unit_length:
-        vectors = unit(vectors)
+        vectors = normalize(vectors)
     if options.long_text == "mean" or options.dimensions is not None:
-        check_finite_nonzero(vectors, owners=owners)
+        check_finite_nonzero(vectors, text_indexes=text_indexes)
     return convert(vectors, options.dtype), vectors.shape[1]
 
 
-def _refuse_long(items: Sequence[TokenizedText], max_tokens: int | None) -> None:
+def _reject_truncated(items: Sequence[TokenizedText], max_tokens: int | None) -> None:
     for index, item in enumerate(items):
         if item.is_truncated:
             raise InvalidInputError(
-                f"Text {index}: {item.tokens} tokens are more than the {max_tokens} that the model takes, "
-                "and with truncate='none' nothing is cut off.",
+                f"Text {index} has {item.tokens} tokens; the model accepts at most {max_tokens}, "
+                "and truncate='none' forbids truncation.",
                 extensions={"index": index, "tokens": item.tokens, "limit": max_tokens},
             )

@@ -1,62 +1,106 @@
-"""Token lengths in, micro-batches of least modelled cost out. Pure: no clock, no queue, no model.
+"""Plans micro-batches: token lengths in, the cheapest split into model runs out. No clock, no queue, no model.
 
-One run of a model reads all its weights once and then works on every *padded* token, so with lengths in tokens
+A model run reads all weights once, then computes every *padded* token. With lengths in tokens, its modelled cost is
 
-    cost(batch) = CALL_COST_TOKENS + texts * longest
+    cost(batch) = RUN_COST_TOKENS + texts * longest
 
-and the best cut of many texts into runs is found by a dynamic programme over the lengths in descending order: a batch
-is always a stretch of that order, because swapping two texts between batches never makes either shorter.
+With the texts sorted by length, some cheapest split always cuts that order into contiguous parts: swapping texts
+between two batches so that the longer ones are together never makes either batch longer. So a dynamic programme over
+the sorted lengths finds it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
-CALL_COST_TOKENS = 12
-"""What one run costs besides its padded tokens, in tokens: 11 in ONNX Runtime, which reads all weights (measured by
-`benchmarks/calibrate.py`), and about one for the way into the lane and back."""
+RUN_COST_TOKENS = 12
+"""Fixed cost of one model run, in tokens. 11 are spent in ONNX Runtime, which reads all weights (measured by
+`benchmarks/calibrate.py`); about 1 is spent on handing the batch to a lane and the vectors back."""
+
+MAX_PLANNED_TEXTS = 64
+"""Texts that are considered for one micro-batch, and so the most that it contains. The cheapest batches usually have
+fewer than 10 texts, and planning 64 takes well under a millisecond of the event loop."""
+
+Batching = Literal["mixed", "equal", "single"]
+"""Which texts may share a run of a model: texts of any length, texts of equal length, or none."""
 
 
 def cost(texts: int, longest: int) -> int:
-    """Modelled cost of one run, in tokens."""
-    return CALL_COST_TOKENS + texts * longest
+    """Return the modelled cost, in tokens, of a run of this many texts that are padded to the longest one's tokens."""
+    return RUN_COST_TOKENS + texts * longest
 
 
-def plan(lengths: Sequence[int], *, budget_tokens: int, most_texts: int | None = None) -> list[range]:
-    """Cut *lengths* into runs of least total cost.
+def plan_micro_batches(lengths: Sequence[int], batching: Batching, *, budget_tokens: int) -> list[list[int]]:
+    """Split texts into micro-batches that a model with this *batching* may run.
 
     Args:
-        lengths: tokens per text as the model will see them, in descending order.
-        budget_tokens: padded tokens of one run at most; a text longer than that runs alone.
-        most_texts: texts of one run at most; None: any number.
+        lengths: tokens per text as the model sees them, in any order.
+        batching: which texts may share a micro-batch.
+        budget_tokens: maximum padded tokens of a micro-batch; a longer text runs alone.
 
     Returns:
-        The runs as stretches of *lengths*, longest texts first. Together they cover each text once.
+        The micro-batches, each as the indexes of its texts, longest texts first. Each text is in exactly one.
+    """
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    ordered = [lengths[index] for index in longest_first]
+    match batching:
+        case "single":
+            parts = [range(position, position + 1) for position in range(len(ordered))]
+        case "equal":
+            parts = _split_by_length(ordered, budget_tokens)
+        case "mixed":
+            parts = cheapest_split(ordered, budget_tokens=budget_tokens, max_texts=MAX_PLANNED_TEXTS)
+    return [[longest_first[position] for position in part] for part in parts]
+
+
+def cheapest_split(lengths: Sequence[int], *, budget_tokens: int, max_texts: int | None = None) -> list[range]:
+    """Split texts of any length into micro-batches of minimum total cost.
+
+    Args:
+        lengths: tokens per text as the model sees them, in descending order.
+        budget_tokens: maximum padded tokens of a micro-batch; a longer text runs alone.
+        max_texts: maximum texts of a micro-batch; None: no limit.
+
+    Returns:
+        The micro-batches as ranges of indexes into *lengths*, longest texts first. Each text is in exactly one.
     """
     count = len(lengths)
-    best = [0] * (count + 1)  # best[i]: least cost of lengths[i:]
-    end = [0] * count  # end[i]: where the first run of lengths[i:] ends
+    best = [0] * (count + 1)  # best[i]: minimum cost of lengths[i:]
+    end = [0] * count  # end[i]: where the first batch of lengths[i:] ends
     for start in range(count - 1, -1, -1):
-        best[start], end[start] = _best_first_run(lengths, start, best, budget_tokens, most_texts or count)
-    runs = []
+        best[start], end[start] = _best_first_batch(lengths, start, best, budget_tokens, max_texts or count)
+    batches = []
     start = 0
     while start < count:
-        runs.append(range(start, end[start]))
+        batches.append(range(start, end[start]))
         start = end[start]
-    return runs
+    return batches
 
 
-def _best_first_run(
-    lengths: Sequence[int], start: int, best: Sequence[int], budget_tokens: int, most_texts: int
+def _best_first_batch(
+    lengths: Sequence[int], start: int, best: Sequence[int], budget_tokens: int, max_texts: int
 ) -> tuple[int, int]:
-    """Least cost of ``lengths[start:]`` and the end of its first run, given *best* for every later start."""
+    """Return the minimum cost of ``lengths[start:]`` and the end of its first batch, given *best* of later starts."""
     longest = lengths[start]
-    widest = min(len(lengths), start + min(most_texts, max(1, budget_tokens // max(1, longest))))
-    # Padding a text by more than a whole call costs never pays, nor does it for the shorter ones behind it.
-    shortest = longest - CALL_COST_TOKENS
+    max_end = min(len(lengths), start + min(max_texts, max(1, budget_tokens // max(1, longest))))
+    # A run of its own is cheaper than padding a text by more than the cost of a run. The texts behind it are shorter.
+    shortest = longest - RUN_COST_TOKENS
     chosen, least = start + 1, cost(1, longest) + best[start + 1]
-    for end in range(start + 2, widest + 1):
+    for end in range(start + 2, max_end + 1):
         if lengths[end - 1] < shortest:
             break
         total = cost(end - start, longest) + best[end]
-        if total <= least:  # of equals the fuller first run
+        if total <= least:  # among equal costs, prefer the fuller first batch
             chosen, least = end, total
     return least, chosen
+
+
+def _split_by_length(ordered: Sequence[int], budget_tokens: int) -> list[range]:
+    """Split texts in order of length so that a batch contains texts of one length only."""
+    parts, start = [], 0
+    for length, count in Counter(ordered).items():
+        size = min(MAX_PLANNED_TEXTS, max(1, budget_tokens // max(1, length)))
+        end = start + count
+        parts += [range(first, min(first + size, end)) for first in range(start, end, size)]
+        start = end
+    return parts

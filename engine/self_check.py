@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
-from engine.jobs import Batching, Matrix
-from engine.planner import cost
+from engine.planner import Batching, cost
 from engine.tokenizer import TextTokenizer, TokenizedText
-from engine.vectors import unit
+from engine.vectors import Matrix, normalize
 
 PROBES = (
     "How do I reset my password?",
@@ -114,7 +113,7 @@ def drift_of(vectors: Matrix, expected: Matrix) -> float:
     """Return the largest difference of a number, with all vectors at length 1; infinity if the shapes differ."""
     if vectors.shape != expected.shape:
         return float("inf")
-    return float(np.abs(unit(vectors) - unit(expected)).max())
+    return float(np.abs(normalize(vectors) - normalize(expected)).max())
 
 
 def _run_each(encode: Encode, items: Sequence[TokenizedText]) -> Matrix:
@@ -150,7 +149,7 @@ def _check_references(
         known = {**known, **dict(zip(new, _run_each(encode, tokenizer.tokenize(new)), strict=True))}
     vectors = np.stack([known[reference.text] for reference in references])
     expected = np.asarray([reference.vector for reference in references], dtype=np.float32)
-    cosine = float((unit(vectors) * unit(expected)).sum(axis=1).min())
+    cosine = float((normalize(vectors) * normalize(expected)).sum(axis=1).min())
     if not cosine >= MIN_COSINE:
         raise ModelUnavailableError(
             model.name,

@@ -1,4 +1,4 @@
-"""What is done to vectors after the model. Pure numpy."""
+"""Pure numpy functions on vectors: check, normalize, shorten, average, convert and serialize."""
 
 import base64
 from collections.abc import Sequence
@@ -8,39 +8,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InvalidInputError, InvalidVectorError
-from engine.jobs import Matrix
 
+Matrix = NDArray[np.float32]
+"""Vectors as the rows of a matrix of shape ``(rows, dim)``."""
 Dtype = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 
 INT8_SCALE = 127
-"""The largest int8; a unit vector's numbers lie between -1 and 1, so that times 127 each has its place."""
+"""Factor for int8. The numbers of a unit vector are between -1 and 1; times 127, the largest int8, they always fit."""
 LAYER_NORM_EPSILON = 1e-5
-"""Of PyTorch's `layer_norm`, with which model cards apply it."""
+"""Added to the variance in layer norm. It is the default of PyTorch's `layer_norm`, which the model cards use."""
 
 
-def check_finite_nonzero(vectors: Matrix, *, owners: Sequence[int] | None = None) -> None:
-    """Let no vector pass that would spoil an index in silence.
+def check_finite_nonzero(vectors: Matrix, *, text_indexes: Sequence[int] | None = None) -> None:
+    """Reject vectors that would silently corrupt a search index.
 
     Args:
         vectors: float32, shape ``(rows, dim)``.
-        owners: per row, the index of the text that it belongs to; None: each text has one row.
+        text_indexes: per row, the index of its text, for the error. None: each text has one row.
 
     Raises:
-        InvalidVectorError: a vector with NaN or infinity, or with a norm of zero; it names the first such text.
+        InvalidVectorError: a vector contains NaN or infinity, or has a norm of zero; names the first such text.
     """
-    peaks = np.abs(vectors).max(axis=1)  # NaN where a row holds one; squares would overflow long before
+    peaks = np.abs(vectors).max(axis=1)  # NaN if the row contains one; a sum of squares would overflow much earlier
     bad = ~((peaks > 0.0) & (peaks < np.inf))
     if bad.any():
         row = int(bad.argmax())
-        reason = "has a norm of zero" if peaks[row] == 0.0 else "holds NaN or infinity"
-        raise InvalidVectorError(owners[row] if owners else row, reason)
+        reason = "has a norm of zero" if peaks[row] == 0.0 else "contains NaN or infinity"
+        raise InvalidVectorError(text_indexes[row] if text_indexes else row, reason)
 
 
-def unit(vectors: Matrix) -> Matrix:
-    """The vectors at length 1, computed in float64 so that neither large nor small numbers are lost.
+def normalize(vectors: Matrix) -> Matrix:
+    """Scale each vector to length 1 (L2 norm), in float64 so that large and small numbers keep their precision.
 
     Args:
-        vectors: float32, shape ``(rows, dim)``; a row of zeros stays one.
+        vectors: float32, shape ``(rows, dim)``; a row of zeros stays as it is.
 
     Returns:
         Float32 of the same shape.
@@ -50,16 +51,19 @@ def unit(vectors: Matrix) -> Matrix:
     return (exact / np.where(norms > 0.0, norms, 1.0)).astype(np.float32)
 
 
-def cut(vectors: Matrix, dimensions: int, *, layer_norm: bool) -> Matrix:
-    """The first *dimensions* numbers of each vector, as Matryoshka models want it; not yet at length 1 again.
+def truncate_dimensions(vectors: Matrix, dimensions: int, *, layer_norm: bool) -> Matrix:
+    """Keep the first *dimensions* numbers of each vector, for Matryoshka models. The result is not normalized.
 
     Args:
         vectors: float32, shape ``(rows, dim)``.
         dimensions: at most ``dim``.
-        layer_norm: bring each whole vector to mean 0 and variance 1 first, where the model's card says so.
+        layer_norm: first scale each whole vector to mean 0 and variance 1; the model's card states whether to.
+
+    Returns:
+        Float32, shape ``(rows, dimensions)``.
 
     Source:
-        Kusupati et al., Matryoshka Representation Learning, 2022; the layer norm: card of nomic-embed-text-v1.5.
+        Kusupati et al., Matryoshka Representation Learning, 2022. Layer norm: model card of nomic-embed-text-v1.5.
     """
     if layer_norm:
         exact = vectors.astype(np.float64)
@@ -69,12 +73,12 @@ def cut(vectors: Matrix, dimensions: int, *, layer_norm: bool) -> Matrix:
 
 
 def weighted_means(vectors: Matrix, weights: Sequence[int], counts: Sequence[int]) -> Matrix:
-    """One mean per text over the vectors of its windows.
+    """Return one vector per text: the weighted mean over its windows.
 
     Args:
-        vectors: float32, shape ``(windows, dim)``, the windows of a text beside each other.
-        weights: per window, its tokens of the text; a window without any counts as 1.
-        counts: per text, how many windows it has, at least 1.
+        vectors: float32, shape ``(windows, dim)``, the windows of each text next to each other.
+        weights: per window, the number of the text's tokens in it; 0 counts as 1.
+        counts: per text, its number of windows, at least 1.
 
     Returns:
         Float32, shape ``(texts, dim)``.
@@ -86,30 +90,36 @@ def weighted_means(vectors: Matrix, weights: Sequence[int], counts: Sequence[int
 
 
 def convert(vectors: Matrix, dtype: Dtype) -> NDArray[Any]:
-    """The vectors as numbers of another kind. No calibration data is needed.
+    """Convert vectors to another number type. The scales are fixed, so no calibration data is needed.
+
+    ============  =====================================================================================
+    ``float16``   rounded to the nearest
+    ``int8``      ``clip(round(127 x), -127, 127)``: off by at most 1/254
+    ``uint8``     the same plus 128
+    ``ubinary``   1 bit per number, set if it is positive; the first number is the highest bit of the
+                  first byte, and the last byte is padded with zeros
+    ``binary``    the bytes of ``ubinary`` minus 128, as int8
+    ============  =====================================================================================
 
     Args:
-        vectors: float32, shape ``(rows, dim)``; for ``int8`` and ``uint8`` at length 1.
-        dtype: ``float16`` rounds to the nearest; ``int8`` is ``clip(round(127 x), -127, 127)``, ``uint8`` the same
-            plus 128, so that each number is off by 1/254 at most; ``ubinary`` is one bit per number, 1 where it is
-            above zero, the first one in the highest bit of the first byte, and the last byte filled up with zeros;
-            ``binary`` has the same bytes less 128, as int8.
+        vectors: float32, shape ``(rows, dim)``; for ``int8`` and ``uint8`` with length 1.
+        dtype: the type to convert to.
 
     Returns:
-        Shape ``(rows, dim)``, or ``(rows, ceil(dim / 8))`` for the two binary kinds.
+        Shape ``(rows, dim)``; for the two binary types ``(rows, ceil(dim / 8))``.
 
     Raises:
-        InvalidInputError: float16 cannot hold a number of these vectors.
+        InvalidInputError: a number is too large for float16.
     """
     match dtype:
         case "float32":
             return vectors
         case "float16":
-            return _half(vectors)
+            return _to_float16(vectors)
         case "int8":
-            return _scaled(vectors).astype(np.int8)
+            return _scale_to_int8(vectors).astype(np.int8)
         case "uint8":
-            return (_scaled(vectors) + 128).astype(np.uint8)
+            return (_scale_to_int8(vectors) + 128).astype(np.uint8)
         case "ubinary":
             return np.packbits(vectors > 0.0, axis=1)
         case "binary":
@@ -117,25 +127,25 @@ def convert(vectors: Matrix, dtype: Dtype) -> NDArray[Any]:
 
 
 def to_base64(rows: NDArray[Any]) -> list[str]:
-    """Each row's numbers in base64, little-endian."""
+    """Encode the little-endian bytes of each row in base64."""
     return [base64.b64encode(row).decode("ascii") for row in little_endian(rows)]
 
 
 def little_endian(values: NDArray[Any]) -> NDArray[Any]:
-    """The same numbers, contiguous and with the lowest byte first whatever the machine."""
+    """Return the same numbers as a contiguous little-endian array, on any machine."""
     return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
 
 
-def _scaled(vectors: Matrix) -> NDArray[np.float32]:
+def _scale_to_int8(vectors: Matrix) -> NDArray[np.float32]:
     return np.clip(np.rint(vectors * INT8_SCALE), -INT8_SCALE, INT8_SCALE)
 
 
-def _half(vectors: Matrix) -> NDArray[np.float16]:
+def _to_float16(vectors: Matrix) -> NDArray[np.float16]:
     largest = float(np.abs(vectors).max())
     if largest > float(np.finfo(np.float16).max):
         raise InvalidInputError(
-            f"dtype: float16 holds numbers up to 65504, and these vectors have one of {largest:.6g}; "
-            "ask for float32, or for normalize: true.",
+            f"dtype: float16 holds numbers up to 65504, but a vector contains {largest:.6g}. "
+            "Use float32, or set normalize=true.",
             extensions={"field": "dtype"},
         )
     return vectors.astype(np.float16)

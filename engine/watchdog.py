@@ -1,7 +1,7 @@
-"""Looks after the lanes: which of them is in one run for too long, and which one's thread is gone.
+"""Watches the lanes: finds micro-batches that run too long, and threads that have died.
 
-What is stuck is computed when it is asked for. For the log, and to help those who wait behind such a run, a timer of
-the event loop looks about once a second, as long as a lane is at work.
+`Watchdog.stuck` is computed on request. While any lane works, a timer on the event loop also checks all lanes about
+once a second. It logs what it finds, and has micro-batches moved that wait behind an overdue one.
 """
 
 import asyncio
@@ -11,25 +11,26 @@ from dataclasses import dataclass
 
 import structlog
 
-from engine.jobs import Run
+from engine.jobs import MicroBatch
 from engine.lane import Lane
 
-LOOK_S = 1.0
-"""Seconds between two looks at most."""
+CHECK_INTERVAL_S = 1.0
+"""Seconds between two checks. Less when a run counts as stuck earlier than that. A check takes microseconds, and a run
+is overdue only after a second."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class StuckRun:
-    """A model run that has been going on for too long, and for how many seconds."""
+    """A model run that takes too long: the model's name, and the seconds since the run started."""
 
     model: str
     seconds: float
 
 
 class Watchdog:
-    """Owns what was told of stuck runs: each is told once when it is found, and once when it has ended at last."""
+    """Owns the list of reported stuck runs, so that each is logged once when it is found and once when it ends."""
 
     def __init__(
         self,
@@ -39,67 +40,68 @@ class Watchdog:
         on_overdue: Callable[[Lane], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Watch nothing yet.
+        """Prepare a watchdog; `watch` starts its timer.
 
         Args:
-            lanes: all there are.
-            stuck_s: seconds from which on a run is stuck.
-            on_overdue: is told, at each look, of each lane whose run should have ended long ago.
-            clock: seconds, monotonic; the lanes' own.
+            lanes: all lanes.
+            stuck_s: seconds after which a run counts as stuck.
+            on_overdue: called at each check, for each lane that is overdue.
+            clock: returns seconds, monotonic; the same as the lanes'.
         """
         self._lanes = lanes
         self._stuck_s = stuck_s
         self._on_overdue = on_overdue
         self._clock = clock
-        self._told: set[Run] = set()
+        self._reported: set[MicroBatch] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def stuck(self) -> list[StuckRun]:
-        """What is stuck at this moment."""
-        return [StuckRun(run.model.name, seconds) for _, run, seconds in self._stuck()]
+        """The runs that are stuck at this moment."""
+        return [StuckRun(batch.model.name, seconds) for _, batch, seconds in self._stuck()]
 
     def watch(self) -> None:
-        """Look again and again from now on, until no lane is at work."""
+        """Check the lanes regularly from now on, until none of them works."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(min(LOOK_S, self._stuck_s), self._look_again)
+            self._timer = asyncio.get_running_loop().call_later(min(CHECK_INTERVAL_S, self._stuck_s), self._on_timer)
 
-    def look(self) -> None:
-        """Notice dead threads, overdue lanes and stuck runs."""
+    def check(self) -> None:
+        """Find and handle dead threads, overdue lanes and stuck runs."""
         now = self._clock()
         for lane in self._lanes:
-            lane.look()
+            lane.check_thread()
             if lane.is_overdue(now):
                 self._on_overdue(lane)
-        for lane, run, seconds in self._stuck():
-            if run not in self._told:
-                self._told.add(run)
-                log.error("lane_stuck", lane=lane.name, seconds=round(seconds, 3), **_facts(run))
+        for lane, batch, seconds in self._stuck():
+            if batch not in self._reported:
+                self._reported.add(batch)
+                log.error("lane_stuck", lane=lane.name, seconds=round(seconds, 3), **_facts(batch))
 
-    def note_end(self, lane: Lane, run: Run, seconds: float) -> None:
-        """Tell of the end of a run that was stuck."""
-        if run in self._told:
-            self._told.remove(run)
-            log.warning("lane_freed", lane=lane.name, seconds=round(seconds, 3), **_facts(run))
+    def record_end(self, lane: Lane, batch: MicroBatch, seconds: float) -> None:
+        """Log that a stuck run has ended, after *seconds*; other ends are not logged."""
+        if batch in self._reported:
+            self._reported.remove(batch)
+            log.warning("lane_freed", lane=lane.name, seconds=round(seconds, 3), **_facts(batch))
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _stuck(self) -> list[tuple[Lane, Run, float]]:
+    def _stuck(self) -> list[tuple[Lane, MicroBatch, float]]:
         now = self._clock()
-        begun = [(lane, *lane.begun) for lane in self._lanes if lane.begun]
-        return [(lane, run, now - since) for lane, run, since in begun if now - since > self._stuck_s]
+        # Each lane is read once: its thread may end the run at any moment.
+        running = [(lane, *run) for lane in self._lanes if (run := lane.running)]
+        return [(lane, batch, now - since) for lane, batch, since in running if now - since > self._stuck_s]
 
-    def _look_again(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         try:
-            self.look()
+            self.check()
         finally:
-            if any(lane.runs for lane in self._lanes):
+            if any(lane.batches for lane in self._lanes):
                 self.watch()
 
 
-def _facts(run: Run) -> dict[str, object]:
-    return {"model": run.model.name, "texts": len(run.parts), "longest": run.longest}
+def _facts(batch: MicroBatch) -> dict[str, object]:
+    return {"model": batch.model.name, "texts": len(batch.parts), "longest": batch.longest}

@@ -1,1 +1,1 @@
-"""Metrics and logs. Knows nothing of requests or models."""
+"""Log setup and metrics. Imports nothing of the service."""

@@ -1,4 +1,4 @@
-"""Logs: events with fields, one line each. Never a caller's text, a key, a path or the value of a local variable."""
+"""Log setup: events with fields, one line each. No texts of callers, keys, paths or values of local variables."""
 
 import json
 import logging
@@ -14,28 +14,31 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-SPEAKING_MODULES = ("engine", "model_manager", "onnxruntime")
-"""Exceptions of these modules never quote a caller's text, so their messages are logged; of others, only the place."""
-PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s'\",:;()]|(?<=\w) (?=[^\s/\\]*[/\\]))+")
-"""An absolute path; a space belongs to it where another separator follows in the next word."""
+PACKAGES_WITH_SAFE_MESSAGES = ("engine", "model_manager", "onnxruntime")
+"""Messages of exceptions are logged only if these packages define them, since they never quote a caller's text. Of all
+other exceptions, only the type and the code locations are logged."""
+VERBOSE_LIBRARIES = ("httpx", "httpcore", "huggingface_hub", "asyncio")
+"""They log each request or task at INFO, so their level is WARNING."""
+ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s'\",:;()]|(?<=\w) (?=[^\s/\\]*[/\\]))+")
+"""An absolute path of any system. A space is part of it if the next word contains another separator."""
 
 
 def configure_logging(*, level: str, is_json: bool) -> None:
-    """Send the events of this process, its libraries' too, to standard output.
+    """Write the events of this process and of its libraries to standard output.
 
     Args:
-        level: least level that is written, such as `INFO`.
-        is_json: JSON lines for machines, else columns for people.
+        level: lowest level that is written, such as `INFO`.
+        is_json: write JSON lines; else columns for people.
     """
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        tell_exception,
+        summarize_exception,
     ]
     render: list[Processor] = (
-        [structlog.processors.JSONRenderer(serializer=_dumps)]
+        [structlog.processors.JSONRenderer(serializer=_to_json)]
         if is_json
-        else [_lay_out_exception, structlog.dev.ConsoleRenderer()]
+        else [_format_exception, structlog.dev.ConsoleRenderer()]
     )
     structlog.configure(
         processors=[*shared, *render],
@@ -46,72 +49,74 @@ def configure_logging(*, level: str, is_json: bool) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, _shorten_foreign, *shared],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, _clean_library_event, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(logging.INFO, logging.getLevelName(level)), force=True)
-    for chatty in ("httpx", "httpcore", "huggingface_hub", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    loguru.logger.disable("fastembed")  # its failures are reported by us, without addresses of files
-    warnings.simplefilter("ignore")  # for developers, who see them in the tests; their text holds paths
+    for name in VERBOSE_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    loguru.logger.disable("fastembed")  # we log its failures ourselves, without URLs of files
+    warnings.simplefilter("ignore")  # warnings contain paths; developers see them in the tests
 
 
-def tell_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace `exc_info` by the chain of exceptions, each with its type and the places it passed."""
+def summarize_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace `exc_info` by the chain of exceptions: per exception its type, code locations and perhaps its message."""
     error = event.pop("exc_info", None)
     if isinstance(error, tuple):
         error = error[1]
     elif error is True:
         error = sys.exc_info()[1]
     if isinstance(error, BaseException):
-        event["exception"] = [_record(link) for link in _chain(error)]
+        event["exception"] = [_summary(link) for link in _chain(error)]
     return event
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and its causes, as a traceback shows them, latest first."""
     link: BaseException | None = error
     while link is not None:
         yield link
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-def _record(error: BaseException) -> dict[str, Any]:
+def _summary(error: BaseException) -> dict[str, Any]:
     kind = type(error)
-    record: dict[str, Any] = {"type": f"{kind.__module__}.{kind.__qualname__}"}
-    if kind.__module__.partition(".")[0] in SPEAKING_MODULES:
-        record["message"] = PATH.sub("<path>", str(error))
-    record["at"] = [
+    summary: dict[str, Any] = {"type": f"{kind.__module__}.{kind.__qualname__}"}
+    if kind.__module__.partition(".")[0] in PACKAGES_WITH_SAFE_MESSAGES:
+        summary["message"] = ABSOLUTE_PATH.sub("<path>", str(error))
+    summary["at"] = [
         f"{frame.f_globals.get('__name__', '?')}:{line} {frame.f_code.co_name}"
         for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    return record
+    return summary
 
 
-def _shorten_foreign(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Lines of libraries: no paths, and of asyncio's only the first line, since the others quote an exception."""
+def _clean_library_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Remove paths from a library's message. Of asyncio keep the first line only: the others quote an exception."""
     text = str(event["event"])
     if str(event.get("logger")) == "asyncio":
         text = text.partition("\n")[0]
-    event["event"] = PATH.sub("<path>", text)
+    event["event"] = ABSOLUTE_PATH.sub("<path>", text)
     return event
 
 
-def _lay_out_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """For people: one line per exception and place."""
-    if links := event.get("exception"):
-        event["exception"] = "\n".join(line for link in links for line in _lines(link))
+def _format_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For people: one line per exception and code location."""
+    if summaries := event.get("exception"):
+        event["exception"] = "\n".join(line for summary in summaries for line in _lines(summary))
     return event
 
 
-def _lines(link: dict[str, Any]) -> list[str]:
-    return [": ".join(filter(None, (link["type"], link.get("message")))), *(f"  {place}" for place in link["at"])]
+def _lines(summary: dict[str, Any]) -> list[str]:
+    title = ": ".join(filter(None, (summary["type"], summary.get("message"))))
+    return [title, *(f"  {location}" for location in summary["at"])]
 
 
-def _dumps(event: EventDict, **_: object) -> str:
+def _to_json(event: EventDict, **_: object) -> str:
     try:
         return orjson.dumps(event, default=_type_name, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError:  # what JSON cannot hold, such as half a surrogate pair, must not stop what is logged
+    except TypeError:  # a value that orjson rejects, such as half a surrogate pair, must not make the logging code fail
         return json.dumps(event, default=_type_name, skipkeys=True)
 
 

@@ -1,4 +1,4 @@
-"""What the service has answered, counted: requests, errors by code, latencies per endpoint."""
+"""Request metrics: answers, errors by code, and latencies per endpoint."""
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
@@ -6,20 +6,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-REMEMBERED_REQUESTS = 2048
-"""Latencies kept per endpoint: percentiles are those of its latest requests, and memory stays bounded."""
+MAX_RECENT_LATENCIES = 2048
+"""Latencies kept per endpoint for percentiles. They describe recent requests, and memory stays bounded. With 2048 of
+them, about 20 are above the 99th percentile."""
 PERCENTILES = (50, 95, 99)
-BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Latencies are also counted between these, since the start: such counts of several replicas can be added up."""
+BUCKET_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the latency histogram's buckets, in seconds: about three per decade, from 1 ms to a minute.
+Unlike percentiles, the buckets of several replicas can be added up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """The latencies of one endpoint's answers since the start.
+    """The latency histogram of one endpoint since the start.
 
     Attributes:
-        counts: how many took up to each of BOUNDS_S, but longer than the bound before; the last one: longer than all.
-        total_s: their sum.
+        counts: answers per bucket, not cumulative: up to each of `BUCKET_BOUNDS_S`, and last those above all of them.
+        total_s: sum of all latencies.
     """
 
     counts: tuple[int, ...]
@@ -28,47 +30,50 @@ class Latencies:
 
 @dataclass(slots=True)
 class _Endpoint:
-    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKET_BOUNDS_S) + 1))
     total_s: float = 0.0
-    latest_s: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED_REQUESTS))
+    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RECENT_LATENCIES))
 
 
 class Metrics:
-    """Owns the counters of one app. Labels come from closed sets: routes and problem codes."""
+    """Owns the counters of one app. Labels come from closed sets: routes and error codes."""
 
     def __init__(self) -> None:
         self._errors: Counter[str] = Counter()
         self._endpoints: defaultdict[str, _Endpoint] = defaultdict(_Endpoint)
 
     def count(self, endpoint: str, seconds: float, problem_code: str | None) -> None:
-        """Note one answered request."""
-        noted = self._endpoints[endpoint]
-        noted.counts[bisect_left(BOUNDS_S, seconds)] += 1
-        noted.total_s += seconds
-        noted.latest_s.append(seconds)
+        """Count one answered request, and its error if *problem_code* is not None."""
+        metrics = self._endpoints[endpoint]
+        metrics.counts[bisect_left(BUCKET_BOUNDS_S, seconds)] += 1
+        metrics.total_s += seconds
+        metrics.recent_s.append(seconds)
         if problem_code is not None:
-            self.note_failure(problem_code)
+            self.count_error(problem_code)
 
-    def note_failure(self, problem_code: str) -> None:
-        """Note a failure; alone, that of a caller whose request never became one."""
+    def count_error(self, problem_code: str) -> None:
+        """Count an error only, for a connection that failed before it became a request."""
         self._errors[problem_code] += 1
 
     @property
     def requests(self) -> int:
-        return sum(sum(noted.counts) for noted in self._endpoints.values())
+        """Answered requests of all endpoints since the start."""
+        return sum(sum(metrics.counts) for metrics in self._endpoints.values())
 
     @property
     def errors(self) -> dict[str, int]:
-        """Answers by problem code."""
+        """Errors since the start, by code."""
         return dict(self._errors)
 
     def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]:
-        """Per endpoint, answers since the start and percentiles of its latest latencies in milliseconds."""
-        return {name: (sum(noted.counts), _percentiles_ms(noted.latest_s)) for name, noted in self._endpoints.items()}
+        """Return, per endpoint, the answers since the start and the percentiles of recent latencies in milliseconds."""
+        return {
+            name: (sum(metrics.counts), _percentiles_ms(metrics.recent_s)) for name, metrics in self._endpoints.items()
+        }
 
     def latencies(self) -> dict[str, Latencies]:
-        """Per endpoint, the latencies since the start."""
-        return {name: Latencies(tuple(noted.counts), noted.total_s) for name, noted in self._endpoints.items()}
+        """Return the latency histogram of each endpoint."""
+        return {name: Latencies(tuple(metrics.counts), metrics.total_s) for name, metrics in self._endpoints.items()}
 
 
 def _percentiles_ms(latencies_s: deque[float]) -> dict[str, float]:

@@ -21,10 +21,10 @@ from deploy.ray.bulk_output import atomic_file
 from deploy.ray.bulk_rows import UnitRows, place_of, read_unit
 from engine.encoder import Encoder
 from engine.errors import InvalidVectorError
-from engine.jobs import Matrix, cut_into_runs
 from engine.options import EmbedOptions
-from engine.pipeline import PreparedTexts, postprocess, prepare_texts
-from engine.vectors import convert
+from engine.pipeline import ModelInputs, postprocess, preprocess
+from engine.planner import plan_micro_batches
+from engine.vectors import Matrix, convert
 
 NEW_COLUMNS = ("embedding", "tokens", "truncated")
 METADATA_PREFIX = "fast_embedding"
@@ -132,11 +132,11 @@ def read_result(target: Path) -> UnitResult:
         raise InputError(f"{target} was not written by this job ({type(error).__name__}); remove it") from None
 
 
-def _embed_rows(encoder: Encoder, unit: Unit, rows: UnitRows, spec: JobSpec) -> tuple[NDArray[Any], PreparedTexts]:
+def _embed_rows(encoder: Encoder, unit: Unit, rows: UnitRows, spec: JobSpec) -> tuple[NDArray[Any], ModelInputs]:
     options = spec.options
     if not rows.texts:
         one = np.ones((1, options.dimensions or encoder.dim), np.float32)
-        return convert(one, options.dtype)[:0], PreparedTexts([])
+        return convert(one, options.dtype)[:0], ModelInputs([])
     prepared = _prepare(encoder, rows.texts, options)
     raw = _encode(encoder.runnable(options.input_type), prepared, spec.budget_tokens)
     try:
@@ -146,32 +146,28 @@ def _embed_rows(encoder: Encoder, unit: Unit, rows: UnitRows, spec: JobSpec) -> 
     return vectors, prepared
 
 
-def _prepare(encoder: Encoder, texts: Sequence[str], options: EmbedOptions) -> PreparedTexts:
+def _prepare(encoder: Encoder, texts: Sequence[str], options: EmbedOptions) -> ModelInputs:
     prompt = encoder.model.card.prompt_for(options.input_type)
     parts = [
-        prepare_texts(encoder.tokenizer, texts[start : start + TEXTS_PER_TOKENIZATION], prompt, options)
+        preprocess(encoder.tokenizer, texts[start : start + TEXTS_PER_TOKENIZATION], prompt, options)
         for start in range(0, len(texts), TEXTS_PER_TOKENIZATION)
     ]
     items = [item for part in parts for item in part.items]
-    counts = [count for part in parts for count in part.counts or ()]
-    return PreparedTexts(items, counts or None)
+    counts = [count for part in parts for count in part.window_counts or ()]
+    return ModelInputs(items, counts or None)
 
 
-def _encode(runnable: Any, prepared: PreparedTexts, budget_tokens: int) -> Matrix:
+def _encode(runnable: Any, prepared: ModelInputs, budget_tokens: int) -> Matrix:
     """Run the model on all items, longest first; return float32 vectors of shape ``(items, dim)`` in item order."""
     items = prepared.items
-    order = sorted(range(len(items)), key=lambda index: -items[index].length)
-    runs = cut_into_runs([items[index].length for index in order], runnable.batching, budget_tokens=budget_tokens)
+    lengths = [item.length for item in items]
     vectors: Matrix = np.empty((len(items), runnable.dim), np.float32)
-    start = 0
-    for count, _ in runs:
-        chosen = order[start : start + count]
-        vectors[chosen] = runnable.encode([items[index] for index in chosen])
-        start += count
+    for batch in plan_micro_batches(lengths, runnable.batching, budget_tokens=budget_tokens):
+        vectors[batch] = runnable.encode([items[index] for index in batch])
     return vectors
 
 
-def _build_table(rows: UnitRows, vectors: NDArray[Any], prepared: PreparedTexts) -> pa.Table:
+def _build_table(rows: UnitRows, vectors: NDArray[Any], prepared: ModelInputs) -> pa.Table:
     numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1))
     new = (
         pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1]),

@@ -19,7 +19,7 @@ from api.answer_types import (
     QueueMetrics,
 )
 from api.prometheus import Facts, text_answer
-from telemetry.metrics import BOUNDS_S, Latencies
+from telemetry.metrics import BUCKET_BOUNDS_S, Latencies
 from tests.support.servers import ROOT
 
 READERS: MappingProxyType[str, Callable[[str], Iterable[Metric]]] = MappingProxyType(
@@ -44,7 +44,7 @@ ANSWER = MetricsAnswer(  # each number stands in it once
 )
 FACTS = Facts(
     answer=ANSWER,
-    latencies={"POST /embed": Latencies((4, 0, 3, *[0] * (len(BOUNDS_S) - 3), 24), total_s=91.25)},
+    latencies={"POST /embed": Latencies((4, 0, 3, *[0] * (len(BUCKET_BOUNDS_S) - 3), 24), total_s=91.25)},
     fingerprints={"tiny/one": "d232dbe4e7fddd67"},
     max_queue_s=81.0,
     version="1.2.3",

@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.model_process import ModelProcessError, ModelWorker, WorkerConfig, cut_runs, resident_bytes, start_worker
+from cli.model_process import ModelProcessError, ModelWorker, WorkerConfig, resident_bytes, start_worker
 from engine.catalog import read_catalog
-from engine.jobs import Batching
 from engine.model_cards import InputType
-from engine.tokenizer import TokenizedText
 from tests.support.commands import change
 from tests.support.tiny import TinyModel, mean_of
 
@@ -94,16 +92,3 @@ def test_process_ends_if_the_block_fails(folder: Path) -> None:
     with pytest.raises(KeyError), start_worker(config_of(folder)):
         raise KeyError
     assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize(
-    ("batching", "expected"),
-    [
-        pytest.param("mixed", [[3], [0, 4, 2], [1]], id="mixed"),
-        pytest.param("equal", [[3], [0, 4], [2], [1]], id="equal"),
-        pytest.param("single", [[3], [0], [4], [2], [1]], id="single"),
-    ],
-)
-def test_texts_share_runs_as_in_the_service(batching: Batching, expected: list[list[int]]) -> None:
-    items = [TokenizedText(length, range(length)) for length in (30, 3, 29, 200, 30)]
-    assert cut_runs(items, batching, budget_tokens=256) == expected

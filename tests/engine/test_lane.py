@@ -1,4 +1,4 @@
-"""Lanes are real threads here, and they die real deaths."""
+"""Lanes with real threads, some of which die."""
 
 import asyncio
 import gc
@@ -8,51 +8,49 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
 from engine.errors import LaneLostError
-from engine.jobs import Job, Matrix, Run
-from engine.lane import LANE_NICENESS, LEAD_S, OVERDUE_S, Lane, _Given, open_lanes
+from engine.jobs import MicroBatch
+from engine.lane import LANE_NICENESS, OVERDUE_S, PREFETCH_S, Lane, _Assignment, open_lanes
+from engine.vectors import Matrix
 from tests.support.clock import ManualClock
-from tests.support.gated import GatedModel, Text
+from tests.support.gated import DyingModel, GatedModel, Text, batch_of
 from tests.support.servers import ROOT
 
-linux_only = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux keeps a niceness per thread")
+linux_only = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux has a niceness per thread")
 
 Outcome = Matrix | Exception
 
 
-class Dying(GatedModel):
-    """A model that ends the thread which runs it."""
-
-    def encode(self, items: Sequence[Text], *, is_lone: bool = False) -> Matrix:
-        super().encode(items, is_lone=is_lone)
-        raise SystemExit("not the failure of a model")
-
-
-class Told:
-    """What a lane has told of its runs, in order; each may be awaited."""
+class Outcomes:
+    """An `OnDone` callback that records the micro-batches that are done, in order; their outcomes can be awaited."""
 
     def __init__(self) -> None:
-        self.of: list[Run] = []
-        self._futures: dict[Run, asyncio.Future[Outcome]] = {}
+        self.done: list[MicroBatch] = []
+        self._futures: dict[MicroBatch, asyncio.Future[Outcome]] = {}
 
-    def __call__(self, _: Lane, run: Run, outcome: Outcome, seconds: float) -> None:
+    def __call__(self, _: Lane, batch: MicroBatch, outcome: Outcome, seconds: float) -> None:
         assert seconds >= 0
-        self.of.append(run)
-        self.outcome_of(run).set_result(outcome)
+        self.done.append(batch)
+        self.of(batch).set_result(outcome)
 
-    def outcome_of(self, run: Run) -> asyncio.Future[Outcome]:
-        return self._futures.setdefault(run, asyncio.get_running_loop().create_future())
+    def of(self, batch: MicroBatch) -> asyncio.Future[Outcome]:
+        return self._futures.setdefault(batch, asyncio.get_running_loop().create_future())
 
+    async def numbers(self, batch: MicroBatch) -> list[float]:
+        """Wait for the vectors of *batch*, and return the numbers of its texts."""
+        outcome = await self.of(batch)
+        assert isinstance(outcome, np.ndarray)
+        return [float(number) for number in outcome[:, 0]]
 
-def run_of(model: GatedModel, number: int = 0, *, length: int = 10, ends: float = 0.0, is_small: bool = True) -> Run:
-    job = Job(model, [Text(length, number)], asyncio.Future(), token_s=1.0, order=0.0, is_small=is_small)
-    return Run(model, [(job, 0)], ends=ends)
+    async def lost(self, batch: MicroBatch) -> LaneLostError:
+        outcome = await self.of(batch)
+        assert isinstance(outcome, LaneLostError)
+        return outcome
 
 
 @pytest.fixture
@@ -68,25 +66,15 @@ def lane(clock: ManualClock) -> Iterator[Lane]:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def outcomes() -> Outcomes:
+    return Outcomes()
 
 
-async def begun(model: GatedModel, runs: int) -> None:
-    await asyncio.to_thread(model.wait_for_runs, runs)
-
-
-async def vectors_of(lane: Lane, told: Told, run: Run) -> Matrix:
-    lane.start(run, told)
-    outcome = await told.outcome_of(run)
-    assert isinstance(outcome, np.ndarray)
-    return outcome
-
-
-async def lost(told: Told, run: Run) -> LaneLostError:
-    outcome = await told.outcome_of(run)
-    assert isinstance(outcome, LaneLostError)
-    return outcome
+async def is_working(lane: Lane, outcomes: Outcomes) -> bool:
+    """Run one more micro-batch on *lane*."""
+    batch = batch_of(GatedModel(is_open=True), 7)
+    lane.submit(batch, outcomes)
+    return await outcomes.numbers(batch) == [7.0]
 
 
 def thread_of(lane: Lane) -> threading.Thread:
@@ -94,24 +82,24 @@ def thread_of(lane: Lane) -> threading.Thread:
     return thread
 
 
-async def test_runs_are_done_one_after_the_other_in_the_order_given(lane: Lane, told: Told) -> None:
+async def test_micro_batches_run_one_after_the_other_in_order(lane: Lane, outcomes: Outcomes) -> None:
     model = GatedModel()
-    runs = [run_of(model, number) for number in range(3)]
-    for run in runs:
-        lane.start(run, told)
-    assert lane.runs == tuple(runs)
+    batches = [batch_of(model, number) for number in range(3)]
+    for batch in batches:
+        lane.submit(batch, outcomes)
+    assert lane.batches == tuple(batches)
     model.open()
-    assert [(await told.outcome_of(run)).tolist() for run in runs] == [[[0.0]], [[1.0]], [[2.0]]]  # type: ignore[union-attr]
-    assert told.of == runs
-    assert lane.runs == ()
-    assert lane.begun is None
+    assert [await outcomes.numbers(batch) for batch in batches] == [[0.0], [1.0], [2.0]]
+    assert outcomes.done == batches
+    assert lane.batches == ()
+    assert lane.running is None
 
 
-async def test_lanes_are_threads_of_their_own(told: Told) -> None:
+async def test_each_lane_has_its_own_thread(outcomes: Outcomes) -> None:
     lanes, model = open_lanes(3), GatedModel()
     for lane in lanes:
-        lane.start(run_of(model), told)
-    await begun(model, 3)
+        lane.submit(batch_of(model), outcomes)
+    await model.started(3)
     assert len({thread_of(lane).ident for lane in lanes} - {threading.get_ident()}) == 3
     model.open()
     for lane in lanes:
@@ -120,69 +108,69 @@ async def test_lanes_are_threads_of_their_own(told: Told) -> None:
 
 @linux_only
 @pytest.mark.parametrize("niceness", [0, 5])
-def test_lanes_yield_to_the_rest_of_the_process_whatever_its_niceness(niceness: int) -> None:
-    """Somebody may start the service with `nice`, which cannot be taken back: so it is a process of its own."""
+def test_lanes_have_a_lower_priority_than_the_process(niceness: int) -> None:
+    """In another process: its niceness is raised first, as by `nice`, and cannot be lowered again."""
     code = f"""
 import asyncio, os, threading
 import numpy as np
 from engine.lane import open_lanes
-from tests.engine.test_lane import GatedModel, Told, run_of
+from tests.engine.test_lane import GatedModel, Outcomes, batch_of
 def niceness():
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-class Telling(GatedModel):
+class NicenessModel(GatedModel):
     def encode(self, items, *, is_lone=False):
         return np.array([[niceness()]])
 async def main():
-    [lane], told, run = open_lanes(1), Told(), run_of(Telling())
-    lane.start(run, told)
-    [[lowered]] = await told.outcome_of(run)
-    print(lowered, niceness())
+    [lane], outcomes, batch = open_lanes(1), Outcomes(), batch_of(NicenessModel())
+    lane.submit(batch, outcomes)
+    [lowered] = await outcomes.numbers(batch)
+    print(int(lowered), niceness())
     lane.close()
 os.nice({niceness})
 asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     lane, others = map(int, done.stdout.split())
-    assert lane == min(others + LANE_NICENESS, 19)  # Linux knows no more
+    assert lane == min(others + LANE_NICENESS, 19)  # Linux has no higher niceness
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), MemoryError()], ids=["value", "memory"])
-async def test_failure_of_a_model_is_told_and_the_thread_lives(lane: Lane, told: Told, error: Exception) -> None:
-    class Failing(GatedModel):
+async def test_model_error_is_the_outcome_and_the_thread_goes_on(
+    lane: Lane, outcomes: Outcomes, error: Exception
+) -> None:
+    class FailingModel(GatedModel):
         def encode(self, items: Sequence[Text], *, is_lone: bool = False) -> Matrix:
             super().encode(items, is_lone=is_lone)
             raise error
 
-    failing = run_of(Failing(is_open=True))
-    lane.start(failing, told)
-    assert await told.outcome_of(failing) is error
+    failing = batch_of(FailingModel(is_open=True))
+    lane.submit(failing, outcomes)
+    assert await outcomes.of(failing) is error
     thread = thread_of(lane)
-    assert (await vectors_of(lane, told, run_of(GatedModel(is_open=True), 7))).tolist() == [[7.0]]
+    assert await is_working(lane, outcomes)
     assert thread_of(lane) is thread
-    assert lane.deaths == 0
+    assert lane.restarts == 0
 
 
-async def test_model_that_returns_another_number_of_vectors_has_failed(lane: Lane, told: Told) -> None:
+async def test_wrong_number_of_vectors_is_an_error(lane: Lane, outcomes: Outcomes) -> None:
     model = GatedModel(is_open=True)
-    model.missing_vectors = 1
-    run = run_of(model)
-    lane.start(run, told)
-    assert str(await told.outcome_of(run)) == "the model returned an array of shape (0, 1) where (1, 1) was due"
+    model.omitted_vectors = 1
+    batch = batch_of(model)
+    lane.submit(batch, outcomes)
+    assert str(await outcomes.of(batch)) == "the model returned an array of shape (0, 1) instead of (1, 1)"
 
 
-async def test_thread_that_dies_in_a_run_is_replaced_and_its_caller_told(lane: Lane, told: Told) -> None:
-    dying, sound = Dying(), GatedModel(is_open=True)
-    fatal, behind = run_of(dying), run_of(sound, 2)
+async def test_thread_that_dies_fails_its_micro_batch_and_is_replaced(lane: Lane, outcomes: Outcomes) -> None:
+    dying = DyingModel()
+    fatal, next_one = batch_of(dying), batch_of(GatedModel(is_open=True), 2)
     with capture_logs() as logs:
-        lane.start(fatal, told)
-        await begun(dying, 1)
-        lane.start(behind, told)
+        lane.submit(fatal, outcomes)
+        await dying.started(1)
+        lane.submit(next_one, outcomes)
         dying.open()
-        failure = await lost(told, fatal)
-        assert isinstance(failure.__cause__, SystemExit)
-        outcome = await told.outcome_of(behind)
-        assert isinstance(outcome, np.ndarray)  # it had not begun, so the next thread has it
-    assert (lane.deaths, lane.runs) == (1, ())
+        assert isinstance((await outcomes.lost(fatal)).__cause__, SystemExit)
+        assert await outcomes.numbers(next_one) == [2.0]  # not started yet, so the next thread runs it
+    assert (lane.restarts, lane.batches) == (1, ())
     assert [entry for entry in logs if entry["log_level"] == "error"] == [
         {
             "event": "lane_died",
@@ -190,177 +178,167 @@ async def test_thread_that_dies_in_a_run_is_replaced_and_its_caller_told(lane: L
             "lane": "lane-0",
             "models": ["gated"],
             "error": "SystemExit",
-            "deaths": 1,
+            "restarts": 1,
         }
     ]
 
 
-async def test_thread_that_dies_between_two_runs_loses_none(
-    lane: Lane, told: Told, monkeypatch: pytest.MonkeyPatch
+async def test_thread_that_dies_between_two_micro_batches_loses_none(
+    lane: Lane, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No memory is left for the few lines around the model."""
-    model = GatedModel(is_open=True)
-    await vectors_of(lane, told, run_of(model, 1))
-    thread, take = thread_of(lane), _Given.take
+    """As when memory runs out in the few lines around the model run."""
+    assert await is_working(lane, outcomes)
+    thread, claim = thread_of(lane), _Assignment.claim
 
-    def take_at_the_second_try(given: _Given) -> bool:
-        del given
-        monkeypatch.setattr(_Given, "take", take)
+    def fail_once(_: _Assignment) -> bool:
+        monkeypatch.setattr(_Assignment, "claim", claim)
         raise MemoryError
 
-    monkeypatch.setattr(_Given, "take", take_at_the_second_try)
-    assert (await vectors_of(lane, told, run_of(model, 2))).tolist() == [[2.0]]
-    assert lane.deaths == 1
+    monkeypatch.setattr(_Assignment, "claim", fail_once)
+    assert await is_working(lane, outcomes)
+    assert lane.restarts == 1
     assert thread_of(lane) is not thread
 
 
-async def test_thread_that_is_gone_without_a_word_is_noticed(
-    lane: Lane, told: Told, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("finder", ["check", "submit"])
+async def test_thread_that_died_without_reporting_it_is_found_by_a_check_or_the_next_submit(
+    lane: Lane, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch, finder: str
 ) -> None:
-    dying, sound = Dying(is_open=True), GatedModel(is_open=True)
-    fatal = run_of(dying)
+    fatal = batch_of(DyingModel(is_open=True))
     with monkeypatch.context() as silent:
-        silent.setattr(lane, "_tell", lambda *_: None)
-        lane.start(fatal, told)
+        silent.setattr(lane, "_call_on_loop", lambda *_: None)
+        lane.submit(fatal, outcomes)
         await asyncio.to_thread(thread_of(lane).join, 10)
-    assert lane.runs == (fatal,)
-    lane.look()
-    await lost(told, fatal)
-    assert (await vectors_of(lane, told, run_of(sound, 3))).tolist() == [[3.0]]
-    lane.look()
-    assert lane.deaths == 1
+    assert lane.batches == (fatal,)
+    if finder == "check":
+        lane.check_thread()
+    assert await is_working(lane, outcomes)
+    await outcomes.lost(fatal)
+    lane.check_thread()
+    assert lane.restarts == 1
 
 
-async def test_thread_that_was_found_gone_by_the_next_run_costs_it_nothing(
-    lane: Lane, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fatal = run_of(Dying(is_open=True))
-    with monkeypatch.context() as silent:
-        silent.setattr(lane, "_tell", lambda *_: None)
-        lane.start(fatal, told)
-        await asyncio.to_thread(thread_of(lane).join, 10)
-    assert (await vectors_of(lane, told, run_of(GatedModel(is_open=True), 4))).tolist() == [[4.0]]
-    await lost(told, fatal)
-
-
-class Unstartable(threading.Thread):
-    """As on a machine that has no room for one more thread."""
+class UnstartableThread(threading.Thread):
+    """A thread on a machine that cannot run one more."""
 
     def start(self) -> None:
         raise RuntimeError("can't start new thread")
 
 
-async def test_lane_without_a_thread_tells_its_caller_at_once_and_tries_again_for_the_next_run(
-    lane: Lane, told: Told, monkeypatch: pytest.MonkeyPatch
+async def test_lane_that_cannot_start_a_thread_fails_its_micro_batch_and_tries_again_for_the_next(
+    lane: Lane, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = GatedModel(is_open=True)
-    unlucky = run_of(model, 1)
+    failing = batch_of(GatedModel(is_open=True), 1)
     with monkeypatch.context() as full, capture_logs() as logs:
-        full.setattr(threading, "Thread", Unstartable)
-        lane.start(unlucky, told)
-        assert isinstance((await lost(told, unlucky)).__cause__, RuntimeError)
+        full.setattr(threading, "Thread", UnstartableThread)
+        lane.submit(failing, outcomes)
+        assert isinstance((await outcomes.lost(failing)).__cause__, RuntimeError)
     assert [entry["event"] for entry in logs] == ["lane_not_started"]
-    assert (await vectors_of(lane, told, run_of(model, 2))).tolist() == [[2.0]]
-    assert lane.deaths == 0
+    assert await is_working(lane, outcomes)
+    assert lane.restarts == 0
 
 
-async def test_runs_that_have_not_begun_can_be_had_back(lane: Lane, told: Told) -> None:
+async def test_micro_batches_that_have_not_started_can_be_withdrawn(lane: Lane, outcomes: Outcomes) -> None:
     model = GatedModel()
-    first, second = run_of(model, 1), run_of(model, 2)
-    lane.start(first, told)
-    await begun(model, 1)
-    lane.start(second, told)
-    assert lane.take_back() == [second]
-    assert lane.take_back() == []
-    assert lane.runs == (first,)
+    first, second = batch_of(model, 1), batch_of(model, 2)
+    lane.submit(first, outcomes)
+    await model.started(1)
+    lane.submit(second, outcomes)
+    assert lane.withdraw() == [second]
+    assert lane.withdraw() == []
+    assert lane.batches == (first,)
     model.open()
-    await told.outcome_of(first)
-    assert (await vectors_of(lane, told, run_of(model, 3))).tolist() == [[3.0]]
-    assert model.runs == [[1], [3]]
-    assert second not in told.of
+    assert await outcomes.numbers(first) == [1.0]
+    assert await is_working(lane, outcomes)
+    assert model.runs == [[1]]
+    assert second not in outcomes.done
 
 
-async def test_lane_tells_which_run_it_is_in_and_since_when(lane: Lane, told: Told, clock: ManualClock) -> None:
+async def test_lane_reports_its_running_micro_batch_and_since_when(
+    lane: Lane, outcomes: Outcomes, clock: ManualClock
+) -> None:
     model, clock.now_s = GatedModel(), 5.0
-    run = run_of(model)
-    lane.start(run, told)
-    await begun(model, 1)
+    batch = batch_of(model)
+    lane.submit(batch, outcomes)
+    await model.started(1)
     clock.now_s = 9.0
-    assert lane.begun == (run, 5.0)
+    assert lane.running == (batch, 5.0)
     model.open()
-    await told.outcome_of(run)
-    assert lane.begun is None
+    await outcomes.of(batch)
+    assert lane.running is None
 
 
-async def test_lane_takes_its_next_run_shortly_before_the_end_of_the_current_one(lane: Lane, told: Told) -> None:
+async def test_lane_accepts_one_more_micro_batch_shortly_before_the_current_one_ends(
+    lane: Lane, outcomes: Outcomes
+) -> None:
     model = GatedModel()
-    assert lane.takes_work(0.0)
-    lane.start(run_of(model, ends=2.0), told)
-    assert [lane.takes_work(now) for now in (1.9, 2.0 - LEAD_S, 2.0 + OVERDUE_S)] == [False, True, True]
-    assert not lane.takes_work(2.1 + OVERDUE_S)  # what is behind it might wait for ever
-    lane.start(run_of(model, ends=3.0), told)
-    assert not lane.takes_work(3.0)
+    assert lane.accepts_work(0.0)
+    lane.submit(batch_of(model, expected_end=2.0), outcomes)
+    assert [lane.accepts_work(now) for now in (1.9, 2.0 - PREFETCH_S, 2.0 + OVERDUE_S)] == [False, True, True]
+    assert not lane.accepts_work(2.1 + OVERDUE_S)  # the current one may never end
+    lane.submit(batch_of(model, expected_end=3.0), outcomes)
+    assert not lane.accepts_work(3.0)
     model.open()
 
 
 @pytest.mark.parametrize("is_small", [True, False])
-async def test_small_requests_do_not_wait_for_big_work_nor_for_what_is_overdue(
-    lane: Lane, told: Told, *, is_small: bool
+async def test_small_requests_do_not_wait_for_large_or_overdue_work(
+    lane: Lane, outcomes: Outcomes, *, is_small: bool
 ) -> None:
     model = GatedModel()
-    assert not lane.is_at_big_work(9.0)
+    assert not lane.is_busy_with_large(9.0)
     assert not lane.is_overdue(9.0)
-    lane.start(run_of(model, ends=2.0, is_small=is_small), told)
-    assert lane.is_at_big_work(2.0) is not is_small
-    assert lane.is_at_big_work(2.1 + OVERDUE_S)
+    lane.submit(batch_of(model, expected_end=2.0, is_small=is_small), outcomes)
+    assert lane.is_busy_with_large(2.0) is not is_small
+    assert lane.is_busy_with_large(2.1 + OVERDUE_S)
     assert lane.is_overdue(2.1 + OVERDUE_S)
     model.open()
 
 
-async def test_closing_leaves_a_thread_alone_that_hangs(told: Told) -> None:
+async def test_closing_does_not_wait_for_a_thread_that_hangs(outcomes: Outcomes) -> None:
     lane, model = Lane("hanging"), GatedModel()
-    lane.start(run_of(model), told)
-    await begun(model, 1)
+    lane.submit(batch_of(model), outcomes)
+    await model.started(1)
     thread = thread_of(lane)
     with capture_logs() as logs:
         lane.close()
     assert logs == [{"event": "lane_left_running", "log_level": "warning", "lane": "hanging"}]
-    assert thread.daemon  # so Python does not wait for it
+    assert thread.daemon  # so Python does not wait for it either
     model.open()
     await asyncio.to_thread(thread.join, 10)
 
 
-async def test_closing_ends_an_idle_thread_and_a_lane_that_never_had_one(lane: Lane, told: Told) -> None:
-    await vectors_of(lane, told, run_of(GatedModel(is_open=True)))
+async def test_closing_ends_an_idle_thread(lane: Lane, outcomes: Outcomes) -> None:
+    assert await is_working(lane, outcomes)
     thread = thread_of(lane)
     lane.close()
     assert not thread.is_alive()
     Lane("never used").close()
 
 
-async def test_idle_lane_keeps_no_model_alive(lane: Lane, told: Told) -> None:
-    model = GatedModel(is_open=True)
-    left = weakref.ref(model)
-    await vectors_of(lane, told, run_of(model))
-    del model
-    told.__init__()  # type: ignore[misc]
-    await vectors_of(lane, told, run_of(GatedModel(is_open=True)))  # the thread is past its first run for sure
+async def test_idle_lane_does_not_keep_a_model_in_memory(lane: Lane) -> None:
+    model, outcomes = GatedModel(is_open=True), Outcomes()
+    reference = weakref.ref(model)
+    batch = batch_of(model)
+    lane.submit(batch, outcomes)
+    await outcomes.of(batch)
+    del model, batch, outcomes
+    assert await is_working(lane, Outcomes())  # so the thread has passed its first run
     gc.collect()
-    assert left() is None
+    assert reference() is None
 
 
-def test_result_that_comes_after_the_loop_was_closed_ends_nothing() -> None:
-    lane, model, told = Lane("late"), GatedModel(), Told()
-    seen: list[Any] = []
+def test_result_that_arrives_after_the_loop_has_closed_is_dropped() -> None:
+    lane, model, outcomes = Lane("late"), GatedModel(), Outcomes()
 
-    async def leave() -> None:
-        lane.start(run_of(model), told)
-        await begun(model, 1)
-        seen.append(thread_of(lane))
+    async def leave() -> threading.Thread:
+        lane.submit(batch_of(model), outcomes)
+        await model.started(1)
+        return thread_of(lane)
 
-    asyncio.run(leave())
+    thread = asyncio.run(leave())
     model.open()
     lane.close()
-    seen[0].join(10)
-    assert not seen[0].is_alive()
-    assert (lane.deaths, told.of) == (0, [])
+    thread.join(10)
+    assert not thread.is_alive()
+    assert (lane.restarts, outcomes.done) == (0, [])

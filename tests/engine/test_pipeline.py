@@ -1,4 +1,4 @@
-"""What options make of texts and of vectors, against computations written out by hand."""
+"""Preprocessing of texts and postprocessing of vectors, compared with plain computations."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,206 +11,197 @@ from numpy.typing import NDArray
 
 from engine.catalog import Model
 from engine.errors import InvalidInputError, InvalidVectorError
-from engine.jobs import Matrix
 from engine.model_cards import Matryoshka, ModelCard
 from engine.options import DEFAULTS, EmbedOptions, LongText
-from engine.pipeline import Chunk, PreparedTexts, postprocess, prepare_texts
+from engine.pipeline import Chunk, ModelInputs, postprocess, preprocess
 from engine.tokenizer import TextTokenizer, TokenizedText
+from engine.vectors import Matrix
 from tests.support.tiny import MAX_TOKENS, tokenizer_of
 
-ROOM = MAX_TOKENS - 2
+MAX_WORDS = MAX_TOKENS - 2
+"""Words that fit into the model's input beside the two special tokens."""
 DIM = 6
 MODEL = Model("acme/tiny", DIM, MAX_TOKENS, 1, 1, "", "", "local", ModelCard(matryoshka=Matryoshka((2, 3))))
-NORMED = replace(MODEL, card=ModelCard(matryoshka=Matryoshka((2, 3), layer_norm=True)))
-OURS = TextTokenizer(tokenizer_of(), adds_special_tokens=True, max_tokens=MAX_TOKENS)
+WITH_LAYER_NORM = replace(MODEL, card=ModelCard(matryoshka=Matryoshka((2, 3), layer_norm=True)))
+TOKENIZER = TextTokenizer(tokenizer_of(), adds_special_tokens=True, max_tokens=MAX_TOKENS)
 
 properties = settings(deadline=None, max_examples=60, derandomize=True)
-counts_of_words = st.lists(st.integers(0, 60), min_size=1, max_size=5)
+word_counts = st.lists(st.integers(0, 60), min_size=1, max_size=5)
 
 
 def texts_of(counts: list[int]) -> list[str]:
     return [" ".join(["one"] * count) for count in counts]
 
 
-def vectors_of(rows: int, seed: int = 0) -> Matrix:
-    return np.random.default_rng(seed).standard_normal((rows, DIM)).astype(np.float32)
+def inputs_of(counts: list[int], options: EmbedOptions = DEFAULTS) -> ModelInputs:
+    return preprocess(TOKENIZER, texts_of(counts), "", options)
 
 
-def length_one(row: NDArray[Any]) -> NDArray[np.float64]:
+def vectors_of(rows: int) -> Matrix:
+    return np.random.default_rng(0).standard_normal((rows, DIM)).astype(np.float32)
+
+
+def normalized(row: NDArray[Any]) -> NDArray[np.float64]:
     exact = row.astype(np.float64)
     return exact / np.float64(np.sqrt((exact**2).sum()))
 
 
 @properties
-@given(counts=counts_of_words)
-def test_tokens_and_cuts_are_told_per_text_whatever_becomes_of_long_ones(counts: list[int]) -> None:
+@given(counts=word_counts)
+def test_tokens_and_truncation_are_reported_per_text_for_every_long_text_option(counts: list[int]) -> None:
     for long_text in ("truncate", "mean", "chunks"):
-        read = prepare_texts(OURS, texts_of(counts), "", EmbedOptions(long_text=long_text))
-        assert read.tokens == [count + 2 for count in counts]
-        assert read.truncated == [long_text == "truncate" and count > ROOM for count in counts]
+        inputs = inputs_of(counts, EmbedOptions(long_text=long_text))
+        assert inputs.tokens == [count + 2 for count in counts]
+        assert inputs.truncated == [long_text == "truncate" and count > MAX_WORDS for count in counts]
 
 
 @properties
-@given(counts=counts_of_words)
-def test_windows_of_all_texts_are_items_in_their_order(counts: list[int]) -> None:
-    read = prepare_texts(OURS, texts_of(counts), "", EmbedOptions(long_text="chunks"))
-    wanted = [max(1, -(-count // ROOM)) for count in counts]
-    assert read.counts == wanted
-    assert read.owners == [index for index, windows in enumerate(wanted) for _ in range(windows)]
-    assert len(read.items) == sum(wanted)
-    assert sum(item.weight for item in read.items) == sum(counts)
-    assert [chunk.index for chunk in read.chunks] == read.owners
-    assert [chunk.tokens for chunk in read.chunks] == [item.weight + 2 for item in read.items]
+@given(counts=word_counts)
+def test_windows_of_all_texts_become_items_in_order(counts: list[int]) -> None:
+    inputs = inputs_of(counts, EmbedOptions(long_text="chunks"))
+    expected = [max(1, -(-count // MAX_WORDS)) for count in counts]
+    assert inputs.window_counts == expected
+    assert inputs.text_indexes == [index for index, windows in enumerate(expected) for _ in range(windows)]
+    assert len(inputs.items) == sum(expected)
+    assert sum(item.weight for item in inputs.items) == sum(counts)
+    assert [chunk.index for chunk in inputs.chunks] == inputs.text_indexes
+    assert [chunk.tokens for chunk in inputs.chunks] == [item.weight + 2 for item in inputs.items]
 
 
-def test_chunks_tell_the_characters_of_the_callers_text() -> None:
-    text = " ".join(["three"] * (ROOM + 1))
-    read = prepare_texts(OURS, ["one", text], "two ", EmbedOptions(long_text="chunks"))
-    border = len("three ") * (ROOM - 1)
-    assert read.chunks == [
+def test_chunks_contain_their_place_in_the_callers_text() -> None:
+    text = " ".join(["three"] * (MAX_WORDS + 1))
+    inputs = preprocess(TOKENIZER, ["one", text], "two ", EmbedOptions(long_text="chunks"))
+    border = len("three ") * (MAX_WORDS - 1)
+    assert inputs.chunks == [
         Chunk(0, 0, 3, 4),
         Chunk(1, 0, border - 1, MAX_TOKENS),
         Chunk(1, border, len(text), 5),
     ]
 
 
+def test_text_that_is_not_split_is_one_chunk() -> None:
+    inputs = ModelInputs([TokenizedText(3, [2, 4, 3])])
+    assert inputs.text_indexes is None
+    assert inputs.chunks == [Chunk(0, 0, 0, 3)]
+
+
 @pytest.mark.parametrize("side", ["start", "end"])
-def test_text_is_cut_on_the_side_asked_for(side: str) -> None:
-    text = " ".join([*["one"] * ROOM, *["two"] * 3])
+def test_text_is_truncated_at_the_requested_end(side: str) -> None:
+    text = " ".join([*["one"] * MAX_WORDS, *["two"] * 3])
     options = EmbedOptions(truncate=side)  # type: ignore[arg-type]  # pytest's parameters are plain strings
-    [item] = prepare_texts(OURS, [text], "", options).items
-    by_hand = [*["one"] * (ROOM - 3), *["two"] * 3] if side == "start" else ["one"] * ROOM
-    assert list(item.ids) == list(OURS.tokenize([" ".join(by_hand)])[0].ids)
+    [item] = preprocess(TOKENIZER, [text], "", options).items
+    kept = [*["one"] * (MAX_WORDS - 3), *["two"] * 3] if side == "start" else ["one"] * MAX_WORDS
+    assert list(item.ids) == list(TOKENIZER.tokenize([" ".join(kept)])[0].ids)
 
 
-def test_text_that_is_too_long_is_refused_where_nothing_may_be_cut() -> None:
-    texts = texts_of([1, ROOM, ROOM + 1, ROOM + 2])
-    with pytest.raises(InvalidInputError, match="Text 2: 17 tokens are more than the 16") as refused:
-        prepare_texts(OURS, texts, "", EmbedOptions(truncate="none"))
-    assert refused.value.extensions == {"index": 2, "tokens": ROOM + 3, "limit": MAX_TOKENS}
-    read = prepare_texts(OURS, texts[:2], "", EmbedOptions(truncate="none"))
-    assert read.truncated == [False, False]
+def test_without_truncation_a_text_that_is_too_long_is_rejected() -> None:
+    options = EmbedOptions(truncate="none")
+    with pytest.raises(InvalidInputError, match="Text 2 has 17 tokens; the model accepts at most 16") as error:
+        inputs_of([1, MAX_WORDS, MAX_WORDS + 1, MAX_WORDS + 2], options)
+    assert error.value.extensions == {"index": 2, "tokens": MAX_WORDS + 3, "limit": MAX_TOKENS}
+    assert inputs_of([1, MAX_WORDS], options).truncated == [False, False]
+    with pytest.raises(InvalidInputError, match="17 tokens"):  # the prompt counts
+        preprocess(TOKENIZER, texts_of([MAX_WORDS]), "two ", options)
 
 
-def test_prompt_counts_where_nothing_may_be_cut() -> None:
-    with pytest.raises(InvalidInputError, match="17 tokens"):
-        prepare_texts(OURS, texts_of([ROOM]), "two ", EmbedOptions(truncate="none"))
-
-
-def test_vectors_are_handed_on_unchanged_by_default() -> None:
+def test_vectors_are_unchanged_by_default() -> None:
     vectors = vectors_of(3)
-    finished, dimension = postprocess(vectors, prepare_texts(OURS, ["one"] * 3, "", DEFAULTS), DEFAULTS, MODEL)
-    np.testing.assert_array_equal(finished, vectors)
+    result, dimension = postprocess(vectors, inputs_of([1, 1, 1]), DEFAULTS, MODEL)
+    np.testing.assert_array_equal(result, vectors)
     assert dimension == DIM
 
 
 @properties
-@given(counts=counts_of_words)
+@given(counts=word_counts)
 @pytest.mark.parametrize("normalize", [None, True, False])
-def test_mean_of_windows_is_numpys_average_weighted_by_their_tokens(counts: list[int], normalize: bool | None) -> None:  # noqa: FBT001 - pytest hands it over
+def test_mean_of_windows_is_numpys_average_weighted_by_their_tokens(counts: list[int], normalize: bool | None) -> None:  # noqa: FBT001 - a parameter of pytest
     options = EmbedOptions(long_text="mean", normalize=normalize)
-    read = prepare_texts(OURS, texts_of(counts), "", options)
-    vectors = vectors_of(len(read.items))
-    finished, _ = postprocess(vectors, read, options, MODEL)
-    assert finished.shape == (len(counts), DIM)
+    inputs = inputs_of(counts, options)
+    vectors = vectors_of(len(inputs.items))
+    result, _ = postprocess(vectors, inputs, options, MODEL)
+    assert result.shape == (len(counts), DIM)
     start = 0
-    for count, row in zip(counts, finished, strict=True):
-        windows = max(1, -(-count // ROOM))
-        weights = [min(ROOM, count - ROOM * number) or 1 for number in range(windows)]
-        wanted = np.average(vectors[start : start + windows].astype(np.float64), axis=0, weights=weights)
-        np.testing.assert_allclose(row, wanted if normalize is False else length_one(wanted), rtol=1e-5, atol=1e-6)
+    for count, row in zip(counts, result, strict=True):
+        windows = max(1, -(-count // MAX_WORDS))
+        weights = [min(MAX_WORDS, count - MAX_WORDS * number) or 1 for number in range(windows)]
+        mean = np.average(vectors[start : start + windows].astype(np.float64), axis=0, weights=weights)
+        np.testing.assert_allclose(row, mean if normalize is False else normalized(mean), rtol=1e-5, atol=1e-6)
         start += windows
 
 
 @pytest.mark.parametrize("normalize", [None, True, False])
 @pytest.mark.parametrize("size", [2, 3, DIM])
-def test_cut_vectors_are_the_first_numbers_at_length_one_unless_that_is_refused(
-    size: int,
-    normalize: bool | None,  # noqa: FBT001 - pytest hands it over
-) -> None:
-    options = EmbedOptions(dimensions=size, normalize=normalize)
-    vectors = vectors_of(4)
-    finished, dimension = postprocess(vectors, PreparedTexts(OURS.tokenize(["one"] * 4)), options, MODEL)
+def test_fewer_dimensions_are_the_first_numbers_normalized_by_default(size: int, normalize: bool | None) -> None:  # noqa: FBT001 - a parameter of pytest
+    options, vectors = EmbedOptions(dimensions=size, normalize=normalize), vectors_of(4)
+    result, dimension = postprocess(vectors, inputs_of([1] * 4), options, MODEL)
     first = vectors[:, :size]
-    wanted: NDArray[Any] = first if normalize is False else np.stack([length_one(row) for row in first])
-    np.testing.assert_allclose(finished, wanted, rtol=1e-6, atol=1e-7)
+    expected: NDArray[Any] = first if normalize is False else np.stack([normalized(row) for row in first])
+    np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-7)
     assert dimension == size
 
 
-def test_cut_follows_the_layer_norm_of_the_models_card() -> None:
+def test_layer_norm_is_applied_if_the_models_card_requires_it() -> None:
     vectors = vectors_of(4)
-    options = EmbedOptions(dimensions=3)
-    finished, _ = postprocess(vectors, PreparedTexts(OURS.tokenize(["one"] * 4)), options, NORMED)
-    for was, now in zip(vectors.astype(np.float64), finished, strict=True):
-        normed = (was - was.mean()) / np.sqrt(was.var() + 1e-5)
-        np.testing.assert_allclose(now, length_one(normed[:3]), rtol=1e-5, atol=1e-6)
+    result, _ = postprocess(vectors, inputs_of([1] * 4), EmbedOptions(dimensions=3), WITH_LAYER_NORM)
+    for before, after in zip(vectors.astype(np.float64), result, strict=True):
+        scaled = (before - before.mean()) / np.sqrt(before.var() + 1e-5)
+        np.testing.assert_allclose(after, normalized(scaled[:3]), rtol=1e-5, atol=1e-6)
 
 
-def test_mean_is_cut_after_it_was_taken() -> None:
-    options = EmbedOptions(long_text="mean", dimensions=2)
-    read = prepare_texts(OURS, texts_of([ROOM + 5]), "", options)
-    vectors = vectors_of(2)
-    [row] = postprocess(vectors, read, options, MODEL)[0]
-    wanted = np.average(vectors.astype(np.float64), axis=0, weights=[ROOM, 5])
-    np.testing.assert_allclose(row, length_one(wanted[:2]), rtol=1e-5)
+def test_mean_is_computed_before_its_dimensions_are_reduced() -> None:
+    options, vectors = EmbedOptions(long_text="mean", dimensions=2), vectors_of(2)
+    [row] = postprocess(vectors, inputs_of([MAX_WORDS + 5], options), options, MODEL)[0]
+    mean = np.average(vectors.astype(np.float64), axis=0, weights=[MAX_WORDS, 5])
+    np.testing.assert_allclose(row, normalized(mean[:2]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "columns"), [("int8", DIM), ("uint8", DIM), ("binary", 1), ("ubinary", 1)])
-def test_dimension_counts_numbers_and_not_their_bytes(dtype: str, columns: int) -> None:
+def test_dimension_counts_numbers_and_not_bytes(dtype: str, columns: int) -> None:
     options = EmbedOptions(dtype=dtype)  # type: ignore[arg-type]  # pytest's parameters are plain strings
-    finished, dimension = postprocess(vectors_of(2), PreparedTexts(OURS.tokenize(["one"] * 2)), options, MODEL)
-    assert (finished.shape, dimension) == ((2, columns), DIM)
+    result, dimension = postprocess(vectors_of(2), inputs_of([1, 1]), options, MODEL)
+    assert (result.shape, dimension) == ((2, columns), DIM)
 
 
-def test_numbers_of_eight_bits_are_made_of_vectors_at_length_one() -> None:
+def test_int8_is_computed_from_normalized_vectors() -> None:
     vectors = vectors_of(3) * np.float32(1000)
-    options = EmbedOptions(dtype="int8")
-    finished, _ = postprocess(vectors, PreparedTexts(OURS.tokenize(["one"] * 3)), options, MODEL)
-    wanted = np.stack([length_one(row) for row in vectors])
-    assert np.abs(finished / 127 - wanted).max() <= 1 / 254 + 1e-7
+    result, _ = postprocess(vectors, inputs_of([1] * 3), EmbedOptions(dtype="int8"), MODEL)
+    expected = np.stack([normalized(row) for row in vectors])
+    assert np.abs(result / 127 - expected).max() <= 1 / 254 + 1e-7
+
+
+def rejected(vectors: Matrix, inputs: ModelInputs, options: EmbedOptions) -> InvalidVectorError:
+    with pytest.raises(InvalidVectorError) as error:
+        postprocess(vectors, inputs, options, MODEL)
+    assert error.value.extensions == {"index": error.value.index}
+    return error.value
 
 
 @pytest.mark.parametrize("long_text", ["mean", "chunks"])
-def test_dishonest_window_is_told_by_its_text(long_text: LongText) -> None:
-    options = EmbedOptions(long_text=long_text)
-    read = prepare_texts(OURS, texts_of([ROOM + 1, 1, ROOM + 1, 1]), "", options)
-    vectors = vectors_of(6)
+def test_window_with_nan_is_rejected_under_its_texts_index(long_text: LongText) -> None:
+    options, vectors = EmbedOptions(long_text=long_text), vectors_of(6)
     vectors[4] = np.nan  # the second window of the third text
-    with pytest.raises(InvalidVectorError, match="text 2 holds NaN") as told:
-        postprocess(vectors, read, options, MODEL)
-    assert told.value.index == 2
+    error = rejected(vectors, inputs_of([MAX_WORDS + 1, 1, MAX_WORDS + 1, 1], options), options)
+    assert error.index == 2
+    assert "NaN" in error.detail
 
 
-def test_mean_of_windows_that_cancel_each_other_is_told_by_its_text() -> None:
-    options = EmbedOptions(long_text="mean")
-    read = prepare_texts(OURS, texts_of([ROOM + 1, 2 * ROOM]), "", options)
-    vectors = vectors_of(4)
+def test_mean_of_windows_that_cancel_each_other_is_rejected_under_its_texts_index() -> None:
+    options, vectors = EmbedOptions(long_text="mean"), vectors_of(4)
     vectors[3] = -vectors[2]
-    with pytest.raises(InvalidVectorError, match="text 1 has a norm of zero") as told:
-        postprocess(vectors, read, options, MODEL)
-    assert told.value.index == 1
+    error = rejected(vectors, inputs_of([MAX_WORDS + 1, 2 * MAX_WORDS], options), options)
+    assert error.index == 1
+    assert "norm of zero" in error.detail
 
 
 @pytest.mark.parametrize("normalize", [None, False])
-def test_vector_of_which_a_cut_leaves_nothing_is_told(normalize: bool | None) -> None:  # noqa: FBT001 - pytest hands it over
-    vectors = vectors_of(2)
-    vectors[1, :2] = 0.0
-    options = EmbedOptions(dimensions=2, normalize=normalize)
-    with pytest.raises(InvalidVectorError, match="text 1 has a norm of zero"):
-        postprocess(vectors, PreparedTexts(OURS.tokenize(["one"] * 2)), options, MODEL)
-
-
-def test_cut_chunk_of_which_nothing_is_left_is_told_by_its_text() -> None:
-    options = EmbedOptions(long_text="chunks", dimensions=2)
-    read = prepare_texts(OURS, texts_of([2 * ROOM, 2 * ROOM]), "", options)
-    vectors = vectors_of(4)
+@pytest.mark.parametrize(("long_text", "counts"), [("truncate", [1] * 4), ("chunks", [2 * MAX_WORDS] * 2)])
+def test_vector_whose_kept_dimensions_are_zero_is_rejected_under_its_texts_index(
+    long_text: LongText,
+    counts: list[int],
+    normalize: bool | None,  # noqa: FBT001 - a parameter of pytest
+) -> None:
+    options, vectors = EmbedOptions(long_text=long_text, dimensions=2, normalize=normalize), vectors_of(4)
     vectors[3, :2] = 0.0
-    with pytest.raises(InvalidVectorError, match="text 1") as told:
-        postprocess(vectors, read, options, MODEL)
-    assert told.value.index == 1
-
-
-def test_text_that_is_not_cut_into_windows_is_its_own_owner() -> None:
-    read = PreparedTexts([TokenizedText(3, [2, 4, 3])])
-    assert read.owners is None
-    assert read.chunks == [Chunk(0, 0, 0, 3)]
+    error = rejected(vectors, inputs_of(counts, options), options)
+    assert error.index == len(counts) - 1
+    assert "norm of zero" in error.detail

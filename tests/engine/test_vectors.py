@@ -1,4 +1,4 @@
-"""Only honest vectors pass; sizes and kinds of numbers keep within their stated errors."""
+"""Checks, sizes and number types of vectors, compared with plain computations and with their stated errors."""
 
 import base64
 
@@ -9,29 +9,37 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.errors import InvalidInputError, InvalidVectorError
-from engine.jobs import Matrix
-from engine.vectors import check_finite_nonzero, convert, cut, little_endian, to_base64, unit, weighted_means
+from engine.vectors import (
+    Matrix,
+    check_finite_nonzero,
+    convert,
+    little_endian,
+    normalize,
+    to_base64,
+    truncate_dimensions,
+    weighted_means,
+)
 
-HALF_RELATIVE = 2.0**-11
-"""Half a unit in the last of float16's 11 binary digits."""
-HALF_ABSOLUTE = 2.0**-25
-"""Half of float16's least step, for numbers below 2**-14."""
+FLOAT16_RELATIVE_ERROR = 2.0**-11
+"""Half of the last of float16's 11 binary digits."""
+FLOAT16_ABSOLUTE_ERROR = 2.0**-25
+"""Half of float16's smallest step, for numbers below 2**-14."""
 
 properties = settings(deadline=None, max_examples=60, derandomize=True)
 
 
-def matrices(most: float, *, least_rows: int = 1) -> st.SearchStrategy[Matrix]:
-    """Float32 matrices of a few rows with finite numbers up to *most*."""
-    numbers = st.floats(-most, most, width=32)
+def matrices(largest: float) -> st.SearchStrategy[Matrix]:
+    """Return float32 matrices of a few rows with finite numbers up to *largest*."""
+    numbers = st.floats(-largest, largest, width=32)
     return st.integers(1, 20).flatmap(
-        lambda dim: st.lists(st.lists(numbers, min_size=dim, max_size=dim), min_size=least_rows, max_size=4).map(
+        lambda dim: st.lists(st.lists(numbers, min_size=dim, max_size=dim), min_size=1, max_size=4).map(
             lambda rows: np.array(rows, dtype=np.float32)
         )
     )
 
 
 any_vectors = matrices(float(np.float32(1e30)))
-small_vectors = matrices(60_000.0)
+float16_vectors = matrices(60_000.0)
 
 
 @pytest.mark.parametrize(
@@ -44,18 +52,12 @@ small_vectors = matrices(60_000.0)
         pytest.param([0.0, -0.0], "zero", id="zero-norm"),
     ],
 )
-def test_a_bad_vector_is_named_by_its_index(bad: list[float], reason: str) -> None:
+def test_error_names_the_text_of_the_first_bad_vector(bad: list[float], reason: str) -> None:
     vectors = np.array([[1.0, 2.0], [3.0, 4.0], bad, bad], dtype=np.float32)
-    with pytest.raises(InvalidVectorError, match=reason) as caught:
-        check_finite_nonzero(vectors)
-    assert caught.value.index == caught.value.extensions["index"] == 2
-
-
-def test_a_bad_window_is_named_by_the_index_of_its_text() -> None:
-    vectors = np.array([[1.0], [1.0], [1.0], [np.nan], [np.nan]], dtype=np.float32)
-    with pytest.raises(InvalidVectorError) as caught:
-        check_finite_nonzero(vectors, owners=[0, 0, 1, 1, 2])
-    assert caught.value.index == caught.value.extensions["index"] == 1
+    for text_indexes, expected in ((None, 2), ([0, 0, 1, 2], 1)):
+        with pytest.raises(InvalidVectorError, match=reason) as error:
+            check_finite_nonzero(vectors, text_indexes=text_indexes)
+        assert error.value.index == error.value.extensions["index"] == expected
 
 
 @pytest.mark.parametrize(
@@ -63,39 +65,39 @@ def test_a_bad_window_is_named_by_the_index_of_its_text() -> None:
     [
         pytest.param([3e38, -3e38], id="near-the-largest-float32"),
         pytest.param([1e-30, 0.0], id="tiny"),
-        pytest.param([1e-45, 0.0], id="the-least-float32"),
+        pytest.param([1e-45, 0.0], id="smallest-float32"),
         pytest.param([0.6, 0.8], id="unit"),
     ],
 )
-def test_a_finite_vector_of_any_length_passes(values: list[float]) -> None:
+def test_finite_vector_of_any_length_is_accepted(values: list[float]) -> None:
     check_finite_nonzero(np.array([values], dtype=np.float32))
 
 
 @properties
 @given(vectors=any_vectors)
-def test_unit_vectors_have_length_one_and_the_same_direction(vectors: Matrix) -> None:
-    result = unit(vectors)
+def test_normalized_vectors_have_length_1_and_the_same_direction(vectors: Matrix) -> None:
+    result = normalize(vectors)
     assert result.dtype == np.float32
-    for was, now in zip(vectors, result, strict=True):
-        norm = float(np.linalg.norm(was.astype(np.float64)))
+    for before, after in zip(vectors, result, strict=True):
+        norm = float(np.linalg.norm(before.astype(np.float64)))
         if norm == 0.0:
-            assert not now.any()
+            assert not after.any()
         else:
-            np.testing.assert_allclose(now, was / norm, rtol=1e-6, atol=1e-30)
-            assert np.linalg.norm(now.astype(np.float64)) == pytest.approx(1.0, abs=1e-6)
+            np.testing.assert_allclose(after, before / norm, rtol=1e-6, atol=1e-30)
+            assert np.linalg.norm(after.astype(np.float64)) == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("number", [3e38, 1e-45, 1e-30], ids=["largest", "least", "tiny"])
-def test_neither_large_nor_small_numbers_are_lost_on_the_way_to_length_one(number: float) -> None:
-    [vector] = unit(np.array([[number, number, 0.0, -number]], dtype=np.float32))
+@pytest.mark.parametrize("number", [3e38, 1e-45, 1e-30], ids=["largest", "smallest", "tiny"])
+def test_normalization_keeps_the_precision_of_large_and_small_numbers(number: float) -> None:
+    [vector] = normalize(np.array([[number, number, 0.0, -number]], dtype=np.float32))
     np.testing.assert_allclose(vector, np.array([1, 1, 0, -1]) / np.sqrt(3), rtol=1e-6)
 
 
 @properties
-@given(vectors=any_vectors, data=st.data())
-def test_cut_keeps_the_first_numbers_unchanged(vectors: Matrix, data: st.DataObject) -> None:
+@given(vectors=matrices(1000.0), data=st.data())
+def test_truncation_keeps_the_first_numbers(vectors: Matrix, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, vectors.shape[1]))
-    result = cut(vectors, size, layer_norm=False)
+    result = truncate_dimensions(vectors, size, layer_norm=False)
     np.testing.assert_array_equal(result, vectors[:, :size])
     assert result.dtype == np.float32
     assert result.flags.c_contiguous
@@ -103,25 +105,20 @@ def test_cut_keeps_the_first_numbers_unchanged(vectors: Matrix, data: st.DataObj
 
 @properties
 @given(vectors=matrices(1000.0), data=st.data())
-def test_cut_with_layer_norm_follows_its_formula(vectors: Matrix, data: st.DataObject) -> None:
-    size = data.draw(st.integers(1, vectors.shape[1]))
-    result = cut(vectors, size, layer_norm=True)
-    for was, now in zip(vectors.astype(np.float64), result, strict=True):
-        mean = sum(was) / len(was)
-        variance = sum((number - mean) ** 2 for number in was) / len(was)
-        wanted = [(number - mean) / (variance + 1e-5) ** 0.5 for number in was]
-        np.testing.assert_allclose(now, wanted[:size], rtol=1e-5, atol=1e-6)
-
-
-def test_cut_changes_nothing_of_the_vectors_it_was_given() -> None:
-    vectors = np.array([[1, 2, 3]], dtype=np.float32)
-    cut(vectors, 2, layer_norm=True)
-    assert vectors.tolist() == [[1, 2, 3]]
+def test_layer_norm_before_truncation_follows_its_formula(vectors: Matrix, data: st.DataObject) -> None:
+    size, original = data.draw(st.integers(1, vectors.shape[1])), vectors.copy()
+    result = truncate_dimensions(vectors, size, layer_norm=True)
+    np.testing.assert_array_equal(vectors, original)
+    for before, after in zip(vectors.astype(np.float64), result, strict=True):
+        mean = sum(before) / len(before)
+        variance = sum((number - mean) ** 2 for number in before) / len(before)
+        expected = [(number - mean) / (variance + 1e-5) ** 0.5 for number in before]
+        np.testing.assert_allclose(after, expected[:size], rtol=1e-5, atol=1e-6)
 
 
 @properties
 @given(data=st.data(), counts=st.lists(st.integers(1, 4), min_size=1, max_size=5))
-def test_weighted_means_are_those_of_a_straightforward_loop(data: st.DataObject, counts: list[int]) -> None:
+def test_weighted_means_equal_those_of_a_plain_loop(data: st.DataObject, counts: list[int]) -> None:
     windows = sum(counts)
     weights = data.draw(st.lists(st.integers(0, 500), min_size=windows, max_size=windows))
     vectors = np.random.default_rng(windows).standard_normal((windows, 3)).astype(np.float32)
@@ -129,22 +126,25 @@ def test_weighted_means_are_those_of_a_straightforward_loop(data: st.DataObject,
     start = 0
     for count, mean in zip(counts, result, strict=True):
         rows = range(start, start + count)
-        heavy = [max(1, weights[row]) for row in rows]
-        wanted = sum(vectors[row].astype(np.float64) * weight for row, weight in zip(rows, heavy, strict=True))
-        np.testing.assert_allclose(mean, wanted / sum(heavy), rtol=1e-5, atol=1e-6)
+        positive = [max(1, weights[row]) for row in rows]
+        expected = sum(vectors[row].astype(np.float64) * weight for row, weight in zip(rows, positive, strict=True))
+        np.testing.assert_allclose(mean, expected / sum(positive), rtol=1e-5, atol=1e-6)
         start += count
     assert result.dtype == np.float32
 
 
+def test_float32_is_returned_unchanged() -> None:
+    vectors = np.array([[1.5, -0.0]], dtype=np.float32)
+    assert convert(vectors, "float32") is vectors
+
+
 @properties
 @given(vectors=any_vectors)
-def test_numbers_of_int8_and_uint8_are_off_by_one_254th_at_most(vectors: Matrix) -> None:
-    whole = unit(vectors)
-    signed, unsigned = convert(whole, "int8"), convert(whole, "uint8")
+def test_int8_and_uint8_are_off_by_at_most_one_254th(vectors: Matrix) -> None:
+    exact = normalize(vectors)
+    signed, unsigned = convert(exact, "int8"), convert(exact, "uint8")
     assert [signed.dtype.name, unsigned.dtype.name] == ["int8", "uint8"]
-    exact = whole.astype(np.float64)
-    assert np.abs(signed.astype(np.float64) / 127 - exact).max() <= 1 / 254 + 1e-7
-    assert np.abs((unsigned.astype(np.float64) - 128) / 127 - exact).max() <= 1 / 254 + 1e-7
+    assert np.abs(signed / 127 - exact.astype(np.float64)).max() <= 1 / 254 + 1e-7
     np.testing.assert_array_equal(unsigned.astype(np.int16) - 128, signed)
 
 
@@ -153,37 +153,38 @@ def test_numbers_of_int8_and_uint8_are_off_by_one_254th_at_most(vectors: Matrix)
     [
         pytest.param(1.0, 127, id="one"),
         pytest.param(-1.0, -127, id="minus-one"),
-        pytest.param(1.0000001, 127, id="a-rounding-above-one"),
+        pytest.param(1.0000001, 127, id="rounding-error-above-one"),
         pytest.param(0.0, 0, id="zero"),
-        pytest.param(0.5, 64, id="a-half-to-the-even"),
-        pytest.param(-0.001, 0, id="next-to-nothing"),
+        pytest.param(0.5, 64, id="half-rounds-to-even"),
+        pytest.param(-0.001, 0, id="almost-zero"),
     ],
 )
-def test_known_numbers_of_int8(number: float, signed: int) -> None:
+def test_int8_of_known_numbers(number: float, signed: int) -> None:
     vectors = np.array([[number]], dtype=np.float32)
     assert convert(vectors, "int8").tolist() == [[signed]]
     assert convert(vectors, "uint8").tolist() == [[signed + 128]]
 
 
 @properties
-@given(vectors=small_vectors)
-def test_numbers_of_float16_are_off_by_half_of_their_last_digit_at_most(vectors: Matrix) -> None:
-    half = convert(vectors, "float16")
-    assert half.dtype == np.float16
-    error = np.abs(half.astype(np.float64) - vectors.astype(np.float64))
-    assert (error <= np.maximum(HALF_RELATIVE * np.abs(vectors.astype(np.float64)), HALF_ABSOLUTE)).all()
+@given(vectors=float16_vectors)
+def test_float16_is_off_by_at_most_half_of_its_last_digit(vectors: Matrix) -> None:
+    result = convert(vectors, "float16")
+    assert result.dtype == np.float16
+    exact = vectors.astype(np.float64)
+    error = np.abs(result.astype(np.float64) - exact)
+    assert (error <= np.maximum(FLOAT16_RELATIVE_ERROR * np.abs(exact), FLOAT16_ABSOLUTE_ERROR)).all()
 
 
-def test_numbers_beyond_float16_are_refused_and_told() -> None:
+def test_numbers_too_large_for_float16_are_rejected() -> None:
     convert(np.array([[65504.0, -65504.0]], dtype=np.float32), "float16")
     for number in (65505.0, -1e6):
-        with pytest.raises(InvalidInputError, match="65504") as refused:
+        with pytest.raises(InvalidInputError, match="65504") as error:
             convert(np.array([[1.0], [number]], dtype=np.float32), "float16")
-        assert refused.value.extensions == {"field": "dtype"}
+        assert error.value.extensions == {"field": "dtype"}
 
 
-def bits_by_hand(row: NDArray[np.float32]) -> list[int]:
-    """A byte per eight numbers; the first one in the highest bit."""
+def plain_bits(row: NDArray[np.float32]) -> list[int]:
+    """Return a byte per eight numbers, the first number in the highest bit."""
     octets = [0] * -(-len(row) // 8)
     for position, number in enumerate(row):
         if number > 0:
@@ -193,29 +194,22 @@ def bits_by_hand(row: NDArray[np.float32]) -> list[int]:
 
 @properties
 @given(vectors=any_vectors)
-def test_bits_are_those_of_a_straightforward_loop(vectors: Matrix) -> None:
+def test_bits_equal_those_of_a_plain_loop(vectors: Matrix) -> None:
     unsigned, signed = convert(vectors, "ubinary"), convert(vectors, "binary")
     assert [unsigned.dtype.name, signed.dtype.name] == ["uint8", "int8"]
-    by_hand = [bits_by_hand(row) for row in vectors]
-    assert unsigned.tolist() == by_hand
-    assert signed.tolist() == [[octet - 128 for octet in row] for row in by_hand]
-    bits = np.unpackbits(unsigned, axis=1, count=vectors.shape[1])
-    np.testing.assert_array_equal(bits.astype(bool), vectors > 0)
-
-
-def test_float32_is_handed_on_as_it_is() -> None:
-    vectors = np.array([[1.5, -0.0]], dtype=np.float32)
-    assert convert(vectors, "float32") is vectors
+    expected = [plain_bits(row) for row in vectors]
+    assert unsigned.tolist() == expected
+    assert signed.tolist() == [[octet - 128 for octet in row] for row in expected]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])
 @pytest.mark.parametrize("order", ["little", "big"])
-def test_base64_comes_back_exactly_whatever_the_machines_byte_order(dtype: str, order: str) -> None:
-    whole = unit(np.random.default_rng(1).standard_normal((3, 20)).astype(np.float32))
-    rows = convert(whole, dtype)  # type: ignore[arg-type]  # pytest's parameters are plain strings
+def test_base64_decodes_to_the_same_numbers_on_any_machine(dtype: str, order: str) -> None:
+    vectors = normalize(np.random.default_rng(1).standard_normal((3, 20)).astype(np.float32))
+    rows = convert(vectors, dtype)  # type: ignore[arg-type]  # pytest's parameters are plain strings
     stored = rows.astype(rows.dtype.newbyteorder(order))  # type: ignore[arg-type]  # as above
-    back = [np.frombuffer(base64.b64decode(text), rows.dtype.newbyteorder("<")) for text in to_base64(stored)]
-    np.testing.assert_array_equal(np.stack(back), rows)
+    decoded = [np.frombuffer(base64.b64decode(text), rows.dtype.newbyteorder("<")) for text in to_base64(stored)]
+    np.testing.assert_array_equal(np.stack(decoded), rows)
 
 
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from engine import watchdog as watchdog_module
-from engine.jobs import Matrix, Run
+from engine.jobs import MicroBatch
 from engine.lane import Lane
+from engine.vectors import Matrix
 from engine.watchdog import StuckRun, Watchdog
-from tests.engine.test_lane import begun, run_of
 from tests.support.clock import ManualClock
-from tests.support.gated import GatedModel
+from tests.support.gated import GatedModel, batch_of
 
 STUCK_S = 60.0
 
@@ -21,123 +20,126 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def model() -> Iterator[GatedModel]:
-    model = GatedModel()
-    yield model
-    model.open()
+def model() -> GatedModel:
+    return GatedModel()
+
+
+class WatchedLanes:
+    """Two lanes and their watchdog, connected as the scheduler does."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.lanes = [Lane("lane-0", clock=clock), Lane("lane-1", clock=clock)]
+        self.overdue: list[Lane] = []
+        self.watchdog = Watchdog(self.lanes, stuck_s=STUCK_S, on_overdue=self.overdue.append, clock=clock)
+        self.ended: asyncio.Queue[MicroBatch] = asyncio.Queue()
+
+    def submit(self, batch: MicroBatch, *, lane: int = 0) -> None:
+        self.lanes[lane].submit(batch, self._on_done)
+
+    def _on_done(self, lane: Lane, batch: MicroBatch, _: Matrix | Exception, seconds: float) -> None:
+        self.watchdog.record_end(lane, batch, seconds)
+        self.ended.put_nowait(batch)
 
 
 @pytest.fixture
-def lanes(clock: ManualClock, model: GatedModel) -> Iterator[list[Lane]]:
-    lanes = [Lane("lane-0", clock=clock), Lane("lane-1", clock=clock)]
-    yield lanes
+def watched(clock: ManualClock, model: GatedModel) -> Iterator[WatchedLanes]:
+    watched = WatchedLanes(clock)
+    yield watched
     model.open()
-    for lane in lanes:
+    for lane in watched.lanes:
         lane.close()
 
 
-class Watched:
-    """Lanes and their watchdog, put together as the scheduler does."""
-
-    def __init__(self, lanes: list[Lane], clock: ManualClock) -> None:
-        self.overdue: list[Lane] = []
-        self.dog = Watchdog(lanes, stuck_s=STUCK_S, on_overdue=self.overdue.append, clock=clock)
-        self.ended: asyncio.Queue[Run] = asyncio.Queue()
-
-    def start(self, lane: Lane, run: Run) -> None:
-        lane.start(run, self._end)
-
-    def _end(self, lane: Lane, run: Run, _: Matrix | Exception, seconds: float) -> None:
-        self.dog.note_end(lane, run, seconds)
-        self.ended.put_nowait(run)
-
-
-@pytest.fixture
-def watched(lanes: list[Lane], clock: ManualClock) -> Watched:
-    return Watched(lanes, clock)
-
-
-async def test_run_is_stuck_from_the_given_time_on_and_no_more_once_it_has_ended(
-    watched: Watched, lanes: list[Lane], model: GatedModel, clock: ManualClock
+async def test_run_is_stuck_from_the_configured_time_until_it_ends(
+    watched: WatchedLanes, model: GatedModel, clock: ManualClock
 ) -> None:
-    watched.start(lanes[0], run_of(model))
-    await begun(model, 1)
+    watched.submit(batch_of(model))
+    await model.started(1)
     clock.now_s = STUCK_S
-    assert watched.dog.stuck == []
-    clock.now_s = STUCK_S + 1
-    assert watched.dog.stuck == [StuckRun("gated", STUCK_S + 1)]
-    clock.now_s = STUCK_S + 5
-    assert watched.dog.stuck == [StuckRun("gated", STUCK_S + 5)]
+    assert watched.watchdog.stuck == []
+    for clock.now_s in (STUCK_S + 1, STUCK_S + 5):
+        assert watched.watchdog.stuck == [StuckRun("gated", clock.now_s)]
     model.open()
     await watched.ended.get()
-    assert watched.dog.stuck == []
+    assert watched.watchdog.stuck == []
 
 
-async def test_stuck_run_is_told_once_and_its_end_once(
-    watched: Watched, lanes: list[Lane], model: GatedModel, clock: ManualClock
+def test_run_that_ends_during_a_check_is_not_stuck(model: GatedModel, clock: ManualClock) -> None:
+    batch = batch_of(model)
+
+    class EndingLane(Lane):
+        """A lane whose thread ends its run as soon as it has been looked at."""
+
+        states = iter([(batch, -2 * STUCK_S), None])
+
+        @property
+        def running(self) -> tuple[MicroBatch, float] | None:
+            return next(self.states)
+
+    watchdog = Watchdog([EndingLane("ending")], stuck_s=STUCK_S, on_overdue=lambda _: None, clock=clock)
+    assert watchdog.stuck == [StuckRun("gated", 2 * STUCK_S)]
+    assert watchdog.stuck == []
+
+
+async def test_stuck_run_is_logged_once_when_found_and_once_when_it_ends(
+    watched: WatchedLanes, model: GatedModel, clock: ManualClock
 ) -> None:
-    watched.start(lanes[0], run_of(model))
-    await begun(model, 1)
+    watched.submit(batch_of(model))
+    await model.started(1)
     facts = {"lane": "lane-0", "model": "gated", "texts": 1, "longest": 10}
     with capture_logs() as logs:
-        watched.dog.look()
-        for now_s in (61.0, 62.0, 63.0):
-            clock.now_s = now_s
-            watched.dog.look()
+        for clock.now_s in (0.0, 61.0, 62.0, 63.0):
+            watched.watchdog.check()
         model.open()
         await watched.ended.get()
-        watched.start(lanes[0], run_of(model))
+        watched.submit(batch_of(model))
         await watched.ended.get()
-        watched.dog.look()
+        watched.watchdog.check()
     assert logs == [
         {"event": "lane_stuck", "log_level": "error", "seconds": 61.0, **facts},
         {"event": "lane_freed", "log_level": "warning", "seconds": 63.0, **facts},
     ]
 
 
-async def test_lane_whose_run_is_overdue_is_told_at_each_look(
-    watched: Watched, lanes: list[Lane], model: GatedModel, clock: ManualClock
+async def test_each_check_reports_the_overdue_lanes(
+    watched: WatchedLanes, model: GatedModel, clock: ManualClock
 ) -> None:
-    watched.start(lanes[0], run_of(model, ends=1.0))
-    watched.start(lanes[1], run_of(model, ends=30.0))
-    watched.dog.look()
-    assert watched.overdue == []
-    clock.now_s = 3.0
-    watched.dog.look()
-    watched.dog.look()
-    assert watched.overdue == [lanes[0], lanes[0]]
+    watched.submit(batch_of(model, expected_end=1.0))
+    watched.submit(batch_of(model, expected_end=30.0), lane=1)
+    for clock.now_s in (0.0, 3.0, 3.0):
+        watched.watchdog.check()
+    assert watched.overdue == [watched.lanes[0]] * 2
 
 
-async def test_it_looks_by_itself_as_long_as_a_lane_is_at_work(
-    watched: Watched, lanes: list[Lane], model: GatedModel, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+async def test_timer_checks_as_long_as_a_lane_works(
+    watched: WatchedLanes, model: GatedModel, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog_module, "LOOK_S", 0.0)
-    watched.start(lanes[0], run_of(model))
-    await begun(model, 1)
+    monkeypatch.setattr("engine.watchdog.CHECK_INTERVAL_S", 0.0)
+    watched.submit(batch_of(model))
+    await model.started(1)
     clock.now_s = 100.0
     with capture_logs() as logs:
-        watched.dog.watch()
-        watched.dog.watch()
-        while len(watched.overdue) < 3:  # noqa: ASYNC110 - its timer is the loop's
+        watched.watchdog.watch()
+        watched.watchdog.watch()
+        while len(watched.overdue) < 3:  # noqa: ASYNC110 - the timer gives no other sign
             await asyncio.sleep(0)
         model.open()
         await watched.ended.get()
-        looks = len(watched.overdue)
+        checks = len(watched.overdue)
         for _ in range(5):
             await asyncio.sleep(0)
     assert [entry["event"] for entry in logs] == ["lane_stuck", "lane_freed"]
-    assert len(watched.overdue) == looks
-    watched.dog.close()
+    assert len(watched.overdue) == checks
 
 
-async def test_closed_watchdog_looks_no_more(
-    watched: Watched, lanes: list[Lane], model: GatedModel, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+async def test_closed_watchdog_checks_no_more(
+    watched: WatchedLanes, model: GatedModel, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog_module, "LOOK_S", 0.0)
-    watched.start(lanes[0], run_of(model))
+    monkeypatch.setattr("engine.watchdog.CHECK_INTERVAL_S", 0.0)
+    watched.submit(batch_of(model))
     clock.now_s = 100.0
-    watched.dog.watch()
-    watched.dog.close()
+    watched.watchdog.watch()
+    watched.watchdog.close()
     for _ in range(5):
         await asyncio.sleep(0)
     assert watched.overdue == []

@@ -94,7 +94,7 @@ def refused(answer: Answer, status: int, code: str) -> dict[str, Any]:
 def hold_at_work(server: ServerProcess, connection: socket.socket) -> None:
     """A request on *connection* whose model run waits."""
     server.send_line("hold")
-    server.wait_for("told")
+    server.wait_for("command_done")
     sent(connection, WHOLE)
     server.wait_for("run_held")
 
@@ -292,7 +292,7 @@ def test_request_whose_body_is_not_http_does_not_take_the_answers_of_earlier_one
 def test_caller_who_leaves_a_pipeline_is_no_failure_of_the_service() -> None:
     with held_server() as server:
         server.send_line("hold")
-        server.wait_for("told")
+        server.wait_for("command_done")
         with connected(server) as connection:
             sent(connection, WHOLE.replace(b"\r\n", b"\r\nX-Request-ID: first\r\n", 1) + WHOLE)
             server.wait_for("run_held")
@@ -358,7 +358,7 @@ def full() -> Iterator[ServerProcess]:
     limits = {"MAX_QUEUE_SECONDS": "0.05", "THREAD_POOL_WORKERS": "1", "BODY_TIMEOUT": "3"}
     with held_server(**limits) as server, ExitStack() as stack:
         server.send_line("hold")
-        server.wait_for("told")
+        server.wait_for("command_done")
         fill(server, stack)
         server.wait_for("run_held", times=2)  # the express lane takes small requests once the lane's run is overdue
         fill(server, stack)
@@ -460,7 +460,7 @@ def test_body_for_which_there_is_no_memory_is_refused_once_and_its_connection_en
     size = 20_000
     with held_server(MAX_REQUEST_SIZE=str(size), MAX_CONNECTIONS="18") as server, ExitStack() as stack:
         server.send_line("hold")
-        server.wait_for("told")
+        server.wait_for("command_done")
         at_work = [stack.enter_context(connected(server)) for _ in range(16)]
         [other] = stack.enter_context(many_connected(server, 1))
         for connection in at_work:

@@ -1,8 +1,8 @@
-"""Time that stands until a test moves it."""
+"""A clock that stands still until a test moves it."""
 
 
 class ManualClock:
-    """Called like `time.monotonic`; a test turns the hand."""
+    """Call it as `time.monotonic`; set `now_s` to move it."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

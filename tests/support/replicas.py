@@ -78,9 +78,9 @@ class Replica:
         return ServerProcess(self._settings, command=("-m", "tests.support.held_server"))
 
     def _tell(self, line: str) -> None:
-        told = self._count("told")
+        told = self._count("command_done")
         self.server.send_line(line)
-        self.server.wait_for("told", times=told + 1)
+        self.server.wait_for("command_done", times=told + 1)
 
     def _count(self, event: str) -> int:
         return sum(line["event"] == event for line in self.server.events)

@@ -43,7 +43,7 @@ KINDS: list[errors.ServiceError] = [
     errors.DeadlineError(),
     errors.InferenceError(),
     errors.LaneLostError("The thread that ran the model has died."),
-    errors.InvalidVectorError(3, "holds NaN or infinity"),
+    errors.InvalidVectorError(3, "contains NaN or infinity"),
     errors.MetricsDisabledError(),
     NotJsonError("Send JSON."),
     RateLimitedError(QuotaState(quotas_of(requests=1, tokens=None, window_s=9), (9_000_000,), is_admitted=False)),
