@@ -120,7 +120,7 @@ def _tokens(settings: Settings) -> TokenVerifier:
     from access.jwks import Jwks, fetch_document  # noqa: PLC0415
     from access.jwt_tokens import (  # noqa: PLC0415
         JwtVerifier,
-        KeyFileError,
+        SigningKeyError,
         KeySource,
         OneKey,
         algorithm_of,
@@ -132,12 +132,12 @@ def _tokens(settings: Settings) -> TokenVerifier:
     if settings.jwt_secret is not None:
         try:
             sources["HS256"] = OneKey(secret_key(settings.jwt_secret.get_secret_value()))
-        except KeyFileError as error:
+        except SigningKeyError as error:
             raise SettingsError(f"JWT_SECRET: {error}") from None
     if settings.jwt_public_key_file is not None:
         try:
             algorithm, key = read_public_key(settings.jwt_public_key_file)
-        except (OSError, KeyFileError) as error:
+        except (OSError, SigningKeyError) as error:
             raise SettingsError(f"JWT_PUBLIC_KEY_FILE: {reason_of(error)}") from None
         sources[algorithm] = OneKey(key)
     if settings.jwt_jwks_url is not None:

@@ -178,7 +178,7 @@ async def _try_quota_store(settings: Settings) -> tuple[str, str | None]:
     """Return where requests are counted, and why Redis cannot be used."""
     store = quota_store(settings)
     async with store.running():
-        return store.store, store.trouble
+        return store.store, store.fallback_reason
 
 
 def _check_machine(settings: Settings, plan: LanePlan, required: Sequence[Model]) -> Iterator[Finding]:

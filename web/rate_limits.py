@@ -71,7 +71,7 @@ def _policy(quota: Quota) -> str:
 
 def _rate_limit(state: QuotaState) -> Header:
     items = ", ".join(
-        f'"{quota.name}";r={quota.left(used)};t={quota.pace_s(used)}'
+        f'"{quota.name}";r={quota.left(used)};t={quota.spread_s(used)}'
         for quota, used in zip(state.quotas, state.used, strict=True)
         if state.is_admitted or quota.wait_s(used)
     )
