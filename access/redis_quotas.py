@@ -164,7 +164,7 @@ class RedisQuotas:
         return QuotaState(self.quotas, tuple(map(int, used)), is_admitted=bool(is_admitted))
 
     def _key(self, caller: str) -> str:
-        """Return the key of *caller* in Redis: a hash, which does not reveal the caller; one key, as clusters require."""
+        """Return the key of *caller* in Redis: one key, as clusters require, and a hash: it does not reveal them."""
         digest = hashlib.blake2b(caller.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         return f"fast-embedding:allowance:{digest}:{self._suffix}"
 

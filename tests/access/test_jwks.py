@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from access.jwks import REFRESH_S, MAX_BYTES, RETRY_PAUSE_S, Jwks, JwksError, fetch_document
+from access.jwks import MAX_BYTES, REFRESH_S, RETRY_PAUSE_S, Jwks, JwksError, fetch_document
 from access.jwt_tokens import algorithm_of
 from access.principals import KeysUnavailableError, UnauthenticatedError
 from tests.support.signing_keys import ec_key, issuing, public_jwk, rsa_key

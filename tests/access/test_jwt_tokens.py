@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from access.jwt_tokens import JwtVerifier, SigningKeyError, OneKey, read_public_key, secret_key
+from access.jwt_tokens import JwtVerifier, OneKey, SigningKeyError, read_public_key, secret_key
 from access.principals import Principal, UnauthenticatedError
 from tests.support.signing_keys import SECRET, ec_key, private_pem, public_pem, rsa_key, token
 
