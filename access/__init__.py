@@ -1,1 +1,1 @@
-"""Who may call, and how much: principals, keys, tokens, permissions, quotas. Knows neither Litestar nor Settings."""
+"""Callers, their permissions and their quotas. Imports neither Litestar nor `Settings`."""

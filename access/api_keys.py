@@ -18,7 +18,7 @@ KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
 """Characters allowed after `Bearer` (RFC 6750, section 2.1); none of them separates entries or their parts."""
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 CHECK_INTERVAL_S = 1.0
-"""Seconds between two checks whether the file has changed."""
+"""Seconds between two checks whether the file has changed: removed keys stop working within this time."""
 MAX_FILE_BYTES = 1_000_000
 
 log = structlog.get_logger()
@@ -27,12 +27,12 @@ Signature = tuple[int, ...]
 
 
 class KeyFormatError(ValueError):
-    """Keys cannot be read. The message names the place, never a part of an entry: it could be a part of a key."""
+    """An API key is malformed. The message gives its place but no part of it: that could be a part of the secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key as it was configured, with its place for messages."""
+    """One configured key, with its place (such as `line 3`) for error messages."""
 
     place: str
     key: str
@@ -52,7 +52,7 @@ def read_lines(text: str) -> list[Entry]:
     """Read the keys of a file, one per line. Blank lines and comments (`#`) are skipped.
 
     Raises:
-        KeyFormatError: a line is malformed, or there is no key at all, as in a file that is just being written.
+        KeyFormatError: a line is malformed, or there is no key at all, as in a file that is being written.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)]
     entries = [
@@ -64,10 +64,10 @@ def read_lines(text: str) -> list[Entry]:
 
 
 class KeyRing:
-    """Owns the keys of the settings, and those of a file, which it reads again when it changes.
+    """Finds the principal of an API key. Keys come from settings and from a file, which is read again when it changes.
 
-    Keys are kept as SHA-256 of a random salt and the key. Without the salt, callers cannot know which bytes are
-    compared, so the time of a look-up reveals nothing about a key.
+    Keys are stored as SHA-256 of a random salt and the key. Callers do not know the salt, so they do not know which
+    bytes are compared, and the time of a look-up reveals nothing about a key.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class KeyRing:
         """Read the file for the first time.
 
         Raises:
-            KeyFormatError: keys are malformed, two have the same name, or one is given twice.
+            KeyFormatError: keys are malformed, two have the same name, or one occurs twice.
             OSError: the file cannot be read.
         """
         self._salt = secrets.token_bytes(32)
         self._from_settings = self._hashed(entries)
         self._file = file
         self._clock = clock
-        self._seen: Signature | None = None if file is None else _signature(file)
-        self._principals = self._with_file()
+        self._last_signature: Signature | None = None if file is None else _signature(file)
+        self._principals = self._read_all()
         self._next_check_s = clock() + CHECK_INTERVAL_S
 
     def __len__(self) -> int:
@@ -93,30 +93,30 @@ class KeyRing:
     def find(self, key: bytes) -> Principal | None:
         """Return the principal of *key*; None if it is not valid."""
         if self._file is not None and self._clock() >= self._next_check_s:
-            # During the request: a check in the background would accept a removed key once more.
+            # During a request: a check in the background could accept a removed key once more.
             self._reload_if_changed(self._file)
         digest = hashlib.sha256(self._salt + key).digest()
         known, principal = self._principals.get(digest, (b"", None))
         return principal if hmac.compare_digest(known, digest) else None
 
     def _reload_if_changed(self, file: Path) -> None:
-        """Read the file if it has changed. If that fails, the last good keys stay, and one line is logged."""
+        """Read the file if it has changed. If that fails, keep the last valid keys and log it."""
         self._next_check_s = self._clock() + CHECK_INTERVAL_S
         try:
             signature = _signature(file)
         except OSError:
             signature = None
-        if signature == self._seen:
+        if signature == self._last_signature:
             return
-        self._seen = signature
+        self._last_signature = signature
         try:
-            self._principals = self._with_file()
+            self._principals = self._read_all()
         except (OSError, KeyFormatError) as error:
             log.error("api_keys_kept", reason=f"API_KEYS_FILE: {reason_of(error)}", keys=len(self._principals))  # noqa: TRY400
         else:
             log.info("api_keys_read", keys=len(self._principals))
 
-    def _with_file(self) -> Mapping[bytes, tuple[bytes, Principal]]:
+    def _read_all(self) -> Mapping[bytes, tuple[bytes, Principal]]:
         if self._file is None:
             return self._from_settings
         return self._hashed(read_lines(_text(self._file)), self._from_settings)
@@ -124,7 +124,7 @@ class KeyRing:
     def _hashed(
         self, entries: Iterable[Entry], others: Mapping[bytes, tuple[bytes, Principal]] | None = None
     ) -> dict[bytes, tuple[bytes, Principal]]:
-        """Map each hash to itself, for the comparison in constant time, and to the principal."""
+        """Map each hash to its principal, and to itself for the comparison in constant time."""
         principals = dict(others or {})
         places = {principal.name: "API_KEYS" for _, principal in principals.values()}
         for entry in entries:
@@ -138,12 +138,12 @@ class KeyRing:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what is wrong with a file, without its path."""
+    """Return why a key or a file cannot be used, without the file's path."""
     return (error.strerror or "it cannot be read") if isinstance(error, OSError) else str(error)
 
 
 def _entry(text: str, place: str, name: str) -> Entry:
-    """Read one key; *name* is the name of a key that has none of its own."""
+    """Read one key; *name* is its default name."""
     permissions = DEFAULT_PERMISSIONS
     match text.split(":"):
         case [key]:
@@ -178,7 +178,7 @@ def _permissions(text: str, place: str) -> frozenset[str]:
 
 
 def _signature(file: Path) -> Signature:
-    """Return what changes whenever the file changes or is replaced."""
+    """Return values of which at least one changes when the file changes or is replaced."""
     status = file.stat()
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 

@@ -1,4 +1,4 @@
-"""The network address of a caller, also behind trusted proxies."""
+"""Network addresses of callers, also of those behind trusted proxies."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -8,9 +8,9 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAX_PROXIES = 16
-"""Hops of `X-Forwarded-For` that are followed, from the right. No real chain of proxies is longer."""
+"""Hops of `X-Forwarded-For` that are read, from the right. Real chains of proxies are shorter."""
 MAX_HOP_CHARACTERS = 64
-"""Characters of one hop at most; the longest address, with zone and port, has fewer."""
+"""Maximum length of a hop. The longest address, with zone and port, is shorter."""
 IPV6_PREFIX_BITS = 64
 """Leading bits of an IPv6 address that identify a caller: a subscriber usually gets a whole /64."""
 UNKNOWN = "unknown"
@@ -21,15 +21,15 @@ class ClientAddresses:
     """Identifies callers by their network addresses."""
 
     def __init__(self, *, trusted: Sequence[Network] = ()) -> None:
-        """Believe the `X-Forwarded-For` header of the *trusted* proxies."""
+        """Use the `X-Forwarded-For` header of requests that come from the networks *trusted*."""
         self._trusted = tuple(trusted)
 
     def network_of(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """Return the caller's network: an IPv4 address, or the /64 prefix of an IPv6 address.
 
-        It is that of the peer, unless the peer is a trusted proxy. Then the hops of `X-Forwarded-For` are followed from
-        the right, where the nearest proxy has written, and the first one that is not a trusted proxy is the caller. A
-        hop that is not an address ends the search at the proxy that passed it on.
+        The caller is the peer, unless the peer is a trusted proxy. Then the hops of `X-Forwarded-For` are read from the
+        right, where the nearest proxy appends, and the first hop that is not a trusted proxy is the caller. A hop that
+        is not an address ends the search: the caller is then the proxy that passed it on.
         """
         peer = address_in(client[0]) if client else None
         if peer is None:
@@ -55,9 +55,9 @@ class ClientAddresses:
 
 @lru_cache(maxsize=4096)
 def address_in(hop: str) -> Address | None:
-    """Read the address in a hop such as `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:443`.
+    """Return the address in a hop such as `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:443`.
 
-    Returns None if there is none. An IPv4 address mapped into IPv6 is returned as IPv4; a zone (`%eth0`) is left out.
+    None: there is none. An IPv4 address mapped into IPv6 is returned as IPv4; a zone (`%eth0`) is dropped.
     """
     hop = hop.strip()
     if len(hop) > MAX_HOP_CHARACTERS:

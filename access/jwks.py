@@ -14,13 +14,13 @@ import structlog
 
 from access.principals import KeysUnavailableError, UnauthenticatedError
 
-KEEP_S = 600.0
-"""Seconds after which the keys are fetched again in the background, so that keys the issuer withdrew are dropped."""
-PAUSE_S = 10.0
-"""Seconds without a fetch after one that failed, or that did not contain the key it was made for.
+REFRESH_S = 600.0
+"""Age in seconds at which cached keys are fetched again in the background, so that withdrawn keys are dropped."""
+RETRY_PAUSE_S = 10.0
+"""Seconds until the next fetch after one that failed, or that did not return the key it was made for.
 
-So callers cannot make us fetch more often by naming keys that do not exist. A new key of the issuer is still fetched at
-once, because the fetch before it succeeded.
+So callers cannot cause more fetches by naming keys that do not exist. A new key of the issuer is still fetched at once,
+because the previous fetch returned the keys that were needed then.
 """
 FETCH_TIMEOUT_S = 5.0
 MAX_BYTES = 1_000_000
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class JwksError(Exception):
-    """The answer is not a JWKS; the message says why."""
+    """The issuer's answer cannot be used; the message says why."""
 
 
 Key = tuple[str | None, str, Any]
@@ -38,7 +38,7 @@ Key = tuple[str | None, str, Any]
 
 
 class Jwks:
-    """Owns the cached keys of one issuer."""
+    """Caches the public keys of one issuer."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class Jwks:
         algorithm_of: Callable[[object], str | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Fetch nothing yet.
+        """Fetch nothing before the first `find`.
 
         Args:
             fetch: returns the JWKS document; any exception counts as a failed fetch.
-            algorithm_of: returns the algorithm of a key; None: the key cannot be used.
+            algorithm_of: returns the algorithm of a key; None: the key is not usable.
             clock: seconds, monotonic.
         """
         self._fetch = fetch
@@ -74,10 +74,10 @@ class Jwks:
             await self._wait_for_fetch()
             key = self._cached(key_id, algorithm)
             if key is None:
-                self._next_fetch_s = max(self._next_fetch_s, (self._fetched_s or 0) + PAUSE_S)
-        elif (age_s := self._clock() - (self._fetched_s or 0)) >= KEEP_S:
-            self._start()
-            if age_s >= 2 * KEEP_S and not self._has_failed:  # no call for a long time: the key may be withdrawn
+                self._next_fetch_s = max(self._next_fetch_s, (self._fetched_s or 0) + RETRY_PAUSE_S)
+        elif (age_s := self._clock() - (self._fetched_s or 0)) >= REFRESH_S:
+            self._start_fetch()
+            if age_s >= 2 * REFRESH_S and not self._has_failed:  # unused for a long time: the key may be withdrawn
                 await self._wait_for_fetch()
                 key = self._cached(key_id, algorithm)
         if key is not None:
@@ -94,19 +94,19 @@ class Jwks:
                 await self._fetching
 
     def _cached(self, key_id: str | None, algorithm: str) -> Any:
-        """Find a cached key. Two keys may share an id if they are of different kinds (RFC 7517, section 4.5)."""
-        fitting = [
+        """Return a cached key. Two keys may share an id if they are of different kinds (RFC 7517, section 4.5)."""
+        matching = [
             key for known_id, known, key in self._keys if known == algorithm and (key_id is None or known_id == key_id)
         ]
-        return fitting[0] if len(fitting) == 1 else None
+        return matching[0] if len(matching) == 1 else None
 
     async def _wait_for_fetch(self) -> None:
-        """Share one fetch among all who wait for it; a caller who leaves does not stop it."""
-        self._start()
+        """Wait for a fetch that all waiting requests share. It continues if a waiting request is cancelled."""
+        self._start_fetch()
         if self._fetching is not None:
             await asyncio.shield(self._fetching)
 
-    def _start(self) -> None:
+    def _start_fetch(self) -> None:
         if self._fetching is None and self._clock() >= self._next_fetch_s:
             self._fetching = asyncio.create_task(self._fetch_once())
             self._fetching.add_done_callback(lambda _: setattr(self, "_fetching", None))
@@ -115,7 +115,7 @@ class Jwks:
         try:
             keys = list(_keys(await self._fetch(), self._algorithm_of))
         except Exception as error:  # noqa: BLE001 - whatever it is, the cached keys stay
-            self._next_fetch_s = self._clock() + PAUSE_S
+            self._next_fetch_s = self._clock() + RETRY_PAUSE_S
             if not self._has_failed:
                 reason = str(error) if isinstance(error, JwksError) else type(error).__name__
                 log.error("jwks_fetch_failed", reason=reason, keys=len(self._keys))  # noqa: TRY400
@@ -132,7 +132,7 @@ async def fetch_document(url: str) -> bytes:
         httpx.HTTPError, TimeoutError, JwksError: the document cannot be fetched.
     """
     async with asyncio.timeout(FETCH_TIMEOUT_S):
-        # In a thread: it reads all certificates of the machine, which would delay other callers.
+        # In a thread: reading all certificates of the machine would block the event loop.
         trusted = await asyncio.to_thread(ssl.create_default_context)
         content = b""
         async with (
@@ -149,7 +149,7 @@ async def fetch_document(url: str) -> bytes:
 
 
 def _keys(document: bytes, algorithm_of: Callable[[object], str | None]) -> Iterator[Key]:
-    """Yield the keys for signatures. Others are left out, shared secrets above all: a JWKS is public.
+    """Yield the public keys that verify signatures. Others are skipped, above all shared secrets: a JWKS is public.
 
     Raises:
         JwksError: *document* is not a JWKS.

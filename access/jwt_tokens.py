@@ -1,7 +1,7 @@
-"""Signed tokens (JWT): which key verifies a token, which claims it needs, and which principal it stands for.
+"""Signed tokens (JWT): verifies their signatures and claims, and returns their principals.
 
 PyJWT is used directly. Litestar's own tools (`litestar.security.jwt`) support one secret and one algorithm, pass the
-claims to a handler that looks up a user, require `iat`, allow no leeway, and answer every failure alike.
+claims to a handler that looks up a user, require `iat`, allow no leeway, and answer every error alike.
 """
 
 import re
@@ -33,8 +33,8 @@ REASONS: Mapping[type[Exception], str] = {
 MALFORMED = "The token is malformed."
 
 
-class KeyFileError(ValueError):
-    """The public key cannot be used; the message says why."""
+class SigningKeyError(ValueError):
+    """A configured secret or public key cannot be used; the message says why."""
 
 
 class KeySource(Protocol):
@@ -53,7 +53,7 @@ class KeySource(Protocol):
 
 
 class OneKey:
-    """The same key for every token, whatever key id the token names."""
+    """Returns the same key for every token, whatever key id the token names."""
 
     def __init__(self, key: Any) -> None:
         self._key = key
@@ -69,8 +69,8 @@ class OneKey:
 class JwtVerifier:
     """Verifies tokens and returns their principals.
 
-    Each algorithm has its own source of keys, so a token cannot choose the key that verifies it: a public key never
-    serves as the secret of an HMAC, and an algorithm without a source, such as `none`, is rejected.
+    Each algorithm has its own source of keys, so a token cannot choose how it is verified: a public key is never used
+    as the secret of an HMAC, and an algorithm without a source, such as `none`, is rejected.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class JwtVerifier:
 
         Args:
             sources: by algorithm, `HS256`, `RS256` or `ES256`.
-            audiences: a token must name one of them; none: a token must not name an audience.
-            issuers: a token must be from one of them; none: any issuer is accepted.
+            audiences: a token must name one of them; if empty, a token must not name an audience.
+            issuers: a token must be from one of them; if empty, any issuer is accepted.
             leeway_s: seconds by which the issuer's clock may differ.
         """
         self._sources = sources
@@ -131,15 +131,15 @@ class JwtVerifier:
 
 
 def secret_key(secret: str) -> jwt.PyJWK:
-    """Return the key that verifies HS256 tokens.
+    """Return the key that verifies HS256 tokens signed with *secret*.
 
     Raises:
-        KeyFileError: *secret* is a public key, which is not a secret.
+        SigningKeyError: *secret* is a public key, which is not a secret.
     """
     try:
         octets = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).prepare_key(secret)
     except jwt.InvalidKeyError:
-        raise KeyFileError("it is a key of another kind, not a secret") from None
+        raise SigningKeyError("it is a key of another kind, not a secret") from None
     encoded = jwt.utils.base64url_encode(octets).decode()
     return jwt.PyJWK({"kty": "oct", "k": encoded}, "HS256")
 
@@ -148,13 +148,13 @@ def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublic
     """Return the algorithm of the public key in *file*, and the key.
 
     Raises:
-        KeyFileError: it contains no key that can be used.
+        SigningKeyError: it contains no key that can be used.
         OSError: it cannot be read.
     """
     with file.open("rb") as opened:
         content = opened.read(MAX_FILE_BYTES)
     if b"PRIVATE KEY" in content:
-        raise KeyFileError("it contains a private key, which only the issuer should have; give the public one")
+        raise SigningKeyError("it contains a private key, which only the issuer should have; use the public key")
     try:
         key = (
             load_pem_x509_certificate(content).public_key()
@@ -162,15 +162,15 @@ def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublic
             else load_pem_public_key(content)
         )
     except (ValueError, UnsupportedAlgorithm):
-        raise KeyFileError("it contains no public key in PEM form") from None
+        raise SigningKeyError("it contains no public key in PEM form") from None
     algorithm = algorithm_of(key)
     if algorithm is None:
-        raise KeyFileError(f"it must contain an RSA key of at least {MIN_RSA_BITS} bits, or one of the curve P-256")
-    return algorithm, key  # type: ignore[return-value]  # one of these two has an algorithm
+        raise SigningKeyError(f"it must contain an RSA key of at least {MIN_RSA_BITS} bits, or one of the curve P-256")
+    return algorithm, key  # type: ignore[return-value]  # only these two types have an algorithm
 
 
 def algorithm_of(key: object) -> str | None:
-    """Return the algorithm whose signatures *key* verifies; None: none that is supported and safe."""
+    """Return the algorithm whose signatures *key* verifies; None: it is not supported or not safe."""
     if isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
         return "RS256"
     if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
@@ -186,9 +186,9 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
 
 
 def _permissions(claims: Mapping[str, Any]) -> frozenset[str]:
-    """Read `scope` (RFC 8693 and 9068), or `scp` as some issuers call it; unknown words are for other services."""
-    stated = claims.get("scope", claims.get("scp"))
-    if stated is None:
+    """Read the claim `scope` (RFC 8693 and 9068), or `scp` as some issuers name it. Unknown permissions are ignored."""
+    claim = claims.get("scope", claims.get("scp"))
+    if claim is None:
         return DEFAULT_PERMISSIONS
-    words = stated.split() if isinstance(stated, str) else stated if isinstance(stated, list) else ()
-    return frozenset(PERMISSIONS).intersection(word for word in words if isinstance(word, str))
+    names = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else ()
+    return frozenset(PERMISSIONS).intersection(name for name in names if isinstance(name, str))

@@ -1,4 +1,4 @@
-"""Who calls and what they may do: principals, their permissions, and the errors of authentication."""
+"""Principals (identified callers), their permissions, and the errors of authentication and authorization."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -8,17 +8,17 @@ from engine.errors import ServiceError
 PERMISSIONS = ("embed", "metrics", "admin")
 """The permissions a key or token can have; `admin` includes all others."""
 DEFAULT_PERMISSIONS = frozenset({"embed"})
-"""The permissions of a key or token that states none."""
+"""The permissions of a key or token that lists none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller of a request. Permissions, quotas, the request log and metrics all use this one object.
+    """The identified caller of a request. Authorization, quotas and the request log all use this one object.
 
     Attributes:
         kind: how the caller was identified: by an API key, by a token, or only by their network address.
         name: the key's name or the token's `sub`; empty for an address.
-        issuer: the token's `iss`; empty if it states none, and for other kinds.
+        issuer: the token's `iss`; empty if it has none, and for other kinds.
         network: for an address: the IPv4 address or IPv6 /64 prefix; empty for other kinds.
         permissions: those of `PERMISSIONS` that the key or token has; none for an address.
     """
@@ -35,7 +35,7 @@ class Principal:
 
     @property
     def quota_key(self) -> str:
-        """The key under which quotas count this principal. It holds kind and issuer, so no two principals share one."""
+        """The key under which quotas count this principal. With kind and issuer in it, no two principals share one."""
         return f"address {self.network}" if self.kind == "address" else f"{self.kind} {self.issuer!r} {self.name}"
 
 
@@ -54,7 +54,7 @@ class UnauthenticatedError(ServiceError):
 
 
 class MissingPermissionError(ServiceError):
-    """The caller is known but does not have the permission that the route needs."""
+    """The caller is authenticated but lacks the permission that the route requires."""
 
     status, code, title = 403, "missing-scope", "The key lacks a permission"
 
@@ -64,7 +64,7 @@ class MissingPermissionError(ServiceError):
 
 
 class KeysUnavailableError(ServiceError):
-    """The token may be valid, but the issuer's public keys cannot be fetched now."""
+    """The token cannot be verified, because the issuer's public keys cannot be fetched now."""
 
     status, code, title = 503, "keys-unavailable", "The token cannot be checked now"
 
@@ -76,14 +76,14 @@ class KeysUnavailableError(ServiceError):
 
 
 class TokenVerifier(Protocol):
-    """Verifies tokens and returns their principals."""
+    """Verifies tokens and returns their principals. Defined here so that only `JwtVerifier` needs the JWT libraries."""
 
     async def verify(self, token: bytes) -> Principal | None:
         """Return the principal of *token*; None if it does not look like a token.
 
         Raises:
             UnauthenticatedError: the token is not valid.
-            KeysUnavailableError: the public keys to check it with cannot be fetched now.
+            KeysUnavailableError: the public keys that verify it cannot be fetched now.
         """
 
     async def aclose(self) -> None:
@@ -91,7 +91,7 @@ class TokenVerifier(Protocol):
 
 
 class NoTokens:
-    """Accepts no tokens."""
+    """Verifies no tokens: every string is treated as an API key."""
 
     async def verify(self, token: bytes) -> Principal | None:
         del token

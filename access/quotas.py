@@ -1,9 +1,9 @@
-"""Quotas: how many requests and tokens a caller may use, and the memory of what each has used.
+"""Quotas: how many requests and tokens a caller may use, and counters of what each caller has used.
 
-Each quota is a token bucket that stores what is used. A caller may use the whole quota at once; what is used comes
-back evenly, one quota per window. So no caller gets more than ``quota + quota / window * seconds`` in any stretch of
-seconds. Amounts are whole numbers of *shares*, which makes all sums exact: one unit is `window_us` shares, and each
-microsecond gives `units` shares back.
+Each quota is a token bucket that stores what is in use. A caller may use the whole quota at once; it refills evenly,
+one quota per window. So no caller gets more than ``quota + quota / window * seconds`` in any period of that many
+seconds. Amounts are whole numbers of *shares*, which makes all sums exact: one unit (a request or a token) is
+`window_us` shares, and each microsecond frees `units` shares.
 """
 
 import math
@@ -22,7 +22,7 @@ Store = Literal["off", "memory", "redis"]
 US = 1_000_000
 """Microseconds in a second."""
 MAX_CALLERS = 50_000
-"""Callers remembered at most, about 20 MB. The least recently seen are forgotten first."""
+"""Maximum number of callers in memory, about 20 MB. The least recently seen are dropped first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Quota:
     """A number of units per window.
 
     Attributes:
-        name: the policy's name in headers and problems, and the name of its units.
-        units: the number that may be used at once, and that comes back in one window.
+        name: what is counted, `requests` or `tokens`; also the name of the policy in headers and problem documents.
+        units: the number that may be used at once, and that becomes free again in one window.
         window_s: the window, in seconds.
         needed: shares that must be free for a request to be admitted.
         taken: shares that a request takes when it is admitted.
@@ -56,8 +56,8 @@ class Quota:
         missing = used + self.needed - self.units * self.window_us
         return max(0, -(-missing // (self.units * US)))
 
-    def pace_s(self, used: int) -> int:
-        """Return the seconds over which to spread what is left, so that no request is rejected."""
+    def spread_s(self, used: int) -> int:
+        """Return the seconds over which a caller must spread what is left, so that no request is rejected."""
         if left := self.left(used):
             return math.ceil(left * self.window_s / self.units)
         return self.wait_s(used) or math.ceil(self.window_s / self.units)
@@ -66,8 +66,9 @@ class Quota:
 def quotas_of(*, requests: int, tokens: int | None, window_s: int) -> tuple[Quota, ...]:
     """Return the quotas of each caller per window: *requests*, and *tokens* of text (None: unlimited).
 
-    A request takes its unit when it arrives. Its tokens are known later, so it needs only one free share of the token
-    quota and is charged afterwards, into debt if need be. So no request is too large to be answered ever.
+    A request takes one unit of *requests* when it arrives. The number of its tokens is known later, so it needs only
+    one free share of *tokens* and is charged afterwards, even beyond the quota. So no request is too large to be
+    admitted.
     """
     window_us = window_s * US
     of_requests = Quota("requests", requests, window_s, needed=window_us, taken=window_us)
@@ -92,7 +93,7 @@ class QuotaState:
 
     @property
     def violated(self) -> list[Quota]:
-        """The quotas because of which the request is rejected."""
+        """The quotas that cause the rejection; empty if the request is admitted."""
         if self.is_admitted:
             return []
         return [quota for quota, used in zip(self.quotas, self.used, strict=True) if quota.wait_s(used)]
@@ -108,17 +109,17 @@ class QuotaState:
 
 
 def tokens_taken(quotas: Sequence[Quota], tokens: int) -> tuple[int, ...]:
-    """Return the shares that *tokens* of text take, per quota."""
+    """Return the shares that this number of tokens takes, per quota."""
     return tuple(tokens * quota.window_us if quota.name == "tokens" else 0 for quota in quotas)
 
 
 class RateLimitedError(ServiceError):
-    """The caller's quota is used up; nothing of this request was done."""
+    """The caller's quota is used up; the request was not processed."""
 
     status, code, title = 429, "rate-limited", "Too many requests"
 
     def __init__(self, state: QuotaState) -> None:
-        """State which limits are exceeded, what they allow, and when the next request is admitted."""
+        """State which quotas are exceeded, what they allow, and when the next request is admitted."""
         violated = state.violated
         limits = " and ".join(f"{quota.units} {quota.name} per {quota.window_s} s" for quota in violated)
         super().__init__(
@@ -127,7 +128,7 @@ class RateLimitedError(ServiceError):
             extensions={
                 "limit": violated[0].units,
                 "window_seconds": violated[0].window_s,
-                # The member that draft-ietf-httpapi-ratelimit-headers-11, section 5.1, gives to such problems.
+                # The member is defined in draft-ietf-httpapi-ratelimit-headers-11, section 5.1.
                 "violated-policies": [quota.name for quota in violated],
             },
         )
@@ -138,17 +139,17 @@ class QuotaStore(Protocol):
 
     quotas: tuple[Quota, ...]
     fallbacks: int
-    """How often memory replaced an unreachable shared store."""
-    trouble: str | None
+    """How often memory has replaced an unreachable shared store."""
+    fallback_reason: str | None
     """Why memory replaces the shared store now, in one word; None: it does not."""
 
     @property
     def store(self) -> Store:
-        """Where use is counted now."""
+        """Where usage is counted now."""
         ...
 
     async def take(self, caller: str) -> QuotaState:
-        """Take one request from the quotas of *caller* (`Principal.quota_key`), if they have room."""
+        """Take one request from the quotas of *caller* (`Principal.quota_key`) if they allow it."""
         ...
 
     def charge(self, caller: str, tokens: int) -> None:
@@ -156,17 +157,17 @@ class QuotaStore(Protocol):
         ...
 
     def running(self) -> AbstractAsyncContextManager[None]:
-        """Connect to the store for the length of the block."""
+        """Keep the connection to the store open for the duration of the block."""
         ...
 
 
 class NoQuotas:
-    """Counts nothing: every request is admitted."""
+    """Counts nothing and admits every request."""
 
     quotas: tuple[Quota, ...] = ()
     store: Store = "off"
     fallbacks = 0
-    trouble: str | None = None
+    fallback_reason: str | None = None
 
     async def take(self, caller: str) -> QuotaState:
         del caller
@@ -185,7 +186,7 @@ class MemoryQuotas:
 
     store: Store = "memory"
     fallbacks = 0
-    trouble: str | None = None
+    fallback_reason: str | None = None
 
     def __init__(
         self,
@@ -198,18 +199,18 @@ class MemoryQuotas:
         self._max_callers = max_callers
         self._clock = clock
         self._use: OrderedDict[str, tuple[int, tuple[int, ...]]] = OrderedDict()
-        """Per caller: the time of the last look in microseconds, and the shares in use then; the latest caller last."""
+        """Per caller, latest last: the time of the last update in microseconds, and the shares in use then."""
 
     @property
     def callers(self) -> int:
-        """The number of callers remembered."""
+        """The number of callers in memory."""
         return len(self._use)
 
     async def take(self, caller: str) -> QuotaState:
         return self.take_now(caller)
 
     def take_now(self, caller: str) -> QuotaState:
-        """Do what `take` does, without waiting for anything."""
+        """Do the same as `take`, without awaiting anything."""
         now_us, used = self._used(caller)
         is_admitted = all(
             shares + quota.needed <= quota.units * quota.window_us

@@ -1,11 +1,11 @@
-"""Quotas that replicas share through Redis; memory replaces it while Redis is unreachable.
+"""Quotas that replicas share through Redis. While Redis is unreachable, they are counted in memory.
 
-Imported only with `REDIS_URL`: the client alone takes as long to import as half of the service.
+Imported only with `REDIS_URL`: importing the client takes half as long as importing the rest of the service.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import structlog
@@ -16,20 +16,20 @@ from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - the cli
 
 from access.quotas import MemoryQuotas, Quota, QuotaState, Store, tokens_taken
 
-PAUSE_S = 1.0
-"""Seconds between two checks whether Redis is back."""
+CHECK_INTERVAL_S = 1.0
+"""Seconds between two checks whether Redis is reachable again."""
 SLICES = 5
-"""Parts of the time limit, see `_time_limit`."""
+"""Number of parts of the time limit, see `_time_limit`."""
 MAX_CONNECTIONS = 16
-"""Connections to Redis of this process; a request that finds all of them in use waits for one."""
+"""Maximum number of connections to Redis; when all are in use, requests wait for one."""
 PROBE = "probe"
-"""The caller under which a check writes to Redis. No `Principal.quota_key` reads like this."""
+"""The caller for which a check writes to Redis. No `Principal.quota_key` has this value."""
 
 TAKE = """
--- Let the use of a caller decay, and take more if all quotas have room: one atomic step, by the clock of Redis.
--- KEYS[1]: the caller. ARGV: microseconds of a window; 1 to take even without room; then per quota its units, the
--- shares that must be free, and the shares to take. Numbers stay below 2^53, so doubles keep them exact.
-local window_us, must = tonumber(ARGV[1]), ARGV[2] == '1'
+-- Free the shares that have expired, then take more if all quotas allow it: one atomic step, by the clock of Redis.
+-- KEYS[1]: the caller. ARGV: microseconds of a window; 1 to take shares beyond the quota, too; then per quota its
+-- units, the shares that must be free, and the shares to take. Numbers stay below 2^53, so doubles are exact.
+local window_us, force = tonumber(ARGV[1]), ARGV[2] == '1'
 local clock = redis.call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local at_us = tonumber(redis.call('HGET', KEYS[1], 'at') or now_us)
@@ -39,17 +39,17 @@ for i = 3, #ARGV, 3 do
   used[#used + 1] = math.max(0, kept - passed_us * units)
   fits = fits and used[#used] + ARGV[i + 1] <= units * window_us
 end
-local answer = {(fits or must) and 1 or 0}
+local answer = {(fits or force) and 1 or 0}
 for n, shares in ipairs(used) do
   local i = 3 * n
-  if fits or must then
+  if fits or force then
     shares = shares + ARGV[i + 2]
     redis.call('HSET', KEYS[1], 'at', string.format('%.0f', now_us), i, string.format('%.0f', shares))
     lasts_us = math.max(lasts_us, shares / ARGV[i])
   end
   answer[n + 1] = string.format('%.0f', shares)
 end
-if fits or must then redis.call('PEXPIRE', KEYS[1], math.ceil(lasts_us / 1000) + 1) end
+if fits or force then redis.call('PEXPIRE', KEYS[1], math.ceil(lasts_us / 1000) + 1) end
 return answer
 """
 
@@ -57,10 +57,10 @@ log = structlog.get_logger()
 
 
 class RedisQuotas:
-    """Uses Redis while it answers in time, and memory from the first failure until it answers again.
+    """Counts in Redis while it answers in time, and in memory from the first error until it answers again.
 
-    Only the requests in flight at that failure wait for Redis in vain, and never longer than *timeout_s*. A background
-    task checks whether Redis is back, so no later request has to.
+    Only the requests in flight at that error wait for Redis in vain, for *timeout_s* at most. A background task checks
+    whether Redis is reachable again, so later requests do not have to.
     """
 
     def __init__(
@@ -70,23 +70,23 @@ class RedisQuotas:
         url: str,
         memory: MemoryQuotas,
         timeout_s: float,
-        pause: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(PAUSE_S),
+        pause: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(CHECK_INTERVAL_S),
     ) -> None:
-        """Prepare; no socket is opened before `running`.
+        """Open no socket before `running`.
 
         Args:
             quotas: of each caller.
-            url: of Redis; it may hold a password.
+            url: of Redis; it may contain a password.
             memory: counts while Redis is unreachable.
-            timeout_s: seconds that Redis may take to answer.
-            pause: waits between two checks whether Redis is back.
+            timeout_s: seconds in which Redis must answer.
+            pause: waits between two checks whether Redis is reachable again.
 
         Raises:
-            ValueError: the URL has an option that the client does not know.
+            ValueError: the URL has an option that the client does not support.
         """
         self.quotas = quotas
         self.fallbacks = 0
-        self.trouble: str | None = None
+        self.fallback_reason: str | None = None
         self._memory = memory
         self._timeout_s = timeout_s
         self._pause = pause
@@ -101,28 +101,28 @@ class RedisQuotas:
             # One retry, for a connection that Redis has closed since its last use.
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
-        pool.make_connection()  # type: ignore[no-untyped-call]  # opens none; raises for options it does not know
+        pool.make_connection()  # type: ignore[no-untyped-call]  # opens none; raises for unsupported options
         self._redis: Redis = Redis.from_pool(pool)
         self._script = self._redis.register_script(TAKE)
-        # Replicas with other limits count in other shares, so they must not share counters.
+        # Replicas with other quotas count other shares, so they must not share counters.
         self._suffix = "/".join(str(number) for quota in quotas for number in (quota.units, quota.window_s))
 
     @property
     def store(self) -> Store:
-        """Where use is counted now."""
-        return "redis" if self.trouble is None else "memory"
+        """Where usage is counted now."""
+        return "redis" if self.fallback_reason is None else "memory"
 
     async def take(self, caller: str) -> QuotaState:
-        if self.trouble is None:
+        if self.fallback_reason is None:
             try:
-                return await self._ask(caller, [quota.taken for quota in self.quotas])
-            except Exception as error:  # noqa: BLE001 - whatever fails in Redis, requests go on
+                return await self._take(caller, [quota.taken for quota in self.quotas])
+            except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
                 self._fall_back(error)
         return self._memory.take_now(caller)
 
     def charge(self, caller: str, tokens: int) -> None:
         """Charge the tokens of a request that was admitted, in the background."""
-        if self.trouble is not None:
+        if self.fallback_reason is not None:
             self._memory.charge(caller, tokens)
             return
         charging = asyncio.get_running_loop().create_task(self._charge(caller, tokens))
@@ -134,7 +134,7 @@ class RedisQuotas:
         """Connect; at the end, finish the charges in flight and close all connections."""
         try:
             await self._check()
-        except Exception as error:  # noqa: BLE001 - whatever fails in Redis, requests go on
+        except Exception as error:  # noqa: BLE001 - no error of Redis may stop the start
             self._fall_back(error)
         try:
             yield
@@ -149,13 +149,14 @@ class RedisQuotas:
 
     async def _charge(self, caller: str, tokens: int) -> None:
         try:
-            await self._ask(caller, tokens_taken(self.quotas, tokens), must=True)
-        except Exception as error:  # noqa: BLE001 - whatever fails in Redis, requests go on
+            await self._take(caller, tokens_taken(self.quotas, tokens), force=True)
+        except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
             self._fall_back(error)
             self._memory.charge(caller, tokens)
 
-    async def _ask(self, caller: str, taken: tuple[int, ...] | list[int], *, must: bool = False) -> QuotaState:
-        arguments: list[int] = [self.quotas[0].window_us, int(must)]
+    async def _take(self, caller: str, taken: Sequence[int], *, force: bool = False) -> QuotaState:
+        """Take the shares *taken* if all quotas allow it, or in any case with *force*."""
+        arguments: list[int] = [self.quotas[0].window_us, int(force)]
         for quota, shares in zip(self.quotas, taken, strict=True):
             arguments += quota.units, quota.needed, shares
         async with _time_limit(self._timeout_s):
@@ -163,39 +164,41 @@ class RedisQuotas:
         return QuotaState(self.quotas, tuple(map(int, used)), is_admitted=bool(is_admitted))
 
     def _key(self, caller: str) -> str:
-        """Return the only key of the caller, so that a cluster keeps it in one place. It does not reveal the caller."""
+        """Return the key of *caller* in Redis: one key, as clusters require, and a hash: it does not reveal them."""
         digest = hashlib.blake2b(caller.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         return f"fast-embedding:allowance:{digest}:{self._suffix}"
 
     def _fall_back(self, error: Exception) -> None:
-        if self.trouble is not None:
-            return  # another request has noticed it before
-        self.trouble = type(error).__name__  # the kind alone: messages may hold addresses
+        if self.fallback_reason is not None:
+            return  # another request has detected it before
+        self.fallback_reason = type(error).__name__  # without the message, which may contain addresses
         self.fallbacks += 1
-        is_usual = isinstance(error, RedisError | OSError)
-        log.warning("limits_fell_back", store="memory", reason=self.trouble, exc_info=None if is_usual else error)
-        self._checking = asyncio.get_running_loop().create_task(self._check_until_back())
+        is_expected = isinstance(error, RedisError | OSError)
+        log.warning(
+            "limits_fell_back", store="memory", reason=self.fallback_reason, exc_info=None if is_expected else error
+        )
+        self._checking = asyncio.get_running_loop().create_task(self._check_until_reachable())
 
-    async def _check_until_back(self) -> None:
+    async def _check_until_reachable(self) -> None:
         while True:
             await self._pause()
             with suppress(Exception):
                 await self._check()
                 break
-        self.trouble = None
+        self.fallback_reason = None
         log.info("limits_recovered", store="redis")
 
     async def _check(self) -> None:
-        """Ask for what requests will ask for. A ping would not do: a read-only replica answers it."""
-        await self._ask(PROBE, [0 for _ in self.quotas], must=True)
+        """Run the script that requests run. A ping is not enough: a read-only replica answers it, too."""
+        await self._take(PROBE, [0 for _ in self.quotas], force=True)
 
 
 @asynccontextmanager
 async def _time_limit(seconds: float) -> AsyncIterator[None]:
-    """Limit the block to *seconds*, as `asyncio.timeout` does, but without blaming Redis for a busy event loop.
+    """Limit the block to *seconds*, as `asyncio.timeout` does, but without timing out because of a busy event loop.
 
-    The time passes in slices, and a moment in which this process was held up counts as one slice, however long it was:
-    an answer that arrived meanwhile is read before the next slice ends.
+    The time is counted in slices. A period in which the event loop was blocked counts as one slice, however long it
+    was, so an answer that arrived meanwhile is read before the time is over.
 
     Raises:
         TimeoutError: the time is over.

@@ -24,14 +24,14 @@ class Access:
         keys: finds the principal of an API key.
         tokens: verifies tokens.
         sources: the settings that define keys or tokens; none: every route is open.
-        closed: the permissions that need a key or token.
+        protected: the permissions that require a key or token.
         is_exposed: every route is open, and HOST is reachable from other machines.
     """
 
     keys: KeyRing
     tokens: TokenVerifier
     sources: tuple[str, ...]
-    closed: frozenset[str]
+    protected: frozenset[str]
     is_exposed: bool
 
     @asynccontextmanager
@@ -58,7 +58,7 @@ def read_access(settings: Settings) -> Access:
         keys=_keys(settings),
         tokens=_tokens(settings),
         sources=sources,
-        closed=frozenset({"embed", *settings.closed_routes} if sources else ()),
+        protected=frozenset({"embed", *settings.closed_routes} if sources else ()),
         is_exposed=not sources and not is_loopback(settings.host),
     )
 
@@ -120,9 +120,9 @@ def _tokens(settings: Settings) -> TokenVerifier:
     from access.jwks import Jwks, fetch_document  # noqa: PLC0415
     from access.jwt_tokens import (  # noqa: PLC0415
         JwtVerifier,
-        KeyFileError,
         KeySource,
         OneKey,
+        SigningKeyError,
         algorithm_of,
         read_public_key,
         secret_key,
@@ -132,12 +132,12 @@ def _tokens(settings: Settings) -> TokenVerifier:
     if settings.jwt_secret is not None:
         try:
             sources["HS256"] = OneKey(secret_key(settings.jwt_secret.get_secret_value()))
-        except KeyFileError as error:
+        except SigningKeyError as error:
             raise SettingsError(f"JWT_SECRET: {error}") from None
     if settings.jwt_public_key_file is not None:
         try:
             algorithm, key = read_public_key(settings.jwt_public_key_file)
-        except (OSError, KeyFileError) as error:
+        except (OSError, SigningKeyError) as error:
             raise SettingsError(f"JWT_PUBLIC_KEY_FILE: {reason_of(error)}") from None
         sources[algorithm] = OneKey(key)
     if settings.jwt_jwks_url is not None:

@@ -145,7 +145,7 @@ def _wrap(app: Litestar, service: RunningService, metrics: Metrics, cors: CORSCo
         app.asgi_handler,
         queued=paths_with(app, "work", ["queued"]),
         unqueued=paths_with(app, "work", ["unqueued"]),
-        rejection=service.rejection,
+        overload=service.rejection,
         count=metrics.count,
     )
     polled = paths_with(app, "polled", [True])
@@ -180,7 +180,7 @@ def _authentication(access: Access, addresses: ClientAddresses) -> Authenticatio
         return addresses.network_of(scope["client"], scope["headers"])
 
     return AuthenticationMiddleware(
-        closed=access.closed,
+        protected=access.protected,
         find_key=access.keys.find,
         verify_token=access.tokens.verify,
         network_of=network_of,

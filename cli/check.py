@@ -141,7 +141,7 @@ def _check_callers(settings: Settings) -> Finding:
         access = read_access(settings)
     except SettingsError as error:
         return Finding("settings", "FAIL", "callers", str(error))
-    facts = {"sources": list(access.sources), "closed": sorted(access.closed), "api_keys": len(access.keys)}
+    facts = {"sources": list(access.sources), "closed": sorted(access.protected), "api_keys": len(access.keys)}
     if access.is_exposed:
         detail = "anyone who reaches HOST may call; set API_KEYS to require a key"
         return Finding("settings", "warn", "callers", detail, facts)
@@ -149,7 +149,8 @@ def _check_callers(settings: Settings) -> Finding:
         return Finding("settings", "ok", "callers", "anyone on this machine may call", facts)
     count = len(access.keys)
     keys = f" ({count} {'key' if count == 1 else 'keys'})" if count else ""
-    detail = f"a key or token of {', '.join(access.sources)}{keys} is required for {', '.join(sorted(access.closed))}"
+    protected = ", ".join(sorted(access.protected))
+    detail = f"a key or token of {', '.join(access.sources)}{keys} is required for {protected}"
     return Finding("settings", "ok", "callers", detail, facts)
 
 
@@ -178,7 +179,7 @@ async def _try_quota_store(settings: Settings) -> tuple[str, str | None]:
     """Return where requests are counted, and why Redis cannot be used."""
     store = quota_store(settings)
     async with store.running():
-        return store.store, store.trouble
+        return store.store, store.fallback_reason
 
 
 def _check_machine(settings: Settings, plan: LanePlan, required: Sequence[Model]) -> Iterator[Finding]:

@@ -1,1 +1,1 @@
-"""HTTP plumbing without routes: middleware, problem details, JSON bodies, response headers. Knows Litestar."""
+"""HTTP without routes: middleware, problem details, JSON request bodies, response headers. Built on Litestar."""

@@ -1,4 +1,4 @@
-"""Authentication middleware: identifies the caller and checks their permission before any of the body is read."""
+"""Authentication middleware: identifies callers and checks their permission before any of the body is read."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -14,14 +14,14 @@ from web.security_headers import Header
 
 REALM = "fast-embedding"
 READ_METHODS = frozenset({"GET", "OPTIONS"})
-"""Routes with these methods are open unless they name a permission. HEAD arrives here as GET."""
+"""Routes with these methods require no permission unless they name one. HEAD arrives here as GET."""
 
 
 class AuthenticationMiddleware(ASGIMiddleware):
-    """Puts the caller's `Principal` into the request context and rejects callers who may not use the route.
+    """Puts the caller's `Principal` into the request context, and rejects callers without the route's permission.
 
-    A route names the permission it needs by its option `permission`. Keys and tokens have permissions of their own for
-    `embed` and `metrics`; for the others (`models`, `docs`), any valid key or token will do.
+    A route names the permission it requires in its option `permission`. Keys and tokens are granted `embed` and
+    `metrics` one by one; for the other permissions (`models`, `docs`), any valid key or token is enough.
     """
 
     scopes = (ScopeType.HTTP,)
@@ -29,32 +29,32 @@ class AuthenticationMiddleware(ASGIMiddleware):
     def __init__(
         self,
         *,
-        closed: Iterable[str],
+        protected: Iterable[str],
         find_key: Callable[[bytes], Principal | None],
         verify_token: Callable[[bytes], Awaitable[Principal | None]],
         network_of: Callable[[HTTPScope], str],
     ) -> None:
-        """Require a key or token on routes whose permission is in *closed*.
+        """Require a key or token on routes whose permission is in *protected*.
 
         Args:
-            closed: permissions that need a key or token; empty: every route is open.
+            protected: permissions that require a key or token; if empty, every route is open.
             find_key: returns the principal of an API key.
-            verify_token: returns the principal of a token; None if it does not look like one.
-            network_of: returns the network prefix that identifies a caller without credentials.
+            verify_token: returns the principal of a token; None: it does not look like a token.
+            network_of: returns the network prefix that identifies the callers of open routes.
         """
-        self._closed = frozenset(closed)
+        self._protected = frozenset(protected)
         self._find_key = find_key
         self._verify_token = verify_token
         self._network_of = network_of
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        permission = needed_permission(scope)
+        permission = required_permission(scope)
         if permission is not None and scope["type"] == ScopeType.HTTP:
             context = context_of(scope)
-            if permission in self._closed:
+            if permission in self._protected:
                 try:
                     context.principal = await self._identify(scope["headers"])
-                    _check(context.principal, permission)
+                    _check_permission(context.principal, permission)
                 except ServiceError as error:
                     context.answer_headers.extend(_challenge(error))
                     raise
@@ -80,19 +80,19 @@ class AuthenticationMiddleware(ASGIMiddleware):
         return principal
 
 
-def _check(principal: Principal, permission: str) -> None:
+def _check_permission(principal: Principal, permission: str) -> None:
     if permission in PERMISSIONS and not principal.has(permission):
         raise MissingPermissionError(permission)
 
 
-def needed_permission(scope: Scope) -> str | None:
-    """Return the permission that the route of *scope* needs; None: none. The default of writing methods is `embed`."""
-    default = None if scope["method"] in READ_METHODS else "embed"  # type: ignore[typeddict-item]  # only HTTP comes here
+def required_permission(scope: Scope) -> str | None:
+    """Return the permission that the route of *scope* requires; None: none. Writing methods default to `embed`."""
+    default = None if scope["method"] in READ_METHODS else "embed"  # type: ignore[typeddict-item]  # only HTTP here
     return route_option(scope, "permission", default)
 
 
 def _credentials(headers: Iterable[Header]) -> tuple[list[bytes], list[bytes]]:
-    """Return the credentials sent as Bearer, and those sent as X-API-Key. Other schemes are for proxies before us."""
+    """Return the credentials sent as Bearer and those sent as X-API-Key. Other schemes may be meant for a proxy."""
     bearers, keys = [], []
     for name, value in headers:
         if name == b"authorization":
@@ -105,7 +105,7 @@ def _credentials(headers: Iterable[Header]) -> tuple[list[bytes], list[bytes]]:
 
 
 def _challenge(error: ServiceError) -> Iterator[Header]:
-    """Yield the header that RFC 6750 (section 3) asks for; none for a failure that another key would not change."""
+    """Yield the header that RFC 6750 (section 3) requires; none for an error that another key would not avoid."""
     attributes = {"realm": REALM}
     if isinstance(error, MissingPermissionError):
         attributes |= {"error": "insufficient_scope", "error_description": error.detail, "scope": error.permission}

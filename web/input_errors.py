@@ -1,4 +1,4 @@
-"""The 400 `invalid-input`: says in plain words what is wrong, where, what is allowed, and what was probably meant."""
+"""The detail of `invalid-input` (400): what is wrong, where, what is allowed, and what was probably meant."""
 
 import re
 from difflib import get_close_matches
@@ -12,7 +12,7 @@ from engine.errors import InvalidInputError
 UNKNOWN_FIELD = "Object contains unknown field"
 """How msgspec starts the message about a field that the type does not have."""
 MAX_QUOTED = 200
-"""Maximum number of a caller's characters, such as a field name, that a message repeats."""
+"""Maximum number of characters that a message repeats of what a caller sent, such as a field name."""
 PLAIN_TYPES = {
     "str": "a string",
     "str | null": "a string or null",
@@ -26,7 +26,7 @@ PLAIN_TYPES = {
     "object": "an object",
     "null": "null",
 }
-"""msgspec's names of types, in words for people who do not know Python."""
+"""msgspec's names of types, in words that do not require Python."""
 
 
 def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInputError:
@@ -60,7 +60,7 @@ def _in_plain_words(message: str) -> str:
 
 
 def _guess(unknown: str, expected: Any) -> list[str]:
-    """Return a sentence about what was meant by an *unknown* field, if that can be guessed."""
+    """Return a sentence about what an *unknown* field probably means, or nothing."""
     if hint := getattr(expected, "FIELD_HINTS", {}).get(unknown.lower()):
         return [hint]
     return [f"Did you mean {name!r}?" for name in get_close_matches(unknown.lower(), _choices_by_field(expected), 1)]
@@ -68,19 +68,19 @@ def _guess(unknown: str, expected: Any) -> list[str]:
 
 @cache
 def _choices_by_field(expected: Any) -> dict[str, list[str]]:
-    """Return the fields of a body's type, required ones first, each with the words it accepts; none: not only words."""
+    """Return the fields of a body's type, required ones first, each with its literal values; empty: it has none."""
     if not (isinstance(expected, type) and issubclass(expected, msgspec.Struct)):
         return {}
     fields = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(expected)).fields
-    return {field.encode_name: _words(field.type) for field in sorted(fields, key=lambda field: not field.required)}
+    return {field.encode_name: _literals(field.type) for field in sorted(fields, key=lambda field: not field.required)}
 
 
-def _words(kind: msgspec.inspect.Type) -> list[str]:
-    match kind:
+def _literals(field_type: msgspec.inspect.Type) -> list[str]:
+    match field_type:
         case msgspec.inspect.LiteralType():
-            return [str(value) for value in kind.values]
+            return [str(value) for value in field_type.values]
         case msgspec.inspect.UnionType():
-            return [word for part in kind.types for word in _words(part)]
+            return [literal for member in field_type.types for literal in _literals(member)]
         case msgspec.inspect.Metadata():
-            return _words(kind.type)
+            return _literals(field_type.type)
     return []

@@ -1,4 +1,4 @@
-"""Decodes JSON request bodies strictly, and in one pass with the check of their fields."""
+"""Decodes JSON request bodies strictly, and checks their fields in the same pass."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from web.request_context import context_of
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 LARGE_BYTES = 1_000_000
-"""Bodies above this size are assembled and decoded one at a time, by `LargeBodyQueue`."""
+"""Bodies above this size are joined and decoded one at a time, in the `LargeBodyQueue`: each blocks the event loop."""
 MAX_SEARCHED_BYTES = 1_000_000
 """In bodies above this size we do not locate the bad text: the search would block the event loop."""
 
@@ -34,22 +34,22 @@ class StrictRequest(Request[Any, Any, Any]):
     _whole_body: bytes | None = None
 
     async def body(self) -> bytes:
-        """Return the whole body. A large one waits for its turn: assembling megabytes blocks the event loop."""
+        """Return the whole body. A large one waits in the `LargeBodyQueue`."""
         if self._whole_body is None:
             pieces = [piece async for piece in self.stream() if piece]
-            self._whole_body = await self._run(partial(b"".join, pieces), sum(map(len, pieces)))
+            self._whole_body = await self._run_queued(partial(b"".join, pieces), sum(map(len, pieces)))
         return self._whole_body
 
     async def json(self) -> Any:
-        """Decode and check the body as the type that the route declares.
+        """Return the body as the type that the route declares.
 
         No value is converted: `"128"` is not a number, and `"null"` is not null.
 
         Raises:
             NotJsonError: the headers state a content type other than JSON (none at all counts as JSON), or an encoding.
-            InvalidInputError: the body is not JSON, contains half of a surrogate pair, which is not a character, or
-                does not match the type.
-            OverloadedError: the body is large, and too many other large ones are waiting.
+            InvalidInputError: the body is not JSON, contains half of a surrogate pair (not a character), or does not
+                match the type.
+            OverloadedError: the body is large, and too many other large bodies are waiting.
         """
         media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if not re.fullmatch(r"application/(json|.*\+json)", media_type):
@@ -57,9 +57,10 @@ class StrictRequest(Request[Any, Any, Any]):
         if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body uncompressed, without the header 'Content-Encoding'.")
         body = await self.body()
-        return await self._run(partial(_decode, body, body_type(self)), len(body))
+        return await self._run_queued(partial(_decode, body, body_type(self)), len(body))
 
-    async def _run(self, work: Callable[[], Result], size_bytes: int) -> Result:
+    async def _run_queued(self, work: Callable[[], Result], size_bytes: int) -> Result:
+        """Run *work* on a body of this size: at once, or in the queue if it is large."""
         queue = context_of(self.scope).large_bodies
         if size_bytes <= LARGE_BYTES or queue is None:
             return work()
@@ -83,7 +84,7 @@ def _decoder(expected: Any) -> msgspec.json.Decoder[Any]:
 
 
 def _not_json(body: bytes, error: Exception) -> InvalidInputError:
-    """Return the reason why a strict decoder rejects *body*, and the place if it is a bad text."""
+    """Return the error for a *body* that is not valid JSON, with the place of a text that is not valid Unicode."""
     cause = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:MAX_QUOTED]
     not_json = InvalidInputError(f"The body is not JSON: {cause}.")
     if len(body) > MAX_SEARCHED_BYTES:

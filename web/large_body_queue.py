@@ -1,4 +1,4 @@
-"""Large bodies are decoded one at a time, with pauses between them, so that other requests are served meanwhile."""
+"""Queue for large request bodies: decodes one at a time, with pauses in which other requests are served."""
 
 import asyncio
 import time
@@ -12,11 +12,11 @@ Result = TypeVar("Result")
 PAUSE_FACTOR = 4
 """A pause is this many times as long as the work before it, so large bodies take at most a fifth of the event loop."""
 MAX_WAITING = 64
-"""Large bodies that may wait. Each is in memory while it waits."""
+"""Maximum number of waiting bodies; each is in memory while it waits."""
 
 
 class LargeBodyQueue:
-    """Runs one piece of work at a time on the event loop. A thread would not help: decoding holds the GIL."""
+    """Runs one function at a time on the event loop. A thread would not help: decoding holds the GIL."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -24,10 +24,10 @@ class LargeBodyQueue:
         self._waiting = 0
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Wait for earlier work and its pause, then return what *work* returns, or raise what it raises.
+        """Wait for earlier work and its pause, then call *work* and return its result.
 
         Raises:
-            OverloadedError: `MAX_WAITING` others already wait.
+            OverloadedError: `MAX_WAITING` others are waiting already.
         """
         if self._waiting >= MAX_WAITING:
             raise OverloadedError("Too many large bodies arrived at once.", retry_after_s=1)

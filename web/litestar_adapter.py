@@ -1,4 +1,4 @@
-"""Every use of a Litestar name that its documentation does not describe; a test checks the installed version."""
+"""Adapter to Litestar: the only module that uses its undocumented names. A test checks the installed version."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,12 +22,12 @@ __all__ = [
 
 
 def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
-    """Put *middleware* around all of Litestar, so that it sees 404s, CORS answers and crashes too."""
+    """Put *middleware* around all of Litestar, so that it sees 404s, CORS answers and crashes, too."""
     app.asgi_handler = middleware(app.asgi_handler)
 
 
 def body_type(request: Request[Any, Any, Any]) -> Any:
-    """Return the type that the route of *request* takes as its body; Any if it takes none."""
+    """Return the type of the body that the route of *request* declares; Any: none."""
     field = getattr(request.route_handler, "parsed_data_field", None)
     return field.annotation if field else Any
 
@@ -38,7 +38,7 @@ def route_of(scope: HTTPScope) -> str | None:
 
 
 def set_route(scope: HTTPScope, path: str) -> None:
-    """Record *path* as the route of a request that is answered before the router sees it."""
+    """Record *path* as the route of a request that is answered before it reaches the router."""
     scope["path_template"] = path
 
 
@@ -49,7 +49,7 @@ def route_option(scope: Scope, name: str, default: str | None = None) -> str | N
 
 
 def paths_with(app: Litestar, option: str, values: Iterable[object]) -> frozenset[str]:
-    """Return the paths of all routes of which *option* has one of *values*."""
+    """Return the paths of all routes whose *option* has one of *values*."""
     wanted = set(values)
     return frozenset(
         route.path

@@ -1,4 +1,4 @@
-"""Every error becomes RFC 9457 problem details, here and nowhere else; handlers have no `try`."""
+"""Turns every error into a problem document (RFC 9457), here and nowhere else: handlers need no `try`."""
 
 import math
 import re
@@ -21,24 +21,24 @@ from web.security_headers import Header
 
 MEDIA_TYPE = "application/problem+json"
 NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
-"""Titles as RFC 9110 has them. Python has them only from 3.13 on, and an error code must not depend on that."""
+"""Titles as in RFC 9110. Python has them only from 3.13 on, and an error code must not depend on its version."""
 HTTP_DETAILS = {
     HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /schema.",
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not accept this method; the Allow header lists those it does.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
 }
-"""Details of the errors that Litestar raises itself; its own words are used for the others."""
+"""Details of errors that Litestar raises itself; other errors keep Litestar's message."""
 HEADER_NAMES = {"request_timeout": "X-Request-Timeout"}
-"""Headers that Litestar's messages name by the handler's parameter."""
+"""Names of headers, by the handler's parameter that Litestar's messages contain instead."""
 VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-"""Request ids that are taken from callers: short, and without anything that could forge a log line."""
+"""Request ids that are accepted from callers: short, and without characters that could forge a log line."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Problem details (RFC 9457). Further members state facts, such as `field`, `index` and `limit`."""
+    """A problem document (RFC 9457), for OpenAPI. Its extension members depend on the error."""
 
     type: str
     title: str
@@ -54,15 +54,15 @@ class Problem:
     choices: list[str] | None = None
 
 
-class UnforeseenError(ServiceError):
-    """A bug of the service."""
+class InternalError(ServiceError):
+    """An error that the service did not raise on purpose: a bug."""
 
     def __init__(self) -> None:
         super().__init__("An unexpected error; the service's log has the details.")
 
 
 def problem_handlers() -> ExceptionHandlersMap:
-    """Return the whole table: errors we raise on purpose, errors that Litestar raises, and bugs."""
+    """Return the handlers of errors we raise on purpose, of errors that Litestar raises, and of bugs."""
     return {ServiceError: _of_service_error, HTTPException: _of_http_exception, Exception: _of_bug}
 
 
@@ -75,7 +75,7 @@ def request_id_of(headers: Iterable[Header]) -> str:
 
 
 def new_request_id() -> str:
-    return f"{getrandbits(128):032x}"  # unique is enough: it protects nothing
+    return f"{getrandbits(128):032x}"  # unique, not secret: it protects nothing
 
 
 def problem_answer(error: ServiceError, request_id: str) -> tuple[list[Header], bytes]:
@@ -128,13 +128,13 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
         return _of_service_error(request, _of_validation(error))
     status = HTTPStatus(error.status_code)
     title = NEW_PHRASES.get(status, status.phrase)
-    is_callers_fault = status < HTTPStatus.INTERNAL_SERVER_ERROR
+    is_client_error = status < HTTPStatus.INTERNAL_SERVER_ERROR
     is_too_large = status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     document = problem_document(
         status=status.value,
         code=title.lower().replace(" ", "-"),
         title=title,
-        detail=HTTP_DETAILS.get(status, error.detail if is_callers_fault else UnforeseenError().detail),
+        detail=HTTP_DETAILS.get(status, error.detail if is_client_error else InternalError().detail),
         request_id=context_of(request.scope).request_id,
         extensions={"limit": request.app.request_max_body_size} if is_too_large else {},
     )
@@ -143,8 +143,8 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
 
 def _of_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:
     request_id = context_of(request.scope).request_id
-    log.error("request_failed", request_id=request_id, code=UnforeseenError.code, exc_info=error)
-    return _response(request, _document_of(UnforeseenError(), request_id), {})
+    log.error("request_failed", request_id=request_id, code=InternalError.code, exc_info=error)
+    return _response(request, _document_of(InternalError(), request_id), {})
 
 
 def _response(
@@ -156,7 +156,7 @@ def _response(
 
 
 def _of_validation(error: ValidationException) -> InvalidInputError:
-    """Say what Litestar found wrong with anything but the body."""
+    """Return the error for a header, path or query that Litestar rejects; bodies are checked in `json_bodies`."""
     found = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     message, where = str(found.get("message", error.detail)), str(found.get("key", ""))
     where = HEADER_NAMES.get(where, where)

@@ -1,14 +1,14 @@
 """Rate-limit middleware: rejects callers over their quota with 429 and `Retry-After`, before the body is read.
 
 Litestar's own rate limiting is not used. It reads a caller's history and writes it back in two steps, so replicas that
-share a store admit more than the quota; it keeps a timestamp per request, by a clock that may jump; every request costs
-the same; and its headers follow an old draft.
+share a store admit more than the quota. It keeps a timestamp per request, from a clock that may jump, counts requests
+only, not tokens, and its headers follow an old draft.
 
 The headers follow draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimit-Policy` states each quota (`q`) and
 its window (`w`), `RateLimit` what is left (`r`) and the seconds (`t`) over which to spread it. The draft asks for a
-bounded ratio of both; here it is the quota's own, so a caller who spreads `r` over `t` is never rejected. On a 429,
-`RateLimit` names only the policies that caused it: their `t` must not end after `Retry-After`. Tokens carry
-`qu="tokens"`, a unit that the draft's registry does not have; without it they would count as requests.
+bounded ratio of both. Here it is that of the quota, so a caller who spreads `r` over `t` is never rejected. On a 429,
+`RateLimit` names only the policies that caused it: their `t` must not end after `Retry-After`. The policy for tokens
+has the unit `qu="tokens"`, which the draft's registry does not contain; without it, tokens would mean requests.
 """
 
 from litestar.enums import ScopeType
@@ -16,24 +16,24 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from access.quotas import Quota, QuotaState, QuotaStore, RateLimitedError
-from web.litestar_adapter import route_option
+from web.authentication import required_permission
 from web.request_context import context_of
 from web.security_headers import Header
 
 LIMIT_HEADERS = {
-    "RateLimit-Policy": "With limits on: a caller's quota `q` per window of `w` seconds, of requests and of tokens",
-    "RateLimit": "With limits on: what is left, `r`, to be spread over `t` seconds",
+    "RateLimit-Policy": "With rate limits: a caller's quota `q` per window of `w` seconds, of requests and of tokens",
+    "RateLimit": "With rate limits: what is left, `r`, to be spread over `t` seconds",
 }
 """The headers of every answer of a limited route, with their descriptions for OpenAPI."""
 
 
 class RateLimitMiddleware(ASGIMiddleware):
-    """Takes one request from the principal's quota. Authentication must run before it."""
+    """Counts requests against the principal's quota and rejects those beyond it. Runs after authentication."""
 
     scopes = (ScopeType.HTTP,)
 
     def __init__(self, store: QuotaStore) -> None:
-        """Let *store* decide."""
+        """Count in *store*."""
         self._store = store
         self._policy = b"ratelimit-policy", ", ".join(map(_policy, store.quotas)).encode()
 
@@ -44,7 +44,7 @@ class RateLimitMiddleware(ASGIMiddleware):
             RateLimitedError: the caller's quota is used up.
         """
         principal = context_of(scope).principal
-        if principal is not None and route_option(scope, "permission") == "embed":
+        if principal is not None and required_permission(scope) == "embed":
             await self._take(scope, principal.quota_key)
         await next_app(scope, receive, send)
 
@@ -52,14 +52,14 @@ class RateLimitMiddleware(ASGIMiddleware):
         context = context_of(scope)
         state = await self._store.take(quota_key)
         headers = context.answer_headers
-        place = len(headers)
+        position = len(headers)
         headers += [_rate_limit(state), self._policy]
         if not state.is_admitted:
             raise RateLimitedError(state)
 
         def charge(tokens: int) -> None:
             self._store.charge(quota_key, tokens)
-            headers[place] = _rate_limit(state.after(tokens))
+            headers[position] = _rate_limit(state.after(tokens))
 
         context.charge_tokens = charge
 
@@ -71,7 +71,7 @@ def _policy(quota: Quota) -> str:
 
 def _rate_limit(state: QuotaState) -> Header:
     items = ", ".join(
-        f'"{quota.name}";r={quota.left(used)};t={quota.pace_s(used)}'
+        f'"{quota.name}";r={quota.left(used)};t={quota.spread_s(used)}'
         for quota, used in zip(state.quotas, state.used, strict=True)
         if state.is_admitted or quota.wait_s(used)
     )

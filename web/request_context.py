@@ -1,4 +1,4 @@
-"""The state of one request, passed from the server through the middlewares to the handler as one typed object."""
+"""Request context: one typed object that carries a request's state from the server through middleware to handler."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,25 +10,25 @@ from web.large_body_queue import LargeBodyQueue
 from web.security_headers import Header
 
 KEY = "request_context"
-"""The only key that this service adds to ASGI's `scope["state"]`."""
+"""The key of the context in ASGI's `scope["state"]`; no other key is used there."""
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """What the parts that handle one request share about it.
+    """The state that server, middleware and handler of one request share.
 
     Attributes:
         request_id: sent back as `X-Request-ID` and logged; empty until the request log sets it.
-        rejection: set by the server: answer with this error and do not call the app.
-        server_reports_disconnect: the server calls `on_disconnect` when the caller leaves; other ASGI servers only
-            report it to those who call `receive`.
-        on_disconnect: called when the caller leaves before the answer is complete.
+        rejection: set by the server: the request log answers with this error and does not call the app.
+        server_reports_disconnect: the server calls `on_disconnect`; other ASGI servers report a disconnect only
+            as the result of `receive`.
+        on_disconnect: called when the caller disconnects before the answer is complete.
         principal: the caller; None until authentication has run, and on routes that need no permission.
         charge_tokens: charges tokens to the principal's quota; None if quotas are off.
         answer_headers: added to the answer, whatever it is.
-        problem_code: the code of the problem that was answered, for metrics.
+        problem_code: the code of the problem document that was sent, for metrics.
         logged_elsewhere: the request log writes no line for this request.
-        large_bodies: where large bodies wait to be decoded.
+        large_bodies: the queue in which large bodies wait to be decoded.
     """
 
     request_id: str = ""

@@ -1,4 +1,4 @@
-"""Request log: the outermost middleware. It gives each request an id and a log line, and catches every failure."""
+"""Request log: the outermost middleware. It gives each request an id and a log line, and answers every error."""
 
 import asyncio
 import time
@@ -21,23 +21,23 @@ from litestar.types import (
 from engine.errors import CutOffError, ServiceError
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import route_of
-from web.problems import UnforeseenError, problem_answer, request_id_of
+from web.problems import InternalError, problem_answer, request_id_of
 from web.request_context import RequestContext, context_of
 from web.security_headers import Header, security_headers_for
 
 WATCH_DELAY_S = 0.1
-"""Seconds after which a task watches for the caller to leave. Most answers are sent sooner and need no task."""
+"""Seconds after which a task watches for a disconnect. Most answers are sent sooner and need no task."""
 CLIENT_CLOSED_REQUEST = 499
-"""The status logged when the caller left before the answer, as nginx does; it is never sent."""
+"""The logged status when the caller disconnected before the answer, as in nginx; it is never sent."""
 
 log = structlog.get_logger()
 
 
 class RequestLog:
-    """ASGI middleware around all of Litestar, so that 404s, CORS answers and crashes are logged and counted too.
+    """ASGI middleware around all of Litestar, so that 404s, CORS answers and crashes are logged and counted, too.
 
-    It owns the `RequestContext` of each request: the parts inside add answer headers to it, or say that they log the
-    request themselves; a server may set `rejection`, which is then the answer.
+    It reads the `RequestContext`, in which inner middleware puts answer headers or sets `logged_elsewhere`, and in
+    which the server may put a `rejection`: then that is the answer.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class RequestLog:
 
         Args:
             app: all of Litestar.
-            count: gets each answer's endpoint, seconds and problem code.
-            polled: routes that monitoring asks again and again; their answers are logged at DEBUG level only.
-            error_headers: headers (CORS) that let a page of another origin read an error answered here.
+            count: counts an answer: endpoint, seconds, problem code.
+            polled: routes that monitoring polls; their answers are logged at level DEBUG only.
+            error_headers: CORS headers for an error that is answered here.
             clock: seconds.
         """
         self._app = app
@@ -78,16 +78,16 @@ class RequestLog:
         try:
             if context.rejection is not None:
                 while (await receive()).get("more_body"):
-                    pass  # closed with unread bytes, the connection would be reset and the answer lost
+                    pass  # closing a connection with unread bytes resets it, and the answer is lost
                 await answer.send_error(context.rejection)
             else:
                 await self._app(inner, watch.receive, answer.send)
         except asyncio.CancelledError:
-            if watch.has_left:
+            if watch.has_disconnected:
                 answer.status, context.problem_code = CLIENT_CLOSED_REQUEST, "caller-left"
             elif answer.status:
-                raise  # half of the answer is sent
-            else:  # the server's time to drain is over
+                raise  # a part of the answer is sent
+            else:  # the server's shutdown time is over
                 await answer.send_error(CutOffError())
         except ServiceError as error:  # raised by a middleware between here and Litestar
             await answer.send_error(error)
@@ -95,8 +95,8 @@ class RequestLog:
             log.exception("request_failed", request_id=context.request_id, code="internal-error")
             if answer.status:
                 context.problem_code = "internal-error"
-                raise  # half of the answer is sent: the server must close the connection
-            await answer.send_error(UnforeseenError())
+                raise  # a part of the answer is sent: the server must close the connection
+            await answer.send_error(InternalError())
         finally:
             watch.stop()
             self._record(inner, context, answer.status, self._clock() - started)
@@ -121,7 +121,7 @@ class RequestLog:
 
 
 class _Answer:
-    """The `send` of one request: records the status, and adds the headers that every answer has."""
+    """The `send` of one request: records the status and adds the headers that every answer has."""
 
     def __init__(self, context: RequestContext, send: Send, error_headers: Callable[[], list[Header]]) -> None:
         self.status = 0
@@ -146,28 +146,28 @@ class _Answer:
 
 
 class _DisconnectWatch:
-    """The `receive` of one request: cancels the task that answers it when the caller leaves.
+    """The `receive` of one request: cancels the task that answers it when the caller disconnects.
 
-    A cancellation without *has_left* comes from the server, whose time to drain is over.
+    A cancellation without `has_disconnected` comes from the server, whose shutdown time is over.
 
-    Our own server calls `context.on_disconnect`. Other ASGI servers report a disconnect only to those who call
-    `receive`, and a call before the whole body has arrived would take a part of it.
+    Our own server calls `context.on_disconnect`. Other ASGI servers report a disconnect only as the result of
+    `receive`, which must not be called here before the whole body has arrived: the call would take a part of it.
     """
 
     def __init__(self, receive: Receive, context: RequestContext) -> None:
-        self.has_left = False
+        self.has_disconnected = False
         self._receive = receive
         self._answering = asyncio.current_task()
         self._has_body = False
         self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
         self._server_reports = context.server_reports_disconnect
-        context.on_disconnect = self._leave
+        context.on_disconnect = self._cancel
 
     async def receive(self) -> HTTPReceiveMessage | WebSocketReceiveMessage:
         message = await self._receive()
         if message["type"] == "http.disconnect" and not self._has_body:
-            self.has_left = True
+            self.has_disconnected = True
             raise asyncio.CancelledError
         if message["type"] == "http.request" and not message.get("more_body") and not self._has_body:
             self._has_body = True
@@ -186,14 +186,14 @@ class _DisconnectWatch:
 
     async def _wait_for_disconnect(self) -> None:
         if (await self._receive())["type"] == "http.disconnect":
-            self._leave()
+            self._cancel()
 
-    def _leave(self) -> None:
-        self.has_left = True
+    def _cancel(self) -> None:
+        self.has_disconnected = True
         if self._answering is not None:
             self._answering.cancel()
 
 
 def _with_get_for_head(scope: HTTPScope) -> HTTPScope:
-    """Treat HEAD as GET; the server leaves the body out."""
+    """Return the scope with GET instead of HEAD; the server omits the body of the answer."""
     return {**scope, "method": HttpMethod.GET.value} if scope["method"] == "HEAD" else scope

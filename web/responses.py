@@ -1,4 +1,4 @@
-"""How answers are serialised and sent."""
+"""JSON answers: serialised by orjson and sent without the work that Litestar does for other kinds of answers."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,13 +12,13 @@ JSON: Final = "application/json"
 
 
 class JsonResponse(Response[Any]):
-    """JSON by orjson, which writes numpy's float32 directly and with no more digits than float32 has."""
+    """A JSON answer by orjson, which writes numpy arrays directly, with no more digits than float32 has."""
 
     def render(self, content: Any, media_type: str, enc_hook: Any = None) -> bytes:  # noqa: ARG002 - Litestar's signature
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
     def to_asgi_response(self, *_: Any, status_code: int | None = None, **__: Any) -> ASGIResponse:
-        """Skip what Litestar's own method does for cookies, background tasks and encodings: no answer here has any."""
+        """Skip what Litestar's method does for cookies, background tasks and encodings: no answer here has any."""
         return PlainJsonAnswer(self.status_code or status_code or 200, self.render(self.content, JSON), self.headers)
 
 

@@ -1,4 +1,4 @@
-"""Security headers that every answer carries, so that a browser treats it as data only."""
+"""Security headers of every answer, which make a browser treat it as data only."""
 
 Header = tuple[bytes, bytes]
 
@@ -11,10 +11,10 @@ SECURITY_HEADERS: tuple[Header, ...] = (
 """From OWASP's REST security cheat sheet. Strict-Transport-Security belongs to the proxy that terminates TLS."""
 DATA_POLICY: Header = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 PAGE_POLICY: Header = (b"content-security-policy", b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-"""The pages at /schema load their own scripts; everything else loads nothing."""
+"""For the pages at /schema, which load scripts. All other answers are data and may load nothing."""
 
 
 def security_headers_for(headers: list[Header]) -> tuple[Header, ...]:
-    """Return the headers to add to an answer that has *headers*."""
+    """Return the headers to add to an answer with these *headers*."""
     is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
     return (*SECURITY_HEADERS, PAGE_POLICY if is_page else DATA_POLICY)

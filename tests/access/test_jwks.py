@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from access.jwks import KEEP_S, MAX_BYTES, PAUSE_S, Jwks, JwksError, fetch_document
+from access.jwks import MAX_BYTES, REFRESH_S, RETRY_PAUSE_S, Jwks, JwksError, fetch_document
 from access.jwt_tokens import algorithm_of
 from access.principals import KeysUnavailableError, UnauthenticatedError
 from tests.support.signing_keys import ec_key, issuing, public_jwk, rsa_key
@@ -72,7 +72,7 @@ async def test_unknown_id_fetches_once_and_then_not_before_the_pause() -> None:
     for number in range(50):
         assert not await is_known(jwks, f"forged-{number}")
     assert source.fetches == 2
-    source.now_s += PAUSE_S
+    source.now_s += RETRY_PAUSE_S
     assert not await is_known(jwks, "forged")
     assert source.fetches == 3
 
@@ -92,7 +92,7 @@ async def test_new_key_waits_for_the_pause_while_somebody_forges_ids() -> None:
     assert not await is_known(jwks, "forged")
     source.offer(public_jwk(TWO, "two"))
     assert not await is_known(jwks, "two")
-    source.now_s += PAUSE_S
+    source.now_s += RETRY_PAUSE_S
     assert await is_known(jwks, "two")
 
 
@@ -122,7 +122,7 @@ async def test_known_keys_hold_while_the_issuer_is_down_and_others_cannot_be_tol
                 await jwks.find("two", "RS256")
             assert await is_known(jwks, "one")
     assert source.fetches == 2
-    assert (refusal.value.status, refusal.value.retry_after_s) == (503, PAUSE_S)
+    assert (refusal.value.status, refusal.value.retry_after_s) == (503, RETRY_PAUSE_S)
     assert [(event["event"], event["reason"]) for event in events] == [
         ("jwks_fetch_failed", "the answer is 502, not 200")
     ]
@@ -136,7 +136,7 @@ async def test_long_failure_is_told_once_and_then_that_it_is_over() -> None:
         for _ in range(3):
             with pytest.raises(KeysUnavailableError):
                 await jwks.find("one", "RS256")
-            source.now_s += PAUSE_S
+            source.now_s += RETRY_PAUSE_S
         source.failure = None
         assert await is_known(jwks, "one")
     assert source.fetches == 4
@@ -154,7 +154,7 @@ async def test_old_keys_are_fetched_anew_beside_the_request() -> None:
     jwks = source.jwks()
     assert await is_known(jwks, "one")
     source.offer(public_jwk(TWO, "two"))
-    source.now_s += KEEP_S
+    source.now_s += REFRESH_S
     source.gate.clear()
     assert await is_known(jwks, "one")
     source.gate.set()
@@ -168,7 +168,7 @@ async def test_key_withdrawn_long_ago_is_not_taken_once_more() -> None:
     jwks = source.jwks()
     assert await is_known(jwks, "one")
     source.offer(public_jwk(TWO, "two"))
-    source.now_s += 2 * KEEP_S
+    source.now_s += 2 * REFRESH_S
     assert not await is_known(jwks, "one")
 
 
@@ -178,7 +178,7 @@ async def test_old_keys_hold_while_they_cannot_be_fetched() -> None:
     assert await is_known(jwks, "one")
     source.failure = OSError()
     for _ in range(5):
-        source.now_s += 2 * KEEP_S
+        source.now_s += 2 * REFRESH_S
         assert await is_known(jwks, "one")
         await turns(5)
     assert source.fetches == 6

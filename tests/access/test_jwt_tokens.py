@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from access.jwt_tokens import JwtVerifier, KeyFileError, OneKey, read_public_key, secret_key
+from access.jwt_tokens import JwtVerifier, OneKey, SigningKeyError, read_public_key, secret_key
 from access.principals import Principal, UnauthenticatedError
 from tests.support.signing_keys import SECRET, ec_key, private_pem, public_pem, rsa_key, token
 
@@ -282,10 +282,10 @@ def ed25519_pem() -> bytes:
 )
 def test_other_key_file_is_refused(content: Callable[[], bytes], told: str, tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(content())
-    with pytest.raises(KeyFileError, match=told):
+    with pytest.raises(SigningKeyError, match=told):
         read_public_key(tmp_path / "key.pem")
 
 
 def test_public_key_is_no_secret() -> None:
-    with pytest.raises(KeyFileError, match="another kind"):
+    with pytest.raises(SigningKeyError, match="another kind"):
         secret_key(public_pem(RSA).decode())

@@ -40,7 +40,7 @@ def left(allowance: QuotaState) -> list[int]:
 
 
 def pace_s(allowance: QuotaState) -> list[int]:
-    return [quota.pace_s(used) for quota, used in zip(allowance.quotas, allowance.used, strict=True)]
+    return [quota.spread_s(used) for quota, used in zip(allowance.quotas, allowance.used, strict=True)]
 
 
 def test_whole_quota_may_be_used_at_once_and_not_more(allowances: MemoryQuotas) -> None:

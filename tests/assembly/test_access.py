@@ -34,14 +34,14 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
 
 def test_without_a_key_everything_is_open(read: Read) -> None:
     access = read_access(read())
-    assert (access.sources, access.closed) == ((), frozenset())
+    assert (access.sources, access.protected) == ((), frozenset())
     assert isinstance(access.tokens, NoTokens)
 
 
 def test_with_a_key_texts_are_embedded_for_who_has_one_and_the_rest_is_closed_where_asked(read: Read) -> None:
     access = read_access(read(API_KEYS=f"alice:{KEY}", CLOSED_ROUTES="Metrics, docs"))
     assert access.sources == ("API_KEYS",)
-    assert access.closed == {"embed", "metrics", "docs"}
+    assert access.protected == {"embed", "metrics", "docs"}
     assert access.keys.find(KEY.encode()) == Principal("key", "alice", permissions=frozenset({"embed"}))
 
 

@@ -13,7 +13,7 @@ from litestar.types import Scope
 
 from access.principals import KeysUnavailableError, Principal, UnauthenticatedError
 from tests.support.apps import settings_of
-from web.authentication import AuthenticationMiddleware, needed_permission
+from web.authentication import AuthenticationMiddleware, required_permission
 from web.json_bodies import StrictRequest
 from web.problems import problem_handlers
 from web.request_context import context_of
@@ -85,7 +85,7 @@ def guarded() -> Iterator[Guarded]:
                 [embed, unmarked, metrics, models, health],
                 middleware=[
                     AuthenticationMiddleware(
-                        closed=closed, find_key=KEYS.get, verify_token=verify_token, network_of=lambda _: NETWORK
+                        protected=closed, find_key=KEYS.get, verify_token=verify_token, network_of=lambda _: NETWORK
                     )
                 ],
                 request_class=StrictRequest,
@@ -251,7 +251,7 @@ def test_every_route_of_the_service_but_health_needs_a_permission() -> None:
         assert isinstance(route, HTTPRoute)
         for method, (handler, _) in route.route_handler_map.items():
             if method != "OPTIONS":
-                permission = needed_permission(cast("Scope", {"method": method, "route_handler": handler}))
+                permission = required_permission(cast("Scope", {"method": method, "route_handler": handler}))
                 paths.setdefault(permission, set()).add(route.path)
     assert paths.pop(None) == {"/health", "/health/live", "/health/ready"}
     assert all(path.startswith("/schema") for path in paths.pop("docs"))

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from engine.errors import OverloadedError
 from tests.support.clock import ManualClock
 from web import overload_guard
-from web.overload_guard import MAX_ENTRIES_PER_TURN, MAX_WAIT_S, MAX_WAITING, OverloadGuard
+from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING, OverloadGuard
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
 
@@ -27,7 +27,7 @@ class RunningService:
             self,
             queued=frozenset({"/embed", "/embed/batch"}),
             unqueued=frozenset({"/tokenize"}),
-            rejection=lambda: self.error,
+            overload=lambda: self.error,
             count=self.count,
             clock=self.clock,
         )
@@ -99,42 +99,44 @@ async def test_all_else_is_let_in_at_once(service: RunningService, changes: dict
 
 
 async def test_few_come_in_between_two_looks_at_the_sockets(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(3 * MAX_ENTRIES_PER_TURN)]
+    asking = [service.ask(number) for number in range(3 * MAX_STARTS_PER_ITERATION)]
     await looks_at_the_sockets(1)
-    assert service.entered == list(range(MAX_ENTRIES_PER_TURN))
+    assert service.entered == list(range(MAX_STARTS_PER_ITERATION))
     await asyncio.gather(*asking)
-    assert service.entered == list(range(3 * MAX_ENTRIES_PER_TURN))
+    assert service.entered == list(range(3 * MAX_STARTS_PER_ITERATION))
 
 
 async def test_line_is_dismissed_when_the_service_becomes_full(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(10 * MAX_ENTRIES_PER_TURN)]
+    asking = [service.ask(number) for number in range(10 * MAX_STARTS_PER_ITERATION)]
     await looks_at_the_sockets(1)
     service.error = FULL
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert answers == [None] * MAX_ENTRIES_PER_TURN + [FULL] * 9 * MAX_ENTRIES_PER_TURN
+    assert answers == [None] * MAX_STARTS_PER_ITERATION + [FULL] * 9 * MAX_STARTS_PER_ITERATION
 
 
 async def test_nobody_stands_in_line_for_too_long(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(2 * MAX_ENTRIES_PER_TURN)]
+    asking = [service.ask(number) for number in range(2 * MAX_STARTS_PER_ITERATION)]
     await looks_at_the_sockets(1)
     service.clock.now_s += MAX_WAIT_S + 0.1
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert [type(answer) for answer in answers[MAX_ENTRIES_PER_TURN:]] == [OverloadedError] * MAX_ENTRIES_PER_TURN
+    assert [type(answer) for answer in answers[MAX_STARTS_PER_ITERATION:]] == [
+        OverloadedError
+    ] * MAX_STARTS_PER_ITERATION
 
 
 async def test_line_has_an_end(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(MAX_ENTRIES_PER_TURN + MAX_WAITING + 1)]
+    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + MAX_WAITING + 1)]
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers.pop(), OverloadedError)
-    assert answers == [None] * (MAX_ENTRIES_PER_TURN + MAX_WAITING)
+    assert answers == [None] * (MAX_STARTS_PER_ITERATION + MAX_WAITING)
 
 
 async def test_who_leaves_the_line_takes_nobody_s_turn(service: RunningService) -> None:
-    asking = [service.ask(number) for number in range(MAX_ENTRIES_PER_TURN + 2)]
+    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + 2)]
     await looks_at_the_sockets(1)
-    asking[MAX_ENTRIES_PER_TURN].cancel()
+    asking[MAX_STARTS_PER_ITERATION].cancel()
     await asyncio.gather(*asking, return_exceptions=True)
-    assert service.entered == [*range(MAX_ENTRIES_PER_TURN), MAX_ENTRIES_PER_TURN + 1]
+    assert service.entered == [*range(MAX_STARTS_PER_ITERATION), MAX_STARTS_PER_ITERATION + 1]
 
 
 async def test_refusals_are_told_by_one_line_for_all(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:

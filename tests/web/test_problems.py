@@ -21,7 +21,7 @@ from serving import protocol_errors
 from tests.support.servers import ROOT
 from web import json_bodies, problems
 from web.json_bodies import NotJsonError, StrictRequest
-from web.problems import UnforeseenError, problem_answer, problem_handlers
+from web.problems import InternalError, problem_answer, problem_handlers
 from web.request_log import RequestLog
 
 SOURCES = {
@@ -204,7 +204,7 @@ def test_bug_is_told_in_one_neutral_sentence_and_logged_in_full(error: Exception
 def test_bug_outside_of_the_routes_reads_like_one_inside(client: httpx.Client) -> None:
     with capture_logs():
         inside = problem_of(raised(client, ValueError()))
-    assert json.loads(problem_answer(UnforeseenError(), inside["request_id"])[1]) == inside
+    assert json.loads(problem_answer(InternalError(), inside["request_id"])[1]) == inside
 
 
 def test_unknown_address_is_a_problem(client: httpx.Client) -> None:

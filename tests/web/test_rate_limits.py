@@ -57,6 +57,11 @@ async def overloaded() -> None:
     raise OverloadedError("Too much.", retry_after_s=7)
 
 
+@post("/unmarked", status_code=200)
+async def unmarked() -> None:
+    """Has no option `permission`, so it requires `embed`, as every writing route does by default."""
+
+
 @get("/models", opt={"permission": "models"})
 async def models(request: Request[Any, Any, Any]) -> bool:
     return context_of(request.scope).charge_tokens is None
@@ -72,7 +77,7 @@ def client(clock: ManualClock) -> Iterator[httpx.Client]:
     """A client of an app that accepts three requests and 600 tokens per minute from each caller."""
     quotas = MemoryQuotas(quotas_of(requests=3, tokens=600, window_s=60), clock=clock)
     app = Litestar(
-        [work, overloaded, models],
+        [work, overloaded, unmarked, models],
         middleware=[NamedByHeader(), RateLimitMiddleware(quotas)],
         exception_handlers=problem_handlers(),
         logging_config=None,
@@ -143,6 +148,10 @@ def test_failed_requests_count_and_state_what_is_left(client: httpx.Client) -> N
     answer = client.post("/overloaded")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
     assert answer.headers["ratelimit"] == '"requests";r=2;t=40, "tokens";r=600;t=60'
+
+
+def test_writing_route_without_a_permission_is_limited_too(client: httpx.Client) -> None:
+    assert [client.post("/unmarked").status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_other_routes_are_not_limited(client: httpx.Client) -> None:
