@@ -1,4 +1,4 @@
-"""The HTTP contract, against a real server process, or against one that runs: `pytest test_api.py --base-url=URL`."""
+"""The HTTP contract, against a new server process, or against a running one: `pytest test_api.py --base-url=URL`."""
 
 import http.client
 import json
@@ -20,8 +20,6 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
-
-pytestmark = pytest.mark.timeout(60)  # the first one waits for the server, on a machine that may be busy
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = HERE / "tests" / "reference" / "all-MiniLM-L6-v2.json"
@@ -61,18 +59,18 @@ def get(client: httpx.Client, path: str) -> Json:
 
 
 def problem(response: httpx.Response, status: int, code: str) -> Json:
-    """The problem details of *response*, after a look at all that every one of them must hold."""
+    """Return the problem details of *response*, after checking what all of them must have."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
-    told: Json = response.json()
-    assert told["status"] == told["status_code"] == status
-    assert told["code"] == code
-    assert told["request_id"] == response.headers["x-request-id"]
-    assert told["type"].endswith(f":{code}")
-    assert told["title"]
-    assert told["detail"].strip()
+    body: Json = response.json()
+    assert body["status"] == body["status_code"] == status
+    assert body["code"] == code
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["type"].endswith(f":{code}")
+    assert body["title"]
+    assert body["detail"].strip()
     assert not re.search(r"Traceback|File \"|/site-packages|/home/|/tmp/", response.text)
-    return told
+    return body
 
 
 def array(vector: object) -> NDArray[np.float32]:
@@ -82,7 +80,7 @@ def array(vector: object) -> NDArray[np.float32]:
 # --- POST /embed, POST /embed/batch -------------------------------------------------------------------------------
 
 
-def test_embed_answers_with_the_vector_and_what_was_done_to_the_text(client: httpx.Client) -> None:
+def test_embed_returns_the_vector_and_what_was_done_to_the_text(client: httpx.Client) -> None:
     text = "How do I reset my password? 🙂"
     answer = embed(client, text)
     assert set(answer) == {
@@ -101,7 +99,7 @@ def test_embed_answers_with_the_vector_and_what_was_done_to_the_text(client: htt
     assert answer["processing_time_ms"] > 0
 
 
-def test_batch_answers_with_one_entry_per_text(client: httpx.Client) -> None:
+def test_batch_returns_one_vector_per_text(client: httpx.Client) -> None:
     answer = embed_batch(client, ["one text", "and another one"])
     assert set(answer) == {
         "embeddings",
@@ -129,7 +127,7 @@ def test_vectors_and_token_counts_are_those_of_sentence_transformers(client: htt
         assert answer["tokens"] == [entry["tokens"] for entry in part]
 
 
-def test_batch_keeps_the_order_asked_and_equals_its_texts_alone(client: httpx.Client) -> None:
+def test_batch_keeps_the_order_and_equals_single_requests(client: httpx.Client) -> None:
     texts = [entry["text"] for entry in list(ENTRIES.values())[::2]]
     forwards = embed_batch(client, texts)
     backwards = embed_batch(client, texts[::-1])
@@ -141,7 +139,7 @@ def test_batch_keeps_the_order_asked_and_equals_its_texts_alone(client: httpx.Cl
     assert forwards["truncated"] == backwards["truncated"][::-1] == [answer["truncated"] for answer in alone]
 
 
-def test_same_text_twice_in_a_batch_gets_the_same_vector_twice(client: httpx.Client) -> None:
+def test_same_text_in_a_batch_has_the_same_vector(client: httpx.Client) -> None:
     first, _, third = embed_batch(client, ["again", "something else", "again"])["embeddings"]
     np.testing.assert_allclose(array(third), array(first), rtol=0, atol=TOLERANCE)
 
@@ -155,7 +153,7 @@ def test_same_text_twice_in_a_batch_gets_the_same_vector_twice(client: httpx.Cli
         pytest.param("far-too-long", 708, True, id="far-over-the-limit"),
     ],
 )
-def test_tokens_are_counted_before_the_cut_and_a_cut_is_told(
+def test_tokens_are_counted_before_truncation_and_truncation_is_reported(
     client: httpx.Client, name: str, tokens: int, *, is_truncated: bool
 ) -> None:
     answer = embed(client, ENTRIES[name]["text"])
@@ -174,7 +172,7 @@ def test_tokens_are_counted_before_the_cut_and_a_cut_is_told(
         pytest.param({"model_name": BUNDLED.lower()}, id="small-letters"),
     ],
 )
-def test_model_name_may_be_left_out_and_its_case_does_not_matter(client: httpx.Client, body: Json) -> None:
+def test_model_name_is_optional_and_case_insensitive(client: httpx.Client, body: Json) -> None:
     assert embed(client, "warm", **body)["model_name"] == BUNDLED
     assert embed_batch(client, ["warm"], **body)["model_name"] == BUNDLED
 
@@ -189,17 +187,17 @@ def test_model_name_may_be_left_out_and_its_case_does_not_matter(client: httpx.C
         pytest.param("/embed/batch", {"texts": ["text"]}, id="fewest-texts"),
     ],
 )
-def test_input_within_the_limits_is_taken(client: httpx.Client, path: str, body: Json) -> None:
+def test_input_at_the_limits_is_accepted(client: httpx.Client, path: str, body: Json) -> None:
     assert client.post(path, json=body).status_code == 200
 
 
-def test_escaped_pair_of_surrogates_is_one_character(client: httpx.Client) -> None:
+def test_escaped_surrogate_pair_is_one_character(client: httpx.Client) -> None:
     body = rb'{"text": "\ud83d\ude42"}'
     response = client.post("/embed", content=body, headers={"Content-Type": "application/json"})
     assert response.json()["text_length"] == 1
 
 
-def test_floats_are_written_no_longer_than_float32_needs(client: httpx.Client) -> None:
+def test_floats_have_no_more_digits_than_float32_needs(client: httpx.Client) -> None:
     written = client.post("/embed", json={"text": "How long is a number?"})
     numbers: list[str] = json.loads(written.text, parse_float=str)["embedding"]
     needed = [np.format_float_scientific(np.float32(number), unique=True) for number in numbers]
@@ -208,12 +206,12 @@ def test_floats_are_written_no_longer_than_float32_needs(client: httpx.Client) -
 
 
 def digits(number: str) -> int:
-    """Significant digits of a number as it is written."""
+    """Return the significant digits of a number as it is written."""
     mantissa = re.split("[eE]", number.lstrip("-"))[0].replace(".", "")
     return len(mantissa.lstrip("0").rstrip("0"))
 
 
-def test_32_threads_of_mixed_requests_get_the_vectors_of_single_ones(client: httpx.Client) -> None:
+def test_concurrent_mixed_requests_get_the_vectors_of_single_ones(client: httpx.Client) -> None:
     texts = [f"{entry['text']} {number}" for number, entry in enumerate(list(ENTRIES.values())[:32])]
     wanted = array([embed(client, text)["embedding"] for text in texts])
 
@@ -248,13 +246,17 @@ LONG = ENTRIES["far-too-long"]["text"]
         ),
     ],
 )
-def test_option_that_changes_nothing_for_this_model_gives_the_same_vector(client: httpx.Client, options: Json) -> None:
-    plain, asked = embed(client, LONG), embed(client, LONG, **options)
-    np.testing.assert_allclose(array(asked["embedding"]), array(plain["embedding"]), rtol=0, atol=TOLERANCE)
-    assert {**asked, "embedding": 0, "processing_time_ms": 0} == {**plain, "embedding": 0, "processing_time_ms": 0}
+def test_option_without_effect_on_this_model_gives_the_same_vector(client: httpx.Client, options: Json) -> None:
+    plain, with_options = embed(client, LONG), embed(client, LONG, **options)
+    np.testing.assert_allclose(array(with_options["embedding"]), array(plain["embedding"]), rtol=0, atol=TOLERANCE)
+    assert {**with_options, "embedding": 0, "processing_time_ms": 0} == {
+        **plain,
+        "embedding": 0,
+        "processing_time_ms": 0,
+    }
 
 
-def test_start_is_cut_where_it_is_asked_for(client: httpx.Client) -> None:
+def test_truncate_start_and_end_keep_the_other_side(client: httpx.Client) -> None:
     words = [f"w{number % 7}" for number in range(400)]  # two tokens each
     end, start = (embed(client, " ".join(words), truncate=side) for side in ("end", "start"))
     assert (end["tokens"], end["truncated"]) == (start["tokens"], start["truncated"]) == (802, True)
@@ -265,26 +267,26 @@ def test_start_is_cut_where_it_is_asked_for(client: httpx.Client) -> None:
         np.testing.assert_allclose(array(answer["embedding"]), array(by_hand["embedding"]), rtol=0, atol=TOLERANCE)
 
 
-def test_text_that_is_too_long_is_refused_where_nothing_may_be_cut(client: httpx.Client) -> None:
+def test_truncate_none_rejects_a_text_that_is_too_long(client: httpx.Client) -> None:
     response = client.post("/embed/batch", json={"texts": ["short", LONG], "truncate": "none"})
-    told = problem(response, 400, "invalid-input")
-    assert (told["index"], told["tokens"], told["limit"]) == (1, 708, MAX_TOKENS)
+    body = problem(response, 400, "invalid-input")
+    assert (body["index"], body["tokens"], body["limit"]) == (1, 708, MAX_TOKENS)
     for fact in ("1", "708", "256"):
-        assert fact in told["detail"]
+        assert fact in body["detail"]
     whole = ENTRIES["tokens-256"]["text"]
     assert embed_batch(client, ["short", whole], truncate="none")["truncated"] == [False, False]
 
 
 def windows_by_hand(client: httpx.Client, text: str) -> tuple[list[str], list[int]]:
-    """The texts of the model's windows over *text*, and how many tokens of it each has."""
-    [told] = client.post("/tokenize", json={"texts": [text], "return_tokens": True}).json()["texts"]
-    spans = [(token["start"], token["end"]) for token in told["token_list"] if token["start"] is not None]
-    room = MAX_TOKENS - 2
-    parts = [spans[start : start + room] for start in range(0, len(spans), room)]
+    """Return the text of each of the model's windows over *text*, and the number of its tokens."""
+    [counted] = client.post("/tokenize", json={"texts": [text], "return_tokens": True}).json()["texts"]
+    spans = [(token["start"], token["end"]) for token in counted["token_list"] if token["start"] is not None]
+    window = MAX_TOKENS - 2
+    parts = [spans[start : start + window] for start in range(0, len(spans), window)]
     return [text[part[0][0] : part[-1][1]] for part in parts], [len(part) for part in parts]
 
 
-def test_mean_of_a_long_text_is_that_of_its_windows_weighted_by_tokens(client: httpx.Client) -> None:
+def test_mean_of_a_long_text_is_the_mean_of_its_windows_weighted_by_tokens(client: httpx.Client) -> None:
     words = " ".join(f"w{number % 11}" for number in range(300))  # two tokens each, so windows end between words
     texts, weights = windows_by_hand(client, words)
     assert len(texts) == 3
@@ -298,7 +300,7 @@ def test_mean_of_a_long_text_is_that_of_its_windows_weighted_by_tokens(client: h
     assert (answer["tokens"], answer["truncated"], answer["count"]) == ([3, 602], [False, False], 2)
 
 
-def test_chunks_of_a_long_text_have_a_vector_and_their_characters(client: httpx.Client) -> None:
+def test_chunks_of_a_long_text_have_a_vector_each_and_their_character_range(client: httpx.Client) -> None:
     words = " ".join(f"w{number % 11}" for number in range(300))
     answer = embed_batch(client, [words, "short"], long_text="chunks")
     assert [chunk["index"] for chunk in answer["chunks"]] == [0, 0, 0, 1]
@@ -313,7 +315,7 @@ def test_chunks_of_a_long_text_have_a_vector_and_their_characters(client: httpx.
     assert single["tokens"] == [602]
 
 
-def test_vector_is_cut_and_at_length_1_again(client: httpx.Client) -> None:
+def test_shortened_vector_is_normalized_again(client: httpx.Client) -> None:
     whole = array(embed(client, "a text")["embedding"])[:100]
     answer = embed(client, "a text", dimensions=100, allow_untrained_dimensions=True)
     assert answer["dimension"] == 100
@@ -327,7 +329,7 @@ STORED = {"float32": "<f4", "float16": "<f2", "int8": "i1", "uint8": "u1", "bina
 
 
 def restored(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """The numbers that were meant, or for bits their signs."""
+    """Return the values that *stored* stands for; for bits, their signs."""
     match dtype:
         case "int8":
             return stored / 127
@@ -341,7 +343,7 @@ def restored(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("dtype", WIDTHS)
-def test_dtype_comes_back_within_its_error_in_each_format(client: httpx.Client, dtype: str) -> None:
+def test_each_dtype_is_exact_within_its_error_in_each_format(client: httpx.Client, dtype: str) -> None:
     texts = [entry["text"] for entry in list(ENTRIES.values())[:5]]
     exact = array(embed_batch(client, texts)["embeddings"]).astype(np.float64)
     listed = embed_batch(client, texts, dtype=dtype)
@@ -357,15 +359,15 @@ def test_dtype_comes_back_within_its_error_in_each_format(client: httpx.Client, 
     np.testing.assert_array_equal(decoded, stored)
     np.testing.assert_array_equal(np.array(listed["embeddings"], STORED[dtype]), stored)
     assert listed["dimension"] == coded["dimension"] == DIM
-    told = restored(stored, dtype)
+    values = restored(stored, dtype)
     if dtype.endswith("binary"):
-        np.testing.assert_array_equal(told > 0, exact > 0)
+        np.testing.assert_array_equal(values > 0, exact > 0)
     else:
         bound = {"float32": TOLERANCE, "float16": 2**-11, "int8": 1 / 254, "uint8": 1 / 254}[dtype]
-        assert np.abs(told - exact).max() <= bound + TOLERANCE
+        assert np.abs(values - exact).max() <= bound + TOLERANCE
 
 
-def test_bytes_tell_tokens_and_cuts_in_headers(client: httpx.Client) -> None:
+def test_binary_answer_has_tokens_and_truncation_in_headers(client: httpx.Client) -> None:
     response = client.post(
         "/embed/batch", json={"texts": ["short", LONG, LONG]}, headers={"Accept": "application/octet-stream"}
     )
@@ -373,7 +375,7 @@ def test_bytes_tell_tokens_and_cuts_in_headers(client: httpx.Client) -> None:
     assert (response.headers["x-embedding-tokens"], response.headers["x-embedding-truncated"]) == ("1419", "2")
 
 
-def test_one_text_as_bytes_is_a_matrix_of_one_row(client: httpx.Client) -> None:
+def test_binary_answer_to_one_text_has_one_row(client: httpx.Client) -> None:
     response = client.post("/embed", json={"text": "a"}, headers={"Accept": "application/octet-stream"})
     assert response.headers["x-embedding-shape"] == f"1,{DIM}"
     vector = np.frombuffer(response.content, "<f4")
@@ -392,12 +394,12 @@ def test_one_text_as_bytes_is_a_matrix_of_one_row(client: httpx.Client) -> None:
         pytest.param("application/octet-stream, */*;q=0.1", "application/octet-stream", id="bytes-preferred"),
     ],
 )
-def test_format_is_the_one_that_accept_prefers(client: httpx.Client, accept: str, kind: str) -> None:
+def test_format_is_the_one_preferred_by_accept(client: httpx.Client, accept: str, kind: str) -> None:
     response = client.post("/embed", json={"text": "a"}, headers={"Accept": accept})
     assert (response.status_code, response.headers["content-type"]) == (200, kind)
 
 
-def test_arrow_table_holds_vectors_tokens_and_cuts(client: httpx.Client) -> None:
+def test_arrow_table_has_vectors_tokens_and_truncation(client: httpx.Client) -> None:
     ipc = pytest.importorskip("pyarrow.ipc")
     texts = ["short", LONG]
     wanted = embed_batch(client, texts)
@@ -413,7 +415,7 @@ def test_arrow_table_holds_vectors_tokens_and_cuts(client: httpx.Client) -> None
     assert table.schema.metadata[b"fingerprint"].decode() == response.headers["x-model-fingerprint"]
 
 
-def test_arrow_table_of_chunks_tells_their_characters(client: httpx.Client) -> None:
+def test_arrow_table_of_chunks_has_their_character_ranges(client: httpx.Client) -> None:
     ipc = pytest.importorskip("pyarrow.ipc")
     body = {"texts": [LONG], "long_text": "chunks", "dtype": "float16"}
     response = client.post("/embed/batch", json=body, headers={"Accept": ARROW})
@@ -438,11 +440,11 @@ def test_tokenize_counts_without_running_the_model(client: httpx.Client) -> None
     assert get(client, "/metrics")["micro_batches"]["runs"] == before
 
 
-def test_tokenize_tells_each_token_and_its_characters(client: httpx.Client) -> None:
+def test_tokenize_returns_each_token_and_its_character_range(client: httpx.Client) -> None:
     text = "Größe: 3 🙂 embeddings"
-    [told] = client.post("/tokenize", json={"texts": [text], "return_tokens": True}).json()["texts"]
-    assert len(told["token_list"]) == told["tokens"]
-    first, *inner, last = told["token_list"]
+    [counted] = client.post("/tokenize", json={"texts": [text], "return_tokens": True}).json()["texts"]
+    assert len(counted["token_list"]) == counted["tokens"]
+    first, *inner, last = counted["token_list"]
     assert (first["token"], first["start"], last["token"], last["end"]) == ("[CLS]", None, "[SEP]", None)
     pieces = [text[token["start"] : token["end"]] for token in inner]
     assert "".join(pieces) == text.replace(" ", "")
@@ -452,47 +454,47 @@ def test_tokenize_tells_each_token_and_its_characters(client: httpx.Client) -> N
 BAD_OPTIONS = [
     pytest.param({"input_type": "passage"}, "input_type", ["query", "document"], id="input-type"),
     pytest.param({"truncate": "middle"}, "truncate", ["end", "start", "none"], id="truncate"),
-    pytest.param({"truncate": True}, "truncate", ["end", "start", "none"], id="truncate-of-another-kind"),
+    pytest.param({"truncate": True}, "truncate", ["end", "start", "none"], id="truncate-as-boolean"),
     pytest.param({"long_text": "split"}, "long_text", ["truncate", "mean", "chunks"], id="long-text"),
     pytest.param({"long_text": None}, "long_text", ["truncate", "mean", "chunks"], id="long-text-null"),
     pytest.param({"dtype": "float64"}, "dtype", list(WIDTHS), id="dtype"),
     pytest.param({"encoding": "hex"}, "encoding", ["list", "base64"], id="encoding"),
     pytest.param({"dimensions": 0}, "dimensions", [], id="no-dimensions"),
-    pytest.param({"dimensions": -5}, "dimensions", [], id="fewer-than-no-dimensions"),
-    pytest.param({"dimensions": DIM + 1}, "dimensions", [], id="more-dimensions-than-there-are"),
-    pytest.param({"dimensions": 1.5}, "dimensions", [], id="half-a-dimension"),
+    pytest.param({"dimensions": -5}, "dimensions", [], id="negative-dimensions"),
+    pytest.param({"dimensions": DIM + 1}, "dimensions", [], id="too-many-dimensions"),
+    pytest.param({"dimensions": 1.5}, "dimensions", [], id="fractional-dimensions"),
     pytest.param({"dimensions": "384"}, "dimensions", [], id="dimensions-as-text"),
-    pytest.param({"dimensions": 10**30}, "dimensions", [], id="astronomic-dimensions"),
+    pytest.param({"dimensions": 10**30}, "dimensions", [], id="huge-dimensions"),
     pytest.param({"dimensions": 128}, "dimensions", [], id="untrained-dimensions"),
     pytest.param({"normalize": "true"}, "normalize", [], id="normalize-as-text"),
     pytest.param({"truncate": "null"}, "truncate", ["end", "start", "none"], id="null-as-text"),
     pytest.param({"allow_untrained_dimensions": 1}, "allow_untrained_dimensions", [], id="allow-untrained"),
-    pytest.param({"truncate": "end", "long_text": "mean"}, "truncate", [], id="cut-and-mean"),
-    pytest.param({"truncate": "none", "long_text": "chunks"}, "truncate", [], id="no-cut-and-chunks"),
-    pytest.param({"dtype": "int8", "normalize": False}, "normalize", [], id="int8-of-any-length"),
-    pytest.param({"dtype": "uint8", "normalize": False}, "normalize", [], id="uint8-of-any-length"),
+    pytest.param({"truncate": "end", "long_text": "mean"}, "truncate", [], id="truncate-and-mean"),
+    pytest.param({"truncate": "none", "long_text": "chunks"}, "truncate", [], id="truncate-none-and-chunks"),
+    pytest.param({"dtype": "int8", "normalize": False}, "normalize", [], id="int8-not-normalized"),
+    pytest.param({"dtype": "uint8", "normalize": False}, "normalize", [], id="uint8-not-normalized"),
 ]
 
 
 @pytest.mark.parametrize(("options", "field", "choices"), BAD_OPTIONS)
-@pytest.mark.parametrize(("path", "texts"), [("/embed", {"text": "a"}), ("/embed/batch", {"texts": ["a", "b"]})])
 def test_wrong_option_is_a_400_that_names_field_and_choices(
-    client: httpx.Client, *, path: str, texts: Json, options: Json, field: str, choices: list[str]
+    client: httpx.Client, *, options: Json, field: str, choices: list[str]
 ) -> None:
-    told = problem(client.post(path, json={**texts, **options}), 400, "invalid-input")
-    assert told["field"] == field
-    assert field in told["detail"]
-    assert sorted(told.get("choices", [])) == sorted(choices)
-    assert all(choice in told["detail"] for choice in choices)
+    for path, texts in (("/embed", {"text": "a"}), ("/embed/batch", {"texts": ["a", "b"]})):
+        body = problem(client.post(path, json={**texts, **options}), 400, "invalid-input")
+        assert body["field"] == field
+        assert field in body["detail"]
+        assert sorted(body.get("choices", [])) == sorted(choices)
+        assert all(choice in body["detail"] for choice in choices)
 
 
 @pytest.mark.parametrize("accept", ["application/octet-stream", ARROW])
-def test_bytes_exclude_base64(client: httpx.Client, accept: str) -> None:
+def test_base64_is_rejected_in_binary_answers(client: httpx.Client, accept: str) -> None:
     response = client.post("/embed", json={"text": "a", "encoding": "base64"}, headers={"Accept": accept})
     assert problem(response, 400, "invalid-input")["field"] == "encoding"
 
 
-def test_bare_matrix_excludes_chunks(client: httpx.Client) -> None:
+def test_chunks_are_rejected_in_binary_answers(client: httpx.Client) -> None:
     response = client.post(
         "/embed", json={"text": "a", "long_text": "chunks"}, headers={"Accept": "application/octet-stream"}
     )
@@ -510,16 +512,14 @@ def test_bare_matrix_excludes_chunks(client: httpx.Client) -> None:
         pytest.param({"text": "a"}, "text", id="text-for-texts"),
     ],
 )
-def test_wrong_question_about_tokens_is_a_400_that_names_the_field(
-    client: httpx.Client, body: Json, field: str
-) -> None:
+def test_wrong_tokenize_body_is_a_400_that_names_the_field(client: httpx.Client, body: Json, field: str) -> None:
     assert problem(client.post("/tokenize", json=body), 400, "invalid-input")["field"] == field
 
 
 # --- GET ----------------------------------------------------------------------------------------------------------
 
 
-def test_health_tells_the_state_and_the_cache(client: httpx.Client) -> None:
+def test_health_reports_the_state_and_the_cache(client: httpx.Client) -> None:
     answer = get(client, "/health")
     assert set(answer) == {"status", "cache_info", "uptime_seconds"}
     assert answer["status"] == "healthy"
@@ -535,7 +535,7 @@ def test_health_tells_the_state_and_the_cache(client: httpx.Client) -> None:
     assert get(client, "/health/ready") == {"status": "ready"}
 
 
-def test_models_lists_what_may_be_used(client: httpx.Client) -> None:
+def test_models_lists_the_models_that_may_be_used(client: httpx.Client) -> None:
     answer = get(client, "/models")
     assert set(answer) == {"required_models", "cached_models", "allowed_models", "available_models"}
     assert answer["required_models"] == answer["cached_models"] == [BUNDLED]
@@ -559,7 +559,7 @@ def test_models_lists_what_may_be_used(client: httpx.Client) -> None:
         pytest.param(BUNDLED.upper(), id="capitals"),
     ],
 )
-def test_model_in_memory_is_told_in_full(client: httpx.Client, name: str) -> None:
+def test_model_in_memory_is_described_in_full(client: httpx.Client, name: str) -> None:
     embed(client, "warm")
     answer = get(client, f"/models/{name}")
     assert set(answer) == {
@@ -590,7 +590,7 @@ def test_model_in_memory_is_told_in_full(client: httpx.Client, name: str) -> Non
     assert loaded_at <= last_used
 
 
-def test_model_in_memory_tells_what_it_has_proven(client: httpx.Client) -> None:
+def test_model_in_memory_reports_its_self_check_and_fingerprint(client: httpx.Client) -> None:
     answer = get(client, f"/models/{BUNDLED}")
     assert (answer["needs_prompt"], answer["prompts"]) == (False, {"query": "", "document": ""})
     assert (answer["normalized"], answer["matryoshka"], answer["uses_tasks"]) == (True, None, False)
@@ -623,7 +623,7 @@ def test_answer_has_the_fingerprint_of_its_model(client: httpx.Client, path: str
 @pytest.mark.parametrize(
     "name", [pytest.param(HUB_MODEL, id="plain"), pytest.param(quote(HUB_MODEL, ""), id="encoded")]
 )
-def test_model_out_of_memory_is_told_without_loading_it(client: httpx.Client, name: str) -> None:
+def test_model_is_described_without_being_loaded(client: httpx.Client, name: str) -> None:
     answer = get(client, f"/models/{name}")
     assert (answer["model_name"], answer["is_cached"], answer["source"]) == (HUB_MODEL, False, "hub")
     assert answer["load_time"] is answer["loaded_at"] is answer["last_used"] is None
@@ -634,7 +634,7 @@ def test_model_out_of_memory_is_told_without_loading_it(client: httpx.Client, na
     assert answer["usage"] == {"requests": 0, "texts": 0, "tokens": 0}
 
 
-def test_usage_of_a_model_grows_with_what_it_did(client: httpx.Client) -> None:
+def test_usage_of_a_model_counts_its_work(client: httpx.Client) -> None:
     before = get(client, f"/models/{BUNDLED}")["usage"]
     embed(client, "one text")
     embed_batch(client, ["one text", "and another one"])
@@ -653,7 +653,7 @@ def test_metrics_count_what_was_sent(client: httpx.Client) -> None:
     def grown(*keys: str) -> float:
         return number(after, *keys) - number(before, *keys)
 
-    assert grown("total_requests") == 5  # the first look at the metrics is one of them
+    assert grown("total_requests") == 5  # the first request for the metrics is one of them
     assert grown("total_embeddings") == 3
     assert grown("errors", "invalid-input") == 1
     assert grown("errors", "not-found") == 1
@@ -667,13 +667,13 @@ def test_metrics_count_what_was_sent(client: httpx.Client) -> None:
 
 
 def number(content: Json, *keys: str) -> float:
-    """What stands under these keys; 0 where there is nothing yet."""
+    """Return the number under these keys; 0 if it does not exist yet."""
     for key in keys[:-1]:
         content = content.get(key, {})
     return float(content.get(keys[-1], 0))
 
 
-def test_metrics_tell_latencies_queue_and_cache(client: httpx.Client) -> None:
+def test_metrics_report_latencies_queue_and_cache(client: httpx.Client) -> None:
     embed(client, "warm")
     answer = get(client, "/metrics")
     latency = answer["endpoints"]["POST /embed"]["latency_ms"]
@@ -683,7 +683,7 @@ def test_metrics_tell_latencies_queue_and_cache(client: httpx.Client) -> None:
     assert answer["cache_info"] == get(client, "/health")["cache_info"]
 
 
-def test_metrics_name_endpoints_by_method_and_route_from_a_closed_set(client: httpx.Client) -> None:
+def test_metrics_name_endpoints_by_method_and_route(client: httpx.Client) -> None:
     for path in ("/models/a", "/models/b/c", "/nothing", "/nothing/else"):
         client.get(path)
     client.head("/health")
@@ -694,7 +694,7 @@ def test_metrics_name_endpoints_by_method_and_route_from_a_closed_set(client: ht
     assert not odd
 
 
-def test_metrics_as_text_tell_the_same_counts(client: httpx.Client) -> None:
+def test_metrics_as_text_have_the_same_counts(client: httpx.Client) -> None:
     embed(client, "counted")
     text = client.get("/metrics", headers={"Accept": "text/plain"}).text
     counts = get(client, "/metrics")["models"][BUNDLED]
@@ -703,7 +703,7 @@ def test_metrics_as_text_tell_the_same_counts(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", GET_PATHS)
-def test_head_answers_as_get_does_without_a_body(client: httpx.Client, path: str) -> None:
+def test_head_is_get_without_the_body(client: httpx.Client, path: str) -> None:
     response = client.head(path)
     assert (response.status_code, response.content) == (200, b"")
     assert response.headers["content-type"] == "application/json"
@@ -751,17 +751,17 @@ def test_bad_body_is_a_400_that_names_field_index_and_limit(
 ) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = client.post(path, content=content, headers={"Content-Type": "application/json"})
-    told = problem(response, 400, "invalid-input")
+    details = problem(response, 400, "invalid-input")
     if field is not None:
-        assert told["field"] == field
-        assert field in told["detail"]
-    assert (told.get("index"), told.get("limit")) == (index, limit)
+        assert details["field"] == field
+        assert field in details["detail"]
+    assert (details.get("index"), details.get("limit")) == (index, limit)
     for value in (index, limit):
-        assert value is None or str(value) in told["detail"]
-    assert not re.search(r"\bstr\b|\bNoneType\b|\bdict\b| \| null", told["detail"])
+        assert value is None or str(value) in details["detail"]
+    assert not re.search(r"\bstr\b|\bNoneType\b|\bdict\b| \| null", details["detail"])
 
 
-def test_text_that_is_refused_is_not_repeated(client: httpx.Client) -> None:
+def test_rejected_text_is_not_repeated(client: httpx.Client) -> None:
     words = "squeamish ossifrage "
     for body in ({"text": words * 500}, {"text": [words]}, {"texts": [words]}):
         assert words not in client.post("/embed", json=body).text
@@ -770,9 +770,9 @@ def test_text_that_is_refused_is_not_repeated(client: httpx.Client) -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "1e999"])
 def test_bad_request_timeout_is_a_400_that_names_the_header(client: httpx.Client, value: str) -> None:
     response = client.post("/embed", json={"text": "a"}, headers={"X-Request-Timeout": value})
-    told = problem(response, 400, "invalid-input")
-    assert told["field"] == "X-Request-Timeout"
-    assert "X-Request-Timeout" in told["detail"]
+    details = problem(response, 400, "invalid-input")
+    assert details["field"] == "X-Request-Timeout"
+    assert "X-Request-Timeout" in details["detail"]
 
 
 @pytest.mark.parametrize(
@@ -780,30 +780,30 @@ def test_bad_request_timeout_is_a_400_that_names_the_header(client: httpx.Client
     [
         pytest.param("bge-small-en-v1.5", "BAAI/bge-small-en-v1.5", id="without-owner"),
         pytest.param("sentence-transformers/all-MiniLM-L6", BUNDLED, id="cut-short"),
-        pytest.param("qqqqqqqq", None, id="like-none"),
+        pytest.param("qqqqqqqq", None, id="similar-to-none"),
         pytest.param("", None, id="empty"),
-        pytest.param("../../etc/passwd", None, id="address-of-a-file"),
+        pytest.param("../../etc/passwd", None, id="path-of-a-file"),
         pytest.param("x" * 10_000, None, id="very-long"),
     ],
 )
 def test_unknown_model_is_a_400_with_the_closest_names(client: httpx.Client, name: str, closest: str | None) -> None:
     for path, body in (("/embed", {"text": "a"}), ("/embed/batch", {"texts": ["a"]})):
         response = client.post(path, json={**body, "model_name": name})
-        told = problem(response, 400, "unknown-model")
-        assert closest is None or closest in told["closest"]
-        assert closest is None or closest in told["detail"]
+        details = problem(response, 400, "unknown-model")
+        assert closest is None or closest in details["closest"]
+        assert closest is None or closest in details["detail"]
         assert len(response.content) < 2_000
 
 
-def test_unknown_model_is_a_404_where_its_name_is_the_address(client: httpx.Client) -> None:
-    told = problem(client.get("/models/bge-small-en-v1.5"), 404, "unknown-model")
-    assert HUB_MODEL in told["closest"]
+def test_unknown_model_in_the_path_is_a_404(client: httpx.Client) -> None:
+    details = problem(client.get("/models/bge-small-en-v1.5"), 404, "unknown-model")
+    assert HUB_MODEL in details["closest"]
     problem(client.get(f"/models/{quote('no/such/model', safe='')}"), 404, "unknown-model")
     problem(client.get("/models/%ff%00"), 404, "unknown-model")
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/embed/nothing", "/v1", "/favicon.ico"])
-def test_unknown_address_is_a_404(client: httpx.Client, path: str) -> None:
+def test_unknown_path_is_a_404(client: httpx.Client, path: str) -> None:
     problem(client.get(path), 404, "not-found")
 
 
@@ -837,14 +837,14 @@ def test_body_that_is_not_json_is_a_415(client: httpx.Client, headers: dict[str,
 
 
 @pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/a+json"])
-def test_json_by_any_of_its_names_is_taken(client: httpx.Client, media_type: str) -> None:
+def test_each_media_type_of_json_is_accepted(client: httpx.Client, media_type: str) -> None:
     response = client.post("/embed", content=b'{"text": "a"}', headers={"Content-Type": media_type})
     assert response.status_code == 200
 
 
 @pytest.fixture
 def connection(base_url: str) -> Iterator[http.client.HTTPConnection]:
-    """A connection on which a test decides what is sent, and when."""
+    """A connection on which the test decides what is sent and when."""
     parts = urlsplit(base_url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=10)
@@ -859,59 +859,59 @@ def begin_post(connection: http.client.HTTPConnection, path: str, **headers: str
     connection.endheaders()
 
 
-def answer_of(connection: http.client.HTTPConnection) -> httpx.Response:
+def response_on(connection: http.client.HTTPConnection) -> httpx.Response:
     raw = connection.getresponse()
     return httpx.Response(raw.status, headers=raw.getheaders(), content=raw.read())
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
-def test_body_of_stated_length_over_the_limit_is_refused_before_it_is_sent(
+def test_content_length_over_the_limit_is_rejected_before_the_body_is_sent(
     connection: http.client.HTTPConnection, path: str
 ) -> None:
     begin_post(connection, path, Content_Length=str(MAX_REQUEST_SIZE + 1))
-    told = problem(answer_of(connection), 413, "content-too-large")
-    assert told["limit"] == MAX_REQUEST_SIZE
+    details = problem(response_on(connection), 413, "content-too-large")
+    assert details["limit"] == MAX_REQUEST_SIZE
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
-def test_chunked_body_is_refused_as_soon_as_it_passes_the_limit(
+def test_chunked_body_is_rejected_as_soon_as_it_exceeds_the_limit(
     connection: http.client.HTTPConnection, path: str
 ) -> None:
     begin_post(connection, path, Transfer_Encoding="chunked")
     chunk = b" " * (MAX_REQUEST_SIZE // 10)
     for part in (*[chunk] * 10, b" "):
         connection.send(b"%x\r\n%s\r\n" % (len(part), part))
-    told = problem(answer_of(connection), 413, "content-too-large")  # the last chunk has not come
-    assert told["limit"] == MAX_REQUEST_SIZE
+    details = problem(response_on(connection), 413, "content-too-large")  # the last chunk has not been sent
+    assert details["limit"] == MAX_REQUEST_SIZE
 
 
-def test_chunked_body_within_the_limit_is_taken(client: httpx.Client) -> None:
+def test_chunked_body_within_the_limit_is_accepted(client: httpx.Client) -> None:
     pieces = iter([b'{"text": ', b'"warm"}'])
     response = client.post("/embed", content=pieces, headers={"Content-Type": "application/json"})
     assert response.status_code == 200
 
 
-def test_body_at_exactly_the_limit_is_read(client: httpx.Client) -> None:
+def test_body_at_exactly_the_limit_is_accepted(client: httpx.Client) -> None:
     body = b'{"text": "warm"}'.ljust(MAX_REQUEST_SIZE)
     response = client.post("/embed", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 200
 
 
-def test_hub_model_without_a_hub_is_a_503_and_the_others_go_on(
+def test_hub_model_without_a_hub_is_a_503_and_other_models_still_work(
     client: httpx.Client, request: pytest.FixtureRequest
 ) -> None:
     if request.config.getoption("--base-url"):
         pytest.skip("that server may have a hub")
     for _ in range(2):
         response = client.post("/embed", json={"text": "a", "model_name": HUB_MODEL})
-        told = problem(response, 503, "model-unavailable")
-        assert "hub" in told["detail"]
+        details = problem(response, 503, "model-unavailable")
+        assert "hub" in details["detail"]
         assert int(response.headers["retry-after"]) >= 1
         embed(client, "the bundled model still answers")
     assert get(client, "/models")["cached_models"] == [BUNDLED]
 
 
-def test_deadline_of_the_caller_is_kept(client: httpx.Client) -> None:
+def test_request_timeout_header_is_respected(client: httpx.Client) -> None:
     texts = [ENTRIES["far-too-long"]["text"]] * MAX_BATCH_SIZE
     response = client.post("/embed/batch", json={"texts": texts}, headers={"X-Request-Timeout": "0.001"})
     problem(response, 504, "deadline-exceeded")
@@ -920,7 +920,8 @@ def test_deadline_of_the_caller_is_kept(client: httpx.Client) -> None:
 
 # --- Headers ------------------------------------------------------------------------------------------------------
 
-ASK: dict[str, Callable[[httpx.Client, dict[str, str]], httpx.Response]] = {
+Send = Callable[[httpx.Client, dict[str, str]], httpx.Response]
+SEND: dict[str, Send] = {
     "answer": lambda client, headers: client.post("/embed", json={"text": "a"}, headers=headers),
     "get": lambda client, headers: client.get("/health", headers=headers),
     "head": lambda client, headers: client.head("/models", headers=headers),
@@ -929,33 +930,31 @@ ASK: dict[str, Callable[[httpx.Client, dict[str, str]], httpx.Response]] = {
     "wrong-method": lambda client, headers: client.get("/embed", headers=headers),
     "no-model": lambda client, headers: client.get("/models/none", headers=headers),
 }
-each_way = pytest.mark.parametrize("way", ASK)
+each_answer = pytest.mark.parametrize("send", [pytest.param(send, id=name) for name, send in SEND.items()])
 
 
-@each_way
-def test_sane_request_id_of_the_caller_is_taken_over(client: httpx.Client, way: str) -> None:
-    response = ASK[way](client, {"X-Request-ID": "order-66:a_b.C"})
+@each_answer
+def test_valid_request_id_of_the_caller_is_kept(client: httpx.Client, send: Send) -> None:
+    response = send(client, {"X-Request-ID": "order-66:a_b.C"})
     assert response.headers.get_list("x-request-id") == ["order-66:a_b.C"]
 
 
-@each_way
-@pytest.mark.parametrize(
-    "sent", [pytest.param("a b", id="space"), pytest.param("x" * 129, id="long"), pytest.param('{"a":1}', id="quotes")]
-)
-def test_odd_request_id_is_replaced(client: httpx.Client, way: str, sent: str) -> None:
-    [given] = ASK[way](client, {"X-Request-ID": sent}).headers.get_list("x-request-id")
-    assert given != sent
-    assert re.fullmatch(r"[\w.:-]{8,128}", given)
+@each_answer
+def test_invalid_request_id_is_replaced(client: httpx.Client, send: Send) -> None:
+    for sent in ("a b", "x" * 129, '{"a":1}'):
+        [received] = send(client, {"X-Request-ID": sent}).headers.get_list("x-request-id")
+        assert received != sent
+        assert re.fullmatch(r"[\w.:-]{8,128}", received)
 
 
-@each_way
-def test_request_without_an_id_gets_one_of_its_own(client: httpx.Client, way: str) -> None:
-    assert len({ASK[way](client, {}).headers["x-request-id"] for _ in range(2)}) == 2
+@each_answer
+def test_each_request_without_an_id_gets_a_new_one(client: httpx.Client, send: Send) -> None:
+    assert len({send(client, {}).headers["x-request-id"] for _ in range(2)}) == 2
 
 
-@each_way
-def test_every_answer_tells_browsers_to_treat_it_as_data(client: httpx.Client, way: str) -> None:
-    headers = ASK[way](client, {}).headers
+@each_answer
+def test_every_answer_has_the_security_headers_of_data(client: httpx.Client, send: Send) -> None:
+    headers = send(client, {}).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
     assert headers["cache-control"] == "no-store"
@@ -964,20 +963,20 @@ def test_every_answer_tells_browsers_to_treat_it_as_data(client: httpx.Client, w
     assert "server" not in headers
 
 
-def test_page_of_the_api_may_load_its_scripts_and_stand_in_no_frame(client: httpx.Client) -> None:
+def test_page_of_the_api_may_load_scripts_but_not_be_framed(client: httpx.Client) -> None:
     headers = client.get("/schema").headers
     assert headers["content-type"].startswith("text/html")
     assert "default-src" not in headers["content-security-policy"]
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-def test_browser_of_another_origin_may_call(client: httpx.Client) -> None:
-    asked = {
+def test_pages_of_other_origins_may_call(client: httpx.Client) -> None:
+    preflight_headers = {
         "Origin": "https://app.example",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type, x-request-id, x-request-timeout",
     }
-    preflight = client.options("/embed", headers=asked)
+    preflight = client.options("/embed", headers=preflight_headers)
     assert preflight.is_success
     assert preflight.headers["access-control-allow-origin"] == "*"
     assert "POST" in preflight.headers["access-control-allow-methods"]
@@ -1007,7 +1006,7 @@ def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
 
 
 def contents(document: Json) -> Iterator[tuple[str, str, Json]]:
-    """What may be sent or answered: the place, its media type, and what is said of it."""
+    """Yield each request and response body of the document: its place, media type and description."""
     for method, path, operation in operations(document):
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
             yield f"{method} {path} body", media_type, content
@@ -1017,16 +1016,16 @@ def contents(document: Json) -> Iterator[tuple[str, str, Json]]:
 
 
 def examples(content: Json) -> list[Any]:
-    """Where OpenAPI lets examples stand: beside the schema, or within it."""
+    """Return the examples of a body, which OpenAPI allows beside the schema and within it."""
     named = [example["value"] for example in content.get("examples", {}).values()]
     return [*named, *([content["example"]] if "example" in content else []), *content["schema"].get("examples", [])]
 
 
-def complaints(document: Json, schema: Json, value: object) -> list[str]:
+def schema_errors(document: Json, schema: Json, value: object) -> list[str]:
     return [error.message for error in Draft202012Validator({**document, **schema}).iter_errors(value)]
 
 
-def test_openapi_tells_of_every_endpoint(document: Json) -> None:
+def test_openapi_describes_every_endpoint(document: Json) -> None:
     assert {(method, path) for method, path, _ in operations(document)} == {
         ("POST", "/embed"),
         ("POST", "/embed/batch"),
@@ -1047,27 +1046,27 @@ def test_openapi_has_an_example_for_every_body(document: Json) -> None:
     assert [place for place, _, content in contents(document) if not examples(content)] == []
 
 
-def test_openapi_says_that_errors_are_problem_details(document: Json) -> None:
-    plain = [
+def test_openapi_describes_errors_as_problem_details(document: Json) -> None:
+    others = [
         (place, media_type)
         for place, media_type, content in contents(document)
         if re.search(r" [45]\d\d$", place) and not place.startswith("GET /health")
         if media_type != "application/problem+json" or not content["schema"].get("$ref", "").endswith("/Problem")
     ]
-    assert plain == []
+    assert others == []
 
 
 def test_openapi_examples_are_valid(document: Json) -> None:
-    told = [
-        (place, complaint)
+    errors = [
+        (place, error)
         for place, _, content in contents(document)
         for example in examples(content)
-        for complaint in complaints(document, content["schema"], example)
+        for error in schema_errors(document, content["schema"], example)
     ]
-    assert told == []
+    assert errors == []
 
 
-def test_openapi_examples_of_requests_are_answered(client: httpx.Client, document: Json) -> None:
+def test_openapi_examples_of_requests_succeed(client: httpx.Client, document: Json) -> None:
     for method, path, operation in operations(document):
         for content in operation.get("requestBody", {}).get("content", {}).values():
             for example in examples(content):
@@ -1092,13 +1091,13 @@ def test_openapi_examples_of_requests_are_answered(client: httpx.Client, documen
         pytest.param("POST", "/embed", {"text": "a", "model_name": "bge"}, "/embed", id="unknown-model"),
     ],
 )
-def test_answer_is_what_openapi_says(
+def test_answer_is_as_openapi_describes_it(
     client: httpx.Client, document: Json, *, method: str, path: str, body: object, route: str
 ) -> None:
     response = client.request(method, path, json=body)
-    told = document["paths"][route][method.lower()]["responses"][str(response.status_code)]["content"]
-    schema = told[response.headers["content-type"]]["schema"]
-    assert complaints(document, schema, response.json()) == []
+    content = document["paths"][route][method.lower()]["responses"][str(response.status_code)]["content"]
+    schema = content[response.headers["content-type"]]["schema"]
+    assert schema_errors(document, schema, response.json()) == []
 
 
 def pages() -> list[Path]:
@@ -1106,19 +1105,19 @@ def pages() -> list[Path]:
 
 
 def curl_lines(page: Path) -> list[str]:
-    """The page's curl calls of a service on port 8000; a backslash at a line's end joins it with the next one."""
+    """Return the curl commands of *page* for a service on port 8000; lines that end with a backslash are joined."""
     blocks: list[str] = re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line.startswith("curl ") and "http://localhost:8000" in line]
 
 
 def python_blocks() -> list[str]:
-    """The Python programs of docs/API.md."""
+    """Return the Python programs of docs/API.md."""
     return re.findall(r"```python\n(.*?)```", (HERE / "docs" / "API.md").read_text("utf-8"), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("program", python_blocks())
-def test_python_program_of_the_docs_works_as_written(base_url: str, program: str) -> None:
+def test_python_program_of_the_docs_works(base_url: str, program: str) -> None:
     program = program.replace("http://localhost:8000", base_url)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -1138,7 +1137,7 @@ def test_docs_show_each_option_with_curl() -> None:
 
 
 @pytest.mark.parametrize("line", [line for page in pages() for line in curl_lines(page)])
-def test_curl_line_of_the_docs_works_as_written(base_url: str, line: str) -> None:
+def test_curl_command_of_the_docs_works(base_url: str, line: str) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     command = shlex.split(line.replace("http://localhost:8000", base_url))

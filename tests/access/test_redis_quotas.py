@@ -97,7 +97,7 @@ def shared() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis(shared: RedisServer) -> RedisServer:
     """A Redis that nobody harms; empty."""
-    shared.tell("FLUSHALL")
+    shared.run("FLUSHALL")
     return shared
 
 
@@ -133,7 +133,7 @@ async def test_redis_and_memory_decide_alike(
     redis: RedisServer, steps: list[int | None], tokens: int | None, requests: int
 ) -> None:
     """None asks for a request, a number charges so many tokens."""
-    redis.tell("FLUSHALL")
+    redis.run("FLUSHALL")
     quotas = quotas_of(requests=requests, tokens=tokens, window_s=DAY_S)
     ticks = count()
     memory = MemoryQuotas(quotas, clock=lambda: next(ticks) * 1e-6)  # time passes in Redis, too
@@ -153,8 +153,8 @@ async def test_sums_are_exact_up_to_the_largest_quota(redis: RedisServer) -> Non
     async with opened(redis.url, quotas=quotas) as there:
         await there.take()
         key = the_key(redis)
-        redis.tell("HSET", key, "3", str(99_999 * DAY_S * 1_000_000))
-        redis.tell("HINCRBY", key, "at", str(DAY_S * 1_000_000))  # nothing comes back before
+        redis.run("HSET", key, "3", str(99_999 * DAY_S * 1_000_000))
+        redis.run("HINCRBY", key, "at", str(DAY_S * 1_000_000))  # nothing comes back before
         assert [told.is_admitted for told in await there.take(2)] == [True, False]
 
 
@@ -163,7 +163,7 @@ async def test_what_is_used_comes_back_by_the_clock_of_redis(redis: RedisServer)
         await there.take()
         key = the_key(redis)
         assert await there.admitted(30) == 19
-        redis.tell("HINCRBY", key, "at", str(-2 * DAY_S * 1_000_000 // 20))  # two twentieths of a day pass
+        redis.run("HINCRBY", key, "at", str(-2 * DAY_S * 1_000_000 // 20))  # two twentieths of a day pass
         assert await there.admitted(30) == 2
 
 
@@ -171,9 +171,9 @@ async def test_clock_of_redis_that_jumps_back_stops_nothing(redis: RedisServer) 
     async with opened(redis.url) as there:
         await there.take()
         key = the_key(redis)
-        redis.tell("HINCRBY", key, "at", str(10 * DAY_S * 1_000_000))
+        redis.run("HINCRBY", key, "at", str(10 * DAY_S * 1_000_000))
         assert await there.admitted(1) == 1
-        redis.tell("HINCRBY", key, "at", str(-DAY_S * 1_000_000))
+        redis.run("HINCRBY", key, "at", str(-DAY_S * 1_000_000))
         assert await there.admitted(30) == 20
 
 
@@ -202,7 +202,7 @@ async def test_keys_tell_nobody_who_the_callers_are_and_expire(redis: RedisServe
         await there.charge(5000, caller=f"name {SECRET}")
         key = the_key(redis)
         assert SECRET not in key
-        assert 290_000 < int(redis.tell("PTTL", key).strip(":\r\n")) <= 300_002  # until its debt is paid
+        assert 290_000 < int(redis.run("PTTL", key).strip(":\r\n")) <= 300_002  # until its debt is paid
 
 
 async def test_replicas_with_other_limits_do_not_share(redis: RedisServer) -> None:
@@ -221,7 +221,7 @@ async def test_any_name_is_counted(redis: RedisServer, caller: str) -> None:
 async def test_script_that_redis_has_forgotten_is_sent_again(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         await there.take()
-        redis.tell("SCRIPT", "FLUSH")
+        redis.run("SCRIPT", "FLUSH")
         assert await there.admitted(30) == 19
         assert there.events == []
 
@@ -241,7 +241,7 @@ async def test_password_of_the_url_is_used() -> None:
 
 
 async def test_user_who_may_do_no_more_than_is_needed_is_enough(own: RedisServer) -> None:
-    own.tell("ACL SETUSER limits on", f">{SECRET}", "~fast-embedding:allowance:*", "resetchannels -@all", *NEEDED)
+    own.run("ACL SETUSER limits on", f">{SECRET}", "~fast-embedding:allowance:*", "resetchannels -@all", *NEEDED)
     async with opened(own.url.replace("//", f"//limits:{SECRET}@")) as there:
         assert await there.admitted(30) == 20
         assert there.events == []
@@ -323,10 +323,10 @@ async def test_charge_that_finds_redis_gone_is_noted_in_memory(own: RedisServer)
 async def test_redis_that_takes_no_writes_is_not_used(own: RedisServer) -> None:
     async with opened(own.url) as there:
         await there.take()
-        own.tell("REPLICAOF", "127.0.0.1", str(free_port()))
+        own.run("REPLICAOF", "127.0.0.1", str(free_port()))
         assert await there.admitted(30) == 20
         assert (there.events, there.reasons) == ([FELL_BACK], ["ReadOnlyError"])
-        own.tell("REPLICAOF", "NO", "ONE")
+        own.run("REPLICAOF", "NO", "ONE")
         await there.recover()
         assert there.events == [FELL_BACK, RECOVERED]
 

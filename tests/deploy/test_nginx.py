@@ -32,8 +32,8 @@ from tests.support.proxies import (
     ProxyProcess,
     changed,
     nginx,
-    patience,
     problem,
+    read_timeout,
     running_proxy,
     to_replicas,
 )
@@ -123,7 +123,7 @@ def test_command_of_the_guide_makes_the_configuration_that_the_tests_use() -> No
     guide = (CONFIGURATION.parent / "docs" / "production" / "nginx.md").read_text(encoding="utf-8")
     [command] = re.findall(r"(?m)^(sed (?:.+\\\n)+.+nginx\.conf) > proxy\.conf$", guide)
     made = subprocess.run(command, shell=True, cwd=CONFIGURATION.parent, check=True, capture_output=True, text=True)  # noqa: S602
-    wanted = {**to_replicas(["127.0.0.1:8001", "127.0.0.1:8002"]), **patience(65)}
+    wanted = {**to_replicas(["127.0.0.1:8001", "127.0.0.1:8002"]), **read_timeout(65)}
     assert made.stdout == changed(CONFIGURATION.read_text(encoding="utf-8"), wanted)
 
 

@@ -1,4 +1,4 @@
-"""Two replicas behind a real nginx: whatever happens to one of them, no caller loses a request."""
+"""Two replicas behind a real nginx: whatever happens to one of them, no request is lost."""
 
 import http.client
 import json
@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support.callers import calling
-from tests.support.proxies import Event, ProxyProcess, nginx, patience, problem, running_proxy
+from tests.support.proxies import Event, ProxyProcess, nginx, problem, read_timeout, running_proxy
 from tests.support.replicas import Pair, Replica, two_replicas
 from tests.support.servers import running_server
 from tests.support.tiny import TinyModel
@@ -25,9 +25,9 @@ pytestmark = [pytest.mark.nginx, pytest.mark.timeout(240)]
 
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
 FROZEN_S = 10
-"""How long nginx waits for a frozen replica: far longer than an answer takes, even where others keep all cores busy."""
+"""How long nginx waits for a frozen replica: far longer than an answer takes, even on a busy machine."""
 SOME = 20
-"""Answers after which a fault has been met by requests that were under way and by new ones."""
+"""Number of answers after which a fault has affected requests in progress and new ones."""
 MAX_REQUEST_SIZE = 10_000_000
 MAX_TEXT = 8192
 MAX_TEXTS = 32
@@ -38,7 +38,7 @@ Record = Callable[[str, object], None]
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    nginx()  # without it, nothing needs to be started
+    nginx()  # skips the tests before anything is started
     folder = tmp_path_factory.mktemp("models")
     TinyModel("tiny/wide", dim=128).write(folder)
     with two_replicas(MODELS_DIR=str(folder), REQUIRED_MODELS=f"{BUNDLED},tiny/wide") as pair:
@@ -61,43 +61,43 @@ def proxy(pair: Pair, tmp_path: Path) -> Iterator[ProxyProcess]:
 
 @pytest.fixture
 def record(record_property: Record, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Record:
-    """Keep a number in the report of the run, and show it where pytest runs with -s."""
+    """Record a number in the test report; with `pytest -s`, print it, too."""
 
     def note(name: str, value: object) -> None:
         record_property(name, value)
         if request.config.getoption("capture") == "no":
             with capsys.disabled():
-                print(f"  {name}={value}", end="", flush=True)  # noqa: T201 - the numbers of docs/RELIABILITY.md
+                print(f"  {name}={value}", end="", flush=True)  # noqa: T201 - for docs/RELIABILITY.md
 
     return note
 
 
 def served_by(replica: Replica) -> Callable[[Event], bool]:
-    """Requests that this replica was the first to get, and has answered."""
+    """Match requests that were sent to this replica first, and that it answered."""
     return lambda request: (request["replica"], request["replica_status"]) == (replica.address, "200")
 
 
-def went_on_from(replica: Replica, status: str) -> Callable[[Event], bool]:
-    """Requests that the other replica has answered after this one gave, to nginx, this status."""
+def retried_after(replica: Replica, status: str) -> Callable[[Event], bool]:
+    """Match requests that the other replica answered after nginx got this status from *replica*."""
     return lambda request: (
         request["replica"].startswith(f"{replica.address}, ") and request["replica_status"] == f"{status}, 200"
     )
 
 
 def wait_for_work_at(replica: Replica, proxy: ProxyProcess, count: int = 5) -> None:
-    """Until it has answered so many requests more than now."""
+    """Wait until *replica* has answered *count* more requests."""
     before = sum(map(served_by(replica), proxy.requests))
     proxy.wait_for_requests(f"work of {replica.address}", served_by(replica), times=before + count)
 
 
 def cut_off(proxy: ProxyProcess) -> int:
-    """How many requests were at work in a replica that went away."""
+    """Return the number of requests that were in progress in a replica when it ended."""
     lines = [line for line in proxy.lines if "while reading response header from upstream" in line]
     return sum("timed out" not in line for line in lines)
 
 
-def note_retries(proxy: ProxyProcess, record: Record) -> None:
-    """How many requests nginx had to give to the other replica, and why."""
+def record_retries(proxy: ProxyProcess, record: Record) -> None:
+    """Record how many requests nginx sent to the other replica, and why."""
     record("retried", sum("," in request["replica"] for request in proxy.requests))
     record("refused", proxy.count("Connection refused"))
     record("timed_out", proxy.count("timed out"))
@@ -105,36 +105,36 @@ def note_retries(proxy: ProxyProcess, record: Record) -> None:
     record("draining", sum(request["replica_status"] == "503, 200" for request in proxy.requests))
 
 
-# --- What happens to one of them ----------------------------------------------------------------------------------
+# --- Faults of one replica ----------------------------------------------------------------------------------------
 
 
-def test_work_is_shared(pair: Pair, proxy: ProxyProcess, record: Record) -> None:
+def test_replicas_share_the_work(pair: Pair, proxy: ProxyProcess, record: Record) -> None:
     with calling(proxy.url, record=record) as callers:
         callers.wait_for_answers(100)
     assert len(proxy.wait_for_requests("request", lambda _: True, times=callers.sent)) == callers.sent
     shares = [sum(map(served_by(replica), proxy.requests)) / callers.sent for replica in pair]
     record("shares", [round(share, 2) for share in shares])
-    assert sum(shares) == pytest.approx(1)  # nobody's request was sent twice
+    assert sum(shares) == pytest.approx(1)  # no request was sent twice
     assert min(shares) > 0.1
 
 
-def test_killed_replica_costs_no_request_and_serves_again_after_its_start(
+def test_killed_replica_loses_no_request_and_serves_again_after_its_restart(
     pair: Pair, proxy: ProxyProcess, record: Record
 ) -> None:
     victim, _ = pair
     with calling(proxy.url, record=record) as callers:
         callers.wait_for_answers(SOME)
         victim.hold()
-        victim.wait_until_held()  # so a request is at work in the moment of the kill
+        victim.wait_until_held()  # so that a request is in progress at the moment of the kill
         victim.kill()
         callers.wait_for_answers(SOME)
-        victim.start_again()
+        victim.restart()
         wait_for_work_at(victim, proxy)
     assert cut_off(proxy) >= 1
-    note_retries(proxy, record)
+    record_retries(proxy, record)
 
 
-def test_replica_that_is_told_to_stop_costs_no_request(pair: Pair, proxy: ProxyProcess, record: Record) -> None:
+def test_stopping_a_replica_loses_no_request(pair: Pair, proxy: ProxyProcess, record: Record) -> None:
     leaver, _ = pair
     with calling(proxy.url, record=record) as callers:
         callers.wait_for_answers(SOME)
@@ -145,60 +145,58 @@ def test_replica_that_is_told_to_stop_costs_no_request(pair: Pair, proxy: ProxyP
         leaver.release()
         assert leaver.server.wait_for_end() == 0
         callers.wait_for_answers(SOME)
-    assert cut_off(proxy) == 0  # what it had accepted, it has answered
+    assert cut_off(proxy) == 0  # it answers what it has accepted
     assert leaver.server.wait_for("drain_ended")["unanswered"] == 0
     assert "Traceback" not in leaver.server.log
-    note_retries(proxy, record)
+    record_retries(proxy, record)
 
 
-def test_rolling_restart_costs_no_request(pair: Pair, proxy: ProxyProcess, record: Record) -> None:
+def test_rolling_restart_loses_no_request(pair: Pair, proxy: ProxyProcess, record: Record) -> None:
     with calling(proxy.url, record=record) as callers:
         for replica in pair:
             callers.wait_for_answers(SOME)
             assert replica.end() == 0
-            replica.start_again()
+            replica.restart()
             wait_for_work_at(replica, proxy)
-    note_retries(proxy, record)
+    record_retries(proxy, record)
 
 
-def test_requests_at_a_frozen_replica_are_answered_by_the_other_and_it_serves_again_when_it_goes_on(
+def test_requests_to_a_frozen_replica_are_answered_by_the_other_one_until_it_is_thawed(
     pair: Pair, tmp_path: Path, record: Record
 ) -> None:
     victim, _ = pair
     addresses = [replica.address for replica in pair]
     with (
-        running_proxy(tmp_path, addresses, patience(FROZEN_S)) as proxy,
+        running_proxy(tmp_path, addresses, read_timeout(FROZEN_S)) as proxy,
         calling(proxy.url, record=record) as callers,
     ):
         callers.wait_for_answers(SOME)
         victim.freeze()
-        proxy.wait_for_requests("request that went on", went_on_from(victim, "504"))
+        proxy.wait_for_requests("retried request", retried_after(victim, "504"))
         callers.wait_for_answers(SOME)
         victim.thaw()
         wait_for_work_at(victim, proxy)
     assert callers.longest_s >= FROZEN_S
-    note_retries(proxy, record)
+    record_retries(proxy, record)
 
 
-def test_new_configuration_costs_no_request(proxy: ProxyProcess, record: Record) -> None:
+def test_reload_of_nginx_loses_no_request(proxy: ProxyProcess, record: Record) -> None:
     with calling(proxy.url, record=record) as callers:
         callers.wait_for_answers(SOME)
         proxy.reload()
         callers.wait_for_answers(SOME)
 
 
-def test_without_any_replica_callers_get_a_problem_at_once_and_work_goes_on_as_soon_as_one_is_back(
-    pair: Pair, proxy: ProxyProcess
-) -> None:
+def test_without_replicas_callers_get_a_502_at_once_until_one_is_back(pair: Pair, proxy: ProxyProcess) -> None:
     for replica in pair:
         replica.kill()
     for _ in range(3):
-        response = httpx.post(f"{proxy.url}/embed", json={"text": "one"}, headers={"X-Request-ID": "nobody-there"})
-        assert problem(response, 502, "bad-gateway")["request_id"] == "nobody-there"
+        response = httpx.post(f"{proxy.url}/embed", json={"text": "one"}, headers={"X-Request-ID": "no-replica"})
+        assert problem(response, 502, "bad-gateway")["request_id"] == "no-replica"
         assert response.headers["retry-after"] == "1"
-    refused = proxy.wait_for_requests("refused request", lambda request: request["status"] == 502, times=3)
-    assert {request["replica_status"] for request in refused} == {"502, 502"}  # both are tried each time
-    pair[0].start_again()
+    rejected = proxy.wait_for_requests("rejected request", lambda request: request["status"] == 502, times=3)
+    assert {request["replica_status"] for request in rejected} == {"502, 502"}  # both are tried each time
+    pair[0].restart()
     assert httpx.post(f"{proxy.url}/embed", json={"text": "one"}).status_code == 200
 
 
@@ -210,26 +208,28 @@ WORK = {"texts": [LONG_TEXT] * 6}
 
 @contextmanager
 def overloaded(replica: Replica) -> Iterator[None]:
-    """More requests in hand, sent around nginx, than it takes; none of them ends within the block."""
+    """Send a replica, past nginx, more requests than it accepts; those accepted do not end within the block."""
     replica.hold()
     with ThreadPoolExecutor(8) as callers:
 
-        def ask() -> Future[httpx.Response]:
+        def send() -> Future[httpx.Response]:
             return callers.submit(httpx.post, f"{replica.url}/embed/batch", json=WORK, timeout=60)
 
-        asked: list[Future[httpx.Response]] = []
+        sent: list[Future[httpx.Response]] = []
         try:
-            for _ in range(2):  # once more when the lane has taken a part of it, so that there was room again
-                asked += ask(), ask(), ask()
-                assert next(as_completed(asked[-3:])).result().status_code == 503
+            for _ in range(2):  # twice: once the lane has taken a part of the first requests, there is room again
+                sent += send(), send(), send()
+                assert next(as_completed(sent[-3:])).result().status_code == 503
                 replica.wait_until_held()
             yield
         finally:
             replica.release()
-    assert 200 in {request.result().status_code for request in asked}
+    assert 200 in {request.result().status_code for request in sent}
 
 
-def test_overloaded_replica_is_stood_in_for_and_when_all_are_callers_hear_it_from_them(tmp_path: Path) -> None:
+def test_requests_to_an_overloaded_replica_go_to_the_other_unless_both_are_overloaded(
+    tmp_path: Path,
+) -> None:
     nginx()
     with (
         two_replicas(THREAD_POOL_WORKERS="1", MAX_QUEUE_SECONDS="0.02") as pair,
@@ -238,24 +238,24 @@ def test_overloaded_replica_is_stood_in_for_and_when_all_are_callers_hear_it_fro
     ):
         url = f"{proxy.url}/embed/batch"
         assert [httpx.post(url, json=WORK, timeout=60).status_code for _ in range(3)] == [200] * 3
-        proxy.wait_for_requests("request that went on", went_on_from(pair[0], "503"))
+        proxy.wait_for_requests("retried request", retried_after(pair[0], "503"))
         with overloaded(pair[1]):
-            told = [httpx.post(url, json=WORK, timeout=60) for _ in range(6)]
-        for response in told:
+            answers = [httpx.post(url, json=WORK, timeout=60) for _ in range(6)]
+        for response in answers:
             problem(response, 503, "overloaded")
             assert int(response.headers["retry-after"]) >= 1
             assert len(response.headers.get_list("x-request-id")) == 1
-        refused = proxy.wait_for_requests("refused request", lambda request: request["status"] == 503, times=6)
-        assert {request["replica_status"] for request in refused} == {"503, 503"}  # none was taken out for its refusals
+        rejected = proxy.wait_for_requests("rejected request", lambda request: request["status"] == 503, times=6)
+        assert {request["replica_status"] for request in rejected} == {"503, 503"}  # nginx keeps using both
 
 
-def test_when_all_replicas_drain_callers_hear_it_from_them_and_accepted_work_is_answered(
+def test_when_all_replicas_drain_accepted_work_is_answered_and_new_work_is_rejected_by_them(
     pair: Pair, proxy: ProxyProcess
 ) -> None:
     with ThreadPoolExecutor(2) as callers:
         for replica in pair:
             replica.hold()
-        asked = [callers.submit(httpx.post, f"{proxy.url}/embed", json={"text": "one"}, timeout=60) for _ in pair]
+        sent = [callers.submit(httpx.post, f"{proxy.url}/embed", json={"text": "one"}, timeout=60) for _ in pair]
         for replica in pair:
             replica.wait_until_held()
             replica.drain()
@@ -264,11 +264,11 @@ def test_when_all_replicas_drain_callers_hear_it_from_them_and_accepted_work_is_
         assert response.headers["retry-after"] == "1"
         for replica in pair:
             replica.release()
-        assert [request.result().status_code for request in asked] == [200, 200]
+        assert [request.result().status_code for request in sent] == [200, 200]
     assert [replica.server.wait_for_end() for replica in pair] == [0, 0]
 
 
-# --- What passes through ------------------------------------------------------------------------------------------
+# --- What nginx passes on and what not------------------------------------------------------------------------------
 
 SAME_HEADERS = (
     "content-type",
@@ -296,7 +296,7 @@ SAME_HEADERS = (
         pytest.param("POST", "/embed", b'{"text": "one"}'.ljust(MAX_REQUEST_SIZE + 1), 413, id="body-too-large"),
     ],
 )
-def test_answer_is_the_one_of_the_service(
+def test_answer_through_nginx_equals_that_of_the_service(
     pair: Pair, proxy: ProxyProcess, *, method: str, path: str, content: bytes, status: int
 ) -> None:
     headers = {"Content-Type": "application/json", "X-Request-ID": "the-same", "Origin": "https://app.example"}
@@ -315,7 +315,7 @@ OUTSIDE = "127.0.0.2"
 
 
 def raw_get(proxy: ProxyProcess, target: str, *, caller: str, header: str = "A: b") -> tuple[int, str]:
-    """Status and type of the answer to a request line as it stands here, from this address."""
+    """Send a request line exactly as given, from the address *caller*; return the status and media type."""
     connection = http.client.HTTPConnection(proxy.url.removeprefix("http://"), timeout=60, source_address=(caller, 0))
     with closing(connection):
         connection.putrequest("GET", target)
@@ -343,17 +343,17 @@ WAYS = {
 
 
 @pytest.mark.parametrize("target", [pytest.param(target, id=name) for target, name in WAYS.items()])
-def test_metrics_are_closed_to_the_outside_by_every_way_to_them(proxy: ProxyProcess, target: str) -> None:
+def test_metrics_are_closed_to_other_machines_however_the_path_is_written(proxy: ProxyProcess, target: str) -> None:
     assert raw_get(proxy, target, caller=OUTSIDE) == (403, "application/problem+json")
 
 
-def test_metrics_are_open_on_the_machine_itself_but_not_to_who_comes_there_by_another_proxy(
+def test_metrics_are_open_to_the_machine_itself_but_not_through_another_proxy(
     proxy: ProxyProcess,
 ) -> None:
     assert raw_get(proxy, "/metrics", caller="127.0.0.1")[0] == 200
     for header in ("X-Forwarded-For: 127.0.0.1", "Forwarded: for=127.0.0.1", "Via: 1.1 another"):
         assert raw_get(proxy, "/metrics", caller="127.0.0.1", header=header)[0] == 403
-    assert raw_get(proxy, "/health/ready", caller=OUTSIDE)[0] == 200  # load balancers ask for it
+    assert raw_get(proxy, "/health/ready", caller=OUTSIDE)[0] == 200  # for load balancers
 
 
 def test_body_of_unknown_length_that_is_too_large_is_a_413(proxy: ProxyProcess) -> None:
@@ -363,7 +363,7 @@ def test_body_of_unknown_length_that_is_too_large_is_a_413(proxy: ProxyProcess) 
 
 
 def test_largest_answer_arrives_whole(pair: Pair, proxy: ProxyProcess) -> None:
-    text = "one two three " * (MAX_TEXT // 14)  # the model takes 14 words at once: more than a hundred windows
+    text = "one two three " * (MAX_TEXT // 14)  # the window of the model has 14 words: more than a hundred chunks
     body = {"texts": [text] * MAX_TEXTS, "long_text": "chunks", "model_name": "tiny/wide"}
     through, direct = (httpx.post(f"{base}/embed/batch", json=body, timeout=60) for base in (proxy.url, pair[0].url))
     assert (through.status_code, direct.status_code) == (200, 200)
@@ -378,7 +378,7 @@ def echo(tmp_path: Path) -> Iterator[ProxyProcess]:
 
 
 @pytest.mark.parametrize("status", TOLD)
-def test_answer_that_another_replica_would_give_too_is_passed_on_as_it_is(echo: ProxyProcess, status: int) -> None:
+def test_answer_that_no_retry_would_change_is_passed_on_as_it_is(echo: ProxyProcess, status: int) -> None:
     response = httpx.post(f"{echo.url}/{status}", json={"text": "one"}, headers={"X-Request-ID": "as-it-is"})
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
@@ -387,43 +387,43 @@ def test_answer_that_another_replica_would_give_too_is_passed_on_as_it_is(echo: 
         assert response.headers[name] == value
 
 
-def test_address_of_the_caller_is_set_by_nginx_whatever_the_caller_writes(echo: ProxyProcess) -> None:
-    written = [
+def test_nginx_sets_the_address_of_the_caller_whatever_headers_it_sends(echo: ProxyProcess) -> None:
+    forged = [
         ("X-Forwarded-For", "203.0.113.7"),
         ("X-Forwarded-For", "203.0.113.8, 203.0.113.9"),
         ("X-Real-IP", "203.0.113.7"),
         ("Forwarded", "for=203.0.113.7"),
         ("X-Forwarded-Proto", "https"),
         ("X-Forwarded-Host", "elsewhere.example"),
-        ("Connection", "close, X-Forwarded-For, X-Real-IP"),  # a proxy may be asked to take headers away
+        ("Connection", "close, X-Forwarded-For, X-Real-IP"),  # asks proxies to remove these headers
     ]
-    got = httpx.post(f"{echo.url}/200", json={}, headers=written).json()
-    assert got["x-forwarded-for"] == got["x-real-ip"] == ["127.0.0.1"]
-    assert got["x-forwarded-proto"] == ["http"]
-    assert got["x-forwarded-host"] == ["127.0.0.1"]
-    assert "forwarded" not in got
+    received = httpx.post(f"{echo.url}/200", json={}, headers=forged).json()
+    assert received["x-forwarded-for"] == received["x-real-ip"] == ["127.0.0.1"]
+    assert received["x-forwarded-proto"] == ["http"]
+    assert received["x-forwarded-host"] == ["127.0.0.1"]
+    assert "forwarded" not in received
 
 
-def test_caller_who_invents_addresses_has_one_quota_and_the_429_is_passed_on(tmp_path: Path) -> None:
+def test_caller_that_forges_addresses_has_one_quota_and_gets_its_429(tmp_path: Path) -> None:
     nginx()
     limits = {"ENABLE_RATE_LIMIT": "true", "RATE_LIMIT_REQUESTS": "2", "TRUSTED_PROXIES": "127.0.0.1"}
-    invented = [{"X-Forwarded-For": f"203.0.113.{number}"} for number in range(3)]
+    forged = [{"X-Forwarded-For": f"203.0.113.{number}"} for number in range(3)]
     with running_server(**limits) as server, running_proxy(tmp_path, [server.url.removeprefix("http://")]) as proxy:
-        for base, last in ((server.url, 200), (proxy.url, 429)):  # without nginx, each would be a caller of its own
-            asked = [
-                httpx.post(f"{base}/embed", json={"text": "one"}, headers=headers, timeout=60) for headers in invented
+        for base, last in ((server.url, 200), (proxy.url, 429)):  # without nginx, each address would be another caller
+            answers = [
+                httpx.post(f"{base}/embed", json={"text": "one"}, headers=headers, timeout=60) for headers in forged
             ]
-            assert [response.status_code for response in asked] == [200, 200, last]
-        refused = asked[-1]
-        problem(refused, 429, "rate-limited")
-        assert int(refused.headers["retry-after"]) >= 1
-        assert "ratelimit" in refused.headers
+            assert [response.status_code for response in answers] == [200, 200, last]
+        rejected = answers[-1]
+        problem(rejected, 429, "rate-limited")
+        assert int(rejected.headers["retry-after"]) >= 1
+        assert "ratelimit" in rejected.headers
 
 
 @pytest.mark.parametrize(
     ("given", "is_kept"),
     [
-        pytest.param("a.b:c_d-9", True, id="sane"),
+        pytest.param("a.b:c_d-9", True, id="valid"),
         pytest.param("x" * 128, True, id="longest"),
         pytest.param("x" * 129, False, id="too-long"),
         pytest.param('a"b', False, id="quote"),
@@ -431,14 +431,12 @@ def test_caller_who_invents_addresses_has_one_quota_and_the_429_is_passed_on(tmp
         pytest.param("", False, id="empty"),
     ],
 )
-def test_id_of_a_request_is_kept_where_the_service_would_keep_it(
-    echo: ProxyProcess, *, given: str, is_kept: bool
-) -> None:
-    [got] = httpx.post(f"{echo.url}/200", json={}, headers={"X-Request-ID": given}).json()["x-request-id"]
-    assert VALID_REQUEST_ID.fullmatch(got.encode())
-    assert (got == given) is is_kept
+def test_request_id_is_kept_if_the_service_would_keep_it(echo: ProxyProcess, *, given: str, is_kept: bool) -> None:
+    [received] = httpx.post(f"{echo.url}/200", json={}, headers={"X-Request-ID": given}).json()["x-request-id"]
+    assert VALID_REQUEST_ID.fullmatch(received.encode())
+    assert (received == given) is is_kept
     [logged] = echo.wait_for_requests("request", lambda _: True)
-    assert logged["request_id"] == got
+    assert logged["request_id"] == received
 
 
 @pytest.mark.parametrize(
@@ -460,25 +458,25 @@ def test_id_of_a_request_is_kept_where_the_service_would_keep_it(
             "request-header-fields-too-large",
             id="long-header",
         ),
-        pytest.param("GET /_problem HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not-found", id="not-for-callers"),
+        pytest.param("GET /_problem HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not-found", id="internal-location"),
     ],
 )
-def test_what_nginx_refuses_itself_is_a_problem_too(echo: ProxyProcess, sent: str, status: int, code: str) -> None:
+def test_request_that_nginx_rejects_gets_problem_details(echo: ProxyProcess, sent: str, status: int, code: str) -> None:
     host, _, port = echo.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), 60) as caller:
         caller.sendall(sent.encode())
         answer = http.client.HTTPResponse(caller)
         answer.begin()
-        told = json.loads(answer.read())
-    assert (answer.status, told["status"], told["code"]) == (status, status, code)
+        body = json.loads(answer.read())
+    assert (answer.status, body["status"], body["code"]) == (status, status, code)
     assert answer.headers["content-type"] == "application/problem+json"
-    assert told["request_id"] == answer.headers["x-request-id"]
+    assert body["request_id"] == answer.headers["x-request-id"]
     for name, value in security_headers_for([]):
         assert answer.headers[name.decode()] == value.decode()
-    assert set(told) == {"type", "title", "status", "detail", "code", "status_code", "request_id"}
+    assert set(body) == {"type", "title", "status", "detail", "code", "status_code", "request_id"}
 
 
-def test_missing_nginx_is_a_failure_in_ci_and_a_reason_to_skip_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_nginx_fails_tests_in_ci_and_skips_them_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="not installed"):

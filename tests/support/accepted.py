@@ -1,4 +1,4 @@
-"""A check for schemathesis: what is valid by the schema is refused only for what a schema cannot say."""
+"""A check for schemathesis: a request that fits the schema is rejected only for what a schema cannot express."""
 
 import json
 from http import HTTPStatus
@@ -6,15 +6,15 @@ from typing import Any
 
 import schemathesis
 
-UNSAID = {"dimensions", "texts", "truncate"}
-"""Fields that depend on the model (its sizes), on the settings (MAX_BATCH_SIZE) and on other fields (`long_text`)."""
+NOT_IN_SCHEMA = {"dimensions", "texts", "truncate"}
+"""Fields whose limits depend on the model (dimensions), the settings (MAX_BATCH_SIZE) or other fields (`long_text`)."""
 
 
 @schemathesis.check
 def accepted(_context: Any, response: Any, case: Any) -> None:
-    """A 400 to a valid request names no model that exists, or a limit, or a field of *UNSAID*."""
+    """Accept a 400 for a valid request only if it is about an unknown model, a limit or a field of NOT_IN_SCHEMA."""
     if response.status_code != HTTPStatus.BAD_REQUEST or case.meta is None or not case.meta.generation.mode.is_positive:
         return
-    told = json.loads(response.content)
-    if told["code"] != "unknown-model" and "limit" not in told and told.get("field") not in UNSAID:
-        raise AssertionError(f"A valid request was refused: {told['detail']}")
+    problem = json.loads(response.content)
+    if problem["code"] != "unknown-model" and "limit" not in problem and problem.get("field") not in NOT_IN_SCHEMA:
+        raise AssertionError(f"A valid request was rejected: {problem['detail']}")

@@ -1,4 +1,4 @@
-"""A real nginx in front of replicas, with the project's own configuration, in a folder and on a port of its own."""
+"""A real nginx in front of replicas, with the project's configuration, in a temporary folder and on a free port."""
 
 import os
 import re
@@ -17,49 +17,53 @@ from tests.support.servers import ROOT, free_port
 
 CONFIGURATION = ROOT / "nginx.conf"
 RETRY_MARGIN_S = 5
+"""How much longer than one replica may take nginx goes on trying others."""
 BALANCER = {r"(?m)^( *)#lb ": r"\1"}
-"""What it tells to do behind a load balancer."""
+"""The change that nginx.conf describes for use behind a load balancer: it enables the lines that start with `#lb`."""
 
 Event = dict[str, Any]
 
 
 class ProxyProcess(LoggedProcess):
-    """An nginx that a test has started; its log of requests and its log of errors are one."""
+    """An nginx that a test has started; its access log and its error log are collected as one."""
 
     def __init__(self, folder: Path, replicas: Sequence[str], *, changes: Mapping[str, str], source: Path) -> None:
-        """Start nginx below *folder* in front of *replicas*, each `host:port`, with *changes* to *source*."""
+        """Start nginx in *folder* in front of *replicas*, each `host:port`, with the configuration *source*.
+
+        *changes* replaces patterns of the configuration.
+        """
         address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{address}"
         config = configuration(source, address, replicas, changes=changes)
         (folder / "nginx.conf").write_text(config, encoding="utf-8")
-        # Started by root, nginx gives up its rights to a user who may not enter a test's folder.
+        # Started by root, nginx switches to a user that may not enter a test's folder.
         more = "daemon off; pid nginx.pid;" + (" user root;" if os.geteuid() == 0 else "")
         command = [nginx(), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", more]
         super().__init__(command, folder=folder, environment=os.environ)
-        self._wait_for_workers(1)  # the port is open before the first worker is there
+        self._wait_for_workers(1)  # the port is open before the first worker exists
 
     @property
     def requests(self) -> list[Event]:
-        """A line of the log per request that has ended: its status, and which replicas were tried."""
+        """One log line per finished request, with its status and the replicas that were tried."""
         return [event for event in self.events if event["event"] == "request_proxied"]
 
     def wait_for_requests(
-        self, what: str, is_meant: Callable[[Event], bool], *, times: int = 1, timeout_s: float = START_S
+        self, what: str, matches: Callable[[Event], bool], *, times: int = 1, timeout_s: float = START_S
     ) -> list[Event]:
-        """The requests that *is_meant* picks, as soon as there are so many."""
+        """Wait until at least *times* requests match, and return them; *what* names them if none comes."""
 
-        def meant() -> list[Event]:
-            return [request for request in self.requests if is_meant(request)]
+        def matching() -> list[Event]:
+            return [request for request in self.requests if matches(request)]
 
-        self.wait_until(lambda: len(meant()) >= times, what, timeout_s=timeout_s)
-        return meant()
+        self.wait_until(lambda: len(matching()) >= times, what, timeout_s=timeout_s)
+        return matching()
 
     def count(self, words: str) -> int:
-        """How many lines of the log hold these *words*."""
+        """Return the number of log lines that contain *words*."""
         return sum(words in line for line in self.lines)
 
     def reload(self) -> None:
-        """Let new workers take over; the old ones end what they have begun."""
+        """Start new workers; the old ones finish their requests and end."""
         before = self.count("start worker process ")
         self.process.send_signal(signal.SIGHUP)
         self._wait_for_workers(before + 1)
@@ -69,7 +73,7 @@ class ProxyProcess(LoggedProcess):
 
 
 def nginx() -> str:
-    """The command; without it the test is skipped, or fails where CI promises that all is there."""
+    """Return the command; if it is missing, skip the test, or fail it in CI."""
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if found is None:
         missing = "nginx is not installed (Debian: apt-get install nginx-light)"
@@ -80,7 +84,7 @@ def nginx() -> str:
 
 
 def configuration(source: Path, address: str, replicas: Sequence[str], *, changes: Mapping[str, str]) -> str:
-    """The project's own configuration, for these addresses and below the folder of a test."""
+    """Return *source* with these addresses and *changes*, and with temporary files in the working folder."""
     temporary = "".join(
         f"    {name}_temp_path {name};\n" for name in ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
     )
@@ -90,13 +94,13 @@ def configuration(source: Path, address: str, replicas: Sequence[str], *, change
 
 
 def to_replicas(replicas: Sequence[str]) -> dict[str, str]:
-    """The change that names them, each `host:port`."""
+    """Return the change of nginx.conf that names these replicas, each `host:port`."""
     servers = " ".join(f"server {replica} max_fails=0;" for replica in replicas)
     return {r"server fast-embedding:8000 max_fails=0;": servers}
 
 
 def changed(text: str, changes: Mapping[str, str]) -> str:
-    """*text* with each pattern replaced, one after the other; fails if one matches nothing."""
+    """Return *text* with each pattern replaced, in order; fail if one matches nothing."""
     for pattern, replacement in changes.items():
         text, count = re.subn(pattern, replacement, text)
         assert count, f"nginx.conf has nothing like {pattern}"
@@ -104,15 +108,16 @@ def changed(text: str, changes: Mapping[str, str]) -> str:
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    told: dict[str, Any] = response.json()
-    assert (response.status_code, told["status"], told["code"]) == (status, status, code), response.text
+    """Return the problem details of *response*, checked."""
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body["status"], body["code"]) == (status, status, code), response.text
     assert response.headers["content-type"] == "application/problem+json"
-    assert told["request_id"] == response.headers["x-request-id"]
-    return told
+    assert body["request_id"] == response.headers["x-request-id"]
+    return body
 
 
-def patience(read_timeout_s: int) -> dict[str, str]:
-    """Changes for a test that cannot wait as long for a frozen replica as nginx.conf does."""
+def read_timeout(read_timeout_s: int) -> dict[str, str]:
+    """Return changes for a test that cannot wait for a frozen replica as long as nginx.conf does."""
     return {
         r"proxy_read_timeout \d+s;": f"proxy_read_timeout {read_timeout_s}s;",
         r"proxy_next_upstream_timeout \d+s;": f"proxy_next_upstream_timeout {read_timeout_s + RETRY_MARGIN_S}s;",
@@ -127,7 +132,7 @@ def running_proxy(
     *,
     source: Path | None = None,
 ) -> Iterator[ProxyProcess]:
-    """An nginx that takes requests; it is stopped at the end of the block."""
+    """Start an nginx that accepts requests, and stop it at the end of the block."""
     proxy = ProxyProcess(folder, replicas, changes=changes or {}, source=source or CONFIGURATION)
     try:
         yield proxy

@@ -1,4 +1,4 @@
-"""Real Redis servers for tests, each on a port of its own; a test kills, freezes and restarts its own."""
+"""Real Redis servers for tests, each on a port of its own. A test may kill, freeze and restart its own."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ START_S = 30
 
 
 class RedisServer:
-    """A Redis server that a test has started; nothing of it is kept on disk."""
+    """A Redis server that a test has started; it writes nothing to disk."""
 
     def __init__(self, *arguments: str) -> None:
         self.port = free_port()
@@ -30,7 +30,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start it, or start it again on the same port; it takes connections when this returns."""
+        """Start or restart it on its port, and wait until it accepts connections."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
         self._is_ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -38,7 +38,7 @@ class RedisServer:
         assert self._is_ready.wait(START_S), "redis-server has not started"
 
     def kill(self) -> None:
-        """As by `kill -9`: it has no time for anything, and forgets all."""
+        """Send SIGKILL; all its data is lost."""
         self._process.kill()
         self._process.wait()
         self._reader.join()
@@ -46,22 +46,22 @@ class RedisServer:
         self._process.stdout.close()
 
     def freeze(self) -> None:
-        """It takes connections (the kernel does), and answers nothing, until it is thawed."""
+        """Stop it from answering until it is thawed; the kernel still accepts connections."""
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)
 
-    def tell(self, *words: str) -> str:
-        """What it answers to a command; a simple one, so that the client under test is not trusted here."""
+    def run(self, *words: str) -> str:
+        """Send a simple command and return the raw reply. The client under test is not used here."""
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             connection.settimeout(START_S)
             connection.sendall((" ".join(words) + "\r\n").encode())
             return connection.recv(65536).decode()
 
     def stored(self) -> list[str]:
-        """The names of all keys."""
-        return [line for line in self.tell("KEYS", "*").splitlines() if line[:1] not in {"*", "$"}]
+        """Return the names of all keys."""
+        return [line for line in self.run("KEYS", "*").splitlines() if line[:1] not in {"*", "$"}]
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
@@ -71,7 +71,7 @@ class RedisServer:
 
 @contextmanager
 def running_redis(*arguments: str) -> Iterator[RedisServer]:
-    """A Redis server with these further arguments; it is gone at the end of the block."""
+    """Start a Redis server with these additional arguments, and kill it at the end of the block."""
     server = RedisServer(*arguments)
     try:
         yield server
@@ -80,7 +80,7 @@ def running_redis(*arguments: str) -> Iterator[RedisServer]:
 
 
 def needed(command: str) -> str:
-    """Where this command is; without it the test is skipped, but fails under CI."""
+    """Return the path of this command; if it is missing, skip the test, or fail it in CI."""
     if found := shutil.which(command):
         return found
     if os.environ.get("CI") == "true":

@@ -1,4 +1,4 @@
-"""Two servers that a test ends, freezes, holds and starts again, each on a port that stays its own."""
+"""Servers that a test stops, freezes, holds and restarts, each on a port of its own that stays the same."""
 
 import signal
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from tests.support.servers import ServerProcess, free_port
 
 
 class Replica:
-    """One of several servers of the same settings; `server` is the process that serves at present."""
+    """One of several servers with the same settings; `server` is its current process."""
 
     def __init__(self, settings: dict[str, str]) -> None:
-        """Start it; *settings* are those it has in common with the others."""
+        """Start the server; *settings* are those of all replicas."""
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.url = f"http://{self.address}"
@@ -20,28 +20,28 @@ class Replica:
         self._runs_held = 0
 
     def hold(self) -> None:
-        """From now on its model runs wait, and so do the requests that need them."""
+        """Make its model runs wait from now on, and so the requests that need them."""
         self._runs_held = self._count("run_held")
-        self._tell("hold")
+        self._send("hold")
 
     def wait_until_held(self) -> None:
-        """Until a model run waits, and so a request is at work that does not end."""
+        """Wait until a model run is held, so that a request is in progress and does not end."""
         self.server.wait_for("run_held", times=self._runs_held + 1)
 
     def release(self) -> None:
-        self._tell("release")
+        self._send("release")
 
     def kill(self) -> None:
         self.server.process.kill()
         assert self.server.wait_for_end() == -signal.SIGKILL
 
     def end(self) -> int:
-        """Ask it to end, as an orchestrator does; return its exit code."""
+        """Send SIGTERM, as an orchestrator does, and return the exit code."""
         self.drain()
         return self.server.wait_for_end()
 
     def drain(self) -> None:
-        """Ask it to end, and return as soon as it has begun to."""
+        """Send SIGTERM, and return as soon as the server drains."""
         self.server.process.terminate()
         self.server.wait_for("drain_started")
 
@@ -51,8 +51,8 @@ class Replica:
     def thaw(self) -> None:
         self.server.process.send_signal(signal.SIGCONT)
 
-    def start_again(self) -> None:
-        """Start it on its port once more, and wait until it is ready."""
+    def restart(self) -> None:
+        """Start it again on its port, and wait until it is ready."""
         assert self.server.process.poll() is not None
         self.stop()
         self.server = self._start()
@@ -62,25 +62,25 @@ class Replica:
         self.server.wait_for("service_ready")
 
     def heal(self) -> None:
-        """Whatever a test that failed has left behind: serve again."""
+        """Make it serve again, whatever a failed test has left behind."""
         if self.server.process.poll() is None:
             self.thaw()
             self.release()
         else:
-            self.start_again()
+            self.restart()
 
     def stop(self) -> None:
         if self.server.process.poll() is None:
-            self.thaw()  # a frozen process does not end
+            self.thaw()  # a frozen process ignores SIGTERM
         self.server.stop()
 
     def _start(self) -> ServerProcess:
         return ServerProcess(self._settings, command=("-m", "tests.support.held_server"))
 
-    def _tell(self, line: str) -> None:
-        told = self._count("command_done")
+    def _send(self, line: str) -> None:
+        before = self._count("command_done")
         self.server.send_line(line)
-        self.server.wait_for("command_done", times=told + 1)
+        self.server.wait_for("command_done", times=before + 1)
 
     def _count(self, event: str) -> int:
         return sum(line["event"] == event for line in self.server.events)
@@ -91,7 +91,7 @@ Pair = tuple[Replica, Replica]
 
 @contextmanager
 def two_replicas(**settings: str) -> Iterator[Pair]:
-    """Two servers that are ready; both are stopped at the end of the block."""
+    """Start two servers, wait until both are ready, and stop them at the end of the block."""
     pair = (Replica(settings), Replica(settings))
     try:
         for replica in pair:

@@ -1,4 +1,4 @@
-"""Descriptions of other people's files, out of requirements/lint.txt."""
+"""Public schemas of configuration files, from a package of requirements/lint.txt."""
 
 import importlib
 import os
@@ -11,12 +11,12 @@ import pytest
 
 
 def needed(module: str) -> Any:
-    """A module of requirements/lint.txt; without it the test is skipped, or fails where CI promises it."""
+    """Return a module of requirements/lint.txt; if it is missing, skip the test, or fail it in CI."""
     return importlib.import_module(module) if os.environ.get("CI") else pytest.importorskip(module)
 
 
 def complaints(kind: str, file: Path) -> str:
-    """What the public schema of this kind, such as `github-workflows`, has against the file."""
+    """Return the errors that the public schema of this kind, such as `github-workflows`, finds in *file*."""
     needed("check_jsonschema")
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{kind}", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

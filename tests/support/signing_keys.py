@@ -13,19 +13,20 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-SECRET = "a-secret-of-at-least-32-bytes-length"  # noqa: S105 - of the tests
+SECRET = "a-secret-of-at-least-32-bytes-length"  # noqa: S105 - used by tests only
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 @cache
 def rsa_key(name: str = "", bits: int = 2048) -> rsa.RSAPrivateKey:
-    """The same key for the same *name*; making one takes long."""
+    """Return an RSA key: the same one for the same *name*, as generating one is slow."""
     del name
     return rsa.generate_private_key(65537, bits)
 
 
 @cache
 def ec_key(name: str = "") -> ec.EllipticCurvePrivateKey:
+    """Return a P-256 key: the same one for the same *name*."""
     del name
     return ec.generate_private_key(ec.SECP256R1())
 
@@ -39,23 +40,24 @@ def private_pem(key: Private) -> bytes:
 
 
 def token(key: Any = SECRET, algorithm: str = "HS256", *, kid: str | None = None, **claims: object) -> str:
-    """A token for `alice` that is good for a day; a claim of None is left out."""
-    told = {"sub": "alice", "exp": int(time.time()) + 86_400, **claims}
-    kept = {name: value for name, value in told.items() if value is not None}
-    return jwt.encode(kept, key, algorithm, headers={"kid": kid} if kid else None)
+    """Return a token for `alice` that is valid for a day, with these claims; a claim of None is left out."""
+    all_claims = {"sub": "alice", "exp": int(time.time()) + 86_400, **claims}
+    given = {name: value for name, value in all_claims.items() if value is not None}
+    return jwt.encode(given, key, algorithm, headers={"kid": kid} if kid else None)
 
 
 def public_jwk(key: Private, kid: str | None = None, **more: object) -> dict[str, Any]:
+    """Return the public key as a JSON Web Key, with the fields *more*."""
     if isinstance(key, rsa.RSAPrivateKey):
-        made = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
+        jwk = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
     else:
-        made = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
-    made.pop("key_ops", None)
-    return {**made, **({"kid": kid} if kid else {}), **more}
+        jwk = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    jwk.pop("key_ops", None)
+    return {**jwk, **({"kid": kid} if kid else {}), **more}
 
 
 class Issuer:
-    """Serves what `body` holds, and counts how often it was asked for."""
+    """Serves `body` with `status`, and counts the requests in `asked`."""
 
     def __init__(self) -> None:
         self.body = b"{}"
@@ -69,7 +71,7 @@ class Issuer:
 
 @contextmanager
 def issuing(*keys: dict[str, Any]) -> Iterator[Issuer]:
-    """An issuer on a free port of this machine, with these public keys."""
+    """Serve these public keys on a free port of this machine until the end of the block."""
     issuer = Issuer()
     issuer.offer(*keys)
 

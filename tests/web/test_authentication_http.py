@@ -176,12 +176,15 @@ def test_caller_that_sends_a_large_body_without_a_key_receives_the_rejection(ser
         pytest.param(issued(), id="HS256"),
         pytest.param(issued(rsa_key("one"), "RS256", kid="one"), id="RS256"),
         pytest.param(issued(ec_key("curve"), "ES256", kid="curve"), id="ES256"),
-        pytest.param(issued(exp=int(time.time()) - 100), id="expired within JWT_LEEWAY"),
     ],
 )
 def test_valid_token_is_accepted(good: str, client: httpx.Client) -> None:
     response = embed(client, bearer(good))
     assert response.status_code == 200, response.text
+
+
+def test_token_that_expired_within_the_leeway_is_accepted(client: httpx.Client) -> None:
+    assert embed(client, bearer(issued(exp=int(time.time()) - 100))).status_code == 200
 
 
 @pytest.mark.parametrize(
