@@ -112,7 +112,7 @@ def model_of(batching: Batching, *, is_open: bool = False) -> GatedModel:
     return model
 
 
-# --- Micro-batches ------------------------------------------------------------------------------------------------
+# --- Micro-batches ----------------------------------------------------------------------------------------------------
 
 
 async def test_vectors_are_in_the_order_of_the_texts(two_lanes: Scheduler) -> None:
@@ -216,7 +216,7 @@ async def test_texts_of_equal_length_are_found_behind_many_others(one_lane: Sche
     assert all(len({lengths[number] for number in run}) == 1 for run in runs)
 
 
-# --- Order --------------------------------------------------------------------------------------------------------
+# --- Order ------------------------------------------------------------------------------------------------------------
 
 
 async def test_models_share_a_lane_in_order_of_arrival(one_lane: Scheduler, model: GatedModel) -> None:
@@ -313,7 +313,7 @@ async def test_express_lane_stays_idle_while_a_lane_runs_small_requests(one_lane
     await asyncio.gather(first, second)
 
 
-# --- Admission ----------------------------------------------------------------------------------------------------
+# --- Admission --------------------------------------------------------------------------------------------------------
 
 
 async def test_request_above_the_limit_is_rejected_whole_with_the_time_to_retry(
@@ -435,7 +435,7 @@ async def test_waiting_time_follows_the_measured_speed(
     await scheduler.aclose()
 
 
-# --- Failures -----------------------------------------------------------------------------------------------------
+# --- Failures ---------------------------------------------------------------------------------------------------------
 
 
 async def test_cancelled_caller_takes_its_waiting_texts_out_of_the_queue(
@@ -648,7 +648,7 @@ async def test_closing_does_not_wait_for_an_overdue_run(
         await stuck
 
 
-# --- Properties ---------------------------------------------------------------------------------------------------
+# --- Properties -------------------------------------------------------------------------------------------------------
 
 text_lengths = st.lists(st.integers(1, 300), min_size=1, max_size=40)
 request_lengths = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=30), min_size=1, max_size=8)
