@@ -54,7 +54,7 @@ class EmbedOptions:
         """
         if self.truncate is not None and self.long_text != "truncate":
             raise InvalidInputError(
-                f"truncate: long_text={self.long_text!r} embeds the whole text, so the two exclude each other. "
+                f"truncate: long_text={self.long_text!r} embeds all of the text, so the two exclude each other. "
                 "Leave one of them out.",
                 extensions={"field": "truncate"},
             )

@@ -56,7 +56,7 @@ class ModelInputs:
 
     @property
     def truncated(self) -> list[bool]:
-        """Per text, whether the model sees only a part of it. A text in windows is seen as a whole."""
+        """Per text, whether the model sees only a part of it. Windows together contain all of the text."""
         return [self.window_counts is None and item.is_truncated for item in self._first_items]
 
     @property
