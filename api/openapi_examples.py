@@ -148,7 +148,11 @@ _WORK_PROBLEMS = problems(
         errors.ModelUnavailableError,
         "The model 'thenlper/gte-base' cannot be loaded now: it is not in the cache, and the hub cannot be reached.",
     ),
-    problem(errors.OverloadedError, "Work for 10.2 s is waiting; with this request it might be more than may wait."),
+    problem(
+        errors.OverloadedError,
+        "Queued work takes 8.9 s. With this request it could exceed the limit of 10 s, "
+        "so no part of the request was computed.",
+    ),
     problem(errors.LaneLostError, "The thread that ran the model has died."),
     problem(errors.DrainingError, "The service is shutting down and accepts no new work."),
     problem(errors.CutOffError, "The service had to stop before this request was answered. Send it again."),
