@@ -1,4 +1,4 @@
-"""API keys: how they are written, kept, found, and read again from a file."""
+"""API keys: their format, how they are stored and found, and how their file is re-read."""
 
 import gc
 import os
@@ -28,14 +28,14 @@ def callers(*texts: str) -> list[Principal]:
     return [entry.principal for entry in read_entries(texts)]
 
 
-def complaint(text: str) -> str:
-    """What is said of a key that cannot be read."""
-    with pytest.raises(KeyFormatError) as refusal:
+def error_of(text: str) -> str:
+    """Return the error for a key that cannot be used."""
+    with pytest.raises(KeyFormatError) as failure:
         KeyRing(read_entries([f"first:{CAROL}", text]))
-    return str(refusal.value)
+    return str(failure.value)
 
 
-def test_key_without_a_name_is_named_by_its_place_and_may_embed() -> None:
+def test_key_without_a_name_is_named_by_its_position_and_may_embed() -> None:
     assert callers(ALICE, f"bob:{BOB}", CAROL) == [
         Principal("key", "key-1", permissions=EMBED),
         Principal("key", "bob", permissions=EMBED),
@@ -44,33 +44,33 @@ def test_key_without_a_name_is_named_by_its_place_and_may_embed() -> None:
     assert [entry.principal.name for entry in read_lines(f"# mine\n\n{ALICE}\n")] == ["line-3"]
 
 
-def test_key_has_the_scopes_that_it_states() -> None:
+def test_key_has_the_permissions_that_it_states() -> None:
     [found] = callers(f"bob:{BOB}:metrics+embed")
     assert found.permissions == {"metrics", "embed"}
 
 
 @pytest.mark.parametrize(
-    ("scopes", "allowed"),
+    ("permissions", "allowed"),
     [
         pytest.param("embed", {"embed"}, id="embed"),
         pytest.param("metrics", {"metrics"}, id="metrics"),
         pytest.param("admin", {"embed", "metrics", "admin"}, id="admin"),
     ],
 )
-def test_scope_allows_itself_and_admin_all(scopes: str, allowed: set[str]) -> None:
-    [caller] = callers(f"bob:{BOB}:{scopes}")
-    assert {scope for scope in ("embed", "metrics", "admin") if caller.has(scope)} == allowed
+def test_permission_allows_itself_and_admin_allows_all(permissions: str, allowed: set[str]) -> None:
+    [caller] = callers(f"bob:{BOB}:{permissions}")
+    assert {name for name in ("embed", "metrics", "admin") if caller.has(name)} == allowed
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         pytest.param("a" * 15, "16 to 256", id="short"),
         pytest.param("a" * 257, "16 to 256", id="long"),
         pytest.param("", "16 to 256", id="empty"),
         pytest.param("bob:", "16 to 256", id="only a name"),
-        pytest.param(f"{BOB}:bob", "16 to 256", id="wrong way round"),
-        pytest.param(f"bob:{BOB}!", "other characters", id="odd character"),
+        pytest.param(f"{BOB}:bob", "16 to 256", id="key and name swapped"),
+        pytest.param(f"bob:{BOB}!", "other characters", id="invalid character"),
         pytest.param(f"bob: {BOB}", "other characters", id="space"),
         pytest.param(f"bob:{BOB}ü", "other characters", id="not ASCII"),
         pytest.param(f":{BOB}", "name", id="name empty"),
@@ -85,20 +85,20 @@ def test_scope_allows_itself_and_admin_all(scopes: str, allowed: set[str]) -> No
         pytest.param(f"first:{CAROL}", "same key as entry 1", id="both twice"),
     ],
 )
-def test_malformed_key_is_told_by_its_place_and_never_shown(text: str, told: str) -> None:
-    message = complaint(text)
+def test_malformed_key_is_reported_by_its_position_and_never_shown(text: str, reason: str) -> None:
+    message = error_of(text)
     assert message.startswith("entry 2 ")
-    assert told in message
+    assert reason in message
     assert not [part for part in text.split(":") if len(part) > 7 and part in message]
 
 
 @given(st.text(max_size=60))
 @settings(deadline=None)
-def test_any_text_is_a_key_or_told(text: str) -> None:
+def test_any_text_is_a_key_or_an_error(text: str) -> None:
     try:
         [entry] = read_entries([text])
     except KeyFormatError as error:
-        assert len(text) < 16 or text not in str(error)  # noqa: PT017 - most texts are refused, some are keys
+        assert len(text) < 16 or text not in str(error)  # noqa: PT017 - most texts are errors, some are keys
     else:
         assert text.split(":")[-1 if text.count(":") < 2 else 1] == entry.key
 
@@ -111,7 +111,7 @@ def test_key_is_found_and_others_are_not() -> None:
         assert ring.find(other) is None
 
 
-def test_no_keys_let_nobody_in() -> None:
+def test_without_keys_nothing_is_found() -> None:
     assert KeyRing().find(b"") is None
     assert KeyRing().find(ALICE.encode()) is None
 
@@ -131,9 +131,9 @@ def test_keys_are_kept_as_hashes_only() -> None:
 
 
 def test_two_rings_keep_different_hashes() -> None:
-    """Who learns a hash of one process learns nothing for another."""
+    """A hash that leaks from one process is useless for another."""
     one, other = (KeyRing(read_entries([ALICE])) for _ in range(2))
-    assert set(one._principals).isdisjoint(other._principals)  # noqa: SLF001 - what is kept is the point
+    assert set(one._principals).isdisjoint(other._principals)  # noqa: SLF001 - this is about what is stored
 
 
 # --- The file -----------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def names(ring: KeyRing) -> set[str]:
     return {caller.name for caller in found if caller is not None}
 
 
-def test_keys_of_the_file_stand_beside_those_of_the_settings(ring: KeyRing) -> None:
+def test_keys_of_the_file_are_added_to_those_of_the_settings(ring: KeyRing) -> None:
     assert names(ring) == {"alice", "bob", "carol"}
     assert len(ring) == 3
 
@@ -173,7 +173,7 @@ def test_keys_of_the_file_stand_beside_those_of_the_settings(ring: KeyRing) -> N
         pytest.param(f"alice:{ALICE}\nbob:{BOB}".encode(), id="no line break at the end"),
     ],
 )
-def test_file_may_be_written(content: bytes, tmp_path: Path) -> None:
+def test_file_format_is_accepted(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(content)
     assert names(KeyRing(file=tmp_path / "keys")) == {"alice", "bob"}
 
@@ -191,14 +191,14 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("content", "told"), BROKEN)
-def test_broken_file_is_refused_at_the_start(content: bytes, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "reason"), BROKEN)
+def test_broken_file_is_rejected_at_the_start(content: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(content)
-    with pytest.raises(KeyFormatError, match=told):
+    with pytest.raises(KeyFormatError, match=reason):
         KeyRing(read_entries([f"carol:{CAROL}"]), file=tmp_path / "keys")
 
 
-def test_file_that_does_not_exist_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_missing_file_is_rejected_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         KeyRing(file=tmp_path / "none")
 
@@ -212,8 +212,8 @@ def test_changed_file_is_read_again_after_the_pause(ring: KeyRing, file: Path, c
     assert [(event["event"], event["keys"]) for event in events] == [("api_keys_read", 2)]
 
 
-def test_file_that_another_one_replaces_is_read_again(ring: KeyRing, file: Path, clock: ManualClock) -> None:
-    """As Kubernetes does, by a link; here with the same size and time."""
+def test_replaced_file_is_read_again(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    """Kubernetes replaces files by a link; here, the new file has the same size and time."""
     before = file.stat()
     other = file.with_name("other")
     other.write_text(file.read_text().replace(ALICE, ALICE[::-1]))
@@ -223,9 +223,9 @@ def test_file_that_another_one_replaces_is_read_again(ring: KeyRing, file: Path,
     assert names(ring) == {"bob", "carol"}
 
 
-@pytest.mark.parametrize(("content", "told"), BROKEN)
-def test_broken_file_keeps_the_last_good_keys_and_is_told_once(
-    content: bytes, told: str, ring: KeyRing, file: Path, clock: ManualClock
+@pytest.mark.parametrize(("content", "reason"), BROKEN)
+def test_broken_file_keeps_the_last_valid_keys_and_is_logged_once(
+    content: bytes, reason: str, ring: KeyRing, file: Path, clock: ManualClock
 ) -> None:
     file.write_bytes(content)
     with capture_logs() as events:
@@ -234,11 +234,11 @@ def test_broken_file_keeps_the_last_good_keys_and_is_told_once(
             assert names(ring) == {"alice", "bob", "carol"}
     [event] = events
     assert (event["event"], event["log_level"], event["keys"]) == ("api_keys_kept", "error", 3)
-    assert told in event["reason"]
+    assert reason in event["reason"]
     assert str(file) not in str(event)
 
 
-def test_vanished_file_keeps_the_last_good_keys_until_it_is_back(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+def test_deleted_file_keeps_the_last_valid_keys_until_it_is_back(ring: KeyRing, file: Path, clock: ManualClock) -> None:
     file.unlink()
     with capture_logs() as events:
         for _ in range(3):

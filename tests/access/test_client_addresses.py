@@ -1,4 +1,4 @@
-"""Whose request it is: what may be believed of X-Forwarded-For, and what may not."""
+"""The address that identifies a caller: which part of X-Forwarded-For is trusted, and which is not."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
@@ -14,7 +14,7 @@ addresses = ClientAddresses(trusted=[ip_network("10.0.0.0/29"), ip_network("fd00
 
 
 def network_of(peer: str | None, *forwarded: str | bytes, among: ClientAddresses = addresses) -> str:
-    """Who asks, if a request from *peer* has these X-Forwarded-For headers."""
+    """Return the caller's network for a request from *peer* with these X-Forwarded-For headers."""
     values = [value if isinstance(value, bytes) else value.encode() for value in forwarded]
     headers = [(b"accept", b"*/*"), *((b"x-forwarded-for", value) for value in values)]
     return among.network_of((peer, 1234) if peer is not None else None, headers)
@@ -25,7 +25,7 @@ def test_caller_is_the_peer() -> None:
 
 
 @pytest.mark.parametrize("header", [VICTIM, f"{VICTIM}, {PROXY}", "", "x"])
-def test_header_of_a_peer_that_is_no_trusted_proxy_says_nothing(header: str) -> None:
+def test_header_of_a_peer_that_is_not_a_trusted_proxy_is_ignored(header: str) -> None:
     assert network_of(CALLER, header) == CALLER
     assert network_of(PROXY, header, among=ClientAddresses()) == PROXY
 
@@ -36,9 +36,9 @@ def test_header_of_a_peer_that_is_no_trusted_proxy_says_nothing(header: str) -> 
         pytest.param([CALLER], id="one proxy"),
         pytest.param([f"{CALLER}, {OTHER_PROXY}"], id="two proxies"),
         pytest.param([CALLER, OTHER_PROXY], id="two proxies, a header each"),
-        pytest.param([f"{VICTIM}, {CALLER}"], id="a caller that has sent a header itself"),
-        pytest.param([VICTIM, f"{CALLER},{OTHER_PROXY}"], id="the same in a header of its own"),
-        pytest.param([f"{PROXY}, {CALLER}"], id="a caller that names a proxy"),
+        pytest.param([f"{VICTIM}, {CALLER}"], id="caller sends a header"),
+        pytest.param([VICTIM, f"{CALLER},{OTHER_PROXY}"], id="caller sends a header of its own"),
+        pytest.param([f"{PROXY}, {CALLER}"], id="caller names a proxy"),
         pytest.param([f"\t {CALLER} "], id="spaces"),
         pytest.param([f"{CALLER}:51234"], id="port"),
         pytest.param([f"::ffff:{CALLER}"], id="mapped into IPv6"),
@@ -56,9 +56,9 @@ def test_behind_trusted_proxies_the_caller_is_the_first_untrusted_hop_from_the_r
     ("header", "caller"),
     [
         pytest.param(f"{CALLER}, unknown", PROXY, id="no address"),
-        pytest.param(f"{CALLER}, ", PROXY, id="nothing"),
-        pytest.param(f"{CALLER}, x, {OTHER_PROXY}", OTHER_PROXY, id="no address, passed on by another proxy"),
-        pytest.param(f"{CALLER}, 1.2.3", PROXY, id="half an address"),
+        pytest.param(f"{CALLER}, ", PROXY, id="empty hop"),
+        pytest.param(f"{CALLER}, x, {OTHER_PROXY}", OTHER_PROXY, id="no address, from another proxy"),
+        pytest.param(f"{CALLER}, 1.2.3", PROXY, id="incomplete address"),
         pytest.param(f"{CALLER}, [::1", PROXY, id="bracket that is not closed"),
         pytest.param(f"{CALLER}, [::1]x", PROXY, id="bracket and a letter"),
         pytest.param(f"{CALLER}, [{CALLER}]", PROXY, id="IPv4 in brackets"),
@@ -69,7 +69,7 @@ def test_behind_trusted_proxies_the_caller_is_the_first_untrusted_hop_from_the_r
         pytest.param(f"{VICTIM}, " + f"{PROXY}, " * MAX_PROXIES + OTHER_PROXY, PROXY, id="too many proxies"),
     ],
 )
-def test_walk_ends_at_the_last_hop_that_may_be_believed(header: str, caller: str) -> None:
+def test_search_ends_at_the_last_trusted_hop(header: str, caller: str) -> None:
     assert network_of(PROXY, header) == caller
 
 
@@ -77,29 +77,29 @@ def test_trusted_proxy_without_a_header_is_the_caller_itself() -> None:
     assert network_of(PROXY) == PROXY
 
 
-def test_ipv6_callers_are_told_apart_by_the_first_64_bits() -> None:
+def test_ipv6_callers_are_identified_by_the_first_64_bits() -> None:
     assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::9%eth0") == "2001:db8:1:2::/64"
     assert network_of("2001:db8:1:3::9") == "2001:db8:1:3::/64"
 
 
-def test_mapped_address_is_the_ipv4_address_that_it_is() -> None:
+def test_mapped_address_is_the_ipv4_address() -> None:
     assert network_of(f"::ffff:{CALLER}") == CALLER
 
 
 @pytest.mark.parametrize("peer", [None, "", "testclient", "/run/service.sock"])
-def test_peer_without_an_address_is_nobody(peer: str | None) -> None:
+def test_peer_without_an_address_is_unknown(peer: str | None) -> None:
     assert network_of(peer, VICTIM) == UNKNOWN
 
 
 @given(header=st.binary(max_size=300), peer=st.sampled_from([PROXY, CALLER, "fd00::1"]))
 @settings(deadline=None)
-def test_no_header_makes_it_fail(header: bytes, peer: str) -> None:
+def test_any_header_is_accepted(header: bytes, peer: str) -> None:
     assert network_of(peer, header)
 
 
 @given(hop=st.text(max_size=MAX_HOP_CHARACTERS + 10))
 @settings(deadline=None)
-def test_no_hop_makes_it_fail(hop: str) -> None:
+def test_any_hop_is_accepted(hop: str) -> None:
     address_in(hop)
 
 
@@ -114,15 +114,15 @@ def test_no_hop_makes_it_fail(hop: str) -> None:
     is_list=st.booleans(),
 )
 @settings(deadline=None)
-def test_nothing_a_caller_sends_gives_it_the_allowance_of_another(sent: list[bytes], *, is_list: bool) -> None:
-    """A proxy adds the caller's address at the right: to the list it was sent, or as a header of its own."""
+def test_caller_cannot_get_the_quota_of_another_by_a_header(sent: list[bytes], *, is_list: bool) -> None:
+    """A proxy appends the caller's address: to the list that it received, or as a header of its own."""
     forwarded = [*sent, CALLER.encode()]
     assert network_of(PROXY, *([b", ".join(forwarded)] if is_list else forwarded)) == CALLER
 
 
 @given(address=st.ip_addresses(), port=st.integers(1, 65535))
 @settings(deadline=None)
-def test_every_address_is_read_plain_and_with_its_port(address: IPv4Address | IPv6Address, port: int) -> None:
+def test_every_address_is_read_with_and_without_a_port(address: IPv4Address | IPv6Address, port: int) -> None:
     with_port = f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
     expected = (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
     assert address_in(str(address)) == address_in(with_port) == expected

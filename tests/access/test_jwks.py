@@ -1,4 +1,4 @@
-"""An issuer's keys: when they are fetched, how often at most, and what holds while they cannot be."""
+"""An issuer's keys: when and how often they are fetched, and what happens if they cannot be."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ ONE, TWO, CURVE = rsa_key("one"), rsa_key("two"), ec_key("curve")
 
 
 class Source:
-    """What is fetched, and how often; held while the gate is closed."""
+    """The document to fetch, and the number of fetches; fetches wait while the gate is closed."""
 
     def __init__(self, *keys: dict[str, Any]) -> None:
         self.now_s = 1000.0
@@ -58,14 +58,14 @@ async def test_keys_are_fetched_when_first_needed_and_kept() -> None:
     assert source.fetches == 1
 
 
-async def test_key_serves_its_own_algorithm_only() -> None:
+async def test_key_is_used_for_its_own_algorithm_only() -> None:
     jwks = Source(public_jwk(ONE, "one"), public_jwk(CURVE, "curve")).jwks()
     assert not await is_known(jwks, "one", "ES256")
     assert not await is_known(jwks, "curve", "RS256")
     assert not await is_known(jwks, "one", "HS256")
 
 
-async def test_unknown_id_fetches_once_and_then_not_before_the_pause() -> None:
+async def test_unknown_key_ids_cause_one_fetch_per_pause() -> None:
     source = Source(public_jwk(ONE, "one"))
     jwks = source.jwks()
     assert await is_known(jwks, "one")
@@ -86,7 +86,7 @@ async def test_new_key_of_the_issuer_is_fetched_at_once() -> None:
     assert not await is_known(jwks, "one")
 
 
-async def test_new_key_waits_for_the_pause_while_somebody_forges_ids() -> None:
+async def test_new_key_is_fetched_after_the_pause_while_ids_are_forged() -> None:
     source = Source(public_jwk(ONE, "one"))
     jwks = source.jwks()
     assert not await is_known(jwks, "forged")
@@ -96,7 +96,7 @@ async def test_new_key_waits_for_the_pause_while_somebody_forges_ids() -> None:
     assert await is_known(jwks, "two")
 
 
-async def test_callers_who_wait_share_one_fetch_and_who_leaves_does_not_stop_it() -> None:
+async def test_callers_share_one_fetch_and_a_caller_that_leaves_does_not_stop_it() -> None:
     source = Source(public_jwk(ONE, "one"))
     source.gate.clear()
     jwks = source.jwks()
@@ -111,24 +111,24 @@ async def test_callers_who_wait_share_one_fetch_and_who_leaves_does_not_stop_it(
     assert source.fetches == 1
 
 
-async def test_known_keys_hold_while_the_issuer_is_down_and_others_cannot_be_told() -> None:
+async def test_known_keys_work_while_the_issuer_is_down_and_other_tokens_get_a_503() -> None:
     source = Source(public_jwk(ONE, "one"))
     jwks = source.jwks()
     assert await is_known(jwks, "one")
     source.failure = JwksError("the answer is 502, not 200")
     with capture_logs() as events:
         for _ in range(20):
-            with pytest.raises(KeysUnavailableError) as refusal:
+            with pytest.raises(KeysUnavailableError) as rejection:
                 await jwks.find("two", "RS256")
             assert await is_known(jwks, "one")
     assert source.fetches == 2
-    assert (refusal.value.status, refusal.value.retry_after_s) == (503, RETRY_PAUSE_S)
+    assert (rejection.value.status, rejection.value.retry_after_s) == (503, RETRY_PAUSE_S)
     assert [(event["event"], event["reason"]) for event in events] == [
         ("jwks_fetch_failed", "the answer is 502, not 200")
     ]
 
 
-async def test_long_failure_is_told_once_and_then_that_it_is_over() -> None:
+async def test_long_failure_and_its_end_are_logged_once_each() -> None:
     source = Source(public_jwk(ONE, "one"))
     source.failure = OSError("secret-host")
     jwks = source.jwks()
@@ -144,12 +144,12 @@ async def test_long_failure_is_told_once_and_then_that_it_is_over() -> None:
     assert "secret-host" not in str(events)
 
 
-async def turns(number: int) -> None:
+async def loop_iterations(number: int) -> None:
     for _ in range(number):
         await asyncio.sleep(0)
 
 
-async def test_old_keys_are_fetched_anew_beside_the_request() -> None:
+async def test_old_keys_are_refreshed_in_the_background() -> None:
     source = Source(public_jwk(ONE, "one"))
     jwks = source.jwks()
     assert await is_known(jwks, "one")
@@ -158,12 +158,12 @@ async def test_old_keys_are_fetched_anew_beside_the_request() -> None:
     source.gate.clear()
     assert await is_known(jwks, "one")
     source.gate.set()
-    await turns(5)
+    await loop_iterations(5)
     assert source.fetches == 2
     assert not await is_known(jwks, "one")
 
 
-async def test_key_withdrawn_long_ago_is_not_taken_once_more() -> None:
+async def test_key_withdrawn_long_ago_is_not_accepted() -> None:
     source = Source(public_jwk(ONE, "one"))
     jwks = source.jwks()
     assert await is_known(jwks, "one")
@@ -172,7 +172,7 @@ async def test_key_withdrawn_long_ago_is_not_taken_once_more() -> None:
     assert not await is_known(jwks, "one")
 
 
-async def test_old_keys_hold_while_they_cannot_be_fetched() -> None:
+async def test_old_keys_work_while_they_cannot_be_refreshed() -> None:
     source = Source(public_jwk(ONE, "one"))
     jwks = source.jwks()
     assert await is_known(jwks, "one")
@@ -180,11 +180,11 @@ async def test_old_keys_hold_while_they_cannot_be_fetched() -> None:
     for _ in range(5):
         source.now_s += 2 * REFRESH_S
         assert await is_known(jwks, "one")
-        await turns(5)
+        await loop_iterations(5)
     assert source.fetches == 6
 
 
-async def test_token_without_a_key_id_takes_the_only_key_of_its_algorithm() -> None:
+async def test_token_without_a_key_id_uses_the_only_key_of_its_algorithm() -> None:
     source = Source(public_jwk(ONE), public_jwk(CURVE, "curve"))
     jwks = source.jwks()
     assert await is_known(jwks, None)
@@ -204,12 +204,12 @@ async def test_token_without_a_key_id_takes_the_only_key_of_its_algorithm() -> N
         pytest.param({"kty": "RSA", "kid": "x", "n": "?", "e": "AQAB"}, id="broken"),
         pytest.param({"kty": "RSA", "kid": "x"}, id="empty"),
         pytest.param({"kty": "EC", "kid": "x", "crv": "P-999", "x": "AA", "y": "AA"}, id="unknown curve"),
-        pytest.param({"kid": "x"}, id="of no kind"),
-        pytest.param({**public_jwk(ONE), "kid": ["x"]}, id="odd id"),
-        pytest.param("x", id="no object"),
+        pytest.param({"kid": "x"}, id="without a type"),
+        pytest.param({**public_jwk(ONE), "kid": ["x"]}, id="id of another type"),
+        pytest.param("x", id="not an object"),
     ],
 )
-async def test_key_of_another_kind_is_left_out_and_the_others_are_taken(key: Any) -> None:
+async def test_unusable_key_is_ignored_and_the_others_are_used(key: Any) -> None:
     source = Source()
     source.offer(key, public_jwk(CURVE, "curve"))
     jwks = source.jwks()
@@ -219,19 +219,19 @@ async def test_key_of_another_kind_is_left_out_and_the_others_are_taken(key: Any
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys": {}}', b"<html>", b"\xff", b"[" * 100_000])
-async def test_document_that_is_no_jwks_is_a_failed_fetch(document: bytes) -> None:
+async def test_document_that_is_not_a_jwks_is_a_failed_fetch(document: bytes) -> None:
     source = Source()
     source.document = document
     with pytest.raises(KeysUnavailableError):
         await source.jwks().find("one", "RS256")
 
 
-async def test_fetch_under_way_is_ended_with_the_service() -> None:
+async def test_fetch_in_progress_is_cancelled_at_shutdown() -> None:
     source = Source()
     source.gate.clear()
     jwks = source.jwks()
     waiting = asyncio.create_task(jwks.find("one", "RS256"))
-    await turns(3)
+    await loop_iterations(3)
     await jwks.aclose()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -244,7 +244,7 @@ async def test_document_is_fetched_over_http() -> None:
 
 
 @pytest.mark.parametrize("status", [302, 404, 500])
-async def test_other_answer_than_200_is_a_failure(status: int) -> None:
+async def test_status_other_than_200_is_a_failure(status: int) -> None:
     with issuing(public_jwk(ONE, "one")) as issuer:
         issuer.status = status
         with pytest.raises(JwksError, match=str(status)):

@@ -1,4 +1,4 @@
-"""Allowances in a real Redis: shared, exact, and replaced by memory while it is gone."""
+"""Quotas in a real Redis: shared by replicas, exact, and replaced by memory while Redis cannot be reached."""
 
 import asyncio
 import re
@@ -26,37 +26,37 @@ pytestmark = pytest.mark.redis
 
 DAY_S = 86_400
 QUOTAS = quotas_of(requests=20, tokens=1000, window_s=DAY_S)
-"""Per day, so that nothing comes back while a test runs."""
-PATIENT_S = 30.0
-"""For tests in which Redis is there: no busy machine makes them fall back."""
-SECRET = "not-to-be-told"  # noqa: S105 - of a Redis that lives as long as a test
+"""Per day, so that nothing is refilled while a test runs."""
+LONG_TIMEOUT_S = 30.0
+"""A time-out for tests in which Redis works: long, so that a busy machine causes no fallback."""
+SECRET = "never-to-be-logged"  # noqa: S105 - of a Redis that runs as long as a test
 
 
 class Opened:
-    """Allowances under test, the looks whether Redis is back that a test lets happen, and what was logged."""
+    """Quotas under test, with control over their checks whether Redis is back, and with their log."""
 
-    def __init__(self, allowances: RedisQuotas, looks: asyncio.Semaphore, logged: list[Any]) -> None:
-        self.allowances = allowances
-        self._looks = looks
+    def __init__(self, quotas: RedisQuotas, checks: asyncio.Semaphore, logged: list[Any]) -> None:
+        self.quotas = quotas
+        self._checks = checks
         self.logged = logged
 
     async def recover(self) -> None:
-        """Let it look until Redis is back."""
-        while self.allowances.store != "redis":
-            self._looks.release()
+        """Let it check until Redis is back."""
+        while self.quotas.store != "redis":
+            self._checks.release()
             await asyncio.sleep(0)
 
     async def take(self, times: int = 1, caller: str = "a") -> list[QuotaState]:
-        """So many requests at once."""
-        return await asyncio.gather(*(self.allowances.take(caller) for _ in range(times)))
+        """Take *times* requests at once."""
+        return await asyncio.gather(*(self.quotas.take(caller) for _ in range(times)))
 
     async def admitted(self, times: int, caller: str = "a") -> int:
-        return sum(allowance.is_admitted for allowance in await self.take(times, caller))
+        return sum(state.is_admitted for state in await self.take(times, caller))
 
     async def charge(self, tokens: int, caller: str = "a") -> None:
-        """Note it, and wait until it is noted."""
+        """Charge tokens, and wait until Redis or memory has counted them."""
         before = asyncio.all_tasks()
-        self.allowances.charge(caller, tokens)
+        self.quotas.charge(caller, tokens)
         await asyncio.gather(*(asyncio.all_tasks() - before))
 
     @property
@@ -77,14 +77,14 @@ FELL_BACK, RECOVERED = ("warning", "limits_fell_back"), ("info", "limits_recover
 
 @asynccontextmanager
 async def opened(
-    url: str, *, quotas: tuple[Quota, ...] = QUOTAS, timeout_s: float = PATIENT_S
+    url: str, *, quotas: tuple[Quota, ...] = QUOTAS, timeout_s: float = LONG_TIMEOUT_S
 ) -> AsyncIterator[Opened]:
-    looks = asyncio.Semaphore(0)
-    allowances = RedisQuotas(quotas, url=url, memory=MemoryQuotas(quotas), timeout_s=timeout_s, pause=looks.acquire)
+    checks = asyncio.Semaphore(0)
+    store = RedisQuotas(quotas, url=url, memory=MemoryQuotas(quotas), timeout_s=timeout_s, pause=checks.acquire)
     before = asyncio.all_tasks()
     with capture_logs() as logged:
-        async with allowances.running():
-            yield Opened(allowances, looks, logged)
+        async with store.running():
+            yield Opened(store, checks, logged)
     assert asyncio.all_tasks() == before, "a task was left over"
 
 
@@ -96,7 +96,7 @@ def shared() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis(shared: RedisServer) -> RedisServer:
-    """A Redis that nobody harms; empty."""
+    """An empty Redis, shared by tests that do not stop it."""
     shared.run("FLUSHALL")
     return shared
 
@@ -109,7 +109,7 @@ def own() -> Iterator[RedisServer]:
 
 
 def the_key(redis: RedisServer) -> str:
-    """The only one, once that of the look at the start has expired."""
+    """Return the only key, once the key of the check at start has expired."""
     while len(keys := redis.stored()) != 1:
         pass
     return keys[0]
@@ -132,7 +132,7 @@ async def test_replicas_together_admit_exactly_the_quota(redis: RedisServer) -> 
 async def test_redis_and_memory_decide_alike(
     redis: RedisServer, steps: list[int | None], tokens: int | None, requests: int
 ) -> None:
-    """None asks for a request, a number charges so many tokens."""
+    """Each step is None, which takes a request, or a number of tokens to charge."""
     redis.run("FLUSHALL")
     quotas = quotas_of(requests=requests, tokens=tokens, window_s=DAY_S)
     ticks = count()
@@ -140,25 +140,25 @@ async def test_redis_and_memory_decide_alike(
     async with opened(redis.url, quotas=quotas) as there:
         for step in steps:
             if step is None:
-                expected, [told] = memory.take_now("a"), await there.take()
-                assert (told.is_admitted, left(told)) == (expected.is_admitted, left(expected))
+                expected, [state] = memory.take_now("a"), await there.take()
+                assert (state.is_admitted, left(state)) == (expected.is_admitted, left(expected))
             else:
                 memory.charge("a", step)
                 await there.charge(step)
 
 
 async def test_sums_are_exact_up_to_the_largest_quota(redis: RedisServer) -> None:
-    """All but one unit are in use, in shares near the largest whole number of a double: one fits, the next does not."""
+    """All but one request are used, in units near the largest integer of a double: one fits, the next does not."""
     quotas = quotas_of(requests=100_000, tokens=None, window_s=DAY_S)
     async with opened(redis.url, quotas=quotas) as there:
         await there.take()
         key = the_key(redis)
         redis.run("HSET", key, "3", str(99_999 * DAY_S * 1_000_000))
-        redis.run("HINCRBY", key, "at", str(DAY_S * 1_000_000))  # nothing comes back before
-        assert [told.is_admitted for told in await there.take(2)] == [True, False]
+        redis.run("HINCRBY", key, "at", str(DAY_S * 1_000_000))  # nothing is refilled before
+        assert [state.is_admitted for state in await there.take(2)] == [True, False]
 
 
-async def test_what_is_used_comes_back_by_the_clock_of_redis(redis: RedisServer) -> None:
+async def test_quotas_are_refilled_by_the_clock_of_redis(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         await there.take()
         key = the_key(redis)
@@ -167,7 +167,7 @@ async def test_what_is_used_comes_back_by_the_clock_of_redis(redis: RedisServer)
         assert await there.admitted(30) == 2
 
 
-async def test_clock_of_redis_that_jumps_back_stops_nothing(redis: RedisServer) -> None:
+async def test_clock_of_redis_may_jump_back(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         await there.take()
         key = the_key(redis)
@@ -177,32 +177,32 @@ async def test_clock_of_redis_that_jumps_back_stops_nothing(redis: RedisServer) 
         assert await there.admitted(30) == 20
 
 
-async def test_tokens_are_charged_into_debt(redis: RedisServer) -> None:
+async def test_tokens_over_the_quota_become_debt(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         assert await there.admitted(1) == 1
         await there.charge(3000)
-        [refused] = await there.take()
-        assert not refused.is_admitted
-        assert [quota.name for quota in refused.violated] == ["tokens"]
-        assert DAY_S * 2 - 60 <= refused.retry_after_s <= DAY_S * 2 + 100  # two quotas of debt, and one token more
+        [rejected] = await there.take()
+        assert not rejected.is_admitted
+        assert [quota.name for quota in rejected.violated] == ["tokens"]
+        assert DAY_S * 2 - 60 <= rejected.retry_after_s <= DAY_S * 2 + 100  # two quotas of debt, and one token more
 
 
-async def test_charges_that_are_under_way_at_the_end_are_noted(redis: RedisServer) -> None:
+async def test_charges_in_progress_at_shutdown_are_counted(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         for _ in range(50):
-            there.allowances.charge("a", 10)
+            there.quotas.charge("a", 10)
     async with opened(redis.url) as there:
-        [told] = await there.take()
-        assert left(told) == [19, 500]
+        [state] = await there.take()
+        assert left(state) == [19, 500]
 
 
-async def test_keys_tell_nobody_who_the_callers_are_and_expire(redis: RedisServer) -> None:
+async def test_keys_do_not_contain_callers_and_expire(redis: RedisServer) -> None:
     async with opened(redis.url, quotas=quotas_of(requests=20, tokens=1000, window_s=60)) as there:
         await there.take(caller=f"name {SECRET}")
         await there.charge(5000, caller=f"name {SECRET}")
         key = the_key(redis)
         assert SECRET not in key
-        assert 290_000 < int(redis.run("PTTL", key).strip(":\r\n")) <= 300_002  # until its debt is paid
+        assert 290_000 < int(redis.run("PTTL", key).strip(":\r\n")) <= 300_002  # until the debt is refilled
 
 
 async def test_replicas_with_other_limits_do_not_share(redis: RedisServer) -> None:
@@ -218,7 +218,7 @@ async def test_any_name_is_counted(redis: RedisServer, caller: str) -> None:
         assert there.events == []
 
 
-async def test_script_that_redis_has_forgotten_is_sent_again(redis: RedisServer) -> None:
+async def test_script_that_redis_has_lost_is_sent_again(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         await there.take()
         redis.run("SCRIPT", "FLUSH")
@@ -240,7 +240,7 @@ async def test_password_of_the_url_is_used() -> None:
             assert there.events == []
 
 
-async def test_user_who_may_do_no_more_than_is_needed_is_enough(own: RedisServer) -> None:
+async def test_rights_that_the_docs_name_are_enough(own: RedisServer) -> None:
     own.run("ACL SETUSER limits on", f">{SECRET}", "~fast-embedding:allowance:*", "resetchannels -@all", *NEEDED)
     async with opened(own.url.replace("//", f"//limits:{SECRET}@")) as there:
         assert await there.admitted(30) == 20
@@ -251,17 +251,17 @@ async def test_killed_redis_is_replaced_by_memory_until_it_is_restarted(own: Red
     async with opened(own.url) as there:
         assert await there.admitted(15) == 15
         own.kill()
-        assert await there.admitted(30) == 20  # memory knows nothing of what was used before
+        assert await there.admitted(30) == 20  # memory starts with full quotas
         await there.charge(5000)
         assert await there.admitted(1) == 0
-        assert (there.events, there.allowances.store) == ([FELL_BACK], "memory")
+        assert (there.events, there.quotas.store) == ([FELL_BACK], "memory")
         own.start()
         await there.recover()
-        assert await there.admitted(30) == 20  # nor does a new Redis
-        assert (there.events, there.allowances.fallbacks) == ([FELL_BACK, RECOVERED], 1)
+        assert await there.admitted(30) == 20  # and so does a new Redis
+        assert (there.events, there.quotas.fallbacks) == ([FELL_BACK, RECOVERED], 1)
 
 
-async def test_redis_restarted_between_two_requests_goes_unnoticed(own: RedisServer) -> None:
+async def test_redis_may_restart_between_two_requests(own: RedisServer) -> None:
     async with opened(own.url) as there:
         assert await there.admitted(MAX_CONNECTIONS) == MAX_CONNECTIONS
         own.kill()
@@ -280,12 +280,12 @@ async def test_frozen_redis_is_replaced_by_memory_until_it_is_thawed(own: RedisS
         assert (there.events, there.reasons) == ([FELL_BACK], ["TimeoutError"])
         own.thaw()
         await there.recover()
-        # No connection was lost to those who gave up waiting.
+        # Callers that gave up waiting did not take connections away.
         assert await there.admitted(10 * MAX_CONNECTIONS, caller="b") == 20
         assert RECOVERED in there.events
 
 
-async def test_process_that_is_held_up_does_not_blame_redis(own: RedisServer) -> None:
+async def test_blocked_event_loop_is_not_taken_for_a_slow_redis(own: RedisServer) -> None:
     async with opened(own.url, timeout_s=0.5) as there:
         await there.take()
         for _ in range(3):
@@ -296,11 +296,11 @@ async def test_process_that_is_held_up_does_not_blame_redis(own: RedisServer) ->
         assert there.events == []
 
 
-async def test_caller_who_leaves_while_redis_is_asked_harms_nobody(own: RedisServer) -> None:
+async def test_callers_that_leave_while_redis_is_slow_affect_no_others(own: RedisServer) -> None:
     async with opened(own.url) as there:
         await there.take()
         own.freeze()
-        leaving = [asyncio.create_task(there.allowances.take("b")) for _ in range(2 * MAX_CONNECTIONS)]
+        leaving = [asyncio.create_task(there.quotas.take("b")) for _ in range(2 * MAX_CONNECTIONS)]
         for _ in range(10):
             await asyncio.sleep(0)
         for task in leaving:
@@ -311,7 +311,7 @@ async def test_caller_who_leaves_while_redis_is_asked_harms_nobody(own: RedisSer
         assert there.events == []
 
 
-async def test_charge_that_finds_redis_gone_is_noted_in_memory(own: RedisServer) -> None:
+async def test_charge_that_cannot_reach_redis_is_counted_in_memory(own: RedisServer) -> None:
     async with opened(own.url) as there:
         await there.take()
         own.kill()
@@ -320,7 +320,7 @@ async def test_charge_that_finds_redis_gone_is_noted_in_memory(own: RedisServer)
         assert there.events == [FELL_BACK]
 
 
-async def test_redis_that_takes_no_writes_is_not_used(own: RedisServer) -> None:
+async def test_read_only_redis_is_not_used(own: RedisServer) -> None:
     async with opened(own.url) as there:
         await there.take()
         own.run("REPLICAOF", "127.0.0.1", str(free_port()))
@@ -334,14 +334,14 @@ async def test_redis_that_takes_no_writes_is_not_used(own: RedisServer) -> None:
 @pytest.mark.parametrize(
     ("url_of", "reason"),
     [
-        pytest.param(lambda _: f"redis://127.0.0.1:{free_port()}", "ConnectionError", id="nothing there"),
+        pytest.param(lambda _: f"redis://127.0.0.1:{free_port()}", "ConnectionError", id="not running"),
         pytest.param(
             lambda server: server.url.replace("//", f"//:{SECRET}@"), "AuthenticationError", id="wrong password"
         ),
         pytest.param(lambda server: server.url, "AuthenticationError", id="no password"),
     ],
 )
-async def test_redis_that_cannot_be_used_at_the_start_is_told_once(
+async def test_redis_that_cannot_be_used_at_the_start_is_logged_once(
     url_of: Callable[[RedisServer], str], reason: str
 ) -> None:
     with running_redis("--requirepass", "another") as server:
@@ -351,13 +351,13 @@ async def test_redis_that_cannot_be_used_at_the_start_is_told_once(
             assert SECRET not in str(there.logged)
 
 
-async def test_redis_without_tls_is_not_used_for_a_url_with_it(redis: RedisServer) -> None:
+async def test_redis_without_tls_is_not_used_for_a_rediss_url(redis: RedisServer) -> None:
     async with opened(redis.url.replace("redis:", "rediss:"), timeout_s=0.25) as there:
         assert await there.admitted(30) == 20
         assert there.events == [FELL_BACK]
 
 
-async def test_server_that_is_no_redis_is_not_used() -> None:
+async def test_server_that_is_not_redis_is_not_used() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -370,6 +370,6 @@ async def test_server_that_is_no_redis_is_not_used() -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://:hush@host?db=x", "redis://:hush@host?nonsense=1"])
-def test_option_that_the_client_does_not_know_stops_the_start(url: str) -> None:
+def test_unknown_option_in_the_url_stops_the_start(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^REDIS_URL is not allowed: it has an option"):
         quota_store(load_settings(enable_rate_limit=True, redis_url=url))

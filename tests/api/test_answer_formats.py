@@ -1,4 +1,4 @@
-"""Which format a caller gets, and what each of them can carry."""
+"""The format of an answer by the Accept header, and what each format contains."""
 
 import sys
 
@@ -46,12 +46,12 @@ def answer(dtype: str, *, chunks: list[Chunk] | None = None) -> EmbedResult:
         pytest.param(f"{ARROW}, {OCTETS};q=0.5", ARROW, id="arrow-first"),
         pytest.param(f"{ARROW};q=0.2, {OCTETS};q=0.5", OCTETS, id="bytes-first"),
         pytest.param(f"{OCTETS};q=1e999", JSON, id="endless-quality"),
-        pytest.param("arrow", JSON, id="half-a-name"),
+        pytest.param("arrow", JSON, id="no-media-type"),
         pytest.param(f"{OCTETS};q=0", JSON, id="not-bytes"),
         pytest.param(f"{OCTETS}; q=0.000, {ARROW};q=0.1", ARROW, id="not-bytes-but-arrow"),
     ],
 )
-def test_format_is_read_from_the_header(accept: str | None, wanted: Format) -> None:
+def test_format_is_chosen_by_the_accept_header(accept: str | None, wanted: Format) -> None:
     assert accepted_format(accept) == wanted
 
 
@@ -81,17 +81,17 @@ PROMETHEUS_3 = (
         pytest.param("text/plain;version=0.0.4;q=1,*/*;q=0.1", PLAIN, id="vmagent"),
         pytest.param("text/plain", PLAIN, id="text"),
         pytest.param("text/*", PLAIN, id="any-text"),
-        pytest.param("text/plain;q=0.5, application/json;q=0.9", None, id="rather-json"),
+        pytest.param("text/plain;q=0.5, application/json;q=0.9", None, id="json-preferred"),
         pytest.param("text/plain;q=0", None, id="not-text"),
         pytest.param("text/plain;q=1e999", None, id="endless-quality"),
     ],
 )
-def test_metrics_are_text_for_who_prefers_text(accept: str | None, wanted: str | None) -> None:
+def test_metrics_are_text_if_the_accept_header_prefers_text(accept: str | None, wanted: str | None) -> None:
     assert accepted_text_format(accept) == wanted
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "i1", "u1"])
-def test_matrix_is_little_endian_and_its_headers_read_it_back(dtype: str) -> None:
+def test_matrix_is_little_endian_and_its_headers_describe_it(dtype: str) -> None:
     response = octets(answer(dtype))
     shape = [int(size) for size in response.headers["X-Embedding-Shape"].split(",")]
     stored = np.dtype(response.headers["X-Embedding-Dtype"]).newbyteorder("<")
@@ -102,7 +102,7 @@ def test_matrix_is_little_endian_and_its_headers_read_it_back(dtype: str) -> Non
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f2", "i1", "u1"])
-def test_arrow_table_keeps_the_numbers_and_the_model(dtype: str) -> None:
+def test_arrow_table_has_the_exact_numbers_and_the_model(dtype: str) -> None:
     ipc = pytest.importorskip("pyarrow.ipc")
     table = ipc.open_stream(arrow(answer(dtype)).content).read_all()
     np.testing.assert_array_equal(np.array(table["embedding"].to_pylist(), dtype), answer(dtype).vectors)
@@ -113,7 +113,7 @@ def test_arrow_table_keeps_the_numbers_and_the_model(dtype: str) -> None:
     assert table.schema.metadata == {b"model_name": b"a/b", b"dimension": b"4", b"fingerprint": b"0123456789abcdef"}
 
 
-def test_arrow_table_of_chunks_has_their_places() -> None:
+def test_arrow_table_of_chunks_has_their_character_ranges() -> None:
     ipc = pytest.importorskip("pyarrow.ipc")
     chunks = [Chunk(0, 0, 7, 16), Chunk(0, 8, 9, 3)]
     table = ipc.open_stream(arrow(answer("<f4", chunks=chunks)).content).read_all()
@@ -124,23 +124,23 @@ def test_arrow_table_of_chunks_has_their_places() -> None:
 
 
 @pytest.mark.parametrize("wanted", [OCTETS, ARROW])
-def test_bytes_and_base64_exclude_each_other(wanted: Format) -> None:
-    with pytest.raises(InvalidInputError, match="encoding") as refusal:
+def test_binary_formats_reject_base64(wanted: Format) -> None:
+    with pytest.raises(InvalidInputError, match="encoding") as rejection:
         check_format(wanted, is_base64=True, has_chunks=False)
-    assert refusal.value.extensions == {"field": "encoding"}
+    assert rejection.value.extensions == {"field": "encoding"}
 
 
-def test_matrix_and_chunks_exclude_each_other() -> None:
+def test_matrix_rejects_chunks() -> None:
     check_format(JSON, is_base64=True, has_chunks=True)
     check_format(ARROW, is_base64=False, has_chunks=True)
     with pytest.raises(InvalidInputError, match="long_text"):
         check_format(OCTETS, is_base64=False, has_chunks=True)
 
 
-def test_arrow_without_pyarrow_is_refused_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)  # how Python marks a package that is not there
-    for ask in (lambda: check_format(ARROW, is_base64=False, has_chunks=False), lambda: arrow(answer("<f4"))):
-        with pytest.raises(NotAcceptableError, match="pyarrow") as refusal:
-            ask()
-        assert refusal.value.status == 406
-        assert OCTETS in refusal.value.detail
+def test_arrow_without_pyarrow_is_a_406_that_names_other_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # Python's mark of a module that cannot be imported
+    for call in (lambda: check_format(ARROW, is_base64=False, has_chunks=False), lambda: arrow(answer("<f4"))):
+        with pytest.raises(NotAcceptableError, match="pyarrow") as rejection:
+            call()
+        assert rejection.value.status == 406
+        assert OCTETS in rejection.value.detail

@@ -1,3 +1,5 @@
+"""The OpenAPI schema of vectors."""
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,19 +9,19 @@ from api.answer_types import Vectors, VectorsSchema
 
 
 @dataclass(frozen=True, slots=True)
-class Both:
+class Answer:
     embedding: Vectors
     embeddings: Vectors
     name: str
 
 
-def test_schema_says_what_vectors_are() -> None:
-    @get("/both")
-    async def both() -> Response[Both]:
+def test_schema_describes_vectors_as_numbers_or_base64() -> None:
+    @get("/answer")
+    async def answer() -> Response[Answer]:
         raise NotImplementedError
 
-    schema: Any = Litestar([both], plugins=[VectorsSchema()], logging_config=None).openapi_schema.to_schema()
-    [properties] = [facts["properties"] for facts in schema["components"]["schemas"].values() if "Both" in str(facts)]
+    schema: Any = Litestar([answer], plugins=[VectorsSchema()], logging_config=None).openapi_schema.to_schema()
+    [properties] = [facts["properties"] for facts in schema["components"]["schemas"].values() if "Answer" in str(facts)]
     numbers = {"type": "array", "items": {"type": "number"}}
     vector = {"oneOf": [numbers, {"type": "string", "contentEncoding": "base64"}]}
     assert properties["embedding"] == vector

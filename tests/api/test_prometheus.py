@@ -23,13 +23,13 @@ KEY = "some-key-of-32-characters-or-more"
 GUIDE = (ROOT / "docs/production/monitoring.md").read_text(encoding="utf-8")
 _, CONFIG, ALERTS = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
 GUIDES_TARGET, GUIDES_INTERVAL = "127.0.0.1:8000", "scrape_interval: 15s"
-PATIENCE_S = 30
-LOOK_AGAIN_S = 0.1
+TIMEOUT_S = 30
+PAUSE_S = 0.1
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """It has answered two requests, and shows its metrics only to who has the key."""
+    """A server that has answered two requests, and requires a key for its metrics."""
     models = tmp_path_factory.mktemp("models")
     TinyModel("tiny/one").write(models)
     settings = {"MODELS_DIR": str(models), "REQUIRED_MODELS": "tiny/one", "CLOSED_ROUTES": "metrics"}
@@ -42,13 +42,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 @pytest.fixture(scope="module")
 def prometheus(service: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Prometheus"]:
-    """The guide's own configuration but for the address, and in a hurry."""
+    """A Prometheus with the guide's configuration, except for the address and shorter intervals."""
     folder = tmp_path_factory.mktemp("prometheus")
     assert GUIDES_TARGET in CONFIG
     assert GUIDES_INTERVAL in CONFIG
-    hurry = "global: {evaluation_interval: 1s}\n"
-    written = CONFIG.replace(GUIDES_TARGET, service.url.removeprefix("http://"))
-    (folder / "prometheus.yml").write_text(hurry + written.replace(GUIDES_INTERVAL, "scrape_interval: 1s"))
+    interval = "global: {evaluation_interval: 1s}\n"
+    config = CONFIG.replace(GUIDES_TARGET, service.url.removeprefix("http://"))
+    (folder / "prometheus.yml").write_text(interval + config.replace(GUIDES_INTERVAL, "scrape_interval: 1s"))
     (folder / "fast-embedding-alerts.yml").write_text(ALERTS)
     (folder / "metrics-key").write_text(f"{KEY}\n")
     with running_prometheus(folder) as running:
@@ -59,10 +59,10 @@ class Prometheus:
     """A Prometheus that a test has started."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=PATIENCE_S)
+        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=TIMEOUT_S)
 
     def value(self, query: str) -> float:
-        """The one number that *query* gives, as soon as it gives any."""
+        """Return the single number that *query* results in, as soon as there is one."""
 
         def answer() -> list[Any]:
             return list(self._get("/query", query=query)["result"])
@@ -71,7 +71,7 @@ class Prometheus:
         return float(found["value"][1])
 
     def rules(self) -> dict[str, tuple[str, str]]:
-        """By name each rule's health and its last error, as soon as all were evaluated."""
+        """Return each rule's health and last error by name, as soon as all have been evaluated."""
 
         def evaluated() -> list[Any]:
             rules = [rule for group in self._get("/rules")["groups"] for rule in group["rules"]]
@@ -89,17 +89,17 @@ class Prometheus:
 
 
 def _soon(look: Callable[[], list[Any]], what: str) -> list[Any]:
-    """What *look* finds: Prometheus tells nobody when it has collected, so it is asked until it has."""
-    ends = time.monotonic() + PATIENCE_S
+    """Return what *look* finds. It is called until then, as Prometheus does not report when it has collected."""
+    ends = time.monotonic() + TIMEOUT_S
     while not (found := look()):
-        assert time.monotonic() < ends, f"nothing of {what}"
-        time.sleep(LOOK_AGAIN_S)
+        assert time.monotonic() < ends, f"no {what}"
+        time.sleep(PAUSE_S)
     return found
 
 
 @contextmanager
 def running_prometheus(folder: Path) -> Iterator[Prometheus]:
-    """A Prometheus with the `prometheus.yml` of *folder*, where it keeps what it collects; it is gone at the end."""
+    """Start a Prometheus with the `prometheus.yml` of *folder*, where it stores its data, and stop it at the end."""
     address = f"127.0.0.1:{free_port()}"
     command = [needed("prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=collected"]
     process = LoggedProcess([*command, f"--web.listen-address={address}"], folder=folder, environment=os.environ)
@@ -114,7 +114,7 @@ def running_prometheus(folder: Path) -> Iterator[Prometheus]:
         process.stop()
 
 
-def test_real_prometheus_collects_and_answers(prometheus: Prometheus) -> None:
+def test_prometheus_collects_the_metrics(prometheus: Prometheus) -> None:
     assert prometheus.value('fast_embedding_requests_total{endpoint="POST /embed"}') == 2
     assert prometheus.value('up{job="fast-embedding"}') == 1
     assert prometheus.value('fast_embedding_errors_total{code="invalid-input"}') == 1
@@ -123,7 +123,7 @@ def test_real_prometheus_collects_and_answers(prometheus: Prometheus) -> None:
     assert prometheus.value("process_resident_memory_bytes") > 1e7
 
 
-def test_quantiles_over_replicas_can_be_asked_for(prometheus: Prometheus) -> None:
+def test_quantiles_over_replicas_can_be_queried(prometheus: Prometheus) -> None:
     buckets = 'fast_embedding_request_duration_seconds_bucket{endpoint="POST /embed"}'
     assert 0 < prometheus.value(f"histogram_quantile(0.95, sum by (le) ({buckets}))") < 60
 
@@ -131,17 +131,17 @@ def test_quantiles_over_replicas_can_be_asked_for(prometheus: Prometheus) -> Non
 def test_alerts_of_the_guide_are_evaluated(prometheus: Prometheus) -> None:
     rules = prometheus.rules()
     assert set(rules) == set(re.findall(r"alert: (\w+)", ALERTS))
-    assert {name: told for name, told in rules.items() if told != ("ok", "")} == {}
+    assert {name: state for name, state in rules.items() if state != ("ok", "")} == {}
 
 
-def test_promtool_finds_nothing_to_say_about_names_and_texts(service: ServerProcess) -> None:
+def test_promtool_accepts_names_and_help_texts(service: ServerProcess) -> None:
     headers = {"Accept": "text/plain", "X-API-Key": KEY}
     text = httpx.get(f"{service.url}/metrics", headers=headers, timeout=30).content
     done = subprocess.run([needed("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_alerts_ask_for_codes_that_exist() -> None:
+def test_alerts_use_error_codes_that_exist() -> None:
     codes = set(re.findall(r"\| \d{3} \| `([a-z-]+)` \|", (ROOT / "docs/ERRORS.md").read_text(encoding="utf-8")))
     asked = {code for codes in re.findall(r'code=~?"([^"]+)"', ALERTS) for code in codes.split("|")}
     assert asked

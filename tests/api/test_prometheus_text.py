@@ -1,3 +1,5 @@
+"""The metrics as text for Prometheus: names, numbers and labels, in both text formats."""
+
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
@@ -25,7 +27,7 @@ from tests.support.servers import ROOT
 READERS: MappingProxyType[str, Callable[[str], Iterable[Metric]]] = MappingProxyType(
     {PLAIN: read_plain, OPEN_METRICS: read_open_metrics}
 )
-ANSWER = MetricsAnswer(  # each number stands in it once
+ANSWER = MetricsAnswer(  # each number occurs once
     total_requests=31 + 32,
     total_embeddings=52,
     uptime_seconds=11.5,
@@ -55,7 +57,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 each_format = pytest.mark.parametrize("wanted", TEXT_TYPES)
 
 
-def written(wanted: str, facts: Facts = FACTS) -> list[Metric]:
+def read_back(wanted: str, facts: Facts = FACTS) -> list[Metric]:
     text: bytes = text_answer(wanted, facts).content
     return list(READERS[wanted](text.decode()))
 
@@ -69,11 +71,11 @@ def samples(metrics: Iterable[Metric]) -> Samples:
 
 
 @each_format
-def test_everything_that_json_tells_is_told(wanted: str) -> None:
-    told = samples(written(wanted))
-    labels = {value for _, pairs in told for _, value in pairs}
+def test_text_has_all_numbers_and_labels_of_the_json_answer(wanted: str) -> None:
+    values = samples(read_back(wanted))
+    labels = {value for _, pairs in values for _, value in pairs}
     numbers, words = leaves({**asdict(ANSWER), "total_requests": 0, "total_embeddings": 0, "endpoints": {}})
-    assert numbers - {0.0} <= set(told.values())
+    assert numbers - {0.0} <= set(values.values())
     assert words <= labels
     assert {"POST /embed", "(no route)", "invalid-input", "overloaded", "tiny/one"} <= labels
 
@@ -87,10 +89,10 @@ def leaves(tree: object) -> tuple[set[float], set[str]]:
 
 @each_format
 def test_totals_are_the_sums_of_their_parts(wanted: str) -> None:
-    told = samples(written(wanted))
+    values = samples(read_back(wanted))
 
     def total(name: str) -> float:
-        return sum(value for (sample, _), value in told.items() if sample == name)
+        return sum(value for (sample, _), value in values.items() if sample == name)
 
     assert total("fast_embedding_requests_total") == ANSWER.total_requests
     assert total("fast_embedding_model_texts_total") == ANSWER.total_embeddings
@@ -98,31 +100,31 @@ def test_totals_are_the_sums_of_their_parts(wanted: str) -> None:
 
 @each_format
 def test_latencies_are_a_histogram(wanted: str) -> None:
-    told = samples(written(wanted))
+    values = samples(read_back(wanted))
     name, endpoint = "fast_embedding_request_duration_seconds", ("endpoint", "POST /embed")
-    buckets = {dict(labels)["le"]: value for (sample, labels), value in told.items() if sample == f"{name}_bucket"}
+    buckets = {dict(labels)["le"]: value for (sample, labels), value in values.items() if sample == f"{name}_bucket"}
     assert buckets["0.001"] == buckets["0.0025"] == 4
     assert buckets["0.005"] == buckets["60.0"] == 7
-    assert buckets["+Inf"] == told[f"{name}_count", (endpoint,)] == 31
-    assert told[f"{name}_sum", (endpoint,)] == 91.25
+    assert buckets["+Inf"] == values[f"{name}_count", (endpoint,)] == 31
+    assert values[f"{name}_sum", (endpoint,)] == 91.25
 
 
 @each_format
-def test_what_json_does_not_tell_is_told_too(wanted: str) -> None:
-    told = samples(written(wanted))
-    assert told["fast_embedding_ready", ()] == 1
-    assert told["fast_embedding_build_info", (("version", "1.2.3"),)] == 1
-    assert told["fast_embedding_queue_limit_seconds", ()] == 81
-    assert told["fast_embedding_model_info", (("fingerprint", "d232dbe4e7fddd67"), ("model", "tiny/one"))] == 1
-    assert told["process_resident_memory_bytes", ()] > 1e7
-    assert told["process_cpu_seconds_total", ()] > 0
-    assert told["process_open_fds", ()] > 0
-    assert samples(written(wanted, replace(FACTS, is_ready=False)))["fast_embedding_ready", ()] == 0
+def test_text_has_what_the_json_answer_lacks(wanted: str) -> None:
+    values = samples(read_back(wanted))
+    assert values["fast_embedding_ready", ()] == 1
+    assert values["fast_embedding_build_info", (("version", "1.2.3"),)] == 1
+    assert values["fast_embedding_queue_limit_seconds", ()] == 81
+    assert values["fast_embedding_model_info", (("fingerprint", "d232dbe4e7fddd67"), ("model", "tiny/one"))] == 1
+    assert values["process_resident_memory_bytes", ()] > 1e7
+    assert values["process_cpu_seconds_total", ()] > 0
+    assert values["process_open_fds", ()] > 0
+    assert samples(read_back(wanted, replace(FACTS, is_ready=False)))["fast_embedding_ready", ()] == 0
 
 
 @each_format
-def test_names_follow_the_conventions_and_each_family_explains_itself(wanted: str) -> None:
-    metrics = written(wanted)
+def test_names_follow_the_conventions_and_each_metric_has_a_help_text(wanted: str) -> None:
+    metrics = read_back(wanted)
     assert len(metrics) == len({metric.name for metric in metrics}) > 30
     for metric in metrics:
         assert metric.name.startswith(("fast_embedding_", "process_"))
@@ -131,27 +133,26 @@ def test_names_follow_the_conventions_and_each_family_explains_itself(wanted: st
         assert not metric.name.endswith(("_ms", "_milliseconds", "_mb", "_count", "_sum", "_bucket"))
 
 
-def test_nothing_is_kept_between_two_answers() -> None:
-    """The library's own registry, which is global, gets nothing of ours."""
-    assert [metric.name for metric in written(PLAIN)] == [metric.name for metric in written(PLAIN)]
+def test_answer_leaves_nothing_in_the_global_registry() -> None:
+    assert [metric.name for metric in read_back(PLAIN)] == [metric.name for metric in read_back(PLAIN)]
     assert not [metric.name for metric in REGISTRY.collect() if metric.name.startswith("fast_embedding_")]
 
 
-def test_guide_names_each_of_them_and_no_other() -> None:
+def test_guide_lists_exactly_these_metrics() -> None:
     guide = (ROOT / "docs/production/monitoring.md").read_text(encoding="utf-8")
     rows = [line for line in guide.splitlines() if line.startswith(("| `fast_embedding_", "| `process_"))]
     suffixes = {"counter": "_total", "info": "_info"}
     named = [name for row in rows for name in re.findall(r"`((?:fast_embedding|process)_\w+)`", row.split("|")[1])]
-    assert sorted(named) == sorted(metric.name + suffixes.get(metric.type, "") for metric in written(OPEN_METRICS))
+    assert sorted(named) == sorted(metric.name + suffixes.get(metric.type, "") for metric in read_back(OPEN_METRICS))
 
 
 @each_format
-def test_content_type_tells_the_version(wanted: str) -> None:
+def test_content_type_has_the_version_of_the_format(wanted: str) -> None:
     assert text_answer(wanted, FACTS).headers["Content-Type"] == TEXT_TYPES[wanted]
 
 
 @each_format
-def test_strange_name_of_a_model_breaks_no_line(wanted: str) -> None:
+def test_model_name_with_special_characters_is_escaped(wanted: str) -> None:
     name = 'a"b\\c\nd'
-    told = samples(written(wanted, replace(FACTS, answer=replace(ANSWER, models={name: ModelUsage(1, 2, 3)}))))
-    assert told["fast_embedding_model_texts_total", (("model", name),)] == 2
+    values = samples(read_back(wanted, replace(FACTS, answer=replace(ANSWER, models={name: ModelUsage(1, 2, 3)}))))
+    assert values["fast_embedding_model_texts_total", (("model", name),)] == 2

@@ -1,6 +1,6 @@
-"""Schemathesis asks a real server whatever its OpenAPI document allows, and much that it does not.
+"""Schemathesis sends a real server requests that its OpenAPI document allows, and many that it does not.
 
-`SCHEMATHESIS_EXAMPLES=2000 pytest tests/api/test_schemathesis.py` asks for longer.
+`SCHEMATHESIS_EXAMPLES=2000 pytest -m slow tests/api/test_schemathesis.py` sends more.
 """
 
 import os
@@ -11,14 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.servers import ROOT, ServerProcess, running_server
+from tests.support.servers import NO_HUB, ROOT, ServerProcess, running_server
 
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "60")
-"""Requests per route that are made up, besides those that are derived from the document."""
-NO_HUB = "http://127.0.0.1:9"
+"""Random requests per route, in addition to those derived from the document."""
 
 
-def asked(server: ServerProcess, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_schemathesis(server: ServerProcess, folder: Path) -> subprocess.CompletedProcess[str]:
     config = ROOT / "tests" / "schemathesis.toml"
     return subprocess.run(
         [
@@ -26,7 +25,7 @@ def asked(server: ServerProcess, folder: Path) -> subprocess.CompletedProcess[st
             *("-m", "schemathesis.cli", "--config-file", config),
             *("run", f"{server.url}/schema/openapi.json", "--max-examples", EXAMPLES),
         ],
-        cwd=folder,  # it leaves files where it stands
+        cwd=folder,  # it writes files into its working folder
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -36,15 +35,15 @@ def asked(server: ServerProcess, folder: Path) -> subprocess.CompletedProcess[st
 
 @pytest.mark.slow
 @pytest.mark.timeout(300 + 2 * int(EXAMPLES))
-def test_each_answer_is_as_documented_and_none_tells_of_a_failure(tmp_path: Path) -> None:
-    """No 5xx, each status and body as the document has it, what is invalid refused, what is valid accepted."""
+def test_each_answer_is_as_documented_and_none_is_a_failure_of_the_service(tmp_path: Path) -> None:
+    """No 5xx; each status and body is documented; invalid requests are rejected, and valid ones accepted."""
     with running_server(HF_ENDPOINT=NO_HUB, HUB_CACHE_DIR=str(tmp_path / "hub")) as server:
-        done = asked(server, tmp_path)
+        done = run_schemathesis(server, tmp_path)
         assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
-        answered = httpx.get(f"{server.url}/metrics").json()
+        metrics = httpx.get(f"{server.url}/metrics").json()
         log = server.log
-    assert answered["total_requests"] > 500
-    assert set(answered["errors"]) <= {
+    assert metrics["total_requests"] > 500
+    assert set(metrics["errors"]) <= {
         "bad-request",
         "deadline-exceeded",
         "invalid-input",

@@ -1,6 +1,5 @@
-"""From the settings to the parts that tell who may call; what is wrong with them is told without a key in it."""
+"""From the settings to keys, tokens and closed routes; errors in them never show a key."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,56 +9,43 @@ from structlog.testing import capture_logs
 
 from access.principals import NoTokens, Principal
 from assembly.access import is_loopback, read_access
-from config import Settings, SettingsError, load_settings
+from config import SettingsError
+from tests.support.apps import settings_of
 from tests.support.signing_keys import SECRET, ec_key, issuing, private_pem, public_jwk, public_pem, rsa_key, token
 
 KEY, OTHER = "0123456789-alice-key", "0123456789-other-key"
 
-Read = Callable[..., Settings]
 
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> Read:
-    """Reads the settings from these environment variables only."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-
-    def read(**variables: object) -> Settings:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, str(value))
-        return load_settings(_env_file=None)
-
-    return read
-
-
-def test_without_a_key_everything_is_open(read: Read) -> None:
-    access = read_access(read())
+def test_without_a_key_everything_is_open() -> None:
+    access = read_access(settings_of())
     assert (access.sources, access.protected) == ((), frozenset())
     assert isinstance(access.tokens, NoTokens)
 
 
-def test_with_a_key_texts_are_embedded_for_who_has_one_and_the_rest_is_closed_where_asked(read: Read) -> None:
-    access = read_access(read(API_KEYS=f"alice:{KEY}", CLOSED_ROUTES="Metrics, docs"))
+def test_with_keys_embedding_needs_one_and_closed_routes_do_too() -> None:
+    access = read_access(settings_of(API_KEYS=f"alice:{KEY}", CLOSED_ROUTES="Metrics, docs"))
     assert access.sources == ("API_KEYS",)
     assert access.protected == {"embed", "metrics", "docs"}
     assert access.keys.find(KEY.encode()) == Principal("key", "alice", permissions=frozenset({"embed"}))
 
 
-def test_keys_come_from_the_settings_and_from_the_file(read: Read, tmp_path: Path) -> None:
+def test_keys_are_read_from_the_settings_and_from_the_file(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"bob:{OTHER}\n")
-    access = read_access(read(API_KEYS=KEY, API_KEYS_FILE=tmp_path / "keys"))
+    access = read_access(settings_of(API_KEYS=KEY, API_KEYS_FILE=str(tmp_path / "keys")))
     assert access.sources == ("API_KEYS", "API_KEYS_FILE")
     assert len(access.keys) == 2
 
 
-def test_keys_may_be_written_as_json(read: Read) -> None:
-    assert len(read_access(read(API_KEYS=f'["{KEY}", "bob:{OTHER}"]')).keys) == 2
+def test_keys_may_be_written_as_json() -> None:
+    assert len(read_access(settings_of(API_KEYS=f'["{KEY}", "bob:{OTHER}"]')).keys) == 2
 
 
-async def test_tokens_of_each_kind_are_taken_by_the_key_that_is_set_for_it(read: Read, tmp_path: Path) -> None:
+async def test_each_algorithm_uses_the_key_that_is_set_for_it(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(public_pem(ec_key()))
     access = read_access(
-        read(JWT_SECRET=SECRET, JWT_PUBLIC_KEY_FILE=tmp_path / "key.pem", JWT_AUDIENCE="here", JWT_ISSUER="me")
+        settings_of(
+            JWT_SECRET=SECRET, JWT_PUBLIC_KEY_FILE=str(tmp_path / "key.pem"), JWT_AUDIENCE="here", JWT_ISSUER="me"
+        )
     )
     for key, algorithm in ((SECRET, "HS256"), (ec_key(), "ES256")):
         caller = await access.tokens.verify(token(key, algorithm, aud="here", iss="me").encode())
@@ -68,16 +54,16 @@ async def test_tokens_of_each_kind_are_taken_by_the_key_that_is_set_for_it(read:
     await access.tokens.aclose()
 
 
-async def test_keys_of_an_issuer_are_fetched_from_its_address(read: Read) -> None:
+async def test_keys_of_an_issuer_are_fetched_from_its_address() -> None:
     with issuing(public_jwk(rsa_key(), "one")) as issuer:
-        access = read_access(read(JWT_JWKS_URL=issuer.url))
+        access = read_access(settings_of(JWT_JWKS_URL=issuer.url))
         assert issuer.asked == 0
         assert await access.tokens.verify(token(rsa_key(), "RS256", kid="one").encode())
     await access.tokens.aclose()
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reason"),
     [
         pytest.param({"API_KEYS": "short"}, "API_KEYS: entry 1", id="short key"),
         pytest.param({"API_KEYS": f"{KEY},{KEY}"}, "API_KEYS: entry 2 has the same key as entry 1", id="key twice"),
@@ -94,47 +80,49 @@ async def test_keys_of_an_issuer_are_fetched_from_its_address(read: Read) -> Non
         pytest.param({"JWT_PUBLIC_KEY_FILE": "broken"}, "JWT_PUBLIC_KEY_FILE: it contains no public key", id="no key"),
         pytest.param({"JWT_PUBLIC_KEY_FILE": "private.pem"}, "contains a private key", id="private key"),
         pytest.param({"JWT_JWKS_URL": "ftp://x/keys"}, "JWT_JWKS_URL is not allowed", id="no web address"),
-        pytest.param({"JWT_JWKS_URL": "https://"}, "JWT_JWKS_URL is not allowed", id="address of nobody"),
+        pytest.param({"JWT_JWKS_URL": "https://"}, "JWT_JWKS_URL is not allowed", id="no host"),
         pytest.param(
             {"JWT_JWKS_URL": f"https://me:{KEY}@x/"}, "JWT_JWKS_URL is not allowed", id="address with a password"
         ),
-        pytest.param({"JWT_JWKS_URL": f"https://{KEY}\u2100/"}, "JWT_JWKS_URL", id="address with an odd character"),
-        pytest.param({"JWT_JWKS_URL": f"https://x:{KEY}/"}, "JWT_JWKS_URL", id="address with an odd port"),
-        pytest.param({"JWT_JWKS_URL": f"https://[{KEY}/"}, "JWT_JWKS_URL", id="address that cannot be read"),
+        pytest.param({"JWT_JWKS_URL": f"https://{KEY}\u2100/"}, "JWT_JWKS_URL", id="invalid character"),
+        pytest.param({"JWT_JWKS_URL": f"https://x:{KEY}/"}, "JWT_JWKS_URL", id="invalid port"),
+        pytest.param({"JWT_JWKS_URL": f"https://[{KEY}/"}, "JWT_JWKS_URL", id="malformed address"),
         pytest.param(
             {"JWT_JWKS_URL": "https://x/", "JWT_PUBLIC_KEY_FILE": "broken"}, "set one of them", id="two sources"
         ),
         pytest.param({"JWT_LEEWAY": "-1"}, "JWT_LEEWAY='-1' is not allowed", id="leeway negative"),
-        pytest.param({"CLOSED_ROUTES": "models"}, "nobody has a key; set API_KEYS", id="closed for all"),
+        pytest.param({"CLOSED_ROUTES": "models"}, "nobody has a key; set API_KEYS", id="closed without keys"),
         pytest.param(
-            {"CLOSED_ROUTES": "health", "API_KEYS": KEY}, "'metrics', 'docs' or 'models'", id="route never closed"
+            {"CLOSED_ROUTES": "health", "API_KEYS": KEY},
+            "'metrics', 'docs' or 'models'",
+            id="never closed",
         ),
     ],
 )
-def test_bad_setting_is_told_in_one_line_without_a_key(
-    settings: dict[str, str], told: str, read: Read, tmp_path: Path
+def test_bad_setting_is_reported_in_one_line_without_a_key(
+    settings: dict[str, str], reason: str, tmp_path: Path
 ) -> None:
     (tmp_path / "broken").write_text(f"{KEY}:{OTHER}:{KEY}\n")
     (tmp_path / "private.pem").write_bytes(private_pem(rsa_key()))
-    files = {name: tmp_path / value for name, value in settings.items() if name.endswith("_FILE")}
-    with pytest.raises(SettingsError) as refusal:
-        read_access(read(**{**settings, **files}))
-    message = str(refusal.value)
-    assert told in message
+    files = {name: str(tmp_path / value) for name, value in settings.items() if name.endswith("_FILE")}
+    with pytest.raises(SettingsError) as failure:
+        read_access(settings_of(**{**settings, **files}))
+    message = str(failure.value)
+    assert reason in message
     assert "\n" not in message
     for secret in (KEY, OTHER, "short", str(tmp_path)):
         assert secret not in message
 
 
-def test_settings_show_no_secret(read: Read) -> None:
-    settings = read(API_KEYS=f"alice:{KEY},{OTHER}", JWT_SECRET=SECRET)
+def test_settings_never_show_secrets() -> None:
+    settings = settings_of(API_KEYS=f"alice:{KEY},{OTHER}", JWT_SECRET=SECRET)
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.api_keys)):
         for secret in (KEY, OTHER, SECRET):
             assert secret not in shown
 
 
-def test_settings_of_a_running_service_hold_no_api_key(read: Read) -> None:
-    settings = read(API_KEYS=f"alice:{KEY}", PORT="9000").without_api_keys()
+def test_settings_of_a_running_service_contain_no_api_key() -> None:
+    settings = settings_of(API_KEYS=f"alice:{KEY}", PORT="9000").without_api_keys()
     assert (settings.api_keys, settings.port) == ((), 9000)
 
 
@@ -142,7 +130,7 @@ def test_settings_of_a_running_service_hold_no_api_key(read: Read) -> None:
     "host",
     ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.8.9.1", "::1", "[::1]", "::ffff:127.0.0.1", "::1%lo"],
 )
-def test_only_this_machine_reaches(host: str) -> None:
+def test_host_is_reachable_from_this_machine_only(host: str) -> None:
     assert is_loopback(host)
 
 
@@ -150,22 +138,22 @@ def test_only_this_machine_reaches(host: str) -> None:
     "host",
     ["0.0.0.0", "::", "", "192.168.0.1", "10.0.0.1", "example.com", "localhost.example", "::ffff:10.0.0.1"],  # noqa: S104
 )
-def test_others_reach(host: str) -> None:
+def test_host_is_reachable_from_others(host: str) -> None:
     assert not is_loopback(host)
 
 
 @pytest.mark.parametrize(
     ("settings", "is_warned"),
     [
-        pytest.param({"HOST": "0.0.0.0"}, True, id="open to all"),  # noqa: S104 - this is what is warned of
+        pytest.param({"HOST": "0.0.0.0"}, True, id="open to all"),  # noqa: S104 - the service warns about this
         pytest.param({"HOST": "localhost"}, False, id="open to this machine"),
-        pytest.param({"HOST": "0.0.0.0", "API_KEYS": KEY}, False, id="with keys"),  # noqa: S104 - as above
+        pytest.param({"HOST": "0.0.0.0", "API_KEYS": KEY}, False, id="with keys"),  # noqa: S104 - the same
     ],
 )
-async def test_start_warns_once_if_everyone_is_let_in(settings: dict[str, str], read: Read, *, is_warned: bool) -> None:
-    access = read_access(read(**settings))
+async def test_start_warns_if_the_service_is_open_to_others(settings: dict[str, str], *, is_warned: bool) -> None:
+    access = read_access(settings_of(**settings))
     with capture_logs() as events:
         async with access.lifespan(Litestar([])):
             pass
-    told: list[Any] = [(event["event"], event["log_level"]) for event in events]
-    assert told == ([("service_open", "warning")] if is_warned else [])
+    logged: list[Any] = [(event["event"], event["log_level"]) for event in events]
+    assert logged == ([("service_open", "warning")] if is_warned else [])

@@ -133,7 +133,7 @@ def test_model_that_is_not_allowed_is_rejected_on_every_route(client: httpx.Clie
 def test_request_log_names_the_caller(client: httpx.Client) -> None:
     for key, name in (
         (ALICE, "alice"),
-        (METER, "meter"),  # who lacks the permission
+        (METER, "meter"),  # which lacks the permission
         (issued(sub="service-7"), "service-7"),
         ("nobody-0123456789", None),
     ):

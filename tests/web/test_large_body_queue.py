@@ -1,4 +1,4 @@
-"""Who has a turn, who waits, and who is sent away."""
+"""The queue of large bodies: their order, the pauses between them, and rejections."""
 
 import asyncio
 from typing import NoReturn
@@ -11,7 +11,7 @@ from web.large_body_queue import MAX_WAITING, PAUSE_FACTOR, LargeBodyQueue
 
 
 class Loop:
-    """What the running loop was asked to do later, which a test then does."""
+    """Collects what the running loop should call later; a test calls it when it wants to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pauses: list[float] = []
@@ -33,25 +33,25 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_work_gives_what_it_gives_and_raises_what_it_raises() -> None:
+async def test_run_returns_the_result_of_the_work_or_raises_its_error() -> None:
     def fail() -> NoReturn:
         raise ValueError("not this")
 
-    turns = LargeBodyQueue()
-    assert await turns.run(lambda: 7) == 7
+    queue = LargeBodyQueue()
+    assert await queue.run(lambda: 7) == 7
     with pytest.raises(ValueError, match="not this"):
-        await turns.run(fail)
+        await queue.run(fail)
 
 
-async def test_the_next_turn_comes_after_a_pause_of_many_times_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_next_work_starts_after_a_pause_of_many_times_the_duration(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, done = ManualClock(), list[int]()
-    loop, turns = Loop(monkeypatch), LargeBodyQueue(clock=clock)
+    loop, queue = Loop(monkeypatch), LargeBodyQueue(clock=clock)
 
     def work(number: int) -> None:
         clock.now_s += 0.5
         done.append(number)
 
-    first, second = (asyncio.ensure_future(turns.run(lambda number=number: work(number))) for number in (1, 2))  # type: ignore[misc]
+    first, second = (asyncio.ensure_future(queue.run(lambda number=number: work(number))) for number in (1, 2))  # type: ignore[misc]
     await settle()
     assert first.done()
     assert (done, loop.pauses) == ([1], [PAUSE_FACTOR * 0.5])
@@ -61,25 +61,25 @@ async def test_the_next_turn_comes_after_a_pause_of_many_times_the_work(monkeypa
     loop.end_pause()
 
 
-async def test_too_many_who_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, turns = Loop(monkeypatch), LargeBodyQueue()
-    await turns.run(lambda: None)  # and now it rests
-    waiting = [asyncio.ensure_future(turns.run(lambda: None)) for _ in range(MAX_WAITING)]
+async def test_work_is_rejected_when_too_much_is_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, queue = Loop(monkeypatch), LargeBodyQueue()
+    await queue.run(lambda: None)  # the pause begins
+    waiting = [asyncio.ensure_future(queue.run(lambda: None)) for _ in range(MAX_WAITING)]
     await settle()
     with pytest.raises(OverloadedError):
-        await turns.run(lambda: None)
+        await queue.run(lambda: None)
     for _ in waiting:
         loop.end_pause()
         await settle()
     await asyncio.gather(*waiting)
 
 
-async def test_who_leaves_while_he_waits_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, turns = Loop(monkeypatch), LargeBodyQueue()
-    await turns.run(lambda: None)
-    leaving = asyncio.ensure_future(turns.run(lambda: None))
+async def test_cancelled_work_leaves_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, queue = Loop(monkeypatch), LargeBodyQueue()
+    await queue.run(lambda: None)
+    leaving = asyncio.ensure_future(queue.run(lambda: None))
     await settle()
     leaving.cancel()
     await settle()
     loop.end_pause()
-    assert await turns.run(lambda: 8) == 8
+    assert await queue.run(lambda: 8) == 8

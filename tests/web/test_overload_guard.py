@@ -1,4 +1,4 @@
-"""Who is let in, who stands in line, and who is refused before his request is read."""
+"""The overload guard: what it admits, what waits, and what it rejects before the request is read."""
 
 import asyncio
 from typing import Any
@@ -15,8 +15,8 @@ from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
 
 
-class RunningService:
-    """What lies behind the door: it notes who came in, and is full when a test says so."""
+class GuardedApp:
+    """The app behind the guard: it records the requests that enter, and is full when a test says so."""
 
     def __init__(self) -> None:
         self.entered: list[int] = []
@@ -45,7 +45,7 @@ class RunningService:
 
 
 async def never(*_: object) -> None:
-    pytest.fail("the door neither reads nor answers")
+    pytest.fail("the guard neither reads nor answers")
 
 
 def scope_of(number: int = 0, **changes: Any) -> Any:
@@ -54,30 +54,28 @@ def scope_of(number: int = 0, **changes: Any) -> Any:
 
 
 @pytest.fixture
-async def service() -> RunningService:
-    return RunningService()
+async def service() -> GuardedApp:
+    return GuardedApp()
 
 
-async def looks_at_the_sockets(times: int) -> None:
+async def loop_iterations(times: int) -> None:
     for _ in range(times):
         await asyncio.sleep(0)
 
 
-async def test_work_is_let_in(service: RunningService) -> None:
+async def test_work_is_admitted(service: GuardedApp) -> None:
     await service.ask(7)
     assert service.entered == [7]
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
 @pytest.mark.parametrize("written", ["{}", "{}/", "/{}", "/{}//"])
-async def test_work_is_refused_unread_while_the_service_is_full(
-    service: RunningService, path: str, written: str
-) -> None:
+async def test_work_is_rejected_unread_while_the_service_is_full(service: GuardedApp, path: str, written: str) -> None:
     service.error = FULL
     scope = scope_of(path=written.format(path))
-    with pytest.raises(OverloadedError) as refused:
+    with pytest.raises(OverloadedError) as rejected:
         await service.guard(scope, never, never)  # type: ignore[arg-type]
-    assert refused.value is FULL
+    assert rejected.value is FULL
     assert scope["path_template"] == path
     assert service.entered == []
 
@@ -92,31 +90,31 @@ async def test_work_is_refused_unread_while_the_service_is_full(
         pytest.param({"type": "lifespan"}, id="lifespan"),
     ],
 )
-async def test_all_else_is_let_in_at_once(service: RunningService, changes: dict[str, Any]) -> None:
+async def test_other_requests_are_admitted_at_once(service: GuardedApp, changes: dict[str, Any]) -> None:
     service.error = FULL
     await service.ask(1, **changes)
     assert service.entered == [1]
 
 
-async def test_few_come_in_between_two_looks_at_the_sockets(service: RunningService) -> None:
+async def test_few_requests_are_admitted_per_iteration_of_the_event_loop(service: GuardedApp) -> None:
     asking = [service.ask(number) for number in range(3 * MAX_STARTS_PER_ITERATION)]
-    await looks_at_the_sockets(1)
+    await loop_iterations(1)
     assert service.entered == list(range(MAX_STARTS_PER_ITERATION))
     await asyncio.gather(*asking)
     assert service.entered == list(range(3 * MAX_STARTS_PER_ITERATION))
 
 
-async def test_line_is_dismissed_when_the_service_becomes_full(service: RunningService) -> None:
+async def test_waiting_requests_are_rejected_when_the_service_becomes_full(service: GuardedApp) -> None:
     asking = [service.ask(number) for number in range(10 * MAX_STARTS_PER_ITERATION)]
-    await looks_at_the_sockets(1)
+    await loop_iterations(1)
     service.error = FULL
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert answers == [None] * MAX_STARTS_PER_ITERATION + [FULL] * 9 * MAX_STARTS_PER_ITERATION
 
 
-async def test_nobody_stands_in_line_for_too_long(service: RunningService) -> None:
+async def test_requests_that_wait_too_long_are_rejected(service: GuardedApp) -> None:
     asking = [service.ask(number) for number in range(2 * MAX_STARTS_PER_ITERATION)]
-    await looks_at_the_sockets(1)
+    await loop_iterations(1)
     service.clock.now_s += MAX_WAIT_S + 0.1
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert [type(answer) for answer in answers[MAX_STARTS_PER_ITERATION:]] == [
@@ -124,39 +122,39 @@ async def test_nobody_stands_in_line_for_too_long(service: RunningService) -> No
     ] * MAX_STARTS_PER_ITERATION
 
 
-async def test_line_has_an_end(service: RunningService) -> None:
+async def test_requests_are_rejected_when_too_many_wait(service: GuardedApp) -> None:
     asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + MAX_WAITING + 1)]
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers.pop(), OverloadedError)
     assert answers == [None] * (MAX_STARTS_PER_ITERATION + MAX_WAITING)
 
 
-async def test_who_leaves_the_line_takes_nobody_s_turn(service: RunningService) -> None:
+async def test_cancelled_request_does_not_use_a_slot(service: GuardedApp) -> None:
     asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + 2)]
-    await looks_at_the_sockets(1)
+    await loop_iterations(1)
     asking[MAX_STARTS_PER_ITERATION].cancel()
     await asyncio.gather(*asking, return_exceptions=True)
     assert service.entered == [*range(MAX_STARTS_PER_ITERATION), MAX_STARTS_PER_ITERATION + 1]
 
 
-async def test_refusals_are_told_by_one_line_for_all(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rejections_are_logged_in_one_line(service: GuardedApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overload_guard, "LOG_INTERVAL_S", 0)
     service.error = FULL
     with capture_logs() as lines:
         await asyncio.gather(*(service.ask() for _ in range(5)), return_exceptions=True)
-        await looks_at_the_sockets(5)
+        await loop_iterations(5)
     assert [(line["event"], line["requests"]) for line in lines] == [("requests_refused", 5)]
 
 
 @pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
-async def test_server_may_turn_work_away_itself_and_it_is_counted(service: RunningService, path: str) -> None:
+async def test_server_may_reject_work_early_and_it_is_counted(service: GuardedApp, path: str) -> None:
     assert service.guard.reject_early(path) is None
     service.error = FULL
     assert service.guard.reject_early(path) is FULL
     assert service.counted == [(f"POST {path}", "overloaded")]
 
 
-async def test_server_turns_away_nothing_else(service: RunningService) -> None:
+async def test_server_rejects_nothing_else_early(service: GuardedApp) -> None:
     service.error = FULL
     for path in ("/tokenize", "/health", "/embed?x=1", "/nothing"):
         assert service.guard.reject_early(path) is None

@@ -1,3 +1,5 @@
+"""Problem details: every error, of the service, of Litestar or of a bug, and every malformed body."""
+
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -28,7 +30,7 @@ SOURCES = {
     "access.quotas",
     *(module.__name__ for module in (principals, answer_formats, problems, errors, protocol_errors)),
 }
-"""Modules that say what may fail."""
+"""Modules that define errors of the service."""
 QUOTED = "what-a-caller-has-sent"
 MAX_BODY_BYTES = 300_000
 KINDS: list[errors.ServiceError] = [
@@ -52,7 +54,7 @@ each_kind = pytest.mark.parametrize("error", [pytest.param(error, id=type(error)
 
 
 class Failing:
-    """What the route raises next."""
+    """Holds what the route raises next."""
 
     error: Exception = ValueError()
 
@@ -98,7 +100,7 @@ def client() -> Iterator[httpx.Client]:
 
 
 def problem_of(response: httpx.Response) -> dict[str, Any]:
-    """The body, checked for what every problem has."""
+    """Return the body of a problem, after checking what all of them must have."""
     problem: dict[str, Any] = response.json()
     assert response.headers["content-type"] == "application/problem+json"
     assert problem["status"] == problem["status_code"] == response.status_code
@@ -115,18 +117,18 @@ def raised(client: httpx.Client, error: Exception, path: str = "/fail") -> httpx
 
 
 @each_kind
-def test_failure_on_purpose_is_told_in_full(error: errors.ServiceError, client: httpx.Client) -> None:
+def test_error_of_the_service_is_answered_with_all_its_facts(error: errors.ServiceError, client: httpx.Client) -> None:
     response = raised(client, error)
     problem = problem_of(response)
     assert response.status_code == error.status
-    told = {key: problem[key] for key in ("code", "title", "detail")}
-    assert told == {"code": error.code, "title": error.title, "detail": error.detail}
+    stated = {key: problem[key] for key in ("code", "title", "detail")}
+    assert stated == {"code": error.code, "title": error.title, "detail": error.detail}
     assert {key: problem[key] for key in error.extensions} == error.extensions
 
 
 @each_kind
-def test_retry_after_is_told_where_trying_again_makes_sense(error: errors.ServiceError, client: httpx.Client) -> None:
-    told = raised(client, error).headers.get("Retry-After")
+def test_errors_that_may_go_away_have_retry_after(error: errors.ServiceError, client: httpx.Client) -> None:
+    retry_after = raised(client, error).headers.get("Retry-After")
     expected = {
         errors.ModelUnavailableError: "30",
         errors.OverloadedError: "1",
@@ -134,16 +136,16 @@ def test_retry_after_is_told_where_trying_again_makes_sense(error: errors.Servic
         errors.LaneLostError: "1",
         RateLimitedError: "9",
     }
-    assert told == expected.get(type(error))
+    assert retry_after == expected.get(type(error))
 
 
-def test_each_kind_of_failure_has_a_code_of_its_own() -> None:
+def test_each_error_has_its_own_code() -> None:
     codes = {error.code for error in KINDS if not isinstance(error, errors.ModelNotFoundError)}
     assert len(codes) == len(KINDS) - 1
     assert errors.ModelNotFoundError.code == errors.UnknownModelError.code
 
 
-def test_every_failure_of_the_engine_is_tried_here() -> None:
+def test_every_error_of_the_engine_is_in_the_list_of_this_file() -> None:
     kinds = {kind for kind in errors.ServiceError.__subclasses__() if kind.__module__ == errors.__name__}
     assert {type(error) for error in KINDS} >= {errors.ServiceError, *kinds}
 
@@ -155,22 +157,24 @@ def kinds_below(kind: type[errors.ServiceError]) -> Iterator[type[errors.Service
 
 
 def test_errors_page_lists_each_error_with_its_status() -> None:
-    told = set(re.findall(r"^\| (\d{3}) \| `([a-z-]+)` \|", (ROOT / "docs/ERRORS.md").read_text("utf-8"), re.MULTILINE))
+    documented = set(
+        re.findall(r"^\| (\d{3}) \| `([a-z-]+)` \|", (ROOT / "docs/ERRORS.md").read_text("utf-8"), re.MULTILINE)
+    )
     # Failures of tests, and those of the framework in api/openapi_examples.py, are no kinds of the service.
     kinds = [kind for kind in kinds_below(errors.ServiceError) if kind.__module__ in SOURCES]
-    assert {(str(kind.status), kind.code) for kind in kinds} - {("404", "unknown-model")} <= told
+    assert {(str(kind.status), kind.code) for kind in kinds} - {("404", "unknown-model")} <= documented
     assert {kind.__module__ for kind in kinds} == SOURCES
 
 
-def test_unknown_model_is_told_with_a_short_name_and_a_way_to_find_others(client: httpx.Client) -> None:
-    with pytest.raises(errors.UnknownModelError) as refusal:
+def test_unknown_model_with_a_long_name_is_answered_briefly(client: httpx.Client) -> None:
+    with pytest.raises(errors.UnknownModelError) as rejection:
         Catalog([]).get("x" * 10_000)
-    detail = problem_of(raised(client, refusal.value))["detail"]
+    detail = problem_of(raised(client, rejection.value))["detail"]
     assert len(detail) < 200
     assert "GET /models lists all" in detail
 
 
-def test_failure_with_a_cause_is_logged_with_it_and_told_without(client: httpx.Client) -> None:
+def test_cause_of_an_error_is_logged_and_not_answered(client: httpx.Client) -> None:
     with capture_logs() as events:
         response = raised(client, errors.InferenceError(), "/caused")
     problem = problem_of(response)
@@ -181,16 +185,14 @@ def test_failure_with_a_cause_is_logged_with_it_and_told_without(client: httpx.C
 
 
 @pytest.mark.parametrize("error", [errors.DeadlineError(), errors.ModelNotAllowedError("a")])
-def test_failure_without_a_cause_of_its_own_is_not_logged_as_one(
-    error: errors.ServiceError, client: httpx.Client
-) -> None:
+def test_error_without_a_cause_is_not_logged_as_a_failure(error: errors.ServiceError, client: httpx.Client) -> None:
     with capture_logs() as events:
         raised(client, error)
     assert [event["event"] for event in events] == ["request_answered"]
 
 
 @pytest.mark.parametrize("error", [ValueError(QUOTED), KeyError(QUOTED), RecursionError(QUOTED), TimeoutError(QUOTED)])
-def test_bug_is_told_in_one_neutral_sentence_and_logged_in_full(error: Exception, client: httpx.Client) -> None:
+def test_bug_is_answered_with_a_neutral_sentence_and_logged_in_full(error: Exception, client: httpx.Client) -> None:
     with capture_logs() as events:
         response = raised(client, error)
     problem = problem_of(response)
@@ -201,19 +203,19 @@ def test_bug_is_told_in_one_neutral_sentence_and_logged_in_full(error: Exception
     assert event["request_id"] == problem["request_id"]
 
 
-def test_bug_outside_of_the_routes_reads_like_one_inside(client: httpx.Client) -> None:
+def test_bug_outside_of_litestar_has_the_same_answer(client: httpx.Client) -> None:
     with capture_logs():
         inside = problem_of(raised(client, ValueError()))
     assert json.loads(problem_answer(InternalError(), inside["request_id"])[1]) == inside
 
 
-def test_unknown_address_is_a_problem(client: httpx.Client) -> None:
+def test_unknown_path_is_a_problem(client: httpx.Client) -> None:
     problem = problem_of(client.get("/nowhere"))
     assert (problem["status"], problem["code"]) == (404, "not-found")
     assert "/schema" in problem["detail"]
 
 
-def test_wrong_method_is_a_problem_that_names_the_right_one(client: httpx.Client) -> None:
+def test_wrong_method_is_a_problem_that_names_the_allowed_one(client: httpx.Client) -> None:
     response = client.get("/embed")
     assert problem_of(response)["code"] == "method-not-allowed"
     assert "POST" in response.headers["Allow"]
@@ -235,9 +237,7 @@ def test_large_body_is_a_problem_that_names_the_limit(client: httpx.Client, *, i
         pytest.param(ServiceUnavailableException(QUOTED), 503, "service-unavailable"),
     ],
 )
-def test_failure_of_the_framework_is_a_problem(
-    error: HTTPException, status: int, code: str, client: httpx.Client
-) -> None:
+def test_error_of_litestar_is_a_problem(error: HTTPException, status: int, code: str, client: httpx.Client) -> None:
     response = raised(client, error)
     problem = problem_of(response)
     assert (problem["status"], problem["code"]) == (status, code)
@@ -275,23 +275,23 @@ def test_wrong_body_is_a_problem_that_says_where_and_what(
 
 
 @pytest.mark.parametrize("value", ["a", "Object contains unknown field"])
-def test_what_is_allowed_is_told_of_fields_and_of_words(value: str, client: httpx.Client) -> None:
+def test_answer_to_an_unknown_field_or_value_lists_the_allowed_ones(value: str, client: httpx.Client) -> None:
     field = problem_of(client.post("/embed", json={"text": "a", "dimension": value}))
     word = problem_of(client.post("/embed", json={"text": "a", "dtype": value}))
     assert (field["field"], word["field"]) == ("dimension", "dtype")
     assert {"text", "model_name", "dimensions", "dtype"} <= set(field["choices"])
     assert set(word["choices"]) == {"float32", "float16", "int8", "uint8", "binary", "ubinary"}
-    assert all(choice in told["detail"] for told in (field, word) for choice in told["choices"])
+    assert all(choice in problem["detail"] for problem in (field, word) for choice in problem["choices"])
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"a"', b"1", b"null", b"true"], ids=lambda body: str(body, "ascii"))
-def test_json_that_is_no_object_is_a_problem(body: bytes, client: httpx.Client) -> None:
+def test_json_that_is_not_an_object_is_a_problem(body: bytes, client: httpx.Client) -> None:
     problem = problem_of(client.post("/embed", content=body))
     assert (problem["status"], problem["code"]) == (400, "invalid-input")
     assert "object" in problem["detail"].lower()
 
 
-def test_no_body_is_a_problem_that_says_so(client: httpx.Client) -> None:
+def test_missing_body_is_a_problem_that_says_so(client: httpx.Client) -> None:
     problem = problem_of(client.post("/embed"))
     assert (problem["status"], problem["code"]) == (400, "invalid-input")
     assert "empty" in problem["detail"]
@@ -301,14 +301,14 @@ def test_no_body_is_a_problem_that_says_so(client: httpx.Client) -> None:
     ("body", "words"),
     [
         pytest.param(b'{"text": "a"', "not JSON", id="cut short"),
-        pytest.param(b'{"text": "a"} x', "not JSON", id="more behind it"),
+        pytest.param(b'{"text": "a"} x', "not JSON", id="trailing text"),
         pytest.param(b"text=a", "not JSON", id="a form"),
         pytest.param(b'{"text": "\xff\xfe"}', "UTF-8", id="not UTF-8"),
         pytest.param('{"text": "a"}'.encode("utf-16"), "not JSON", id="UTF-16"),
         pytest.param(b'{"text": NaN}', "NaN", id="NaN"),
         pytest.param(b'{"text": "\\x"}', "not JSON", id="wrong escape"),
         pytest.param(b'{"text": "a\nb"}', "JSON", id="bare line break"),
-        pytest.param(b"[" * 100_000, "an object", id="nested without end"),
+        pytest.param(b"[" * 100_000, "an object", id="unclosed arrays"),
         pytest.param(b'{"text": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "a string", id="nested deeply"),
     ],
 )
@@ -328,7 +328,7 @@ def test_body_that_is_not_json_is_a_problem_that_says_why(body: bytes, words: st
         pytest.param(b'{"text": "%s\xff"}', 400, "UTF-8", id="not UTF-8"),
     ],
 )
-def test_large_body_is_decoded_in_turn(
+def test_large_body_is_decoded_in_the_queue(
     content: bytes, status: int, words: str, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_bodies, "LARGE_BYTES", 1_000)
@@ -342,7 +342,7 @@ def test_large_body_is_decoded_in_turn(
     [
         pytest.param("/embed", b'{"text": "a\\ud800b"}', "text", None, id="first half"),
         pytest.param("/embed", b'{"text": "\\udfff"}', "text", None, id="second half"),
-        pytest.param("/embed", b'{"text": "\\udc00\\ud800"}', "text", None, id="halves the wrong way round"),
+        pytest.param("/embed", b'{"text": "\\udc00\\ud800"}', "text", None, id="halves in wrong order"),
         pytest.param("/batch", b'{"texts": ["a", "\\ud83d"]}', "texts", 1, id="in a list"),
         pytest.param("/embed", b'{"text": "a", "model_name": "\\ud800"}', "model_name", None, id="in a name"),
     ],
@@ -378,7 +378,7 @@ def test_surrogate_pair_is_a_character(client: httpx.Client) -> None:
     "media_type",
     ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json", None],
 )
-def test_body_may_be_sent_as(media_type: str | None, client: httpx.Client) -> None:
+def test_media_type_of_json_is_accepted(media_type: str | None, client: httpx.Client) -> None:
     headers = {} if media_type is None else {"Content-Type": media_type}
     assert client.post("/embed", content=b'{"text": "a"}', headers=headers).status_code == 200
 
@@ -387,7 +387,7 @@ def test_body_may_be_sent_as(media_type: str | None, client: httpx.Client) -> No
     "media_type",
     ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonp", "json"],
 )
-def test_body_sent_as_something_else_is_refused(media_type: str, client: httpx.Client) -> None:
+def test_other_media_type_is_rejected(media_type: str, client: httpx.Client) -> None:
     response = client.post("/embed", content=b'{"text": "a"}', headers={"Content-Type": media_type})
     assert (problem_of(response)["status"], response.json()["code"]) == (415, "not-json")
 
@@ -399,7 +399,7 @@ def test_body_sent_as_something_else_is_refused(media_type: str, client: httpx.C
         pytest.param(lambda name: {name: "\ud800"}, id="field with a lone surrogate"),
     ],
 )
-def test_field_with_a_long_name_is_told_in_short(make: Callable[[str], object], client: httpx.Client) -> None:
+def test_long_field_name_is_shortened_in_the_answer(make: Callable[[str], object], client: httpx.Client) -> None:
     body = json.dumps(make("x" * 100_000)).encode()
     response = client.post("/embed", content=body)
     assert problem_of(response)["status"] == 400

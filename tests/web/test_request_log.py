@@ -1,3 +1,5 @@
+"""The request log: request IDs, headers that are added to answers, log lines, counts, and failures of the app."""
+
 import asyncio
 import json
 import re
@@ -20,7 +22,7 @@ ALLOWED = (b"access-control-allow-origin", b"*")
 
 
 def clock(*, tick_s: float = 0.25) -> Iterator[float]:
-    """Each look at it is a quarter of a second later."""
+    """Yield times, each a quarter of a second after the last."""
     now_s = 100.0
     while True:
         yield now_s
@@ -28,7 +30,7 @@ def clock(*, tick_s: float = 0.25) -> Iterator[float]:
 
 
 class Answering:
-    """An app that answers, and remembers what it was asked."""
+    """An app that answers, and records the requests."""
 
     def __init__(self, *, status: int = 200, path: str | None = "/embed", code: str | None = None) -> None:
         self.status, self.path, self.code = status, path, code
@@ -48,7 +50,7 @@ class Answering:
 async def ask(
     app: ASGIApp, *, method: str = "POST", headers: Headers | None = None, state: dict[str, Any] | None = None
 ) -> tuple[list[Message], list[Counted]]:
-    """What *app* sends to this request, and what is counted of it."""
+    """Send a request to *app*; return what it sends and what was counted."""
     sent: list[Message] = []
     counted: list[Counted] = []
     ticks = clock()
@@ -63,10 +65,10 @@ async def ask(
         counted.append((endpoint, seconds, code))
 
     scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}
-    observer = RequestLog(
+    request_log = RequestLog(
         app, count=count, polled=frozenset({"/health"}), error_headers=lambda _: [ALLOWED], clock=lambda: next(ticks)
     )
-    await observer(scope, receive, send)
+    await request_log(scope, receive, send)
     return sent, counted
 
 
@@ -77,7 +79,7 @@ def request_id(sent: list[Message]) -> str:
 
 
 @pytest.mark.parametrize("given", ["a", "0f5e8c4d-2b7a", "trace:1.2_3", "x" * 128])
-async def test_sane_request_id_is_taken_over(given: str) -> None:
+async def test_valid_request_id_is_kept(given: str) -> None:
     app = Answering()
     sent, _ = await ask(app, headers=[(b"accept", b"*/*"), (b"x-request-id", given.encode())])
     assert request_id(sent) == given
@@ -96,7 +98,7 @@ async def test_sane_request_id_is_taken_over(given: str) -> None:
         pytest.param(b"<script>", id="markup"),
     ],
 )
-async def test_other_request_id_is_replaced(given: bytes) -> None:
+async def test_invalid_request_id_is_replaced(given: bytes) -> None:
     sent, _ = await ask(Answering(), headers=[(b"x-request-id", given)])
     assert re.fullmatch("[0-9a-f]{32}", request_id(sent))
 
@@ -113,7 +115,7 @@ async def test_answer_is_passed_on_with_its_own_headers() -> None:
     assert (b"x-own", b"1") in sent[0]["headers"]  # type: ignore[typeddict-item]  # as above
 
 
-async def test_headers_that_the_inside_left_go_out_with_whatever_answer_there_is() -> None:
+async def test_headers_of_the_context_are_added_to_every_answer() -> None:
     for app in (Answering(), Crashing(has_begun=False)):
         with capture_logs():
             sent, _ = await ask(app, state={KEY: RequestContext(answer_headers=[(b"ratelimit", b"1")])})
@@ -121,30 +123,30 @@ async def test_headers_that_the_inside_left_go_out_with_whatever_answer_there_is
 
 
 @pytest.mark.parametrize(
-    ("app", "state", "is_told_here"),
+    ("app", "state", "is_answered_here"),
     [
         pytest.param(Answering(), {}, False, id="answer of Litestar"),
         pytest.param(
-            Answering(), {KEY: RequestContext(rejection=OverloadedError("Full."))}, True, id="refused outside"
+            Answering(), {KEY: RequestContext(rejection=OverloadedError("Full."))}, True, id="rejection of the server"
         ),
     ],
 )
-async def test_failure_that_is_told_here_may_be_read_by_pages_of_other_origins(
-    app: ASGIApp, state: dict[str, Any], *, is_told_here: bool
+async def test_error_that_is_answered_here_gets_cors_headers(
+    app: ASGIApp, state: dict[str, Any], *, is_answered_here: bool
 ) -> None:
-    """Litestar adds the headers to its own answers: once is enough."""
+    """Litestar adds them to its own answers."""
     sent, _ = await ask(app, state=state)
     start: Any = sent[0]
-    assert start["headers"].count(ALLOWED) == int(is_told_here)
+    assert start["headers"].count(ALLOWED) == int(is_answered_here)
 
 
-async def test_line_of_the_log_tells_the_name_of_a_caller_that_is_known() -> None:
+async def test_log_line_has_the_name_of_the_caller() -> None:
     with capture_logs() as events:
         await ask(Answering(), state={KEY: RequestContext(principal=Principal("key", "alice"))})
     assert events[0]["caller"] == "alice"
 
 
-async def test_request_that_was_refused_outside_is_answered_with_that_and_goes_no_further() -> None:
+async def test_rejection_of_the_server_is_answered_without_calling_the_app() -> None:
     app = Answering()
     sent, counted = await ask(app, state={KEY: RequestContext(rejection=OverloadedError("Full.", retry_after_s=1.2))})
     start: Any = sent[0]
@@ -155,7 +157,7 @@ async def test_request_that_was_refused_outside_is_answered_with_that_and_goes_n
     assert [code for _, _, code in counted] == ["overloaded"]
 
 
-async def test_answer_is_counted_with_its_route_seconds_and_problem() -> None:
+async def test_answer_is_counted_with_route_duration_and_problem_code() -> None:
     assert (await ask(Answering()))[1] == [("POST /embed", 0.25, None)]
     assert (await ask(Answering(code="overloaded")))[1] == [("POST /embed", 0.25, "overloaded")]
 
@@ -165,14 +167,14 @@ async def test_answers_without_a_route_share_one_label() -> None:
         assert (await ask(Answering(path=None, status=404), method=method))[1] == [("(no route)", 0.25, None)]
 
 
-async def test_head_is_asked_and_counted_as_get() -> None:
+async def test_head_is_passed_on_and_counted_as_get() -> None:
     app = Answering(path="/health")
     _, counted = await ask(app, method="HEAD")
     assert app.scopes[0]["method"] == "GET"  # type: ignore[typeddict-item]  # it is a request's scope
     assert counted == [("GET /health", 0.25, None)]
 
 
-async def test_answer_is_one_line_of_the_log() -> None:
+async def test_each_answer_is_one_log_line() -> None:
     with capture_logs() as events:
         await ask(Answering(status=201), headers=[(b"x-request-id", b"me")])
     assert events == [
@@ -194,25 +196,25 @@ async def test_answers_of_polled_routes_are_logged_at_debug_level() -> None:
     assert [event["log_level"] for event in events] == ["debug"]
 
 
-class Refusing:
-    """An app that refuses before it answers, and tells the log in its own way if it says so."""
+class Rejecting:
+    """An app that rejects the request outside of Litestar, and may have logged that itself."""
 
-    def __init__(self, *, is_told: bool) -> None:
-        self.is_told = is_told
+    def __init__(self, *, is_logged: bool) -> None:
+        self.is_logged = is_logged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive, send
         scope["path_template"] = "/embed"
-        context_of(scope).logged_elsewhere = self.is_told
+        context_of(scope).logged_elsewhere = self.is_logged
         raise OverloadedError("Too much.", retry_after_s=2)
 
 
-@pytest.mark.parametrize(("is_told", "lines"), [(False, ["request_answered"]), (True, [])])
-async def test_refusal_of_who_stands_before_litestar_is_answered_and_counted(
-    *, is_told: bool, lines: list[str]
+@pytest.mark.parametrize(("is_logged", "lines"), [(False, ["request_answered"]), (True, [])])
+async def test_rejection_outside_of_litestar_is_answered_counted_and_logged_once(
+    *, is_logged: bool, lines: list[str]
 ) -> None:
     with capture_logs() as events:
-        sent, counted = await ask(Refusing(is_told=is_told))
+        sent, counted = await ask(Rejecting(is_logged=is_logged))
     start: Any = sent[0]
     assert start["status"] == 503
     assert dict(start["headers"])[b"retry-after"] == b"2"
@@ -220,7 +222,7 @@ async def test_refusal_of_who_stands_before_litestar_is_answered_and_counted(
     assert [event["event"] for event in events] == lines
 
 
-async def test_caller_who_leaves_before_the_end_of_the_body_is_no_failure_of_the_service() -> None:
+async def test_caller_that_leaves_during_the_body_is_logged_as_499() -> None:
     messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
     counted: list[str | None] = []
 
@@ -234,7 +236,7 @@ async def test_caller_who_leaves_before_the_end_of_the_body_is_no_failure_of_the
         del scope, send
         while (await receive()).get("more_body"):
             pass
-        pytest.fail("there is no whole body")
+        pytest.fail("the body is incomplete")
 
     scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": {}}
     with capture_logs() as events:
@@ -243,7 +245,7 @@ async def test_caller_who_leaves_before_the_end_of_the_body_is_no_failure_of_the
     assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
 
 
-async def test_server_that_knows_of_a_leave_tells_it_and_the_work_is_cancelled() -> None:
+async def test_work_is_cancelled_when_the_server_reports_that_the_caller_left() -> None:
     counted: list[str | None] = []
     context = RequestContext(server_reports_disconnect=True)
     state: dict[str, Any] = {KEY: context}
@@ -252,7 +254,7 @@ async def test_server_that_knows_of_a_leave_tells_it_and_the_work_is_cancelled()
         return {"type": "http.request", "body": b"{}", "more_body": False}
 
     async def lost(message: Message) -> None:
-        pytest.fail(f"{message} goes to nobody")
+        pytest.fail(f"{message} is sent to a caller that has left")
 
     async def work(scope: Scope, receive: Receive, send: Send) -> None:
         del scope, send
@@ -269,7 +271,7 @@ async def test_server_that_knows_of_a_leave_tells_it_and_the_work_is_cancelled()
 
 
 class Crashing:
-    """An app that fails, before its answer or in the middle of it."""
+    """An app that raises, before its answer or in the middle of it."""
 
     def __init__(self, *, has_begun: bool) -> None:
         self.has_begun = has_begun
@@ -278,10 +280,10 @@ class Crashing:
         del scope, receive
         if self.has_begun:
             await send({"type": "http.response.start", "status": 200, "headers": []})
-        raise ValueError("what a caller has sent")
+        raise ValueError("text of a caller")
 
 
-async def test_crash_becomes_a_problem_that_tells_nothing_of_it() -> None:
+async def test_crash_becomes_a_neutral_problem_and_is_logged() -> None:
     with capture_logs() as events:
         sent, counted = await ask(Crashing(has_begun=False), headers=[(b"x-request-id", b"me")])
     start: Any = sent[0]
@@ -293,7 +295,7 @@ async def test_crash_becomes_a_problem_that_tells_nothing_of_it() -> None:
     assert headers[b"content-type"] == b"application/problem+json"
     assert int(headers[b"content-length"]) == len(body["body"])
     assert headers[b"x-request-id"] == b"me"
-    assert b"what a caller" not in body["body"]
+    assert b"text of a caller" not in body["body"]
     assert len(counted) == 1
     assert [event["event"] for event in events] == ["request_failed", "request_answered"]
     assert (events[0]["log_level"], events[0]["exc_info"], events[0]["request_id"]) == ("error", True, "me")
@@ -306,13 +308,13 @@ async def test_crash_is_counted_by_its_code() -> None:
     assert [code for _, _, code in counted] == ["internal-error"]
 
 
-async def test_crash_in_the_middle_of_an_answer_is_left_to_the_server_to_cut() -> None:
-    with capture_logs() as events, pytest.raises(ValueError, match="a caller"):
+async def test_crash_in_the_middle_of_an_answer_is_passed_to_the_server() -> None:
+    with capture_logs() as events, pytest.raises(ValueError, match="of a caller"):
         await ask(Crashing(has_begun=True))
     assert [event["event"] for event in events] == ["request_failed", "request_answered"]
 
 
-async def test_what_is_no_request_is_passed_on_untouched() -> None:
+async def test_scopes_other_than_http_are_passed_on_unchanged() -> None:
     seen: list[Scope] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,3 +1,5 @@
+"""JSON answers: exact and short numbers, and the same head as Litestar's own."""
+
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -18,13 +20,13 @@ def rendered(content: object) -> str:
 
 
 def some_floats() -> NDArray[np.float32]:
-    """Usual ones, and all the odd ones: least, largest, subnormal, whole, negative zero."""
-    usual = np.random.default_rng(7).standard_normal(2000).astype(np.float32) / 20
-    odd = np.array([1e-45, 3.4028235e38, 1.1754944e-38, 1.0, -0.0, 0.1, 1 / 3, 16777216.0], np.float32)
-    return np.concatenate([usual, odd])
+    """Return common values and special ones: smallest, largest, subnormal, whole, negative zero."""
+    common = np.random.default_rng(7).standard_normal(2000).astype(np.float32) / 20
+    special = np.array([1e-45, 3.4028235e38, 1.1754944e-38, 1.0, -0.0, 0.1, 1 / 3, 16777216.0], np.float32)
+    return np.concatenate([common, special])
 
 
-def test_floats_come_back_exactly() -> None:
+def test_floats_are_read_back_exactly() -> None:
     vector = some_floats()
     again = np.array(json.loads(rendered(vector)), np.float32)
     np.testing.assert_array_equal(again, vector)
@@ -42,7 +44,7 @@ def test_vectors_take_about_half_the_bytes_of_float64() -> None:
     assert len(rendered(vector)) < 0.6 * len(json.dumps(vector.astype(np.float64).tolist()))
 
 
-def test_answer_is_written_field_by_field() -> None:
+def test_answer_has_its_fields_in_order() -> None:
     answer = EmbedAnswer(
         embedding=np.array([0.1, -0.5], np.float32),
         model_name="a/b",
@@ -58,7 +60,7 @@ def test_answer_is_written_field_by_field() -> None:
     )
 
 
-def test_vectors_of_a_batch_are_lists_in_a_list() -> None:
+def test_vectors_of_a_batch_are_a_list_of_lists() -> None:
     vectors = np.array([[1, 2], [3, 4]], np.float32)
     answer = EmbedBatchAnswer(vectors, "a", 2, 2, [3, 3], [False, True], 1.0)
     body = orjson.loads(rendered(answer))
@@ -71,12 +73,12 @@ def test_times_of_day_end_with_z() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint8])
-def test_numbers_of_other_kinds_come_back_exactly(dtype: type[np.generic]) -> None:
+def test_numbers_of_other_types_are_read_back_exactly(dtype: type[np.generic]) -> None:
     vectors = np.array([[0, 1, 3], [100, 127, 2]], dtype)
     np.testing.assert_array_equal(np.array(json.loads(rendered(vectors)), dtype), vectors)
 
 
-def test_litestar_sends_it_with_the_same_head_as_its_own() -> None:
+def test_answer_has_the_same_head_as_one_of_litestar() -> None:
     @get("/own", status_code=203)
     async def own() -> Response[Any]:
         return Response({"a": 1}, headers={"X-Model-Fingerprint": "abc", "Retry-After": "1"}, status_code=503)
@@ -91,7 +93,7 @@ def test_litestar_sends_it_with_the_same_head_as_its_own() -> None:
     assert sorted(given.headers.multi_items()) == sorted(wanted.headers.multi_items())
 
 
-def test_status_is_that_of_the_route_where_the_answer_has_none() -> None:
+def test_default_status_is_that_of_the_route() -> None:
     @get("/fast", status_code=203)
     async def fast() -> Response[Any]:
         return JsonResponse({})

@@ -1,4 +1,4 @@
-"""What stands in Serve's proxy: a stand-in for the proxy loses replicas, as Serve's own does, by saying nothing."""
+"""Retries in Ray Serve's proxy. A substitute for the proxy loses replicas as the real one does: it sends nothing."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ OURS = [(b"content-type", b"application/json"), (b"x-content-type-options", b"no
 
 
 class Proxy:
-    """Serve's proxy: per attempt it does the next of *acts*, after it has read the body."""
+    """A substitute for Serve's proxy: each attempt reads the body, then does the next of *acts*."""
 
     def __init__(self, *acts: str) -> None:
         self.acts = list(acts)
@@ -47,7 +47,7 @@ class Proxy:
 async def ask(
     proxy: Proxy, *parts: bytes, path: str = "/embed", most_body_bytes: int = 1000, leaves: bool = False
 ) -> list[Message]:
-    """What the caller gets, who sends the body in *parts*."""
+    """Send a request whose body arrives in *parts*; return the messages to the caller."""
     parts = parts or (BODY,)
     came = [
         {"type": "http.request", "body": part, "more_body": number < len(parts)}
@@ -90,7 +90,7 @@ async def test_answer_has_the_request_id_once() -> None:
     assert [value for name, value in head["headers"] if name.lower() == b"x-request-id"] == [b"mine"]
 
 
-async def test_request_that_ends_replicas_ends_three() -> None:
+async def test_request_that_kills_replicas_is_tried_three_times() -> None:
     proxy = Proxy("dies", "dies", "dies", "answers")
     got = await ask(proxy)
     assert problem_of(got)["code"] == "no-replica"
@@ -99,22 +99,22 @@ async def test_request_that_ends_replicas_ends_three() -> None:
     assert proxy.acts == ["answers"]
 
 
-async def test_answer_that_has_begun_is_not_begun_again() -> None:
-    """The caller sees that it is not whole: the server ends the connection."""
+async def test_answer_that_has_started_is_not_retried() -> None:
+    """The server closes the connection, so the caller sees that the answer is incomplete."""
     proxy = Proxy("dies-in-the-answer", "answers")
     got = await ask(proxy)
     assert [message["type"] for message in got] == ["http.response.start", "http.response.body"]
     assert proxy.acts == ["answers"]
 
 
-async def test_body_that_is_too_large_to_be_kept_is_sent_once() -> None:
+async def test_body_that_is_too_large_to_buffer_is_sent_once() -> None:
     proxy = Proxy("dies", "answers")
     got = await ask(proxy, b"x" * 600, b"x" * 600)
     assert proxy.bodies == [b"x" * 1200]
     assert problem_of(got)["code"] == "no-replica"
 
 
-async def test_caller_who_has_left_is_not_served_again() -> None:
+async def test_request_of_a_caller_that_has_left_is_not_retried() -> None:
     proxy = Proxy("dies", "answers")
     assert await ask(proxy, leaves=True) == []
     assert proxy.acts == ["answers"]
@@ -124,11 +124,11 @@ async def test_caller_who_has_left_is_not_served_again() -> None:
     ("act", "status", "code"),
     [("408", 504, "deadline-exceeded"), ("503", 503, "no-replica"), ("404", 503, "no-replica")],
 )
-async def test_what_serve_says_itself_is_a_problem(act: str, status: int, code: str) -> None:
+async def test_errors_of_serve_become_problems(act: str, status: int, code: str) -> None:
     got = await ask(Proxy(act))
     assert (got[0]["status"], problem_of(got)["code"], len(got)) == (status, code, 2)
 
 
-async def test_addresses_of_serve_itself_are_left_alone() -> None:
+async def test_paths_of_serve_are_left_alone() -> None:
     head, body = await ask(Proxy("503"), path="/-/healthz")
     assert (head["status"], body["body"]) == (503, b"from Serve")

@@ -1,3 +1,5 @@
+"""Security headers by media type."""
+
 import pytest
 
 from web.security_headers import DATA_POLICY, PAGE_POLICY, SECURITY_HEADERS, Header, security_headers_for
@@ -11,10 +13,10 @@ from web.security_headers import DATA_POLICY, PAGE_POLICY, SECURITY_HEADERS, Hea
         pytest.param(b"text/html; charset=utf-8", PAGE_POLICY, id="page"),
     ],
 )
-def test_page_may_load_its_scripts_and_data_may_load_nothing(media_type: bytes, policy: Header) -> None:
+def test_pages_may_load_scripts_and_data_may_load_nothing(media_type: bytes, policy: Header) -> None:
     added = security_headers_for([(b"content-length", b"2"), (b"content-type", media_type)])
     assert added == (*SECURITY_HEADERS, policy)
 
 
-def test_answer_without_a_body_is_guarded_as_data() -> None:
+def test_answer_without_a_media_type_is_treated_as_data() -> None:
     assert security_headers_for([])[-1] == DATA_POLICY
