@@ -1,4 +1,4 @@
-"""Fast Embedding API: the routes, `create_app`, and `python main.py`."""
+"""Fast Embedding API: the routes, `create_app`, and the command `python main.py`."""
 
 import sys
 import time
@@ -43,7 +43,7 @@ Timeout = Annotated[
     "/embed",
     status_code=200,
     opt={"permission": "embed", "work": "queued"},
-    security=openapi.KEY,
+    security=openapi.CREDENTIALS,
     responses=openapi_examples.EMBED,
     operation_class=openapi.VectorsOperation,
 )
@@ -54,11 +54,11 @@ async def embed(
     request_timeout: Timeout = None,
 ) -> Response[Any]:
     """Embed one text."""
-    started = time.perf_counter()
+    started_s = time.perf_counter()
     embedding.limits.check_text(data.text)
-    result, wanted = await _embed([data.text], data, embedding.embedder, request, request_timeout)
+    result, answer_format = await _embed([data.text], data, embedding.embedder, request, request_timeout)
     return await build_answers.embed_answer(
-        result, text_length=len(data.text), encoding=data.encoding, wanted=wanted, started=started
+        result, text_length=len(data.text), encoding=data.encoding, answer_format=answer_format, started_s=started_s
     )
 
 
@@ -66,7 +66,7 @@ async def embed(
     "/embed/batch",
     status_code=200,
     opt={"permission": "embed", "work": "queued"},
-    security=openapi.KEY,
+    security=openapi.CREDENTIALS,
     responses=openapi_examples.EMBED_BATCH,
     operation_class=openapi.VectorsOperation,
 )
@@ -77,10 +77,12 @@ async def embed_batch(
     request_timeout: Timeout = None,
 ) -> Response[Any]:
     """Embed several texts; the vectors are in the order of the texts."""
-    started = time.perf_counter()
+    started_s = time.perf_counter()
     embedding.limits.check_texts(data.texts)
-    result, wanted = await _embed(data.texts, data, embedding.embedder, request, request_timeout)
-    return await build_answers.batch_answer(result, encoding=data.encoding, wanted=wanted, started=started)
+    result, answer_format = await _embed(data.texts, data, embedding.embedder, request, request_timeout)
+    return await build_answers.batch_answer(
+        result, encoding=data.encoding, answer_format=answer_format, started_s=started_s
+    )
 
 
 async def _embed(
@@ -90,19 +92,19 @@ async def _embed(
     request: Request[Any, Any, Any],
     timeout_s: float | None,
 ) -> tuple[EmbedResult, Format]:
-    """Embed *texts* as *body* asks, and return the format of the answer too: it is checked before any work begins."""
-    wanted = accepted_format(request.headers.get("accept"))
-    check_format(wanted, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
+    """Embed *texts* with the options of *body*, and return the format of the answer, which is checked first."""
+    answer_format = accepted_format(request.headers.get("accept"))
+    check_format(answer_format, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
     on_tokens = context_of(request.scope).charge_tokens
     result = await embedder.embed(body.model_name, texts, body.options, timeout_s=timeout_s, on_tokens=on_tokens)
-    return result, wanted
+    return result, answer_format
 
 
 @post(
     "/tokenize",
     status_code=200,
     opt={"permission": "embed", "work": "unqueued"},
-    security=openapi.KEY,
+    security=openapi.CREDENTIALS,
     responses=openapi_examples.TOKENIZE,
     operation_class=openapi.LimitedOperation,
 )
@@ -112,12 +114,12 @@ async def tokenize(
     request_timeout: Timeout = None,
 ) -> Response[TokenizeAnswer]:
     """Count the tokens of texts and estimate the work of embedding them; no model is run."""
-    started = time.perf_counter()
+    started_s = time.perf_counter()
     embedding.limits.check_texts(data.texts)
     count = await embedding.embedder.tokenize(
         data.model_name, data.texts, data.input_type, with_pieces=data.return_tokens, timeout_s=request_timeout
     )
-    return await build_answers.tokenize_answer(count, started=started)
+    return await build_answers.tokenize_answer(count, started_s=started_s)
 
 
 @get("/health", opt={"polled": True}, responses=openapi_examples.HEALTH)
@@ -141,7 +143,7 @@ async def ready(lifecycle: NamedDependency[Lifecycle]) -> Response[Probe]:
     return JsonResponse(Probe(lifecycle.phase), status_code=503)
 
 
-@get("/models", opt={"permission": "models"}, security=openapi.KEY, responses=openapi_examples.MODELS)
+@get("/models", opt={"permission": "models"}, security=openapi.CREDENTIALS, responses=openapi_examples.MODELS)
 async def list_models(
     embedder: NamedDependency[Embedder],
     models: NamedDependency[ModelManager],
@@ -158,7 +160,9 @@ async def list_models(
     )
 
 
-@get("/models/{name:path}", opt={"permission": "models"}, security=openapi.KEY, responses=openapi_examples.MODEL)
+@get(
+    "/models/{name:path}", opt={"permission": "models"}, security=openapi.CREDENTIALS, responses=openapi_examples.MODEL
+)
 async def show_model(
     name: Annotated[str, PathParameter(description="May contain slashes, plain or percent-encoded.")],
     embedder: NamedDependency[Embedder],
@@ -167,7 +171,7 @@ async def show_model(
     """What is known of one model, and what it has done."""
     try:
         model = embedder.resolve_model(name.strip("/"))
-    except UnknownModelError as error:  # an unknown model in an address is a 404, in a body a 400
+    except UnknownModelError as error:  # an unknown model in the URL is a 404, in a body a 400
         raise ModelNotFoundError(error.name, error.closest) from None
     loaded, usage = models.find(model.name), embedder.usage(model.name)
     return JsonResponse(build_answers.model_details(model, loaded, usage))
@@ -176,7 +180,7 @@ async def show_model(
 @get(
     "/metrics",
     opt={"permission": "metrics", "polled": True},
-    security=openapi.KEY,
+    security=openapi.CREDENTIALS,
     responses=openapi_examples.METRICS,
     operation_class=openapi.MetricsOperation,
 )
@@ -226,9 +230,9 @@ def serve_forever() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:] not in ([], ["serve"]):
-        from cli.commands import run  # serving needs none of it, and starts faster without
+        from cli.commands import run  # serving starts faster without the commands
 
         sys.exit(run(sys.argv[1:], version=VERSION))
     sys.exit(serve_forever())
-elif __name__ != "__mp_main__":  # a process that a command has started needs no app
+elif __name__ != "__mp_main__":  # a process that a command starts needs no app
     app = _app_or_exit()

@@ -1,1 +1,1 @@
-"""Wire formats: request and answer types, how answers are built and written, OpenAPI, Prometheus."""
+"""The API as callers see it: request and answer types, how answers are built and written, OpenAPI, Prometheus."""

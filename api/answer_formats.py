@@ -1,4 +1,4 @@
-"""Answer formats: which one `Accept` asks for, and vectors as bytes."""
+"""Answer formats: chooses one by the header `Accept`, and writes vectors as bytes or Arrow."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ TEXT_TYPES: Final = {
     OPEN_METRICS: f"{OPEN_METRICS}; version=1.0.0; charset=utf-8",
     PLAIN: f"{PLAIN}; version=0.0.4; charset=utf-8",
 }
-"""Metrics for Prometheus: the Content-Type of each format, in the versions that every reader knows."""
+"""Text formats of metrics and their Content-Type, in the versions that all scrapers support."""
 
-REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
+EXCLUDED = re.compile(r";\s*q=0(\.0*)?\s*$")
 """A quality of zero excludes a format; Litestar would treat it as the least preferred one."""
 FINGERPRINT_HEADER = "X-Model-Fingerprint"
 EMBEDDING_HEADERS = {
@@ -42,13 +42,13 @@ _NO_PYARROW = (
 
 
 class NotAcceptableError(ServiceError):
-    """The caller asks for a format that this service cannot write."""
+    """The caller requests a format that this service cannot write."""
 
     status, code, title = 406, "not-acceptable", "The answer cannot be written in this format"
 
 
 def accepted_format(accept: str | None) -> Format:
-    """Return the format that the header asks for; unknown ones get JSON, as every error does."""
+    """Return the format of vectors that the header *accept* prefers; JSON if it accepts none of ours."""
     if accept is None or ("octet-stream" not in accept and "arrow" not in accept):
         return JSON
     found = _best_match(accept, [JSON, OCTETS, ARROW])
@@ -56,44 +56,45 @@ def accepted_format(accept: str | None) -> Format:
 
 
 def accepted_text_format(accept: str | None) -> str | None:
-    """Return the format of TEXT_TYPES that the header prefers to JSON; None: none, as in `*/*`."""
+    """Return the format of TEXT_TYPES that the header *accept* prefers to JSON; None: it prefers JSON, or `*/*`."""
     found = JSON if accept is None else _best_match(accept, [JSON, *TEXT_TYPES])
     return None if found == JSON else found
 
 
 def _best_match(accept: str, offered: Sequence[str]) -> str:
-    """Return the format of *offered* that is preferred, the first among equals; JSON if none is accepted."""
-    wanted = ",".join(part for part in accept.split(",") if not REFUSED.search(part))
+    """Return the preferred format of *offered*, the first among equals; JSON if none is accepted."""
+    acceptable = ",".join(part for part in accept.split(",") if not EXCLUDED.search(part))
     try:
-        return Accept(wanted).best_match([*offered], default=JSON)
+        return Accept(acceptable).best_match([*offered], default=JSON)
     except (ValueError, OverflowError):  # a quality that is not a number
         return JSON
 
 
-def check_format(wanted: Format, *, is_base64: bool, has_chunks: bool) -> None:
-    """Reject options that the format *wanted* cannot carry, before any work is done.
+def check_format(answer_format: Format, *, is_base64: bool, has_chunks: bool) -> None:
+    """Reject options that *answer_format* cannot represent, before any work is done.
 
     Raises:
         InvalidInputError: an option of the body contradicts the format.
         NotAcceptableError: the format is Arrow, but pyarrow is not installed.
     """
-    if wanted != JSON and is_base64:
+    if answer_format != JSON and is_base64:
         raise InvalidInputError(
-            f"encoding: base64 is for JSON, but the header 'Accept: {wanted}' asks for bytes; leave one of them out.",
+            f"encoding: base64 is for JSON, but the header 'Accept: {answer_format}' asks for bytes; "
+            "leave one of them out.",
             extensions={"field": "encoding"},
         )
-    if wanted == OCTETS and has_chunks:
+    if answer_format == OCTETS and has_chunks:
         raise InvalidInputError(
             f"long_text: a bare matrix has no place for the characters of each chunk; ask for JSON or {ARROW} with "
             "long_text='chunks'.",
             extensions={"field": "long_text"},
         )
-    if wanted == ARROW and find_spec("pyarrow") is None:
+    if answer_format == ARROW and find_spec("pyarrow") is None:
         raise NotAcceptableError(_NO_PYARROW)
 
 
 def octets(result: EmbedResult) -> Response[bytes]:
-    """Answer with the bare matrix, row by row and little-endian."""
+    """Answer with the bytes of the matrix, row by row and little-endian."""
     vectors = little_endian(result.vectors)
     headers = {
         "X-Embedding-Shape": ",".join(map(str, vectors.shape)),

@@ -1,6 +1,7 @@
-"""The answers of the service's own routes: every JSON key that goes out is defined here.
+"""Types of the native API's answers: every JSON key of an answer is a field here.
 
-No engine type goes out raw: `api.build_answers` translates, so a renaming in the engine never changes an answer.
+Engine types are never serialised: `api.build_answers` converts them, so renaming a field in the engine never changes an
+answer. A test checks it.
 """
 
 from dataclasses import dataclass
@@ -14,14 +15,14 @@ from litestar.typing import FieldDefinition
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
-"""Shape ``(dim,)`` or ``(texts, dim)``. Written as JSON numbers no longer than float32 needs, or as base64."""
+"""Shape ``(dim,)`` or ``(texts, dim)``. In JSON as numbers with no more digits than float32 needs, or as base64."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedAnswer:
     """The vector of one text.
 
-    `tokens` counts the whole text before any cut, special tokens included; `truncated` says whether the model saw less.
+    `tokens` counts the whole text before any cut, special tokens included. `truncated`: whether the model got less.
     """
 
     embedding: Vectors
@@ -85,7 +86,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TextTokens:
-    """The tokens of one text: their number (prompt and special tokens included) and whether the model would see fewer.
+    """The tokens of one text: their number, prompt and special tokens included, and whether the model would cut it.
 
     `token_list` is null unless `return_tokens` is true.
     """
@@ -144,7 +145,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class StuckLane:
-    """A lane whose model run has taken longer than LANE_STUCK_SECONDS, and for how many seconds."""
+    """A model run that has taken longer than LANE_STUCK_SECONDS: its model, and the seconds since it began."""
 
     model_name: str
     seconds: float
@@ -180,7 +181,7 @@ class ModelEntry(ModelFacts):
 
 @dataclass(frozen=True, slots=True)
 class ModelList:
-    """The models there are; `allowed_models` is null if the whole catalogue may be used."""
+    """The models of the service; `allowed_models` is null if the whole catalogue may be used."""
 
     required_models: list[str]
     cached_models: list[str]
@@ -190,7 +191,7 @@ class ModelList:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """What a model has done since the service started."""
+    """Work done by a model since the service started."""
 
     requests: int
     texts: int
@@ -199,7 +200,7 @@ class ModelUsage:
 
 @dataclass(frozen=True, slots=True)
 class PromptPair:
-    """The prompts put before a text with an `input_type`; empty: none."""
+    """The prompts that are put before a text with an `input_type`; empty: none."""
 
     query: str
     document: str
@@ -207,7 +208,7 @@ class PromptPair:
 
 @dataclass(frozen=True, slots=True)
 class TrainedSizes:
-    """The `dimensions` that the model was trained for: `sizes`, and all from `any_from` on if it is not null."""
+    """The `dimensions` that the model was trained for: those in `sizes`, and from `any_from` (if not null) on all."""
 
     sizes: list[int]
     any_from: int | None
@@ -217,11 +218,11 @@ class TrainedSizes:
 class SelfCheckFacts:
     """The results of the checks that a model passed when it was loaded.
 
-    `batch_drift` is the largest difference of a number between the vectors of one text alone and among others (both at
-    length 1; null: texts cannot be run together), `batch_invariant` whether it is at most 1e-5. `batching` says which
-    texts may therefore share a run: of any length (`mixed`), of `equal` length, or none (`single`), and
-    `batching_cost` how many times as long a run of mixed texts takes then. `canary_cosine` is the lowest cosine to the
-    model's reference vectors; null without any.
+    `batch_drift` is the largest difference in any component between the vector of a text embedded alone and embedded
+    among others, both of length 1; null: the model cannot run several texts. `batch_invariant`: whether it is at most
+    1e-5. `batching`: which texts may therefore share a run: of any length (`mixed`), of `equal` length, or none
+    (`single`). `batching_cost`: how many times as long mixed texts take because of that. `canary_cosine`: the lowest
+    cosine to the model's reference vectors; null: it has none.
     """
 
     batch_drift: float | None
@@ -232,8 +233,8 @@ class SelfCheckFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class StampFacts:
-    """What the vectors depend on; `fingerprint` is its hash in 16 digits, which each answer carries as a header."""
+class FingerprintFacts:
+    """What the vectors depend on. `fingerprint` is its hash in 16 digits, and a header of each answer with vectors."""
 
     revision: str
     onnx_sha256: str
@@ -247,7 +248,7 @@ class ModelDetails(ModelFacts):
     """One model.
 
     `load_time` (seconds), `loaded_at`, `last_used`, `self_check` and `stamp` are null while it is not in memory.
-    `normalized` says whether vectors have length 1 when `normalize` is left out; null: not known before it is loaded.
+    `normalized`: whether vectors have length 1 when a request omits `normalize`; null: unknown before it is loaded.
     """
 
     model_name: str
@@ -260,7 +261,7 @@ class ModelDetails(ModelFacts):
     normalized: bool | None
     matryoshka: TrainedSizes | None
     self_check: SelfCheckFacts | None
-    stamp: StampFacts | None
+    stamp: FingerprintFacts | None
     usage: ModelUsage
 
 
@@ -274,7 +275,7 @@ class EndpointMetrics:
 
 @dataclass(frozen=True, slots=True)
 class QueueMetrics:
-    """What waits and runs now. `waiting_seconds`: until the lanes have done it, at the measured speed.
+    """Waiting and running work. `waiting_seconds`: until the lanes have done what waits, at the measured speed.
 
     `lanes_stuck` are lanes whose run has taken longer than LANE_STUCK_SECONDS; `lanes_died` counts lane threads that
     ended unexpectedly since the start.
@@ -301,7 +302,7 @@ class MicroBatchMetrics:
 
 @dataclass(frozen=True, slots=True)
 class LimitMetrics:
-    """Where quotas are counted (`off`: nowhere), and how often memory replaced an unreachable Redis."""
+    """Where quotas are counted (`off`: nowhere), and how often memory has replaced an unreachable Redis."""
 
     store: Literal["off", "memory", "redis"]
     fallbacks: int
@@ -309,7 +310,7 @@ class LimitMetrics:
 
 @dataclass(frozen=True, slots=True)
 class MetricsAnswer:
-    """What the service has done since it started."""
+    """Work done by the service since it started, and its present state."""
 
     total_requests: int
     total_embeddings: int

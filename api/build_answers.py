@@ -1,10 +1,9 @@
-"""Translates what the engine returns into the answers of the service's own routes."""
+"""Converts results of the engine into answers of the native API."""
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from litestar import Response
@@ -18,6 +17,7 @@ from api.answer_types import (
     EmbedAnswer,
     EmbedBatchAnswer,
     EndpointMetrics,
+    FingerprintFacts,
     LimitMetrics,
     MetricsAnswer,
     MicroBatchMetrics,
@@ -28,7 +28,6 @@ from api.answer_types import (
     PromptPair,
     QueueMetrics,
     SelfCheckFacts,
-    StampFacts,
     StuckLane,
     StuckProbe,
     TextTokens,
@@ -40,44 +39,22 @@ from api.answer_types import (
 from api.request_types import Encoding
 from engine.catalog import Model
 from engine.embedder import EmbedResult, TokenCount, Usage
-from engine.encoder import Encoder
 from engine.fingerprint import ModelFingerprint
 from engine.scheduler import SchedulerState
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
 from engine.watchdog import StuckRun
+from model_manager import LoadedModel
+from telemetry.metrics import Metrics
 from web.responses import JSON, JsonResponse
 
 
-class Loaded(Protocol):
-    """A model in memory, as the model manager keeps it."""
-
-    encoder: Encoder
-    load_s: float
-    loaded_at: datetime
-
-    @property
-    def last_used(self) -> datetime: ...
-
-
-class RequestCounts(Protocol):
-    """The counters of answers, as `telemetry.metrics` keeps them."""
-
-    @property
-    def requests(self) -> int: ...
-
-    @property
-    def errors(self) -> dict[str, int]: ...
-
-    def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]: ...
-
-
 async def embed_answer(
-    result: EmbedResult, *, text_length: int, encoding: Encoding, wanted: Format, started: float
+    result: EmbedResult, *, text_length: int, encoding: Encoding, answer_format: Format, started_s: float
 ) -> Response[Any]:
-    """Answer a request for one text that arrived at *started*, on `time.perf_counter`."""
-    if wanted != JSON or result.chunks is not None:
-        return await batch_answer(result, encoding=encoding, wanted=wanted, started=started)
+    """Answer a request for one text that arrived at *started_s*, on `time.perf_counter`."""
+    if answer_format != JSON or result.chunks is not None:
+        return await batch_answer(result, encoding=encoding, answer_format=answer_format, started_s=started_s)
     content = EmbedAnswer(
         embedding=_encoded(result.vectors, encoding)[0],
         model_name=result.model.name,
@@ -85,16 +62,18 @@ async def embed_answer(
         text_length=text_length,
         tokens=result.tokens[0],
         truncated=result.truncated[0],
-        processing_time_ms=_ms_since(started),
+        processing_time_ms=_ms_since(started_s),
     )
     return JsonResponse(content, headers={FINGERPRINT_HEADER: result.fingerprint})
 
 
-async def batch_answer(result: EmbedResult, *, encoding: Encoding, wanted: Format, started: float) -> Response[Any]:
-    """Answer a request for several texts, or for chunks, that arrived at *started*, on `time.perf_counter`."""
-    if wanted == OCTETS:
+async def batch_answer(
+    result: EmbedResult, *, encoding: Encoding, answer_format: Format, started_s: float
+) -> Response[Any]:
+    """Answer a request for several texts, or for chunks, that arrived at *started_s*, on `time.perf_counter`."""
+    if answer_format == OCTETS:
         return octets(result)
-    if wanted == ARROW:
+    if answer_format == ARROW:
         return await asyncio.to_thread(arrow, result)  # the first call imports pyarrow
     facts = (
         result.model.name,
@@ -102,7 +81,7 @@ async def batch_answer(result: EmbedResult, *, encoding: Encoding, wanted: Forma
         len(result.tokens),
         result.tokens,
         result.truncated,
-        _ms_since(started),
+        _ms_since(started_s),
     )
     embeddings = _encoded(result.vectors, encoding)
     if result.chunks is None:
@@ -113,12 +92,12 @@ async def batch_answer(result: EmbedResult, *, encoding: Encoding, wanted: Forma
     return JsonResponse(content, headers={FINGERPRINT_HEADER: result.fingerprint})
 
 
-async def tokenize_answer(count: TokenCount, *, started: float) -> Response[TokenizeAnswer]:
-    """Answer a request for tokens that arrived at *started*, on `time.perf_counter`."""
+async def tokenize_answer(count: TokenCount, *, started_s: float) -> Response[TokenizeAnswer]:
+    """Answer a request for tokens that arrived at *started_s*, on `time.perf_counter`."""
     texts = _texts(count) if count.pieces is None else await asyncio.to_thread(_texts, count)
     estimate = WorkEstimate(count.estimate.micro_batches, round(count.estimate.seconds * 1e3, 3))
     return JsonResponse(
-        TokenizeAnswer(count.model.name, count.max_tokens, len(texts), texts, estimate, _ms_since(started))
+        TokenizeAnswer(count.model.name, count.max_tokens, len(texts), texts, estimate, _ms_since(started_s))
     )
 
 
@@ -137,12 +116,12 @@ def _token_list(count: TokenCount, index: int) -> list[Token] | None:
 
 
 def _encoded(vectors: NDArray[Any], encoding: Encoding) -> Any:
-    """Return the vectors as JSON will hold them."""
+    """Return the vectors as they appear in JSON."""
     return to_base64(vectors) if encoding == "base64" else vectors
 
 
-def _ms_since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1e3, 3)
+def _ms_since(started_s: float) -> float:
+    return round((time.perf_counter() - started_s) * 1e3, 3)
 
 
 def live_answer(stuck: Sequence[StuckRun]) -> Response[Any]:
@@ -153,11 +132,11 @@ def live_answer(stuck: Sequence[StuckRun]) -> Response[Any]:
     return JsonResponse(StuckProbe("stuck", lanes), status_code=503)
 
 
-def model_entry(model: Model, loaded: Loaded | None) -> ModelEntry:
+def model_entry(model: Model, loaded: LoadedModel | None) -> ModelEntry:
     return ModelEntry(name=model.name, **_model_facts(model, loaded))
 
 
-def model_details(model: Model, loaded: Loaded | None, usage: Usage) -> ModelDetails:
+def model_details(model: Model, loaded: LoadedModel | None, usage: Usage) -> ModelDetails:
     card = model.card
     check, fingerprint = (loaded.encoder.self_check, loaded.encoder.fingerprint) if loaded else (None, None)
     return ModelDetails(
@@ -177,7 +156,7 @@ def model_details(model: Model, loaded: Loaded | None, usage: Usage) -> ModelDet
     )
 
 
-def _model_facts(model: Model, loaded: Loaded | None) -> dict[str, Any]:
+def _model_facts(model: Model, loaded: LoadedModel | None) -> dict[str, Any]:
     """Return the fields of `ModelFacts`."""
     return {
         "dimension": model.dim,
@@ -200,8 +179,8 @@ def _self_check_facts(check: SelfCheckResult) -> SelfCheckFacts:
     )
 
 
-def _fingerprint_facts(fingerprint: ModelFingerprint) -> StampFacts:
-    return StampFacts(
+def _fingerprint_facts(fingerprint: ModelFingerprint) -> FingerprintFacts:
+    return FingerprintFacts(
         revision=fingerprint.revision,
         onnx_sha256=fingerprint.onnx_sha256,
         onnxruntime=fingerprint.onnxruntime,
@@ -215,7 +194,7 @@ def _model_usage(usage: Usage) -> ModelUsage:
 
 
 def metrics_answer(
-    counts: RequestCounts,
+    metrics: Metrics,
     state: SchedulerState,
     used: Mapping[str, Usage],
     *,
@@ -224,12 +203,12 @@ def metrics_answer(
     limits: LimitMetrics,
 ) -> MetricsAnswer:
     return MetricsAnswer(
-        total_requests=counts.requests,
+        total_requests=metrics.requests,
         total_embeddings=sum(usage.texts for usage in used.values()),
         uptime_seconds=uptime_s,
         cache_info=cache_info,
-        errors=counts.errors,
-        endpoints={name: EndpointMetrics(*numbers) for name, numbers in counts.endpoints().items()},
+        errors=metrics.errors,
+        endpoints={name: EndpointMetrics(*numbers) for name, numbers in metrics.endpoints().items()},
         queue=QueueMetrics(
             waiting_requests=state.waiting_requests,
             waiting_texts=state.waiting_texts,

@@ -1,4 +1,4 @@
-"""Helpers that describe bodies, answers and problems in OpenAPI, each with a valid example."""
+"""Describes bodies, answers and problem documents in OpenAPI, each with a valid example."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,8 +34,8 @@ from web.problems import MEDIA_TYPE, Problem, problem_document
 from web.rate_limits import LIMIT_HEADERS
 
 Responses = Mapping[int, ResponseSpec]
-KEY: list[SecurityRequirement] = [{}, {"bearer": []}, {"apiKey": []}]
-"""No credentials, a bearer token or key, or a key in `X-API-Key`: which is needed depends on the settings."""
+CREDENTIALS: list[SecurityRequirement] = [{}, {"bearer": []}, {"apiKey": []}]
+"""No credentials, a key or token as Bearer, or a key in `X-API-Key`: the settings decide which is required."""
 SCHEMES: dict[str, SecurityScheme | Reference] = {
     "bearer": SecurityScheme(
         type="http", scheme="bearer", description="An API key, or a signed token (JWT) of a configured issuer."
@@ -59,27 +59,27 @@ def openapi_config(version: str) -> OpenAPIConfig:
     )
 
 
-def body(kind: type, *examples: tuple[str, dict[str, object]]) -> Any:
-    """Annotate a JSON body of *kind* with examples: pairs of summary and value."""
-    shown = [Example(summary=summary, value=value) for summary, value in examples]
-    return Annotated[kind, BodyKwarg(media_type=RequestEncodingType.JSON, examples=shown)]
+def body(body_type: type, *examples: tuple[str, dict[str, object]]) -> Any:
+    """Annotate *body_type*, the type of a JSON body, with examples: pairs of summary and value."""
+    described = [Example(summary=summary, value=value) for summary, value in examples]
+    return Annotated[body_type, BodyKwarg(media_type=RequestEncodingType.JSON, examples=described)]
 
 
 def answer(
-    container: Any,
+    answer_type: Any,
     value: object,
     *,
     description: str,
     summary: str = "An answer",
     further: Sequence[tuple[str, object]] = (),
 ) -> ResponseSpec:
-    """Describe an answer of type *container* by the example *value* and *further* pairs of summary and value."""
-    examples = [Example(summary=text, value=_as_json(shown)) for text, shown in ((summary, value), *further)]
-    return ResponseSpec(container, generate_examples=False, description=description, examples=examples)
+    """Describe an answer of *answer_type* with the example *value* and *further* pairs of summary and value."""
+    examples = [Example(summary=text, value=_as_json(example)) for text, example in ((summary, value), *further)]
+    return ResponseSpec(answer_type, generate_examples=False, description=description, examples=examples)
 
 
 def _as_json(value: object) -> Any:
-    """Return *value* as JSON holds it: dates become text."""
+    """Return *value* with dates as strings and dataclasses as objects, as in JSON."""
     if isinstance(value, dict):
         return {key: _as_json(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -89,23 +89,23 @@ def _as_json(value: object) -> Any:
     return _as_json(asdict(value)) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
 
 
-def problem(kind: type[errors.ServiceError], detail: str, **facts: object) -> tuple[int, Example]:
-    """Return status and example of a problem document for an error of *kind*."""
-    return kind.status, Example(
-        summary=kind.title,
+def problem(error: type[errors.ServiceError], detail: str, **extensions: object) -> tuple[int, Example]:
+    """Return status and example of the problem document of an *error*."""
+    return error.status, Example(
+        summary=error.title,
         value=problem_document(
-            status=kind.status,
-            code=kind.code,
-            title=kind.title,
+            status=error.status,
+            code=error.code,
+            title=error.title,
             detail=detail,
             request_id="0f5e8c4d2b7a4c39a6d1f8e7b2c3d4e5",
-            extensions=facts,
+            extensions=extensions,
         ),
     )
 
 
 def problems(*examples: tuple[int, Example]) -> dict[int, ResponseSpec]:
-    """Group *examples* by status; within one status, their titles distinguish them."""
+    """Return a description for each status of *examples*; it lists their titles."""
     by_status: dict[int, list[Example]] = {}
     for status, example in examples:
         by_status.setdefault(status, []).append(example)
@@ -122,12 +122,14 @@ def problems(*examples: tuple[int, Example]) -> dict[int, ResponseSpec]:
 
 
 class StrictBodies(StructSchemaPlugin):
-    """Describes bodies with `forbid_unknown_fields` as objects without additional properties."""
+    """OpenAPI plugin: bodies with `forbid_unknown_fields` allow no additional properties."""
 
     def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
-        kind = field_definition.annotation
+        body_type = field_definition.annotation
         return (
-            isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__struct_config__.forbid_unknown_fields
+            isinstance(body_type, type)
+            and issubclass(body_type, msgspec.Struct)
+            and body_type.__struct_config__.forbid_unknown_fields
         )
 
     def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: Any) -> Schema:
@@ -138,7 +140,7 @@ class StrictBodies(StructSchemaPlugin):
 
 @dataclass
 class LimitedOperation(Operation):
-    """A route with a quota: the headers of its answers state what is left."""
+    """An operation with a quota: adds the headers that state what is left of it."""
 
     def __post_init__(self) -> None:
         for status, response in (self.responses or {}).items():
@@ -150,7 +152,7 @@ class LimitedOperation(Operation):
 
 @dataclass
 class VectorsOperation(LimitedOperation):
-    """A route that returns vectors: its answer may be bytes too, and its headers name the model's fingerprint."""
+    """An operation that returns vectors: adds the binary formats, and the header with the model's fingerprint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,7 +173,7 @@ class VectorsOperation(LimitedOperation):
 
 @dataclass
 class MetricsOperation(Operation):
-    """A route that can answer with text for Prometheus."""
+    """An operation that returns metrics: adds the text formats for Prometheus."""
 
     def __post_init__(self) -> None:
         response = cast("OpenAPIResponse", (self.responses or {})["200"])

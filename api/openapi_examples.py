@@ -1,4 +1,4 @@
-"""Every answer of every route for OpenAPI, each with a valid example."""
+"""OpenAPI descriptions of every route: its body and all its answers, each with a valid example."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from api.answer_types import (
     EmbedAnswer,
     EmbedBatchAnswer,
     EndpointMetrics,
+    FingerprintFacts,
     Health,
     LimitMetrics,
     MetricsAnswer,
@@ -25,7 +26,6 @@ from api.answer_types import (
     PromptPair,
     QueueMetrics,
     SelfCheckFacts,
-    StampFacts,
     StuckLane,
     StuckProbe,
     TextTokens,
@@ -85,13 +85,13 @@ _WHEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 
 
 class _TooLargeError(errors.ServiceError):
-    """How an error that Litestar raises reads."""
+    """Describes an error that Litestar raises itself."""
 
     status, code, title = 413, "content-too-large", "Content Too Large"
 
 
 class _BadRequestError(errors.ServiceError):
-    """How Litestar's answer to malformed headers reads; any route may give it."""
+    """Describes Litestar's error for malformed headers, which any route may return."""
 
     status, code, title = 400, "bad-request", "Bad Request"
 
@@ -100,12 +100,12 @@ _NOT_ALLOWED = problem(
     errors.ModelNotAllowedError,
     "ALLOWED_MODELS does not include the model 'thenlper/gte-base'. GET /models lists what may be used.",
 )
-_USED_UP = RateLimitedError(
+_RATE_LIMITED = RateLimitedError(
     QuotaState(
         quotas_of(requests=100, tokens=None, window_s=60), used=(100 * 60_000_000 - 1_000_000,), is_admitted=False
     )
 )
-_NO_KEY = (
+_NOT_AUTHENTICATED = (
     problem(UnauthenticatedError, "Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."),
     problem(UnauthenticatedError, "The token has expired."),
     problem(
@@ -113,9 +113,9 @@ _NO_KEY = (
         "The token is signed with a key that is not known here yet, and new keys cannot be fetched now.",
     ),
 )
-"""Where the settings require keys."""
+"""Problems of routes for which the settings require keys."""
 _WORK_PROBLEMS = problems(
-    *_NO_KEY,
+    *_NOT_AUTHENTICATED,
     problem(MissingPermissionError, "This needs a key with the permission 'embed'.", scope="embed"),
     problem(
         errors.InvalidInputError,
@@ -139,7 +139,7 @@ _WORK_PROBLEMS = problems(
     problem(_TooLargeError, "The body is larger than MAX_REQUEST_SIZE allows.", limit=10_000_000),
     problem(NotAcceptableError, f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt)."),
     problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
-    problem(RateLimitedError, _USED_UP.detail, **_USED_UP.extensions),
+    problem(RateLimitedError, _RATE_LIMITED.detail, **_RATE_LIMITED.extensions),
     problem(errors.InferenceError, "The model failed on this input. The service's log contains the error."),
     problem(
         errors.InvalidVectorError, "The vector of text 3 contains NaN or infinity, so it is not returned.", index=3
@@ -163,8 +163,8 @@ _WORK_PROBLEMS = problems(
 )
 
 
-_ONLY_OF_MODELS = {NotAcceptableError.status, errors.InferenceError.status}
-"""Statuses that cannot occur where no model runs and the answer is always JSON."""
+_STATUSES_OF_RUNS = {NotAcceptableError.status, errors.InferenceError.status}
+"""Statuses that cannot occur on a route that runs no model and always answers with JSON."""
 _CHUNKS = {
     "embeddings": [_VECTOR, _OTHER_VECTOR],
     "chunks": [asdict(Chunk(0, 0, 1210, 256)), asdict(Chunk(0, 1211, 1304, 24))],
@@ -225,7 +225,7 @@ TOKENIZE: Responses = {
         description="The tokens of each text, in the order asked",
         summary="The two special tokens, which have no characters, are left out",
     ),
-    **{status: answers for status, answers in _WORK_PROBLEMS.items() if status not in _ONLY_OF_MODELS},
+    **{status: answers for status, answers in _WORK_PROBLEMS.items() if status not in _STATUSES_OF_RUNS},
 }
 HEALTH: Responses = {
     200: answer(Health, Health("healthy", _CACHE, 86.4), description="The service accepts work"),
@@ -247,7 +247,7 @@ READY: Responses = {
 }
 MODELS: Responses = {
     200: answer(ModelList, ModelList([MODEL_NAME], [MODEL_NAME], [MODEL_NAME], [_ENTRY]), description="The models"),
-    **problems(*_NO_KEY),
+    **problems(*_NOT_AUTHENTICATED),
 }
 MODEL: Responses = {
     200: answer(
@@ -272,7 +272,7 @@ MODEL: Responses = {
             self_check=SelfCheckFacts(
                 batch_drift=1.2e-7, batch_invariant=True, batching="mixed", batching_cost=1.0, canary_cosine=0.999999
             ),
-            stamp=StampFacts(
+            stamp=FingerprintFacts(
                 revision="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
                 onnx_sha256="560054b8e397a997e9bc969386e72b836a979d9ed2a53a3c5705a70b142affca",
                 onnxruntime="1.32.0",
@@ -284,7 +284,7 @@ MODEL: Responses = {
         description="The model",
     ),
     **problems(
-        *_NO_KEY,
+        *_NOT_AUTHENTICATED,
         problem(_BadRequestError, "Invalid host header"),
         _NOT_ALLOWED,
         problem(
@@ -320,7 +320,7 @@ METRICS: Responses = {
         description="The counters",
     ),
     **problems(
-        *_NO_KEY,
+        *_NOT_AUTHENTICATED,
         problem(MissingPermissionError, "This needs a key with the permission 'metrics'.", scope="metrics"),
         problem(errors.MetricsDisabledError, "ENABLE_METRICS disables the metrics."),
     ),

@@ -1,4 +1,4 @@
-"""The metrics as text for Prometheus and all that reads its formats; the numbers are those of the JSON answer."""
+"""Metrics as text for Prometheus and compatible scrapers, with the numbers of the JSON answer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,25 +23,27 @@ from telemetry.metrics import BUCKET_BOUNDS_S, Latencies
 PREFIX = "fast_embedding_"
 
 
-def text_answer(wanted: str, facts: "Facts") -> Response[Any]:
-    """Write *facts* in the text format *wanted* (of TEXT_TYPES), and what the system reports about this process."""
+def text_answer(text_format: str, families: "Families") -> Response[Any]:
+    """Answer in *text_format*, a key of TEXT_TYPES, with *families* and the process metrics of the operating system."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(facts)
+    registry.register(families)
     ProcessCollector(registry=registry)
-    write: Callable[[CollectorRegistry], bytes] = generate_open_metrics if wanted == OPEN_METRICS else generate_latest
-    return Response(write(registry), headers={"Content-Type": TEXT_TYPES[wanted]})
+    write: Callable[[CollectorRegistry], bytes] = (
+        generate_open_metrics if text_format == OPEN_METRICS else generate_latest
+    )
+    return Response(write(registry), headers={"Content-Type": TEXT_TYPES[text_format]})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Facts:
-    """The metrics of one moment, counted elsewhere, as Prometheus metric families.
+class Families:
+    """The metrics of one moment as Prometheus metric families, for one registry.
 
     Attributes:
         answer: the JSON answer.
         latencies: of each endpoint.
         fingerprints: of the models in memory, by name.
         max_queue_s: seconds of work that may wait (MAX_QUEUE_SECONDS).
-        version: the service's.
+        version: that of the service.
         is_ready: whether the service accepts work.
     """
 
@@ -98,13 +100,13 @@ class Facts:
         yield _counter("dropped_texts", "Texts dropped before a run because their callers left.", batches.dropped_texts)
 
     def _models(self) -> Iterator[Metric]:
-        rules = self.answer.cache_info
-        loaded = [[name, self.fingerprints.get(name, "")] for name in rules.cached_models]
+        cache = self.answer.cache_info
+        loaded = [[name, self.fingerprints.get(name, "")] for name in cache.cached_models]
         yield _info("model", "The models in memory.", ["model", "fingerprint"], loaded)
-        yield _gauge("models_loaded", "Models in memory.", rules.num_cached)
-        yield _gauge("models_limit", "Models in memory at most (MAX_CACHED_MODELS).", rules.max_cached)
-        yield _gauge("model_ttl_seconds", "An unused model is evicted after this time.", rules.cache_ttl)
-        yield _gauge("model_cleanup_interval_seconds", "Seconds between searches.", rules.cleanup_interval)
+        yield _gauge("models_loaded", "Models in memory.", cache.num_cached)
+        yield _gauge("models_limit", "Models in memory at most (MAX_CACHED_MODELS).", cache.max_cached)
+        yield _gauge("model_ttl_seconds", "An unused model is evicted after this time.", cache.cache_ttl)
+        yield _gauge("model_cleanup_interval_seconds", "Seconds between searches.", cache.cleanup_interval)
         for kind, documentation in (
             ("requests", "Requests answered with vectors."),
             ("texts", "Texts embedded."),

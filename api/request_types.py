@@ -1,4 +1,4 @@
-"""JSON bodies of the native API's requests, and the limits of their texts."""
+"""Types of the native API's JSON bodies, and the limits of their texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from engine.options import DEFAULTS, EmbedOptions, LongText, Truncate
 from engine.vectors import Dtype
 
 
-def _meaning(field: str, *names: str) -> dict[str, str]:
+def _did_you_mean(field: str, *names: str) -> dict[str, str]:
+    """Return the hint to use *field* for each of *names*."""
     return dict.fromkeys(names, f"Did you mean {field!r}?")
 
 
@@ -31,24 +32,24 @@ ONE_TEXT = (
     "body",
 )
 SEVERAL_TEXTS = ("sentences", "documents", "passages", "queries", "prompts", "contents", "strings", "items")
-"""What other APIs, and people's first guesses, call one text and several texts."""
+"""Names of one text and of several texts in other APIs, and in people's first guesses."""
 MODEL_HINTS = {
-    **_meaning("model_name", "model", "model_id", "embedding_model"),
-    **_meaning("input_type", "task", "task_type", "prompt_name"),
+    **_did_you_mean("model_name", "model", "model_id", "embedding_model"),
+    **_did_you_mean("input_type", "task", "task_type", "prompt_name"),
 }
 OPTION_HINTS = {
     **MODEL_HINTS,
-    **_meaning("dimensions", "dims", "size", "output_dimension", "output_dimensionality"),
-    **_meaning("dtype", "output_dtype", "embedding_type", "embedding_types", "precision", "quantization"),
-    **_meaning("normalize", "normalize_embeddings", "l2_normalize"),
-    **_meaning("encoding", "encoding_format"),
+    **_did_you_mean("dimensions", "dims", "size", "output_dimension", "output_dimensionality"),
+    **_did_you_mean("dtype", "output_dtype", "embedding_type", "embedding_types", "precision", "quantization"),
+    **_did_you_mean("normalize", "normalize_embeddings", "l2_normalize"),
+    **_did_you_mean("encoding", "encoding_format"),
 }
 
 Encoding = Literal["list", "base64"]
 
 ModelName = Annotated[str | None, Meta(description="Default: the first model of REQUIRED_MODELS.")]
 _NOT_BLANK = {"type": "string", "minLength": 1, "pattern": r"\S"}
-"""For the OpenAPI document only. `TextLimits` checks it, and says which text is wrong."""
+"""For the OpenAPI document only: `TextLimits` checks it, and its error names the text."""
 TextsField = Annotated[
     list[str],
     Meta(
@@ -63,7 +64,7 @@ InputTypeField = Annotated[
 
 
 class EmbedOptionsBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Which model embeds, and how. By default, vectors are as FastEmbed returns them."""
+    """Options of embedding: the model, and how it embeds. By default, vectors are as FastEmbed returns them."""
 
     FIELD_HINTS: ClassVar[Mapping[str, str]] = OPTION_HINTS
 
@@ -115,7 +116,7 @@ class EmbedOptionsBody(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def options(self) -> EmbedOptions:
-        """The options as the engine takes them."""
+        """The same options as the engine's type."""
         options = (
             self.input_type,
             self.truncate,
@@ -136,7 +137,7 @@ class EmbedRequest(EmbedOptionsBody, kw_only=True):
 
     FIELD_HINTS = {
         **OPTION_HINTS,
-        **_meaning("text", *ONE_TEXT),
+        **_did_you_mean("text", *ONE_TEXT),
         **dict.fromkeys(("texts", *SEVERAL_TEXTS), "For several texts, send 'texts' to POST /embed/batch."),
     }
 
@@ -151,7 +152,7 @@ class EmbedBatchRequest(EmbedOptionsBody, kw_only=True):
 
     FIELD_HINTS = {
         **OPTION_HINTS,
-        **_meaning("texts", *ONE_TEXT, *SEVERAL_TEXTS),
+        **_did_you_mean("texts", *ONE_TEXT, *SEVERAL_TEXTS),
         "text": "For one text, use POST /embed; here 'texts' is a list.",
     }
 
@@ -163,7 +164,7 @@ class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     FIELD_HINTS: ClassVar[Mapping[str, str]] = {
         **MODEL_HINTS,
-        **_meaning("texts", "text", *ONE_TEXT, *SEVERAL_TEXTS),
+        **_did_you_mean("texts", "text", *ONE_TEXT, *SEVERAL_TEXTS),
     }
 
     texts: TextsField
@@ -183,7 +184,7 @@ class TextLimits:
         """Check the text of a request that has only one.
 
         Raises:
-            InvalidInputError: it is blank or too long; the facts are field and limit.
+            InvalidInputError: it is blank or too long; with the extensions `field` and `limit`.
         """
         self._check(text, "text", {"field": "text"})
 
@@ -191,8 +192,8 @@ class TextLimits:
         """Check all texts of a request.
 
         Raises:
-            InvalidInputError: there are none or too many, or one is blank or too long; the facts are field, index and
-                limit.
+            InvalidInputError: there are none or too many, or one is blank or too long; with the extensions `field`,
+                `index` and `limit`.
         """
         if not texts:
             raise InvalidInputError(
@@ -206,11 +207,11 @@ class TextLimits:
         for index, text in enumerate(texts):
             self._check(text, f"texts[{index}]", {"field": "texts", "index": index})
 
-    def _check(self, text: str, place: str, facts: dict[str, object]) -> None:
+    def _check(self, text: str, place: str, extensions: dict[str, object]) -> None:
         if not text or text.isspace():
-            raise InvalidInputError(f"{place}: the text is {'blank' if text else 'empty'}.", extensions=facts)
+            raise InvalidInputError(f"{place}: the text is {'blank' if text else 'empty'}.", extensions=extensions)
         if len(text) > self.max_characters:
             raise InvalidInputError(
                 f"{place}: {len(text)} characters are more than the {self.max_characters} allowed in one text.",
-                extensions={**facts, "limit": self.max_characters},
+                extensions={**extensions, "limit": self.max_characters},
             )

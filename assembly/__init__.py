@@ -1,1 +1,1 @@
-"""From settings to running parts. Nothing else constructs collaborators, and Settings goes no further."""
+"""Builds the app and its running parts from the settings. Everything below takes plain values, not `Settings`."""

@@ -1,4 +1,4 @@
-"""Who may call, and how much: from the settings to the parts that decide it."""
+"""Builds the parts that authenticate callers and count their quotas, from the settings."""
 
 import ipaddress
 from collections.abc import AsyncIterator
@@ -18,12 +18,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call what.
+    """The configured keys and tokens, and the permissions that require them.
 
     Attributes:
         keys: finds the principal of an API key.
         tokens: verifies tokens.
-        sources: the settings that define keys or tokens; none: every route is open.
+        sources: names of the settings that define keys or tokens; empty: every route is open.
         protected: the permissions that require a key or token.
         is_exposed: every route is open, and HOST is reachable from other machines.
     """
@@ -36,7 +36,7 @@ class Access:
 
     @asynccontextmanager
     async def lifespan(self, _: object) -> AsyncIterator[None]:
-        """Warn once if the service is open to everyone; at the end, cancel fetches in flight."""
+        """At the start, warn if the service is open to other machines; at the end, cancel fetches in flight."""
         if self.is_exposed:
             log.warning(
                 "service_open", advice="anyone who reaches HOST may call; set API_KEYS, or a HOST such as 127.0.0.1"
@@ -48,10 +48,10 @@ class Access:
 
 
 def read_access(settings: Settings) -> Access:
-    """Read the keys and the sources of tokens.
+    """Read keys and the sources of tokens from *settings* and the files that they name.
 
     Raises:
-        SettingsError: keys, or a file of keys, cannot be used; the message contains no part of a key.
+        SettingsError: a key or a file cannot be used; the message contains no part of a key.
     """
     sources = settings.key_sources
     return Access(
@@ -64,10 +64,10 @@ def read_access(settings: Settings) -> Access:
 
 
 def quota_store(settings: Settings) -> QuotaStore:
-    """Return the store that counts what callers use. It opens no socket before it runs.
+    """Return the store that counts requests and tokens per caller. It opens no socket before it runs.
 
     Raises:
-        SettingsError: REDIS_URL has an option that the client does not know.
+        SettingsError: REDIS_URL has an option that the client does not support.
     """
     if not settings.enable_rate_limit:
         return NoQuotas()
@@ -116,7 +116,7 @@ def _keys(settings: Settings) -> KeyRing:
 def _tokens(settings: Settings) -> TokenVerifier:
     if not any(source.startswith("JWT_") for source in settings.key_sources):
         return NoTokens()
-    # Importing these libraries takes time that a service without tokens need not spend at start.
+    # Imported here: a service without tokens starts faster without these libraries.
     from access.jwks import Jwks, fetch_document  # noqa: PLC0415
     from access.jwt_tokens import (  # noqa: PLC0415
         JwtVerifier,

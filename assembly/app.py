@@ -1,4 +1,4 @@
-"""Puts the app together: routes, middlewares, error handling and the running service behind them."""
+"""Builds the app: routes, middleware, error handlers and the service behind them."""
 
 import signal
 import sys
@@ -21,7 +21,6 @@ from api.request_types import TextLimits
 from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.lane_plan import plan_lanes
-from assembly.lifecycle import Lifecycle
 from assembly.reports import CacheReport, FullMetricsReport, MetricsReport, NoMetricsReport
 from assembly.running import RunningService
 from config import Settings, SettingsError
@@ -29,8 +28,6 @@ from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import UnknownModelError
-from engine.scheduler import Scheduler
-from model_manager import ModelManager
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.authentication import AuthenticationMiddleware
@@ -55,13 +52,13 @@ EXPOSED_HEADERS = [
 
 @dataclass(frozen=True, slots=True)
 class AppParts:
-    """What serves an app beside its routes; in `app.state.parts`, for the server process and for Ray Serve.
+    """The parts of an app that the server process and Ray Serve use, in `app.state.parts`.
 
     Attributes:
-        settings: those the app was built with, without API keys.
-        metrics: counts answers, and connections that never became requests.
-        guard: rejects work under overload.
-        service: opened by the app's lifespan.
+        settings: those of the app, without API keys.
+        metrics: counts answers, and errors of connections that end before there is a request.
+        guard: rejects requests under overload.
+        service: the service behind the routes; the app's lifespan opens it.
     """
 
     settings: Settings
@@ -72,10 +69,10 @@ class AppParts:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingParts:
-    """What the routes that embed or tokenise use.
+    """The parts that the routes for embedding and tokenising use.
 
-    One object, not two: Litestar resolves several dependencies of a route in a task group, a third more function calls
-    per request.
+    They are one dependency, because Litestar resolves several dependencies of a route in a task group, which costs a
+    third more function calls per request.
     """
 
     embedder: Embedder
@@ -83,7 +80,7 @@ class EmbeddingParts:
 
 
 def parts_of(app: Litestar) -> AppParts:
-    """Return what `build_app` has put beside the routes of *app*."""
+    """Return the parts that `build_app` has stored in *app*."""
     parts: AppParts = app.state.parts
     return parts
 
@@ -124,7 +121,7 @@ def build_app(
     app = Litestar(
         route_handlers=route_handlers,
         lifespan=[access.lifespan, service.lifespan],
-        dependencies=_dependencies(service, settings, catalog, cache, report),
+        dependencies=_dependencies(service, settings, cache, report),
         middleware=[authentication, *([RateLimitMiddleware(quotas)] if settings.enable_rate_limit else [])],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
@@ -145,7 +142,7 @@ def _wrap(app: Litestar, service: RunningService, metrics: Metrics, cors: CORSCo
         app.asgi_handler,
         queued=paths_with(app, "work", ["queued"]),
         unqueued=paths_with(app, "work", ["unqueued"]),
-        overload=service.rejection,
+        overload=service.overload,
         count=metrics.count,
     )
     polled = paths_with(app, "polled", [True])
@@ -188,46 +185,21 @@ def _authentication(access: Access, addresses: ClientAddresses) -> Authenticatio
 
 
 def _dependencies(
-    service: RunningService, settings: Settings, catalog: Catalog, cache: CacheReport, report: MetricsReport
+    service: RunningService, settings: Settings, cache: CacheReport, report: MetricsReport
 ) -> dict[str, Provide]:
-    """Return what handlers may ask for by name: each gets exactly the parts it uses."""
+    """Return the dependencies of handlers, by name: each handler receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
-    required_models = tuple(catalog.get(name).name for name in settings.required_models)
-
-    def provide_embedding() -> EmbeddingParts:
-        return EmbeddingParts(service.parts.embedder, text_limits)
-
-    def provide_embedder() -> Embedder:
-        return service.parts.embedder
-
-    def provide_models() -> ModelManager:
-        return service.parts.models
-
-    def provide_scheduler() -> Scheduler:
-        return service.parts.scheduler
-
-    def provide_lifecycle() -> Lifecycle:
-        return service.lifecycle
-
-    def provide_required_models() -> tuple[str, ...]:
-        return required_models
-
-    def provide_cache_report() -> CacheReport:
-        return cache
-
-    def provide_metrics_report() -> MetricsReport:
-        return report
-
-    return {
-        "embedding": Provide(provide_embedding, sync_to_thread=False),
-        "embedder": Provide(provide_embedder, sync_to_thread=False),
-        "models": Provide(provide_models, sync_to_thread=False),
-        "scheduler": Provide(provide_scheduler, sync_to_thread=False),
-        "lifecycle": Provide(provide_lifecycle, sync_to_thread=False),
-        "required_models": Provide(provide_required_models, sync_to_thread=False),
-        "cache_report": Provide(provide_cache_report, sync_to_thread=False),
-        "metrics_report": Provide(provide_metrics_report, sync_to_thread=False),
+    providers: dict[str, Callable[[], Any]] = {
+        "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits),
+        "embedder": lambda: service.parts.embedder,
+        "models": lambda: service.parts.models,
+        "scheduler": lambda: service.parts.scheduler,
+        "lifecycle": lambda: service.lifecycle,
+        "required_models": lambda: service.required_models,
+        "cache_report": lambda: cache,
+        "metrics_report": lambda: report,
     }
+    return {name: Provide(provider, sync_to_thread=False) for name, provider in providers.items()}
 
 
 def _check_model_names(settings: Settings, catalog: Catalog) -> None:

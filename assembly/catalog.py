@@ -1,4 +1,4 @@
-"""The one place that opens the model catalogue: the service, the commands and the bulk job all see the same models."""
+"""Opens the model catalogue: in one place, so that the service, the commands and the bulk job see the same models."""
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR, PRELOADED_DIR, Settings
 from engine.catalog import Catalog, read_catalog

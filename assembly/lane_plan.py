@@ -1,4 +1,4 @@
-"""The one place that plans lanes and session copies: the service and `check` must agree on both."""
+"""Plans lanes and the copies of sessions: in one place, so that the service and `check` agree."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from host.cores import usable_cores
 
 @dataclass(frozen=True, slots=True)
 class LanePlan:
-    """How many lanes run models, and which models get a second session for lone texts.
+    """The number of lanes, and the models that get a second session for lone texts.
 
     Attributes:
-        cores: usable cores.
-        lanes: inference threads, never more than *cores*.
-        lone_text_bytes: a model of up to this size gets the second session; 0: none does.
+        cores: cores that the service may use.
+        lanes: inference threads, at most one per core.
+        lone_text_bytes: models up to this size in memory get the second session; 0: no model does.
     """
 
     cores: int
@@ -22,11 +22,11 @@ class LanePlan:
     lone_text_bytes: int
 
     def sessions_of(self, model: Model) -> int:
-        """Copies of *model* in memory: one for the lanes, and one for lone texts if the model is small enough."""
+        """Return the copies of *model* in memory: one for the lanes, and one for lone texts if it is small enough."""
         return 2 if self.lanes > 1 and model.memory_bytes <= self.lone_text_bytes else 1
 
 
 def plan_lanes(settings: Settings, *, cores: int | None = None) -> LanePlan:
-    """Plan for this machine, or for *cores* if the process owns only a share of it."""
+    """Plan for the cores that this process may use, or for *cores* if it must share them."""
     cores = cores or usable_cores()
     return LanePlan(cores, min(settings.thread_pool_workers, cores), int(settings.lone_text_memory))

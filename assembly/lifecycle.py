@@ -1,4 +1,4 @@
-"""The life of the service: starting, healthy, draining. This is the only place where the phase changes."""
+"""The lifecycle of the service: starting, healthy, draining. The phase changes only here."""
 
 import asyncio
 import time
@@ -9,13 +9,13 @@ Phase = Literal["starting", "healthy", "draining"]
 
 
 class Lifecycle:
-    """Owns the phase of the service, and why its start failed."""
+    """Owns the phase of the service, and the reason if its start failed."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin to start; *clock* gives seconds, monotonic."""
+        """Enter the phase `starting`; *clock* returns monotonic seconds."""
         self._phase: Phase = "starting"
         self._failure: str | None = None
-        self._is_started = asyncio.Event()
+        self._start_ended = asyncio.Event()
         self._clock = clock
         self._began_s = clock()
 
@@ -30,7 +30,7 @@ class Lifecycle:
 
     @property
     def failure(self) -> str | None:
-        """Why the service could not start; None: it could, or it is still starting."""
+        """Why the service cannot start; None: it could, or it is still starting."""
         return self._failure
 
     @property
@@ -38,20 +38,21 @@ class Lifecycle:
         return round(self._clock() - self._began_s, 3)
 
     def finish_start(self) -> None:
-        """Accept work from now on, unless the service is draining already."""
+        """Accept work from now on, unless the service drains already."""
         if self._phase == "starting":
             self._phase = "healthy"
-        self._is_started.set()
+        self._start_ended.set()
 
     def fail_start(self, reason: str) -> None:
         """Record why the service cannot start."""
         self._failure = reason
-        self._is_started.set()
+        self._start_ended.set()
 
     def start_draining(self) -> None:
         """Accept no new work; accepted work is still answered."""
         self._phase = "draining"
+        self._start_ended.set()
 
     async def wait_for_start(self) -> None:
-        """Return once the start has succeeded or failed."""
-        await self._is_started.wait()
+        """Wait until the start has succeeded or failed, or the service drains."""
+        await self._start_ended.wait()

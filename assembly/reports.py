@@ -1,4 +1,4 @@
-"""What `/health` and `/metrics` report, collected from the parts at the moment of the request."""
+"""Collects what `/health` and `/metrics` report from the running parts, when a request asks for it."""
 
 import asyncio
 from typing import Any, Protocol, runtime_checkable
@@ -7,7 +7,7 @@ from litestar import Response
 
 from access.quotas import QuotaStore
 from api.answer_formats import accepted_text_format
-from api.answer_types import CacheInfo, LimitMetrics
+from api.answer_types import CacheInfo, LimitMetrics, MetricsAnswer
 from api.build_answers import metrics_answer
 from assembly.lifecycle import Lifecycle
 from assembly.running import RunningService
@@ -18,7 +18,7 @@ from web.responses import JsonResponse
 
 
 class CacheReport:
-    """Reports the models in memory and the limits after which they are evicted."""
+    """Reports the models in memory and the limits beyond which they are evicted."""
 
     def __init__(self, service: RunningService, settings: Settings) -> None:
         self._service = service
@@ -39,7 +39,7 @@ class MetricsReport(Protocol):
 
 
 class NoMetricsReport:
-    """ENABLE_METRICS is false."""
+    """Rejects `GET /metrics`: the service runs with ENABLE_METRICS=false."""
 
     async def answer(self, accept: str | None) -> Response[Any]:
         """Reject the request.
@@ -52,7 +52,7 @@ class NoMetricsReport:
 
 
 class FullMetricsReport:
-    """Collects the metrics of all parts."""
+    """Answers `GET /metrics` with the metrics of all parts."""
 
     def __init__(
         self,
@@ -86,11 +86,11 @@ class FullMetricsReport:
             return JsonResponse(content)
         return await asyncio.to_thread(self._text, text_format, content, lifecycle)
 
-    def _text(self, text_format: str, content: Any, lifecycle: Lifecycle) -> Response[Any]:
+    def _text(self, text_format: str, content: MetricsAnswer, lifecycle: Lifecycle) -> Response[Any]:
         """Write the same numbers for Prometheus. Blocks: the first call imports the library that writes them."""
-        from api.prometheus import Facts, text_answer  # noqa: PLC0415 - 0.1 s of import, only paid with Prometheus
+        from api.prometheus import Families, text_answer  # noqa: PLC0415 - 0.1 s of import, needed for Prometheus only
 
-        facts = Facts(
+        families = Families(
             answer=content,
             latencies=self._metrics.latencies(),
             fingerprints=self._service.parts.models.fingerprints,
@@ -98,4 +98,4 @@ class FullMetricsReport:
             version=self._version,
             is_ready=lifecycle.is_healthy,
         )
-        return text_answer(text_format, facts)
+        return text_answer(text_format, families)

@@ -1,4 +1,4 @@
-"""The running service: its parts are opened with the app, loaded, drained, and closed in reverse order."""
+"""The running service: opens its parts with the app, loads the required models, drains, and closes the parts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a running service consists of."""
+    """The parts of a running service."""
 
     models: ModelManager
     scheduler: Scheduler
@@ -49,8 +49,18 @@ class RunningService:
         load: Callable[..., Encoder],
         stop: Callable[[], None],
     ) -> None:
-        """Open nothing yet; *load* loads a model of the catalogue, *stop* ends the process if the start fails."""
+        """Open nothing before `lifespan`.
+
+        Args:
+            settings: without API keys.
+            catalog: the models that exist.
+            plan: lanes and copies of sessions.
+            quotas: connected for as long as the service runs.
+            load: loads a model of the catalogue.
+            stop: called if the start fails; ends the process.
+        """
         self.lifecycle = Lifecycle()
+        self.required_models = tuple(catalog.get(name).name for name in settings.required_models)
         self._settings = settings
         self._catalog = catalog
         self._plan = plan
@@ -67,51 +77,59 @@ class RunningService:
             raise RuntimeError(message)
         return self._parts
 
-    def rejection(self) -> ServiceError | None:
-        """Return why any queued work would be rejected now; None while some has room, or the app does not run yet."""
+    def overload(self) -> ServiceError | None:
+        """Return the error that any queued work would get now; None: some is accepted, or the app does not run."""
         return None if self._parts is None else self._parts.scheduler.overload()
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
         """Open the parts, load the required models while `/health` already answers, and close everything at the end."""
-        async with self._open_parts() as self._parts:
-            starting = asyncio.create_task(self._load_required(self._parts))
-            cleaning = asyncio.create_task(self._parts.models.evict_idle_forever(self._settings.cleanup_interval))
-            try:
-                yield
-            finally:
-                self.lifecycle.start_draining()
-                for task in (starting, cleaning):
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
-        self._parts = None
-
-    async def _load_required(self, parts: Parts) -> None:
-        settings, lifecycle = self._settings, self.lifecycle
         try:
-            await asyncio.to_thread(log_settings_without_effect, settings)
-            required = [parts.embedder.resolve_model(name) for name in settings.required_models]
-            reason = await asyncio.to_thread(why_not_here, settings, required, self._plan)
-            if reason is None:
-                await parts.models.load_all(required)
+            async with self._open_parts() as self._parts:
+                starting = asyncio.create_task(self._start(self._parts))
+                cleaning = asyncio.create_task(self._parts.models.evict_idle_forever(self._settings.cleanup_interval))
+                try:
+                    yield
+                finally:
+                    self.lifecycle.start_draining()
+                    for task in (starting, cleaning):
+                        task.cancel()
+                        with suppress(asyncio.CancelledError):
+                            await task
+        finally:
+            self._parts = None
+
+    async def _start(self, parts: Parts) -> None:
+        """Load the required models and accept work; or log why that is impossible, and stop the process."""
+        bug: Exception | None = None
+        try:
+            reason = await self._load_required(parts)
         except ServiceError as error:
             reason = error.detail
-        except Exception:
-            reason = "an unexpected failure; the log's event start_failed has the details"
-            log.critical("start_failed", reason="an unexpected failure", exc_info=True)
-            self._fail_start(reason)
+        except Exception as error:  # noqa: BLE001 - logged below
+            reason, bug = "an unexpected error; the log's event start_failed has the details", error
+        if reason is None:
+            self.lifecycle.finish_start()
+            log.info("service_ready", seconds=self.lifecycle.uptime_s, models=list(self.required_models))
             return
-        if reason is not None:
-            log.critical("start_failed", reason=reason)
-            self._fail_start(reason)
-            return
-        lifecycle.finish_start()
-        log.info("service_ready", seconds=lifecycle.uptime_s, models=[model.name for model in required])
+        log.critical("start_failed", reason=reason, exc_info=bug)
+        if self.lifecycle.phase == "starting":  # if it drains already, a second signal would end it at once
+            self.lifecycle.fail_start(reason)
+            self._stop()
 
-    def _fail_start(self, reason: str) -> None:
-        self.lifecycle.fail_start(reason)
-        self._stop()
+    async def _load_required(self, parts: Parts) -> str | None:
+        """Load the required models; return why that is impossible on this machine.
+
+        Raises:
+            ServiceError: a model is not allowed, or cannot be loaded.
+        """
+        settings = self._settings
+        await asyncio.to_thread(log_settings_without_effect, settings)
+        required = [parts.embedder.resolve_model(name) for name in self.required_models]
+        reason = await asyncio.to_thread(why_not_here, settings, required, self._plan)
+        if reason is None:
+            await parts.models.load_all(required)
+        return reason
 
     @asynccontextmanager
     async def _open_parts(self) -> AsyncIterator[Parts]:
@@ -141,7 +159,7 @@ class RunningService:
             embedder = Embedder(
                 catalog=catalog,
                 allowed=frozenset(settings.allowed_models),
-                default_model=settings.required_models[0],
+                default_model=self.required_models[0],
                 models=models,
                 scheduler=scheduler,
                 tokenizing=tokenizing,

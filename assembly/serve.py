@@ -1,4 +1,4 @@
-"""Serves an app: from the settings to the server process and its connection limits."""
+"""Serves an app in the server process, with the address and the connection limits of its settings."""
 
 from litestar import Litestar
 
@@ -8,7 +8,7 @@ from serving.connection_limits import ConnectionLimits
 from serving.server import serve
 
 MAX_LARGE_BODIES = 16
-"""Bodies of the largest size that may be in memory at a time, from their first byte until they are answered."""
+"""Bodies of the maximum size that may be in memory at a time, from their first byte until they are answered."""
 
 
 def serve_app(app: Litestar) -> int:
@@ -28,6 +28,7 @@ def serve_app(app: Litestar) -> int:
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return the limits of connections, in seconds and bytes."""
     return ConnectionLimits(
         header_timeout_s=settings.header_timeout,
         body_timeout_s=settings.body_timeout,

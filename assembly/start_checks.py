@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 def log_settings_without_effect(settings: Settings) -> None:
-    """Log settings that have no effect, such as a mistyped name or a folder that does not exist. Blocks."""
+    """Log settings without effect, such as a mistyped name or a folder that does not exist. Blocks."""
     for found in find_unknown_names():
         log.warning("setting_unknown", name=found.name, place=found.place, meant=found.closest, advice=str(found))
     if not settings.models_dir.is_dir():
@@ -24,9 +24,9 @@ def log_settings_without_effect(settings: Settings) -> None:
 
 
 def why_not_here(settings: Settings, required: Sequence[Model], plan: LanePlan) -> str | None:
-    """Return why *required* cannot be loaded on this machine, whatever the hub says; None: they can. Blocks.
+    """Return why the *required* models cannot be loaded on this machine; None: they can. Blocks.
 
-    What may fail later is logged.
+    Whatever may fail later is logged as a warning.
     """
     need, limit = estimate_memory(required, plan.sessions_of), memory_limit()
     if (reason := why_impossible(need, limit)) is not None:

@@ -37,21 +37,21 @@ def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInpu
         place: the field, such as `texts[3]`, or the header; empty if it is the whole body.
         expected: the type of the body. Its `FIELD_HINTS`, if it has them, are sentences about unknown fields by name.
     """
-    facts: dict[str, object] = {}
+    extensions: dict[str, object] = {}
     if match := re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", place):
-        facts["field"] = match[1]
+        extensions["field"] = match[1]
         if match[2]:
-            facts["index"] = int(match[2])
+            extensions["index"] = int(match[2])
     elif match := re.search(r"(?:unknown|required) field `(.*)`", message, re.DOTALL):
-        facts["field"] = match[1][:MAX_QUOTED]
+        extensions["field"] = match[1][:MAX_QUOTED]
     sentences = [f"{place + ': ' if place else ''}{_in_plain_words(message)[:MAX_QUOTED]}."]
     fields = _choices_by_field(expected)
     if is_unknown := message.startswith(UNKNOWN_FIELD):
-        sentences += _guess(str(facts["field"]), expected)
+        sentences += _guess(str(extensions["field"]), expected)
     if choices := list(fields) if is_unknown else fields.get(place):
-        facts["choices"] = choices
+        extensions["choices"] = choices
         sentences.append(f"Choose one of {', '.join(choices)}.")
-    return InvalidInputError(" ".join(sentences), extensions=facts)
+    return InvalidInputError(" ".join(sentences), extensions=extensions)
 
 
 def _in_plain_words(message: str) -> str:

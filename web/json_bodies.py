@@ -98,10 +98,10 @@ def _not_json(body: bytes, error: Exception) -> InvalidInputError:
         return InvalidInputError("The body is not valid JSON: it contains NaN, Infinity or an invalid escape.")
     field, index = found
     place = field if index is None else f"{field}[{index}]"
-    facts: dict[str, object] = {"field": field} if index is None else {"field": field, "index": index}
+    extensions: dict[str, object] = {"field": field} if index is None else {"field": field, "index": index}
     return InvalidInputError(
         f"{place}: it contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character.",
-        extensions=facts,
+        extensions=extensions,
     )
 
 

@@ -20,7 +20,7 @@ from api.answer_types import (
     ModelUsage,
     QueueMetrics,
 )
-from api.prometheus import Facts, text_answer
+from api.prometheus import Families, text_answer
 from telemetry.metrics import BUCKET_BOUNDS_S, Latencies
 from tests.support.servers import ROOT
 
@@ -44,7 +44,7 @@ ANSWER = MetricsAnswer(  # each number occurs once
     models={"tiny/one": ModelUsage(requests=51, texts=52, tokens=53)},
     limits=LimitMetrics("redis", fallbacks=71),
 )
-FACTS = Facts(
+FACTS = Families(
     answer=ANSWER,
     latencies={"POST /embed": Latencies((4, 0, 3, *[0] * (len(BUCKET_BOUNDS_S) - 3), 24), total_s=91.25)},
     fingerprints={"tiny/one": "d232dbe4e7fddd67"},
@@ -57,7 +57,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 each_format = pytest.mark.parametrize("wanted", TEXT_TYPES)
 
 
-def read_back(wanted: str, facts: Facts = FACTS) -> list[Metric]:
+def read_back(wanted: str, facts: Families = FACTS) -> list[Metric]:
     text: bytes = text_answer(wanted, facts).content
     return list(READERS[wanted](text.decode()))
 
