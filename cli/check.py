@@ -24,8 +24,8 @@ from engine.hub import is_cached
 from engine.memory_estimate import estimate_memory, why_impossible
 from engine.self_check import SelfCheckResult
 from host.folder_permissions import nearest_existing, why_not_writable
+from host.listening_socket import ListenError, open_listening_socket
 from host.memory import available_bytes, memory_limit
-from host.ports import ListenError, open_listening_socket
 
 Level = Literal["ok", "warn", "FAIL"]
 

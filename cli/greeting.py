@@ -3,7 +3,7 @@
 import sys
 
 from config import SettingsError, load_settings
-from host.ports import ListenError, open_listening_socket
+from host.listening_socket import ListenError, open_listening_socket
 
 ANY_ADDRESS = {"0.0.0.0", "::", ""}  # noqa: S104 - compared, not listened on
 

@@ -1,7 +1,7 @@
 """Limits the queued work: a request is admitted whole or rejected whole, before any of it is computed."""
 
 from engine.errors import OverloadedError
-from engine.jobs import JobQueue
+from engine.job_queue import JobQueue
 
 ADMITTED_SHARE = 0.9
 """Share of the limit that admission fills. The rest covers what the estimate leaves out, such as micro-batches that run

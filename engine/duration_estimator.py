@@ -2,7 +2,7 @@
 
 from weakref import WeakKeyDictionary
 
-from engine.jobs import LoadedModel, MicroBatch
+from engine.job_queue import MicroBatch, RunnableModel
 from engine.planner import cost
 
 SMOOTHING = 0.9
@@ -14,9 +14,9 @@ class DurationEstimator:
     """Owns the measured speed of each model, for as long as the model is in memory."""
 
     def __init__(self) -> None:
-        self._seconds_per_token: WeakKeyDictionary[LoadedModel, float] = WeakKeyDictionary()
+        self._seconds_per_token: WeakKeyDictionary[RunnableModel, float] = WeakKeyDictionary()
 
-    def seconds_per_token(self, model: LoadedModel) -> float:
+    def seconds_per_token(self, model: RunnableModel) -> float:
         """Return the seconds of one lane per token of modelled cost; before its first run, the model's own estimate."""
         return self._seconds_per_token.get(model, model.seconds_per_token)
 

@@ -13,7 +13,8 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
 from engine.fastembed_adapter import CorruptedCacheError, RegistryModel, download, find_snapshot, registry_model
-from engine.fingerprint import HASH_DIGITS, CorruptFileError, ExpectedFile, ModelFiles, files_of_folder, hash_same_kind
+from engine.file_hashes import HASH_DIGITS, CorruptFileError, ExpectedFile, hash_same_kind
+from engine.fingerprint import ModelFiles, files_of_folder
 
 HUB_TIMEOUT_S = 5.0
 """How long the hub may take to confirm that it has a model. A download that has begun has no time limit."""

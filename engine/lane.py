@@ -16,7 +16,7 @@ from queue import SimpleQueue
 import structlog
 
 from engine.errors import LaneLostError, ModelMisbehavedError
-from engine.jobs import MicroBatch
+from engine.job_queue import MicroBatch
 from engine.vectors import Matrix
 from host.cores import lower_priority
 

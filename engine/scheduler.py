@@ -4,8 +4,8 @@ One scheduler owns the queue and all lanes, so models share the cores instead of
 
 - **Admission** (`engine.admission`): `submit` admits a request whole, or rejects it whole before any work. The limit is
   on the queued work, in estimated seconds.
-- **Queue** (`engine.jobs`): each request has one number, its arrival plus its estimated run time, and the lowest goes
-  first. So small requests overtake large ones. No request starves: its number stays, and those of later requests grow.
+- **Queue** (`engine.job_queue`): each request has one number, its arrival plus its estimated run time, and the lowest
+  goes first. So small requests overtake large ones. No request starves: its number stays, later ones grow.
 - **Micro-batches** (`engine.planner`): a free lane takes the first text of the queue, and fills the micro-batch with
   texts of the same model and of similar length, so that little padding is computed. There is no batching timer: an
   idle service starts every text at once, and in a busy one the waiting texts form the batches.
@@ -29,7 +29,7 @@ import structlog
 from engine.admission import Admission
 from engine.duration_estimator import DurationEstimator
 from engine.errors import CutOffError, DrainingError, InferenceError, LaneLostError, OverloadedError, ServiceError
-from engine.jobs import Item, Job, JobQueue, LoadedModel, MicroBatch
+from engine.job_queue import Item, Job, JobQueue, MicroBatch, RunnableModel
 from engine.lane import PREFETCH_S, Lane
 from engine.planner import MAX_PLANNED_TEXTS, cost, plan_micro_batches
 from engine.vectors import Matrix
@@ -117,7 +117,7 @@ class Scheduler:
         self._is_closed = False
         self._batch_ended = asyncio.Event()
 
-    async def submit(self, model: LoadedModel, items: Sequence[Item]) -> Matrix:
+    async def submit(self, model: RunnableModel, items: Sequence[Item]) -> Matrix:
         """Run *items* through *model*. If the caller is cancelled, its waiting texts are dropped.
 
         Args:
@@ -140,7 +140,7 @@ class Scheduler:
         finally:
             self._drop_waiting(job)
 
-    def estimate(self, model: LoadedModel, items: Sequence[Item]) -> Estimate:
+    def estimate(self, model: RunnableModel, items: Sequence[Item]) -> Estimate:
         """Return the micro-batches of *items* on an idle service, and their duration at the measured speed."""
         lengths, batches = sorted((item.length for item in items), reverse=True), []
         for idle in range(len(self._lanes), 1, -1):  # as `_take` does while lanes are idle
@@ -153,7 +153,7 @@ class Scheduler:
         lane_s = sum(cost(texts, longest) for texts, longest in batches) * self._durations.seconds_per_token(model)
         return Estimate(len(batches), lane_s / min(len(self._lanes), max(1, len(batches))))
 
-    def check_admission(self, model: LoadedModel, texts: int) -> None:
+    def check_admission(self, model: RunnableModel, texts: int) -> None:
         """Reject a request of *texts* before it is tokenised, if it would be rejected however short its texts are.
 
         Raises:
@@ -198,7 +198,7 @@ class Scheduler:
         for job in [job for lane in self._all_lanes for batch in lane.batches for job in batch.rows_by_job()]:
             self._fail(job, CutOffError())
 
-    def _admit(self, model: LoadedModel, items: Sequence[Item]) -> Job:
+    def _admit(self, model: RunnableModel, items: Sequence[Item]) -> Job:
         """Add the request to the queue, or raise."""
         if self._is_closed:
             raise DrainingError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from engine.jobs import MicroBatch
+from engine.job_queue import MicroBatch
 from engine.lane import Lane
 
 CHECK_INTERVAL_S = 1.0

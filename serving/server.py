@@ -10,7 +10,7 @@ import structlog
 from litestar import Litestar
 
 from engine.errors import ServiceError
-from host.ports import ListenError, open_listening_socket
+from host.listening_socket import ListenError, open_listening_socket
 from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import ConnectionPool
 from serving.process_exit import exit_despite_threads

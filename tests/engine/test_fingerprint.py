@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.fingerprint import CorruptFileError, ExpectedFile, ModelFiles, files_of_folder, hash_same_kind
+from engine.file_hashes import CorruptFileError, ExpectedFile, hash_same_kind
+from engine.fingerprint import ModelFiles, files_of_folder
 from engine.manifest import read_folder
 from tests.support.tiny import TinyModel
 

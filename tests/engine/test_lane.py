@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine.errors import LaneLostError
-from engine.jobs import MicroBatch
+from engine.job_queue import MicroBatch
 from engine.lane import LANE_NICENESS, OVERDUE_S, PREFETCH_S, Lane, _Assignment, open_lanes
 from engine.vectors import Matrix
 from tests.support.clock import ManualClock

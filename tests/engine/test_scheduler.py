@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.admission import ADMITTED_SHARE
 from engine.errors import DrainingError, InferenceError, LaneLostError, OverloadedError
-from engine.jobs import Job
+from engine.job_queue import Job
 from engine.lane import PREFETCH_S, Lane
 from engine.planner import MAX_PLANNED_TEXTS, Batching, cheapest_split, cost
 from engine.scheduler import MAX_SMALL_TOKENS, Scheduler
@@ -584,7 +584,7 @@ async def test_job_that_cannot_be_planned_fails_without_blocking_others(
             raise errors.pop()
         return cheapest_split(*args, **options)
 
-    monkeypatch.setattr("engine.jobs.cheapest_split", fail_once)
+    monkeypatch.setattr("engine.job_queue.cheapest_split", fail_once)
     model.open()
     with pytest.raises(InferenceError) as error:
         await failing

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from engine.jobs import MicroBatch
+from engine.job_queue import MicroBatch
 from engine.lane import Lane
 from engine.vectors import Matrix
 from engine.watchdog import StuckRun, Watchdog

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.jobs import Job, MicroBatch
+from engine.job_queue import Job, MicroBatch
 from engine.planner import Batching
 from engine.vectors import Matrix
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from host.ports import ListenError, open_listening_socket
+from host.listening_socket import ListenError, open_listening_socket
 from tests.support.servers import ROOT
 
 UNPRIVILEGED_PORT_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
@@ -47,7 +47,7 @@ def test_address_of_ipv6_is_listened_on() -> None:
 def test_privileged_port_is_reported_with_another_one() -> None:
     if not UNPRIVILEGED_PORT_START.exists() or int(UNPRIVILEGED_PORT_START.read_text()) <= 1:
         pytest.skip("on this machine, ports below 1024 are not privileged")
-    command = [sys.executable, "-c", "from host.ports import *; open_listening_socket('127.0.0.1', 1)"]
+    command = [sys.executable, "-c", "from host.listening_socket import *; open_listening_socket('127.0.0.1', 1)"]
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
             pytest.skip("needs setpriv (Debian: util-linux) to give up the right of root")

@@ -21,7 +21,7 @@ class Item(Protocol):
         """Number of tokens that the model sees."""
 
 
-class LoadedModel(Protocol):
+class RunnableModel(Protocol):
     """A model in memory. `encode` blocks; several threads call it at once."""
 
     @property
@@ -60,7 +60,7 @@ class Job:
         vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end.
     """
 
-    model: LoadedModel
+    model: RunnableModel
     items: Sequence[Item]
     result: asyncio.Future[Matrix]
     counted_s_per_token: float
@@ -115,7 +115,7 @@ class MicroBatch:
         is_lone: it is a single text, and nothing else runs or waits, so it may use all cores.
     """
 
-    model: LoadedModel
+    model: RunnableModel
     parts: list[tuple[Job, int]]
     expected_end: float = 0.0
     is_lone: bool = False

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.jobs import Job, JobQueue, MicroBatch
+from engine.job_queue import Job, JobQueue, MicroBatch
 from engine.planner import cost
 from tests.support.gated import GatedModel, Text
 
