@@ -222,7 +222,7 @@ TOKENIZE: Responses = {
             estimate=WorkEstimate(micro_batches=1, milliseconds=4.123),
             processing_time_ms=0.311,
         ),
-        description="The tokens of each text, in the order asked",
+        description="The tokens of each text, in the order of the request",
         summary="The two special tokens, which have no characters, are left out",
     ),
     **{status: answers for status, answers in _WORK_PROBLEMS.items() if status not in _STATUSES_OF_RUNS},

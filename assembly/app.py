@@ -131,12 +131,14 @@ def build_app(
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
-    guard = _wrap(app, service, metrics, cors)
+    guard = _add_outer_middleware(app, service, metrics, cors)
     app.state.parts = AppParts(settings, metrics, guard, service)
     return app
 
 
-def _wrap(app: Litestar, service: RunningService, metrics: Metrics, cors: CORSConfig | None) -> OverloadGuard:
+def _add_outer_middleware(
+    app: Litestar, service: RunningService, metrics: Metrics, cors: CORSConfig | None
+) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
         app.asgi_handler,

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ServiceParts:
     """The parts of a running service."""
 
     models: ModelManager
@@ -67,10 +67,10 @@ class RunningService:
         self._quotas = quotas
         self._load = load
         self._stop = stop
-        self._parts: Parts | None = None
+        self._parts: ServiceParts | None = None
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> ServiceParts:
         """The parts; only while the app runs."""
         if self._parts is None:
             message = "the service is not running"
@@ -99,7 +99,7 @@ class RunningService:
         finally:
             self._parts = None
 
-    async def _start(self, parts: Parts) -> None:
+    async def _start(self, parts: ServiceParts) -> None:
         """Load the required models and accept work; or log why that is impossible, and stop the process."""
         bug: Exception | None = None
         try:
@@ -117,7 +117,7 @@ class RunningService:
             self.lifecycle.fail_start(reason)
             self._stop()
 
-    async def _load_required(self, parts: Parts) -> str | None:
+    async def _load_required(self, parts: ServiceParts) -> str | None:
         """Load the required models; return why that is impossible on this machine.
 
         Raises:
@@ -132,7 +132,7 @@ class RunningService:
         return reason
 
     @asynccontextmanager
-    async def _open_parts(self) -> AsyncIterator[Parts]:
+    async def _open_parts(self) -> AsyncIterator[ServiceParts]:
         """Construct the parts in the order of their dependencies, and close them in reverse order."""
         fix_mmap_threshold()
         settings, catalog, plan = self._settings, self._catalog, self._plan
@@ -165,7 +165,7 @@ class RunningService:
                 tokenizing=tokenizing,
                 timeout_s=settings.request_timeout,
             )
-            yield Parts(models, scheduler, embedder)
+            yield ServiceParts(models, scheduler, embedder)
 
     def _model_manager(self, loading: ThreadPoolExecutor) -> ModelManager:
         settings, plan = self._settings, self._plan
