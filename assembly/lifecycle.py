@@ -1,4 +1,7 @@
-"""The lifecycle of the service: starting, healthy, draining. The phase changes only here."""
+"""The lifecycle of the service: starting, healthy, draining. The phase changes only here.
+
+`serving.uvicorn_adapter.DrainingServer` handles SIGTERM, and starts the drain here.
+"""
 
 import asyncio
 import time

@@ -1,4 +1,7 @@
-"""The limits of every connection, and the stages of a connection to which they apply."""
+"""The limits of every connection, and the stages of a connection to which they apply.
+
+`serving.protocol` enforces them: deadlines for slow clients, sizes and numbers.
+"""
 
 from dataclasses import dataclass
 from enum import Enum, auto

@@ -1,4 +1,8 @@
-"""Every use of a uvicorn name that its documentation does not describe; a test checks the installed version."""
+"""uvicorn's connection protocol and server, adapted: signals, drain and shutdown; pipelined requests; timers.
+
+Every use of a uvicorn name that its documentation does not describe is in this module. A test checks the installed
+version for all of them.
+"""
 
 import asyncio
 import math
