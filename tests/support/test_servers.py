@@ -1,4 +1,4 @@
-"""Ports for servers that tests start, also where several processes run tests at the same time."""
+"""Ports and processes of servers that tests start, also when several workers run tests at the same time."""
 
 import socket
 import sys
@@ -10,24 +10,24 @@ import pytest
 from tests.support.servers import MAX_PORTS_HELD, ServerPool, free_port
 
 MANY = 30_000
-"""More than Linux has ports to give, so that each of them is met if it is given at all."""
+"""More than Linux has ephemeral ports, so that the system would assign each of them at least once."""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, a port is only looked up")
-def test_free_port_is_given_to_nobody_else_and_a_server_may_still_listen_there() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems, a port is not reserved")
+def test_free_port_is_reserved_and_a_server_can_listen_on_it() -> None:
     port = free_port()
     for _ in range(MANY):
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
             assert other.getsockname()[1] != port
-    for _ in range(2):  # as for a server that is started again
+    for _ in range(2):  # twice, as for a server that is restarted
         with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
             pass
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 
 
-def test_ports_do_not_use_up_the_open_files_of_a_long_run() -> None:
+def test_reserved_ports_do_not_use_up_the_open_files_of_a_long_run() -> None:
     ports = [free_port() for _ in range(2 * MAX_PORTS_HELD)]
     assert len(set(ports[-MAX_PORTS_HELD:])) == MAX_PORTS_HELD
 

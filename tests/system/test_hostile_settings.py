@@ -23,8 +23,11 @@ lists = st.lists(st.text(in_environment, max_size=8) | numbers, max_size=4).map(
 sizes = st.tuples(numbers | digits, st.sampled_from(["B", "KB", "MiB", "GB", "YB", "parsec", "é"])).map("".join)
 values = st.text(in_environment, max_size=40) | numbers | digits | lists | sizes
 NAMES = sorted(Settings.model_fields)
-BY_TYPE = {f"{field.annotation} {field.metadata}": name for name, field in Settings.model_fields.items()}
-"""One setting of each type: those of the same type are parsed and checked by the same code."""
+BY_TYPE = {
+    f"{field.annotation} {[getattr(item, 'func', type(item)) for item in field.metadata]}": name
+    for name, field in Settings.model_fields.items()
+}
+"""One setting of each type, whatever its bounds: the same code parses and checks all of them."""
 
 
 def accepted(**variables: str) -> Settings | None:
