@@ -15,8 +15,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from api.answer_formats import TEXT_TYPES
-from tests.serving.test_server import held_hub
 from tests.support.apps import running_app
+from tests.support.held_hub import held_hub
 from tests.support.servers import running_server, started_server
 from tests.support.tiny import TinyModel
 from tests.support.tiny_models import TROUBLE_WORDS, troubled

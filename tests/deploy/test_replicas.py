@@ -17,7 +17,7 @@ from tests.support.proxies import Event, ProxyProcess, nginx, problem, read_time
 from tests.support.replicas import Pair, Replica, two_replicas
 from tests.support.servers import running_server
 from tests.support.tiny import TinyModel
-from tests.support.upstreams import TOLD, echoing
+from tests.support.upstreams import HEADERS_OF_STATUS, echoing
 from web.problems import VALID_REQUEST_ID
 from web.security_headers import security_headers_for
 
@@ -377,13 +377,13 @@ def echo(tmp_path: Path) -> Iterator[ProxyProcess]:
         yield proxy
 
 
-@pytest.mark.parametrize("status", TOLD)
+@pytest.mark.parametrize("status", HEADERS_OF_STATUS)
 def test_answer_that_no_retry_would_change_is_passed_on_as_it_is(echo: ProxyProcess, status: int) -> None:
     response = httpx.post(f"{echo.url}/{status}", json={"text": "one"}, headers={"X-Request-ID": "as-it-is"})
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["x-request-id"] == ["as-it-is"]
-    for name, value in TOLD[status].items():
+    for name, value in HEADERS_OF_STATUS[status].items():
         assert response.headers[name] == value
 
 

@@ -1,4 +1,4 @@
-"""Callers that ask for vectors of known texts without a pause, look at every answer, and count."""
+"""Clients that request vectors of known texts without a pause, check every answer, and count."""
 
 import base64
 import itertools
@@ -24,17 +24,17 @@ ENTRIES: list[dict[str, Any]] = [
     for entry in json.loads(REFERENCE.read_text(encoding="utf-8"))["texts"]
     if entry["text"].strip() and entry["tokens"] <= MAX_TOKENS
 ]
-"""Texts and the vectors that sentence-transformers gives for them."""
+"""Texts and their vectors from sentence-transformers."""
 
 
 class Callers:
-    """Threads that send one request after another; `sent`, `answered` and `faults` tell what became of all of them.
+    """Threads that send one request after another, and count the results.
 
     Attributes:
-        sent: requests that have begun.
-        answered: those with status 200 and the right vectors.
-        faults: what happened to the others, a line each.
-        longest_s: how long the slowest answer took, in seconds.
+        sent: the number of requests sent.
+        answered: the number of answers with status 200 and the right vectors.
+        faults: a line for each other request.
+        longest_s: the time of the slowest answer, in seconds.
     """
 
     def __init__(self, url: str, *, count: int) -> None:
@@ -52,7 +52,7 @@ class Callers:
             thread.start()
 
     def wait_for_answers(self, count: int) -> None:
-        """Until so many more answers than now have come; fails if a request was lost, or none comes for long."""
+        """Wait for *count* more answers; fail if a request gets no right answer, or none arrives for long."""
         with self._changed:
             wanted = self.answered + count
             self._changed.wait_for(lambda: self.answered >= wanted or bool(self.faults), PATIENCE_S)
@@ -60,7 +60,7 @@ class Callers:
         assert self.answered >= wanted
 
     def stop(self) -> None:
-        """Send no more, and wait for the answers to what was sent."""
+        """Send nothing more, and wait for the remaining answers."""
         self._is_over = True
         for thread in self._threads:
             thread.join(PATIENCE_S)
@@ -83,7 +83,7 @@ class Callers:
 
 
 def _fault_of(client: httpx.Client, caller: int, number: int) -> str | None:
-    """Send a request, every other one of several texts; say what is wrong with its answer, if anything is."""
+    """Send a request, every other one with several texts; return what is wrong with its answer, or None."""
     first, headers = (caller * 7 + number) % len(ENTRIES), {"X-Request-ID": f"caller-{caller}-{number}"}
     entries = [ENTRIES[(first + step) % len(ENTRIES)] for step in range(TEXTS_OF_A_BATCH if number % 2 else 1)]
     texts = [entry["text"] for entry in entries]
@@ -109,11 +109,14 @@ def _vectors(response: httpx.Response) -> list[np.ndarray[Any, np.dtype[np.float
 
 @contextmanager
 def calling(url: str, *, count: int = 4, record: Callable[[str, object], None]) -> Iterator[Callers]:
-    """Callers at work until the end of the block; then every request must have been answered, and rightly."""
+    """Run *count* clients until the end of the block, and check that every request got the right answer.
+
+    *record* gets the names and values of the attributes of `Callers`.
+    """
     callers = Callers(url, count=count)
     callers.start()
     try:
-        callers.wait_for_answers(count)  # all of them are at it
+        callers.wait_for_answers(count)  # so all of them are running
         yield callers
     finally:
         callers.stop()

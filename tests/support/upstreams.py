@@ -1,4 +1,4 @@
-"""Small servers that stand behind a proxy in place of the service, each in a thread of the test's own."""
+"""Small servers that run behind a proxy in place of the service, each in a thread of the test."""
 
 import json
 import threading
@@ -9,24 +9,24 @@ from pathlib import Path
 
 from tests.support.proxies import ProxyProcess, nginx, running_proxy
 
-TOLD = {
+HEADERS_OF_STATUS = {
     401: {"WWW-Authenticate": 'Bearer realm="embeddings"'},
     403: {},
     429: {"Retry-After": "17", "RateLimit": '"default";r=0;t=17'},
     500: {},
     504: {},
 }
-"""Answers that a proxy must leave alone, and the headers that stand in them."""
+"""Statuses that a proxy must pass on unchanged, and headers of these answers."""
 PATIENCE_S = 30
 MUCH = b"0123456789abcdef" * 500_000
 
 
 class Quiet(BaseHTTPRequestHandler):
-    """Speaks HTTP/1.1, and writes no log."""
+    """Uses HTTP/1.1, and writes no log."""
 
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the base class has it
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
         """Write nothing."""
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
@@ -37,22 +37,22 @@ class Quiet(BaseHTTPRequestHandler):
 
 
 class Echo(Quiet):
-    """Answers with the headers that it got, and with the status that the path asks for."""
+    """Returns the request's headers as JSON, with the status that is the path."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         body = json.dumps({name.lower(): self.headers.get_all(name) for name in self.headers}).encode()
         status = int(self.path[1:])
         fixed = {"Content-Type": "application/problem+json", "Content-Length": str(len(body))}
-        self.begin(status, {**fixed, **TOLD.get(status, {})})
+        self.begin(status, {**fixed, **HEADERS_OF_STATUS.get(status, {})})
         self.wfile.write(body)
 
 
 class Gated(Quiet):
-    """Begins an answer, and goes on with it when a test lets it.
+    """Starts an answer, and continues when the test opens the gate.
 
-    `/stream?TYPE` sends one line, waits for the gate, and sends another one; `/much` sends eight megabytes at once, and
-    then tells that nobody kept it waiting.
+    `/stream?TYPE` sends one line, waits for the gate, and sends another line. `/much` sends eight megabytes at once,
+    and sets `written` when all of it is sent.
     """
 
     gate: threading.Event
@@ -62,7 +62,7 @@ class Gated(Quiet):
     def do_GET(self) -> None:
         what, _, media_type = self.path.partition("?")
         if what == "/stream":
-            # As the service says it with each stream.
+            # the headers that the service sends with each stream
             self.begin(200, {"Content-Type": media_type, "X-Accel-Buffering": "no", "Transfer-Encoding": "chunked"})
             self._send_chunk(b"first\n")
             self.begun.set()
@@ -80,7 +80,7 @@ class Gated(Quiet):
 
 @contextmanager
 def serving(handler: type[Quiet]) -> Iterator[str]:
-    """Its `host:port`."""
+    """Run a server with this handler until the end of the block; yield its `host:port`."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
@@ -93,7 +93,7 @@ def serving(handler: type[Quiet]) -> Iterator[str]:
 def echoing(
     folder: Path, changes: Mapping[str, str] | None = None, *, source: Path | None = None
 ) -> Iterator[ProxyProcess]:
-    """An nginx before a server that tells what it was sent."""
-    nginx()  # without it, nothing needs to be started
+    """Run an nginx before a server that returns what it receives."""
+    nginx()  # skips the test if nginx is missing, before anything is started
     with serving(Echo) as address, running_proxy(folder, [address], changes, source=source) as proxy:
         yield proxy

@@ -1,4 +1,4 @@
-"""Names of models, headers and ids made to break out: looked up in the catalogue, and nothing more comes of them."""
+"""Model names, headers and request ids that attack: a name is only looked up, and no value makes the service fail."""
 
 import json
 import re
@@ -27,16 +27,14 @@ PARTS = (
 )
 BYTES = (b"..", b"/", b"\\", b"\xc0\xae", b"\xff", b"%", b"\0", b"a")
 names = st.lists(st.sampled_from(PARTS) | st.text(max_size=5), max_size=8).map("".join)
-raw_names = st.lists(st.sampled_from([b"..", b"/", b"\\", b"\xc0\xae", b"\xff", b"%", b"\0", b"a"]), max_size=9).map(
-    b"".join
-)
+raw_names = st.lists(st.sampled_from(BYTES), max_size=9).map(b"".join)
 field_bytes = st.binary(max_size=120).map(lambda value: re.sub(rb"[\0-\x08\n-\x1f\x7f]", b"", value).strip(b" \t"))
-"""What a header's value may hold at most; the rest is of tests/serving/test_raw_http.py."""
+"""All bytes that HTTP allows in the value of a header; tests/serving/test_raw_http.py sends others."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Beside the models' folder lies a model that nobody offers."""
+    """A folder with the models' folder, and beside it a model that is not offered."""
     folder = tmp_path_factory.mktemp("hostile")
     TinyModel(MODEL).write(folder / "models")
     TinyModel("secret").write(folder)
@@ -58,7 +56,7 @@ def client(server: ServerProcess) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_was_touched(server: ServerProcess, folder: Path) -> Iterator[None]:
-    """No file was made, no path told, nothing failed, whatever the tests of this file asked."""
+    """The requests of this file create no file, disclose no path, load no other model, and no request fails."""
     before = sorted(folder.rglob("*"))
     yield
     assert sorted(folder.rglob("*")) == before
@@ -69,6 +67,7 @@ def _nothing_was_touched(server: ServerProcess, folder: Path) -> Iterator[None]:
 
 
 def check(response: httpx.Response, folder: Path, *statuses: int) -> None:
+    """Check that the answer has one of *statuses*, is short, and does not contain the path of *folder*."""
     assert response.status_code in statuses, response.text
     assert str(folder) not in response.text
     assert len(response.content) < 20_000
@@ -80,7 +79,7 @@ def check(response: httpx.Response, folder: Path, *statuses: int) -> None:
 @example(name="tiny/../../secret")
 @example(name="a" * 8_000)
 @repeatable
-def test_name_in_an_address_is_only_looked_up(client: httpx.Client, folder: Path, name: str) -> None:
+def test_name_in_a_url_is_only_looked_up(client: httpx.Client, folder: Path, name: str) -> None:
     for encoded in (quote(name, safe=""), quote(name, safe="/%")):
         response = client.get(httpx.URL(client.base_url, raw_path=f"/models/{encoded}".encode()))
         if not name.strip("/"):
@@ -92,7 +91,7 @@ def test_name_in_an_address_is_only_looked_up(client: httpx.Client, folder: Path
 
 @given(name=raw_names)
 @repeatable
-def test_bytes_in_an_address_are_only_looked_up(client: httpx.Client, folder: Path, name: bytes) -> None:
+def test_bytes_in_a_url_are_only_looked_up(client: httpx.Client, folder: Path, name: bytes) -> None:
     response = client.get(httpx.URL(client.base_url, raw_path=b"/models/x" + quote(name, safe="").encode()))
     check(response, folder, 404)
 
@@ -114,8 +113,9 @@ def test_name_in_a_body_is_only_looked_up(client: httpx.Client, folder: Path, na
 
 
 @pytest.mark.parametrize("name", ["TINY/One", "/tiny/one/", "tiny%2fone", "TINY%2FONE", "%2e/tiny/one", "tiny//one"])
-def test_spelling_of_a_name_in_an_address(client: httpx.Client, name: str) -> None:
-    """Case and outer slashes do not matter; nothing else is folded."""
+def test_case_and_outer_slashes_of_a_name_in_a_url_are_ignored_and_nothing_else(
+    client: httpx.Client, name: str
+) -> None:
     response = client.get(httpx.URL(client.base_url, raw_path=f"/models/{name}".encode()))
     assert response.status_code == (404 if name.startswith("%2e") else 200)
 
@@ -130,7 +130,7 @@ timeouts = st.floats().map(str) | st.integers(-(10**400), 10**400).map(str) | st
 @example(value=b"5e-324")
 @example(value=b"9" * 4_000)
 @repeatable
-def test_any_timeout_is_kept_or_refused(client: httpx.Client, folder: Path, value: bytes) -> None:
+def test_any_timeout_is_applied_or_rejected(client: httpx.Client, folder: Path, value: bytes) -> None:
     headers = [(b"X-Request-Timeout", value), (b"Content-Type", b"application/json")]
     check(client.post("/embed", content=b'{"text": "one"}', headers=headers), folder, 200, 400, 504)
 
@@ -145,14 +145,14 @@ accepts = st.lists(st.tuples(media, parameters).map("".join), max_size=20).map("
 @example(value=b"arrow," * 4_000)
 @example(value=b"application/octet-stream;q=0" + b" " * 8_000 + b"x")
 @repeatable
-def test_any_accept_gets_some_answer(client: httpx.Client, folder: Path, value: bytes) -> None:
+def test_any_accept_header_gets_an_answer(client: httpx.Client, folder: Path, value: bytes) -> None:
     headers = [(b"Accept", value), (b"Content-Type", b"application/json")]
     check(client.post("/embed", content=b'{"text": "one"}', headers=headers), folder, 200)
 
 
 @given(media_type=field_bytes, encoding=field_bytes)
 @repeatable
-def test_any_media_type_is_taken_or_refused(
+def test_any_media_type_and_encoding_is_accepted_or_rejected(
     client: httpx.Client, folder: Path, media_type: bytes, encoding: bytes
 ) -> None:
     for headers in ([(b"Content-Type", media_type)], [(b"Content-Encoding", encoding)]):
@@ -165,11 +165,11 @@ def test_any_media_type_is_taken_or_refused(
 @example(value="naïve\u202e".encode())
 @example(value=b"a\tb")
 @repeatable
-def test_id_is_taken_over_only_if_it_cannot_forge_a_line(client: httpx.Client, value: bytes) -> None:
+def test_request_id_is_used_only_if_it_cannot_forge_a_log_line(client: httpx.Client, value: bytes) -> None:
     response = client.get("/health/live", headers=[(b"X-Request-ID", value)])
-    told = response.headers["x-request-id"]
-    assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", told)
-    assert (told.encode() == value) == bool(re.fullmatch(rb"[A-Za-z0-9._:-]{1,128}", value))
+    request_id = response.headers["x-request-id"]
+    assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", request_id)
+    assert (request_id.encode() == value) == bool(re.fullmatch(rb"[A-Za-z0-9._:-]{1,128}", value))
 
 
 @given(
@@ -179,6 +179,6 @@ def test_id_is_taken_over_only_if_it_cannot_forge_a_line(client: httpx.Client, v
     ).map(lambda pairs: [(f"X-{name}".encode(), value) for name, value in pairs])
 )
 @repeatable
-def test_other_headers_change_nothing(client: httpx.Client, folder: Path, headers: list[tuple[bytes, bytes]]) -> None:
+def test_unknown_headers_are_ignored(client: httpx.Client, folder: Path, headers: list[tuple[bytes, bytes]]) -> None:
     known = {b"x-request-timeout", b"x-request-id"}
     check(client.get("/models", headers=[pair for pair in headers if pair[0].lower() not in known]), folder, 200)
