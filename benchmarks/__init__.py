@@ -1,1 +1,1 @@
-"""What the service costs, beside FastEmbed called directly."""
+"""Measures the speed of the service, and of FastEmbed called directly. See README.md."""

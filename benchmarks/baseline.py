@@ -1,19 +1,19 @@
-"""FastEmbed called directly, in a process of its own with FastEmbed's own defaults: what the service is compared with.
+"""FastEmbed called directly, with its own defaults, in a process of its own: what the service is compared with.
 
-`python -m benchmarks.baseline FOLDER` answers each line of JSON on stdin with one on stdout.
+`python -m benchmarks.baseline FOLDER` loads the model in FOLDER and answers commands; see `processes.Child`.
 """
 
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from fastembed import TextEmbedding
 
-from benchmarks.rows import MODEL
+from benchmarks.processes import answer_commands
 from benchmarks.texts import Stream
+from benchmarks.workloads import MODEL
 
 
 class Baseline:
@@ -23,7 +23,7 @@ class Baseline:
         self._model = TextEmbedding(MODEL, specific_model_path=folder)
 
     def call(self, *, stream: dict[str, Any], seed: str, warm_s: float, seconds: float) -> dict[str, Any]:
-        """Call ``embed()`` once per request, one caller, for at least *seconds*."""
+        """Call `embed()` once per request, one request at a time, for at least *seconds*."""
         requests = Stream(**stream).requests(seed)
         self._embed_for(warm_s, requests)
         began_at, began_cpu_s = time.perf_counter(), time.process_time()
@@ -39,34 +39,28 @@ class Baseline:
         began_at = now = time.perf_counter()
         while now - began_at < seconds:
             texts = next(requests)
-            asked_at = time.perf_counter()
+            called_at = time.perf_counter()
             self._embed(texts)
             now = time.perf_counter()
-            latencies_s.append(now - asked_at)
+            latencies_s.append(now - called_at)
         return latencies_s
 
     def _embed(self, texts: list[str]) -> list[Any]:
         return list(self._model.embed(texts))
 
     def vectors(self, *, texts: list[str]) -> list[list[float]]:
+        """Return one vector per text; each text is embedded alone."""
         return [np.asarray(vector, dtype=np.float64).tolist() for text in texts for vector in self._embed([text])]
 
     def lengths(self, *, stream: dict[str, Any], seed: str, requests: int) -> list[list[int]]:
-        """Tell how many tokens the model sees of each text of the first *requests* requests."""
-        asked = Stream(**stream).requests(seed)
-        return [[self._model.token_count(text) for text in next(asked)] for _ in range(requests)]
-
-
-def serve(commands: dict[str, Callable[..., Any]]) -> None:
-    """Answer commands until stdin ends, which it does when the benchmark ends, however that happens."""
-    for line in sys.stdin:
-        asked = json.loads(line)
-        print(json.dumps(commands[asked.pop("do")](**asked)), flush=True)
+        """Return how many tokens the model gets of each text, for the first *requests* requests."""
+        texts = Stream(**stream).requests(seed)
+        return [[self._model.token_count(text) for text in next(texts)] for _ in range(requests)]
 
 
 def main() -> None:
     baseline = Baseline(sys.argv[1])
-    serve({"call": baseline.call, "vectors": baseline.vectors, "lengths": baseline.lengths})
+    answer_commands({"call": baseline.call, "vectors": baseline.vectors, "lengths": baseline.lengths})
 
 
 if __name__ == "__main__":

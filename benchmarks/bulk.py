@@ -1,8 +1,9 @@
-"""Measure what a core does in a bulk job, beside FastEmbed called directly: `python benchmarks/bulk.py`.
+"""Measure the texts per second and core of a bulk job and of FastEmbed called directly.
 
-In turns, each in a process of its own: FastEmbed's `embed()` over all texts, with one thread and two batch sizes; and
-the units of a bulk job, read, embedded and written as each of its actors does. Seconds are those of the CPU, all
-threads of the process together, so that a machine that does other work, too, spoils little. Loading is not in them.
+Run `python benchmarks/bulk.py`. Alternately, each in a process of its own: FastEmbed's `embed()` over all texts, with
+one thread and two batch sizes; and the units of a bulk job, read, embedded and written as each of its actors does.
+Seconds are CPU seconds of all threads of the process, so that other work on the machine matters little. Loading is not
+included.
 """
 
 import argparse
@@ -11,18 +12,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 if not __package__:  # run as a script: let `benchmarks` be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.cpu import cpu_model, usable_cores
-from benchmarks.processes import ROOT
+from benchmarks.machine import ROOT, describe_run
+from benchmarks.tables import markdown
 from benchmarks.texts import Kind, distinct_texts
 
-MODEL_FOLDER = ROOT / "models/all-MiniLM-L6-v2"
+KINDS: tuple[Kind, ...] = ("short", "mixed")
 BATCH_SIZES = (256, 32)
 FASTEMBED = """
 import json, sys, time
@@ -51,60 +51,42 @@ print(json.dumps({"texts": sum(d.texts for d in done), "tokens": sum(d.tokens fo
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="bulk.py", description="A bulk job beside FastEmbed called directly, per core.")
-    made.add_argument("--texts", type=int, default=4000, help="texts of each kind (default: %(default)s)")
-    made.add_argument("--rounds", type=int, default=3, help="turns; the median counts (default: %(default)s)")
-    return made
-
-
-def fastembed(file: Path, batch_size: int) -> dict[str, float]:
-    return _told(FASTEMBED, str(MODEL_FOLDER), str(batch_size), str(file))
-
-
-def bulk_actor(file: Path) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as output:
-        return _told(ACTOR, str(file), output)
-
-
-def _told(program: str, *arguments: str) -> dict[str, float]:
+def _run(program: str, *arguments: str) -> dict[str, float]:
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
-def measure(kind: Kind, args: argparse.Namespace) -> dict[str, float]:
-    """Medians of texts per second of a core, by what was measured; and the tokens of a text."""
-    rounds = []
+def _measure(kind: Kind, texts: int, rounds: int) -> dict[str, float]:
+    """Return the medians of texts per second and core, by program, and the mean number of tokens per text."""
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{kind}.jsonl"
-        texts = itertools.islice(distinct_texts(kind, "bulk"), args.texts)
-        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        for _ in range(args.rounds):
-            turns = {f"fastembed {size}": fastembed(file, size) for size in BATCH_SIZES} | {"bulk": bulk_actor(file)}
-            rates = {name: turn["texts"] / turn["seconds"] for name, turn in turns.items()}
-            rounds.append(rates | {"tokens": turns["bulk"]["tokens"] / turns["bulk"]["texts"]})
-    return {name: median(turn[name] for turn in rounds) for name in rounds[0]}
+        lines = (json.dumps({"text": text}) for text in itertools.islice(distinct_texts(kind, "bulk"), texts))
+        file.write_text("\n".join(lines) + "\n")
+        for number in range(rounds):
+            model = str(ROOT / "models/all-MiniLM-L6-v2")
+            runs = {f"fastembed {size}": _run(FASTEMBED, model, str(size), str(file)) for size in BATCH_SIZES}
+            runs["bulk"] = _run(ACTOR, str(file), str(Path(folder) / f"output {number}"))
+            rates = {name: run["texts"] / run["seconds"] for name, run in runs.items()}
+            results.append(rates | {"tokens": runs["bulk"]["tokens"] / runs["bulk"]["texts"]})
+    return {name: median(result[name] for result in results) for name in results[0]}
 
 
 def main() -> None:
-    args = parser().parse_args()
-    print(
-        f"{cpu_model()}, {usable_cores()} cores, Python {sys.version.split()[0]}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("fastembed", "onnxruntime"))
-        + f"; median of {args.rounds} rounds of {args.texts:,} texts; texts per second of a core"
-    )
-    print("| texts | tokens each | FastEmbed, batches of 256 | of 32 | bulk job | tokens/s |")
-    print("|---|---|---|---|---|---|")
-    kinds: tuple[Kind, ...] = ("short", "mixed")
-    for kind in kinds:
-        found = measure(kind, args)
-        print(
-            f"| {kind} | {found['tokens']:.0f} | {found['fastembed 256']:.0f} | {found['fastembed 32']:.0f} | "
-            f"{found['bulk']:.0f} | {found['bulk'] * found['tokens']:,.0f} |",
-            flush=True,
-        )
+    parser = argparse.ArgumentParser(prog="bulk.py", description="Compare a bulk job with FastEmbed, per core.")
+    parser.add_argument("--texts", type=int, default=4000, help="number of texts of each kind (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is taken (default: 3)")
+    options = parser.parse_args()
+    print(describe_run(f"python benchmarks/bulk.py --texts {options.texts} --rounds {options.rounds}"), end="\n\n")
+    lines = []
+    for kind in KINDS:
+        found = _measure(kind, options.texts, options.rounds)
+        rates = [f"{found[name]:.0f}" for name in ("tokens", "fastembed 256", "fastembed 32", "bulk")]
+        lines.append([kind, *rates, f"{found['bulk'] * found['tokens']:,.0f}"])
+    head = ["texts", "tokens each", "FastEmbed, batches of 256", "of 32", "bulk job", "tokens/s"]
+    print(f"Texts per second and core:\n\n{markdown(head, lines)}")
 
 
 if __name__ == "__main__":

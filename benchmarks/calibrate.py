@@ -1,33 +1,33 @@
-"""Measure what one model run costs, to see whether the planner's cost model and its constant hold on this machine.
+"""Measure what one model run costs, to check the planner's cost model and its constant on this machine.
 
-Run it as `python benchmarks/calibrate.py`. It times runs of many shapes on a session of one thread, in turns, and fits
-`cpu_ms = a + b * texts * longest` by least squares of the relative error; `a / b` is `RUN_COST_TOKENS`.
+Run `python benchmarks/calibrate.py`. It times runs of many shapes on a session of one thread, round by round, and fits
+`cpu_ms = a + b * texts * longest` by least squares of the relative error. `a / b` is `RUN_COST_TOKENS`.
 """
 
 import statistics
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+if not __package__:  # run as a script: let `benchmarks` be found
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import numpy as np  # noqa: E402 - the path above makes the project's own modules importable
+import numpy as np
 
-from benchmarks.bare import BareLoop  # noqa: E402
-from engine.planner import RUN_COST_TOKENS  # noqa: E402
+from benchmarks.bare_loop import BareLoop
+from benchmarks.machine import ROOT
+from engine.planner import RUN_COST_TOKENS
 
-FOLDER = ROOT / "models" / "all-MiniLM-L6-v2"
 SHAPES = [(n, length) for length in (8, 16, 32, 64, 128) for n in (1, 2, 4, 8, 16) if n * length <= 512]
 ROUNDS = 15
 
 
 def main() -> None:
     """Print the cost of each shape, and the fit."""
-    bare = BareLoop(str(FOLDER))
+    bare_loop = BareLoop(str(ROOT / "models" / "all-MiniLM-L6-v2"))
     measured: dict[tuple[int, int], list[float]] = {shape: [] for shape in SHAPES}
     for _ in range(ROUNDS):
         for shape in SHAPES:
-            measured[shape].append(bare.replay(shapes=[shape], threads=1)["cpu_s"] * 1e3)
+            measured[shape].append(bare_loop.replay(shapes=[shape], threads=1)["cpu_s"] * 1e3)
     cpu_ms = {shape: statistics.median(values) for shape, values in measured.items()}
     tokens = np.array([n * length for n, length in SHAPES], dtype=float)
     values = np.array([cpu_ms[shape] for shape in SHAPES])

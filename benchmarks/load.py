@@ -1,30 +1,42 @@
-"""The load generator, a process of its own: raw non-blocking sockets, requests built before the clock starts.
+"""Closed-loop load generator: each client sends its next request when the last one is answered.
 
-`python -m benchmarks.load` reads a `Job` as JSON from stdin, runs it, and writes a `Report` as JSON to stdout.
+`python -m benchmarks.load` reads a `Job` as JSON from stdin, runs it, and writes a `Report` as JSON to stdout. It is a
+process of its own on raw non-blocking sockets, and builds requests before the clock starts, to take little CPU.
 """
 
 import itertools
 import json
 import selectors
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.cpu import cpu_s_of, cpu_s_of_all
+from benchmarks.machine import cpu_s_of, cpu_s_of_all
+from benchmarks.processes import BenchError, spawned
 from benchmarks.texts import Stream
 
 PREBUILT_TEXTS_PER_S = 1000
-BYTES_AT_ONCE = 1 << 18
+"""Texts built beforehand per second of load: more than a fast server takes. Later ones are built when needed."""
+RECEIVE_BYTES = 1 << 18
 ANSWER_TIMEOUT_S = 120.0
+
+
+class RowError(BenchError):
+    """One row cannot be measured; the others can."""
+
+
+class RefusedError(Exception):
+    """The server answered with a status other than 200, or closed the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to send: every stream's clients at once, for *warm_s* uncounted and then *seconds* counted seconds."""
+    """What to send: the clients of all streams at once, for *warm_s* uncounted and then *seconds* counted seconds."""
 
     port: int
     server_pid: int
@@ -36,34 +48,53 @@ class Job:
 
 @dataclass(slots=True)
 class StreamReport:
-    """What became of one stream."""
+    """The answers of one stream.
+
+    Attributes:
+        latencies_ms: of the requests sent inside the measured window.
+        shares: (number of the request, share of its time inside the window); requests across an edge count in part.
+        answered: requests answered in all, in the warm-up, the window and after it.
+    """
 
     latencies_ms: list[float] = field(default_factory=list)
-    """Of the requests sent inside the window."""
     shares: list[tuple[int, float]] = field(default_factory=list)
-    """(number of the request, share of its time inside the window): a request across the edge counts in part."""
     answered: int = 0
-    """Requests answered in all: warm-up, window and the ones still under way at its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one job measured."""
+    """What one job measured inside the window; CPU seconds of the server, of the generator and of the machine."""
 
     window_s: float
     server_cpu_s: float
     own_cpu_s: float
     all_cpu_s: float
-    """Of everything on the machine: what is neither the server's nor ours was others' and disturbed them."""
     streams: list[StreamReport]
 
 
-class RefusedError(Exception):
-    """The server answered something other than 200."""
+def run_load(job: Job) -> Report:
+    """Run the load generator once, in a process of its own.
+
+    Raises:
+        RowError: a request was answered with something other than 200, or not at all.
+    """
+    pipe = subprocess.PIPE
+    with spawned(["-m", "benchmarks.load"], stdin=pipe, stdout=pipe) as process:
+        output, _ = process.communicate(json.dumps(asdict(job)))
+    answer = json.loads(output or '{"error": "the load generator ended too early"}')
+    if "error" in answer:
+        raise RowError(f"aborted, not every answer was a 200: {answer['error']}")
+    return Report(**{**answer, "streams": [StreamReport(**stream) for stream in answer["streams"]]})
+
+
+def texts_done(report: Report, streams: Sequence[Stream]) -> float:
+    """Return the number of texts answered inside the window; those of requests across its edges count in part."""
+    done = [sum(share for _, share in stream.shares) for stream in report.streams]
+    return sum(count * stream.texts_per_request for count, stream in zip(done, streams, strict=True))
 
 
 class Client:
-    """One keep-alive connection and the request under way on it."""
+    """One keep-alive connection and its current request."""
 
     def __init__(self, stream: int, port: int) -> None:
         self.stream = stream
@@ -86,10 +117,11 @@ class Client:
     def send(self) -> None:
         self.unsent = self.unsent[self.socket.send(self.unsent) :]
 
-    def is_answered_after_reading(self) -> bool:
-        received = self.socket.recv(BYTES_AT_ONCE)
+    def read(self) -> bool:
+        """Read what has arrived, and return whether the answer is complete."""
+        received = self.socket.recv(RECEIVE_BYTES)
         if not received:
-            raise RefusedError("The server closed a connection that awaited an answer.")
+            raise RefusedError("The server closed a connection with an unanswered request.")
         if self._body_left >= 0:
             self._body_left -= len(received)
         else:
@@ -103,18 +135,15 @@ class Client:
             return
         if self._head[9:12] != b"200":
             raise RefusedError(self._refusal(end))
-        _, found, after = self._head[: end + 2].lower().partition(b"\r\ncontent-length:")
-        if not found:
-            raise RefusedError("The answer has no Content-Length.")
-        self._body_left = int(after.split(b"\r\n", 1)[0]) - (len(self._head) - end - 4)
+        self._body_left = content_length(self._head[: end + 2]) - (len(self._head) - end - 4)
 
     def _refusal(self, end: int) -> str:
-        """Tell the status and how the body begins, which may come a moment later."""
+        """Return the status and the beginning of the body, which may come a moment later."""
         status, body = self._head[9:end].split(b"\r\n", 1)[0], self._head[end + 4 :]
         if not body:
             self.socket.settimeout(1)
             with suppress(OSError):
-                body = self.socket.recv(BYTES_AT_ONCE)
+                body = self.socket.recv(RECEIVE_BYTES)
         return f"{status.decode('latin-1')} {body[:300].decode('utf-8', 'replace')}"
 
 
@@ -123,7 +152,7 @@ class Load:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._requests = [prebuilt(stream, job) for stream in job.streams]
+        self._requests = [_prebuilt(stream, job) for stream in job.streams]
         self._reports = [StreamReport() for _ in job.streams]
         self._selector = selectors.DefaultSelector()
         self._from = 0.0
@@ -137,29 +166,29 @@ class Load:
         for client in clients:
             self._selector.register(client.socket, selectors.EVENT_READ, client)
             self._next(client)
-        self._serve_until(self._from)
+        self._exchange_until(self._from)
         before = self._clocks()
-        self._serve_until(self._to)
+        self._exchange_until(self._to)
         window_s, server_s, own_s, all_s = (now - then for now, then in zip(self._clocks(), before, strict=True))
-        self._serve_until(self._to + ANSWER_TIMEOUT_S)
+        self._exchange_until(self._to + ANSWER_TIMEOUT_S)
         return Report(window_s, server_s, own_s, all_s, self._reports)
 
     def _clocks(self) -> tuple[float, float, float, float]:
         return time.perf_counter(), cpu_s_of(self._job.server_pid), time.process_time(), cpu_s_of_all()
 
-    def _serve_until(self, end: float) -> None:
+    def _exchange_until(self, end: float) -> None:
         while self._selector.get_map() and (left := end - time.perf_counter()) > 0:
             for key, events in self._selector.select(left):
-                self._attend(key.data, events)
+                self._handle(key.data, events)
         if self._selector.get_map() and end > self._to:
             raise RefusedError(f"A request was not answered within {ANSWER_TIMEOUT_S:.0f} s.")
 
-    def _attend(self, client: Client, events: int) -> None:
+    def _handle(self, client: Client, events: int) -> None:
         if events & selectors.EVENT_WRITE:
             client.send()
             self._watch(client)
-        if events & selectors.EVENT_READ and client.is_answered_after_reading():
-            self._note(client, time.perf_counter())
+        if events & selectors.EVENT_READ and client.read():
+            self._count(client, time.perf_counter())
             self._next(client)
 
     def _next(self, client: Client) -> None:
@@ -175,7 +204,7 @@ class Load:
         if self._selector.get_key(client.socket).events != wanted:
             self._selector.modify(client.socket, wanted, client)
 
-    def _note(self, client: Client, now: float) -> None:
+    def _count(self, client: Client, now: float) -> None:
         report, latency_s = self._reports[client.stream], now - client.sent_at
         report.answered += 1
         inside_s = min(now, self._to) - max(client.sent_at, self._from)
@@ -185,14 +214,15 @@ class Load:
             report.latencies_ms.append(latency_s * 1000)
 
 
-def prebuilt(stream: Stream, job: Job) -> Iterator[tuple[int, bytes]]:
-    """Give numbered requests, as many built beforehand as a fast server may take; beyond that, built when asked for."""
+def _prebuilt(stream: Stream, job: Job) -> Iterator[tuple[int, bytes]]:
+    """Return numbered requests without end, of which the first ones are built already."""
     requests = (http_request(texts) for texts in stream.requests(job.seed))
     count = int((job.warm_s + job.seconds) * PREBUILT_TEXTS_PER_S / stream.texts_per_request) + 1
     return enumerate(itertools.chain(list(itertools.islice(requests, count)), requests))
 
 
 def http_request(texts: list[str]) -> bytes:
+    """Return a request to `/embed` for one text, to `/embed/batch` for more."""
     path, content = ("/embed", {"text": texts[0]}) if len(texts) == 1 else ("/embed/batch", {"texts": texts})
     body = json.dumps(content).encode()
     head = [
@@ -204,17 +234,17 @@ def http_request(texts: list[str]) -> bytes:
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-def job_of(plain: dict[str, Any]) -> Job:
-    return Job(**{**plain, "streams": [Stream(**stream) for stream in plain["streams"]]})
-
-
-def report_of(plain: dict[str, Any]) -> Report:
-    return Report(**{**plain, "streams": [StreamReport(**stream) for stream in plain["streams"]]})
+def content_length(head: bytes) -> int:
+    """Return the Content-Length in the head of an answer; 0: it has none."""
+    _, found, after = head.lower().partition(b"\r\ncontent-length:")
+    return int(after.split(b"\r\n", 1)[0]) if found else 0
 
 
 def main() -> None:
+    plain: dict[str, Any] = json.load(sys.stdin)
     try:
-        answer = asdict(Load(job_of(json.load(sys.stdin))).run())
+        job = Job(**{**plain, "streams": [Stream(**stream) for stream in plain["streams"]]})
+        answer = asdict(Load(job).run())
     except (RefusedError, OSError, ValueError) as error:
         answer = {"error": str(error) or type(error).__name__}
     json.dump(answer, sys.stdout)

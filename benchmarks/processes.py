@@ -1,44 +1,36 @@
-"""The processes a benchmark starts, each ended by the one who started it."""
+"""Processes that a benchmark starts: the service, and children that answer commands. Each ends with its block."""
 
 import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.load import Job, Report, report_of
-from benchmarks.openloop import OpenJob, OpenReport
-from benchmarks.openloop import report_of as open_report_of
-from tests.support.servers import free_port
+from benchmarks.machine import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-HEALTHY_WITHIN_S = 120.0
-ENDED_WITHIN_S = 15.0
+MAX_START_S = 120.0
+MAX_EXIT_S = 15.0
 
 
 class BenchError(Exception):
-    """The benchmark cannot go on; the message is one line for the person who started it."""
-
-
-class NotLoggedError(BenchError):
-    """The server's log does not tell the micro-batches it ran."""
-
-
-class RowError(BenchError):
-    """One row cannot be measured; the others can."""
+    """The benchmark cannot continue. The message is one line for its user."""
 
 
 @contextmanager
 def spawned(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a process in a session of its own, so Ctrl-C reaches us only, and end it on the way out."""
+    """Start Python with *arguments*, and end the process with the block.
+
+    It runs in a session of its own, so that Ctrl-C reaches this process only, which then ends the others.
+    """
     process = subprocess.Popen(
         [sys.executable, *arguments],
         start_new_session=True,
@@ -49,18 +41,13 @@ def spawned(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[s
     try:
         yield process
     finally:
-        end(process)
+        _end(process)
 
 
-def end_children_on_sigterm() -> None:
-    """Leave as Ctrl-C does when this process is told to end: what it has started ends, too."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     process.terminate()
     try:
-        process.wait(ENDED_WITHIN_S)
+        process.wait(MAX_EXIT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -70,8 +57,13 @@ def end(process: subprocess.Popen[str]) -> None:
                 pipe.close()
 
 
+def end_children_on_sigterm() -> None:
+    """Handle SIGTERM like Ctrl-C, so that blocks of `spawned` end their processes."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 class Child:
-    """A process of ours that answers a line of JSON with a line of JSON."""
+    """A process that answers each command, a line of JSON, with a line of JSON; see `answer_commands`."""
 
     def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
         self._name = name
@@ -83,63 +75,64 @@ class Child:
 
     def ask(self, command: str, **arguments: Any) -> Any:
         if self._process.stdin is None or self._process.stdout is None:
-            raise BenchError(f"The {self._name} has no pipes.")
+            raise BenchError(f"The {self._name} process has no pipes.")
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
             self._process.stdin.flush()
         if answer := self._process.stdout.readline():
             return json.loads(answer)
-        raise BenchError(f"The {self._name} ended unasked (its last words are above).")
+        raise BenchError(f"The {self._name} process ended too early. Its output is above.")
 
 
 @contextmanager
 def child(module: str, folder: Path) -> Iterator[Child]:
+    """Start `python -m benchmarks.MODULE FOLDER`."""
     pipe = subprocess.PIPE
     with spawned(["-m", f"benchmarks.{module}", str(folder)], stdin=pipe, stdout=pipe) as process:
-        yield Child(f"{module} process", process)
+        yield Child(module, process)
 
 
-def run_open_load(job: OpenJob) -> OpenReport:
-    """Run the generator that does not wait for answers, once."""
-    pipe = subprocess.PIPE
-    with spawned(["-m", "benchmarks.openloop"], stdin=pipe, stdout=pipe) as process:
-        output, _ = process.communicate(json.dumps(asdict(job)))
-    if not output:
-        raise BenchError("The load generator ended unasked (its last words are above).")
-    return open_report_of(json.loads(output))
+def answer_commands(commands: dict[str, Callable[..., Any]]) -> None:
+    """Answer commands in a child process until stdin ends, which it does whenever the parent ends."""
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        print(json.dumps(commands[arguments.pop("do")](**arguments)), flush=True)
 
 
-def run_load(job: Job) -> Report:
-    """Run the load generator once.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response: its status (0 if none came), its JSON and the time it took in milliseconds."""
 
-    Raises:
-        RowError: a request was answered with something other than 200, or not at all.
-    """
-    pipe = subprocess.PIPE
-    with spawned(["-m", "benchmarks.load"], stdin=pipe, stdout=pipe) as process:
-        output, _ = process.communicate(json.dumps(asdict(job)))
-    answer = json.loads(output or '{"error": "the load generator ended unasked"}')
-    if "error" in answer:
-        raise RowError(f"aborted, not every answer was a 200: {answer['error']}")
-    return report_of(answer)
+    status: int
+    json: Any
+    ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The service, running."""
+    """A running service."""
 
     port: int
     process: subprocess.Popen[str]
     log: IO[bytes]
 
-    def get(self, path: str) -> int:
-        """Tell the status of a GET; 0 when nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+    def get(self, path: str) -> Answer:
+        return self._exchange("GET", path)
+
+    def post(self, path: str, body: object) -> Answer:
+        return self._exchange("POST", path, json.dumps(body))
+
+    def _exchange(self, method: str, path: str, body: str | None = None) -> Answer:
+        """Send a request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        began = time.perf_counter()
         try:
-            connection.request("GET", path)
-            return connection.getresponse().status
-        except OSError:
-            return 0
+            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            response = connection.getresponse()
+            content = response.read()
+            return Answer(response.status, json.loads(content), (time.perf_counter() - began) * 1e3)
+        except (OSError, http.client.HTTPException):
+            return Answer(0, None, (time.perf_counter() - began) * 1e3)
         finally:
             connection.close()
 
@@ -147,56 +140,70 @@ class Server:
         return os.fstat(self.log.fileno()).st_size
 
     def events_after(self, offset: int) -> Iterator[dict[str, Any]]:
-        """Give the JSON lines the server logged after the first *offset* bytes."""
+        """Yield the JSON lines that were logged after the first *offset* bytes."""
         for line in os.pread(self.log.fileno(), self.log_length() - offset, offset).splitlines():
             with suppress(ValueError):
                 event = json.loads(line)
                 if isinstance(event, dict):
                     yield event
 
-    def last_words(self) -> str:
-        start = max(0, self.log_length() - 2000)
-        return os.pread(self.log.fileno(), 2000, start).decode("utf-8", "replace").strip()
+    def raise_if_ended(self) -> None:
+        if (code := self.process.poll()) is not None:
+            tail = os.pread(self.log.fileno(), 2000, max(0, self.log_length() - 2000))
+            log = tail.decode("utf-8", "replace").strip()
+            raise BenchError(f"The server ended with code {code}. The end of its log:\n{log}")
+
+    def wait_for(self, is_reached: Callable[[], bool], *, pause_s: float = 0.05) -> None:
+        """Poll until *is_reached* returns true.
+
+        Raises:
+            BenchError: the server ended, or did not get there within MAX_START_S.
+        """
+        deadline = time.monotonic() + MAX_START_S
+        while not is_reached():
+            self.raise_if_ended()
+            if time.monotonic() > deadline:
+                raise BenchError(f"The server was not ready within {MAX_START_S:.0f} s.")
+            time.sleep(pause_s)
 
 
 @contextmanager
-def spawned_server(*, log_level: str, lanes: int, checkout: Path = ROOT, **others: str) -> Iterator[Server]:
-    """Spawn `python main.py` on a free port, and do not wait for it; its log goes to a file, so nobody need read it.
-
-    *others* are further settings of the service.
-    """
+def spawned_server(
+    settings: Mapping[str, str] | None = None,
+    *,
+    lanes: int,
+    log_level: str = "INFO",
+    checkout: Path = ROOT,
+    command: tuple[str, ...] = ("main.py",),
+    **popen_options: Any,
+) -> Iterator[Server]:
+    """Start the service of *checkout* on a free port, without waiting until it is ready. Its log goes to a file."""
     port = free_port()
-    settings = {"HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": log_level, "THREAD_POOL_WORKERS": str(lanes)}
+    given = {"HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": log_level, "THREAD_POOL_WORKERS": str(lanes)}
     with (
         tempfile.TemporaryFile() as log,
         spawned(
-            ["main.py"],
+            [*command],
             cwd=checkout,
-            env=os.environ | settings | others,
-            stdin=subprocess.DEVNULL,
+            env={**os.environ, **given, **(settings or {})},
             stdout=log,
             stderr=subprocess.STDOUT,
+            **{"stdin": subprocess.DEVNULL, **popen_options},
         ) as process,
     ):
         yield Server(port, process, log)
 
 
 @contextmanager
-def healthy_server(*, log_level: str, lanes: int, checkout: Path = ROOT, **others: str) -> Iterator[Server]:
-    with spawned_server(log_level=log_level, lanes=lanes, checkout=checkout, **others) as server:
-        deadline = time.monotonic() + HEALTHY_WITHIN_S
-        while server.get("/health") != http.client.OK:
-            refuse_if_over(server, deadline)
-            time.sleep(0.05)
+def healthy_server(settings: Mapping[str, str] | None = None, **options: Any) -> Iterator[Server]:
+    """Start the service as `spawned_server` does, and wait until `/health` answers with 200."""
+    with spawned_server(settings, **options) as server:
+        server.wait_for(lambda: server.get("/health").status == http.client.OK)
         yield server
 
 
-def refuse_if_over(server: Server, deadline: float) -> None:
-    refuse_if_ended(server)
-    if time.monotonic() > deadline:
-        raise BenchError(f"The server was not ready within {HEALTHY_WITHIN_S:.0f} s.")
-
-
-def refuse_if_ended(server: Server) -> None:
-    if (code := server.process.poll()) is not None:
-        raise BenchError(f"The server ended with code {code}. Its last words:\n{server.last_words()}")
+def free_port() -> int:
+    """Return a port that is free now. Another process can take it before the server does, which then fails to start."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
-"""The bundled model beside its own dynamically quantised int8 version, by `python main.py compare`.
+"""Compare the bundled model with its dynamically quantised int8 version, using `python main.py compare`.
 
-Run it as `python benchmarks/quantised.py`. It makes the int8 version in a temporary folder with ONNX Runtime's own tool
-(which needs `onnx`), writes seeded English texts to a file, and compares the two: docs/COMMANDS.md shows the result.
+Run `python benchmarks/quantised.py`. It makes the int8 version in a temporary folder with ONNX Runtime's own tool
+(which needs `onnx`), writes seeded English texts to a file, and compares the two. docs/COMMANDS.md shows the result.
 """
 
 import itertools
@@ -13,37 +13,37 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+if not __package__:  # run as a script: let `benchmarks` be found
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.texts import distinct_texts  # noqa: E402 - the path above makes the project's own modules importable
+from benchmarks.machine import ROOT
+from benchmarks.texts import distinct_texts
+from benchmarks.workloads import MODEL
 
-ORIGINAL = ROOT / "models" / "all-MiniLM-L6-v2"
-NAME = "sentence-transformers/all-MiniLM-L6-v2"
 QUANTISED = "me/minilm-int8"
 TEXTS = 500
 
 
 def main() -> int:
-    """Compare, and give the exit code of that."""
+    """Run the comparison, and return its exit code."""
     with tempfile.TemporaryDirectory() as temporary:
         models = Path(temporary) / "models"
-        write_quantised(models / "minilm-int8")
+        _write_quantised(models / "minilm-int8")
         texts = Path(temporary) / "texts.txt"
         texts.write_text("\n".join(itertools.islice(distinct_texts("mixed", "quantised"), TEXTS)), encoding="utf-8")
-        command = [sys.executable, "main.py", "compare", NAME, QUANTISED, "--texts", str(texts)]
+        command = [sys.executable, "main.py", "compare", MODEL, QUANTISED, "--texts", str(texts)]
         environment = {**os.environ, "MODELS_DIR": str(models)}
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
-def write_quantised(folder: Path) -> None:
-    """The model's folder with an int8 graph; weights that are cast when a session is made are cast beforehand."""
-    from onnx import TensorProto  # noqa: PLC0415 - a test tool
+def _write_quantised(folder: Path) -> None:
+    """Copy the bundled model to *folder* with an int8 graph, under another name."""
+    from onnx import TensorProto  # noqa: PLC0415 - installed for tests only
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
 
-    shutil.copytree(ORIGINAL, folder)
+    shutil.copytree(ROOT / "models" / "all-MiniLM-L6-v2", folder)
     whole = folder / "whole.onnx"
-    float32_weights(folder / "model.onnx", whole)
+    _write_float32(folder / "model.onnx", whole)
     quantize_dynamic(
         whole,
         folder / "model.onnx",
@@ -51,7 +51,7 @@ def write_quantised(folder: Path) -> None:
         weight_type=QuantType.QInt8,
         per_channel=True,
         reduce_range=True,  # without VNNI, sums of full 8-bit products overflow 16 bits
-        extra_options={"DefaultTensorType": TensorProto.FLOAT},  # it cannot see through ONNX Runtime's own operators
+        extra_options={"DefaultTensorType": TensorProto.FLOAT},  # it cannot infer types of ONNX Runtime's own operators
     )
     whole.unlink()
     manifest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -59,8 +59,8 @@ def write_quantised(folder: Path) -> None:
     (folder / "model.json").write_text(json.dumps({**kept, "name": QUANTISED}), encoding="utf-8")
 
 
-def float32_weights(source: Path, target: Path) -> None:
-    """Let ONNX Runtime fold the casts of float16 weights, since its quantiser looks for plain weights only."""
+def _write_float32(source: Path, target: Path) -> None:
+    """Let ONNX Runtime fold the casts of float16 weights, because its quantiser finds plain weights only."""
     import onnxruntime  # noqa: PLC0415
 
     options = onnxruntime.SessionOptions()

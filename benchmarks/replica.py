@@ -1,8 +1,8 @@
-"""What one replica needs: memory by its lanes, and what a CPU limit at the size of its lanes does to it.
+"""Measure the memory of one replica by its lanes, and the effect of a CPU limit that equals its lanes.
 
-Run it as `python benchmarks/replica.py`, about 3 minutes. The second part puts the server into a control group with a
-CPU quota, as a container's limit does; that takes root and is left out without. It tells nothing on a machine that is
-busy with other things: who gets no core meets no limit. docs/production/kubernetes.md has the numbers of memory.
+Run `python benchmarks/replica.py`, about 3 minutes. The second part puts the server into a control group with a CPU
+quota, as a container's limit does. That needs root, and is left out without. Its result is meaningless on a busy
+machine, where the server does not get enough CPU to reach the limit. docs/production/kubernetes.md shows the memory.
 """
 
 import argparse
@@ -14,109 +14,99 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, median
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+if not __package__:  # run as a script: let `benchmarks` be found
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.cpu import memory_mb_of, usable_cores  # noqa: E402 - our own modules can be found now
-from benchmarks.load import Job  # noqa: E402
-from benchmarks.processes import (  # noqa: E402
-    BenchError,
-    end_children_on_sigterm,
-    healthy_server,
-    run_load,
-)
-from benchmarks.report import markdown, revision, this_machine  # noqa: E402
-from benchmarks.rows import BESIDE_ROW, BULK_ALONE, LOADS  # noqa: E402
-from benchmarks.texts import Kind, distinct_texts  # noqa: E402
-from benchmarks.watch import post  # noqa: E402
-from benchmarks.work import percentile  # noqa: E402
+from benchmarks.load import Job, run_load, texts_done
+from benchmarks.machine import describe_run, memory_mb_of
+from benchmarks.processes import BenchError, end_children_on_sigterm, healthy_server
+from benchmarks.tables import markdown, percentile
+from benchmarks.texts import Kind, distinct_texts
+from benchmarks.workloads import BULK_ALONE, LOADS, SHARED_ROW
+from host.cores import usable_cores
 
-GROUPS = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 KINDS: tuple[Kind, ...] = ("short", "mixed")
-TEXTS_COUNTED = 512
+COUNTED_TEXTS = 512
 REPLICAS = (
     ("1 lane", 1, "256MB"),
     ("2 lanes, LONE_TEXT_MEMORY=0", 2, "0"),
     ("2 lanes", 2, "256MB"),
 )
+"""Name, lanes and LONE_TEXT_MEMORY."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of load in each run (default 15)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of the second part (default 3)")
+    parser = argparse.ArgumentParser(prog="replica.py", description="Measure the memory and CPU limits of a replica.")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of load in each run (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of the second part (default: %(default)s)")
     options = parser.parse_args()
     end_children_on_sigterm()
-    machine = this_machine()
-    print(f"{machine.cpu}, {machine.cores} usable cores; Python {machine.python}, {machine.packages}; {revision()}\n")
+    command = f"python benchmarks/replica.py --seconds {options.seconds:g} --rounds {options.rounds}"
+    print(describe_run(command), end="\n\n")
     try:
-        print(tokens_of_texts(), memory_by_lanes(options.seconds), sep="\n\n")
-        print(limits(options.seconds, options.rounds))
+        print(_tokens_per_text(), _memory_by_lanes(options.seconds), sep="\n\n", end="\n\n")
+        print(_effect_of_limits(options.seconds, options.rounds))
     except BenchError as error:
         sys.exit(f"replica.py: {error}")
 
 
-def tokens_of_texts() -> str:
-    """Mean tokens of the benchmark's texts, as the model counts them."""
-    with healthy_server(log_level="ERROR", lanes=1, MAX_BATCH_SIZE=str(TEXTS_COUNTED)) as server:
-        found = []
+def _tokens_per_text() -> str:
+    """Return a table of the mean tokens of the benchmark's texts, as the model counts them."""
+    lines = []
+    with healthy_server({"MAX_BATCH_SIZE": str(COUNTED_TEXTS)}, log_level="ERROR", lanes=1) as server:
         for kind in KINDS:
             source = distinct_texts(kind, "tokens")
-            _, answer, _ = post(server, "/tokenize", {"texts": [next(source) for _ in range(TEXTS_COUNTED)]})
-            found.append([kind, f"{mean(text['tokens'] for text in answer['texts']):.0f}"])
-    return markdown(["texts", "tokens, mean"], found)
+            answer = server.post("/tokenize", {"texts": [next(source) for _ in range(COUNTED_TEXTS)]})
+            lines.append([kind, f"{mean(text['tokens'] for text in answer.json['texts']):.0f}"])
+    return markdown(["texts", "tokens, mean"], lines)
 
 
-def memory_by_lanes(seconds: float) -> str:
+def _memory_by_lanes(seconds: float) -> str:
     lines = []
-    for name, lanes, lone in REPLICAS:
-        with healthy_server(log_level="ERROR", lanes=lanes, LONE_TEXT_MEMORY=lone) as server:
+    for name, lanes, lone_text_memory in REPLICAS:
+        with healthy_server({"LONE_TEXT_MEMORY": lone_text_memory}, log_level="ERROR", lanes=lanes) as server:
             ready_mb, _ = memory_mb_of(server.process.pid)
             run_load(Job(server.port, server.process.pid, list(BULK_ALONE.streams), name, 1.0, seconds))
             lines.append([name, *(f"{mb:.0f}" for mb in (ready_mb, *memory_mb_of(server.process.pid)))])
     return markdown(["replica", "MB when ready", "MB after bulk work", "MB at most"], lines)
 
 
-def limits(seconds: float, rounds: int) -> str:
-    """One lane with a limit of one core, and of two, in turns."""
-    if os.geteuid() != 0:
-        return "\nCPU limits: left out, they take root."
-    if usable_cores() < 2:
-        return "\nCPU limits: left out, they take 2 cores."
-    found: dict[int, list[tuple[float, float, float, float, float]]] = {1: [], 2: []}
+def _effect_of_limits(seconds: float, rounds: int) -> str:
+    """Return a table of one lane with a limit of one core and of two, measured alternately."""
+    if os.geteuid() != 0 or usable_cores() < 2:
+        return "CPU limits: left out, they need root and 2 cores."
+    found: dict[int, list[tuple[float, ...]]] = {1: [], 2: []}
     for number in range(rounds):
         for cores, runs in found.items():
-            runs.append(limited(cores, seconds, f"{cores}/{number}"))
+            runs.append(_run_limited(cores, seconds, f"{cores}/{number}"))
     lines = [
         [f"{cores}", *(f"{median(values):.1f}" for values in zip(*runs, strict=True))] for cores, runs in found.items()
     ]
-    head = ["limit, cores", "periods with a stop, %", "stopped, ms per s", "texts/s", "query p50 ms", "query p99 ms"]
-    return "\n" + markdown(head, lines)
+    head = ["limit, cores", "throttled periods, %", "throttled, ms per s", "texts/s", "query p50 ms", "query p99 ms"]
+    return markdown(head, lines)
 
 
-def limited(cores: int, seconds: float, seed: str) -> tuple[float, float, float, float, float]:
-    """A query beside bulk work on one lane, in a group that may use so many cores."""
-    row = LOADS[BESIDE_ROW]
-    with healthy_server(log_level="ERROR", lanes=1) as server, group(cores, server.process.pid) as folder:
-        began, before = time.monotonic(), stops(folder)
+def _run_limited(cores: int, seconds: float, seed: str) -> tuple[float, ...]:
+    """Run short texts beside bulk work on one lane, limited to *cores*, and return the columns of the table."""
+    row = LOADS[SHARED_ROW]
+    with healthy_server(log_level="ERROR", lanes=1) as server, _cpu_limit(cores, server.process.pid) as folder:
+        began, before = time.monotonic(), _throttling(folder)
         report = run_load(Job(server.port, server.process.pid, list(row.streams), seed, 1.0, seconds))
-        periods, stopped, stopped_ms = (now - then for now, then in zip(stops(folder), before, strict=True))
+        periods, throttled, throttled_ms = (now - then for now, then in zip(_throttling(folder), before, strict=True))
         took_s = time.monotonic() - began
-    texts = sum(
-        sum(share for _, share in answered.shares) * stream.texts_per_request
-        for stream, answered in zip(row.streams, report.streams, strict=True)
-    )
-    query_ms = sorted(report.streams[0].latencies_ms)
-    share = 100 * stopped / periods if periods else 0.0
-    return share, stopped_ms / took_s, texts / seconds, percentile(query_ms, 0.5), percentile(query_ms, 0.99)
+    share = 100 * throttled / periods if periods else 0.0
+    query_ms = report.streams[0].latencies_ms
+    latencies = percentile(query_ms, 0.5), percentile(query_ms, 0.99)
+    return share, throttled_ms / took_s, texts_done(report, row.streams) / seconds, *latencies
 
 
 @contextmanager
-def group(cores: int, pid: int) -> Iterator[Path]:
-    """A control group with a CPU quota and this process in it; cgroup v1 or v2."""
-    is_v2 = (GROUPS / "cgroup.controllers").exists()
-    folder = (GROUPS if is_v2 else GROUPS / "cpu") / f"fast-embedding-{os.getpid()}"
+def _cpu_limit(cores: int, pid: int) -> Iterator[Path]:
+    """Put a process into a new control group with a CPU quota, and yield the group's folder; cgroup v1 or v2."""
+    is_v2 = (CGROUPS / "cgroup.controllers").exists()
+    folder = (CGROUPS if is_v2 else CGROUPS / "cpu") / f"fast-embedding-{os.getpid()}"
     folder.mkdir()
     try:
         if is_v2:
@@ -131,11 +121,11 @@ def group(cores: int, pid: int) -> Iterator[Path]:
         folder.rmdir()
 
 
-def stops(folder: Path) -> tuple[float, float, float]:
-    """Periods so far, those with a stop, and milliseconds of stops (of all cores together)."""
-    told = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
-    stopped_ms = int(told["throttled_usec"]) / 1e3 if "throttled_usec" in told else int(told["throttled_time"]) / 1e6
-    return int(told["nr_periods"]), int(told["nr_throttled"]), stopped_ms
+def _throttling(folder: Path) -> tuple[float, float, float]:
+    """Return the periods so far, how many were throttled, and the throttled milliseconds (of all cores together)."""
+    stat = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+    throttled_ms = int(stat["throttled_usec"]) / 1e3 if "throttled_usec" in stat else int(stat["throttled_time"]) / 1e6
+    return int(stat["nr_periods"]), int(stat["nr_throttled"]), throttled_ms
 
 
 if __name__ == "__main__":

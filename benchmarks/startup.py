@@ -1,23 +1,20 @@
-"""From nothing to the first right answer, beside importing FastEmbed and loading the model."""
+"""Times the start of the server up to its first answer, and that of a process that loads the model with FastEmbed."""
 
-import http.client
-import json
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.processes import HEALTHY_WITHIN_S, BenchError, Server, refuse_if_over, spawned, spawned_server
-from benchmarks.rows import MODEL
+from benchmarks.processes import MAX_START_S, BenchError, Server, spawned, spawned_server
+from benchmarks.workloads import MODEL
 
-POLLED_EVERY_S = 0.01
 FIRST_TEXT = "How long until the first answer?"
 LOAD = f"import sys; from fastembed import TextEmbedding; TextEmbedding({MODEL!r}, specific_model_path=sys.argv[1])"
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One turn, wall-clock seconds each."""
+    """Wall-clock seconds of one start each."""
 
     server_s: float
     load_s: float
@@ -25,44 +22,34 @@ class Start:
 
 
 def measure_start(folder: Path, *, lanes: int) -> tuple[Start, list[float]]:
-    """Time each once; give the vector of the server's first answer, too."""
-    import_s = time_script("import fastembed", folder)
-    load_s = time_script(LOAD, folder)
+    """Measure each once; return the vector of the server's first answer, too."""
+    import_s = _time_script("import fastembed", folder)
+    load_s = _time_script(LOAD, folder)
     began_at = time.perf_counter()
-    with spawned_server(log_level="INFO", lanes=lanes) as server:
-        first = first_answer(server)
+    with spawned_server(lanes=lanes) as server:
+        vector = first_vector(server)
         start = Start(time.perf_counter() - began_at, load_s, import_s)
-    return start, json.loads(first)["embedding"]
+    return start, vector
 
 
-def time_script(script: str, folder: Path) -> float:
+def _time_script(script: str, folder: Path) -> float:
     began_at = time.perf_counter()
     with spawned(["-c", script, str(folder)], stdin=subprocess.DEVNULL) as process:
-        code = process.wait(HEALTHY_WITHIN_S)
+        code = process.wait(MAX_START_S)
         took_s = time.perf_counter() - began_at
     if code:
-        raise BenchError("FastEmbed cannot load the bundled model (its last words are above).")
+        raise BenchError("FastEmbed cannot load the bundled model. Its output is above.")
     return took_s
 
 
-def first_answer(server: Server) -> bytes:
+def first_vector(server: Server) -> list[float]:
     """Ask for a vector every 10 ms until there is one."""
-    deadline = time.monotonic() + HEALTHY_WITHIN_S
-    while (answer := embed_once(server, {"text": FIRST_TEXT}, "/embed")) is None:
-        refuse_if_over(server, deadline)
-        time.sleep(POLLED_EVERY_S)
-    return answer
+    vector: list[float] = []
 
+    def has_answered() -> bool:
+        answer = server.post("/embed", {"text": FIRST_TEXT})
+        vector[:] = answer.json["embedding"] if answer.status == 200 else []
+        return bool(vector)
 
-def embed_once(server: Server, body: dict[str, object], path: str) -> bytes | None:
-    """POST once on a connection of its own; None unless the answer is a 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    try:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        content = answer.read()
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-    return content if answer.status == http.client.OK else None
+    server.wait_for(has_answered, pause_s=0.01)
+    return vector

@@ -1,15 +1,14 @@
-"""Seeded, distinct, realistic English texts, and the streams of requests the rows of the benchmark send."""
+"""Seeded, distinct, realistic English texts, and the streams of requests made of them."""
 
-import bisect
 import itertools
 import math
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 from typing import Literal
-
-from benchmarks.words import OPENINGS, TEMPLATES, WORDS
 
 Kind = Literal["short", "mixed"]
 
@@ -20,27 +19,34 @@ MIXED_SIGMA = 0.8
 STRATA = 32
 NUMBERS = ("{0:.0f}", "{0:.0f}", "{0:,.0f}", "{0:,.2f}", "{0:.0f}%", "${0:,.2f}")
 
-Pool = tuple[tuple[str, ...], list[float]]
+# Words by part of speech, the most frequent first; openings of sentences; and templates, whose slots name such parts.
+SECTIONS: dict[str, str] = dict(
+    re.findall(r"^\[(\w+)\]\n([^\[]+)", Path(__file__).with_name("words.txt").read_text("utf-8"), re.MULTILINE)
+)
+OPENINGS, TEMPLATES = (
+    [line.split() for line in SECTIONS.pop(name).splitlines() if line] for name in ("opening", "template")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Some clients that send the same kind of request, each the next one when the last is answered."""
+    """A number of clients that send the same kind of request, each the next one when the last is answered."""
 
     kind: Kind
     texts_per_request: int
     clients: int
 
     def requests(self, seed: str) -> Iterator[list[str]]:
-        """Give requests for ever; the same *seed* gives the same ones, and no text comes twice."""
+        """Yield the texts of requests without end: the same for the same *seed*, and no text twice."""
         texts = distinct_texts(self.kind, seed)
         while True:
             yield list(itertools.islice(texts, self.texts_per_request))
 
 
 def distinct_texts(kind: Kind, seed: str) -> Iterator[str]:
+    """Yield texts without end: the same for the same *seed*, and none twice."""
     rng = random.Random(f"{kind}/{seed}")
-    lengths = short_lengths(rng) if kind == "short" else mixed_lengths(rng)
+    lengths = _short_lengths(rng) if kind == "short" else _mixed_lengths(rng)
     writer = Writer(rng)
     seen: set[str] = set()
     for words in lengths:
@@ -51,15 +57,16 @@ def distinct_texts(kind: Kind, seed: str) -> Iterator[str]:
         yield text
 
 
-def short_lengths(rng: random.Random) -> Iterator[int]:
+def _short_lengths(rng: random.Random) -> Iterator[int]:
     while True:
         yield rng.randint(*SHORT_WORDS)
 
 
-def mixed_lengths(rng: random.Random) -> Iterator[int]:
-    """Give log-normal lengths in words.
+def _mixed_lengths(rng: random.Random) -> Iterator[int]:
+    """Yield log-normal lengths in words.
 
-    Every 32 of them cover the distribution evenly, in random order: a few seconds then measure the mean and not luck.
+    Every 32 of them cover the distribution evenly, in random order, so that the mean of a few seconds is not left to
+    chance.
     """
     normal = NormalDist(math.log(MIXED_MEDIAN_WORDS), MIXED_SIGMA)
     low, high = MIXED_WORDS
@@ -70,14 +77,18 @@ def mixed_lengths(rng: random.Random) -> Iterator[int]:
 
 
 class Writer:
-    """Fills sentence templates with common words, the frequent ones more often, as English does."""
+    """Fills sentence templates with common words. As in English, their frequency follows Zipf's law."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._pools = {name: zipf_pool(words) for name, words in WORDS.items()}
+        self._words = {name: words.split() for name, words in SECTIONS.items()}
+        self._weights = {  # cumulated
+            name: list(itertools.accumulate(1 / (rank + 20) for rank in range(len(words))))
+            for name, words in self._words.items()
+        }
 
     def text(self, words: int, *, is_prose: bool) -> str:
-        """Write exactly *words* words: sentences when *is_prose*, else one line as people type it in a search box."""
+        """Return exactly *words* words: sentences when *is_prose*, else a line like those typed into a search box."""
         written: list[str] = []
         while len(written) < words:
             written += self._sentence(with_opening=is_prose and self._rng.random() < 0.3)
@@ -92,20 +103,14 @@ class Writer:
         if not with_opening:
             return words
         words[0] = words[0] if template[0] in {"name", "place"} else words[0].lower()
-        return [*self._rng.choice(OPENINGS).split(), *words]
+        return [*self._rng.choice(OPENINGS), *words]
 
     def _word(self, slot: str) -> str:
-        """Choose a word for *slot*; what is no name of a list is the word itself, a comma after either is kept."""
+        """Return a random word for a part of speech, or *slot* itself; a comma at its end is kept."""
         name = slot.rstrip(",")
         comma = slot[len(name) :]
         if name == "number":
             return self._rng.choice(NUMBERS).format(10 ** self._rng.uniform(0.3, 4)) + comma
-        if name not in self._pools:
+        if name not in self._words:
             return slot
-        words, cumulated = self._pools[name]
-        return words[bisect.bisect_left(cumulated, self._rng.random() * cumulated[-1])] + comma
-
-
-def zipf_pool(words: tuple[str, ...]) -> Pool:
-    """Pair *words*, most frequent first, with their cumulated weights."""
-    return words, list(itertools.accumulate(1 / (rank + 20) for rank in range(len(words))))
+        return self._rng.choices(self._words[name], cum_weights=self._weights[name])[0] + comma

@@ -147,6 +147,19 @@ def test_nothing_in_the_product_imports_deploy_benchmarks_drills_or_tests() -> N
     assert [name_of(path) for path in MODULES for module in imports_of(path) if top(module) in outside] == []
 
 
+def test_drills_import_benchmarks_and_neither_imports_tests() -> None:
+    """Tests may import both. The way back would make benchmarks depend on how tests start servers."""
+    outside = {"benchmarks": {"deploy", "drills", "tests"}, "drills": {"deploy", "tests"}}
+    wrong = [
+        f"{name_of(path)} imports {module}"
+        for folder, forbidden in outside.items()
+        for path in ROOT.glob(f"{folder}/*.py")
+        for module in imports_of(path)
+        if top(module) in forbidden
+    ]
+    assert wrong == []
+
+
 def test_dialects_do_not_import_each_other() -> None:
     """Modules of api/ may use only these of their own package."""
     shared = {"api.answer_types", "api.request_types", "api.answer_formats", "api.openapi", "api"}

@@ -1,6 +1,6 @@
-"""The bare loop: given micro-batches on ONNX Runtime and nothing else, the least CPU they can cost.
+"""The bare loop: given micro-batches on ONNX Runtime and nothing else, the least CPU that they can cost.
 
-`python -m benchmarks.bare FOLDER` answers each line of JSON on stdin with one on stdout.
+`python -m benchmarks.bare_loop FOLDER` loads the model in FOLDER and answers commands; see `processes.Child`.
 """
 
 import sys
@@ -13,8 +13,8 @@ import numpy as np
 from fastembed import TextEmbedding
 from numpy.typing import NDArray
 
-from benchmarks.baseline import serve
-from benchmarks.rows import MODEL
+from benchmarks.processes import answer_commands
+from benchmarks.workloads import MODEL
 
 Feeds = dict[str, NDArray[np.int64]]
 
@@ -22,7 +22,7 @@ WARM_RUNS = 8
 
 
 class BareLoop:
-    """Runs shapes through the ONNX Runtime session FastEmbed makes with one thread, on plain threads."""
+    """Runs shapes through the session that FastEmbed creates with one thread, on plain threads."""
 
     def __init__(self, folder: str) -> None:
         embedding: Any = TextEmbedding(MODEL, specific_model_path=folder, threads=1)
@@ -32,7 +32,7 @@ class BareLoop:
         self._feeds: dict[tuple[int, int], Feeds] = {}
 
     def replay(self, *, shapes: list[tuple[int, int]], threads: int) -> dict[str, float]:
-        """Run all *shapes* (texts, longest) once, as fast as *threads* threads can."""
+        """Run each shape (texts, longest) once, on *threads* threads, and return wall-clock and CPU seconds."""
         feeds = [self._feed(texts, longest) for texts, longest in shapes]
         self._run_all(feeds[:WARM_RUNS], threads)
         began_at, began_cpu_s = time.perf_counter(), time.process_time()
@@ -48,25 +48,24 @@ class BareLoop:
             lane.join()
 
     def _run_lane(self, feeds: Iterator[Feeds]) -> None:
-        for feed in feeds:  # several threads share the iterator: each run is taken once
+        for feed in feeds:  # the threads share the iterator, so each run is taken once
             self._session.run(None, feed)
 
     def _feed(self, texts: int, longest: int) -> Feeds:
-        """Random token ids, full attention: ONNX Runtime's cost does not depend on what the tokens are."""
+        """Return random token ids with full attention: the cost of a run does not depend on the tokens."""
         shape = (texts, longest)
         if shape not in self._feeds:
-            made = {
+            arrays = {
                 "input_ids": self._rng.integers(1000, 30000, shape, dtype=np.int64),
                 "attention_mask": np.ones(shape, dtype=np.int64),
                 "token_type_ids": np.zeros(shape, dtype=np.int64),
             }
-            self._feeds[shape] = {name: made[name] for name in self._inputs}
+            self._feeds[shape] = {name: arrays[name] for name in self._inputs}
         return self._feeds[shape]
 
 
 def main() -> None:
-    bare = BareLoop(sys.argv[1])
-    serve({"replay": bare.replay})
+    answer_commands({"replay": BareLoop(sys.argv[1]).replay})
 
 
 if __name__ == "__main__":
