@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     cors_origins: Origins = Field(("*",), description="Origins that may call, such as https://app.example. *: any.")
     enable_metrics: bool = Field(default=True, description="Serve GET /metrics. If false, it answers 403.")
 
-    api_keys: Secrets = Field((), description="API keys, each written key, name:key or name:key:scope+scope.")
+    api_keys: Secrets = Field((), description="API keys, each written key, name:key or name:key:permission+permission.")
     api_keys_file: OptionalFilePath = Field(
         None, description="File with API keys, one per line. It is read again when it changes."
     )
