@@ -1,4 +1,4 @@
-"""The least modelled cost of a request: a measure of its work that does not depend on who does it."""
+"""The least modelled cost of a request: a measure of its work that does not depend on the implementation."""
 
 # Not imported from engine/planner.py: a revision that changes its planner is measured by the same numbers.
 RUN_COST = 8
