@@ -18,7 +18,7 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "60")
 
 
 def run_schemathesis(server: ServerProcess, folder: Path) -> subprocess.CompletedProcess[str]:
-    config = ROOT / "tests" / "schemathesis.toml"
+    config = ROOT / "tests" / "support" / "schemathesis.toml"
     return subprocess.run(
         [
             sys.executable,
