@@ -41,13 +41,8 @@ class UvicornProtocol(HttpToolsProtocol):
         self._unanswered_cycles: deque[RequestResponseCycle] = deque()  # the app works on the first one
         self._is_reading_head = False
 
-    # --- Hooks for the subclass -----------------------------------------------------------------------------------
-
     def answer_completed(self) -> None:
-        """Do what is due after the last byte of an answer was written to the transport."""
-
-    def keep_alive_ended(self) -> None:
-        """Do what is due after the transport was closed because no further request came."""
+        """Do what is due after an answer was completely written to the transport; for subclasses."""
 
     # --- State ----------------------------------------------------------------------------------------------------
 
@@ -172,10 +167,6 @@ class UvicornProtocol(HttpToolsProtocol):
         self._unanswered_cycles.popleft()
         super().on_response_complete()
         self.answer_completed()
-
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self.keep_alive_ended()
 
 
 class DrainingServer(uvicorn.Server):

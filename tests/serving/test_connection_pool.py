@@ -82,7 +82,7 @@ def test_body_of_a_rejected_request_takes_no_memory_from_others(server: ServerPr
     "body",
     [
         pytest.param(b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY, id="complete"),
-        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\nzz\r\n", id="malformed"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n{\r\nzz\r\n", id="malformed"),
     ],
 )
 def test_body_without_memory_gets_a_503_once_and_its_connection_ends(server: ServerProcess, body: bytes) -> None:

@@ -1,5 +1,6 @@
 """How server processes end: draining, second signals, kills, and work that does not end."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -130,6 +131,7 @@ def test_hanging_download_exceeds_its_deadline_and_does_not_delay_other_models_o
 
 
 FAILING_APPS = """
+import resource
 import signal
 import sys
 from litestar import Litestar
@@ -142,12 +144,13 @@ async def fail(): raise RuntimeError("a bug")
 
 limits = ConnectionLimits(
     header_timeout_s=1, body_timeout_s=1, keep_alive_timeout_s=1,
-    max_header_bytes=1000, max_bodies_bytes=1000, max_connections=1,
+    max_header_bytes=1000, max_bodies_bytes=1000, max_connections=1000,
 )
+resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
 for hooks in ({"on_startup": [fail]}, {"on_startup": [stop], "on_shutdown": [fail]}):
     app = Litestar(**hooks, logging_config=None)
     code = serve(
-        app, host="127.0.0.1", port=int(sys.argv[1]), drain_s=1, limits=limits, state=Lifecycle(),
+        app, host="127.0.0.1", port=0, drain_s=1, limits=limits, state=Lifecycle(),
         count_failure=print, reject_early=lambda path: None,
     )
     print("code", code)
@@ -155,8 +158,9 @@ for hooks in ({"on_startup": [fail]}, {"on_startup": [stop], "on_shutdown": [fai
 
 
 def test_app_that_fails_to_start_or_to_stop_ends_the_server_with_code_1() -> None:
+    """The process may open 150 files, too few for 1,000 connections."""
     ended = subprocess.run(
-        [sys.executable, "-c", FAILING_APPS, str(free_port())],
+        [sys.executable, "-c", FAILING_APPS],
         cwd=ROOT,
         env=environment({}),
         capture_output=True,
@@ -166,3 +170,4 @@ def test_app_that_fails_to_start_or_to_stop_ends_the_server_with_code_1() -> Non
     )
     assert [line for line in ended.stdout.splitlines() if line.startswith("code")] == ["code 1"] * 2
     assert ended.stderr.count("The service failed; its log contains the reason.") == 2
+    assert len(re.findall(r"connections_limited +max_connections=50 open_files=150 wanted=1000", ended.stdout)) == 2

@@ -28,6 +28,7 @@ def is_a(kind: type) -> Callable[[object], bool]:
 NAMES_OF_A_PROTOCOL: dict[str, Callable[[Any], object]] = {
     # called
     "_unset_keepalive_if_required": takes(),
+    "timeout_keep_alive_handler": takes(),
     # overridden, or called by the parser
     "connection_made": takes("transport"),
     "connection_lost": takes("exc"),
@@ -40,7 +41,6 @@ NAMES_OF_A_PROTOCOL: dict[str, Callable[[Any], object]] = {
     "on_body": takes("body"),
     "on_message_complete": takes(),
     "on_response_complete": takes(),
-    "timeout_keep_alive_handler": takes(),
     # read or set
     "connections": is_a(set),
     "flow.write_paused": is_a(bool),

@@ -58,12 +58,17 @@ def receive_all(connection: socket.socket) -> bytes:
 
 
 def receive_answer(connection: socket.socket) -> Answer:
-    """Return the next answer on a connection that may stay open."""
-    with connection.makefile("rb") as stream:
+    """Return the next answer, and leave what follows it in the socket."""
+    with connection.makefile("rb", buffering=0) as stream:
         status = int(stream.readline().split()[1])
         lines = iter(lambda: stream.readline().decode("latin-1").strip(), "")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        return status, headers, stream.read(int(headers["content-length"]))
+    body = b""
+    while missing := int(headers["content-length"]) - len(body):
+        piece = connection.recv(missing)
+        assert piece, "The connection ended within an answer."
+        body += piece
+    return status, headers, body
 
 
 def receive_answers(connection: socket.socket) -> list[Answer]:
