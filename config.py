@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     def _check_access(self) -> Self:
         if self.closed_routes and not self.key_sources:
             message = (
-                "CLOSED_ROUTES is set, but nobody has a key; set API_KEYS, API_KEYS_FILE, JWT_SECRET, "
+                "CLOSED_ROUTES is set, but no key or token is configured; set API_KEYS, API_KEYS_FILE, JWT_SECRET, "
                 "JWT_PUBLIC_KEY_FILE or JWT_JWKS_URL"
             )
             raise ValueError(message)

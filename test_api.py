@@ -329,7 +329,7 @@ STORED = {"float32": "<f4", "float16": "<f2", "int8": "i1", "uint8": "u1", "bina
 
 
 def restored(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Return the values that *stored* stands for; for bits, their signs."""
+    """Return the values that *stored* encodes; for bits, their signs."""
     match dtype:
         case "int8":
             return stored / 127

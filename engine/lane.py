@@ -181,7 +181,7 @@ class Lane:
             self._finish(assignment, failure, 0.0)
 
     def _call_on_loop(self, callback: Callable[..., None], *arguments: object) -> None:
-        """Call *callback* on the event loop; do nothing once the loop is closed, since nobody waits any more."""
+        """Call *callback* on the event loop; do nothing once the loop is closed, as no caller waits any more."""
         if self._loop is not None:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(callback, *arguments)

@@ -286,7 +286,9 @@ def test_all_wrong_values_are_reported_at_once(read: Read) -> None:
             id="required model that is not allowed",
         ),
         pytest.param({"ALLOWED_MODELS": "a"}, (f"names {BUNDLED_MODEL!r}",), id="default model that is not allowed"),
-        pytest.param({"CLOSED_ROUTES": "docs"}, ("nobody has a key", "API_KEYS_FILE"), id="closed routes, no keys"),
+        pytest.param(
+            {"CLOSED_ROUTES": "docs"}, ("no key or token is configured", "API_KEYS_FILE"), id="closed routes, no keys"
+        ),
         pytest.param(
             {"JWT_PUBLIC_KEY_FILE": "key.pem", "JWT_JWKS_URL": "https://a"},
             ("set one of them",),

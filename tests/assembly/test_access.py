@@ -91,7 +91,9 @@ async def test_keys_of_an_issuer_are_fetched_from_its_address() -> None:
             {"JWT_JWKS_URL": "https://x/", "JWT_PUBLIC_KEY_FILE": "broken"}, "set one of them", id="two sources"
         ),
         pytest.param({"JWT_LEEWAY": "-1"}, "JWT_LEEWAY='-1' is not allowed", id="leeway negative"),
-        pytest.param({"CLOSED_ROUTES": "models"}, "nobody has a key; set API_KEYS", id="closed without keys"),
+        pytest.param(
+            {"CLOSED_ROUTES": "models"}, "no key or token is configured; set API_KEYS", id="closed without keys"
+        ),
         pytest.param(
             {"CLOSED_ROUTES": "health", "API_KEYS": KEY},
             "'metrics', 'docs' or 'models'",
