@@ -222,6 +222,14 @@ SETTING_NAMES = tuple(name.upper() for name in Settings.model_fields)
 """The settings as they are written in the environment."""
 
 
+PLAIN_MESSAGES = {
+    "bool_parsing": "use true or false",
+    "int_parsing": "use a whole number",
+    "float_parsing": "use a number",
+}
+"""What to write instead of a value that pydantic cannot parse, by its error type."""
+
+
 def load_settings(**overrides: object) -> Settings:
     """Read the settings.
 
@@ -258,4 +266,5 @@ def _message(error: ErrorDetails, typed: dict[str, str]) -> str:
         return message
     name = str(error["loc"][0])
     value = "" if name in SECRETS else f"={typed.get(name.upper(), error['input'])!r}"
-    return f"{name.upper()}{value} is not allowed: {message[:1].lower()}{message[1:]}"
+    message = PLAIN_MESSAGES.get(error["type"], f"{message[:1].lower()}{message[1:]}")
+    return f"{name.upper()}{value} is not allowed: {message}"

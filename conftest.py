@@ -35,9 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # `pytest test_api.py --base-url=...` needs no pytest-xdist
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Make `-n auto` run named files and `-k` in this process, which starts sooner; all else runs on all cores."""
-    is_a_part = getattr(config.option, "file_or_dir", None) or getattr(config.option, "keyword", "")
-    return 0 if is_a_part else None  # None: the number of cores
+    """Make `-n auto` use this process for named files, `-k` and listings, which starts sooner; else use all cores."""
+    option = config.option
+    is_a_part = getattr(option, "file_or_dir", None) or getattr(option, "keyword", "")
+    only_lists = any(getattr(option, name, False) for name in ("showfixtures", "collectonly", "markers"))
+    return 0 if is_a_part or only_lists else None  # None: the number of cores
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

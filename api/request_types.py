@@ -141,6 +141,8 @@ class EmbedRequest(EmbedOptionsBody, kw_only=True):
         **dict.fromkeys(("texts", *SEVERAL_TEXTS), "For several texts, send 'texts' to POST /embed/batch."),
     }
 
+    TYPE_HINTS: ClassVar[Mapping[str, str]] = {"text": "For several texts, send 'texts' to POST /embed/batch."}
+
     text: Annotated[
         str,
         Meta(description="Not blank; at most MAX_TEXT_LENGTH characters.", extra_json_schema={"extra": _NOT_BLANK}),
@@ -155,6 +157,7 @@ class EmbedBatchRequest(EmbedOptionsBody, kw_only=True):
         **_did_you_mean("texts", *ONE_TEXT, *SEVERAL_TEXTS),
         "text": "For one text, use POST /embed; here 'texts' is a list.",
     }
+    TYPE_HINTS: ClassVar[Mapping[str, str]] = {"texts": "Send a list, or 'text' to POST /embed."}
 
     texts: TextsField
 

@@ -103,7 +103,7 @@ def build_app(
     is_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stdout.isatty())
     configure_logging(level=level, is_json=is_json)
     catalog = open_catalog(settings)
-    _check_model_names(settings, catalog)
+    check_model_names(settings, catalog)
     access, settings = read_access(settings), settings.without_api_keys()
     quotas, metrics = quota_store(settings), Metrics()
     service = RunningService(
@@ -204,7 +204,12 @@ def _dependencies(
     return {name: Provide(provider, sync_to_thread=False) for name, provider in providers.items()}
 
 
-def _check_model_names(settings: Settings, catalog: Catalog) -> None:
+def check_model_names(settings: Settings, catalog: Catalog) -> None:
+    """Check that REQUIRED_MODELS and ALLOWED_MODELS name models of *catalog*.
+
+    Raises:
+        SettingsError: a name is not in the catalogue.
+    """
     for setting in ("required_models", "allowed_models"):
         for name in getattr(settings, setting):
             try:

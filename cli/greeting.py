@@ -1,8 +1,8 @@
-"""`python -m cli.greeting`, which run.sh runs first: checks that the service can listen, and prints how to call it."""
+"""`python -m cli.greeting`, which run.sh runs first: checks settings and port, and prints how to call the service."""
 
 import sys
 
-from config import SettingsError, load_settings
+from config import BUNDLED_MODEL, Settings, SettingsError, load_settings
 from host.listening_socket import ListenError, open_listening_socket
 
 ANY_ADDRESS = {"0.0.0.0", "::", ""}  # noqa: S104 - compared, not listened on
@@ -16,6 +16,7 @@ def main() -> int:
     """
     try:
         settings = load_settings()
+        _check_models(settings)
         open_listening_socket(settings.host, settings.port).close()
     except SettingsError as error:
         return _fail(f"Bad settings: {error}")
@@ -23,6 +24,16 @@ def main() -> int:
         return _fail(str(error))
     sys.stdout.write(greeting(settings.host, settings.port, needs_key=bool(settings.key_sources)))
     return 0
+
+
+def _check_models(settings: Settings) -> None:
+    if settings.required_models == (BUNDLED_MODEL,) and not settings.allowed_models:
+        return
+    # The catalogue imports FastEmbed, a second that a start with default models need not spend here.
+    from assembly.app import check_model_names  # noqa: PLC0415
+    from assembly.catalog import open_catalog  # noqa: PLC0415
+
+    check_model_names(settings, open_catalog(settings))
 
 
 def greeting(host: str, port: int, *, needs_key: bool) -> str:

@@ -12,6 +12,8 @@ LISTENING_HINTS = {
     errno.EADDRNOTAVAIL: " This machine does not have that address: set HOST=0.0.0.0 to use all of its addresses.",
 }
 
+INVALID_ADDRESS_HINT = " Set HOST to an address of this machine, such as 0.0.0.0 (all of them) or 127.0.0.1."
+
 
 class ListenError(Exception):
     """The service cannot listen on HOST and PORT. The message contains the cause and a fix.
@@ -25,7 +27,8 @@ class ListenError(Exception):
         number = getattr(error, "errno", None) or 0
         self.reason = getattr(error, "strerror", None) or "this is not a valid address"
         self.is_in_use = number == errno.EADDRINUSE
-        hint = LISTENING_HINTS.get(number, "")
+        is_invalid = not isinstance(error, OSError) or isinstance(error, socket.gaierror)
+        hint = INVALID_ADDRESS_HINT if is_invalid else LISTENING_HINTS.get(number, "")
         super().__init__(f"Cannot listen on HOST={host} PORT={port}: {self.reason}.{hint}")
 
 

@@ -220,10 +220,10 @@ def test_trusted_proxies_are_addresses_and_networks(read: Read) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        pytest.param("PORT", "abc", "integer", id="port that is not a number"),
+        pytest.param("PORT", "abc", "whole number", id="port that is not a number"),
         pytest.param("PORT", "0", "greater than or equal to 1", id="port too small"),
         pytest.param("PORT", "65536", "less than or equal to 65535", id="port too large"),
-        pytest.param("DEBUG", "maybe", "boolean", id="switch neither on nor off"),
+        pytest.param("DEBUG", "maybe", "true or false", id="switch neither on nor off"),
         pytest.param("LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'", id="unknown level"),
         pytest.param("LOG_FORMAT", "Xml", "'auto', 'json' or 'console'", id="unknown format"),
         pytest.param("CLOSED_ROUTES", "docs,Health", "'metrics', 'docs' or 'models'", id="unknown route"),
@@ -234,7 +234,7 @@ def test_trusted_proxies_are_addresses_and_networks(read: Read) -> None:
         pytest.param("MODEL_CACHE_TTL", "inf", "finite", id="infinite time"),
         pytest.param("REQUEST_TIMEOUT", "nan", "finite", id="time that is not a number"),
         pytest.param("REQUEST_TIMEOUT", "1e300", "less than or equal to", id="time too long for timers"),
-        pytest.param("THREAD_POOL_WORKERS", "1.5", "integer", id="fraction of a thread"),
+        pytest.param("THREAD_POOL_WORKERS", "1.5", "whole number", id="fraction of a thread"),
         pytest.param("MICRO_BATCH_TOKENS", "8", "greater than or equal to 16", id="too few tokens per run"),
         pytest.param("MAX_CACHED_MODELS", "0", "greater than 0", id="count of zero"),
         pytest.param("MAX_CACHED_MODELS", "1" + "0" * 30, "less than or equal to", id="count too large for JSON"),
@@ -244,7 +244,7 @@ def test_trusted_proxies_are_addresses_and_networks(read: Read) -> None:
         pytest.param("MAX_REQUEST_SIZE", "9" * 30, "less than or equal to", id="size too large"),
         pytest.param("MODEL_MEMORY_BUDGET", "0", "greater than", id="budget of zero"),
         pytest.param("RATE_LIMIT_REQUESTS", "100001", "less than or equal to 100000", id="quota that is not exact"),
-        pytest.param("RATE_LIMIT_WINDOW", "0.5", "integer", id="fraction of a second"),
+        pytest.param("RATE_LIMIT_WINDOW", "0.5", "whole number", id="fraction of a second"),
         pytest.param("RATE_LIMIT_TOKENS", "0", "greater than or equal to 1", id="quota of no tokens"),
         pytest.param("CORS_ORIGINS", "app.example", "(no path), or *.", id="origin without a scheme"),
         pytest.param("CORS_ORIGINS", "https://app.example/", "(no path), or *.", id="origin with a path"),
@@ -384,7 +384,7 @@ def test_env_file_is_beside_the_code_of_a_clone_whatever_the_working_directory()
 
 def test_wrong_value_in_the_env_file_is_rejected_in_the_same_words(read: Read, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PORT=abc\n")
-    with pytest.raises(SettingsError, match=r"^PORT='abc' is not allowed: .*integer"):
+    with pytest.raises(SettingsError, match=r"^PORT='abc' is not allowed: .*whole number"):
         read(tmp_path / ".env")
 
 

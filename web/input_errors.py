@@ -11,6 +11,8 @@ from engine.errors import InvalidInputError
 
 UNKNOWN_FIELD = "Object contains unknown field"
 """How msgspec starts the message about a field that the type does not have."""
+WRONG_TYPE = "Expected"
+"""How msgspec starts the message about a value of the wrong type."""
 MAX_QUOTED = 200
 """Maximum number of characters that a message repeats of what a caller sent, such as a field name."""
 PLAIN_TYPES = {
@@ -35,7 +37,8 @@ def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInpu
     Args:
         message: msgspec's message. It names types and fields, never the values of texts.
         place: the field, such as `texts[3]`, or the header; empty if it is the whole body.
-        expected: the type of the body. Its `FIELD_HINTS`, if it has them, are sentences about unknown fields by name.
+        expected: the type of the body. Its `FIELD_HINTS`, if it has them, are sentences about unknown fields by name,
+            and its `TYPE_HINTS` sentences about fields whose value has the wrong type.
     """
     extensions: dict[str, object] = {}
     if match := re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", place):
@@ -48,6 +51,8 @@ def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInpu
     fields = _choices_by_field(expected)
     if is_unknown := message.startswith(UNKNOWN_FIELD):
         sentences += _guess(str(extensions["field"]), expected)
+    if message.startswith(WRONG_TYPE) and (hint := getattr(expected, "TYPE_HINTS", {}).get(place)):
+        sentences.append(hint)
     if choices := list(fields) if is_unknown else fields.get(place):
         extensions["choices"] = choices
         sentences.append(f"Choose one of {', '.join(choices)}.")

@@ -24,7 +24,6 @@ NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """Titles as in RFC 9110. Python has them only from 3.13 on, and an error code must not depend on its version."""
 HTTP_DETAILS = {
     HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /schema.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not accept this method; the Allow header lists those it does.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
 }
 """Details of errors that Litestar raises itself; other errors keep Litestar's message."""
@@ -128,17 +127,24 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
         return _of_service_error(request, _of_validation(error))
     status = HTTPStatus(error.status_code)
     title = NEW_PHRASES.get(status, status.phrase)
-    is_client_error = status < HTTPStatus.INTERNAL_SERVER_ERROR
     is_too_large = status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     document = problem_document(
         status=status.value,
         code=title.lower().replace(" ", "-"),
         title=title,
-        detail=HTTP_DETAILS.get(status, error.detail if is_client_error else InternalError().detail),
+        detail=_http_detail(request, status, error),
         request_id=context_of(request.scope).request_id,
         extensions={"limit": request.app.request_max_body_size} if is_too_large else {},
     )
     return _response(request, document, dict(error.headers or {}))
+
+
+def _http_detail(request: Request[Any, Any, Any], status: HTTPStatus, error: HTTPException) -> str:
+    if status is HTTPStatus.METHOD_NOT_ALLOWED and (allowed := (error.headers or {}).get("allow")):
+        return f"This address does not accept {request.method}. Use {allowed}."
+    if status in HTTP_DETAILS:
+        return HTTP_DETAILS[status]
+    return error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else InternalError().detail
 
 
 def _of_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:

@@ -48,3 +48,13 @@ def test_bad_settings_are_reported_instead_of_the_greeting(
     written = capsys.readouterr()
     assert written.out == ""
     assert written.err.startswith("Bad settings: PORT='none' is not allowed")
+
+
+def test_unknown_model_is_reported_instead_of_the_greeting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REQUIRED_MODELS", "bge-small")
+    assert main() == 1
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err.startswith("Bad settings: REQUIRED_MODELS: No model named 'bge-small' is offered. Did you mean")

@@ -42,6 +42,21 @@ def test_unknown_field_gets_a_guess_of_what_was_meant(expected: type[Any], field
     assert error.extensions["field"] == field
 
 
+@pytest.mark.parametrize(
+    ("expected", "body", "hint"),
+    [
+        (EmbedRequest, {"text": ["a", "b"]}, "For several texts, send 'texts' to POST /embed/batch."),
+        (EmbedBatchRequest, {"texts": "a"}, "Send a list, or 'text' to POST /embed."),
+    ],
+)
+def test_list_in_place_of_a_text_and_the_reverse_get_a_hint(
+    expected: type[Any], body: dict[str, object], hint: str
+) -> None:
+    error = error_of(expected, **body)
+    assert error.detail.endswith(hint)
+    assert error.extensions["field"] in body
+
+
 def test_unknown_field_unlike_any_other_gets_no_guess() -> None:
     error = error_of(EmbedRequest, text="a", xyz=1)
     assert error.detail.startswith("Object contains unknown field 'xyz'. Choose one of text, ")
