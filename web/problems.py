@@ -141,7 +141,8 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
 
 def _http_detail(request: Request[Any, Any, Any], status: HTTPStatus, error: HTTPException) -> str:
     if status is HTTPStatus.METHOD_NOT_ALLOWED and (allowed := (error.headers or {}).get("allow")):
-        return f"This address does not accept {request.method}. Use {allowed}."
+        methods = " or ".join(method for method in allowed.split(", ") if method != "OPTIONS")
+        return f"This address does not accept {request.method}. Use {methods}."
     if status in HTTP_DETAILS:
         return HTTP_DETAILS[status]
     return error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else InternalError().detail
