@@ -152,6 +152,16 @@ class Settings(BaseSettings):
         (), description="Addresses and networks of proxies whose X-Forwarded-For is trusted. Empty: none."
     )
 
+    ipv4_caller_prefix: int = Field(
+        32, ge=8, le=32, description="Leading bits of an IPv4 address that identify a caller without a key."
+    )
+    ipv6_caller_prefix: int = Field(
+        64, ge=32, le=128, description="Leading bits of an IPv6 address that identify a caller without a key."
+    )
+    ipv6_wide_caller_prefix: int = Field(
+        48, ge=16, le=128, description="Leading bits of the IPv6 networks whose callers also share a larger quota."
+    )
+
     enable_cors: bool = Field(default=True, description="Allow browsers to call the service from other origins.")
     cors_origins: Origins = Field(("*",), description="Origins that may call, such as https://app.example. *: any.")
     enable_metrics: bool = Field(default=True, description="Serve GET /metrics. If false, it answers 403.")
@@ -200,6 +210,17 @@ class Settings(BaseSettings):
         if allowed and (refused := [name for name in self.required_models if name.lower() not in allowed]):
             names = ", ".join(map(repr, refused))
             message = f"REQUIRED_MODELS names {names}, but ALLOWED_MODELS does not; add it to ALLOWED_MODELS"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _check_prefixes(self) -> Self:
+        wide, narrow = self.ipv6_wide_caller_prefix, self.ipv6_caller_prefix
+        if wide > narrow and "ipv6_wide_caller_prefix" in self.model_fields_set:
+            message = (
+                f"IPV6_WIDE_CALLER_PREFIX={wide} is longer than IPV6_CALLER_PREFIX={narrow}; use a shorter one, or "
+                f"{narrow} for no second quota"
+            )
             raise ValueError(message)
         return self
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from access.principals import Principal
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -11,21 +13,37 @@ MAX_PROXIES = 16
 """Hops of `X-Forwarded-For` that are read, from the right. Real chains of proxies are shorter."""
 MAX_HOP_CHARACTERS = 64
 """Maximum length of a hop. The longest address, with zone and port, is shorter."""
-IPV6_PREFIX_BITS = 64
-"""Leading bits of an IPv6 address that identify a caller: a subscriber usually gets a whole /64."""
-UNKNOWN = "unknown"
-"""The network of a connection without an address, such as a Unix socket."""
+MAX_PRINCIPALS = 4096
+"""Number of recent callers whose principals are kept, about 2 MB: making one takes 10 times as long as finding it."""
+UNKNOWN = Principal("address", network="unknown")
+"""The callers whose connections have no address, such as those of a Unix socket. They count as one caller."""
 
 
 class ClientAddresses:
     """Identifies callers by their network addresses."""
 
-    def __init__(self, *, trusted: Sequence[Network] = ()) -> None:
-        """Use the `X-Forwarded-For` header of requests that come from the networks *trusted*."""
-        self._trusted = tuple(trusted)
+    def __init__(
+        self,
+        *,
+        trusted: Sequence[Network] = (),
+        ipv4_prefix_bits: int = 32,
+        ipv6_prefix_bits: int = 64,
+        ipv6_wide_prefix_bits: int = 48,
+    ) -> None:
+        """Choose which addresses count as one caller.
 
-    def network_of(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """Return the caller's network: an IPv4 address, or the /64 prefix of an IPv6 address.
+        Args:
+            trusted: networks of proxies: the `X-Forwarded-For` header of their requests is used.
+            ipv4_prefix_bits: leading bits of an IPv4 address that identify a caller.
+            ipv6_prefix_bits: the same for IPv6, where a subscriber gets a whole network, usually a /64.
+            ipv6_wide_prefix_bits: leading bits of the wide network around a caller, because a site gets up to a /48,
+                and so many of these networks; if it is not less than *ipv6_prefix_bits*, there is none.
+        """
+        self._trusted = tuple(trusted)
+        self._prefixes = ipv4_prefix_bits, ipv6_prefix_bits, ipv6_wide_prefix_bits
+
+    def principal_of(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        """Return the principal of a caller without a key: all addresses of the same network prefix are one caller.
 
         The caller is the peer, unless the peer is a trusted proxy. Then the hops of `X-Forwarded-For` are read from the
         right, where the nearest proxy appends, and the first hop that is not a trusted proxy is the caller. A hop that
@@ -36,7 +54,7 @@ class ClientAddresses:
             return UNKNOWN
         if self._trusts(peer):
             peer = self._forwarded_for(peer, headers)
-        return _network_prefix(peer)
+        return _principal_at(peer, *self._prefixes)
 
     def _forwarded_for(self, proxy: Address, headers: Iterable[tuple[bytes, bytes]]) -> Address:
         # Several headers of the same name are one list, RFC 9110 section 5.3.
@@ -83,8 +101,16 @@ def _is_port(text: str) -> bool:
     return text.startswith(":") and text[1:].isascii() and text[1:].isdigit()
 
 
-def _network_prefix(address: Address) -> str:
+@lru_cache(maxsize=MAX_PRINCIPALS)
+def _principal_at(address: Address, ipv4_bits: int, ipv6_bits: int, ipv6_wide_bits: int) -> Principal:
     if isinstance(address, IPv4Address):
+        return Principal("address", network=_prefix_of(address, ipv4_bits))
+    wide_network = _prefix_of(address, ipv6_wide_bits) if ipv6_wide_bits < ipv6_bits else ""
+    return Principal("address", network=_prefix_of(address, ipv6_bits), wide_network=wide_network)
+
+
+def _prefix_of(address: Address, bits: int) -> str:
+    """Return the network of the leading *bits* of *address*, or the address itself if these are all of its bits."""
+    if bits == address.max_prefixlen:
         return str(address)
-    network = int(address) >> IPV6_PREFIX_BITS << IPV6_PREFIX_BITS
-    return f"{IPv6Address(network)}/{IPV6_PREFIX_BITS}"
+    return str(ip_network((address, bits), strict=False))

@@ -22,6 +22,8 @@ MIN_RSA_BITS = 2048
 MAX_FILE_BYTES = 100_000
 SUBJECT = re.compile(r"\S(?:.{0,198}\S)?")
 """A valid `sub`: it is logged, so it is one line and not too long."""
+ISSUER = re.compile(r".{0,200}")
+"""A valid `iss`, for the same reason."""
 REQUIRED = ["exp", "sub"]
 REASONS: Mapping[type[Exception], str] = {
     jwt.ExpiredSignatureError: "The token has expired.",
@@ -182,7 +184,10 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
     subject = claims["sub"]
     if not SUBJECT.fullmatch(subject) or not subject.isprintable():
         raise UnauthenticatedError("The token's claim 'sub' is not a name of 1 to 200 printable characters.")
-    return Principal("token", subject, issuer=str(claims.get("iss", "")), permissions=_permissions(claims))
+    issuer = claims.get("iss", "")
+    if not isinstance(issuer, str) or not ISSUER.fullmatch(issuer) or not issuer.isprintable():
+        raise UnauthenticatedError("The token's claim 'iss' is not a text of at most 200 printable characters.")
+    return Principal("token", subject, issuer=issuer, permissions=_permissions(claims))
 
 
 def _permissions(claims: Mapping[str, Any]) -> frozenset[str]:

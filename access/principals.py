@@ -1,6 +1,6 @@
 """Principals (identified callers), their permissions, and the errors of authentication and authorization."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from engine.errors import ServiceError
@@ -19,24 +19,33 @@ class Principal:
         kind: how the caller was identified: by an API key, by a token, or only by their network address.
         name: the key's name or the token's `sub`; empty for an address.
         issuer: the token's `iss`; empty if it has none, and for other kinds.
-        network: for an address: the IPv4 address or IPv6 /64 prefix; empty for other kinds.
+        network: for an address: the network prefix that counts as one caller; empty for other kinds.
+        wide_network: for an address: a wider prefix around `network`, whose callers also share a quota; empty: none.
         permissions: those of `PERMISSIONS` that the key or token has; none for an address.
+        share_keys: the keys under which quotas and fair queueing count this principal, narrowest first: the caller's
+            own, and for an address the one of its wide network. With kind and issuer in them, no two principals have
+            the same key of their own, whatever characters their names contain.
     """
 
     kind: Literal["key", "token", "address"]
     name: str = ""
     issuer: str = ""
     network: str = ""
+    wide_network: str = ""
     permissions: frozenset[str] = frozenset()
+    share_keys: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.kind == "address":
+            wide = (f"address {self.wide_network}",) if self.wide_network else ()
+            keys: tuple[str, ...] = (f"address {self.network}", *wide)
+        else:
+            keys = (f"{self.kind} {self.issuer!r} {self.name}",)
+        object.__setattr__(self, "share_keys", keys)  # the class is frozen
 
     def has(self, permission: str) -> bool:
         """Return whether the principal has *permission*, directly or as `admin`."""
         return permission in self.permissions or "admin" in self.permissions
-
-    @property
-    def quota_key(self) -> str:
-        """The key under which quotas count this principal. With kind and issuer in it, no two principals share one."""
-        return f"address {self.network}" if self.kind == "address" else f"{self.kind} {self.issuer!r} {self.name}"
 
 
 class UnauthenticatedError(ServiceError):

@@ -9,20 +9,28 @@ seconds. Amounts are whole numbers of *shares*, which makes all sums exact: one 
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal, Protocol
 
 from engine.errors import ServiceError
 
 Store = Literal["off", "memory", "redis"]
+ShareKeys = tuple[str, ...]
+"""`Principal.share_keys`: the caller's own key, and perhaps that of its wide network."""
 
 US = 1_000_000
 """Microseconds in a second."""
 MAX_CALLERS = 50_000
 """Maximum number of callers in memory, about 20 MB. The least recently seen are dropped first."""
+NETWORK_FACTOR = 16
+"""How many callers' quotas a wide network gets: enough for a site with several networks, while one subscriber with a
+/48, which contains 65,536 networks of the size of a caller, gets 16 quotas and not 65,536. A power of two divides the
+shares of a unit exactly."""
+NETWORK = "network-"
+"""Starts the names of the quotas of wide networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +38,14 @@ class Quota:
     """A number of units per window.
 
     Attributes:
-        name: what is counted, `requests` or `tokens`; also the name of the policy in headers and problem documents.
+        name: what is counted, `requests` or `tokens`, for a wide network with the prefix `network-`; also the name of
+            the policy in headers and problem documents.
         units: the number that may be used at once, and that becomes free again in one window.
         window_s: the window, in seconds.
         needed: shares that must be free for a request to be admitted.
         taken: shares that a request takes when it is admitted.
+        factor: how many callers' quotas this is. A unit is so many times fewer shares, so that the sums of shares stay
+            in the same range.
     """
 
     name: str
@@ -42,19 +53,39 @@ class Quota:
     window_s: int
     needed: int
     taken: int
+    factor: int = 1
 
     @property
     def window_us(self) -> int:
         return self.window_s * US
 
+    @property
+    def shares_per_unit(self) -> int:
+        return self.window_us // self.factor
+
+    @property
+    def shares_per_us(self) -> int:
+        """Shares that each microsecond frees."""
+        return self.units // self.factor
+
+    @property
+    def shares(self) -> int:
+        """All shares of the quota."""
+        return self.shares_per_us * self.window_us
+
+    @property
+    def unit(self) -> str:
+        """What is counted: `requests` or `tokens`."""
+        return self.name.removeprefix(NETWORK)
+
     def left(self, used: int) -> int:
         """Return the whole units that may be used at once."""
-        return max(0, (self.units * self.window_us - used) // self.window_us)
+        return max(0, (self.shares - used) // self.shares_per_unit)
 
     def wait_s(self, used: int) -> int:
         """Return the whole seconds until a request is admitted; 0: now."""
-        missing = used + self.needed - self.units * self.window_us
-        return max(0, -(-missing // (self.units * US)))
+        missing = used + self.needed - self.shares
+        return max(0, -(-missing // (self.shares_per_us * US)))
 
     def spread_s(self, used: int) -> int:
         """Return the seconds over which a caller must spread what is left, so that no request is rejected."""
@@ -77,12 +108,32 @@ def quotas_of(*, requests: int, tokens: int | None, window_s: int) -> tuple[Quot
     return (of_requests, Quota("tokens", tokens, window_s, needed=1, taken=0))
 
 
+def charged_quotas(quotas: tuple[Quota, ...], keys: ShareKeys) -> tuple[Quota, ...]:
+    """Return the quotas that a request counts against: the caller's, followed by those of its wide network, if any."""
+    return quotas if len(keys) == 1 else quotas + _network_quotas(quotas)
+
+
+@cache
+def _network_quotas(quotas: tuple[Quota, ...]) -> tuple[Quota, ...]:
+    return tuple(
+        Quota(
+            f"{NETWORK}{quota.name}",
+            quota.units * NETWORK_FACTOR,
+            quota.window_s,
+            needed=-(-quota.needed // NETWORK_FACTOR),
+            taken=quota.taken // NETWORK_FACTOR,
+            factor=NETWORK_FACTOR,
+        )
+        for quota in quotas
+    )
+
+
 @dataclass(frozen=True)
 class QuotaState:
-    """The quotas of one caller at one moment.
+    """The quotas of one caller at one moment, followed by those of its wide network, if it has one.
 
     Attributes:
-        quotas: the same for all callers.
+        quotas: those that the request counts against.
         used: shares in use, per quota.
         is_admitted: whether this request may proceed; then *used* includes what it took.
     """
@@ -110,7 +161,7 @@ class QuotaState:
 
 def tokens_taken(quotas: Sequence[Quota], tokens: int) -> tuple[int, ...]:
     """Return the shares that this number of tokens takes, per quota."""
-    return tuple(tokens * quota.window_us if quota.name == "tokens" else 0 for quota in quotas)
+    return tuple(tokens * quota.shares_per_unit if quota.unit == "tokens" else 0 for quota in quotas)
 
 
 class RateLimitedError(ServiceError):
@@ -121,9 +172,12 @@ class RateLimitedError(ServiceError):
     def __init__(self, state: QuotaState) -> None:
         """State which quotas are exceeded, what they allow, and when the next request is admitted."""
         violated = state.violated
-        limits = " and ".join(f"{quota.units} {quota.name} per {quota.window_s} s" for quota in violated)
+        of_caller = _limits(quota for quota in violated if quota.factor == 1)
+        of_network = _limits(quota for quota in violated if quota.factor > 1)
+        parts = [f"{of_caller} are allowed per caller"] if of_caller else []
+        parts += [f"{of_network} are allowed for all callers of the same wide network"] if of_network else []
         super().__init__(
-            f"No more than {limits} are allowed per caller; the next request is admitted in {state.retry_after_s} s.",
+            f"No more than {', and '.join(parts)}; the next request is admitted in {state.retry_after_s} s.",
             retry_after_s=state.retry_after_s,
             extensions={
                 "limit": violated[0].units,
@@ -132,6 +186,10 @@ class RateLimitedError(ServiceError):
                 "violated-policies": [quota.name for quota in violated],
             },
         )
+
+
+def _limits(quotas: Iterable[Quota]) -> str:
+    return " and ".join(f"{quota.units} {quota.unit} per {quota.window_s} s" for quota in quotas)
 
 
 class QuotaStore(Protocol):
@@ -148,12 +206,12 @@ class QuotaStore(Protocol):
         """Where usage is counted now."""
         ...
 
-    async def take(self, caller: str) -> QuotaState:
-        """Take one request from the quotas of *caller* (`Principal.quota_key`) if they allow it."""
+    async def take(self, keys: ShareKeys) -> QuotaState:
+        """Take one request from the quotas of all *keys* if all allow it; otherwise from none."""
         ...
 
-    def charge(self, caller: str, tokens: int) -> None:
-        """Charge the tokens of a request that was admitted."""
+    def charge(self, keys: ShareKeys, tokens: int) -> None:
+        """Charge the tokens of a request that was admitted to all *keys*."""
         ...
 
     def running(self) -> AbstractAsyncContextManager[None]:
@@ -169,11 +227,11 @@ class NoQuotas:
     fallbacks = 0
     fallback_reason: str | None = None
 
-    async def take(self, caller: str) -> QuotaState:
-        del caller
+    async def take(self, keys: ShareKeys) -> QuotaState:
+        del keys
         return QuotaState((), (), is_admitted=True)
 
-    def charge(self, caller: str, tokens: int) -> None:
+    def charge(self, keys: ShareKeys, tokens: int) -> None:
         pass
 
     @asynccontextmanager
@@ -199,46 +257,58 @@ class MemoryQuotas:
         self._max_callers = max_callers
         self._clock = clock
         self._use: OrderedDict[str, tuple[int, tuple[int, ...]]] = OrderedDict()
-        """Per caller, latest last: the time of the last update in microseconds, and the shares in use then."""
+        """Per key, latest last: the time of the last update in microseconds, and the shares in use then."""
 
     @property
     def callers(self) -> int:
-        """The number of callers in memory."""
+        """The number of callers and wide networks in memory."""
         return len(self._use)
 
-    async def take(self, caller: str) -> QuotaState:
-        return self.take_now(caller)
+    async def take(self, keys: ShareKeys) -> QuotaState:
+        return self.take_now(keys)
 
-    def take_now(self, caller: str) -> QuotaState:
+    def take_now(self, keys: ShareKeys) -> QuotaState:
         """Do the same as `take`, without awaiting anything."""
-        now_us, used = self._used(caller)
-        is_admitted = all(
-            shares + quota.needed <= quota.units * quota.window_us
-            for quota, shares in zip(self.quotas, used, strict=True)
-        )
+        quotas, now_us = charged_quotas(self.quotas, keys), self._now_us()
+        used = self._used(keys, quotas, now_us)
+        is_admitted = all(shares + quota.needed <= quota.shares for quota, shares in zip(quotas, used, strict=True))
         if is_admitted:
-            used = tuple(shares + quota.taken for quota, shares in zip(self.quotas, used, strict=True))
-        self._keep(caller, now_us, used)
-        return QuotaState(self.quotas, used, is_admitted)
+            used = tuple(shares + quota.taken for quota, shares in zip(quotas, used, strict=True))
+        self._keep(keys, now_us, used)
+        return QuotaState(quotas, used, is_admitted)
 
-    def charge(self, caller: str, tokens: int) -> None:
-        now_us, used = self._used(caller)
-        self._keep(caller, now_us, tuple(map(sum, zip(used, tokens_taken(self.quotas, tokens), strict=True))))
+    def charge(self, keys: ShareKeys, tokens: int) -> None:
+        quotas, now_us = charged_quotas(self.quotas, keys), self._now_us()
+        used = self._used(keys, quotas, now_us)
+        self._keep(keys, now_us, tuple(map(sum, zip(used, tokens_taken(quotas, tokens), strict=True))))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         yield
 
-    def _used(self, caller: str) -> tuple[int, tuple[int, ...]]:
-        now_us = round(self._clock() * US)
-        at_us, used = self._use.get(caller, (now_us, (0,) * len(self.quotas)))
-        passed_us = now_us - at_us
-        return now_us, tuple(
-            max(0, shares - passed_us * quota.units) for quota, shares in zip(self.quotas, used, strict=True)
+    def _now_us(self) -> int:
+        return round(self._clock() * US)
+
+    def _used(self, keys: ShareKeys, quotas: tuple[Quota, ...], now_us: int) -> tuple[int, ...]:
+        """Return the shares in use of each of *quotas*, which are those of the first key, then those of the second."""
+        unused = now_us, (0,) * len(self.quotas)
+        kept = [
+            (at_us, shares)
+            for at_us, all_shares in (self._use.get(key, unused) for key in keys)
+            for shares in all_shares
+        ]
+        return tuple(
+            max(0, shares - (now_us - at_us) * quota.shares_per_us)
+            for (at_us, shares), quota in zip(kept, quotas, strict=True)
         )
 
-    def _keep(self, caller: str, now_us: int, used: tuple[int, ...]) -> None:
-        self._use[caller] = now_us, used
-        self._use.move_to_end(caller)
-        if len(self._use) > self._max_callers:
+    def _keep(self, keys: ShareKeys, now_us: int, used: tuple[int, ...]) -> None:
+        count = len(self.quotas)
+        for number, key in enumerate(keys):
+            of_key = used[number * count : (number + 1) * count]
+            # Whoever has used nothing, as the callers of a wide network that is used up, need not be remembered.
+            if any(of_key) or key in self._use:
+                self._use[key] = now_us, of_key
+                self._use.move_to_end(key)
+        while len(self._use) > self._max_callers:
             self._use.popitem(last=False)

@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - the client's own
 
-from access.quotas import MemoryQuotas, Quota, QuotaState, Store, tokens_taken
+from access.quotas import MemoryQuotas, Quota, QuotaState, ShareKeys, Store, charged_quotas, tokens_taken
 
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks whether Redis is reachable again."""
@@ -22,34 +22,40 @@ SLICES = 5
 """Number of parts of the time limit, see `_time_limit`."""
 MAX_CONNECTIONS = 16
 """Maximum number of connections to Redis; when all are in use, requests wait for one."""
-PROBE = "probe"
-"""The caller for which a check writes to Redis. No `Principal.quota_key` has this value."""
+PROBE = ("probe",)
+"""The caller for which a check writes to Redis. No principal has this key."""
 
 TAKE = """
 -- Free the shares that have expired, then take more if all quotas allow it: one atomic step, by the clock of Redis.
--- KEYS[1]: the caller. ARGV: microseconds of a window; 1 to take shares beyond the quota, too; then per quota its
--- units, the shares that must be free, and the shares to take. Numbers stay below 2^53, so doubles are exact.
+-- KEYS: the caller, and perhaps its wide network. ARGV: microseconds of a window; 1 to take shares beyond the quotas,
+-- too; then per quota, in the order of the keys, the shares that a microsecond frees, the shares that must be free, and
+-- the shares to take. Numbers stay below 2^53, so doubles are exact.
 local window_us, force = tonumber(ARGV[1]), ARGV[2] == '1'
 local clock = redis.call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
-local at_us = tonumber(redis.call('HGET', KEYS[1], 'at') or now_us)
-local passed_us, used, fits, lasts_us = math.max(0, now_us - at_us), {}, true, 1
-for i = 3, #ARGV, 3 do
-  local units, kept = tonumber(ARGV[i]), tonumber(redis.call('HGET', KEYS[1], i) or 0)
-  used[#used + 1] = math.max(0, kept - passed_us * units)
-  fits = fits and used[#used] + ARGV[i + 1] <= units * window_us
+local count = (#ARGV - 2) / #KEYS
+local used, fits, passed_us = {}, true, {}
+for k, key in ipairs(KEYS) do
+  passed_us[k] = math.max(0, now_us - tonumber(redis.call('HGET', key, 'at') or now_us))
 end
-local answer = {(fits or force) and 1 or 0}
+for i = 3, #ARGV, 3 do
+  local k = math.ceil((i - 2) / count)
+  local rate, kept = tonumber(ARGV[i]), tonumber(redis.call('HGET', KEYS[k], i) or 0)
+  used[#used + 1] = math.max(0, kept - passed_us[k] * rate)
+  fits = fits and used[#used] + ARGV[i + 1] <= rate * window_us
+end
+local answer, lasts_us = {(fits or force) and 1 or 0}, {}
 for n, shares in ipairs(used) do
   local i = 3 * n
+  local k = math.ceil((i - 2) / count)
   if fits or force then
     shares = shares + ARGV[i + 2]
-    redis.call('HSET', KEYS[1], 'at', string.format('%.0f', now_us), i, string.format('%.0f', shares))
-    lasts_us = math.max(lasts_us, shares / ARGV[i])
+    redis.call('HSET', KEYS[k], 'at', string.format('%.0f', now_us), i, string.format('%.0f', shares))
+    lasts_us[k] = math.max(lasts_us[k] or 1, shares / ARGV[i])
   end
   answer[n + 1] = string.format('%.0f', shares)
 end
-if fits or force then redis.call('PEXPIRE', KEYS[1], math.ceil(lasts_us / 1000) + 1) end
+for k, us in ipairs(lasts_us) do redis.call('PEXPIRE', KEYS[k], math.ceil(us / 1000) + 1) end
 return answer
 """
 
@@ -112,20 +118,21 @@ class RedisQuotas:
         """Where usage is counted now."""
         return "redis" if self.fallback_reason is None else "memory"
 
-    async def take(self, caller: str) -> QuotaState:
+    async def take(self, keys: ShareKeys) -> QuotaState:
         if self.fallback_reason is None:
+            quotas = charged_quotas(self.quotas, keys)
             try:
-                return await self._take(caller, [quota.taken for quota in self.quotas])
+                return await self._take(keys, quotas, [quota.taken for quota in quotas])
             except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
                 self._fall_back(error)
-        return self._memory.take_now(caller)
+        return self._memory.take_now(keys)
 
-    def charge(self, caller: str, tokens: int) -> None:
+    def charge(self, keys: ShareKeys, tokens: int) -> None:
         """Charge the tokens of a request that was admitted, in the background."""
         if self.fallback_reason is not None:
-            self._memory.charge(caller, tokens)
+            self._memory.charge(keys, tokens)
             return
-        charging = asyncio.get_running_loop().create_task(self._charge(caller, tokens))
+        charging = asyncio.get_running_loop().create_task(self._charge(keys, tokens))
         self._charges.add(charging)
         charging.add_done_callback(self._charges.discard)
 
@@ -147,26 +154,36 @@ class RedisQuotas:
             await self._redis.aclose()
             await self._redis.connection_pool.disconnect()
 
-    async def _charge(self, caller: str, tokens: int) -> None:
+    async def _charge(self, keys: ShareKeys, tokens: int) -> None:
+        quotas = charged_quotas(self.quotas, keys)
         try:
-            await self._take(caller, tokens_taken(self.quotas, tokens), force=True)
+            await self._take(keys, quotas, tokens_taken(quotas, tokens), force=True)
         except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
             self._fall_back(error)
-            self._memory.charge(caller, tokens)
+            self._memory.charge(keys, tokens)
 
-    async def _take(self, caller: str, taken: Sequence[int], *, force: bool = False) -> QuotaState:
+    async def _take(
+        self, keys: ShareKeys, quotas: tuple[Quota, ...], taken: Sequence[int], *, force: bool = False
+    ) -> QuotaState:
         """Take the shares *taken* if all quotas allow it, or in any case with *force*."""
         arguments: list[int] = [self.quotas[0].window_us, int(force)]
-        for quota, shares in zip(self.quotas, taken, strict=True):
-            arguments += quota.units, quota.needed, shares
+        for quota, shares in zip(quotas, taken, strict=True):
+            arguments += quota.shares_per_us, quota.needed, shares
         async with _time_limit(self._timeout_s):
-            is_admitted, *used = await self._script(keys=[self._key(caller)], args=arguments)
-        return QuotaState(self.quotas, tuple(map(int, used)), is_admitted=bool(is_admitted))
+            is_admitted, *used = await self._script(keys=self._redis_keys(keys), args=arguments)
+        return QuotaState(quotas, tuple(map(int, used)), is_admitted=bool(is_admitted))
 
-    def _key(self, caller: str) -> str:
-        """Return the key of *caller* in Redis: one key, as clusters require, and a hash: it does not reveal them."""
-        digest = hashlib.blake2b(caller.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-        return f"fast-embedding:allowance:{digest}:{self._suffix}"
+    def _redis_keys(self, keys: ShareKeys) -> list[str]:
+        """Return the keys in Redis: hashes, which do not reveal callers.
+
+        All keys of one script must be on the same server of a cluster. The part in braces, which chooses the server, is
+        therefore the wide network.
+        """
+        digests = [hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).hexdigest() for key in keys]
+        if len(digests) > 1:
+            tag = f"{{{digests[-1]}}}"
+            digests = [*(f"{tag}:{digest}" for digest in digests[:-1]), tag]
+        return [f"fast-embedding:allowance:{digest}:{self._suffix}" for digest in digests]
 
     def _fall_back(self, error: Exception) -> None:
         if self.fallback_reason is not None:
@@ -190,7 +207,7 @@ class RedisQuotas:
 
     async def _check(self) -> None:
         """Run the script that requests run. A ping is not enough: a read-only replica answers it, too."""
-        await self._take(PROBE, [0 for _ in self.quotas], force=True)
+        await self._take(PROBE, self.quotas, [0 for _ in self.quotas], force=True)
 
 
 @asynccontextmanager

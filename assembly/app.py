@@ -13,6 +13,7 @@ from litestar.di import Provide
 from litestar.types import HTTPScope
 
 from access.client_addresses import ClientAddresses
+from access.principals import Principal
 from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
@@ -117,7 +118,7 @@ def build_app(
     cache = CacheReport(service, settings)
     report = _metrics_report(settings, service, cache, metrics=metrics, quotas=quotas, version=version)
     cors = cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
-    authentication = _authentication(access, ClientAddresses(trusted=settings.trusted_proxies))
+    authentication = _authentication(access, _client_addresses(settings))
     app = Litestar(
         route_handlers=route_handlers,
         lifespan=[access.lifespan, service.lifespan],
@@ -174,15 +175,24 @@ def _metrics_report(
     )
 
 
+def _client_addresses(settings: Settings) -> ClientAddresses:
+    return ClientAddresses(
+        trusted=settings.trusted_proxies,
+        ipv4_prefix_bits=settings.ipv4_caller_prefix,
+        ipv6_prefix_bits=settings.ipv6_caller_prefix,
+        ipv6_wide_prefix_bits=settings.ipv6_wide_caller_prefix,
+    )
+
+
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
-    def network_of(scope: HTTPScope) -> str:
-        return addresses.network_of(scope["client"], scope["headers"])
+    def principal_at(scope: HTTPScope) -> Principal:
+        return addresses.principal_of(scope["client"], scope["headers"])
 
     return AuthenticationMiddleware(
         protected=access.protected,
         find_key=access.keys.find,
         verify_token=access.tokens.verify,
-        network_of=network_of,
+        principal_at=principal_at,
     )
 
 

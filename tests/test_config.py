@@ -87,7 +87,7 @@ def test_env_example_states_the_defaults(read: Read, tmp_path: Path) -> None:
 
 def test_settings_page_has_each_setting_with_default_description_and_advice(read: Read, tmp_path: Path) -> None:
     rows = re.findall(
-        r"(?m)^\| `([A-Z_]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (HERE / "docs/SETTINGS.md").read_text("utf-8")
+        r"(?m)^\| `([A-Z0-9_]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (HERE / "docs/SETTINGS.md").read_text("utf-8")
     )
     assert sorted(name for name, *_ in rows) == sorted(SETTING_NAMES)
     assert [name for name, *_, advice in rows if not advice.strip()] == []
@@ -246,6 +246,11 @@ def test_trusted_proxies_are_addresses_and_networks(read: Read) -> None:
         pytest.param("RATE_LIMIT_REQUESTS", "100001", "less than or equal to 100000", id="quota that is not exact"),
         pytest.param("RATE_LIMIT_WINDOW", "0.5", "whole number", id="fraction of a second"),
         pytest.param("RATE_LIMIT_TOKENS", "0", "greater than or equal to 1", id="quota of no tokens"),
+        pytest.param("IPV4_CALLER_PREFIX", "7", "greater than or equal to 8", id="IPv4 prefix too short"),
+        pytest.param("IPV4_CALLER_PREFIX", "33", "less than or equal to 32", id="IPv4 prefix too long"),
+        pytest.param("IPV6_CALLER_PREFIX", "31", "greater than or equal to 32", id="IPv6 prefix too short"),
+        pytest.param("IPV6_CALLER_PREFIX", "/64", "whole number", id="IPv6 prefix with a slash"),
+        pytest.param("IPV6_WIDE_CALLER_PREFIX", "15", "greater than or equal to 16", id="wide IPv6 prefix too short"),
         pytest.param("CORS_ORIGINS", "app.example", "(no path), or *.", id="origin without a scheme"),
         pytest.param("CORS_ORIGINS", "https://app.example/", "(no path), or *.", id="origin with a path"),
         pytest.param("TRUSTED_PROXIES", "10.0.0.1,proxy", "'proxy' does not appear", id="proxy by its name"),
@@ -294,6 +299,11 @@ def test_all_wrong_values_are_reported_at_once(read: Read) -> None:
             ("set one of them",),
             id="two sources of one key",
         ),
+        pytest.param(
+            {"IPV6_WIDE_CALLER_PREFIX": "65"},
+            ("IPV6_WIDE_CALLER_PREFIX=65 is longer than IPV6_CALLER_PREFIX=64", "64 for no second quota"),
+            id="wide network narrower than a caller",
+        ),
     ],
 )
 def test_contradiction_is_rejected(variables: dict[str, str], parts: tuple[str, ...], read: Read) -> None:
@@ -304,6 +314,12 @@ def test_contradiction_is_rejected(variables: dict[str, str], parts: tuple[str, 
 def test_required_models_may_fill_the_memory_and_differ_in_case_from_the_allowed_ones(read: Read) -> None:
     settings = read(REQUIRED_MODELS="baai/BGE,b", MAX_CACHED_MODELS="2", ALLOWED_MODELS="BAAI/bge,B")
     assert settings.required_models == ("baai/BGE", "b")
+
+
+def test_wide_prefix_that_is_not_set_follows_a_short_prefix_of_callers(read: Read) -> None:
+    assert read(IPV6_CALLER_PREFIX="40").ipv6_caller_prefix == 40
+    assert read(IPV6_CALLER_PREFIX="40", IPV6_WIDE_CALLER_PREFIX="").ipv6_caller_prefix == 40
+    assert read(IPV6_CALLER_PREFIX="40", IPV6_WIDE_CALLER_PREFIX="40").ipv6_wide_caller_prefix == 40
 
 
 # --- Secrets ---

@@ -32,7 +32,7 @@ class AuthenticationMiddleware(ASGIMiddleware):
         protected: Iterable[str],
         find_key: Callable[[bytes], Principal | None],
         verify_token: Callable[[bytes], Awaitable[Principal | None]],
-        network_of: Callable[[HTTPScope], str],
+        principal_at: Callable[[HTTPScope], Principal],
     ) -> None:
         """Require a key or token on routes whose permission is in *protected*.
 
@@ -40,12 +40,12 @@ class AuthenticationMiddleware(ASGIMiddleware):
             protected: permissions that require a key or token; if empty, every route is open.
             find_key: returns the principal of an API key.
             verify_token: returns the principal of a token; None: it does not look like a token.
-            network_of: returns the network prefix that identifies the callers of open routes.
+            principal_at: returns the principal of a caller of an open route, by their network address.
         """
         self._protected = frozenset(protected)
         self._find_key = find_key
         self._verify_token = verify_token
-        self._network_of = network_of
+        self._principal_at = principal_at
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         permission = required_permission(scope)
@@ -59,7 +59,7 @@ class AuthenticationMiddleware(ASGIMiddleware):
                     context.answer_headers.extend(_challenge(error))
                     raise
             else:
-                context.principal = Principal("address", network=self._network_of(scope))
+                context.principal = self._principal_at(scope)
         await next_app(scope, receive, send)
 
     async def _identify(self, headers: Iterable[Header]) -> Principal:

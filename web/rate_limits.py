@@ -8,14 +8,17 @@ The headers follow draft-ietf-httpapi-ratelimit-headers-11 (May 2026): `RateLimi
 its window (`w`), `RateLimit` what is left (`r`) and the seconds (`t`) over which to spread it. The draft asks for a
 bounded ratio of both. Here it is that of the quota, so a caller who spreads `r` over `t` is never rejected. On a 429,
 `RateLimit` names only the policies that caused it: their `t` must not end after `Retry-After`. The policy for tokens
-has the unit `qu="tokens"`, which the draft's registry does not contain; without it, tokens would mean requests.
+has the unit `qu="tokens"`, which the draft's registry does not contain; without it, tokens would mean requests. Callers
+that share a quota with their wide network see its policies, too: `network-requests` and `network-tokens`.
 """
+
+from functools import lru_cache
 
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from access.quotas import Quota, QuotaState, QuotaStore, RateLimitedError
+from access.quotas import Quota, QuotaState, QuotaStore, RateLimitedError, ShareKeys
 from web.authentication import required_permission
 from web.request_context import context_of
 from web.security_headers import Header
@@ -35,7 +38,6 @@ class RateLimitMiddleware(ASGIMiddleware):
     def __init__(self, store: QuotaStore) -> None:
         """Count in *store*."""
         self._store = store
-        self._policy = b"ratelimit-policy", ", ".join(map(_policy, store.quotas)).encode()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Pass the request on, or reject it.
@@ -45,27 +47,32 @@ class RateLimitMiddleware(ASGIMiddleware):
         """
         principal = context_of(scope).principal
         if principal is not None and required_permission(scope) == "embed":
-            await self._take(scope, principal.quota_key)
+            await self._take(scope, principal.share_keys)
         await next_app(scope, receive, send)
 
-    async def _take(self, scope: Scope, quota_key: str) -> None:
+    async def _take(self, scope: Scope, keys: ShareKeys) -> None:
         context = context_of(scope)
-        state = await self._store.take(quota_key)
+        state = await self._store.take(keys)
         headers = context.answer_headers
         position = len(headers)
-        headers += [_rate_limit(state), self._policy]
+        headers += [_rate_limit(state), _policies(state.quotas)]
         if not state.is_admitted:
             raise RateLimitedError(state)
 
         def charge(tokens: int) -> None:
-            self._store.charge(quota_key, tokens)
+            self._store.charge(keys, tokens)
             headers[position] = _rate_limit(state.after(tokens))
 
         context.charge_tokens = charge
 
 
+@lru_cache(maxsize=8)
+def _policies(quotas: tuple[Quota, ...]) -> Header:
+    return b"ratelimit-policy", ", ".join(map(_policy, quotas)).encode()
+
+
 def _policy(quota: Quota) -> str:
-    unit = "" if quota.name == "requests" else f';qu="{quota.name}"'  # requests are the default unit
+    unit = "" if quota.unit == "requests" else f';qu="{quota.unit}"'  # requests are the default unit
     return f'"{quota.name}";q={quota.units}{unit};w={quota.window_s}'
 
 

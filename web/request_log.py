@@ -18,6 +18,7 @@ from litestar.types import (
     WebSocketReceiveMessage,
 )
 
+from access.principals import Principal
 from engine.errors import CutOffError, ServiceError
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import route_of
@@ -108,7 +109,6 @@ class RequestLog:
         if context.logged_elsewhere:
             return
         write = log.debug if route in self._polled else log.info
-        caller = {"caller": context.principal.name} if context.principal and context.principal.name else {}
         write(
             "request_answered",
             request_id=context.request_id,
@@ -116,8 +116,16 @@ class RequestLog:
             route=route,
             status=status,
             ms=round(seconds * 1e3, 2),
-            **caller,
+            **_caller_fields(context.principal),
         )
+
+
+def _caller_fields(principal: Principal | None) -> dict[str, str]:
+    """Return who called: a key and a token may have the same name. Network addresses are not logged."""
+    if principal is None or principal.kind == "address":
+        return {}
+    fields = {"caller": principal.name, "caller_kind": principal.kind}
+    return {**fields, "caller_issuer": principal.issuer} if principal.issuer else fields
 
 
 class _Answer:

@@ -17,7 +17,7 @@ def network_of(peer: str | None, *forwarded: str | bytes, among: ClientAddresses
     """Return the caller's network for a request from *peer* with these X-Forwarded-For headers."""
     values = [value if isinstance(value, bytes) else value.encode() for value in forwarded]
     headers = [(b"accept", b"*/*"), *((b"x-forwarded-for", value) for value in values)]
-    return among.network_of((peer, 1234) if peer is not None else None, headers)
+    return among.principal_of((peer, 1234) if peer is not None else None, headers).network
 
 
 def test_caller_is_the_peer() -> None:
@@ -82,13 +82,44 @@ def test_ipv6_callers_are_identified_by_the_first_64_bits() -> None:
     assert network_of("2001:db8:1:3::9") == "2001:db8:1:3::/64"
 
 
+@pytest.mark.parametrize(
+    ("prefixes", "peer", "share_keys"),
+    [
+        pytest.param((32, 64, 48), CALLER, [CALLER], id="IPv4"),
+        pytest.param((32, 64, 48), f"::ffff:{CALLER}", [CALLER], id="IPv4 mapped into IPv6"),
+        pytest.param((24, 64, 48), CALLER, ["203.0.113.0/24"], id="IPv4, wider"),
+        pytest.param((8, 64, 48), f"::ffff:{CALLER}", ["203.0.0.0/8"], id="mapped IPv4, wider"),
+        pytest.param((32, 64, 48), "2001:db8:1:2::9", ["2001:db8:1:2::/64", "2001:db8:1::/48"], id="IPv6"),
+        pytest.param((32, 64, 48), "2001:db8:1:2::9%eth0", ["2001:db8:1:2::/64", "2001:db8:1::/48"], id="zone"),
+        pytest.param((32, 64, 48), "2001:db8::", ["2001:db8::/64", "2001:db8::/48"], id="same digits, two keys"),
+        pytest.param((32, 56, 40), "2001:db8:1:2ff::9", ["2001:db8:1:200::/56", "2001:db8::/40"], id="IPv6, wider"),
+        pytest.param((32, 128, 64), "2001:db8::9", ["2001:db8::9", "2001:db8::/64"], id="each address"),
+        pytest.param((32, 48, 48), "2001:db8:1:2::9", ["2001:db8:1::/48"], id="no wide network"),
+        pytest.param((32, 32, 48), "2001:db8:1:2::9", ["2001:db8::/32"], id="wide network would be narrower"),
+        pytest.param((8, 32, 16), "/run/service.sock", ["unknown"], id="Unix socket"),
+    ],
+)
+def test_prefixes_choose_which_addresses_are_one_caller(
+    prefixes: tuple[int, int, int], peer: str, share_keys: list[str]
+) -> None:
+    ipv4, ipv6, wide = prefixes
+    among = ClientAddresses(ipv4_prefix_bits=ipv4, ipv6_prefix_bits=ipv6, ipv6_wide_prefix_bits=wide)
+    principal = among.principal_of((peer, 1234), [])
+    assert (principal.kind, principal.name, principal.permissions) == ("address", "", frozenset())
+    assert principal.share_keys == tuple(f"address {network}" for network in share_keys)
+
+
+def test_principal_of_an_address_is_made_once() -> None:
+    assert addresses.principal_of((CALLER, 1), []) is addresses.principal_of((CALLER, 2), [])
+
+
 def test_mapped_address_is_the_ipv4_address() -> None:
     assert network_of(f"::ffff:{CALLER}") == CALLER
 
 
 @pytest.mark.parametrize("peer", [None, "", "testclient", "/run/service.sock"])
 def test_peer_without_an_address_is_unknown(peer: str | None) -> None:
-    assert network_of(peer, VICTIM) == UNKNOWN
+    assert network_of(peer, VICTIM) == UNKNOWN.network == "unknown"
 
 
 @given(header=st.binary(max_size=300), peer=st.sampled_from([PROXY, CALLER, "fd00::1"]))

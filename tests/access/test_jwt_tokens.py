@@ -68,6 +68,9 @@ async def test_what_does_not_look_like_a_token_is_not_judged(given: bytes) -> No
         pytest.param({"sub": "a\nb"}, "'sub'", id="subject with a line break"),
         pytest.param({"sub": "a\x1b[31mb"}, "'sub'", id="subject with an escape sequence"),
         pytest.param({"sub": "a" * 201}, "'sub'", id="long subject"),
+        pytest.param({"iss": "a\nb"}, "'iss'", id="issuer with a line break"),
+        pytest.param({"iss": "a\ud800"}, "'iss'", id="issuer with half a character"),
+        pytest.param({"iss": "a" * 201}, "'iss'", id="long issuer"),
         pytest.param({"aud": "somebody-else"}, "another audience", id="for another audience"),
     ],
 )
@@ -77,9 +80,17 @@ async def test_token_with_an_invalid_claim_is_rejected(claims: dict[str, Any], r
     assert reason in error.detail
 
 
-async def test_subject_that_is_not_a_string_is_rejected() -> None:
-    claims = {"sub": 5, "exp": int(time.time()) + 600}
-    assert "malformed" in (await rejection(signed(claims))).detail
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        pytest.param({"sub": 5}, "malformed", id="subject"),
+        pytest.param({"sub": "alice", "iss": 5}, "'iss'", id="issuer"),
+        pytest.param({"sub": "alice", "iss": None}, "'iss'", id="no issuer"),
+        pytest.param({"sub": "alice", "iss": ["a"]}, "'iss'", id="issuers"),
+    ],
+)
+async def test_name_that_is_not_a_string_is_rejected(claims: dict[str, Any], reason: str) -> None:
+    assert reason in (await rejection(signed({**claims, "exp": int(time.time()) + 600}))).detail
 
 
 @pytest.mark.parametrize(("late_s", "is_good"), [(100, True), (400, False)])

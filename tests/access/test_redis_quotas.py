@@ -18,7 +18,7 @@ from access.quotas import MemoryQuotas, Quota, QuotaState, quotas_of
 from access.redis_quotas import MAX_CONNECTIONS, RedisQuotas
 from assembly.access import quota_store
 from config import HERE, SettingsError, load_settings
-from tests.access.test_quotas import left
+from tests.access.test_quotas import left, neighbour
 from tests.support.redis_servers import RedisServer, running_redis
 from tests.support.servers import free_port
 
@@ -48,7 +48,7 @@ class Opened:
 
     async def take(self, times: int = 1, caller: str = "a") -> list[QuotaState]:
         """Take *times* requests at once."""
-        return await asyncio.gather(*(self.quotas.take(caller) for _ in range(times)))
+        return await asyncio.gather(*(self.quotas.take((caller,)) for _ in range(times)))
 
     async def admitted(self, times: int, caller: str = "a") -> int:
         return sum(state.is_admitted for state in await self.take(times, caller))
@@ -56,7 +56,7 @@ class Opened:
     async def charge(self, tokens: int, caller: str = "a") -> None:
         """Charge tokens, and wait until Redis or memory has counted them."""
         before = asyncio.all_tasks()
-        self.quotas.charge(caller, tokens)
+        self.quotas.charge((caller,), tokens)
         await asyncio.gather(*(asyncio.all_tasks() - before))
 
     @property
@@ -140,11 +140,52 @@ async def test_redis_and_memory_decide_alike(
     async with opened(redis.url, quotas=quotas) as there:
         for step in steps:
             if step is None:
-                expected, [state] = memory.take_now("a"), await there.take()
+                expected, [state] = memory.take_now(("a",)), await there.take()
                 assert (state.is_admitted, left(state)) == (expected.is_admitted, left(expected))
             else:
-                memory.charge("a", step)
+                memory.charge(("a",), step)
                 await there.charge(step)
+
+
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 20), st.one_of(st.none(), st.integers(0, 400))), max_size=60),
+    tokens=st.one_of(st.none(), st.integers(1, 300)),
+    requests=st.integers(1, 3),
+)
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_redis_and_memory_decide_alike_about_wide_networks(
+    redis: RedisServer, steps: list[tuple[int, int | None]], tokens: int | None, requests: int
+) -> None:
+    """Each step is a caller of one network, and None, which takes a request, or a number of tokens to charge."""
+    redis.run("FLUSHALL")
+    quotas = quotas_of(requests=requests, tokens=tokens, window_s=DAY_S)
+    ticks = count()
+    memory = MemoryQuotas(quotas, clock=lambda: next(ticks) * 1e-6)
+    async with opened(redis.url, quotas=quotas) as there:
+        for number, step in steps:
+            keys = neighbour(number)
+            if step is None:
+                expected, state = memory.take_now(keys), await there.quotas.take(keys)
+                assert (state.is_admitted, left(state)) == (expected.is_admitted, left(expected))
+            else:
+                memory.charge(keys, step)
+                before = asyncio.all_tasks()
+                there.quotas.charge(keys, step)
+                await asyncio.gather(*(asyncio.all_tasks() - before))
+
+
+async def test_callers_of_a_wide_network_share_its_quota_across_replicas(redis: RedisServer) -> None:
+    quotas = quotas_of(requests=3, tokens=None, window_s=DAY_S)
+    async with opened(redis.url, quotas=quotas) as one, opened(redis.url, quotas=quotas) as other:
+        states = await asyncio.gather(
+            *(there.quotas.take(neighbour(number)) for number in range(50) for there in (one, other))
+        )
+        assert sum(state.is_admitted for state in states) == 48
+        rejected = await one.quotas.take(neighbour(99))
+        assert ([quota.name for quota in rejected.violated], left(rejected)) == (["network-requests"], [3, 0])
+        assert (one.events, other.events) == ([], [])
+    tags = {key[key.index("{") : key.index("}")] for key in redis.stored() if "{" in key}
+    assert len(tags) == 1, "all keys of one request must be on the same server of a cluster"
 
 
 async def test_sums_are_exact_up_to_the_largest_quota(redis: RedisServer) -> None:
@@ -190,7 +231,7 @@ async def test_tokens_over_the_quota_become_debt(redis: RedisServer) -> None:
 async def test_charges_in_progress_at_shutdown_are_counted(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         for _ in range(50):
-            there.quotas.charge("a", 10)
+            there.quotas.charge(("a",), 10)
     async with opened(redis.url) as there:
         [state] = await there.take()
         assert left(state) == [19, 500]
@@ -300,7 +341,7 @@ async def test_callers_that_leave_while_redis_is_slow_affect_no_others(own: Redi
     async with opened(own.url) as there:
         await there.take()
         own.freeze()
-        leaving = [asyncio.create_task(there.quotas.take("b")) for _ in range(2 * MAX_CONNECTIONS)]
+        leaving = [asyncio.create_task(there.quotas.take(("b",))) for _ in range(2 * MAX_CONNECTIONS)]
         for _ in range(10):
             await asyncio.sleep(0)
         for task in leaving:

@@ -235,7 +235,7 @@ def test_names_without_effect_in_the_env_file_are_reported(machine: Machine) -> 
         shutil.copy(ROOT / name, machine.folder)
     unused = ["MAX_BATCH_SISE", "HOST", "max_batch_size"]  # a typo, fixed in the image, and compose minds the case
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
-    settings = set(re.findall(r"^# ([A-Z_]+)=|^#   ([A-Z_]+) ", example, re.MULTILINE))
+    settings = set(re.findall(r"^# ([A-Z0-9_]+)=|^#   ([A-Z0-9_]+) ", example, re.MULTILINE))
     known = {name for pair in settings for name in pair if name} - {"HOST", "MODELS_DIR", "HUB_CACHE_DIR"}
     assert len(known) > 40
     lines = [f"{name}=1" for name in ("COMPOSE_PARALLEL_LIMIT", "WAIT_SECONDS", *sorted(known))]

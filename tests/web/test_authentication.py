@@ -85,7 +85,10 @@ def guarded() -> Iterator[Guarded]:
                 [embed, unmarked, metrics, models, health],
                 middleware=[
                     AuthenticationMiddleware(
-                        protected=closed, find_key=KEYS.get, verify_token=verify_token, network_of=lambda _: NETWORK
+                        protected=closed,
+                        find_key=KEYS.get,
+                        verify_token=verify_token,
+                        principal_at=lambda _: Principal("address", network=NETWORK),
                     )
                 ],
                 request_class=StrictRequest,

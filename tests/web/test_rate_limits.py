@@ -259,6 +259,22 @@ def test_callers_behind_a_trusted_proxy_have_quotas_of_their_own(proxied: str) -
         assert statuses([proxied], 5, **forwarded) == {200: 3, 429: 2}
 
 
+def test_networks_of_one_site_share_a_larger_quota(proxied: str) -> None:
+    """The quota of a caller is three requests, so that of its /48 is 48."""
+
+    def ask(address: str) -> httpx.Response:
+        return httpx.post(f"{proxied}/embed", json={"text": "one"}, headers={"X-Forwarded-For": address}, timeout=60)
+
+    assert [ask(f"2001:db8:2:{number:x}::1").status_code for number in range(48)] == [200] * 48
+    rejected = ask("2001:db8:2:ffff::1")
+    assert (rejected.status_code, rejected.json()["violated-policies"]) == (429, ["network-requests"])
+    assert 1000 < int(rejected.headers["retry-after"]) <= 86_400 // 48
+    policies = '"requests";q=3;w=86400, "network-requests";q=48;w=86400'
+    assert rejected.headers["ratelimit-policy"] == policies
+    assert ask("2001:db8:3::1").headers["ratelimit"].startswith('"requests";r=2;')
+    assert "network" not in ask("203.0.113.77").headers["ratelimit"]
+
+
 def test_caller_cannot_raise_its_quota_by_a_header(proxied: str) -> None:
     """The proxy appends the caller's address to the header that the caller sends."""
     sent = [statuses([proxied], 1, **{"X-Forwarded-For": f"198.51.100.{last}, 203.0.113.7"}) for last in range(5)]

@@ -140,10 +140,26 @@ async def test_error_that_is_answered_here_gets_cors_headers(
     assert start["headers"].count(ALLOWED) == int(is_answered_here)
 
 
-async def test_log_line_has_the_name_of_the_caller() -> None:
+@pytest.mark.parametrize(
+    ("principal", "fields"),
+    [
+        pytest.param(Principal("key", "alice"), {"caller": "alice", "caller_kind": "key"}, id="key"),
+        pytest.param(Principal("token", "alice"), {"caller": "alice", "caller_kind": "token"}, id="token"),
+        pytest.param(
+            Principal("token", "alice", issuer="https://login"),
+            {"caller": "alice", "caller_kind": "token", "caller_issuer": "https://login"},
+            id="token of an issuer",
+        ),
+        pytest.param(Principal("address", network="192.0.2.1"), {}, id="address"),
+        pytest.param(None, {}, id="nobody"),
+    ],
+)
+async def test_log_line_distinguishes_callers_of_the_same_name(
+    principal: Principal | None, fields: dict[str, str]
+) -> None:
     with capture_logs() as events:
-        await ask(Answering(), state={KEY: RequestContext(principal=Principal("key", "alice"))})
-    assert events[0]["caller"] == "alice"
+        await ask(Answering(), state={KEY: RequestContext(principal=principal)})
+    assert {name: value for name, value in events[0].items() if name.startswith("caller")} == fields
 
 
 async def test_rejection_of_the_server_is_answered_without_calling_the_app() -> None:
