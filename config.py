@@ -100,7 +100,12 @@ class Settings(BaseSettings):
         description="Models up to this size get a second copy, which runs a single text on all cores. 0: no model.",
     )
     max_queue_seconds: Seconds = Field(
-        10, description="Maximum amount of queued work, in seconds. Requests beyond it get a 503."
+        10,
+        description="Maximum amount of queued work, in seconds. One caller may hold 80 % of it; beyond that, a 503.",
+    )
+    max_bulk_queue_seconds: Seconds = Field(
+        120,
+        description="The same for bulk: requests of more than four micro-batches. A caller with none queued is always accepted.",
     )
     lane_stuck_seconds: Seconds = Field(
         120, description="Seconds until a model run counts as stuck, and /health/live answers 503 to get a restart."

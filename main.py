@@ -95,8 +95,15 @@ async def _embed(
     """Embed *texts* with the options of *body*, and return the format of the answer, which is checked first."""
     answer_format = accepted_format(request.headers.get("accept"))
     check_format(answer_format, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
-    on_tokens = context_of(request.scope).charge_tokens
-    result = await embedder.embed(body.model_name, texts, body.options, timeout_s=timeout_s, on_tokens=on_tokens)
+    context = context_of(request.scope)
+    result = await embedder.embed(
+        body.model_name,
+        texts,
+        body.options,
+        caller=context.caller,
+        timeout_s=timeout_s,
+        on_tokens=context.charge_tokens,
+    )
     return result, answer_format
 
 
@@ -111,13 +118,21 @@ async def _embed(
 async def tokenize(
     data: openapi_examples.TokenizeBody,
     embedding: NamedDependency[EmbeddingParts],
+    request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
 ) -> Response[TokenizeAnswer]:
     """Count the tokens of texts and estimate the work of embedding them; no model is run."""
     started_s = time.perf_counter()
     embedding.limits.check_texts(data.texts)
+    context = context_of(request.scope)
     count = await embedding.embedder.tokenize(
-        data.model_name, data.texts, data.input_type, with_pieces=data.return_tokens, timeout_s=request_timeout
+        data.model_name,
+        data.texts,
+        data.input_type,
+        caller=context.caller,
+        with_pieces=data.return_tokens,
+        timeout_s=request_timeout,
+        on_tokens=context.charge_tokens,
     )
     return await build_answers.tokenize_answer(count, started_s=started_s)
 

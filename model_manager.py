@@ -132,7 +132,7 @@ class ModelManager:
         return self._loaded.get(name)
 
     @asynccontextmanager
-    async def lease(self, model: Model) -> AsyncIterator[Encoder]:
+    async def lease(self, model: Model, *, caller: str = "") -> AsyncIterator[Encoder]:
         """Keep *model* in memory for the length of the block, loading it if necessary.
 
         Twenty callers cause one load, and a caller that leaves does not stop it.

@@ -275,8 +275,9 @@ class EndpointMetrics:
 
 @dataclass(frozen=True, slots=True)
 class QueueMetrics:
-    """Waiting and running work. `waiting_seconds`: until the lanes have done what waits, at the measured speed.
+    """Waiting and running work.
 
+    `waiting_seconds`: until the lanes have done what waits, at the measured speed; bulk work is in `backlog` instead.
     `lanes_stuck` are lanes whose run has taken longer than LANE_STUCK_SECONDS; `lanes_died` counts lane threads that
     ended unexpectedly since the start.
     """
@@ -288,6 +289,15 @@ class QueueMetrics:
     lanes: int
     lanes_stuck: int
     lanes_died: int
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogMetrics:
+    """Work of one kind that waits: seconds until it is done, its limit, and how many callers hold some of it."""
+
+    seconds: float
+    limit_seconds: float
+    callers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +329,7 @@ class MetricsAnswer:
     errors: dict[str, int]
     endpoints: dict[str, EndpointMetrics]
     queue: QueueMetrics
+    backlog: dict[str, BacklogMetrics]
     micro_batches: MicroBatchMetrics
     models: dict[str, ModelUsage]
     limits: LimitMetrics

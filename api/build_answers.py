@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from api.answer_formats import ARROW, FINGERPRINT_HEADER, OCTETS, Format, arrow, octets
 from api.answer_types import (
+    BacklogMetrics,
     CacheInfo,
     Chunk,
     ChunksAnswer,
@@ -40,7 +41,8 @@ from api.request_types import Encoding
 from engine.catalog import Model
 from engine.embedder import EmbedResult, TokenCount, Usage
 from engine.fingerprint import ModelFingerprint
-from engine.scheduler import SchedulerState
+from engine.ledger import Account
+from engine.scheduler_state import SchedulerState
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
 from engine.watchdog import StuckRun
@@ -197,6 +199,7 @@ def metrics_answer(
     metrics: Metrics,
     state: SchedulerState,
     used: Mapping[str, Usage],
+    accounts: Iterable[Account],
     *,
     cache_info: CacheInfo,
     uptime_s: float,
@@ -218,6 +221,7 @@ def metrics_answer(
             lanes_stuck=state.lanes_stuck,
             lanes_died=state.lanes_died,
         ),
+        backlog={account.kind: _backlog(account) for account in accounts},
         micro_batches=MicroBatchMetrics(
             runs=state.micro_batches,
             texts=state.texts,
@@ -227,3 +231,8 @@ def metrics_answer(
         models={name: _model_usage(usage) for name, usage in used.items()},
         limits=limits,
     )
+
+
+def _backlog(account: Account) -> BacklogMetrics:
+    backlog = account.backlog
+    return BacklogMetrics(round(backlog.seconds, 3), round(backlog.limit_seconds, 3), backlog.callers)

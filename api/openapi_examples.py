@@ -7,6 +7,7 @@ from access.principals import KeysUnavailableError, MissingPermissionError, Unau
 from access.quotas import QuotaState, RateLimitedError, quotas_of
 from api.answer_formats import ARROW, NotAcceptableError
 from api.answer_types import (
+    BacklogMetrics,
     CacheInfo,
     Chunk,
     ChunksAnswer,
@@ -313,6 +314,7 @@ METRICS: Responses = {
                 lanes_stuck=0,
                 lanes_died=0,
             ),
+            backlog={"bulk": BacklogMetrics(12.4, 120.0, callers=2)},
             micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
             models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
             limits=LimitMetrics("redis", fallbacks=0),

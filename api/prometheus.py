@@ -61,6 +61,7 @@ class Families:
         yield _gauge("uptime_seconds", "Seconds since the service was started.", answer.uptime_seconds)
         yield from self._requests()
         yield from self._queue()
+        yield from self._backlog()
         yield from self._micro_batches()
         yield from self._models()
         yield _info("limits", "Where quotas are counted.", ["store"], [[answer.limits.store]])
@@ -83,7 +84,9 @@ class Families:
 
     def _queue(self) -> Iterator[Metric]:
         queue = self.answer.queue
-        yield _gauge("queue_seconds", "Seconds until the lanes have done all that waits.", queue.waiting_seconds)
+        yield _gauge(
+            "queue_seconds", "Seconds until the lanes have done what waits, without bulk.", queue.waiting_seconds
+        )
         yield _gauge("queue_limit_seconds", "Seconds of work that may wait (MAX_QUEUE_SECONDS).", self.max_queue_s)
         yield _gauge("queue_requests", "Requests that wait.", queue.waiting_requests)
         yield _gauge("queue_texts", "Texts that wait.", queue.waiting_texts)
@@ -91,6 +94,18 @@ class Families:
         yield _gauge("lanes", "Inference threads, without the one for small requests.", queue.lanes)
         yield _gauge("lanes_stuck", "Lanes in one run for longer than LANE_STUCK_SECONDS.", queue.lanes_stuck)
         yield _counter("lanes_died", "Lane threads that ended unexpectedly.", queue.lanes_died)
+
+    def _backlog(self) -> Iterator[Metric]:
+        backlog = self.answer.backlog
+        for name, documentation, attribute in (
+            ("backlog_seconds", "Seconds until the work of this kind that waits is done.", "seconds"),
+            ("backlog_limit_seconds", "Limit of it; one caller may hold 80 %.", "limit_seconds"),
+            ("backlog_callers", "Callers who hold some of it.", "callers"),
+        ):
+            family = GaugeMetricFamily(PREFIX + name, documentation, labels=["kind"])
+            for kind, waiting in backlog.items():
+                family.add_metric([kind], getattr(waiting, attribute))
+            yield family
 
     def _micro_batches(self) -> Iterator[Metric]:
         batches = self.answer.micro_batches

@@ -10,10 +10,8 @@ from typing import Any
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
-from litestar.types import HTTPScope
 
 from access.client_addresses import ClientAddresses
-from access.principals import Principal
 from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
@@ -34,6 +32,7 @@ from telemetry.metrics import Metrics
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config, cors_headers
 from web.json_bodies import StrictRequest
+from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import paths_with, wrap
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
@@ -106,7 +105,7 @@ def build_app(
     catalog = open_catalog(settings)
     check_model_names(settings, catalog)
     access, settings = read_access(settings), settings.without_api_keys()
-    quotas, metrics = quota_store(settings), Metrics()
+    quotas, metrics, large_bodies = quota_store(settings), Metrics(), LargeBodyQueue()
     service = RunningService(
         settings,
         catalog=catalog,
@@ -116,7 +115,9 @@ def build_app(
         stop=stop or partial(signal.raise_signal, signal.SIGTERM),
     )
     cache = CacheReport(service, settings)
-    report = _metrics_report(settings, service, cache, metrics=metrics, quotas=quotas, version=version)
+    report = _metrics_report(
+        settings, service, cache, metrics=metrics, quotas=quotas, large_bodies=large_bodies, version=version
+    )
     cors = cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
     authentication = _authentication(access, _client_addresses(settings))
     app = Litestar(
@@ -132,25 +133,41 @@ def build_app(
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
-    guard = _add_outer_middleware(app, service, metrics, cors)
+    guard = _add_outer_middleware(
+        app, service, metrics=metrics, cors=cors, large_bodies=large_bodies, authentication=authentication
+    )
     app.state.parts = AppParts(settings, metrics, guard, service)
     return app
 
 
 def _add_outer_middleware(
-    app: Litestar, service: RunningService, metrics: Metrics, cors: CORSConfig | None
+    app: Litestar,
+    service: RunningService,
+    *,
+    metrics: Metrics,
+    cors: CORSConfig | None,
+    large_bodies: LargeBodyQueue,
+    authentication: AuthenticationMiddleware,
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
         app.asgi_handler,
         queued=paths_with(app, "work", ["queued"]),
         unqueued=paths_with(app, "work", ["unqueued"]),
+        is_tight=service.is_tight,
         overload=service.overload,
+        identify=authentication.find_embed_caller,
         count=metrics.count,
     )
-    polled = paths_with(app, "polled", [True])
-    error_headers = partial(cors_headers, cors)
-    wrap(app, lambda _: RequestLog(guard, count=metrics.count, polled=polled, error_headers=error_headers))
+    log = partial(
+        RequestLog,
+        guard,
+        count=metrics.count,
+        polled=paths_with(app, "polled", [True]),
+        error_headers=partial(cors_headers, cors),
+        large_bodies=large_bodies,
+    )
+    wrap(app, lambda _: log())
     return guard
 
 
@@ -161,6 +178,7 @@ def _metrics_report(
     *,
     metrics: Metrics,
     quotas: QuotaStore,
+    large_bodies: LargeBodyQueue,
     version: str,
 ) -> MetricsReport:
     if not settings.enable_metrics:
@@ -170,6 +188,7 @@ def _metrics_report(
         cache=cache,
         metrics=metrics,
         quotas=quotas,
+        large_bodies=large_bodies,
         max_queue_s=settings.max_queue_seconds,
         version=version,
     )
@@ -185,14 +204,11 @@ def _client_addresses(settings: Settings) -> ClientAddresses:
 
 
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
-    def principal_at(scope: HTTPScope) -> Principal:
-        return addresses.principal_of(scope["client"], scope["headers"])
-
     return AuthenticationMiddleware(
         protected=access.protected,
         find_key=access.keys.find,
         verify_token=access.tokens.verify,
-        principal_at=principal_at,
+        principal_at=addresses.principal_of,
     )
 
 

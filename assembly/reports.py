@@ -14,6 +14,7 @@ from assembly.running import RunningService
 from config import Settings
 from engine.errors import MetricsDisabledError
 from telemetry.metrics import Metrics
+from web.large_body_queue import LargeBodyQueue
 from web.responses import JsonResponse
 
 
@@ -61,6 +62,7 @@ class FullMetricsReport:
         cache: CacheReport,
         metrics: Metrics,
         quotas: QuotaStore,
+        large_bodies: LargeBodyQueue,
         max_queue_s: float,
         version: str,
     ) -> None:
@@ -68,6 +70,7 @@ class FullMetricsReport:
         self._cache = cache
         self._metrics = metrics
         self._quotas = quotas
+        self._large_bodies = large_bodies
         self._max_queue_s = max_queue_s
         self._version = version
 
@@ -77,6 +80,7 @@ class FullMetricsReport:
             self._metrics,
             parts.scheduler.state(),
             parts.embedder.usage_by_model,
+            (self._large_bodies.account, *parts.embedder.accounts, *parts.scheduler.accounts),
             cache_info=self._cache.read(),
             uptime_s=lifecycle.uptime_s,
             limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),

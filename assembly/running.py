@@ -18,9 +18,11 @@ from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import ServiceError
+from engine.fair_queue import Caller
 from engine.hub import fetch
 from engine.lane import Lane, open_lanes
 from engine.scheduler import Scheduler
+from engine.tokenizer_queue import TokenizerQueue
 from host.memory import fix_mmap_threshold
 from model_manager import ModelManager
 
@@ -77,9 +79,13 @@ class RunningService:
             raise RuntimeError(message)
         return self._parts
 
-    def overload(self) -> ServiceError | None:
-        """Return the error that any queued work would get now; None: some is accepted, or the app does not run."""
-        return None if self._parts is None else self._parts.scheduler.overload()
+    def is_tight(self) -> bool:
+        """Return whether so much work is queued that `overload` may return an error for some caller."""
+        return self._parts is not None and self._parts.scheduler.is_tight()
+
+    def overload(self, caller: Caller) -> ServiceError | None:
+        """Return the error that any queued work of *caller* would get now; None: some is accepted, or nothing runs."""
+        return None if self._parts is None else self._parts.scheduler.overload(caller)
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
@@ -153,6 +159,7 @@ class RunningService:
                 express=express,
                 micro_batch_tokens=settings.micro_batch_tokens,
                 max_queue_s=settings.max_queue_seconds,
+                max_bulk_queue_s=settings.max_bulk_queue_seconds,
                 stuck_s=settings.lane_stuck_seconds,
             )
             stack.push_async_callback(scheduler.aclose)
@@ -162,7 +169,7 @@ class RunningService:
                 default_model=self.required_models[0],
                 models=models,
                 scheduler=scheduler,
-                tokenizing=tokenizing,
+                tokenizing=TokenizerQueue(tokenizing, max_queue_s=settings.max_queue_seconds),
                 timeout_s=settings.request_timeout,
             )
             yield ServiceParts(models, scheduler, embedder)

@@ -1,68 +1,106 @@
-"""Limits the queued work: a request is admitted whole or rejected whole, before any of it is computed."""
+"""Admits requests to the lanes whole, or rejects them whole, before any of their work begins.
+
+There are three classes of requests, by the modelled cost in tokens. *Small* ones overtake all others. *Interactive*
+ones (which include the small ones) are limited by `max_queue_s`. *Bulk* ones are worked off between them, and may wait
+for as long as their callers do.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
 
 from engine.errors import OverloadedError
-from engine.job_queue import JobQueue
+from engine.fair_queue import Caller
+from engine.ledger import Account, Reservation
+from engine.planner import MAX_SMALL_TOKENS
 
-ADMITTED_SHARE = 0.9
-"""Share of the limit that admission fills. The rest covers what the estimate leaves out, such as micro-batches that run
-already and later requests that go first, so that no admitted request waits longer than the limit."""
+BULK_MICRO_BATCHES = 4
+"""A request is bulk if its modelled cost exceeds this many full micro-batches. At 256 tokens per micro-batch, that is
+about 0.1 s of one core: nobody who waits for an answer notices how such a request is worked off."""
+MAX_COUNTED_SHARE = 0.1
+"""An interactive request counts with at most this share of the limit. So a limit below the duration of a single request
+(a slow model, a low MAX_QUEUE_SECONDS) does not reject every request."""
 
-MAX_SHARE_IN_FULL = 0.1
-"""Up to this share of the admitted work, a job counts in full until its last text is taken; see `JobQueue`. A larger
-job fills most of its micro-batches itself, so counting its finished part would reject others for nothing."""
+RequestClass = Literal["small", "large", "bulk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The work of one request for the lanes.
+
+    Attributes:
+        tokens: modelled cost, as if each text had a run of its own.
+        lane_s: the same in seconds of one lane.
+    """
+
+    tokens: int
+    lane_s: float
 
 
 class Admission:
-    """The limit on queued work, in seconds until the lanes have done it."""
+    """Owns the accounts of the ledger for work that waits for a lane."""
 
-    def __init__(self, small: JobQueue, large: JobQueue, *, lanes: int, max_queue_s: float) -> None:
-        self._small = small
-        self._large = large
+    def __init__(self, *, lanes: int, micro_batch_tokens: int, max_queue_s: float, max_bulk_queue_s: float) -> None:
+        self.small = Account("small", max_queue_s, threads=lanes)
+        self.interactive = Account("interactive", max_queue_s, threads=lanes)
+        self.bulk = Account("bulk", max_bulk_queue_s, threads=lanes)
         self._lanes = lanes
-        self._max_queue_s = max_queue_s
-        self._admitted_s = max_queue_s * ADMITTED_SHARE
+        self._bulk_tokens = micro_batch_tokens * BULK_MICRO_BATCHES
 
-    @property
-    def waiting_s(self) -> float:
-        """Seconds until the lanes have done all waiting work, at the measured speed."""
-        return max(0.0, self._small.waiting_s + self._large.waiting_s) / self._lanes
+    def class_of(self, tokens: int) -> RequestClass:
+        """Return the class of a request with this modelled cost."""
+        if tokens <= MAX_SMALL_TOKENS:
+            return "small"
+        return "bulk" if tokens > self._bulk_tokens else "large"
 
-    def admit(self, lane_s: float, *, is_small: bool) -> float:
-        """Return the seconds of one lane that a request counts with, or reject it.
-
-        A request counts with at most half of the limit, so one huge request does not lock all others out. Small
-        requests overtake large ones, so for them only the waiting small ones count.
+    def reserve(self, caller: Caller, work: Work, deadline_s: float) -> Reservation:
+        """Reserve the lanes for a request, or reject it.
 
         Args:
-            lane_s: estimated seconds of one lane for the request.
-            is_small: whether the request is small.
+            caller: who sent it.
+            work: perhaps an estimate; `hold` corrects it.
+            deadline_s: seconds until the caller no longer waits.
 
         Raises:
-            OverloadedError: with this request, more work would wait than the limit allows.
+            OverloadedError: the caller holds their share of the limit, or bulk work would end after the deadline.
         """
-        counted_s = min(lane_s, self._admitted_s * self._lanes / 2)
-        ahead_s = self._small.waiting_s / self._lanes if is_small else self.waiting_s
-        if (error := self._overload(ahead_s, counted_s / self._lanes)) is not None:
-            raise error
-        return counted_s
+        kind = self.class_of(work.tokens)
+        account = self._accounts(kind)[0]
+        if kind == "bulk":
+            self._check_deadline(caller, work.lane_s, deadline_s)
+        if kind != "bulk" or not account.is_new(caller):
+            account.check(caller, self._counted_s(kind, work))
+        return self.hold(caller, work)
 
-    def counts_in_full(self, counted_s: float) -> bool:
-        """Whether a job of this many counted seconds of one lane counts in full; see `JobQueue`."""
-        return counted_s <= self._admitted_s * self._lanes * MAX_SHARE_IN_FULL
+    def hold(self, caller: Caller, work: Work) -> Reservation:
+        """Count a request that was accepted, unchecked."""
+        kind = self.class_of(work.tokens)
+        reservation = Reservation(self._accounts(kind), caller)
+        reservation.resize(self._counted_s(kind, work))
+        return reservation
 
-    def small_overload(self, tokens: int) -> OverloadedError | None:
-        """Return the error that a small request of *tokens* of modelled cost would get now; None: it is admitted."""
-        if not self._small:
-            return None
-        small_s = tokens * self._small.head.counted_s_per_token / self._lanes
-        return self._overload(self._small.waiting_s / self._lanes, small_s)
+    def overload(self, caller: Caller, lane_s: float) -> OverloadedError | None:
+        """Return the error that a small request of *caller* would get now; None: it is admitted."""
+        return self.small.error(caller, lane_s) if self.small.held else None
 
-    def _overload(self, ahead_s: float, request_s: float) -> OverloadedError | None:
-        excess_s = ahead_s + request_s - self._admitted_s
-        if excess_s <= 0:
-            return None
-        return OverloadedError(
-            f"Queued work takes {ahead_s:.1f} s. With this request it could exceed the limit of "
-            f"{self._max_queue_s:g} s, so no part of the request was computed.",
-            retry_after_s=max(1.0, excess_s),
-        )
+    def _accounts(self, kind: RequestClass) -> tuple[Account, ...]:
+        """Return the accounts that count a request; the first one limits it: small ones overtake large ones."""
+        if kind == "small":
+            return self.small, self.interactive
+        return (self.interactive if kind == "large" else self.bulk,)
+
+    def _counted_s(self, kind: RequestClass, work: Work) -> float:
+        return work.lane_s if kind == "bulk" else min(work.lane_s, self.interactive.limit * MAX_COUNTED_SHARE)
+
+    def _check_deadline(self, caller: Caller, lane_s: float, deadline_s: float) -> None:
+        """Reject bulk work that would end too late, although every caller gets an equal part of the lanes."""
+        accounts = self.interactive, self.bulk
+        mine_s = lane_s + sum(account.held_by(caller) for account in accounts)
+        all_s = lane_s + sum(account.held for account in accounts)
+        callers = sum(account.callers for account in accounts) + self.bulk.is_new(caller)
+        expected_s = min(all_s, mine_s * max(1, callers)) / self._lanes
+        if expected_s > deadline_s:
+            raise OverloadedError(
+                f"With the work that is queued, this request would take {expected_s:.1f} s, and its deadline is in "
+                f"{deadline_s:.1f} s, so no part of it was computed. Send fewer texts at once, or allow more time.",
+                retry_after_s=max(1.0, expected_s - deadline_s),
+            )

@@ -2,34 +2,38 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from engine.catalog import Catalog, Model
 from engine.encoder import Encoder
 from engine.errors import DeadlineError, ModelNotAllowedError
+from engine.fair_queue import ANYONE, Caller
+from engine.ledger import Account
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
-from engine.pipeline import Chunk, postprocess, preprocess
-from engine.scheduler import Estimate, Scheduler
-from engine.tokenizer import Token
-
-T = TypeVar("T")
+from engine.pipeline import Chunk, ModelInputs, postprocess, preprocess
+from engine.scheduler import Scheduler
+from engine.tokenizer import TextTokenizer, Token, TokenizedText
+from engine.tokenizer_queue import TokenizerQueue, size_of
+from engine.vectors import Matrix
+from engine.work_estimate import Estimate
 
 MAX_INLINE_CHARACTERS = 1_000
 """Texts with up to this many characters in total are tokenised on the event loop, in at most 1 ms (CJK is slowest).
 Longer ones would delay other requests; for shorter ones a switch to a thread and back is not worth its time."""
+BYTES_PER_TOKEN = 3
+"""Estimates the tokens of a long text before it is tokenised. English has 4 to 5 bytes of UTF-8 per token, Chinese 3:
+the estimate is rather too high, and corrected before the text waits for a lane."""
 
 
 class ModelLeases(Protocol):
     """The model manager, as far as this module uses it."""
 
-    def lease(self, model: Model) -> AbstractAsyncContextManager[Encoder]:
+    def lease(self, model: Model, *, caller: str = "") -> AbstractAsyncContextManager[Encoder]:
         """Load *model* if necessary, and keep it in memory until the block ends."""
 
 
@@ -98,7 +102,7 @@ class Embedder:
         default_model: str,
         models: ModelLeases,
         scheduler: Scheduler,
-        tokenizing: Executor,
+        tokenizing: TokenizerQueue,
         timeout_s: float,
     ) -> None:
         """Connect the parts.
@@ -109,7 +113,7 @@ class Embedder:
             default_model: the model of requests that name none.
             models: leases models.
             scheduler: runs models.
-            tokenizing: executor for tokenising long texts.
+            tokenizing: tokenises long texts.
             timeout_s: maximum seconds of a request.
         """
         self._catalog = catalog
@@ -148,6 +152,11 @@ class Embedder:
         """What each model has done since the start, by name; unused models are absent."""
         return dict(self._usage)
 
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """The accounts of the ledger for texts that wait to be tokenised."""
+        return (self._tokenizing.account,)
+
     def usage(self, name: str) -> Usage:
         """Return what the model *name* has done since the start."""
         return self._usage.get(name, Usage())
@@ -158,6 +167,7 @@ class Embedder:
         texts: Sequence[str],
         options: EmbedOptions = DEFAULTS,
         *,
+        caller: Caller = ANYONE,
         timeout_s: float | None = None,
         on_tokens: Callable[[int], None] | None = None,
     ) -> EmbedResult:
@@ -167,6 +177,7 @@ class Embedder:
             model_name: a model of the catalogue; None: the default model.
             texts: at least one.
             options: how texts are preprocessed and vectors postprocessed.
+            caller: who sent them; the service is fair between callers.
             timeout_s: maximum seconds to wait; the service's own limit applies as well.
             on_tokens: called before the model runs, with the number of tokens of all texts. If it raises, the request
                 fails with that error.
@@ -176,20 +187,16 @@ class Embedder:
         """
         model = self.resolve_model(self._default_model if model_name is None else model_name)
         options.check(model)
-        async with self._lease(model, timeout_s) as encoder:
-            prompt, runnable = model.card.prompt_for(options.input_type), encoder.runnable(options.input_type)
-            self._scheduler.check_admission(runnable, len(texts))
-            inputs = await self._run_tokenizer(texts, partial(preprocess, encoder.tokenizer, texts, prompt, options))
-            tokens = inputs.tokens
-            if on_tokens is not None:
-                on_tokens(sum(tokens))
-            raw = await self._scheduler.submit(runnable, inputs.items)
+        async with self._lease(model, caller, timeout_s) as (encoder, deadline_s):
+            inputs, raw = await self._run(
+                encoder, texts, options, caller=caller, deadline_s=deadline_s, on_tokens=on_tokens
+            )
         vectors, dimension = postprocess(raw, inputs, options, model)
         result = EmbedResult(
             model,
             vectors,
             dimension,
-            tokens,
+            inputs.tokens,
             inputs.truncated,
             chunks=inputs.chunks if options.long_text == "chunks" else None,
             fingerprint=encoder.fingerprint.digest if encoder.fingerprint else "",
@@ -203,8 +210,10 @@ class Embedder:
         texts: Sequence[str],
         input_type: InputType | None = None,
         *,
+        caller: Caller = ANYONE,
         with_pieces: bool = False,
         timeout_s: float | None = None,
+        on_tokens: Callable[[int], None] | None = None,
     ) -> TokenCount:
         """Count the tokens of *texts* and estimate their work. Loads the model if necessary, but does not run it.
 
@@ -212,51 +221,107 @@ class Embedder:
             model_name: a model of the catalogue; None: the default model.
             texts: at least one.
             input_type: selects the prompt, which counts as well; None: no prompt.
+            caller: who sent them.
             with_pieces: return the tokens themselves, too.
             timeout_s: maximum seconds to wait; the service's own limit applies as well.
+            on_tokens: called with the number of tokens of all texts. If it raises, the request fails with that error.
 
         Raises:
             ServiceError: as `embed`.
         """
         model = self.resolve_model(self._default_model if model_name is None else model_name)
-        async with self._lease(model, timeout_s) as encoder:
-            prompt, tokenizer = model.card.prompt_for(input_type), encoder.tokenizer
-            items = await self._run_tokenizer(texts, partial(tokenizer.tokenize, texts, prompt=prompt))
-            pieces = None
-            if with_pieces:
-                pieces = await self._run_tokenizer(texts, partial(tokenizer.tokens_of, texts, prompt=prompt))
+        async with self._lease(model, caller, timeout_s) as (encoder, _):
+            tokenizer, prompt = encoder.tokenizer, model.card.prompt_for(input_type)
+
+            def count(some: Sequence[str], _: int) -> tuple[list[TokenizedText], list[list[Token]]]:
+                pieces = tokenizer.tokens_of(some, prompt=prompt) if with_pieces else []
+                return tokenizer.tokenize(some, prompt=prompt), pieces
+
+            if _is_short(texts):
+                counted = [count(texts, 0)]
+            else:
+                with self._tokenizing.reserve(texts, caller, passes=2 if with_pieces else 1) as reservation:
+                    counted = await self._tokenizing.run(count, texts, reservation)
+            items = [item for some, _ in counted for item in some]
+            if on_tokens is not None:
+                on_tokens(sum(item.tokens for item in items))
             estimate = self._scheduler.estimate(encoder.runnable(input_type), items)
         return TokenCount(
             model,
             tokenizer.max_tokens,
             [item.tokens for item in items],
             [item.is_truncated for item in items],
-            pieces,
+            [pieces for _, some in counted for pieces in some] if with_pieces else None,
             estimate,
         )
 
     @asynccontextmanager
-    async def _lease(self, model: Model, timeout_s: float | None) -> AsyncIterator[Encoder]:
+    async def _lease(
+        self, model: Model, caller: Caller, timeout_s: float | None
+    ) -> AsyncIterator[tuple[Encoder, float]]:
         """Lease *model*, and cancel the block when the request's time is over.
+
+        Yields:
+            The model, and the time on the event loop's clock when the request's time is over.
 
         Raises:
             DeadlineError: it was over.
         """
+        deadline_s = asyncio.get_running_loop().time() + min(timeout_s or self._timeout_s, self._timeout_s)
         try:
-            async with asyncio.timeout(min(timeout_s or self._timeout_s, self._timeout_s)):
-                async with self._models.lease(model) as encoder:
-                    yield encoder
+            async with asyncio.timeout_at(deadline_s):
+                async with self._models.lease(model, caller=caller[0]) as encoder:
+                    yield encoder, deadline_s
         except TimeoutError:
             raise DeadlineError from None
 
-    async def _run_tokenizer(self, texts: Sequence[str], work: Callable[[], T]) -> T:
-        """Return the result of *work* on *texts*, which runs here if they are short, else on the executor."""
-        if sum(map(len, texts)) <= MAX_INLINE_CHARACTERS:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
+    async def _run(
+        self,
+        encoder: Encoder,
+        texts: Sequence[str],
+        options: EmbedOptions,
+        *,
+        caller: Caller,
+        deadline_s: float,
+        on_tokens: Callable[[int], None] | None,
+    ) -> tuple[ModelInputs, Matrix]:
+        """Tokenise *texts* and run the model. For long texts, reserve both before any of it begins."""
+        prompt, runnable = encoder.model.card.prompt_for(options.input_type), encoder.runnable(options.input_type)
+        left_s = deadline_s - asyncio.get_running_loop().time()
+
+        def work(some: Sequence[str], first_index: int) -> ModelInputs:
+            return preprocess(encoder.tokenizer, some, prompt, options, first_index=first_index)
+
+        if _is_short(texts):
+            inputs = work(texts, 0)
+            if on_tokens is not None:
+                on_tokens(sum(inputs.tokens))
+            return inputs, await self._scheduler.submit(runnable, inputs.items, caller=caller, deadline_s=left_s)
+        lengths = _estimated_tokens(texts, encoder.tokenizer, options)
+        with (
+            self._scheduler.reserve(runnable, lengths, caller, left_s) as lanes,
+            self._tokenizing.reserve(texts, caller) as thread,
+        ):
+            inputs = ModelInputs.join(await self._tokenizing.run(work, texts, thread))
+            if on_tokens is not None:
+                on_tokens(sum(inputs.tokens))
+            return inputs, await self._scheduler.submit(runnable, inputs.items, caller=caller, reservation=lanes)
 
     def _count(self, result: EmbedResult) -> None:
         usage = self._usage.setdefault(result.model.name, Usage())
         usage.requests += 1
         usage.texts += len(result.tokens)
         usage.tokens += sum(result.tokens)
+
+
+def _is_short(texts: Sequence[str]) -> bool:
+    """Return whether *texts* may be tokenised on the event loop."""
+    return sum(map(len, texts)) <= MAX_INLINE_CHARACTERS
+
+
+def _estimated_tokens(texts: Sequence[str], tokenizer: TextTokenizer, options: EmbedOptions) -> list[int]:
+    """Return about how many tokens the model will see of each text."""
+    tokens = [size_of(text) // BYTES_PER_TOKEN + 2 for text in texts]
+    if options.long_text == "truncate" and tokenizer.max_tokens is not None:
+        return [min(number, tokenizer.max_tokens) for number in tokens]
+    return tokens

@@ -1,14 +1,16 @@
-"""The scheduler's queue: waiting requests in order, and the texts that share the next micro-batch."""
+"""Waiting requests of one class in order, and the texts that share the next micro-batch."""
 
 import asyncio
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
 
+from engine.fair_queue import Caller
+from engine.ledger import Reservation
 from engine.planner import MAX_PLANNED_TEXTS, Batching, cheapest_split, cost
 from engine.vectors import Matrix
 
@@ -49,11 +51,12 @@ class Job:
         model: the model that runs it.
         items: its tokenised texts.
         result: resolves to the vectors, in the order of *items*, or to an error.
-        counted_s_per_token: seconds of one lane per token of modelled cost, as admission counts them; see
-            `Admission.admit`.
-        sort_key: arrival plus estimated run time, in seconds on the scheduler's clock; the lowest goes first.
+        counted_s_per_token: seconds of one lane per token of modelled cost, as the ledger counts them.
+        sort_key: arrival plus estimated run time, in seconds on the scheduler's clock. Among the jobs of one caller,
+            the lowest goes first.
         is_small: the express lane may run it, and it shares micro-batches with small jobs only.
-        counts_in_full: its whole cost counts as waiting until its last text is taken; see `JobQueue`.
+        is_bulk: it is so large that interactive requests of the same caller go before it.
+        reservation: what it holds in the ledger, and for whom.
         is_isolated: a shared micro-batch has failed, so from now on its micro-batches contain only its own texts.
         waiting: indexes of *items* that no lane has taken yet, longest text first.
         unfinished: number of texts whose vectors are still missing.
@@ -66,7 +69,8 @@ class Job:
     counted_s_per_token: float
     sort_key: float
     is_small: bool
-    counts_in_full: bool = False
+    is_bulk: bool = False
+    reservation: Reservation = field(default_factory=lambda: Reservation(()))
     is_isolated: bool = False
     waiting: list[int] = field(default_factory=list)
     unfinished: int = field(init=False)
@@ -76,6 +80,10 @@ class Job:
         self.unfinished = len(self.items)
         self.vectors = np.empty((len(self.items), self.model.dim), dtype=np.float32)
         self.requeue(range(len(self.items)))
+
+    @property
+    def caller(self) -> Caller:
+        return self.reservation.caller
 
     def deliver(self, rows: Sequence[tuple[int, int]], matrix: Matrix) -> None:
         """Copy the pairs (row of *matrix*, index of the text); the last ones resolve *result*."""
@@ -98,10 +106,21 @@ class Job:
         """Return the seconds of one lane for these texts if each had a run of its own, as admission counts them."""
         return sum(cost(1, self.items[index].length) for index in indexes) * self.counted_s_per_token
 
-    @property
-    def total_s(self) -> float:
-        """The same for all texts of the job."""
-        return self.counted_s(range(len(self.items)))
+    def count_taken(self, indexes: Sequence[int]) -> None:
+        """Count these texts as taken, once they are no longer in *waiting*.
+
+        A job that shares its micro-batches with later ones ends later than its own texts suggest. So it counts in full
+        until its last text is taken. A bulk job fills most of its micro-batches itself, and counts with the texts that
+        wait.
+        """
+        if not self.waiting:
+            self.reservation.resize(0.0)
+        elif self.is_bulk:
+            self.reservation.resize(self.reservation.amount - self.counted_s(indexes))
+
+    def count_waiting(self) -> None:
+        """Count the texts that wait; a job that is not bulk counts in full."""
+        self.reservation.resize(self.counted_s(self.waiting if self.is_bulk else range(len(self.items))))
 
 
 @dataclass(slots=True, eq=False)
@@ -142,21 +161,20 @@ class MicroBatch:
         return rows
 
 
+Flow = tuple[Caller, bool]
+"""The jobs of one caller that are bulk, or that are not."""
+
+
 class JobQueue:
     """Owns the jobs of one class (small or large) that have waiting texts, ordered by `Job.sort_key`.
 
-    A job whose micro-batches are shared with later jobs ends later than its own texts suggest, so the sum of waiting
-    texts would be too optimistic. Jobs with `Job.counts_in_full` therefore count with all of their texts until the last
-    one is taken. A large job fills most of its micro-batches itself, and counts with its waiting texts only.
-
     Attributes:
-        waiting_s: counted seconds of one lane for the jobs in the queue.
         tokens: tokens of all waiting texts, without padding.
     """
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
-        self.waiting_s = 0.0
+        self._by_flow: dict[Flow, list[Job]] = {}
         self.tokens = 0
 
     def __bool__(self) -> bool:
@@ -166,24 +184,25 @@ class JobQueue:
         return iter(tuple(self._jobs))
 
     @property
-    def head(self) -> Job:
-        return self._jobs[0]
+    def heads(self) -> list[Job]:
+        """The first job of each flow."""
+        return [jobs[0] for jobs in self._by_flow.values()]
+
+    def has_bulk(self, caller: Caller) -> bool:
+        """Return whether a bulk job of *caller* waits."""
+        return (caller, True) in self._by_flow
 
     def add(self, job: Job) -> None:
-        insort(self._jobs, job, key=lambda other: other.sort_key)
-        self.waiting_s += job.counted_s(job.waiting)
+        self._insert(job)
+        job.count_waiting()
         self.tokens += job.tokens_of(job.waiting)
 
     def requeue(self, job: Job, indexes: Sequence[int]) -> None:
         """Let texts of *job* that were taken wait again."""
-        was_taken_whole = not job.waiting
-        if was_taken_whole:
-            insort(self._jobs, job, key=lambda other: other.sort_key)
+        if not job.waiting:
+            self._insert(job)
         job.requeue(indexes)
-        if not job.counts_in_full:
-            self.waiting_s += job.counted_s(indexes)
-        elif was_taken_whole:
-            self.waiting_s += job.total_s
+        job.count_waiting()
         self.tokens += job.tokens_of(indexes)
 
     def remove(self, job: Job, indexes: Sequence[int]) -> None:
@@ -191,22 +210,20 @@ class JobQueue:
         self.tokens -= job.tokens_of(indexes)
         removed = set(indexes)
         job.waiting = [index for index in job.waiting if index not in removed]
-        if not job.counts_in_full:
-            self.waiting_s -= job.counted_s(indexes)
-        elif not job.waiting:
-            self.waiting_s -= job.total_s
+        job.count_taken(indexes)
         if not job.waiting:
             self._jobs.remove(job)
-        if not self._jobs:
-            self.waiting_s = 0.0  # sums of floats drift; an empty queue is exactly zero
+            flow = job.caller, job.is_bulk
+            self._by_flow[flow].remove(job)
+            if not self._by_flow[flow]:
+                del self._by_flow[flow]
 
-    def take(self, budget_tokens: int) -> MicroBatch:
-        """Remove and return the next micro-batch.
+    def take(self, head: Job, budget_tokens: int) -> MicroBatch:
+        """Remove and return the next micro-batch, which begins with *head*.
 
-        It contains the longest waiting text of the first job. The others are those that go with it in the cheapest
-        split of the first texts in the queue that may share its run.
+        It contains the longest waiting text of *head*. The others are those that go with it in the cheapest split of
+        the first texts in the queue that may share its run, whoever sent them: that saves work for everyone.
         """
-        head = self.head
         window = list(islice(self._candidates(head), MAX_PLANNED_TEXTS))
         window.sort(key=lambda part: -part[0].items[part[1]].length)
         lengths = [job.items[index].length for job, index in window]
@@ -217,6 +234,10 @@ class JobQueue:
             self.remove(job, [index for _, index in rows])
         return batch
 
+    def _insert(self, job: Job) -> None:
+        for jobs in (self._jobs, self._by_flow.setdefault((job.caller, job.is_bulk), [])):
+            insort(jobs, job, key=lambda other: other.sort_key)
+
     def _candidates(self, head: Job) -> Iterator[tuple[Job, int]]:
         """Yield the texts that may share a run with the first text of *head*, which comes first."""
         first, batching = head.waiting[0], head.model.batching
@@ -224,8 +245,8 @@ class JobQueue:
             yield head, first
             return
         wanted = head.items[first].length if batching == "equal" else None
-        for job in self._jobs:
-            if job is head or (job.model is head.model and not job.is_isolated and not head.is_isolated):
-                for index in job.waiting:
-                    if wanted is None or job.items[index].length == wanted:
-                        yield job, index
+        others = (job for job in self._jobs if job.model is head.model and job is not head and not job.is_isolated)
+        for job in chain([head], () if head.is_isolated else others):
+            for index in job.waiting:
+                if wanted is None or job.items[index].length == wanted:
+                    yield job, index

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from numpy.typing import NDArray
@@ -42,6 +43,12 @@ class ModelInputs:
     items: list[TokenizedText]
     window_counts: list[int] | None = None
 
+    @classmethod
+    def join(cls, parts: Sequence["ModelInputs"]) -> "ModelInputs":
+        """Return the inputs of one request whose texts were tokenised in several *parts*, in their order."""
+        counts = [part.window_counts for part in parts if part.window_counts is not None]
+        return cls([item for part in parts for item in part.items], list(chain(*counts)) if counts else None)
+
     @property
     def text_indexes(self) -> list[int] | None:
         """Per item, the index of its text; None: the texts are not split, so both indexes are the same."""
@@ -79,8 +86,17 @@ class ModelInputs:
         return [self.items[start] for start in starts]
 
 
-def preprocess(tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, options: EmbedOptions) -> ModelInputs:
+def preprocess(
+    tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, options: EmbedOptions, *, first_index: int = 0
+) -> ModelInputs:
     """Tokenise *texts* as *options* require, each with *prompt* before it. Blocks while it works.
+
+    Args:
+        tokenizer: that of the model.
+        texts: a request's texts, or some of them.
+        prompt: of the model; may be empty.
+        options: the request's options.
+        first_index: the place of the first of *texts* in the request, for errors.
 
     Raises:
         InvalidInputError: *options* forbid truncation and a text is too long; names the first such text.
@@ -90,7 +106,7 @@ def preprocess(tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, opti
         return ModelInputs([item for parts in windows for item in parts], [len(parts) for parts in windows])
     items = tokenizer.tokenize(texts, prompt=prompt, side=None if options.truncate == "none" else options.truncate)
     if options.truncate == "none":
-        _reject_truncated(items, tokenizer.max_tokens)
+        _reject_truncated(items, tokenizer.max_tokens, first_index)
     return ModelInputs(items)
 
 
@@ -127,8 +143,8 @@ def postprocess(vectors: Matrix, inputs: ModelInputs, options: EmbedOptions, mod
     return convert(vectors, options.dtype), vectors.shape[1]
 
 
-def _reject_truncated(items: Sequence[TokenizedText], max_tokens: int | None) -> None:
-    for index, item in enumerate(items):
+def _reject_truncated(items: Sequence[TokenizedText], max_tokens: int | None, first_index: int) -> None:
+    for index, item in enumerate(items, first_index):
         if item.is_truncated:
             raise InvalidInputError(
                 f"Text {index} has {item.tokens} tokens; the model accepts at most {max_tokens}, "

@@ -21,6 +21,10 @@ MAX_PLANNED_TEXTS = 64
 """Texts that are considered for one micro-batch, and so the most that it contains. The cheapest batches usually have
 fewer than 10 texts, and planning 64 takes well under a millisecond of the event loop."""
 
+MAX_SMALL_TOKENS = 64
+"""A request is small up to this modelled cost, in tokens; the express lane's micro-batches have at most this many
+padded tokens. A search query of 10 words costs about 25. The express lane shares the cores with the other lanes, and
+64 tokens need one only for a moment."""
 Batching = Literal["mixed", "equal", "single"]
 """Which texts may share a run of a model: texts of any length, texts of equal length, or none."""
 

@@ -1,14 +1,18 @@
 """The connections of one server: which ones wait for their clients, and which ones end when the server is full."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import structlog
 
 from engine.errors import DrainingError, ServiceError
 from serving.connection_limits import ConnectionLimits
+from web.request_context import Client
+from web.security_headers import Header
 
 log = structlog.get_logger()
+
+EarlyRejection = Callable[[str, Client, Iterable[Header]], ServiceError | None]
 
 
 class PooledConnection(Protocol):
@@ -29,14 +33,15 @@ class ConnectionPool:
         limits: ConnectionLimits,
         *,
         count_failure: Callable[[str], None],
-        reject_early: Callable[[str], ServiceError | None],
+        reject_early: EarlyRejection,
     ) -> None:
         """Start without connections.
 
         Args:
             limits: of every connection.
             count_failure: gets the code of each failure that happens before there is a request.
-            reject_early: returns why a POST to this path is rejected now, and counts it; None: it is not.
+            reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
+                counts it; None: it is not.
         """
         self.limits = limits
         self.is_draining = False

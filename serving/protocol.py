@@ -115,7 +115,7 @@ class HttpProtocol(UvicornProtocol):
         self._bytes_without_progress = 0
         rejection = find_fault(head, max_bytes=self._limits.max_header_bytes) or self._pool.rejection(head.method)
         if rejection is None and self._can_answer_early(head):
-            error = self._pool.reject_early(head.target.decode("latin-1"))
+            error = self._pool.reject_early(head.target.decode("latin-1"), self.client, head.headers)
             if error is not None:
                 request_id = request_id_of(head.headers)
                 self._early_answer = complete_answer(error, self.common_headers, request_id=request_id)

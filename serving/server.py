@@ -9,10 +9,9 @@ from typing import Protocol
 import structlog
 from litestar import Litestar
 
-from engine.errors import ServiceError
 from host.listening_socket import ListenError, open_listening_socket
 from serving.connection_limits import ConnectionLimits
-from serving.connection_pool import ConnectionPool
+from serving.connection_pool import ConnectionPool, EarlyRejection
 from serving.process_exit import exit_despite_threads
 from serving.protocol import HttpProtocol
 from serving.uvicorn_adapter import DrainingServer
@@ -47,7 +46,7 @@ def serve(
     limits: ConnectionLimits,
     state: ServiceState,
     count_failure: Callable[[str], None],
-    reject_early: Callable[[str], ServiceError | None],
+    reject_early: EarlyRejection,
 ) -> int:
     """Run *app* until a signal stops it.
 
@@ -59,7 +58,8 @@ def serve(
         limits: of every connection.
         state: the state of the service behind *app*.
         count_failure: gets the code of each failure that happens before there is a request.
-        reject_early: returns why a POST to this path is rejected now, and counts it; None: it is not.
+        reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
+            counts it; None: it is not.
 
     Returns:
         The exit code: 0 after a signal; 1 if the service failed to start or to stop, with the reason on standard error.

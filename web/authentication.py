@@ -4,12 +4,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from access.principals import PERMISSIONS, MissingPermissionError, Principal, UnauthenticatedError
 from engine.errors import ServiceError
+from engine.fair_queue import Caller
 from web.litestar_adapter import route_option
-from web.request_context import context_of
+from web.request_context import Client, context_of
 from web.security_headers import Header
 
 REALM = "fast-embedding"
@@ -32,7 +33,7 @@ class AuthenticationMiddleware(ASGIMiddleware):
         protected: Iterable[str],
         find_key: Callable[[bytes], Principal | None],
         verify_token: Callable[[bytes], Awaitable[Principal | None]],
-        principal_at: Callable[[HTTPScope], Principal],
+        principal_at: Callable[[Client, Iterable[Header]], Principal],
     ) -> None:
         """Require a key or token on routes whose permission is in *protected*.
 
@@ -40,7 +41,7 @@ class AuthenticationMiddleware(ASGIMiddleware):
             protected: permissions that require a key or token; if empty, every route is open.
             find_key: returns the principal of an API key.
             verify_token: returns the principal of a token; None: it does not look like a token.
-            principal_at: returns the principal of a caller of an open route, by their network address.
+            principal_at: returns the principal of a caller of an open route, by their network address and headers.
         """
         self._protected = frozenset(protected)
         self._find_key = find_key
@@ -59,8 +60,19 @@ class AuthenticationMiddleware(ASGIMiddleware):
                     context.answer_headers.extend(_challenge(error))
                     raise
             else:
-                context.principal = self._principal_at(scope)
+                context.principal = self._principal_at(scope["client"], scope["headers"])
         await next_app(scope, receive, send)
+
+    def find_embed_caller(self, client: Client, headers: Iterable[Header]) -> Caller | None:
+        """Return who calls a route that requires `embed`, as far as that is known without verifying a token.
+
+        None: only `handle` can find it out. Permissions are not checked.
+        """
+        if "embed" not in self._protected:
+            return self._principal_at(client, headers).share_keys
+        bearers, keys = _credentials(headers)
+        found = [self._find_key(credential) for credential in {*bearers, *keys}]
+        return found[0].share_keys if len(found) == 1 and found[0] is not None else None
 
     async def _identify(self, headers: Iterable[Header]) -> Principal:
         bearers, keys = _credentials(headers)

@@ -49,7 +49,7 @@ class StrictRequest(Request[Any, Any, Any]):
             NotJsonError: the headers state a content type other than JSON (none at all counts as JSON), or an encoding.
             InvalidInputError: the body is not JSON, contains half of a surrogate pair (not a character), or does not
                 match the type.
-            OverloadedError: the body is large, and too many other large bodies are waiting.
+            OverloadedError: the body is large, and too many other large bodies of the caller are waiting.
         """
         media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if not re.fullmatch(r"application/(json|.*\+json)", media_type):
@@ -61,10 +61,10 @@ class StrictRequest(Request[Any, Any, Any]):
 
     async def _run_queued(self, work: Callable[[], Result], size_bytes: int) -> Result:
         """Run *work* on a body of this size: at once, or in the queue if it is large."""
-        queue = context_of(self.scope).large_bodies
-        if size_bytes <= LARGE_BYTES or queue is None:
+        context = context_of(self.scope)
+        if size_bytes <= LARGE_BYTES or context.large_bodies is None:
             return work()
-        return await queue.run(work)
+        return await context.large_bodies.run(work, caller=context.caller, size_bytes=size_bytes)
 
 
 def _decode(body: bytes, expected: Any) -> Any:

@@ -1,44 +1,78 @@
-"""Queue for large request bodies: decodes one at a time, with pauses in which other requests are served."""
+"""Queue for large request bodies: decodes one at a time, fairly, with pauses in which other requests are served."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from engine.errors import OverloadedError
+from engine.fair_queue import Caller, FairQueue
+from engine.ledger import Account, Reservation
 
 Result = TypeVar("Result")
 
 PAUSE_FACTOR = 4
 """A pause is this many times as long as the work before it, so large bodies take at most a fifth of the event loop."""
-MAX_WAITING = 64
-"""Maximum number of waiting bodies; each is in memory while it waits."""
+MAX_WAITING_S = 10.0
+"""Limit on the work that waits, pauses included. One caller may hold 80 % of it: about 80 bodies of 10 MB."""
+FIRST_SECONDS_PER_BYTE = 1e-9
+"""Estimate before the first measurement: 10 MB take about 10 ms."""
+SMOOTHING = 0.9
+"""Weight of the previous estimate in the exponential moving average, as in `engine.duration_estimator`."""
 
 
 class LargeBodyQueue:
-    """Runs one function at a time on the event loop. A thread would not help: decoding holds the GIL."""
+    """Runs one function at a time on the event loop. A thread would not help: decoding holds the GIL.
+
+    Attributes:
+        account: the seconds of work that wait, in all and per caller; pauses are included.
+    """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.account = Account("decode", MAX_WAITING_S)
         self._clock = clock
-        self._lock = asyncio.Lock()
-        self._waiting = 0
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._is_busy = False
+        self._seconds_per_byte = FIRST_SECONDS_PER_BYTE
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Wait for earlier work and its pause, then call *work* and return its result.
+    async def run(self, work: Callable[[], Result], *, caller: Caller, size_bytes: int) -> Result:
+        """Wait until it is the caller's turn, and for the pause; then call *work* and return its result.
 
         Raises:
-            OverloadedError: `MAX_WAITING` others are waiting already.
+            OverloadedError: too much of the caller's work waits already.
         """
-        if self._waiting >= MAX_WAITING:
-            raise OverloadedError("Too many large bodies arrived at once.", retry_after_s=1)
-        self._waiting += 1
-        try:
-            await self._lock.acquire()
-        finally:
-            self._waiting -= 1
+        with self._reserve(caller, size_bytes) as reservation:
+            may_start = asyncio.get_running_loop().create_future()
+            self._queue.push(may_start, caller=caller, cost=reservation.amount)
+            self._start_next()
+            try:
+                await may_start
+            except asyncio.CancelledError:
+                if not may_start.cancelled():  # it was its turn already
+                    self._end()
+                raise
         started = self._clock()
         try:
             return work()
         finally:
-            pause_s = PAUSE_FACTOR * (self._clock() - started)
-            asyncio.get_running_loop().call_later(pause_s, self._lock.release)
+            seconds = self._clock() - started
+            self._seconds_per_byte = SMOOTHING * self._seconds_per_byte + (1 - SMOOTHING) * seconds / size_bytes
+            asyncio.get_running_loop().call_later(PAUSE_FACTOR * seconds, self._end)
+
+    def _reserve(self, caller: Caller, size_bytes: int) -> Reservation:
+        seconds = size_bytes * self._seconds_per_byte * (1 + PAUSE_FACTOR)
+        if self.account.held:  # the limit holds for bodies of any size, but one alone is always accepted
+            self.account.check(caller, seconds)
+        reservation = Reservation((self.account,), caller)
+        reservation.resize(seconds)
+        return reservation
+
+    def _start_next(self) -> None:
+        while self._queue and not self._is_busy:
+            may_start = self._queue.pop()
+            if not may_start.done():  # done: its caller has left
+                self._is_busy = True
+                may_start.set_result(None)
+
+    def _end(self) -> None:
+        self._is_busy = False
+        self._start_next()

@@ -2,21 +2,23 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from engine.errors import OverloadedError, ServiceError
+from engine.fair_queue import ANYONE, Caller, FairQueue
+from engine.ledger import Account, Reservation
 from web.litestar_adapter import normalize_path, set_route
-from web.request_context import context_of
+from web.request_context import Client, context_of
+from web.security_headers import Header
 
 MAX_STARTS_PER_ITERATION = 4
 """Requests that start in one iteration of the event loop. They take some milliseconds; then sockets are read again."""
 MAX_WAITING, MAX_WAIT_S = 1000, 1.0
-"""How many requests may wait to start, and for how many seconds."""
+"""How many requests may wait to start, of which one caller may hold 80 %, and for how many seconds."""
 LOG_INTERVAL_S = 1.0
 """Seconds of rejections that one log line sums up."""
 
@@ -28,7 +30,8 @@ class OverloadGuard:
 
     At ten times the load that the service can handle, nine of ten requests are rejected, so a rejection must be cheap:
     rejections are logged in one line per second. Requests that arrive faster than the event loop can start them wait
-    here, a few start in each iteration, and those that must be rejected do not wait behind them.
+    here, a few start in each iteration, in an order that is fair between callers. Those that must be rejected do not
+    wait behind them.
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class OverloadGuard:
         *,
         queued: frozenset[str],
         unqueued: frozenset[str],
-        overload: Callable[[], ServiceError | None],
+        is_tight: Callable[[], bool],
+        overload: Callable[[Caller], ServiceError | None],
+        identify: Callable[[Client, Iterable[Header]], Caller | None],
         count: Callable[[str, float, str | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -47,24 +52,29 @@ class OverloadGuard:
             app: receives the requests that start.
             queued: routes whose POST requests wait for a lane; rejected while the queue of the lanes is full.
             unqueued: routes whose POST requests occupy the event loop (decoding, tokenising) but no lane.
-            overload: returns the error that any queued work would get now; None: some is accepted.
+            is_tight: returns whether `overload` may return an error for any caller at all.
+            overload: returns the error that any queued work of this caller would get now; None: some is accepted.
+            identify: returns the caller of a request with these headers; None: authentication has to find it out.
             count: counts a rejection that the `RequestLog` never sees: endpoint, seconds, problem code.
             clock: seconds, monotonic.
         """
         self._app = app
         self._queued = queued
         self._guarded = queued | unqueued
+        self._is_tight = is_tight
         self._overload = overload
+        self._identify = identify
         self._count = count
         self._clock = clock
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: FairQueue[tuple[float, asyncio.Future[None]]] = FairQueue()
+        self._account = Account("start", MAX_WAITING)
         self._started = 0  # in this iteration of the event loop
         self._rejected = 0
         self._rejected_since = 0.0
 
-    def reject_early(self, path: str) -> ServiceError | None:
+    def reject_early(self, path: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
         """Return the error with which the server should answer a POST to *path*, and count it; None: call the app."""
-        error = self._overload() if path in self._queued else None
+        error = self._overload_of(path, client, headers)
         if error is not None:
             self._count_rejection()
             self._count(f"POST {path}", 0.0, error.code)
@@ -79,10 +89,9 @@ class OverloadGuard:
         if scope["type"] == ScopeType.HTTP and scope["method"] == "POST":
             route = self._route(scope["path"])
             if route in self._guarded:
-                self._check(scope, route)
+                self._check(scope, route, self._overload_of(route, scope["client"], scope["headers"]))
                 if self._waiting or self._started >= MAX_STARTS_PER_ITERATION:
-                    since = await self._wait()
-                    self._check(scope, route, since)
+                    await self._wait(scope, route)
                 else:
                     self._count_start()
         await self._app(scope, receive, send)
@@ -91,21 +100,30 @@ class OverloadGuard:
         """Return the route that Litestar finds for *path*: it ignores doubled slashes and those at the end."""
         return path if path in self._guarded else normalize_path(path)
 
-    async def _wait(self) -> float:
-        """Wait until the request may start; return the time when it began to wait."""
-        may_start = asyncio.get_running_loop().create_future()
-        since = self._clock()
-        self._waiting.append((since, may_start))
-        await may_start
-        return since
+    def _overload_of(self, route: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
+        """Return the error that the request would get whatever it contains; None: perhaps none."""
+        if route not in self._queued or not self._is_tight():
+            return None
+        caller = self._identify(client, headers)
+        return None if caller is None else self._overload(caller)
 
-    def _check(self, scope: Scope, route: str, since: float | None = None) -> None:
-        """Reject the request if the service is overloaded; *since* is the time when it began to wait."""
-        error = self._overload() if route in self._queued else None
-        if error is None and (self._is_late(since) if since is not None else len(self._waiting) >= MAX_WAITING):
-            error = OverloadedError("Requests arrive faster than they can be read.", retry_after_s=MAX_WAIT_S)
+    async def _wait(self, scope: HTTPScope, route: str) -> None:
+        """Wait until the request may start; reject it if that takes too long, or if too many of its caller's wait."""
+        caller = self._identify(scope["client"], scope["headers"]) or ANYONE
+        if self._account.excess(caller, 1) > 0:
+            self._check(scope, route, _too_fast())
+        may_start, since = asyncio.get_running_loop().create_future(), self._clock()
+        with Reservation((self._account,), caller) as reservation:
+            reservation.resize(1)
+            self._waiting.push((since, may_start), caller=caller, cost=1)
+            await may_start
+        self._check(scope, route, self._overload_of(route, scope["client"], scope["headers"]))
+        self._check(scope, route, _too_fast() if self._is_late(since) else None)
+
+    def _check(self, scope: HTTPScope, route: str, error: ServiceError | None) -> None:
+        """Reject the request if there is an *error*."""
         if error is not None:
-            set_route(scope, route)  # type: ignore[arg-type]  # only HTTP requests are checked
+            set_route(scope, route)
             context_of(scope).logged_elsewhere = True
             self._count_rejection()
             raise error
@@ -121,11 +139,16 @@ class OverloadGuard:
     def _begin_iteration(self) -> None:
         """After the event loop has read the sockets, wake the next requests, and all that will be rejected."""
         self._started = 0
-        is_full = self._overload() is not None
-        while self._waiting and (
-            is_full or self._started < MAX_STARTS_PER_ITERATION or self._is_late(self._waiting[0][0])
-        ):
-            _, may_start = self._waiting.popleft()
+        for caller in self._waiting.callers:
+            if self._is_tight() and self._overload(caller) is not None:
+                self._wake(self._waiting.pop_all(caller))
+            elif self._is_late(self._waiting.first(caller)[0]):
+                self._wake([self._waiting.pop(caller)])
+        while self._waiting and self._started < MAX_STARTS_PER_ITERATION:
+            self._wake([self._waiting.pop()])
+
+    def _wake(self, waiting: Iterable[tuple[float, asyncio.Future[None]]]) -> None:
+        for _, may_start in waiting:
             if not may_start.done():  # done: the caller has disconnected, so the task was cancelled
                 may_start.set_result(None)
                 self._count_start()
@@ -140,3 +163,7 @@ class OverloadGuard:
         seconds = round(self._clock() - self._rejected_since, 3)
         log.warning("requests_refused", requests=self._rejected, seconds=seconds)
         self._rejected = 0
+
+
+def _too_fast() -> OverloadedError:
+    return OverloadedError("Requests arrive faster than they can be read.", retry_after_s=MAX_WAIT_S)

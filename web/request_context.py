@@ -6,9 +6,12 @@ from typing import Any, cast
 
 from access.principals import Principal
 from engine.errors import ServiceError
+from engine.fair_queue import ANYONE, Caller
 from web.large_body_queue import LargeBodyQueue
 from web.security_headers import Header
 
+Client = tuple[str, int] | None
+"""Address and port of a connection's other end; None: it has none, such as a Unix socket."""
 KEY = "request_context"
 """The key of the context in ASGI's `scope["state"]`; no other key is used there."""
 
@@ -41,6 +44,11 @@ class RequestContext:
     problem_code: str | None = None
     logged_elsewhere: bool = False
     large_bodies: LargeBodyQueue | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """The caller, for everything that is fair between callers."""
+        return self.principal.share_keys if self.principal is not None else ANYONE
 
 
 def context_of(scope: Mapping[str, object]) -> RequestContext:

@@ -48,6 +48,7 @@ class RequestLog:
         count: Callable[[str, float, str | None], None],
         polled: frozenset[str] = frozenset(),
         error_headers: Callable[[HTTPScope], list[Header]] = lambda _: [],
+        large_bodies: LargeBodyQueue,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Wrap *app*.
@@ -57,6 +58,7 @@ class RequestLog:
             count: counts an answer: endpoint, seconds, problem code.
             polled: routes that monitoring polls; their answers are logged at level DEBUG only.
             error_headers: CORS headers for an error that is answered here.
+            large_bodies: the queue for the large bodies of all requests.
             clock: seconds.
         """
         self._app = app
@@ -64,7 +66,7 @@ class RequestLog:
         self._polled = polled
         self._error_headers = error_headers
         self._clock = clock
-        self._large_bodies = LargeBodyQueue(clock=clock)
+        self._large_bodies = large_bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:

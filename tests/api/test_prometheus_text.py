@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_plai
 
 from api.answer_formats import OPEN_METRICS, PLAIN, TEXT_TYPES
 from api.answer_types import (
+    BacklogMetrics,
     CacheInfo,
     EndpointMetrics,
     LimitMetrics,
@@ -40,6 +41,10 @@ ANSWER = MetricsAnswer(  # each number occurs once
     queue=QueueMetrics(
         waiting_requests=41, waiting_texts=42, waiting_seconds=43.5, running=44, lanes=45, lanes_stuck=46, lanes_died=47
     ),
+    backlog={
+        "tokenize": BacklogMetrics(101.5, 102.0, callers=103),
+        "bulk": BacklogMetrics(104.5, 105.0, callers=106),
+    },
     micro_batches=MicroBatchMetrics(runs=61, texts=62, padded_tokens=63, dropped_texts=64),
     models={"tiny/one": ModelUsage(requests=51, texts=52, tokens=53)},
     limits=LimitMetrics("redis", fallbacks=71),

@@ -50,7 +50,7 @@ async def test_parts_exist_only_while_the_app_runs(new_app: Callable[..., Litest
         assert (service.lifecycle.phase, service.lifecycle.failure) == ("healthy", None)
     with pytest.raises(RuntimeError, match="not running"):
         _ = service.parts
-    assert (service.lifecycle.phase, service.overload()) == ("draining", None)
+    assert (service.lifecycle.phase, service.overload(("",))) == ("draining", None)
 
 
 async def test_model_that_cannot_be_loaded_stops_the_process_with_the_reason(

@@ -32,6 +32,7 @@ from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions, LongText
 from engine.pipeline import Chunk
 from engine.scheduler import Scheduler
+from engine.tokenizer_queue import TokenizerQueue
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import WORDS, any_texts
 from tests.support.tiny import MAX_TOKENS, TinyModel, mean_of
@@ -58,7 +59,8 @@ class OneModel:
         self.gate.set()
 
     @asynccontextmanager
-    async def lease(self, model: Model) -> AsyncIterator[Encoder]:
+    async def lease(self, model: Model, *, caller: str = "") -> AsyncIterator[Encoder]:
+        del caller
         assert model is self.encoder.model
         await self.gate.wait()
         yield self.encoder
@@ -78,9 +80,9 @@ def encoder(catalog: Catalog) -> Encoder:
 
 
 @pytest.fixture
-def tokenizing() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as tokenizing:
-        yield tokenizing
+def tokenizing() -> Iterator[TokenizerQueue]:
+    with ThreadPoolExecutor(1) as thread:
+        yield TokenizerQueue(thread, max_queue_s=1e9)
 
 
 @pytest.fixture
@@ -92,7 +94,9 @@ async def scheduler() -> AsyncIterator[Scheduler]:
 @asynccontextmanager
 async def one_lane() -> AsyncIterator[Scheduler]:
     lane, express = Lane("lane"), Lane("express")
-    scheduler = Scheduler(lanes=[lane], express=express, micro_batch_tokens=512, max_queue_s=1e9, stuck_s=1e9)
+    scheduler = Scheduler(
+        lanes=[lane], express=express, micro_batch_tokens=512, max_queue_s=1e9, max_bulk_queue_s=1e9, stuck_s=1e9
+    )
     yield scheduler
     await scheduler.aclose()
     lane.close()
@@ -105,7 +109,7 @@ async def models(encoder: Encoder) -> OneModel:
 
 
 @pytest.fixture
-def embedder(catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: ThreadPoolExecutor) -> Embedder:
+def embedder(catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: TokenizerQueue) -> Embedder:
     return Embedder(
         catalog=catalog,
         allowed=frozenset({"ACME/tiny"}),
@@ -276,7 +280,7 @@ class BlockingEmbedder:
                 default_model=self.encoder.name,
                 models=OneModel(self.encoder),
                 scheduler=scheduler,
-                tokenizing=self._tokenizing,
+                tokenizing=TokenizerQueue(self._tokenizing, max_queue_s=1e9),
                 timeout_s=60,
             )
 

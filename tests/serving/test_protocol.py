@@ -323,7 +323,7 @@ async def test_started_answer_is_not_followed_by_an_error_if_the_body_is_malform
         max_connections=1,
     )
     failures: list[str] = []
-    pool = ConnectionPool(limits, count_failure=failures.append, reject_early=lambda _: None)
+    pool = ConnectionPool(limits, count_failure=failures.append, reject_early=lambda *_: None)
     config, state = uvicorn.Config(app), ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: HttpProtocol(config=config, server_state=state, app_state={}, pool=pool), "127.0.0.1", 0

@@ -151,7 +151,7 @@ for hooks in ({"on_startup": [fail]}, {"on_startup": [stop], "on_shutdown": [fai
     app = Litestar(**hooks, logging_config=None)
     code = serve(
         app, host="127.0.0.1", port=0, drain_s=1, limits=limits, state=Lifecycle(),
-        count_failure=print, reject_early=lambda path: None,
+        count_failure=print, reject_early=lambda *_: None,
     )
     print("code", code)
 """

@@ -15,6 +15,7 @@ from access.principals import KeysUnavailableError, Principal, UnauthenticatedEr
 from tests.support.apps import settings_of
 from web.authentication import AuthenticationMiddleware, required_permission
 from web.json_bodies import StrictRequest
+from web.large_body_queue import LargeBodyQueue
 from web.problems import problem_handlers
 from web.request_context import context_of
 from web.request_log import RequestLog
@@ -88,7 +89,7 @@ def guarded() -> Iterator[Guarded]:
                         protected=closed,
                         find_key=KEYS.get,
                         verify_token=verify_token,
-                        principal_at=lambda _: Principal("address", network=NETWORK),
+                        principal_at=lambda *_: Principal("address", network=NETWORK),
                     )
                 ],
                 request_class=StrictRequest,
@@ -96,7 +97,7 @@ def guarded() -> Iterator[Guarded]:
                 logging_config=None,
                 openapi_config=None,
             )
-            app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None)
+            app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None, large_bodies=LargeBodyQueue())
             return stack.enter_context(TestClient(app, raise_server_exceptions=False))
 
         yield guard

@@ -8,11 +8,15 @@ from litestar.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from engine.errors import OverloadedError
+from engine.fair_queue import Caller
+from engine.ledger import SHARE_OF_FREE
 from tests.support.clock import ManualClock
 from web import overload_guard
 from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING, OverloadGuard
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
+CALLER, OTHER = ("192.0.2.1",), ("192.0.2.2",)
+CLIENT = CALLER[0], 1
 
 
 class GuardedApp:
@@ -21,13 +25,16 @@ class GuardedApp:
     def __init__(self) -> None:
         self.entered: list[int] = []
         self.error: OverloadedError | None = None
+        self.full_for: set[Caller] = {CALLER, OTHER}
         self.clock = ManualClock()
         self.counted: list[tuple[str, str | None]] = []
         self.guard = OverloadGuard(
             self,
             queued=frozenset({"/embed", "/embed/batch"}),
             unqueued=frozenset({"/tokenize"}),
-            overload=lambda: self.error,
+            is_tight=lambda: self.error is not None,
+            overload=lambda caller: self.error if caller in self.full_for else None,
+            identify=lambda client, _: (client[0],) if client else None,
             count=self.count,
             clock=self.clock,
         )
@@ -49,8 +56,8 @@ async def never(*_: object) -> None:
 
 
 def scope_of(number: int = 0, **changes: Any) -> Any:
-    plain = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": {"number": number}}
-    return {**plain, **changes}
+    plain = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "client": CLIENT}
+    return {**plain, "state": {"number": number}, **changes}
 
 
 @pytest.fixture
@@ -122,11 +129,25 @@ async def test_requests_that_wait_too_long_are_rejected(service: GuardedApp) -> 
     ] * MAX_STARTS_PER_ITERATION
 
 
-async def test_requests_are_rejected_when_too_many_wait(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + MAX_WAITING + 1)]
+async def test_requests_of_a_caller_are_rejected_when_too_many_wait(service: GuardedApp) -> None:
+    share = MAX_WAITING * SHARE_OF_FREE // (1 + SHARE_OF_FREE)
+    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + share + 1)]
+    await loop_iterations(1)
+    newcomer = service.ask(-1, client=(OTHER[0], 1))
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers.pop(), OverloadedError)
-    assert answers == [None] * (MAX_STARTS_PER_ITERATION + MAX_WAITING)
+    assert answers == [None] * (MAX_STARTS_PER_ITERATION + share)
+    await newcomer
+    assert service.entered.index(-1) <= 3 * MAX_STARTS_PER_ITERATION
+
+
+async def test_only_callers_at_their_share_are_rejected(service: GuardedApp) -> None:
+    service.error, service.full_for = FULL, {CALLER}
+    assert service.guard.reject_early("/embed", CLIENT, []) is FULL
+    assert service.guard.reject_early("/embed", (OTHER[0], 1), []) is None
+    assert service.guard.reject_early("/embed", None, []) is None  # authentication has to find out who it is
+    await service.ask(7, client=(OTHER[0], 1))
+    assert service.entered == [7]
 
 
 async def test_cancelled_request_does_not_use_a_slot(service: GuardedApp) -> None:
@@ -148,14 +169,14 @@ async def test_rejections_are_logged_in_one_line(service: GuardedApp, monkeypatc
 
 @pytest.mark.parametrize("path", ["/embed", "/embed/batch"])
 async def test_server_may_reject_work_early_and_it_is_counted(service: GuardedApp, path: str) -> None:
-    assert service.guard.reject_early(path) is None
+    assert service.guard.reject_early(path, CLIENT, []) is None
     service.error = FULL
-    assert service.guard.reject_early(path) is FULL
+    assert service.guard.reject_early(path, CLIENT, []) is FULL
     assert service.counted == [(f"POST {path}", "overloaded")]
 
 
 async def test_server_rejects_nothing_else_early(service: GuardedApp) -> None:
     service.error = FULL
     for path in ("/tokenize", "/health", "/embed?x=1", "/nothing"):
-        assert service.guard.reject_early(path) is None
+        assert service.guard.reject_early(path, CLIENT, []) is None
     assert service.counted == []

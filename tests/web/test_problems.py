@@ -23,6 +23,7 @@ from serving import protocol_errors
 from tests.support.servers import ROOT
 from web import json_bodies, problems
 from web.json_bodies import NotJsonError, StrictRequest
+from web.large_body_queue import LargeBodyQueue
 from web.problems import InternalError, problem_answer, problem_handlers
 from web.request_log import RequestLog
 
@@ -94,7 +95,7 @@ def client() -> Iterator[httpx.Client]:
         logging_config=None,
         openapi_config=None,
     )
-    app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None)
+    app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None, large_bodies=LargeBodyQueue())
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from access.principals import Principal
 from engine.errors import OverloadedError
+from web.large_body_queue import LargeBodyQueue
 from web.request_context import KEY, RequestContext, context_of
 from web.request_log import RequestLog
 
@@ -66,7 +67,12 @@ async def ask(
 
     scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}
     request_log = RequestLog(
-        app, count=count, polled=frozenset({"/health"}), error_headers=lambda _: [ALLOWED], clock=lambda: next(ticks)
+        app,
+        count=count,
+        polled=frozenset({"/health"}),
+        error_headers=lambda _: [ALLOWED],
+        large_bodies=LargeBodyQueue(),
+        clock=lambda: next(ticks),
     )
     await request_log(scope, receive, send)
     return sent, counted
@@ -256,7 +262,9 @@ async def test_caller_that_leaves_during_the_body_is_logged_as_499() -> None:
 
     scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": {}}
     with capture_logs() as events:
-        await RequestLog(read, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
+        await RequestLog(read, large_bodies=LargeBodyQueue(), count=lambda *facts: counted.append(facts[2]))(
+            scope, receive, lost
+        )
     assert counted == ["caller-left"]
     assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
 
@@ -281,7 +289,9 @@ async def test_work_is_cancelled_when_the_server_reports_that_the_caller_left() 
 
     scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": state}
     with capture_logs() as events:
-        await RequestLog(work, count=lambda *facts: counted.append(facts[2]))(scope, receive, lost)
+        await RequestLog(work, large_bodies=LargeBodyQueue(), count=lambda *facts: counted.append(facts[2]))(
+            scope, receive, lost
+        )
     assert counted == ["caller-left"]
     assert [(event["event"], event["status"]) for event in events] == [("request_answered", 499)]
 
@@ -341,5 +351,7 @@ async def test_scopes_other_than_http_are_passed_on_unchanged() -> None:
         return None
 
     scope: Any = {"type": "lifespan"}
-    await RequestLog(app, count=lambda *_: pytest.fail("counted"))(scope, nothing, nothing)
+    await RequestLog(app, large_bodies=LargeBodyQueue(), count=lambda *_: pytest.fail("counted"))(
+        scope, nothing, nothing
+    )
     assert seen == [scope]

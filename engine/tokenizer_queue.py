@@ -1,0 +1,128 @@
+"""Tokenises long texts on one thread, in slices: fair between callers, and limited in the work that may wait.
+
+A short text waits for a slice of somebody's request, never for a whole request.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+
+from engine.fair_queue import Caller, FairQueue
+from engine.ledger import SHARE_OF_FREE, Account, Reservation
+
+T = TypeVar("T")
+
+SLICE_BYTES = 8_192
+"""Texts are tokenised together until they have this many bytes of UTF-8, which takes about 5 ms. A single text is never
+split, so a longer one is a slice of its own."""
+FIRST_SECONDS_PER_BYTE = 6e-7
+"""Estimate before the first measurement: the bundled model's tokenizer, on the machine of `benchmarks/`."""
+SMOOTHING = 0.9
+"""Weight of the previous estimate in the exponential moving average, as in `engine.duration_estimator`."""
+
+
+def size_of(text: str) -> int:
+    """Return the bytes of *text* in UTF-8. They predict its tokens and the time to find them better than characters."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+class TokenizerQueue:
+    """Owns the texts that wait for the tokenizer thread.
+
+    Attributes:
+        account: the seconds of work that wait, in all and per caller.
+    """
+
+    def __init__(self, thread: Executor, *, max_queue_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start empty.
+
+        Args:
+            thread: runs one slice at a time.
+            max_queue_s: limit on the work that waits, in seconds of the thread.
+            clock: seconds, monotonic.
+        """
+        self.account = Account("tokenize", max_queue_s)
+        self._thread = thread
+        self._clock = clock
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._is_busy = False
+        self._seconds_per_byte = FIRST_SECONDS_PER_BYTE
+
+    def reserve(self, texts: Sequence[str], caller: Caller, *, passes: int = 1) -> Reservation:
+        """Reserve the thread for *texts*, which are tokenised *passes* times. `run` uses it up.
+
+        Raises:
+            OverloadedError: too much of the caller's work waits already.
+        """
+        seconds = sum(map(size_of, texts)) * self._seconds_per_byte * passes
+        counted_s = min(seconds, self.account.limit / SHARE_OF_FREE / 2)  # a huge request is not rejected for ever
+        self.account.check(caller, counted_s)
+        reservation = Reservation((self.account,), caller)
+        reservation.resize(counted_s)
+        return reservation
+
+    async def run(
+        self, work: Callable[[Sequence[str], int], T], texts: Sequence[str], reservation: Reservation
+    ) -> list[T]:
+        """Call *work* with each slice of *texts* and the index of its first text; return the results in order."""
+        slices = _slices(texts)
+        order = self._clock() + reservation.amount
+        per_byte_s = reservation.amount / max(1, sum(size for _, _, size in slices))
+        results = []
+        for first, some, size in slices:
+            seconds = size * per_byte_s
+            may_start = self._enqueue(reservation.caller, seconds, order)
+            results.append(await self._run_slice(partial(work, some, first), may_start, size))
+            reservation.resize(max(0.0, reservation.amount - seconds))
+        return results
+
+    def _enqueue(self, caller: Caller, seconds: float, order: float) -> asyncio.Future[None]:
+        """Let a slice wait; the result is resolved when the thread is free for it."""
+        may_start = asyncio.get_running_loop().create_future()
+        self._queue.push(may_start, caller=caller, cost=seconds, order=order)
+        self._start_next()
+        return may_start
+
+    async def _run_slice(self, work: Callable[[], T], may_start: asyncio.Future[None], size: int) -> T:
+        try:
+            await may_start
+        except asyncio.CancelledError:
+            if not may_start.cancelled():  # it was this slice's time already
+                self._end()
+            raise
+        started = self._clock()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._record(size, self._clock() - started)
+            self._end()
+
+    def _start_next(self) -> None:
+        while self._queue and not self._is_busy:
+            may_start = self._queue.pop()
+            if not may_start.done():  # done: its caller has left
+                self._is_busy = True
+                may_start.set_result(None)
+
+    def _end(self) -> None:
+        self._is_busy = False
+        self._start_next()
+
+    def _record(self, size: int, seconds: float) -> None:
+        if size:
+            self._seconds_per_byte = SMOOTHING * self._seconds_per_byte + (1 - SMOOTHING) * seconds / size
+
+
+def _slices(texts: Sequence[str]) -> list[tuple[int, Sequence[str], int]]:
+    """Split *texts*: per slice, the index of its first text, its texts, and their size."""
+    slices: list[tuple[int, Sequence[str], int]] = []
+    first, total = 0, 0
+    for index, text in enumerate(texts):
+        total += size_of(text)
+        if total >= SLICE_BYTES or index == len(texts) - 1:
+            slices.append((first, texts[first : index + 1], total))
+            first, total = index + 1, 0
+    return slices
