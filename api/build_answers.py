@@ -23,6 +23,7 @@ from api.answer_types import (
     MicroBatchMetrics,
     ModelDetails,
     ModelEntry,
+    ModelLoadMetrics,
     ModelUsage,
     Probe,
     PromptPair,
@@ -40,11 +41,12 @@ from api.request_types import Encoding
 from engine.catalog import Model
 from engine.embedder import EmbedResult, TokenCount, Usage
 from engine.fingerprint import ModelFingerprint
+from engine.model_places import LoadedModel
 from engine.scheduler import SchedulerState
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
 from engine.watchdog import StuckRun
-from model_manager import LoadedModel
+from model_manager import LoadState
 from telemetry.metrics import Metrics
 from web.responses import JSON, JsonResponse
 
@@ -200,6 +202,7 @@ def metrics_answer(
     *,
     cache_info: CacheInfo,
     uptime_s: float,
+    loads: LoadState,
     limits: LimitMetrics,
 ) -> MetricsAnswer:
     return MetricsAnswer(
@@ -225,5 +228,11 @@ def metrics_answer(
             dropped_texts=state.dropped_texts,
         ),
         models={name: _model_usage(usage) for name, usage in used.items()},
+        model_loads=ModelLoadMetrics(
+            loads=loads.loads,
+            downloads_running=loads.downloads_running,
+            downloads_waiting=loads.downloads_waiting,
+            downloads_refused=loads.downloads_refused,
+        ),
         limits=limits,
     )

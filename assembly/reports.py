@@ -79,6 +79,7 @@ class FullMetricsReport:
             parts.embedder.usage_by_model,
             cache_info=self._cache.read(),
             uptime_s=lifecycle.uptime_s,
+            loads=parts.models.load_state,
             limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),
         )
         text_format = accepted_text_format(accept)
