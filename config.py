@@ -78,10 +78,15 @@ class Settings(BaseSettings):
         USER_CACHE_DIR / "fast-embedding" if IS_INSTALLED else HERE / ".hub_cache",
         description="Folder for models downloaded from the hub.",
     )
-    max_cached_models: Count = Field(
-        5, description="Maximum number of models in memory. One more evicts the least recently used."
+    hub_cache_max_size: OptionalBytes = Field(
+        None, ge=1, description="Maximum size of HUB_CACHE_DIR, such as 20GB. Empty: all but a tenth of the disk."
     )
-    model_cache_ttl: Seconds = Field(3600, description="Seconds without use until a model is evicted.")
+    max_cached_models: Count = Field(
+        5, description="Maximum number of models in memory. One more evicts one that few callers use."
+    )
+    model_cache_ttl: Seconds = Field(
+        3600, description="Seconds without use until a model that is not required is evicted."
+    )
     cleanup_interval: Seconds = Field(60, description="Seconds between two checks for idle models.")
     model_memory_budget: OptionalBytes = Field(
         None, ge=1, description="Memory for all loaded models together, such as 2GB. Empty: no limit."
@@ -105,7 +110,7 @@ class Settings(BaseSettings):
     )
     max_bulk_queue_seconds: Seconds = Field(
         120,
-        description="The same for bulk: requests of more than four micro-batches. A caller with none queued is always accepted.",
+        description="The same for bulk: requests of more than four micro-batches. One that is alone is always accepted.",
     )
     lane_stuck_seconds: Seconds = Field(
         120, description="Seconds until a model run counts as stuck, and /health/live answers 503 to get a restart."

@@ -2,25 +2,29 @@
 
 import asyncio
 import time
-import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import UTC, datetime
 
 import structlog
 
 from engine.catalog import Model
+from engine.download_queue import DownloadRefusedError, LoadAbandonedError
+from engine.downloads import Downloads
 from engine.encoder import Encoder
-from engine.errors import NO_MEMORY, DrainingError, ModelUnavailableError
+from engine.errors import DrainingError, ModelUnavailableError, OverloadedError
+from engine.load_steps import cause_of, free, load_or_free, optimise_or_log
+from engine.model_places import LoadedModel, ModelPlaces
 from host.memory import trim_memory
 
 MAX_IDLE_WAIT_S = 1.0
 """How long a load waits for an idle model. After that, the least recently used model accepts no new leases until it is
 evicted."""
+DOWNLOAD_RETRY_S = 30.0
+"""Seconds after which a caller may ask again for a model whose download was refused: about the time of a download."""
 
 log = structlog.get_logger()
 
@@ -30,46 +34,36 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(slots=True)
-class LoadedModel:
-    """A model in memory.
-
-    Attributes:
-        load_s: seconds that loading and warming took.
-        loaded_at: time of day at which it was loaded.
-        loaded_s: the same moment on the manager's clock.
-        used_s: when it was last leased or released, on the manager's clock.
-    """
-
-    encoder: Encoder
-    memory_bytes: int
-    load_s: float
-    loaded_at: datetime
-    loaded_s: float
-    used_s: float
-
-    @property
-    def last_used(self) -> datetime:
-        return self.loaded_at + timedelta(seconds=self.used_s - self.loaded_s)
-
-
 @dataclass(frozen=True, slots=True)
 class _Failure:
     cause: str
     retry_at_s: float
 
 
-class _AbandonedError(Exception):
-    """All callers that waited for a model left before there was space for it."""
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Downloads and loads at one moment.
+
+    Attributes:
+        downloads_running: downloads that have a slot.
+        downloads_waiting: downloads that wait for one.
+        downloads_refused: downloads that were refused since the start, because too many waited.
+        loads: models that are asked for and not in memory yet, those downloads included.
+    """
+
+    downloads_running: int
+    downloads_waiting: int
+    downloads_refused: int
+    loads: int
 
 
 class ModelManager:
-    """Owns the models in memory. Callers `lease` them; a leased model is never evicted."""
+    """Owns the models in memory. Callers `lease` them; a leased or required model is never evicted."""
 
     def __init__(
         self,
         *,
-        fetch: Callable[[Model], object],
+        downloads: Downloads,
         load: Callable[[Model], Encoder],
         optimise: Callable[[Encoder], None],
         memory_bytes: Callable[[Model], int],
@@ -78,39 +72,42 @@ class ModelManager:
         ttl_s: float,
         retry_pause_s: float,
         memory_budget_bytes: int | None = None,
+        required: Sequence[Model] = (),
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """Start with no model in memory.
 
         Args:
-            fetch: gets a model's files; blocks, perhaps for minutes; raises `ModelUnavailableError`.
+            downloads: gets a model's files.
             load: loads and warms a model; blocks; raises `ModelUnavailableError`.
             optimise: makes a loaded model faster; its first callers do not wait for it; blocks.
             memory_bytes: estimates the memory that a model takes once it is loaded.
-            executor: runs the blocking functions, apart from inference.
-            capacity: maximum number of models in memory.
+            executor: runs the blocking functions, apart from inference and downloads.
+            capacity: maximum number of models in memory, required ones included.
             ttl_s: seconds without a lease after which `evict_idle` evicts a model.
             retry_pause_s: seconds during which a failed load is not repeated.
             memory_budget_bytes: maximum for all models together; None: no maximum.
+            required: models that are never evicted; their places and memory are kept before they are loaded, too.
             clock: monotonic, in seconds.
             now: the time of day.
         """
-        self._fetch = fetch
+        self._downloads = downloads
         self._load = load
         self._optimise = optimise
         self._memory_bytes = memory_bytes
         self._executor = executor
-        self._capacity = capacity
         self._ttl_s = ttl_s
         self._retry_pause_s = retry_pause_s
-        self._memory_budget_bytes = memory_budget_bytes
         self._clock = clock
         self._now = now
-        self._loaded: dict[str, LoadedModel] = {}  # least recently used first
+        self._places = ModelPlaces(
+            capacity=capacity,
+            budget_bytes=memory_budget_bytes,
+            required={model.name: memory_bytes(model) for model in required},
+        )
         self._loading: dict[str, asyncio.Task[None]] = {}
-        self._reserved_bytes: dict[str, int] = {}  # of loads that have space, by name
-        self._leases: Counter[str] = Counter()  # requested or held: a caller that waits for a model keeps it, too
+        self._leases: dict[str, Counter[str]] = {}  # by model, of each caller: held, or requested and waiting
         self._failures: dict[str, _Failure] = {}
         self._closed_to_leases: str | None = None  # in constant use; accepts no new lease until it is evicted
         self._changed = asyncio.Event()
@@ -118,45 +115,70 @@ class ModelManager:
     @property
     def loaded(self) -> tuple[str, ...]:
         """Names of the models in memory, least recently used first."""
-        return tuple(self._loaded)
+        return tuple(self._places.loaded)
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Names of the models that are never evicted."""
+        return frozenset(self._places.required)
+
+    @property
+    def load_state(self) -> LoadState:
+        """The downloads and loads of this moment."""
+        queue = self._downloads.queue
+        return LoadState(queue.running, queue.waiting, queue.refused, len(self._loading))
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of the models in memory, by name."""
         return {
-            name: model.encoder.fingerprint.digest for name, model in self._loaded.items() if model.encoder.fingerprint
+            name: model.encoder.fingerprint.digest
+            for name, model in self._places.loaded.items()
+            if model.encoder.fingerprint
         }
 
     def find(self, name: str) -> LoadedModel | None:
         """Return the model with this name if it is in memory. This does not count as use."""
-        return self._loaded.get(name)
+        return self._places.loaded.get(name)
 
     @asynccontextmanager
     async def lease(self, model: Model, *, caller: str = "") -> AsyncIterator[Encoder]:
         """Keep *model* in memory for the length of the block, loading it if necessary.
 
-        Twenty callers cause one load, and a caller that leaves does not stop it.
+        Twenty callers cause one load, and a caller that leaves does not stop it. If all leave before its download has
+        started, it is dropped.
+
+        Args:
+            model: a model of the catalogue.
+            caller: the first of `Principal.share_keys`; downloads are shared fairly between callers, and a model that
+                many callers use is evicted later.
 
         Raises:
             ModelUnavailableError: it cannot be loaded; the next attempt comes after a pause.
+            OverloadedError: it has to be downloaded, and too many downloads wait.
             DrainingError: the manager was closed while this caller waited.
         """
         name = model.name
         while name == self._closed_to_leases:  # before this lease counts, or the model would never become idle
             await self._changed.wait()
-        self._leases[name] += 1
+        leases = self._leases.setdefault(name, Counter())
+        leases[caller] += 1
+        self._downloads.queue.join(name, caller)
         try:
-            while (loaded := self._loaded.get(name)) is None:
-                await self._wait_for_load(model)
-            self._mark_used(loaded)
+            while (loaded := self._places.loaded.get(name)) is None:
+                await self._wait_for_load(model, caller)
+            self._places.mark_used(name, caller, self._clock())
             try:
                 yield loaded.encoder
             finally:
-                self._mark_used(loaded)
+                self._places.mark_used(name, caller, self._clock())
         finally:
-            self._leases[name] -= 1
-            if not self._leases[name]:
+            leases[caller] -= 1
+            if not leases[caller]:
+                del leases[caller]
+            if not leases:
                 del self._leases[name]
+                self._downloads.queue.abandon(name)
             self._notify()
 
     async def load_all(self, models: Iterable[Model]) -> None:
@@ -171,10 +193,9 @@ class ModelManager:
                 raise result
 
     async def evict_idle(self) -> None:
-        """Evict the models that were not used for the time to live."""
-        oldest = self._clock() - self._ttl_s
-        names = [name for name in self._idle() if self._loaded[name].used_s <= oldest]
-        await self._evict(names, reason="idle")
+        """Evict the models that were not used for the time to live, except the required ones."""
+        oldest, loaded = self._clock() - self._ttl_s, self._places.loaded
+        await self._evict([name for name in self._idle() if loaded[name].used_s <= oldest], reason="idle")
 
     async def evict_idle_forever(self, interval_s: float) -> None:
         """Call `evict_idle` every *interval_s* seconds, until cancelled."""
@@ -190,79 +211,83 @@ class ModelManager:
         for task in tuple(self._loading.values()):
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
-        await self._evict(list(self._loaded), reason="shutdown")
+        await self._evict(list(self._places.loaded), reason="shutdown")
 
     async def _load_and_release(self, model: Model) -> None:
         async with self.lease(model):
             pass
 
-    async def _wait_for_load(self, model: Model) -> None:
+    async def _wait_for_load(self, model: Model, caller: str) -> None:
         """Wait for the load of *model*. Each caller gets its own exception."""
-        task = self._loading_of(model)
+        task = self._loading_of(model, caller)
         try:
             await asyncio.shield(task)
         except ModelUnavailableError as error:
             raise ModelUnavailableError(model.name, error.cause, retry_after_s=self._retry_pause_s) from error.__cause__
-        except _AbandonedError:
+        except LoadAbandonedError:
             await asyncio.sleep(0)  # the load was given up at the moment this caller arrived: start again
+        except DownloadRefusedError as error:
+            if error.owner == caller:
+                message = "Too many models wait for their download. Models that are loaded are not affected."
+                raise OverloadedError(message, retry_after_s=DOWNLOAD_RETRY_S) from None
+            await asyncio.sleep(0)  # another caller was refused: start a load of this caller's own
         except asyncio.CancelledError:
             if task.cancelled():
                 raise DrainingError from None
             raise
-
-    def _mark_used(self, loaded: LoadedModel) -> None:
-        """Make this model the most recently used one."""
-        loaded.used_s = self._clock()
-        if (name := loaded.encoder.name) in self._loaded:
-            self._loaded[name] = self._loaded.pop(name)
 
     def _notify(self) -> None:
         """Wake all that wait for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _loading_of(self, model: Model) -> asyncio.Task[None]:
+    def _loading_of(self, model: Model, caller: str) -> asyncio.Task[None]:
         """Return the only load of *model*. Start it unless it is running or has just failed."""
         name = model.name
         if (task := self._loading.get(name)) is None:
             if (failure := self._failures.get(name)) and (pause_s := failure.retry_at_s - self._clock()) > 0:
                 raise ModelUnavailableError(name, failure.cause, retry_after_s=pause_s)
-            task = self._loading[name] = asyncio.create_task(self._load_one(model))
+            task = self._loading[name] = asyncio.create_task(self._load_one(model, caller))
             task.add_done_callback(lambda task: self._finish_load(name, task))
         return task
 
     def _finish_load(self, name: str, task: asyncio.Task[None]) -> None:
         del self._loading[name]
-        self._reserved_bytes.pop(name, None)
+        self._places.release(name)
         self._notify()
         if not task.cancelled() and task.exception():  # reading the exception marks it as handled
             self._executor.submit(trim_memory)
 
-    async def _load_one(self, model: Model) -> None:
+    async def _load_one(self, model: Model, owner: str) -> None:
         """Load *model*. Fetch its files first: a model that cannot be fetched must not evict another one."""
-        name = model.name
-        run = partial(asyncio.get_running_loop().run_in_executor, self._executor)
+        name, needed_bytes = model.name, self._memory_bytes(model)
         try:
-            await run(self._fetch, model)
-            await self._reserve(model)
+            self._check_place(name, needed_bytes)
+            await self._downloads.fetch(
+                model, owner, lambda: tuple(self._leases.get(name, ())), is_required=name in self._places.required
+            )
+            await self._reserve(name, needed_bytes)
             started = self._clock()
-            encoder = await run(_load_or_free, self._load, model)
+            encoder = await asyncio.get_running_loop().run_in_executor(self._executor, load_or_free, self._load, model)
         except ModelUnavailableError as error:
             self._record_failure(error, log.warning)
             raise
-        except _AbandonedError:
+        except (LoadAbandonedError, DownloadRefusedError):
             raise
         except Exception as error:
-            unforeseen = ModelUnavailableError(name, _cause_of(error))
+            unforeseen = ModelUnavailableError(name, cause_of(error))
             self._record_failure(unforeseen, log.error, exc_info=error)
             raise unforeseen from error
         self._failures.pop(name, None)
-        now_s = self._clock()
-        self._loaded[name] = LoadedModel(
-            encoder, self._reserved_bytes.pop(name), now_s - started, self._now(), loaded_s=now_s, used_s=now_s
-        )
-        log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(self._loaded))
-        self._executor.submit(_optimise, self._optimise, encoder)
+        now_s, memory_bytes, loaded = self._clock(), self._places.release(name), self._places.loaded
+        loaded[name] = LoadedModel(encoder, memory_bytes, now_s - started, self._now(), loaded_s=now_s, used_s=now_s)
+        log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(loaded))
+        self._executor.submit(optimise_or_log, self._optimise, encoder)
+
+    def _check_place(self, name: str, needed_bytes: int) -> None:
+        """Refuse a model that could never have a place, before it is downloaded."""
+        if (cause := self._places.why_never(name, needed_bytes)) is not None:
+            raise ModelUnavailableError(name, cause)
 
     def _record_failure(self, failure: ModelUnavailableError, write: Callable[..., object], **fields: object) -> None:
         """Log a failed load, and delay the next attempt."""
@@ -270,78 +295,38 @@ class ModelManager:
         self._failures[failure.name] = _Failure(failure.cause, self._clock() + pause_s)
         write("model_load_failed", model=failure.name, cause=failure.cause, retry_after_s=pause_s, **fields)
 
-    async def _reserve(self, model: Model) -> None:
-        """Reserve space and memory for *model*. Evict idle models if necessary, least recently used first.
+    async def _reserve(self, name: str, needed_bytes: int) -> None:
+        """Reserve a place and memory for a model. Evict idle models if necessary, those with the fewest users first.
 
-        If all are in use, wait for one, as long as any caller waits for *model*.
+        If all are in use, wait for one. Evict and wait only as long as any caller waits for the model.
         """
-        name, needed = model.name, self._memory_bytes(model)
-        if self._memory_budget_bytes is not None and needed > self._memory_budget_bytes:
-            raise ModelUnavailableError(
-                name, f"it needs {needed / 1e6:.0f} MB, more than MODEL_MEMORY_BUDGET allows for all models"
-            )
         wait_ends_s, has_closed_one = self._clock() + MAX_IDLE_WAIT_S, False
         try:
-            while not self._has_space(needed):
+            while not self._places.reserve(name, needed_bytes):
+                if name not in self._leases:
+                    raise LoadAbandonedError
                 if idle := self._idle():
                     await self._evict(idle[:1], reason="crowded_out")
                     continue
-                if not self._leases[name]:
-                    raise _AbandonedError
-                if self._closed_to_leases is None and self._loaded and self._clock() >= wait_ends_s:
-                    self._closed_to_leases, has_closed_one = next(iter(self._loaded)), True
+                if self._closed_to_leases is None and self._clock() >= wait_ends_s:
+                    self._closed_to_leases = next(iter(self._places.evictable(self._clock())), None)
+                    has_closed_one = self._closed_to_leases is not None
                 await self._changed.wait()
-            self._reserved_bytes[name] = needed
         finally:
             if has_closed_one:
                 self._closed_to_leases = None
                 self._notify()
 
-    def _has_space(self, needed_bytes: int) -> bool:
-        taken = [model.memory_bytes for model in self._loaded.values()] + list(self._reserved_bytes.values())
-        budget = self._memory_budget_bytes
-        return len(taken) < self._capacity and (budget is None or sum(taken) + needed_bytes <= budget)
-
     def _idle(self) -> list[str]:
-        return [name for name in self._loaded if not self._leases[name]]
+        """Return the models that may be evicted now, in the order in which they go."""
+        return self._places.evictable(self._clock(), self._leases.__contains__)
 
     async def _evict(self, names: list[str], *, reason: str) -> None:
         """Remove models and return their memory to the system."""
-        evicted = [self._loaded.pop(name) for name in names]
+        loaded = self._places.loaded
+        evicted = [loaded.pop(name) for name in names]
         for name in names:
-            log.info("model_dropped", model=name, reason=reason, loaded=len(self._loaded))
+            log.info("model_dropped", model=name, reason=reason, loaded=len(loaded))
         if evicted:
             self._notify()
-            await asyncio.get_running_loop().run_in_executor(self._executor, _free, evicted)
-
-
-def _cause_of(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return NO_MEMORY
-    return f"an unexpected failure ({type(error).__name__}), which the service's log contains in full"
-
-
-def _load_or_free(load: Callable[[Model], Encoder], model: Model) -> Encoder:
-    """Load *model*; blocks. If that fails, keep the traceback from holding what was loaded so far."""
-    try:
-        return load(model)
-    except Exception as error:
-        failure: BaseException | None = error
-        while failure is not None:
-            traceback.clear_frames(failure.__traceback__)
-            failure = failure.__cause__ or failure.__context__
-        raise
-
-
-def _optimise(optimise: Callable[[Encoder], None], encoder: Encoder) -> None:
-    """Run *optimise*; blocks. If it fails, the model still serves."""
-    try:
-        optimise(encoder)
-    except Exception as error:
-        log.warning("model_not_optimised", model=encoder.name, exc_info=error)
-
-
-def _free(models: list[LoadedModel]) -> None:
-    """Drop the last references to the models, which *models* holds, and return their memory; blocks."""
-    models.clear()
-    trim_memory()
+            await asyncio.get_running_loop().run_in_executor(self._executor, free, evicted)

@@ -319,6 +319,16 @@ class LimitMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelLoadMetrics:
+    """Models that are being loaded, and their downloads: those that run, that wait, and that were refused in all."""
+
+    loads: int
+    downloads_running: int
+    downloads_waiting: int
+    downloads_refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsAnswer:
     """Work done by the service since it started, and its present state."""
 
@@ -332,6 +342,7 @@ class MetricsAnswer:
     backlog: dict[str, BacklogMetrics]
     micro_batches: MicroBatchMetrics
     models: dict[str, ModelUsage]
+    model_loads: ModelLoadMetrics
     limits: LimitMetrics
 
 

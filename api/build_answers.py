@@ -24,6 +24,7 @@ from api.answer_types import (
     MicroBatchMetrics,
     ModelDetails,
     ModelEntry,
+    ModelLoadMetrics,
     ModelUsage,
     Probe,
     PromptPair,
@@ -42,11 +43,12 @@ from engine.catalog import Model
 from engine.embedder import EmbedResult, TokenCount, Usage
 from engine.fingerprint import ModelFingerprint
 from engine.ledger import Account
+from engine.model_places import LoadedModel
 from engine.scheduler_state import SchedulerState
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
 from engine.watchdog import StuckRun
-from model_manager import LoadedModel
+from model_manager import LoadState
 from telemetry.metrics import Metrics
 from web.responses import JSON, JsonResponse
 
@@ -203,6 +205,7 @@ def metrics_answer(
     *,
     cache_info: CacheInfo,
     uptime_s: float,
+    loads: LoadState,
     limits: LimitMetrics,
 ) -> MetricsAnswer:
     return MetricsAnswer(
@@ -229,6 +232,12 @@ def metrics_answer(
             dropped_texts=state.dropped_texts,
         ),
         models={name: _model_usage(usage) for name, usage in used.items()},
+        model_loads=ModelLoadMetrics(
+            loads=loads.loads,
+            downloads_running=loads.downloads_running,
+            downloads_waiting=loads.downloads_waiting,
+            downloads_refused=loads.downloads_refused,
+        ),
         limits=limits,
     )
 

@@ -122,6 +122,11 @@ class Families:
         yield _gauge("models_limit", "Models in memory at most (MAX_CACHED_MODELS).", cache.max_cached)
         yield _gauge("model_ttl_seconds", "An unused model is evicted after this time.", cache.cache_ttl)
         yield _gauge("model_cleanup_interval_seconds", "Seconds between searches.", cache.cleanup_interval)
+        loads = self.answer.model_loads
+        yield _gauge("model_loads_running", "Models that are being loaded, downloads included.", loads.loads)
+        yield _gauge("model_downloads_running", "Downloads of models that run.", loads.downloads_running)
+        yield _gauge("model_downloads_waiting", "Downloads of models that wait.", loads.downloads_waiting)
+        yield _counter("model_downloads_refused", "Downloads refused: too many waited.", loads.downloads_refused)
         for kind, documentation in (
             ("requests", "Requests answered with vectors."),
             ("texts", "Texts embedded."),

@@ -83,6 +83,7 @@ class FullMetricsReport:
             (self._large_bodies.account, *parts.embedder.accounts, *parts.scheduler.accounts),
             cache_info=self._cache.read(),
             uptime_s=lifecycle.uptime_s,
+            loads=parts.models.load_state,
             limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),
         )
         text_format = accepted_text_format(accept)

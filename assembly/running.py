@@ -12,19 +12,25 @@ from litestar import Litestar
 from access.quotas import QuotaStore
 from assembly.lane_plan import LanePlan
 from assembly.lifecycle import Lifecycle
-from assembly.start_checks import log_settings_without_effect, why_not_here
+from assembly.start_checks import log_open_catalog, log_settings_without_effect, why_not_here
 from config import Settings
 from engine.catalog import Catalog
+from engine.download_queue import SLOTS, DownloadQueue
+from engine.downloads import Downloads
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import ServiceError
 from engine.fair_queue import Caller
-from engine.hub import fetch
+from engine.hub import fetch, is_cached
+from engine.hub_space import HubSpace
 from engine.lane import Lane, open_lanes
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
 from host.memory import fix_mmap_threshold
 from model_manager import ModelManager
+
+LOAD_THREADS = 8
+"""Threads that load, optimise and evict models. More models at a time would only share the same cores."""
 
 log = structlog.get_logger()
 
@@ -131,6 +137,7 @@ class RunningService:
         """
         settings = self._settings
         await asyncio.to_thread(log_settings_without_effect, settings)
+        log_open_catalog(settings)
         required = [parts.embedder.resolve_model(name) for name in self.required_models]
         reason = await asyncio.to_thread(why_not_here, settings, required, self._plan)
         if reason is None:
@@ -145,14 +152,16 @@ class RunningService:
         log.info("threads_planned", lanes=plan.lanes, usable_cores=plan.cores, wanted=settings.thread_pool_workers)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._quotas.running())
-            # As many threads as models: a slow download never delays the load of another model.
-            loading = ThreadPoolExecutor(len(catalog.models), thread_name_prefix="load")
+            loading = ThreadPoolExecutor(min(LOAD_THREADS, settings.max_cached_models + 1), thread_name_prefix="load")
+            # Threads of their own: a slow download never delays a load.
+            downloading = ThreadPoolExecutor(SLOTS, thread_name_prefix="download")
             tokenizing = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="tokenize"))
             express, lanes = Lane("express"), open_lanes(plan.lanes)
             for lane in (express, *lanes):
                 stack.callback(lane.close)
-            stack.callback(loading.shutdown, wait=False, cancel_futures=True)
-            models = self._model_manager(loading)
+            for executor in (loading, downloading):
+                stack.callback(executor.shutdown, wait=False, cancel_futures=True)
+            models = self._model_manager(loading, downloading)
             stack.push_async_callback(models.aclose)
             scheduler = Scheduler(
                 lanes=lanes,
@@ -174,10 +183,18 @@ class RunningService:
             )
             yield ServiceParts(models, scheduler, embedder)
 
-    def _model_manager(self, loading: ThreadPoolExecutor) -> ModelManager:
-        settings, plan = self._settings, self._plan
+    def _model_manager(self, loading: ThreadPoolExecutor, downloading: ThreadPoolExecutor) -> ModelManager:
+        settings, plan, cache_dir = self._settings, self._plan, self._settings.hub_cache_dir
+        required = [self._catalog.get(name) for name in self.required_models]
+        space = HubSpace(cache_dir, max_bytes=settings.hub_cache_max_size)
         return ModelManager(
-            fetch=lambda model: fetch(model, settings.hub_cache_dir),
+            downloads=Downloads(
+                fetch=lambda model: fetch(model, cache_dir, space=space, may_fill_disk=model in required),
+                needs_download=lambda model: not is_cached(model, cache_dir),
+                executor=loading,
+                download_executor=downloading,
+                queue=DownloadQueue(),
+            ),
             load=lambda model: self._load(model, hub_cache_dir=settings.hub_cache_dir),
             optimise=lambda encoder: (
                 encoder.open_lone_text_session(plan.cores) if plan.sessions_of(encoder.model) > 1 else None
@@ -188,4 +205,5 @@ class RunningService:
             ttl_s=settings.model_cache_ttl,
             retry_pause_s=settings.model_retry_pause,
             memory_budget_bytes=settings.model_memory_budget,
+            required=required,
         )

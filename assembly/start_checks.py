@@ -1,9 +1,10 @@
-"""Checks before the required models are loaded: settings without effect, memory, and the cache folder."""
+"""Checks before the required models are loaded: settings without effect, open models, memory, and the cache folder."""
 
 from collections.abc import Sequence
 
 import structlog
 
+from assembly.access import is_loopback
 from assembly.lane_plan import LanePlan
 from config import Settings, find_unknown_names
 from engine.catalog import Model
@@ -21,6 +22,22 @@ def log_settings_without_effect(settings: Settings) -> None:
         log.warning("setting_unknown", name=found.name, place=found.place, meant=found.closest, advice=str(found))
     if not settings.models_dir.is_dir():
         log.info("models_dir_missing", folder=settings.models_dir.name)
+
+
+def log_open_catalog(settings: Settings) -> None:
+    """Recommend ALLOWED_MODELS if anyone on the network may have every model of the catalogue downloaded."""
+    if (advice := why_list_models(settings)) is not None:
+        log.warning("models_open", advice=advice)
+
+
+def why_list_models(settings: Settings) -> str | None:
+    """Return why ALLOWED_MODELS should be set; None: it is, or only callers with keys or of this machine may call."""
+    if settings.allowed_models or settings.key_sources or is_loopback(settings.host):
+        return None
+    return (
+        "anyone who reaches HOST may have any model of the catalogue downloaded and loaded; "
+        "list those you offer in ALLOWED_MODELS"
+    )
 
 
 def why_not_here(settings: Settings, required: Sequence[Model], plan: LanePlan) -> str | None:

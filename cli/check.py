@@ -13,6 +13,7 @@ from typing import Any, Literal
 from assembly.access import quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.lane_plan import LanePlan, plan_lanes
+from assembly.start_checks import why_list_models
 from cli.console import DONE, FAILED, configure_logging, megabytes, paragraphs, print_json, print_line
 from cli.hub_status import check_hub
 from cli.model_process import LoadReport, ModelProcessError, WorkerConfig, start_worker
@@ -21,6 +22,7 @@ from config import Settings, SettingsError, find_unknown_names, load_settings
 from engine.catalog import Catalog, Model
 from engine.errors import ModelUnavailableError, UnknownModelError
 from engine.hub import is_cached
+from engine.hub_space import HubSpace
 from engine.memory_estimate import estimate_memory, why_impossible
 from engine.self_check import SelfCheckResult
 from host.folder_permissions import nearest_existing, why_not_writable
@@ -118,6 +120,7 @@ def _check_settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
         yield Finding("settings", "warn", "names", str(unknown), facts)
     yield from _check_names("REQUIRED_MODELS", settings.required_models, catalog)
     yield from _check_names("ALLOWED_MODELS", settings.allowed_models, catalog)
+    yield from _check_model_list(settings)
     yield _check_callers(settings)
     yield _check_rate_limit(settings)
 
@@ -133,6 +136,11 @@ def _check_names(setting: str, names: Sequence[str], catalog: Catalog) -> Iterat
             yield Finding("settings", "FAIL", setting, error.summary)
     if are_known:
         yield Finding("settings", "ok", setting, ", ".join(names) or "any", {"names": list(names)})
+
+
+def _check_model_list(settings: Settings) -> Iterator[Finding]:
+    if (advice := why_list_models(settings)) is not None:
+        yield Finding("settings", "warn", "models", advice)
 
 
 def _check_callers(settings: Settings) -> Finding:
@@ -246,7 +254,8 @@ def _check_required_model(model: Model, settings: Settings, plan: LanePlan, *, i
         yield Finding("models", "FAIL", "  memory", detail, facts)
     config = WorkerConfig(model, settings.hub_cache_dir, None, settings.micro_batch_tokens)
     try:
-        fetch_with_progress(model, settings.hub_cache_dir)
+        space = HubSpace(settings.hub_cache_dir, max_bytes=settings.hub_cache_max_size)
+        fetch_with_progress(model, settings.hub_cache_dir, space=space)
         with start_worker(config) as worker:
             report = worker.load()
     except ModelUnavailableError as error:

@@ -20,6 +20,7 @@ from cli.progress import fetch_with_progress
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
 from engine.hub import is_cached
+from engine.hub_space import HubSpace
 
 REVISION_CHARACTERS = 12
 
@@ -31,6 +32,7 @@ def describe(parser: ArgumentParser) -> None:
         "are compared too; corrupt files are downloaded again. The exit code is 0 if all models are there, else 1."
     )
     parser.epilog = paragraphs(
+        "HUB_CACHE_MAX_SIZE limits the cache. "
         "HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as in every program that uses the Hugging Face hub."
     )
     parser.add_argument("models", metavar="MODEL", nargs="*", help="names of models in the catalogue")
@@ -48,17 +50,18 @@ def run(arguments: Namespace) -> int:
     if not names:
         raise CommandError("Name at least one model, or use --all-required.", exit_code=WRONG_USE)
     models = find_models(open_catalog(settings), names)
-    succeeded = [_download(model, settings.hub_cache_dir) for model in models]
+    space = HubSpace(settings.hub_cache_dir, max_bytes=settings.hub_cache_max_size)
+    succeeded = [_download(model, settings.hub_cache_dir, space) for model in models]
     return DONE if all(succeeded) else FAILED
 
 
-def _download(model: Model, cache_dir: Path) -> bool:
+def _download(model: Model, cache_dir: Path, space: HubSpace) -> bool:
     """Download one model, print the outcome, and return whether the model is there now."""
     try:
         was_cached = is_cached(model, cache_dir)
         if not was_cached:
             print_message(f"Downloading {model.name} (about {megabytes(model.size_bytes)}) ...")
-        files = fetch_with_progress(model, cache_dir)
+        files = fetch_with_progress(model, cache_dir, space=space)
     except ModelUnavailableError as error:
         print_message(f"{model.name}: failed: {error.cause}")
         return False

@@ -10,6 +10,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # it has no types
 from engine.catalog import Model
 from engine.fingerprint import ModelFiles
 from engine.hub import use_files
+from engine.hub_space import HubSpace
 
 FILE_INTERVAL_S = 10.0
 """Seconds between two updates where standard error is a file: each update is a further line there."""
@@ -23,11 +24,12 @@ class ProgressBar(tqdm):  # type: ignore[misc]  # it has no types
         super().__init__(*args, **{"file": sys.stderr, "leave": False, "mininterval": interval_s, **options})
 
 
-def fetch_with_progress(model: Model, cache_dir: Path) -> ModelFiles:
+def fetch_with_progress(model: Model, cache_dir: Path, *, space: HubSpace | None = None) -> ModelFiles:
     """Return the files of *model*, each compared with its hash. A progress bar shows a download.
 
     Raises:
-        ModelUnavailableError: the files are missing and cannot be downloaded, or one is corrupt.
+        ModelUnavailableError: the files are missing and cannot be downloaded, or one is corrupt; or *space* (None: no
+            limit) does not suffice for the download.
     """
     with ExitStack() as bars:
 
@@ -46,7 +48,7 @@ def fetch_with_progress(model: Model, cache_dir: Path) -> ModelFiles:
 
             set_description = set_description_str = set_postfix_str = _keep
 
-        return use_files(model, cache_dir, _verify, progress=DownloadBar)
+        return use_files(model, cache_dir, _verify, progress=DownloadBar, space=space)
 
 
 def _verify(files: ModelFiles) -> ModelFiles:

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from engine.errors import ModelUnavailableError
 from engine.fastembed_adapter import CorruptedCacheError, RegistryModel, download, find_snapshot, registry_model
 from engine.file_hashes import HASH_DIGITS, CorruptFileError, ExpectedFile, hash_same_kind
 from engine.fingerprint import ModelFiles, files_of_folder
+from engine.hub_space import HubSpace
 
 HUB_TIMEOUT_S = 5.0
 """How long the hub may take to confirm that it has a model. A download that has begun has no time limit."""
@@ -32,7 +34,14 @@ Used = TypeVar("Used")
 log = structlog.get_logger()
 
 
-def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -> ModelFiles:
+def fetch(
+    model: Model,
+    cache_dir: Path,
+    *,
+    progress: type[Any] | None = None,
+    space: HubSpace | None = None,
+    may_fill_disk: bool = False,
+) -> ModelFiles:
     """Return the files of *model*. Blocks while they are downloaded.
 
     A bundled or local model, or one in a preloaded cache, needs no download. For the others, the cache is checked
@@ -43,10 +52,12 @@ def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -
         model: a model of the catalogue.
         cache_dir: the hub cache.
         progress: a class like `tqdm.tqdm` that shows the progress of a download; None: nothing is shown.
+        space: reserves space in the cache for a download; None: no limit.
+        may_fill_disk: see `HubSpace.reserve`.
 
     Raises:
-        ModelUnavailableError: the model is not in the cache, and the hub cannot be reached or does not give it; or a
-            file is missing in the model's folder.
+        ModelUnavailableError: the model is not in the cache, and the hub cannot be reached or does not give it, or
+            there is no space; or a file is missing in the model's folder.
     """
     if model.folder:
         if missing := [name for name in model.folder.files if not (model.folder.path / name).is_file()]:
@@ -65,8 +76,12 @@ def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -
         HfApi().model_info(listed.repository, timeout=HUB_TIMEOUT_S)
     except Exception as error:
         raise ModelUnavailableError(model.name, f"{_cache_state(quarantined)}, and {_reason(error)}") from error
+    folder = _cache_folder(model, cache_dir)
     try:
-        snapshot = download(listed, cache_dir, progress=progress)
+        with space.reserve(model, folder, may_fill_disk=may_fill_disk) if space else nullcontext():
+            snapshot = download(listed, cache_dir, progress=progress)
+    except ModelUnavailableError:
+        raise
     except Exception as error:
         raise ModelUnavailableError(model.name, f"its download failed: {_reason(error)}") from error
     for path in quarantined:
@@ -75,7 +90,12 @@ def fetch(model: Model, cache_dir: Path, *, progress: type[Any] | None = None) -
 
 
 def use_files(
-    model: Model, cache_dir: Path, use: Callable[[ModelFiles], Used], *, progress: type[Any] | None = None
+    model: Model,
+    cache_dir: Path,
+    use: Callable[[ModelFiles], Used],
+    *,
+    progress: type[Any] | None = None,
+    space: HubSpace | None = None,
 ) -> Used:
     """Call *use* with the files of *model*. If one is corrupt, download it again and call *use* once more. Blocks.
 
@@ -84,19 +104,20 @@ def use_files(
         cache_dir: the hub cache; corrupt files are renamed there.
         use: reads the files; raises `CorruptFileError`.
         progress: see `fetch`.
+        space: see `fetch`; whoever calls this directly is the operator, so downloads may fill the disk.
 
     Raises:
         ModelUnavailableError: as `fetch`; or a corrupt file cannot be downloaded again, or is corrupt again.
     """
     try:
-        return use(fetch(model, cache_dir, progress=progress))
+        return use(fetch(model, cache_dir, progress=progress, space=space, may_fill_disk=True))
     except CorruptFileError as error:
         if model.folder:
             raise ModelUnavailableError(model.name, str(error)) from error
         log.warning("model_files_put_aside", model=model.name, files=quarantine_corrupt_files(model, cache_dir))
         model = replace(model, preloaded=None)  # a preloaded cache is read-only, so use the writable one instead
     try:
-        return use(fetch(model, cache_dir, progress=progress))
+        return use(fetch(model, cache_dir, progress=progress, space=space, may_fill_disk=True))
     except CorruptFileError as error:
         quarantine_corrupt_files(model, cache_dir)
         raise ModelUnavailableError(model.name, f"its download is corrupt: {error}") from error

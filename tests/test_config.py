@@ -188,7 +188,13 @@ def test_required_models_keep_their_order(read: Read) -> None:
     [("10MB", 10_000_000), ("512KiB", 524_288), ("1.5 MB", 1_500_000), ("2gb", 2 * 10**9), ("1024", 1024)],
 )
 def test_size_may_have_a_unit(value: str, size: int, read: Read) -> None:
-    for name in ("MAX_REQUEST_SIZE", "MAX_HEADER_SIZE", "MODEL_MEMORY_BUDGET", "LONE_TEXT_MEMORY"):
+    for name in (
+        "MAX_REQUEST_SIZE",
+        "MAX_HEADER_SIZE",
+        "MODEL_MEMORY_BUDGET",
+        "LONE_TEXT_MEMORY",
+        "HUB_CACHE_MAX_SIZE",
+    ):
         assert getattr(read(**{name: value}), name.lower()) == size, name
 
 

@@ -9,17 +9,21 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from engine.catalog import Catalog, Model, read_catalog
+from engine.download_queue import MAX_WAITING_PER_CALLER, DownloadQueue
+from engine.downloads import Downloads
 from engine.encoder import Encoder, load_encoder
-from engine.errors import DrainingError, ModelUnavailableError
-from model_manager import ModelManager
+from engine.errors import DrainingError, ModelUnavailableError, OverloadedError
+from engine.model_places import MAX_RECENT_CALLERS, RECENT_S
+from model_manager import DOWNLOAD_RETRY_S, ModelManager
 from tests.support.clock import ManualClock
 from tests.support.tiny import TinyModel
 from tests.support.tiny_models import PROBE_WORDS, too_large
@@ -53,6 +57,8 @@ class Loader:
         self.broken: set[str] = set()
         self.unreachable: set[str] = set()
         self.failures: dict[str, Exception] = {}
+        self.remote: set[str] = set()
+        self.downloads: queue.Queue[str] = queue.Queue()
         self.gates: dict[str, threading.Event] = {}
         self.has_begun = threading.Event()
         self.optimised: queue.Queue[str] = queue.Queue()
@@ -60,6 +66,9 @@ class Loader:
 
     def fetch(self, model: Model) -> None:
         self.fetches.append(model.name)
+        if model.name in self.remote:
+            self.downloads.put(model.name)
+            assert self.gates[model.name].wait(10)
         if model.name in self.unreachable:
             raise ModelUnavailableError(model.name, "the hub cannot be reached")
 
@@ -110,9 +119,15 @@ Make = Callable[..., ModelManager]
 async def make(loader: Loader, clock: ManualClock, executor: ThreadPoolExecutor) -> AsyncIterator[Make]:
     made: list[ModelManager] = []
 
-    def make(*, capacity: int = 2, budget: int | None = None) -> ModelManager:
+    def make(*, capacity: int = 2, budget: int | None = None, required: Sequence[Model] = ()) -> ModelManager:
         manager = ModelManager(
-            fetch=loader.fetch,
+            downloads=Downloads(
+                fetch=loader.fetch,
+                needs_download=lambda model: model.name in loader.remote,
+                executor=executor,
+                download_executor=executor,
+                queue=DownloadQueue(),
+            ),
             load=loader.load,
             optimise=loader.optimise,
             memory_bytes=lambda model: 300 if model.name == "d" else 100,
@@ -121,6 +136,7 @@ async def make(loader: Loader, clock: ManualClock, executor: ThreadPoolExecutor)
             ttl_s=TTL_S,
             retry_pause_s=PAUSE_S,
             memory_budget_bytes=budget,
+            required=required,
             clock=clock,
         )
         made.append(manager)
@@ -459,12 +475,259 @@ async def test_model_in_constant_use_is_evicted_for_a_waiting_one(make: Make, cl
     assert is_evicted.is_set()
 
 
+# --- Required models --------------------------------------------------------------------------------------------------
+
+
+async def test_required_model_is_evicted_by_no_other_model(make: Make) -> None:
+    models = make(capacity=2, required=[A])
+    await models.load_all([A])
+    await use(models, B, C, D, B, C)
+    assert [*models.loaded] == ["a", "c"]
+
+
+async def test_required_model_outlives_its_ttl(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=2, required=[A])
+    await use(models, A, B)
+    clock.now_s = 10 * TTL_S
+    await models.evict_idle()
+    assert [*models.loaded] == ["a"]
+
+
+async def test_memory_of_required_models_is_kept_for_them(make: Make) -> None:
+    models = make(capacity=4, budget=450, required=[D])  # D takes 300
+    await use(models, A)
+    await use(models, D)
+    await use(models, B, C)
+    assert [*models.loaded] == ["d", "c"]
+
+
+async def test_places_of_required_models_are_kept_for_them_before_they_are_loaded(make: Make) -> None:
+    models = make(capacity=2, required=[A])
+    async with models.lease(B):
+        waiting = asyncio.create_task(use(models, C))
+        await run_other_tasks()
+        await use(models, A)
+        assert not waiting.done()
+        assert [*models.loaded] == ["b", "a"]
+    await waiting
+
+
+@pytest.mark.parametrize(
+    ("limits", "cause"),
+    [
+        pytest.param(
+            {"capacity": 2, "required": [A, B]},
+            "MAX_CACHED_MODELS=2 leaves no place beside the 2 models of REQUIRED_MODELS, which stay in memory",
+            id="no place",
+        ),
+        pytest.param(
+            {"capacity": 3, "budget": 250, "required": [A, B]},
+            "more than MODEL_MEMORY_BUDGET leaves beside",
+            id="memory",
+        ),
+    ],
+)
+async def test_model_without_a_place_beside_the_required_ones_is_refused_before_its_download(
+    limits: dict[str, Any], cause: str, make: Make, loader: Loader
+) -> None:
+    models = make(**limits)
+    loader.remote = {"c"}
+    with pytest.raises(ModelUnavailableError, match=cause):
+        await use(models, C)
+    assert loader.fetches == []
+
+
+async def test_required_models_that_exceed_the_memory_budget_together_cannot_be_loaded(make: Make) -> None:
+    models = make(capacity=4, budget=350, required=[A, D])
+    with pytest.raises(ModelUnavailableError, match="for all of REQUIRED_MODELS, more than MODEL_MEMORY_BUDGET"):
+        await models.load_all([A, D])
+
+
+async def test_required_model_in_constant_use_is_not_closed_for_a_waiting_one(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=2, required=[A])
+    async with models.lease(A), models.lease(B):
+        waiting = asyncio.create_task(use(models, C))
+        await run_other_tasks()
+        clock.now_s += 10
+        await use(models, A)
+        await use(models, A)
+        assert not waiting.done()
+    await waiting
+    assert [*models.loaded] == ["a", "c"]
+
+
+# --- Callers ----------------------------------------------------------------------------------------------------------
+
+
+async def use_as(models: ModelManager, caller: str, *wanted: Model) -> None:
+    for one in wanted:
+        async with models.lease(one, caller=caller):
+            pass
+
+
+async def test_model_of_many_callers_outlives_those_of_one_caller(make: Make) -> None:
+    models = make(capacity=2)
+    for caller in ("x", "y", "z"):
+        await use_as(models, caller, A)
+    await use_as(models, "flood", B, C, D, B, C)
+    assert set(models.loaded) == {"a", "c"}
+
+
+async def test_caller_of_many_models_evicts_its_own_ones(make: Make) -> None:
+    models = make(capacity=3)
+    await use_as(models, "x", A)
+    for _ in range(3):
+        await use_as(models, "flood", B, C, D)
+        assert "a" in models.loaded
+
+
+async def test_newcomer_evicts_a_model_of_the_caller_with_the_most(make: Make) -> None:
+    models = make(capacity=3)
+    await use_as(models, "x", A)
+    await use_as(models, "flood", B, C)
+    await use_as(models, "y", D)
+    assert [*models.loaded] == ["a", "c", "d"]
+
+
+async def test_callers_of_long_ago_have_no_vote(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=2)
+    for caller in ("x", "y", "z"):
+        await use_as(models, caller, A)
+    clock.now_s = RECENT_S + 1
+    await use_as(models, "flood", B, C)
+    assert [*models.loaded] == ["b", "c"]
+
+
+async def test_number_of_remembered_callers_is_bounded(make: Make) -> None:
+    models = make()
+    for number in range(3 * MAX_RECENT_CALLERS):
+        await use_as(models, f"caller {number}", A)
+    loaded = models.find("a")
+    assert loaded is not None
+    assert [*loaded.callers] == [f"caller {number}" for number in range(2 * MAX_RECENT_CALLERS, 3 * MAX_RECENT_CALLERS)]
+
+
+# --- Downloads --------------------------------------------------------------------------------------------------------
+
+
+async def downloads_of(loader: Loader, count: int) -> list[str]:
+    """Wait until this many more downloads run, and return their models."""
+    return [await asyncio.to_thread(loader.downloads.get, timeout=10) for _ in range(count)]
+
+
+def hold(loader: Loader, *models: Model) -> None:
+    """Let these models be downloaded, and hold their downloads."""
+    for one in models:
+        loader.remote.add(one.name)
+        loader.gates[one.name] = threading.Event()
+
+
+async def until(models: ModelManager, *, waiting: int) -> None:
+    """Wait until this many downloads wait."""
+    while models.load_state.downloads_waiting != waiting:
+        await asyncio.to_thread(lambda: None)
+
+
+async def test_caller_that_wants_many_models_has_one_download_and_others_are_not_delayed(
+    make: Make, loader: Loader
+) -> None:
+    models = make(capacity=4)
+    hold(loader, A, B, C, D)
+    async with asyncio.TaskGroup() as tasks:
+        for one in (A, B, C):
+            tasks.create_task(use_as(models, "flood", one))
+        [first] = await downloads_of(loader, 1)
+        await until(models, waiting=2)
+        tasks.create_task(use_as(models, "x", D))
+        assert await downloads_of(loader, 1) == ["d"]
+        state = models.load_state
+        assert (state.downloads_running, state.downloads_waiting, state.loads) == (2, 2, 4)
+        for gate in loader.gates.values():
+            gate.set()
+    assert first in {"a", "b", "c"}
+    assert set(models.loaded) == {"a", "b", "c", "d"}
+    state = models.load_state
+    assert (state.downloads_running, state.downloads_waiting, state.downloads_refused, state.loads) == (0, 0, 0, 0)
+
+
+async def test_download_that_all_callers_left_before_it_started_is_dropped(make: Make, loader: Loader) -> None:
+    models = make()
+    hold(loader, A, B)
+    staying = asyncio.create_task(use_as(models, "x", A))
+    assert await downloads_of(loader, 1) == ["a"]
+    leaving = asyncio.create_task(use_as(models, "x", B))
+    await until(models, waiting=1)
+    leaving.cancel()
+    await until(models, waiting=0)
+    loader.gates["a"].set()
+    await staying
+    assert loader.fetches == ["a"]
+    loader.gates["b"].set()
+    await use_as(models, "x", B)
+    assert loader.fetches == ["a", "b"]
+
+
+async def test_load_that_waits_for_its_download_is_given_to_callers_that_still_want_it(
+    make: Make, loader: Loader
+) -> None:
+    """The first caller has a download already and leaves; the second has none, so it is served at once."""
+    models = make()
+    hold(loader, A, B)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(use_as(models, "x", A))
+        assert await downloads_of(loader, 1) == ["a"]
+        leaving = tasks.create_task(use_as(models, "x", B))
+        await until(models, waiting=1)
+        tasks.create_task(use_as(models, "y", B))
+        assert await downloads_of(loader, 1) == ["b"]
+        leaving.cancel()
+        for gate in loader.gates.values():
+            gate.set()
+    assert set(models.loaded) == {"a", "b"}
+
+
+async def test_download_beyond_the_bound_is_refused_at_once_and_its_model_is_not_marked_as_failed(
+    make: Make, loader: Loader
+) -> None:
+    models = make(capacity=20)
+    wanted = [model(f"m{number}") for number in range(MAX_WAITING_PER_CALLER + 2)]
+    hold(loader, *wanted)
+    tasks = [asyncio.create_task(use_as(models, "flood", one)) for one in wanted]
+    [refused], waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    error = refused.exception()
+    assert isinstance(error, OverloadedError)
+    assert error.retry_after_s == DOWNLOAD_RETRY_S
+    assert models.load_state.downloads_refused == 1
+    name = wanted[tasks.index(refused)].name
+    other = asyncio.create_task(use_as(models, "x", model(name)))  # for another caller, it is downloaded
+    assert name in await downloads_of(loader, 2)
+    for task in (*waiting, other):
+        task.cancel()
+    await asyncio.gather(*waiting, other, return_exceptions=True)
+    for gate in loader.gates.values():
+        gate.set()
+
+
+async def test_model_that_is_loaded_needs_no_slot(make: Make, loader: Loader) -> None:
+    models = make(capacity=3)
+    await use(models, C)
+    hold(loader, A, B)
+    slow = [asyncio.create_task(use_as(models, caller, one)) for caller, one in (("x", A), ("y", B))]
+    await downloads_of(loader, 2)
+    await use(models, C)
+    for gate in loader.gates.values():
+        gate.set()
+    await asyncio.gather(*slow)
+
+
 MEASURE = """
 import asyncio, json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
 from engine.catalog import read_catalog
+from engine.download_queue import DownloadQueue
+from engine.downloads import Downloads
 from engine.encoder import load_encoder
 from host.memory import trim_memory, fix_mmap_threshold
 from model_manager import ModelManager
@@ -479,7 +742,11 @@ async def main():
     catalog = read_catalog([BUNDLED_MODELS_DIR], bundled=BUNDLED_MODEL)
     with ThreadPoolExecutor(4) as executor:
         models = ModelManager(
-            fetch=lambda model: None, load=lambda model: load_encoder(model, hub_cache_dir=Path("unused")),
+            downloads=Downloads(
+                fetch=lambda model: None, needs_download=lambda model: False,
+                executor=executor, download_executor=executor, queue=DownloadQueue(),
+            ),
+            load=lambda model: load_encoder(model, hub_cache_dir=Path("unused")),
             optimise=lambda encoder: None, memory_bytes=lambda model: 1,
             executor=executor, capacity=2, ttl_s=0, retry_pause_s=1,
         )

@@ -18,6 +18,7 @@ from api.answer_types import (
     LimitMetrics,
     MetricsAnswer,
     MicroBatchMetrics,
+    ModelLoadMetrics,
     ModelUsage,
     QueueMetrics,
 )
@@ -47,6 +48,7 @@ ANSWER = MetricsAnswer(  # each number occurs once
     },
     micro_batches=MicroBatchMetrics(runs=61, texts=62, padded_tokens=63, dropped_texts=64),
     models={"tiny/one": ModelUsage(requests=51, texts=52, tokens=53)},
+    model_loads=ModelLoadMetrics(loads=91, downloads_running=92, downloads_waiting=93, downloads_refused=94),
     limits=LimitMetrics("redis", fallbacks=71),
 )
 FACTS = Families(

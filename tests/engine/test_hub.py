@@ -5,16 +5,21 @@ import hashlib
 import os
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
+from config import BUNDLED_MODEL
 from engine.catalog import read_catalog
+from engine.download_queue import MAX_WAITING_PER_CALLER
 from engine.encoder import load_encoder
 from engine.fastembed_adapter import registry_model
 from engine.hub import fetch
+from tests.support.held_hub import held_hub
 from tests.support.hubs import Hub, Json, Loader, hub_environment, loading, serving, unchanged
 from tests.support.servers import free_port, running_server, started_server
 from tests.support.tiny import TinyModel, mean_of
@@ -361,3 +366,61 @@ def test_server_logs_no_path_and_nothing_but_events_if_a_required_model_is_corru
         assert server.wait_for_end() != 0
     assert [line[:14] for line in server.lines if not line.startswith("{")] == ["Cannot start: "]
     assert str(tmp_path) not in server.log
+
+
+@pytest.mark.parametrize("limit", ["1KB", "200MB"])
+def test_model_that_exceeds_the_size_of_the_cache_is_refused_before_its_download(
+    limit: str, hub: Hub, tmp_path: Path
+) -> None:
+    """Its card states 220 MB."""
+    variables = {**hub_environment(), "HF_ENDPOINT": hub.url}
+    with running_server(**variables, HUB_CACHE_DIR=str(tmp_path), HUB_CACHE_MAX_SIZE=limit) as server:
+        answer = httpx.post(f"{server.url}/embed", json={"text": TEXT, "model_name": NAME}, timeout=15)
+        problem = answer.json()
+        assert (answer.status_code, problem["code"]) == (503, "model-unavailable")
+        assert "its download needs 220 MB, and 0 MB of the " in problem["detail"]
+        assert "HUB_CACHE_MAX_SIZE" in problem["detail"]
+        assert "retry-after" in answer.headers
+        assert server.wait_for("model_load_failed")["cause"] in problem["detail"]
+    assert [request for request in hub.requests if "/resolve/" in request] == []
+    assert list(tmp_path.rglob("*.onnx")) == []
+
+
+def test_model_that_fits_into_the_limit_of_the_cache_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    variables = {**hub_environment(), "HF_ENDPOINT": hub.url}
+    with running_server(**variables, HUB_CACHE_DIR=str(tmp_path), HUB_CACHE_MAX_SIZE="230MB") as server:
+        answer = httpx.post(f"{server.url}/embed", json={"text": TEXT, "model_name": NAME}, timeout=15)
+        assert answer.status_code == 200
+
+
+def test_one_caller_that_asks_for_every_model_causes_one_download_at_a_time(tiny_models: Path, tmp_path: Path) -> None:
+    hub_models = [model for model in read_catalog([], bundled="").models if model.name != BUNDLED_MODEL]
+    held = MAX_WAITING_PER_CALLER + 1
+    patient = {"HF_HUB_ETAG_TIMEOUT": "1000", "HF_HUB_DOWNLOAD_TIMEOUT": "1000"}
+    settings = {"MODELS_DIR": str(tiny_models), "REQUIRED_MODELS": "tiny/one", "HUB_CACHE_DIR": str(tmp_path)}
+
+    def ask(name: str) -> httpx.Response:
+        return httpx.post(f"{server.url}/embed", json={"text": "one", "model_name": name}, timeout=60)
+
+    with (
+        held_hub(has_models=True) as slow,
+        running_server(HF_ENDPOINT=slow.url, HUB_CACHE_MAX_SIZE="1TB", **settings, **patient) as server,
+        ThreadPoolExecutor(len(hub_models)) as threads,
+    ):
+        asking = [threads.submit(ask, model.name) for model in hub_models]
+        answers = [done.result() for done in islice(as_completed(asking), len(hub_models) - held)]
+        assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "overloaded")}
+        assert all(int(answer.headers["retry-after"]) > 0 for answer in answers)
+        assert slow.called.wait(30)
+        loads = httpx.get(f"{server.url}/metrics").json()["model_loads"]
+        assert loads == {
+            "loads": held,
+            "downloads_running": 1,
+            "downloads_waiting": MAX_WAITING_PER_CALLER,
+            "downloads_refused": len(answers),
+        }
+        assert len(slow.held) == 1
+        assert ask("tiny/one").status_code == ask("tiny/two").status_code == 200
+        slow.hang_up()
+        last = [done.result() for done in asking]
+    assert sorted(answer.json()["code"] for answer in last).count("model-unavailable") == held

@@ -11,15 +11,22 @@ EMPTY_MODEL = b'{"id": "x"}'
 class HeldHub:
     """A hub that accepts calls, and answers none before `hang_up` ends them.
 
-    One that *has_models* answers the first call, which asks whether the model exists: then the download hangs.
+    One that *has_models* answers the first call for each model, which asks whether the model exists: then the download
+    hangs.
+
+    Attributes:
+        called: set once a call is held.
+        held: the paths of the calls that are held.
     """
 
     def __init__(self, listening: socket.socket, *, has_models: bool) -> None:
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         self.called = threading.Event()
+        self.held: list[str] = []
         self._has_models = has_models
         self._listening = listening
         self._calls: list[socket.socket] = []
+        self._described: set[str] = set()
 
     def accept_calls(self) -> None:
         """Accept calls until `hang_up`; blocks."""
@@ -27,16 +34,24 @@ class HeldHub:
             while True:
                 call = self._listening.accept()[0]
                 self._calls.append(call)
-                if self._has_models and len(self._calls) == 1:
+                path = self._path_of(call)
+                if self._has_models and path not in self._described:
+                    self._described |= {path, f"{path}/revision/main"}
                     self._answer(call)
                 else:
+                    self.held.append(path)
                     self.called.set()
 
     @staticmethod
-    def _answer(call: socket.socket) -> None:
+    def _path_of(call: socket.socket) -> str:
         with call.makefile("rb") as request:
+            path = request.readline().decode().split(" ")[1]
             while request.readline().strip():
                 pass
+        return path.partition("?")[0]
+
+    @staticmethod
+    def _answer(call: socket.socket) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(EMPTY_MODEL)}\r\nConnection: close\r\n\r\n"
         call.sendall(head.encode() + EMPTY_MODEL)
         call.shutdown(socket.SHUT_WR)
