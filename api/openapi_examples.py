@@ -137,6 +137,13 @@ _WORK_PROBLEMS = problems(
         closest=["BAAI/bge-small-en"],
     ),
     _NOT_ALLOWED,
+    problem(
+        errors.FingerprintMismatchError,
+        f"The model {MODEL_NAME!r} has the fingerprint 853622761c0bc2c3, but the request requires 0123456789abcdef. "
+        "Nothing was computed: its vectors do not belong in the same index.",
+        expected="0123456789abcdef",
+        actual="853622761c0bc2c3",
+    ),
     problem(_TooLargeError, "The body is larger than MAX_REQUEST_SIZE allows.", limit=10_000_000),
     problem(NotAcceptableError, f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt)."),
     problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.catalog import Catalog, Model
 from engine.encoder import Encoder
-from engine.errors import DeadlineError, ModelNotAllowedError
+from engine.errors import DeadlineError, FingerprintMismatchError, ModelNotAllowedError
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
 from engine.pipeline import Chunk, postprocess, preprocess
@@ -160,6 +160,7 @@ class Embedder:
         *,
         timeout_s: float | None = None,
         on_tokens: Callable[[int], None] | None = None,
+        if_fingerprint: str | None = None,
     ) -> EmbedResult:
         """Embed *texts*. Their number and lengths must have been checked.
 
@@ -170,6 +171,7 @@ class Embedder:
             timeout_s: maximum seconds to wait; the service's own limit applies as well.
             on_tokens: called before the model runs, with the number of tokens of all texts. If it raises, the request
                 fails with that error.
+            if_fingerprint: the fingerprint that the model must have; None: any.
 
         Raises:
             ServiceError: any of `engine.errors`. After a `DeadlineError`, waiting work was dropped.
@@ -177,6 +179,7 @@ class Embedder:
         model = self.resolve_model(self._default_model if model_name is None else model_name)
         options.check(model)
         async with self._lease(model, timeout_s) as encoder:
+            _check_fingerprint(encoder, if_fingerprint)
             prompt, runnable = model.card.prompt_for(options.input_type), encoder.runnable(options.input_type)
             self._scheduler.check_admission(runnable, len(texts))
             inputs = await self._run_tokenizer(texts, partial(preprocess, encoder.tokenizer, texts, prompt, options))
@@ -205,6 +208,7 @@ class Embedder:
         *,
         with_pieces: bool = False,
         timeout_s: float | None = None,
+        if_fingerprint: str | None = None,
     ) -> TokenCount:
         """Count the tokens of *texts* and estimate their work. Loads the model if necessary, but does not run it.
 
@@ -214,12 +218,14 @@ class Embedder:
             input_type: selects the prompt, which counts as well; None: no prompt.
             with_pieces: return the tokens themselves, too.
             timeout_s: maximum seconds to wait; the service's own limit applies as well.
+            if_fingerprint: as `embed`.
 
         Raises:
             ServiceError: as `embed`.
         """
         model = self.resolve_model(self._default_model if model_name is None else model_name)
         async with self._lease(model, timeout_s) as encoder:
+            _check_fingerprint(encoder, if_fingerprint)
             prompt, tokenizer = model.card.prompt_for(input_type), encoder.tokenizer
             items = await self._run_tokenizer(texts, partial(tokenizer.tokenize, texts, prompt=prompt))
             pieces = None
@@ -260,3 +266,9 @@ class Embedder:
         usage.requests += 1
         usage.texts += len(result.tokens)
         usage.tokens += sum(result.tokens)
+
+
+def _check_fingerprint(encoder: Encoder, expected: str | None) -> None:
+    actual = encoder.fingerprint.digest if encoder.fingerprint else ""
+    if expected is not None and expected != actual:
+        raise FingerprintMismatchError(encoder.name, expected=expected, actual=actual)
