@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     )
     max_bulk_queue_seconds: Seconds = Field(
         120,
-        description="The same for bulk: requests of more than four micro-batches. One that is alone is always accepted.",
+        description="The same for bulk requests (more than four micro-batches). One that is alone is always accepted.",
     )
     lane_stuck_seconds: Seconds = Field(
         120, description="Seconds until a model run counts as stuck, and /health/live answers 503 to get a restart."

@@ -36,14 +36,16 @@ class ProblemError(Exception):
         self.details = details
 
 
-def ask(client: httpx.Client, method: str, path: str, body: object = None) -> dict[str, Any]:
+def ask(
+    client: httpx.Client, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Send one request. After a 429 or 503, retry when `Retry-After` says so.
 
     Raises:
         ProblemError: the service rejected the request, or stayed busy.
     """
     for tries_left in reversed(range(MAX_TRIES)):
-        response = client.request(method, path, json=body)
+        response = client.request(method, path, json=body, headers=headers)
         pause_s = float(response.headers.get("Retry-After", math.inf))
         if response.status_code in RETRY_STATUSES and tries_left and pause_s <= MAX_PAUSE_S:
             print(f"  {response.status_code}; retrying in {pause_s:g} s")
@@ -107,6 +109,19 @@ def show_small_vectors(client: httpx.Client) -> None:
     print(f"  int8: {len(stored)} bytes instead of {4 * len(exact)}, cosine {cosine(stored, exact):.4f}")
 
 
+def show_guard(client: httpx.Client) -> None:
+    """Store the fingerprint with an index, and send it with each request: only the same model answers."""
+    model = ask(client, "POST", "/embed", {"text": QUESTION})["model_name"]
+    fingerprint = ask(client, "GET", f"/models/{model}")["stamp"]["fingerprint"]
+    for required in (fingerprint, "0123456789abcdef"):
+        try:
+            ask(client, "POST", "/embed", {"text": QUESTION}, {"If-Model-Fingerprint": required})
+        except ProblemError as error:
+            print(f"  {required}: {error.details['status']} {error.details['code']}")
+        else:
+            print(f"  {required}: 200")
+
+
 def show_problem(client: httpx.Client) -> None:
     for body in ({"texts": ["fine", "   "]}, {"texts": ["fine"], "model_name": "bge-small"}):
         try:
@@ -136,6 +151,7 @@ TOUR = {
     "Several texts, and their similarity": show_batch,
     "A text longer than the model's input": show_long_text,
     "Vectors in a quarter of the space": show_small_vectors,
+    "Only vectors of the model that an index was built with": show_guard,
     "What an error looks like": show_problem,
     "Metrics": show_metrics,
 }

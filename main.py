@@ -12,6 +12,7 @@ from litestar.params import HeaderParameter, PathParameter
 from api import build_answers, openapi, openapi_examples
 from api.answer_formats import Format, accepted_format, check_format
 from api.answer_types import Health, ModelDetails, ModelList, Probe, TokenizeAnswer
+from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
 from api.request_types import EmbedOptionsBody
 from assembly.app import EmbeddingParts, build_app
 from assembly.lifecycle import Lifecycle
@@ -92,7 +93,8 @@ async def _embed(
     request: Request[Any, Any, Any],
     timeout_s: float | None,
 ) -> tuple[EmbedResult, Format]:
-    """Embed *texts* with the options of *body*, and return the format of the answer, which is checked first."""
+    """Embed *texts* with the options of *body*, and return the format of the answer. Headers are checked first."""
+    if_fingerprint = expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, []))
     answer_format = accepted_format(request.headers.get("accept"))
     check_format(answer_format, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
     context = context_of(request.scope)
@@ -103,6 +105,7 @@ async def _embed(
         caller=context.caller,
         timeout_s=timeout_s,
         on_tokens=context.charge_tokens,
+        if_fingerprint=if_fingerprint,
     )
     return result, answer_format
 
@@ -113,7 +116,7 @@ async def _embed(
     opt={"permission": "embed", "work": "unqueued"},
     security=openapi.CREDENTIALS,
     responses=openapi_examples.TOKENIZE,
-    operation_class=openapi.LimitedOperation,
+    operation_class=openapi.ModelOperation,
 )
 async def tokenize(
     data: openapi_examples.TokenizeBody,
@@ -133,6 +136,7 @@ async def tokenize(
         with_pieces=data.return_tokens,
         timeout_s=request_timeout,
         on_tokens=context.charge_tokens,
+        if_fingerprint=expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, [])),
     )
     return await build_answers.tokenize_answer(count, started_s=started_s)
 

@@ -602,8 +602,9 @@ def test_model_in_memory_reports_its_self_check_and_fingerprint(client: httpx.Cl
     assert re.fullmatch(r"[0-9a-f]{16}", stamp["fingerprint"])
     assert re.fullmatch(r"[0-9a-f]{64}", stamp["onnx_sha256"])
     assert stamp["revision"]
-    assert stamp["onnxruntime"]
-    assert stamp["fastembed"]
+    assert stamp["onnxruntime"] == answer["runtime"]["onnxruntime"]
+    assert stamp["fastembed"] == answer["runtime"]["fastembed"]
+    assert re.fullmatch(r"[0-9a-f]{16}", answer["runtime"]["id"])
 
 
 @pytest.mark.parametrize(
@@ -627,7 +628,7 @@ def test_model_is_described_without_being_loaded(client: httpx.Client, name: str
     answer = get(client, f"/models/{name}")
     assert (answer["model_name"], answer["is_cached"], answer["source"]) == (HUB_MODEL, False, "hub")
     assert answer["load_time"] is answer["loaded_at"] is answer["last_used"] is None
-    assert answer["self_check"] is answer["stamp"] is None
+    assert answer["self_check"] is answer["stamp"] is answer["runtime"] is None
     query = "Represent this sentence for searching relevant passages: "
     assert (answer["needs_prompt"], answer["prompts"]) == (False, {"query": query, "document": ""})
     assert (answer["normalized"], answer["matryoshka"]) == (True, None)

@@ -234,7 +234,7 @@ class SelfCheckFacts:
 
 @dataclass(frozen=True, slots=True)
 class FingerprintFacts:
-    """What the vectors depend on. `fingerprint` is its hash in 16 digits, and a header of each answer with vectors."""
+    """What makes the vectors: `fingerprint` is a hash over it, without revision and versions; a header of answers."""
 
     revision: str
     onnx_sha256: str
@@ -243,11 +243,22 @@ class FingerprintFacts:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class RuntimeFacts:
+    """What runs the model; `id` is a hash over it. Another runtime returns the same vectors up to the last digits."""
+
+    id: str
+    onnxruntime: str
+    fastembed: str
+    tokenizers: str
+    cpu: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDetails(ModelFacts):
     """One model.
 
-    `load_time` (seconds), `loaded_at`, `last_used`, `self_check` and `stamp` are null while it is not in memory.
+    `load_time` (seconds), `loaded_at`, `last_used`, `self_check`, `stamp`, `runtime`: null while it is not in memory.
     `normalized`: whether vectors have length 1 when a request omits `normalize`; null: unknown before it is loaded.
     """
 
@@ -262,6 +273,7 @@ class ModelDetails(ModelFacts):
     matryoshka: TrainedSizes | None
     self_check: SelfCheckFacts | None
     stamp: FingerprintFacts | None
+    runtime: RuntimeFacts | None
     usage: ModelUsage
 
 

@@ -29,6 +29,7 @@ from api.answer_types import (
     Probe,
     PromptPair,
     QueueMetrics,
+    RuntimeFacts,
     SelfCheckFacts,
     StuckLane,
     StuckProbe,
@@ -44,6 +45,7 @@ from engine.embedder import EmbedResult, TokenCount, Usage
 from engine.fingerprint import ModelFingerprint
 from engine.ledger import Account
 from engine.model_places import LoadedModel
+from engine.runtime import Runtime
 from engine.scheduler_state import SchedulerState
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
@@ -156,6 +158,7 @@ def model_details(model: Model, loaded: LoadedModel | None, usage: Usage) -> Mod
         matryoshka=TrainedSizes(list(card.matryoshka.sizes), card.matryoshka.any_from) if card.matryoshka else None,
         self_check=_self_check_facts(check) if check else None,
         stamp=_fingerprint_facts(fingerprint) if fingerprint else None,
+        runtime=_runtime_facts(fingerprint.runtime) if fingerprint else None,
         usage=_model_usage(usage),
     )
 
@@ -187,9 +190,19 @@ def _fingerprint_facts(fingerprint: ModelFingerprint) -> FingerprintFacts:
     return FingerprintFacts(
         revision=fingerprint.revision,
         onnx_sha256=fingerprint.onnx_sha256,
-        onnxruntime=fingerprint.onnxruntime,
-        fastembed=fingerprint.fastembed,
+        onnxruntime=fingerprint.runtime.onnxruntime,
+        fastembed=fingerprint.runtime.fastembed,
         fingerprint=fingerprint.digest,
+    )
+
+
+def _runtime_facts(runtime: Runtime) -> RuntimeFacts:
+    return RuntimeFacts(
+        id=runtime.id,
+        onnxruntime=runtime.onnxruntime,
+        fastembed=runtime.fastembed,
+        tokenizers=runtime.tokenizers,
+        cpu=runtime.cpu,
     )
 
 

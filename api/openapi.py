@@ -28,6 +28,7 @@ from litestar.typing import FieldDefinition
 
 from access.quotas import RateLimitedError
 from api.answer_formats import ARROW, EMBEDDING_HEADERS, FINGERPRINT_HEADER, OCTETS, TEXT_TYPES
+from api.fingerprint_header import PARAMETER
 from engine import errors
 from web.litestar_adapter import StructSchemaPlugin
 from web.problems import MEDIA_TYPE, Problem, problem_document
@@ -151,7 +152,16 @@ class LimitedOperation(Operation):
 
 
 @dataclass
-class VectorsOperation(LimitedOperation):
+class ModelOperation(LimitedOperation):
+    """An operation that uses a model: adds the header that requires a fingerprint."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.parameters = [*(self.parameters or []), PARAMETER]
+
+
+@dataclass
+class VectorsOperation(ModelOperation):
     """An operation that returns vectors: adds the binary formats, and the header with the model's fingerprint."""
 
     def __post_init__(self) -> None:

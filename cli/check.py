@@ -275,7 +275,11 @@ def _describe_loaded(report: LoadReport, facts: Mapping[str, Any]) -> Iterator[F
     canary = "no reference vectors" if cosine is None else f"matches its reference vectors (cosine {cosine:.6f})"
     yield Finding("models", "ok", "  canary", canary, {**facts, "cosine": cosine})
     fingerprint = report.fingerprint
-    identity = {"fingerprint": fingerprint.digest, "revision": fingerprint.revision}
+    identity = {
+        "fingerprint": fingerprint.digest,
+        "revision": fingerprint.revision,
+        "runtime": fingerprint.runtime.id,
+    }
     yield Finding("models", "ok", "  fingerprint", fingerprint.digest, {**facts, **identity})
 
 

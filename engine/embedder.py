@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.catalog import Catalog, Model
 from engine.encoder import Encoder
-from engine.errors import DeadlineError, ModelNotAllowedError
+from engine.errors import DeadlineError, FingerprintMismatchError, ModelNotAllowedError
 from engine.fair_queue import ANYONE, Caller
 from engine.ledger import Account
 from engine.model_cards import InputType
@@ -170,6 +170,7 @@ class Embedder:
         caller: Caller = ANYONE,
         timeout_s: float | None = None,
         on_tokens: Callable[[int], None] | None = None,
+        if_fingerprint: str | None = None,
     ) -> EmbedResult:
         """Embed *texts*. Their number and lengths must have been checked.
 
@@ -181,6 +182,7 @@ class Embedder:
             timeout_s: maximum seconds to wait; the service's own limit applies as well.
             on_tokens: called before the model runs, with the number of tokens of all texts. If it raises, the request
                 fails with that error.
+            if_fingerprint: the fingerprint that the model must have; None: any.
 
         Raises:
             ServiceError: any of `engine.errors`. After a `DeadlineError`, waiting work was dropped.
@@ -188,6 +190,7 @@ class Embedder:
         model = self.resolve_model(self._default_model if model_name is None else model_name)
         options.check(model)
         async with self._lease(model, caller, timeout_s) as (encoder, deadline_s):
+            _check_fingerprint(encoder, if_fingerprint)
             inputs, raw = await self._run(
                 encoder, texts, options, caller=caller, deadline_s=deadline_s, on_tokens=on_tokens
             )
@@ -214,6 +217,7 @@ class Embedder:
         with_pieces: bool = False,
         timeout_s: float | None = None,
         on_tokens: Callable[[int], None] | None = None,
+        if_fingerprint: str | None = None,
     ) -> TokenCount:
         """Count the tokens of *texts* and estimate their work. Loads the model if necessary, but does not run it.
 
@@ -225,12 +229,14 @@ class Embedder:
             with_pieces: return the tokens themselves, too.
             timeout_s: maximum seconds to wait; the service's own limit applies as well.
             on_tokens: called with the number of tokens of all texts. If it raises, the request fails with that error.
+            if_fingerprint: as `embed`.
 
         Raises:
             ServiceError: as `embed`.
         """
         model = self.resolve_model(self._default_model if model_name is None else model_name)
         async with self._lease(model, caller, timeout_s) as (encoder, _):
+            _check_fingerprint(encoder, if_fingerprint)
             tokenizer, prompt = encoder.tokenizer, model.card.prompt_for(input_type)
 
             def count(some: Sequence[str], _: int) -> tuple[list[TokenizedText], list[list[Token]]]:
@@ -325,3 +331,9 @@ def _estimated_tokens(texts: Sequence[str], tokenizer: TextTokenizer, options: E
     if options.long_text == "truncate" and tokenizer.max_tokens is not None:
         return [min(number, tokenizer.max_tokens) for number in tokens]
     return tokens
+
+
+def _check_fingerprint(encoder: Encoder, expected: str | None) -> None:
+    actual = encoder.fingerprint.digest if encoder.fingerprint else ""
+    if expected is not None and expected != actual:
+        raise FingerprintMismatchError(encoder.name, expected=expected, actual=actual)

@@ -47,7 +47,7 @@ class Encoder:
     Attributes:
         seconds_per_token: speed of the model, in seconds of one lane per token of modelled cost; measured by `warm_up`.
         batching: which texts may share a run without changing each other's vectors.
-        fingerprint: identifies what the vectors depend on; None before `load_encoder` has set it.
+        fingerprint: identifies what makes the vectors; None before `load_encoder` has set it.
         self_check: what `warm_up` has measured; None before that.
     """
 
@@ -189,6 +189,7 @@ def _log_self_check(encoder: Encoder) -> None:
             batching_cost=encoder.self_check.batching_cost,
             canary_cosine=encoder.self_check.canary_cosine,
             fingerprint=encoder.fingerprint.digest,
+            runtime=encoder.fingerprint.runtime.id,
         )
 
 

@@ -74,6 +74,19 @@ class ModelNotAllowedError(ServiceError):
         super().__init__(f"ALLOWED_MODELS does not include the model {name!r}. GET /models lists what may be used.")
 
 
+class FingerprintMismatchError(ServiceError):
+    """The caller requires another fingerprint than that of the model: its index has vectors of another model."""
+
+    status, code, title = 412, "fingerprint-mismatch", "The model has another fingerprint"
+
+    def __init__(self, name: str, *, expected: str, actual: str) -> None:
+        super().__init__(
+            f"The model {name!r} has the fingerprint {actual}, but the request requires {expected}. Nothing was "
+            "computed: its vectors do not belong in the same index.",
+            extensions={"expected": expected, "actual": actual},
+        )
+
+
 class ModelUnavailableError(ServiceError):
     """A model of the catalogue cannot be loaded now; other models are not affected.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 SHA256_DIGITS, SHA1_DIGITS = HASH_DIGITS = (64, 40)
 BLOCK_BYTES = 1 << 20
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file starts that git wrote in place of a large one, because git-lfs was not installed or had not fetched it."""
 
 
 class CorruptFileError(Exception):
@@ -35,6 +37,12 @@ def verified_hash(folder: Path, name: str, expected: ExpectedFile | None) -> str
 def _verified_hash(path: Path, name: str, expected: ExpectedFile | None) -> str:
     if not path.is_file():
         raise CorruptFileError(f"its file {name!r} is missing")
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise CorruptFileError(
+                f"its file {name!r} is a git-lfs pointer instead of the file itself; run 'git lfs pull' where it was "
+                "cloned, and copy it again"
+            )
     if expected and expected.size_bytes not in (None, size := path.stat().st_size):
         raise CorruptFileError(f"its file {name!r} has {size} bytes instead of {expected.size_bytes}")
     sha256 = hash_same_kind("0" * SHA256_DIGITS, path) or ""

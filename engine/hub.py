@@ -15,7 +15,7 @@ from engine.catalog import Model
 from engine.errors import ModelUnavailableError
 from engine.fastembed_adapter import CorruptedCacheError, RegistryModel, download, find_snapshot, registry_model
 from engine.file_hashes import HASH_DIGITS, CorruptFileError, ExpectedFile, hash_same_kind
-from engine.fingerprint import ModelFiles, files_of_folder
+from engine.fingerprint import ModelFiles, facts_of_registry, files_of_folder
 from engine.hub_space import HubSpace
 
 HUB_TIMEOUT_S = 5.0
@@ -184,9 +184,9 @@ def _files_in(snapshot: Path, model: Model, listed: RegistryModel) -> ModelFiles
         folder=snapshot,
         model_file=listed.model_file,
         revision=snapshot.name,
-        names=tuple(dict.fromkeys([*listed.files, *names])),
+        listed=listed.files,
         expected={name: ExpectedFile(blob) for name, blob in blobs.items() if len(blob) in HASH_DIGITS},
-        settings=repr(model.card.prompts),
+        facts=facts_of_registry(listed, model.card),
     )
 
 

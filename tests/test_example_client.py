@@ -33,6 +33,7 @@ def test_client_tours_a_running_service_given_as_host_and_port_and_past_a_proxy(
         "384 numbers",
         "400 invalid-input (texts[1])",
         "400 unknown-model",
+        "0123456789abcdef: 412 fingerprint-mismatch",
         "POST /embed/batch",
         "one vector for characters 0 to",
         "384 bytes instead of 1536",

@@ -56,6 +56,7 @@ def works(body: object) -> dict[int, Way]:
         400: Way("narrow", {}),
         401: Way("locked", body),
         403: Way("narrow", {**body, "model_name": OUTSIDE}),
+        412: Way("narrow", body, headers={"If-Model-Fingerprint": "0123456789abcdef"}),
         413: Way("narrow", content=b'{"text": "one"}'.ljust(1025)),
         415: Way("narrow", content=b"one", headers={"Content-Type": "text/plain"}),
         429: Way("limited", body),

@@ -9,6 +9,7 @@ from cli.comparison_report import Comparison, ModelResult, Skipped, as_json, pri
 from cli.model_process import LoadReport
 from engine.catalog import Model
 from engine.fingerprint import ModelFingerprint
+from engine.runtime import Runtime
 from engine.self_check import SelfCheckResult
 
 
@@ -19,7 +20,7 @@ def result(dim: int = 4, *, memory_bytes: int | None = 2_000_000, cpu_ms: float 
         memory_bytes,
         None,
         SelfCheckResult(0.0, "mixed", 1.0, None, is_unit=True, seconds_per_token=1e-4),
-        ModelFingerprint("", "", "1", "1", "0123456789abcdef"),
+        ModelFingerprint("", "", "0123456789abcdef", Runtime("1", "1", "1", "x86_64")),
     )
     return ModelResult(model, 1_000_000, loaded, np.ones((1, dim), np.float32), 2.5, cpu_ms, memory_bytes, 0)
 

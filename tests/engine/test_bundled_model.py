@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from fastembed import TextEmbedding
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from engine.catalog import read_catalog
+from engine.encoder import Encoder, load_encoder
+
 FOLDER = Path(__file__).parents[2] / "models" / "all-MiniLM-L6-v2"
 MANIFEST = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
 REFERENCE = Path(__file__).parents[1] / "reference" / "all-MiniLM-L6-v2.json"
@@ -19,6 +24,13 @@ ENTRIES: list[dict[str, Any]] = json.loads(REFERENCE.read_text(encoding="utf-8")
 MIN_COSINE = 0.9999
 """Float16 weights cost less than a tenth of the difference from 1."""
 TOLERANCE = 1e-5
+FINGERPRINT = "853622761c0bc2c3"
+KEPT_COSINE, KEPT_DIFFERENCE = 0.999995, 5e-4
+"""What an upgrade must keep: cosine and largest difference of a number to the vectors of sentence-transformers.
+
+Float16 weights cost 1.2e-6 of the cosine and 3.3e-4 of a number.
+"""
+RUNTIME = ("onnxruntime", "fastembed", "tokenizers")
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +80,42 @@ def test_files_are_those_that_the_manifest_lists() -> None:
         for name, content in contents.items()
     }
     assert found == MANIFEST["files"]
+
+
+# --- Upgrades --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """The model as the service loads it."""
+    model = read_catalog([FOLDER.parent], bundled=MANIFEST["name"]).get(MANIFEST["name"])
+    return load_encoder(model, hub_cache_dir=tmp_path_factory.mktemp("hub"))
+
+
+def test_installed_runtime_is_the_pinned_one() -> None:
+    """So the next tests prove what is released: an upgrade changes the lock file, and runs them."""
+    lock = (FOLDER.parents[1] / "requirements" / "lock.txt").read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([\w-]+)==([^\s;\\]+)", lock, re.MULTILINE))
+    assert {name: version(name) for name in RUNTIME} == {name: pinned[name] for name in RUNTIME}
+
+
+def test_pinned_runtime_returns_the_canary_vectors_so_an_index_may_stay(encoder: Encoder) -> None:
+    """All texts of the reference: many scripts, symbols, and lengths up to the model's limit and beyond.
+
+    If this fails after an upgrade, the new version computes other vectors: raise `RECIPE` in engine/fingerprint.py, and
+    say in CHANGELOG.md that indexes have to be built again.
+    """
+    changed = {}
+    for entry in ENTRIES:
+        [vector], expected = encoder.encode(encoder.tokenizer.tokenize([entry["text"]])), np.asarray(entry["vector"])
+        cosine, difference = float(vector @ expected), float(np.abs(vector - expected).max())
+        if cosine < KEPT_COSINE or difference > KEPT_DIFFERENCE:
+            changed[entry["name"]] = (cosine, difference)
+    assert changed == {}
+
+
+def test_fingerprint_of_the_bundled_model_changes_only_on_purpose(encoder: Encoder) -> None:
+    """Indexes contain it. It changes with the files, or with `RECIPE`, and with nothing else."""
+    assert encoder.fingerprint
+    assert encoder.fingerprint.digest == FINGERPRINT
+    assert FINGERPRINT in (FOLDER.parents[1] / "docs" / "COMMANDS.md").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from engine.embedder import MAX_INLINE_CHARACTERS, Embedder, EmbedResult, TokenC
 from engine.encoder import Encoder, load_encoder
 from engine.errors import (
     DeadlineError,
+    FingerprintMismatchError,
     InferenceError,
     InvalidInputError,
     InvalidVectorError,
@@ -229,6 +230,24 @@ async def test_result_contains_the_models_fingerprint(embedder: Embedder, encode
     result = await embedder.embed("acme/tiny", ["one"])
     assert encoder.fingerprint
     assert result.fingerprint == encoder.fingerprint.digest != ""
+
+
+async def test_model_with_another_fingerprint_does_no_work(
+    embedder: Embedder, encoder: Encoder, scheduler: Scheduler
+) -> None:
+    assert encoder.fingerprint
+    actual, expected = encoder.fingerprint.digest, "0123456789abcdef"
+    charged: list[int] = []
+    for request in (
+        embedder.embed("acme/tiny", ["one"], on_tokens=charged.append, if_fingerprint=expected),
+        embedder.tokenize("acme/tiny", ["one"], if_fingerprint=expected),
+    ):
+        with pytest.raises(FingerprintMismatchError) as mismatch:
+            await request
+        assert mismatch.value.extensions == {"expected": expected, "actual": actual}
+    assert (charged, scheduler.state().micro_batches, embedder.usage_by_model) == ([], 0, {})
+    assert (await embedder.embed("acme/tiny", ["one"], if_fingerprint=actual)).fingerprint == actual
+    assert (await embedder.tokenize("acme/tiny", ["one"], if_fingerprint=actual)).tokens == [3]
 
 
 async def test_tokens_are_counted_without_running_the_model(embedder: Embedder, scheduler: Scheduler) -> None:
