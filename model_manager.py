@@ -22,12 +22,8 @@ MAX_IDLE_WAIT_S = 1.0
 """How long a load waits for an idle model. After that, the least recently used model accepts no new leases until it is
 evicted."""
 
+utc_now = partial(datetime.now, UTC)
 log = structlog.get_logger()
-
-
-def utc_now() -> datetime:
-    """Return the time of day, for people to read; ages are measured with a monotonic clock."""
-    return datetime.now(UTC)
 
 
 @dataclass(slots=True)
@@ -94,7 +90,7 @@ class ModelManager:
             retry_pause_s: seconds during which a failed load is not repeated.
             memory_budget_bytes: maximum for all models together; None: no maximum.
             clock: monotonic, in seconds.
-            now: the time of day.
+            now: the time of day, for people to read.
         """
         self._fetch = fetch
         self._load = load
@@ -184,6 +180,13 @@ class ModelManager:
                 await self.evict_idle()
             except Exception:
                 log.exception("idle_models_not_dropped")  # and try again next time
+
+    async def forget(self, name: str) -> None:
+        """Load a model anew when it is leased next. Leases that are held, and a running load, end with the old one."""
+        if name in self._loading:
+            await asyncio.wait([self._loading[name]])
+        self._failures.pop(name, None)
+        await self._evict([name] if name in self._loaded else [], reason="changed")
 
     async def aclose(self) -> None:
         """Stop waiting for loads and evict all models. A load that runs in its thread finishes there."""

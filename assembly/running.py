@@ -12,9 +12,10 @@ from litestar import Litestar
 from access.quotas import QuotaStore
 from assembly.lane_plan import LanePlan
 from assembly.lifecycle import Lifecycle
-from assembly.start_checks import log_settings_without_effect, why_not_here
+from assembly.model_reload import ModelReload
+from assembly.start_checks import log_settings_without_effect, log_unusable_folders, why_not_here
 from config import Settings
-from engine.catalog import Catalog
+from engine.catalog import Catalog, Model
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import ServiceError
@@ -68,6 +69,7 @@ class RunningService:
         self._load = load
         self._stop = stop
         self._parts: ServiceParts | None = None
+        self._reload = ModelReload(settings, catalog)
 
     @property
     def parts(self) -> ServiceParts:
@@ -80,6 +82,14 @@ class RunningService:
     def overload(self) -> ServiceError | None:
         """Return the error that any queued work would get now; None: some is accepted, or the app does not run."""
         return None if self._parts is None else self._parts.scheduler.overload()
+
+    async def reload(self) -> None:
+        """Read the model folders again, and serve what has changed. Without effect while the app does not run.
+
+        Running requests end with the model that they have. Never raises: what cannot be used is logged.
+        """
+        if self._parts is not None and self.lifecycle.phase != "draining":
+            await self._reload.run(self._parts.models)
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
@@ -125,6 +135,7 @@ class RunningService:
         """
         settings = self._settings
         await asyncio.to_thread(log_settings_without_effect, settings)
+        await asyncio.to_thread(log_unusable_folders, self._catalog.models)
         required = [parts.embedder.resolve_model(name) for name in self.required_models]
         reason = await asyncio.to_thread(why_not_here, settings, required, self._plan)
         if reason is None:
@@ -170,8 +181,8 @@ class RunningService:
     def _model_manager(self, loading: ThreadPoolExecutor) -> ModelManager:
         settings, plan = self._settings, self._plan
         return ModelManager(
-            fetch=lambda model: fetch(model, settings.hub_cache_dir),
-            load=lambda model: self._load(model, hub_cache_dir=settings.hub_cache_dir),
+            fetch=lambda model: fetch(self._current(model), settings.hub_cache_dir),
+            load=lambda model: self._load(self._current(model), hub_cache_dir=settings.hub_cache_dir),
             optimise=lambda encoder: (
                 encoder.open_lone_text_session(plan.cores) if plan.sessions_of(encoder.model) > 1 else None
             ),
@@ -182,3 +193,7 @@ class RunningService:
             retry_pause_s=settings.model_retry_pause,
             memory_budget_bytes=settings.model_memory_budget,
         )
+
+    def _current(self, model: Model) -> Model:
+        """Return *model* as it is now: a reload may have replaced it since the caller looked it up."""
+        return self._catalog.find(model.name) or model

@@ -1,6 +1,6 @@
 """Checks before the required models are loaded: settings without effect, memory, and the cache folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
@@ -9,6 +9,7 @@ from config import Settings, find_unknown_names
 from engine.catalog import Model
 from engine.hub import is_cached
 from engine.memory_estimate import estimate_memory, tight_memory_fields, why_impossible
+from engine.model_folders import why_unusable
 from host.folder_permissions import why_not_writable
 from host.memory import memory_limit
 
@@ -21,6 +22,13 @@ def log_settings_without_effect(settings: Settings) -> None:
         log.warning("setting_unknown", name=found.name, place=found.place, meant=found.closest, advice=str(found))
     if not settings.models_dir.is_dir():
         log.info("models_dir_missing", folder=settings.models_dir.name)
+
+
+def log_unusable_folders(models: Iterable[Model]) -> None:
+    """Log each model folder that cannot be loaded, as far as the beginning of its files shows. Blocks."""
+    for model in models:
+        if model.folder and (reason := why_unusable(model.folder)):
+            log.warning("model_folder_unusable", model=model.name, folder=model.folder.path.name, reason=reason)
 
 
 def why_not_here(settings: Settings, required: Sequence[Model], plan: LanePlan) -> str | None:
