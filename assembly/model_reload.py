@@ -76,7 +76,7 @@ class ModelReload:
     def _read(self) -> CatalogChange | str:
         """Return what has changed, or why the folders cannot be read. Blocks."""
         found, folder = open_catalog(self._settings), self._settings.models_dir
-        if any(ignored.path == folder for ignored in found.ignored):
+        if any(ignored.path.resolve() == folder.resolve() for ignored in found.ignored):
             return "MODELS_DIR cannot be read, so the models stay as they were"
         if not folder.is_dir() and any(_is_in(model, folder) for model in self._catalog.models):
             return "MODELS_DIR does not exist, so the models stay as they were"
@@ -135,7 +135,7 @@ async def _load(models: ModelManager, model: Model) -> None:
 
 
 def _is_in(model: Model, folder: Path) -> bool:
-    return model.folder is not None and model.folder.path.parent == folder
+    return model.folder is not None and model.folder.path.parent.resolve() == folder.resolve()
 
 
 def _reason(error: Exception) -> str:

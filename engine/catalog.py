@@ -11,7 +11,8 @@ import structlog
 
 from engine.errors import UnknownModelError
 from engine.fastembed_adapter import RegistryModel, registry_models
-from engine.manifest import Folder, read_folder
+from engine.folder_files import unreadable
+from engine.manifest import MANIFEST, Folder, read_folder
 from engine.model_cards import EMPTY_CARD, ModelCard, card_of, card_of_folder
 from engine.model_folders import IgnoredFolder, find_folders
 
@@ -144,7 +145,10 @@ def read_catalog(folders: Iterable[Path], *, bundled: str, preloaded: Path | Non
         bundled: name of the model that ships with the service, in the first of *folders*.
         preloaded: a hub cache that ships with the service; one that does not exist counts as empty.
     """
-    parents = list({parent.resolve(): parent for parent in reversed(list(folders))}.values())[::-1]
+    by_place: dict[Path, Path] = {}
+    for parent in folders:
+        by_place.setdefault(parent.resolve(), parent)
+    parents = list(by_place.values())
     models, ignored, replaced = {model.name.lower(): model for model in _read_registry(preloaded)}, [], []
     for parent in parents:
         for found in find_folders(parent):
@@ -215,4 +219,4 @@ def _read_model(path: Path, *, bundled: str) -> Model:
 
 def _reason(error: Exception) -> str:
     """Return why a folder cannot be used, without its path."""
-    return f"{error.strerror}: {Path(error.filename or '').name}" if isinstance(error, OSError) else str(error)
+    return unreadable(MANIFEST, error) if isinstance(error, OSError) else str(error)

@@ -16,6 +16,7 @@ from engine.errors import NO_MEMORY, ModelUnavailableError
 from engine.fastembed_adapter import Method, Session, is_out_of_memory, open_folder_session, open_session
 from engine.fingerprint import ModelFiles, ModelFingerprint
 from engine.folder_files import UnusableModelError, read_object_if_any
+from engine.folder_notes import contradictions
 from engine.folder_tokenizer import read_tokenizer
 from engine.graph_check import check_inputs, check_output, explain
 from engine.hub import use_files
@@ -212,7 +213,7 @@ def _open_folder(model: Model, folder: Folder) -> Encoder:
     check_inputs(session.signature, model_type=str(model_type or ""))
     encoder = Encoder(model, session)
     check_output(session.signature, folder.manifest, session.output_shape(encoder.tokenizer.tokenize(PROBES[:1])[0]))
-    encoder.notes = tokenizer.notes
+    encoder.notes = (*tokenizer.notes, *contradictions(folder.path, folder.manifest))
     for note in encoder.notes:
         log.warning("model_folder_noted", model=model.name, note=note)
     return encoder

@@ -41,7 +41,7 @@ def read_text(folder: Path, name: str) -> str:
     try:
         return decode_text((folder / name).read_bytes())
     except OSError as error:
-        raise UnusableModelError(f"its file {name!r} cannot be read ({error.strerror})") from error
+        raise UnusableModelError(unreadable(f"its file {name!r}", error)) from error
     except UnicodeDecodeError as error:
         raise UnusableModelError(f"its file {name!r} is not text (byte {error.start}): copy it again") from error
 
@@ -82,7 +82,7 @@ def check_contents(folder: Path, names: Iterable[str]) -> None:
             with (folder / name).open("rb") as file:
                 head = file.read(HEAD_BYTES)
         except OSError as error:
-            raise UnusableModelError(f"its file {name!r} cannot be read ({error.strerror})") from error
+            raise UnusableModelError(unreadable(f"its file {name!r}", error)) from error
         if head.startswith(LFS_POINTER):
             raise UnusableModelError(
                 f"its file {name!r} is only a git-lfs pointer: run `git lfs pull` where it was cloned, and copy it"
@@ -93,6 +93,12 @@ def check_contents(folder: Path, names: Iterable[str]) -> None:
             )
         if not head:
             raise UnusableModelError(f"its file {name!r} is empty: copy it again")
+
+
+def unreadable(what: str, error: OSError) -> str:
+    """Return that *what* cannot be read, and what to change about its permissions."""
+    advice = ": let the service's user read it" if isinstance(error, PermissionError) else ""
+    return f"{what} cannot be read ({error.strerror}){advice}"
 
 
 def why_missing(folder: Path, name: str) -> str:

@@ -55,8 +55,6 @@ def read_tokenizer(folder: Path, *, max_tokens: int) -> FolderTokenizer:
     limits = [limit for key in ("model_max_length", "max_length") if (limit := _limit(config.get(key)))]
     if limits and min(limits) < max_tokens:
         notes.append(f"max_tokens is {max_tokens}, but {CONFIG} limits texts to {min(limits)} tokens")
-    if (places := _limit(model_config.get("max_position_embeddings"))) and places < min([max_tokens, *limits]):
-        notes.append(f"max_tokens is {max_tokens}, but config.json states {places} positions; long texts may fail")
     truncation, padding = tokenizer.truncation or {}, tokenizer.padding or {}
     tokenizer.enable_truncation(
         min([max_tokens, *limits]), direction=_side(config.get("truncation_side"), truncation.get("direction"))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.folder_files import UnusableModelError, check_contents, why_missing
+from engine.folder_files import UnusableModelError, check_contents, unreadable, why_missing
 from engine.manifest import MANIFEST, Folder
 
 SIMILAR_NAMES = ("model.json.txt", "model.jsonc", "model.json5", "manifest.json")
@@ -31,7 +31,7 @@ def find_folders(parent: Path) -> Iterator[Path | IgnoredFolder]:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        yield IgnoredFolder(parent.name, f"it cannot be read ({error.strerror})", parent)
+        yield IgnoredFolder(parent.name, unreadable("it", error), parent)
         return
     if (parent / MANIFEST).is_file():
         yield IgnoredFolder(
@@ -41,12 +41,13 @@ def find_folders(parent: Path) -> Iterator[Path | IgnoredFolder]:
         try:
             if not path.is_dir():
                 continue
-            if (path / MANIFEST).exists():
+            manifest = path / MANIFEST
+            if manifest.is_file() or manifest.is_dir():  # not a pipe, whose reader would wait for ever
                 yield path
             elif reason := _why_no_manifest(path):
                 yield IgnoredFolder(path.name, reason, path)
         except OSError as error:
-            yield IgnoredFolder(path.name, f"it cannot be read ({error.strerror})", path)
+            yield IgnoredFolder(path.name, unreadable("it", error), path)
 
 
 def why_unusable(folder: Folder) -> str | None:
@@ -58,11 +59,13 @@ def why_unusable(folder: Folder) -> str | None:
     try:
         if missing := [name for name in names if not (folder.path / name).is_file()]:
             return why_missing(folder.path, missing[0])
-        check_contents(folder.path, names)
+        pattern = f"{folder.manifest.model_file}*data*"  # weights beside the graph need not be listed
+        weights = [path.relative_to(folder.path).as_posix() for path in folder.path.glob(pattern) if path.is_file()]
+        check_contents(folder.path, dict.fromkeys([*names, *weights]))
     except UnusableModelError as error:
         return str(error)
     except OSError as error:
-        return f"it cannot be read ({error.strerror})"
+        return unreadable("it", error)
     return None
 
 

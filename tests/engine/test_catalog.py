@@ -1,6 +1,10 @@
 """The catalogue: FastEmbed's registry and model folders, by name."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,7 +162,7 @@ def test_missing_folder_and_folder_without_a_manifest_count_as_empty(tmp_path: P
             "the file '../a' is outside the folder",
             id="file outside the folder",
         ),
-        pytest.param(None, "Is a directory: model.json", id="not readable"),
+        pytest.param(None, "model.json cannot be read (Is a directory)", id="not readable"),
     ],
 )
 def test_folder_with_a_broken_manifest_is_ignored_and_logged(
@@ -234,8 +238,11 @@ def test_nothing_is_reported_of_the_bundled_model_and_of_a_models_dir_that_is_na
     TinyModel("acme/tiny").write(tmp_path)
     monkeypatch.chdir(tmp_path.parent)
     with capture_logs() as events:
-        catalog = read_catalog([BUNDLED_MODELS_DIR, tmp_path, Path(tmp_path.name)], bundled=BUNDLED_MODEL)
+        catalog = read_catalog(
+            [BUNDLED_MODELS_DIR, tmp_path, Path(tmp_path.name), BUNDLED_MODELS_DIR / "."], bundled=BUNDLED_MODEL
+        )
     assert (events, catalog.replaced) == ([], ())
+    assert catalog.get(BUNDLED_MODEL).source == "bundled"
 
 
 def test_folder_that_was_meant_to_be_a_model_is_reported_with_what_to_change(tmp_path: Path) -> None:
@@ -245,6 +252,8 @@ def test_folder_that_was_meant_to_be_a_model_is_reported_with_what_to_change(tmp
     (kinds["extension"] / "model.json").rename(kinds["extension"] / "model.json.txt")
     (kinds["case"] / "model.json").rename(kinds["case"] / "Model.json")
     kinds["deep"].rename(tmp_path / "acme")
+    os.mkfifo(TinyModel("pipe").write(tmp_path) / "model.json.fifo")
+    (tmp_path / "pipe" / "model.json.fifo").replace(tmp_path / "pipe" / "model.json")
     TinyModel("inner").write(tmp_path / "owner")
     with capture_logs():
         ignored = {folder.name: folder.reason for folder in catalog_of(tmp_path).ignored}
@@ -252,6 +261,7 @@ def test_folder_that_was_meant_to_be_a_model_is_reported_with_what_to_change(tmp
         "bare": "it has an ONNX file, but no model.json: add one with name, dim, max_tokens, pooling and normalized",
         "extension": "it has 'model.json.txt': rename it to model.json",
         "case": "it has 'Model.json': rename it to model.json",
+        "pipe": "it has an ONNX file, but no model.json: add one with name, dim, max_tokens, pooling and normalized",
         "owner": "its subfolder 'inner' has a model.json: move 'inner' into MODELS_DIR itself",
     }
 
@@ -319,3 +329,35 @@ def test_closest_names_are_at_most_three_different_ones_and_none_if_nothing_is_s
         closest = product.closest(name)
         assert len(set(closest)) == len(closest) <= 3, name
     assert [product.closest(name) for name in ("", "zzzzzz", "🙂")] == [[], [], []]
+
+
+READ_AS_ANOTHER_USER = """
+import sys
+from pathlib import Path
+import structlog
+from engine.catalog import read_catalog
+structlog.configure(processors=[lambda *_: (_ for _ in ()).throw(structlog.DropEvent)])
+for folder in read_catalog([Path(sys.argv[1])], bundled="").ignored:
+    print(f"{folder.name}: {folder.reason}")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root reads every file")
+def test_folder_that_the_service_may_not_read_is_reported(tmp_path: Path) -> None:
+    TinyModel("closed").write(tmp_path).chmod(0)
+    (TinyModel("unreadable").write(tmp_path) / "model.json").chmod(0)
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    try:
+        done = subprocess.run(
+            [*drop, sys.executable, "-c", READ_AS_ANOTHER_USER, str(tmp_path)],
+            cwd=BUNDLED_MODELS_DIR.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+    assert done.stdout.splitlines() == [
+        "closed: it cannot be read (Permission denied): let the service's user read it",
+        "unreadable: model.json cannot be read (Permission denied): let the service's user read it",
+    ]

@@ -175,6 +175,16 @@ def external(keep_bytes: int | None = None) -> Change:
     return apply
 
 
+def pooling_of_authors(**keys: object) -> Change:
+    """Return a function that writes what sentence-transformers writes about the pooling."""
+
+    def apply(folder: Path) -> None:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(keys))
+
+    return apply
+
+
 def move_weights_away(folder: Path) -> None:
     data, other = folder / "model.onnx_data", folder.parent / "elsewhere"
     other.mkdir()
@@ -252,6 +262,10 @@ UNUSABLE: dict[str, tuple[Change, str]] = {
     ),
     "git-lfs pointer in place of the weights": (
         both(external(), write("model.onnx_data", LFS), manifest(additional_files=["model.onnx_data"])),
+        "'model.onnx_data' is only a git-lfs pointer",
+    ),
+    "git-lfs pointer in place of weights that are not listed": (
+        both(external(), write("model.onnx_data", LFS)),
         "'model.onnx_data' is only a git-lfs pointer",
     ),
     "web page": (write("model.onnx", b"\n<!DOCTYPE html>\n<html>"), "'model.onnx' is a web page"),
@@ -384,6 +398,31 @@ def test_positions_count_the_tokens_of_a_text_from_0_on_either_side_of_the_paddi
             "max_tokens is 16, but config.json states 8 positions",
             id="fewer positions",
         ),
+        pytest.param(
+            "length",
+            write("sentence_bert_config.json", b'{"max_seq_length": 8}'),
+            "max_tokens is 16, but sentence_bert_config.json states 8",
+            id="lower length",
+        ),
+        pytest.param(
+            "pooling",
+            pooling_of_authors(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False),
+            "pooling is 'mean', but 1_Pooling/config.json states 'cls'",
+            id="other pooling",
+        ),
+        pytest.param(
+            "same pooling",
+            pooling_of_authors(pooling_mode_cls_token=False, pooling_mode_mean_tokens=True),
+            None,
+            id="same pooling",
+        ),
+        pytest.param(
+            "dim",
+            pooling_of_authors(word_embedding_dimension=384),
+            "dim is 4, but 1_Pooling/config.json states 384",
+            id="other dimension",
+        ),
+        pytest.param("broken", write("sentence_bert_config.json", b"{"), None, id="broken file that nothing needs"),
         pytest.param(
             "pad",
             both(
