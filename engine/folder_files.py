@@ -85,7 +85,8 @@ def check_contents(folder: Path, names: Iterable[str]) -> None:
             raise UnusableModelError(unreadable(f"its file {name!r}", error)) from error
         if head.startswith(LFS_POINTER):
             raise UnusableModelError(
-                f"its file {name!r} is only a git-lfs pointer: run `git lfs pull` where it was cloned, and copy it"
+                f"its file {name!r} is a git-lfs pointer instead of the file itself; run 'git lfs pull' where it was "
+                "cloned, and copy it again"
             )
         if head.lstrip().lower().startswith(WEB_PAGES):
             raise UnusableModelError(

@@ -143,7 +143,7 @@ EXPLANATIONS: Sequence[tuple[str, str]] = (
     ),
     (
         r"Protobuf parsing failed|No graph was found|ModelProto does not have a graph",
-        "its ONNX file is not one, or is incomplete: copy it again",
+        "its graph is not a complete ONNX file: copy it again",
     ),
     (
         r"Output '([^']*)' not found in the model, available outputs: \[(.*)\]",

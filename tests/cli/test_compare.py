@@ -153,10 +153,10 @@ def test_failure_names_the_model_and_the_line_but_not_the_text(compare: Compare,
 
 
 def test_model_that_cannot_be_loaded_is_reported(compare: Compare, tmp_path: Path) -> None:
-    (TinyModel("acme/broken").write(tmp_path) / "model.onnx").write_bytes(b"no model")
+    (TinyModel("acme/broken").write(tmp_path) / "tokenizer.json").write_bytes(b"no tokenizer")
     outcome = compare(BUNDLED_MODEL, "acme/broken", folder=tmp_path)
     assert (outcome.code, outcome.out) == (1, "")
-    assert "'acme/broken' cannot be compared: its ONNX file is not one" in outcome.err
+    assert "'acme/broken' cannot be compared: its file 'tokenizer.json' is not valid JSON" in outcome.err
     assert str(tmp_path) not in outcome.err
 
 

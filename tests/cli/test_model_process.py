@@ -59,7 +59,7 @@ def test_failure_names_the_text(text: str, reason: str, folder: Path) -> None:
 
 def test_model_that_cannot_be_loaded_is_a_failure_with_the_reason(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"no model")
-    with pytest.raises(ModelProcessError, match="its ONNX file is not one"):
+    with pytest.raises(ModelProcessError, match="not a complete ONNX file"):
         loaded(folder)
 
 

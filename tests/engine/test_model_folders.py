@@ -248,10 +248,13 @@ USABLE: dict[str, Change] = {
     ),
 }
 UNUSABLE: dict[str, tuple[Change, str]] = {
-    "git-lfs pointer in place of the graph": (write("model.onnx", LFS), "'model.onnx' is only a git-lfs pointer: run"),
+    "git-lfs pointer in place of the graph": (
+        write("model.onnx", LFS),
+        "'model.onnx' is a git-lfs pointer instead of the file itself; run 'git lfs pull'",
+    ),
     "git-lfs pointer in place of the tokenizer": (
         write("tokenizer.json", LFS),
-        "its file 'tokenizer.json' is only a git-lfs pointer: run `git lfs pull`",
+        "its file 'tokenizer.json' is a git-lfs pointer instead of the file itself; run 'git lfs pull'",
     ),
     "git-lfs pointer with a stated hash": (
         both(
@@ -262,20 +265,20 @@ UNUSABLE: dict[str, tuple[Change, str]] = {
     ),
     "git-lfs pointer in place of the weights": (
         both(external(), write("model.onnx_data", LFS), manifest(additional_files=["model.onnx_data"])),
-        "'model.onnx_data' is only a git-lfs pointer",
+        "'model.onnx_data' is a git-lfs pointer",
     ),
     "git-lfs pointer in place of weights that are not listed": (
         both(external(), write("model.onnx_data", LFS)),
-        "'model.onnx_data' is only a git-lfs pointer",
+        "'model.onnx_data' is a git-lfs pointer",
     ),
     "web page": (write("model.onnx", b"\n<!DOCTYPE html>\n<html>"), "'model.onnx' is a web page"),
     "empty graph": (write("model.onnx", b""), "'model.onnx' is empty"),
     "graph cut short": (
         lambda folder: write("model.onnx", (folder / "model.onnx").read_bytes()[:200])(folder),
-        "its ONNX file is not one, or is incomplete",
+        "is not a complete ONNX file",
     ),
-    "not a graph": (write("model.onnx", b"PK\3\4 zipped"), "its ONNX file is not one"),
-    "missing weights": (external(0), "its file 'model.onnx_data', which contains the weights, is missing"),
+    "not a graph": (write("model.onnx", b"PK\3\4 zipped"), "is not a complete ONNX file"),
+    "missing weights": (external(0), "its file 'model.onnx_data'"),
     "weights cut short": (external(100), "the file with its weights is shorter than the graph says"),
     "weights behind a link": (
         both(external(), move_weights_away),
