@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -26,12 +27,8 @@ evicted."""
 DOWNLOAD_RETRY_S = 30.0
 """Seconds after which a caller may ask again for a model whose download was refused: about the time of a download."""
 
+utc_now = partial(datetime.now, UTC)
 log = structlog.get_logger()
-
-
-def utc_now() -> datetime:
-    """Return the time of day, for people to read; ages are measured with a monotonic clock."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ class ModelManager:
             memory_budget_bytes: maximum for all models together; None: no maximum.
             required: models that are never evicted; their places and memory are kept before they are loaded, too.
             clock: monotonic, in seconds.
-            now: the time of day.
+            now: the time of day, for people to read.
         """
         self._downloads = downloads
         self._load = load
@@ -205,6 +202,13 @@ class ModelManager:
                 await self.evict_idle()
             except Exception:
                 log.exception("idle_models_not_dropped")  # and try again next time
+
+    async def forget(self, name: str) -> None:
+        """Load a model anew when it is leased next. Leases that are held, and a running load, end with the old one."""
+        if name in self._loading:
+            await asyncio.wait([self._loading[name]])
+        self._failures.pop(name, None)
+        await self._evict([name] if name in self._places.loaded else [], reason="changed")
 
     async def aclose(self) -> None:
         """Stop waiting for loads and evict all models. A load that runs in its thread finishes there."""

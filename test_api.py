@@ -182,7 +182,7 @@ def test_model_name_is_optional_and_case_insensitive(client: httpx.Client, body:
     [
         pytest.param("/embed", {"text": "x" * MAX_TEXT_LENGTH}, id="longest-text"),
         pytest.param("/embed", {"text": "🙂" * MAX_TEXT_LENGTH}, id="longest-text-in-characters-not-bytes"),
-        pytest.param("/embed", {"text": "\x00\u200b"}, id="control-characters"),
+        pytest.param("/embed", {"text": "a\x00\u200b"}, id="control-characters"),
         pytest.param("/embed/batch", {"texts": ["text"] * MAX_BATCH_SIZE}, id="most-texts"),
         pytest.param("/embed/batch", {"texts": ["text"]}, id="fewest-texts"),
     ],
@@ -744,6 +744,33 @@ BAD_BODIES = [
     pytest.param("/embed/batch", b'{"texts": ["a", "\\udc00"]}', "texts", 1, None, id="surrogate-among-texts"),
     pytest.param("/embed/batch", {"texts": ["a"], "text": "a"}, "text", None, None, id="unknown-field-in-batch"),
 ]
+
+
+@pytest.mark.parametrize("options", [{}, {"input_type": "query"}, {"truncate": "none"}, {"long_text": "mean"}])
+def test_text_of_which_the_model_sees_nothing_is_a_400_that_names_it(
+    client: httpx.Client, options: dict[str, str]
+) -> None:
+    for text in (
+        "\u200b",
+        "\ufeff",
+        "\u00ad",
+        "\ufe0f",
+        "\x00",
+        "\x07",
+        "\ue000",
+        "\u0301",
+        "\u200b \x7f",
+        "[SEP][PAD]",
+    ):
+        details = problem(client.post("/embed", json={"text": text, **options}), 400, "invalid-input")
+        assert (details["index"], "blank" in details["detail"]) == (0, True)
+        body = {"texts": ["a", f"a{text}", text, text], **options}
+        assert problem(client.post("/embed/batch", json=body), 400, "invalid-input")["index"] == 2
+
+
+def test_tokens_of_a_text_of_which_the_model_sees_nothing_are_counted(client: httpx.Client) -> None:
+    counted = client.post("/tokenize", json={"texts": ["\u200b", "a"]}).json()["texts"]
+    assert [text["tokens"] for text in counted] == [2, 3]
 
 
 @pytest.mark.parametrize(("path", "body", "field", "index", "limit"), BAD_BODIES)

@@ -12,9 +12,15 @@ from litestar import Litestar
 from access.quotas import QuotaStore
 from assembly.lane_plan import LanePlan
 from assembly.lifecycle import Lifecycle
-from assembly.start_checks import log_open_catalog, log_settings_without_effect, why_not_here
+from assembly.model_reload import ModelReload
+from assembly.start_checks import (
+    log_open_catalog,
+    log_settings_without_effect,
+    log_unusable_folders,
+    why_not_here,
+)
 from config import Settings
-from engine.catalog import Catalog
+from engine.catalog import Catalog, Model
 from engine.download_queue import SLOTS, DownloadQueue
 from engine.downloads import Downloads
 from engine.embedder import Embedder
@@ -76,6 +82,7 @@ class RunningService:
         self._load = load
         self._stop = stop
         self._parts: ServiceParts | None = None
+        self._reload = ModelReload(settings, catalog)
 
     @property
     def parts(self) -> ServiceParts:
@@ -92,6 +99,14 @@ class RunningService:
     def overload(self, caller: Caller) -> ServiceError | None:
         """Return the error that any queued work of *caller* would get now; None: some is accepted, or nothing runs."""
         return None if self._parts is None else self._parts.scheduler.overload(caller)
+
+    async def reload(self) -> None:
+        """Read the model folders again, and serve what has changed. Without effect while the app does not run.
+
+        Running requests end with the model that they have. Never raises: what cannot be used is logged.
+        """
+        if self._parts is not None and self.lifecycle.phase != "draining":
+            await self._reload.run(self._parts.models)
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
@@ -138,6 +153,7 @@ class RunningService:
         settings = self._settings
         await asyncio.to_thread(log_settings_without_effect, settings)
         log_open_catalog(settings)
+        await asyncio.to_thread(log_unusable_folders, self._catalog.models)
         required = [parts.embedder.resolve_model(name) for name in self.required_models]
         reason = await asyncio.to_thread(why_not_here, settings, required, self._plan)
         if reason is None:
@@ -189,13 +205,15 @@ class RunningService:
         space = HubSpace(cache_dir, max_bytes=settings.hub_cache_max_size)
         return ModelManager(
             downloads=Downloads(
-                fetch=lambda model: fetch(model, cache_dir, space=space, may_fill_disk=model in required),
+                fetch=lambda model: fetch(
+                    self._current(model), cache_dir, space=space, may_fill_disk=model in required
+                ),
                 needs_download=lambda model: not is_cached(model, cache_dir),
                 executor=loading,
                 download_executor=downloading,
                 queue=DownloadQueue(),
             ),
-            load=lambda model: self._load(model, hub_cache_dir=settings.hub_cache_dir),
+            load=lambda model: self._load(self._current(model), hub_cache_dir=settings.hub_cache_dir),
             optimise=lambda encoder: (
                 encoder.open_lone_text_session(plan.cores) if plan.sessions_of(encoder.model) > 1 else None
             ),
@@ -207,3 +225,7 @@ class RunningService:
             memory_budget_bytes=settings.model_memory_budget,
             required=required,
         )
+
+    def _current(self, model: Model) -> Model:
+        """Return *model* as it is now: a reload may have replaced it since the caller looked it up."""
+        return self._catalog.find(model.name) or model

@@ -1,6 +1,6 @@
 """Checks before the required models are loaded: settings without effect, open models, memory, and the cache folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
@@ -10,6 +10,7 @@ from config import Settings, find_unknown_names
 from engine.catalog import Model
 from engine.hub import is_cached
 from engine.memory_estimate import estimate_memory, tight_memory_fields, why_impossible
+from engine.model_folders import why_unusable
 from host.folder_permissions import why_not_writable
 from host.memory import memory_limit
 
@@ -38,6 +39,13 @@ def why_list_models(settings: Settings) -> str | None:
         "anyone who reaches HOST may have any model of the catalogue downloaded and loaded; "
         "list those you offer in ALLOWED_MODELS"
     )
+
+
+def log_unusable_folders(models: Iterable[Model]) -> None:
+    """Log each model folder that cannot be loaded, as far as the beginning of its files shows. Blocks."""
+    for model in models:
+        if model.folder and (reason := why_unusable(model.folder)):
+            log.warning("model_folder_unusable", model=model.name, folder=model.folder.path.name, reason=reason)
 
 
 def why_not_here(settings: Settings, required: Sequence[Model], plan: LanePlan) -> str | None:

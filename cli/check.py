@@ -252,18 +252,25 @@ def _check_required_model(model: Model, settings: Settings, plan: LanePlan, *, i
     if budget is not None and needed > budget:
         detail = f"it needs about {megabytes(needed)}, more than MODEL_MEMORY_BUDGET allows for all models"
         yield Finding("models", "FAIL", "  memory", detail, facts)
+    report = _try_to_load(model, settings)
+    if isinstance(report, str):
+        yield Finding("models", "FAIL", "  loaded", f"no: {report}", facts)
+    else:
+        yield from _describe_loaded(report, facts)
+
+
+def _try_to_load(model: Model, settings: Settings) -> LoadReport | str:
+    """Load *model* in a process of its own, or return why that is impossible."""
     config = WorkerConfig(model, settings.hub_cache_dir, None, settings.micro_batch_tokens)
     try:
         space = HubSpace(settings.hub_cache_dir, max_bytes=settings.hub_cache_max_size)
         fetch_with_progress(model, settings.hub_cache_dir, space=space)
         with start_worker(config) as worker:
-            report = worker.load()
+            return worker.load()
     except ModelUnavailableError as error:
-        yield Finding("models", "FAIL", "  loaded", f"no: {error.cause}", facts)
+        return error.cause
     except ModelProcessError as error:
-        yield Finding("models", "FAIL", "  loaded", f"no: {error.message}", facts)
-    else:
-        yield from _describe_loaded(report, facts)
+        return error.message
 
 
 def _describe_loaded(report: LoadReport, facts: Mapping[str, Any]) -> Iterator[Finding]:
@@ -281,6 +288,8 @@ def _describe_loaded(report: LoadReport, facts: Mapping[str, Any]) -> Iterator[F
         "runtime": fingerprint.runtime.id,
     }
     yield Finding("models", "ok", "  fingerprint", fingerprint.digest, {**facts, **identity})
+    for note in report.notes:
+        yield Finding("models", "warn", "  note", note, {**facts, "note": note})
 
 
 def _describe_self_check(check: SelfCheckResult, facts: Mapping[str, Any]) -> Finding:
@@ -293,7 +302,7 @@ def _describe_self_check(check: SelfCheckResult, facts: Mapping[str, Any]) -> Fi
 
 
 def _check_other_models(settings: Settings, catalog: Catalog, required: Sequence[Model]) -> Iterator[Finding]:
-    """Report allowed models that are not in the cache, and folders that contain no usable model."""
+    """Report allowed models that are not in the cache, and folders that contain no usable model or replace one."""
     for model in _known_models(catalog, settings.allowed_models):
         if model not in required and not is_cached(model, settings.hub_cache_dir):
             detail = f"{model.name} is not in the cache: the first request for it downloads it"
@@ -301,9 +310,33 @@ def _check_other_models(settings: Settings, catalog: Catalog, required: Sequence
     if not settings.models_dir.is_dir():
         detail = f"{settings.models_dir} does not exist, so there are no models of your own"
         yield Finding("models", "ok", "MODELS_DIR", detail, {"folder": str(settings.models_dir)})
+    for replaced in catalog.replaced:
+        facts = {"model": replaced.name, "folder": replaced.folder, "replaces": replaced.replaces}
+        yield Finding("models", "warn", "replaced", str(replaced), facts)
+    allowed = _known_models(catalog, settings.allowed_models)
+    for model in catalog.models:
+        if model.folder and model.source == "local" and model not in required and (not allowed or model in allowed):
+            yield _check_folder(model, model.folder.path.name, settings)
     for folder in catalog.ignored:
         detail = f"the folder {folder.name!r} is not a model: {folder.reason}"
         yield Finding("models", "warn", "ignored", detail, {"folder": folder.name, "reason": folder.reason})
+
+
+def _check_folder(model: Model, folder: str, settings: Settings) -> Finding:
+    """Load a model of MODELS_DIR that is not required, if there is enough memory for a moment."""
+    facts: dict[str, Any] = {"model": model.name, "folder": folder}
+    available = available_bytes()
+    if available is not None and model.memory_bytes > available:
+        detail = f"{model.name} was not loaded: it needs about {megabytes(model.memory_bytes)}"
+        return Finding("models", "warn", "folder", f"{detail}, and {megabytes(available)} are available", facts)
+    report = _try_to_load(model, settings)
+    if isinstance(report, str):
+        facts["reason"] = report
+        return Finding("models", "warn", "folder", f"{model.name} cannot be loaded: {report}", facts)
+    notes = f": {'; '.join(report.notes)}" if report.notes else ""
+    facts["notes"] = list(report.notes)
+    level: Level = "warn" if report.notes else "ok"
+    return Finding("models", level, "folder", f"{model.name} can be loaded{notes}", facts)
 
 
 def _check_hub(missing: Sequence[Model]) -> Finding:

@@ -71,6 +71,7 @@ class LoadReport:
 
     Attributes:
         memory_bytes: growth of the process by loading; None: unknown on this system.
+        notes: what the operator should know about the model's folder, as sentences without a full stop.
     """
 
     seconds: float
@@ -78,6 +79,7 @@ class LoadReport:
     max_tokens: int | None
     check: SelfCheckResult
     fingerprint: ModelFingerprint
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,9 @@ class ModelWorker:
             raise ModelProcessError("it was loaded without a self-check")
         self._tokenizer = encoder.tokenizer
         self._model = encoder.runnable(self._config.input_type)
-        return LoadReport(seconds, self._growth(), encoder.max_tokens, encoder.self_check, encoder.fingerprint)
+        return LoadReport(
+            seconds, self._growth(), encoder.max_tokens, encoder.self_check, encoder.fingerprint, encoder.notes
+        )
 
     def embed(self, texts: Sequence[str]) -> TimedVectors:
         prompt = self._config.model.card.prompt_for(self._config.input_type)

@@ -4,17 +4,17 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import structlog
 
 from engine.errors import UnknownModelError
 from engine.fastembed_adapter import RegistryModel, registry_models
+from engine.folder_files import unreadable
 from engine.manifest import MANIFEST, Folder, read_folder
 from engine.model_cards import EMPTY_CARD, ModelCard, card_of, card_of_folder
+from engine.model_folders import IgnoredFolder, find_folders
 
 MAX_COMPARED_CHARACTERS = 200
 """Characters of an unknown name that are compared with known names; longer ones would cost time for nothing."""
@@ -53,33 +53,56 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class IgnoredFolder:
-    """A folder whose `model.json` cannot be used, and the reason."""
+class ReplacedModel:
+    """A model that is not offered, because a folder has the same name.
+
+    Attributes:
+        name: the model's.
+        folder: name of the folder that is offered.
+        replaces: what is not offered, in words.
+    """
 
     name: str
-    reason: str
+    folder: str
+    replaces: str
+
+    def __str__(self) -> str:
+        return f"the folder {self.folder!r} replaces {self.replaces} of the same name, {self.name!r}"
 
 
 class Catalog:
-    """The models that exist, by name; immutable.
+    """The models that exist, by name. They change only as a whole, by `adopt`."""
 
-    Attributes:
-        ignored: folders with a `model.json` that cannot be used.
-    """
-
-    def __init__(self, models: Iterable[Model], *, ignored: Iterable[IgnoredFolder] = ()) -> None:
+    def __init__(
+        self, models: Iterable[Model], *, ignored: Iterable[IgnoredFolder] = (), replaced: Iterable[ReplacedModel] = ()
+    ) -> None:
         """Index *models* by name; if two have the same name, the later one wins."""
-        self._models: Mapping[str, Model] = {model.name.lower(): model for model in models}
-        self.ignored = tuple(ignored)
+        by_name = {model.name.lower(): model for model in models}
+        ordered = sorted(by_name.values(), key=lambda model: (model.source == "hub", model.name.lower()))
+        self._entries = _Entries(by_name, tuple(ordered), tuple(ignored), tuple(replaced))
 
-    @cached_property
+    @property
     def models(self) -> tuple[Model, ...]:
         """All models: first those that need no download, then the others, each by name."""
-        return tuple(sorted(self._models.values(), key=lambda model: (model.source == "hub", model.name.lower())))
+        return self._entries.models
+
+    @property
+    def ignored(self) -> tuple[IgnoredFolder, ...]:
+        """Folders that are not offered as models."""
+        return self._entries.ignored
+
+    @property
+    def replaced(self) -> tuple[ReplacedModel, ...]:
+        """Models that are not offered, because a folder has the same name."""
+        return self._entries.replaced
+
+    def adopt(self, other: "Catalog") -> None:
+        """Take over all entries of *other* at once; other threads see the old ones or the new ones."""
+        self._entries = other._entries  # noqa: SLF001 - of the same class
 
     def find(self, name: str) -> Model | None:
         """Return the model with this name, ignoring case, or None."""
-        return self._models.get(name.lower())
+        return self._entries.by_name.get(name.lower())
 
     def get(self, name: str) -> Model:
         """Return the model with this name, ignoring case.
@@ -96,12 +119,22 @@ class Catalog:
 
         A name is compared as a whole, and then without its owner (the part before the last slash).
         """
-        wanted = name.lower()[:MAX_COMPARED_CHARACTERS]
-        full = difflib.get_close_matches(wanted, self._models, n=limit, cutoff=MIN_SIMILARITY)
-        by_tail = {key.rpartition("/")[2]: key for key in self._models}
+        wanted, known = name.lower()[:MAX_COMPARED_CHARACTERS], self._entries.by_name
+        full = difflib.get_close_matches(wanted, known, n=limit, cutoff=MIN_SIMILARITY)
+        by_tail = {key.rpartition("/")[2]: key for key in known}
         tails = difflib.get_close_matches(wanted.rpartition("/")[2], by_tail, n=limit, cutoff=MIN_SIMILARITY)
         keys = dict.fromkeys([*full, *(by_tail[tail] for tail in tails)])
-        return [self._models[key].name for key in keys][:limit]
+        return [known[key].name for key in keys][:limit]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """The content of a catalogue, which `adopt` replaces at once."""
+
+    by_name: Mapping[str, Model]
+    models: tuple[Model, ...]
+    ignored: tuple[IgnoredFolder, ...]
+    replaced: tuple[ReplacedModel, ...]
 
 
 def read_catalog(folders: Iterable[Path], *, bundled: str, preloaded: Path | None = None) -> Catalog:
@@ -112,16 +145,37 @@ def read_catalog(folders: Iterable[Path], *, bundled: str, preloaded: Path | Non
         bundled: name of the model that ships with the service, in the first of *folders*.
         preloaded: a hub cache that ships with the service; one that does not exist counts as empty.
     """
-    parents = list(dict.fromkeys(folders))
-    models, ignored = _read_registry(preloaded), []
+    by_place: dict[Path, Path] = {}
+    for parent in folders:
+        by_place.setdefault(parent.resolve(), parent)
+    parents = list(by_place.values())
+    models, ignored, replaced = {model.name.lower(): model for model in _read_registry(preloaded)}, [], []
     for parent in parents:
-        for path in sorted(parent.glob(f"*/{MANIFEST}")):
+        for found in find_folders(parent):
+            if isinstance(found, IgnoredFolder):
+                ignored.append(found)
+                continue
             try:
-                models.append(_read_model(path.parent, bundled=bundled if parent == parents[0] else ""))
-            except (msgspec.MsgspecError, OSError, ValueError) as error:
-                ignored.append(IgnoredFolder(path.parent.name, _reason(error)))
-                log.warning("model_folder_ignored", folder=path.parent.name, reason=_reason(error))
-    return Catalog(models, ignored=ignored)
+                model = _read_model(found, bundled=bundled if parent == parents[0] else "")
+            except (OSError, ValueError) as error:
+                ignored.append(IgnoredFolder(found.name, _reason(error), found))
+                continue
+            if (other := models.get(model.name.lower())) and not (model.source == "bundled" and other.source == "hub"):
+                replaced.append(ReplacedModel(other.name, found.name, _describe(other)))
+            models[model.name.lower()] = model
+    for folder in ignored:
+        log.warning("model_folder_ignored", folder=folder.name, reason=folder.reason)
+    for entry in replaced:
+        log.warning("model_replaced", model=entry.name, folder=entry.folder, replaces=entry.replaces)
+    return Catalog(models.values(), ignored=ignored, replaced=replaced)
+
+
+def _describe(model: Model) -> str:
+    return (
+        f"the folder {model.folder.path.name!r}"
+        if model.folder and model.source == "local"
+        else f"the {model.source} model"
+    )
 
 
 def _read_registry(preloaded: Path | None) -> list[Model]:
@@ -165,4 +219,4 @@ def _read_model(path: Path, *, bundled: str) -> Model:
 
 def _reason(error: Exception) -> str:
     """Return why a folder cannot be used, without its path."""
-    return f"{error.strerror}: {Path(error.filename or '').name}" if isinstance(error, OSError) else str(error)
+    return unreadable(MANIFEST, error) if isinstance(error, OSError) else str(error)

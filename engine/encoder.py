@@ -13,10 +13,16 @@ import structlog
 
 from engine.catalog import Model
 from engine.errors import NO_MEMORY, ModelUnavailableError
-from engine.fastembed_adapter import Method, Session, is_out_of_memory, open_session, register_folder
+from engine.fastembed_adapter import Method, Session, is_out_of_memory, open_folder_session, open_session
 from engine.fingerprint import ModelFiles, ModelFingerprint
+from engine.folder_files import UnusableModelError, read_object_if_any
+from engine.folder_notes import contradictions
+from engine.folder_tokenizer import read_tokenizer
+from engine.graph_check import check_inputs, check_output, explain
 from engine.hub import use_files
+from engine.manifest import Folder
 from engine.model_cards import InputType
+from engine.model_folders import why_unusable
 from engine.planner import Batching
 from engine.self_check import MAX_DRIFT, PROBES, SelfCheckResult, drift_of, run_self_check
 from engine.tokenizer import TextTokenizer, TokenizedText
@@ -49,6 +55,7 @@ class Encoder:
         batching: which texts may share a run without changing each other's vectors.
         fingerprint: identifies what makes the vectors; None before `load_encoder` has set it.
         self_check: what `warm_up` has measured; None before that.
+        notes: what the operator should know about the model's folder, as sentences without a full stop.
     """
 
     def __init__(self, model: Model, session: Session) -> None:
@@ -60,6 +67,7 @@ class Encoder:
         self.batching: Batching = "mixed"
         self.fingerprint: ModelFingerprint | None = None
         self.self_check: SelfCheckResult | None = None
+        self.notes: tuple[str, ...] = ()
         self._sessions = Sessions(session)
         self.tokenizer = TextTokenizer(
             session.tokenizer,
@@ -159,11 +167,15 @@ def _load(model: Model, files: ModelFiles) -> Encoder:
     Raises:
         CorruptFileError: a file is not the expected one, whether or not it could be opened.
     """
+    if model.folder:
+        _check_folder(model, model.folder)
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
         fingerprint = hashing.submit(lambda: files.fingerprint)
         try:
-            name = register_folder(model.folder) if model.folder else model.name
-            encoder = Encoder(model, open_session(name, files.folder))
+            if model.folder:
+                encoder = _open_folder(model, model.folder)
+            else:
+                encoder = Encoder(model, open_session(model.name, files.folder))
         except Exception as error:
             fingerprint.result()  # if a file is corrupt, this raises the better explanation
             raise _unusable(model, error) from error
@@ -175,6 +187,35 @@ def _load(model: Model, files: ModelFiles) -> Encoder:
     except Exception as error:
         raise _unusable(model, error) from error
     _log_self_check(encoder)
+    return encoder
+
+
+def _check_folder(model: Model, folder: Folder) -> None:
+    """Look at the beginning of each file, before its hash is compared.
+
+    Raises:
+        ModelUnavailableError: a file is missing, or something else, such as a git-lfs pointer.
+    """
+    if reason := why_unusable(folder):
+        raise _unusable(model, UnusableModelError(reason))
+
+
+def _open_folder(model: Model, folder: Folder) -> Encoder:
+    """Open the model in *folder*, whose files may be anything.
+
+    Raises:
+        UnusableModelError: they cannot be used.
+        Exception: whatever FastEmbed and ONNX Runtime raise.
+    """
+    tokenizer = read_tokenizer(folder.path, max_tokens=folder.manifest.max_tokens)
+    session = open_folder_session(folder, tokenizer.tokenizer)
+    model_type = (read_object_if_any(folder.path, "config.json") or {}).get("model_type")
+    check_inputs(session.signature, model_type=str(model_type or ""))
+    encoder = Encoder(model, session)
+    check_output(session.signature, folder.manifest, session.output_shape(encoder.tokenizer.tokenize(PROBES[:1])[0]))
+    encoder.notes = (*tokenizer.notes, *contradictions(folder.path, folder.manifest))
+    for note in encoder.notes:
+        log.warning("model_folder_noted", model=model.name, note=note)
     return encoder
 
 
@@ -197,5 +238,8 @@ def _unusable(model: Model, error: Exception) -> ModelUnavailableError:
     if is_out_of_memory(error):
         log.error("memory_exhausted", model=model.name, exc_info=error)
         return ModelUnavailableError(model.name, NO_MEMORY)
-    log.warning("model_files_unusable", model=model.name, exc_info=error)
-    return ModelUnavailableError(model.name, f"its files are missing or broken ({type(error).__name__})")
+    reason = explain(error)
+    # A message of ours says all; a foreign one may be explained by its traceback.
+    traceback = None if isinstance(error, UnusableModelError) else error
+    log.warning("model_files_unusable", model=model.name, reason=reason, exc_info=traceback)
+    return ModelUnavailableError(model.name, reason)

@@ -14,13 +14,15 @@ import onnxruntime
 from fastembed import TextEmbedding
 from fastembed.common.model_description import ModelSource, PoolingType
 from fastembed.common.model_management import CorruptedCacheError as CorruptedCacheError  # noqa: PLC0414 - re-exported
+from fastembed.text.custom_text_embedding import CustomTextEmbedding
 from fastembed.text.onnx_text_model import OnnxTextModel
 from fastembed.text.static_embedding import StaticTextEmbedding
 from huggingface_hub.file_download import repo_folder_name
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from engine.graph_check import GraphInput, Signature
 from engine.manifest import Folder
+from engine.model_inputs import INPUT_TYPES, concatenate_ids, fit_inputs, pad
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix
 
@@ -193,9 +195,23 @@ class Session:
         self._reopen = reopen
         self._padding = padding
         if self.is_static:
-            self._model._token_ids = _concatenate_ids  # type: ignore[attr-defined]  # noqa: SLF001
-        else:
-            self._model.tokenize = partial(_pad, padding)  # type: ignore[attr-defined]
+            self._model._token_ids = concatenate_ids  # type: ignore[attr-defined]  # noqa: SLF001
+            return
+        self._model.tokenize = partial(pad, padding)  # type: ignore[attr-defined]
+        if isinstance(self._model, CustomTextEmbedding):
+            types = {entry.name: INPUT_TYPES.get(entry.type, np.int64) for entry in self.signature.inputs}
+            self._model._preprocess_onnx_input = partial(fit_inputs, types)  # type: ignore[method-assign]  # noqa: SLF001
+
+    @property
+    def signature(self) -> Signature:
+        """The inputs and outputs of the graph. Not for static models."""
+        graph = self._model.model  # type: ignore[attr-defined]
+        return Signature(tuple(map(_described, graph.get_inputs())), tuple(map(_described, graph.get_outputs())))
+
+    def output_shape(self, item: TokenizedText) -> tuple[int, ...]:
+        """Run the graph on one text, and return the shape of its output before pooling. Not for static models."""
+        output = self._model.onnx_embed([item]).model_output  # type: ignore[attr-defined]
+        return tuple(output.shape)
 
     def run(self, method: Method, items: Sequence[TokenizedText]) -> Matrix:
         """Run the model once with one of FastEmbed's methods; the last two set the task of a model that has tasks.
@@ -249,37 +265,34 @@ def open_session(name: str, folder: Path) -> Session:
     return Session(embedding, reopen=reopen, tokenizer=tokenizer, padding=tokenizer.padding or {})
 
 
+def open_folder_session(folder: Folder, tokenizer: Tokenizer) -> Session:
+    """Load a folder's graph with one thread. FastEmbed does not read the folder's tokenizer files.
+
+    Args:
+        folder: contains the graph.
+        tokenizer: the folder's, with truncation and padding set up.
+
+    Raises:
+        Exception: whatever FastEmbed and ONNX Runtime raise for missing or broken files.
+    """
+    reopen = partial(
+        TextEmbedding,
+        register_folder(folder),
+        threads=1,
+        cache_dir=NO_CACHE_DIR,
+        specific_model_path=str(folder.path),
+    )
+    embedding = reopen(lazy_load=True)
+    inner: Any = embedding.model
+    inner.tokenizer = tokenizer  # FastEmbed loads its own only if there is none
+    inner.load_onnx_model()
+    return Session(embedding, reopen=reopen, tokenizer=tokenizer, padding=tokenizer.padding or {})
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether *error* means that there is not enough memory."""
     return isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
-@dataclass(frozen=True, slots=True)
-class _PaddedText:
-    """The attributes of `tokenizers.Encoding` that FastEmbed reads."""
-
-    ids: NDArray[np.int64]
-    attention_mask: NDArray[np.int64]
-
-
-def _pad(padding: Mapping[str, Any], items: list[TokenizedText], **_: object) -> list[_PaddedText]:
-    """Pad texts to equal length. Replaces FastEmbed's `tokenize`: the tokens are known already.
-
-    A plain function, not a method: a reference cycle would delay freeing the model.
-    """
-    longest = padding.get("length") or max(item.length for item in items)
-    if multiple := padding.get("pad_to_multiple_of"):
-        longest = -(-longest // multiple) * multiple
-    ids = np.full((len(items), longest), padding.get("pad_id", 0), dtype=np.int64)
-    mask = np.zeros((len(items), longest), dtype=np.int64)
-    for row, item in enumerate(items):
-        place = slice(longest - item.length, None) if padding.get("direction") == "left" else slice(item.length)
-        ids[row, place] = item.ids
-        mask[row, place] = 1
-    return [_PaddedText(*rows) for rows in zip(ids, mask, strict=True)]
-
-
-def _concatenate_ids(items: list[TokenizedText]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return all token ids in one row, and the number of tokens per text. Replaces a static model's `_token_ids`."""
-    ids = [np.asarray(item.ids, dtype=np.int64) for item in items]
-    return np.concatenate(ids), np.asarray([item.length for item in items], dtype=np.int64)
+def _described(entry: Any) -> GraphInput:
+    return GraphInput(entry.name, entry.type.removeprefix("tensor(").removesuffix(")"), tuple(entry.shape or ()))

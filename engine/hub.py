@@ -16,6 +16,7 @@ from engine.errors import ModelUnavailableError
 from engine.fastembed_adapter import CorruptedCacheError, RegistryModel, download, find_snapshot, registry_model
 from engine.file_hashes import HASH_DIGITS, CorruptFileError, ExpectedFile, hash_same_kind
 from engine.fingerprint import ModelFiles, facts_of_registry, files_of_folder
+from engine.folder_files import why_missing
 from engine.hub_space import HubSpace
 
 HUB_TIMEOUT_S = 5.0
@@ -61,7 +62,7 @@ def fetch(
     """
     if model.folder:
         if missing := [name for name in model.folder.files if not (model.folder.path / name).is_file()]:
-            raise ModelUnavailableError(model.name, f"its file {missing[0]!r} is missing")
+            raise ModelUnavailableError(model.name, why_missing(model.folder.path, missing[0]))
         return files_of_folder(model.folder)
     if files := _find_preloaded(model):
         return files

@@ -29,6 +29,7 @@ class EmbedOptions:
         normalize: whether vectors are scaled to length 1. None: only after *dimensions*, ``mean`` or a conversion to
             8 bits has changed them.
         dtype: the type of the returned numbers; see `engine.vectors.convert`.
+        allow_blank: accept texts of which the model sees only special tokens. They all have the same vector.
     """
 
     input_type: InputType | None = None
@@ -38,6 +39,7 @@ class EmbedOptions:
     allow_untrained_dimensions: bool = False
     normalize: bool | None = None
     dtype: Dtype = "float32"
+    allow_blank: bool = False
 
     @property
     def needs_unit_length(self) -> bool:

@@ -99,15 +99,36 @@ def preprocess(
         first_index: the place of the first of *texts* in the request, for errors.
 
     Raises:
-        InvalidInputError: *options* forbid truncation and a text is too long; names the first such text.
+        InvalidInputError: the model sees nothing of a text, or *options* forbid truncation and a text is too long;
+            names the first such text.
     """
     if options.long_text != "truncate":
         windows = tokenizer.windows(texts, prompt=prompt, with_spans=options.long_text == "chunks")
+        if not options.allow_blank:
+            reject_blank(tokenizer, texts, windows, prompt)
         return ModelInputs([item for parts in windows for item in parts], [len(parts) for parts in windows])
     items = tokenizer.tokenize(texts, prompt=prompt, side=None if options.truncate == "none" else options.truncate)
+    if not options.allow_blank:
+        reject_blank(tokenizer, texts, [[item] for item in items], prompt)
     if options.truncate == "none":
         _reject_truncated(items, tokenizer.max_tokens, first_index)
     return ModelInputs(items)
+
+
+def reject_blank(
+    tokenizer: TextTokenizer, texts: Sequence[str], windows: Sequence[Sequence[TokenizedText]], prompt: str
+) -> None:
+    """Reject a text of which the model sees only special tokens: all such texts would have the same vector.
+
+    Raises:
+        InvalidInputError: there is one; names the first.
+    """
+    if (index := tokenizer.first_blank(texts, windows, prompt=prompt)) is not None:
+        raise InvalidInputError(
+            f"Text {index} is blank for this model: its tokenizer drops every character, as it does with invisible "
+            "and control characters, or leaves only special tokens.",
+            extensions={"index": index},
+        )
 
 
 def postprocess(vectors: Matrix, inputs: ModelInputs, options: EmbedOptions, model: Model) -> tuple[NDArray[Any], int]:

@@ -6,13 +6,18 @@ truncated, so a text that is too long keeps its prompt and its special tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Literal
 
 from tokenizers import Encoding, Tokenizer
 
 Side = Literal["start", "end"]
 Span = tuple[int, int]
+
+SPACE_TOKENS = ("▁", "Ġ")
+"""How tokenizers write a lone space: a text that is nothing else is as blank as a space."""
+UNKNOWN_TOKENS = ("[UNK]", "<unk>")
+"""Names of the token for what the vocabulary lacks, such as an emoji: input that the model sees."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +94,7 @@ class TextTokenizer:
         self._adds_special_tokens = adds_special_tokens
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        self._blank_ids = _blank_ids(tokenizer, adds_special_tokens=adds_special_tokens)
 
     def tokenize(self, texts: Sequence[str], *, prompt: str = "", side: Side | None = None) -> list[TokenizedText]:
         """Count the tokens of *texts*, and truncate texts that are longer than the model's input.
@@ -116,6 +122,31 @@ class TextTokenizer:
         """
         encodings = self._encode(texts, prompt, with_offsets=bool(prompt) or with_spans)
         return [self._windows_of(encoding, prompt, with_spans=with_spans) for encoding in encodings]
+
+    def first_blank(
+        self, texts: Sequence[str], windows: Sequence[Sequence[TokenizedText]], *, prompt: str = ""
+    ) -> int | None:
+        """Return the index of the first text of which the model sees only special tokens; None: there is none.
+
+        Args:
+            texts: the caller's texts.
+            windows: what the model sees of each.
+            prompt: the prefix with which they were tokenised; it does not count.
+        """
+        start = 0
+        if prompt:
+            parts = _split(self._encode([prompt], "", with_offsets=False)[0], "")
+            start = len(parts.before) + len(parts.body)
+        for index, items in enumerate(windows):
+            if all(self._is_blank(item.ids, start) for item in items) and (
+                # A prompt may share a token with the text, so only the text alone is certain.
+                not prompt or self._is_blank(self._encode([texts[index]], "", with_offsets=False)[0].ids)
+            ):
+                return index
+        return None
+
+    def _is_blank(self, ids: Sequence[int], start: int = 0) -> bool:
+        return all(number in self._blank_ids for number in islice(ids, start, None))
 
     def tokens_of(self, texts: Sequence[str], *, prompt: str = "") -> list[list[Token]]:
         """Return every token of *texts*, special tokens and prompt included, before truncation."""
@@ -155,6 +186,16 @@ class TextTokenizer:
             )
             for start in range(0, max(1, count), max(1, size))
         ]
+
+
+def _blank_ids(tokenizer: Tokenizer, *, adds_special_tokens: bool) -> frozenset[int]:
+    """Return the ids of tokens that are no content: special ones, and a lone space."""
+    added = tokenizer.get_added_tokens_decoder().items()
+    special = {number for number, token in added if token.special and token.content not in UNKNOWN_TOKENS}
+    # Static models, the only ones without special tokens, skip unknown ones.
+    named = SPACE_TOKENS if adds_special_tokens else (*SPACE_TOKENS, *UNKNOWN_TOKENS)
+    numbers = [number for name in named if (number := tokenizer.token_to_id(name)) is not None]
+    return frozenset([*special, *numbers, *tokenizer.encode("", add_special_tokens=adds_special_tokens).ids])
 
 
 def _split(encoding: Encoding, prompt: str, *, with_offsets: bool = False) -> _Parts:

@@ -7,7 +7,7 @@ which can only batch the requests that wait. Each actor runs the model on one th
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,7 @@ def _embed_rows(encoder: Encoder, unit: Unit, rows: UnitRows, spec: JobSpec) -> 
 
 def _prepare(encoder: Encoder, texts: Sequence[str], options: EmbedOptions) -> ModelInputs:
     prompt = encoder.model.card.prompt_for(options.input_type)
+    options = replace(options, allow_blank=True)  # one invisible character must not end a job of millions of rows
     parts = [
         preprocess(encoder.tokenizer, texts[start : start + TEXTS_PER_TOKENIZATION], prompt, options)
         for start in range(0, len(texts), TEXTS_PER_TOKENIZATION)

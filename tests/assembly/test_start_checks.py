@@ -21,6 +21,7 @@ from host.memory import memory_limit
 from tests.support.apps import settings_of
 from tests.support.commands import HUB_MODEL
 from tests.support.servers import NO_HUB, ServerProcess
+from tests.support.tiny import TinyModel
 
 WITHOUT_RIGHTS = """
 import os, sys
@@ -51,6 +52,19 @@ def limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is read in the place of /sys/fs/cgroup."""
     monkeypatch.setattr(start_checks, "memory_limit", partial(memory_limit, cgroup=tmp_path))
     return tmp_path
+
+
+def test_folder_that_cannot_be_loaded_is_logged_with_what_to_change(tmp_path: Path) -> None:
+    for name in ("acme/whole", "acme/pointer", "acme/missing"):
+        TinyModel(name).write(tmp_path)
+    (tmp_path / "acme--pointer" / "model.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "acme--missing" / "tokenizer.json").unlink()
+    with capture_logs() as events:
+        start_checks.log_unusable_folders(open_catalog(settings_of(MODELS_DIR=str(tmp_path))).models)
+    reasons = {event["model"]: event["reason"] for event in events if event["event"] == "model_folder_unusable"}
+    assert set(reasons) == {"acme/pointer", "acme/missing"}
+    assert "git lfs pull" in reasons["acme/pointer"]
+    assert "save it with" in reasons["acme/missing"]
 
 
 def test_models_that_cannot_fit_into_memory_end_the_start(limits: Path, tiny_models: Path) -> None:

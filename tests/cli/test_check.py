@@ -221,10 +221,44 @@ def test_folder_that_is_not_a_model_is_a_warning_with_the_reason(check: RunComma
     assert "dim" in found["reason"]
 
 
+def test_folder_that_replaces_a_model_is_a_warning(check: RunCommand, tmp_path: Path) -> None:
+    TinyModel(HUB_MODEL).write(tmp_path)
+    found = finding(check(), "replaced")
+    folder = HUB_MODEL.replace("/", "--")
+    assert (found["level"], found["model"], found["folder"]) == ("warn", HUB_MODEL, folder)
+    assert found["detail"] == f"the folder {folder!r} replaces the hub model of the same name, {HUB_MODEL!r}"
+
+
+def test_model_of_models_dir_is_loaded_even_if_it_is_not_required(check: RunCommand, tmp_path: Path) -> None:
+    folder = TinyModel("acme/other").write(tmp_path)
+    found = finding(check(), "folder")
+    assert (found["level"], found["detail"]) == ("ok", "acme/other can be loaded")
+    (folder / "tokenizer_config.json").unlink()
+    found = finding(check(), "folder")
+    assert (found["level"], len(found["notes"])) == ("warn", 1)
+    assert "tokenizer_config.json is missing" in found["detail"]
+    (folder / "model.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9040\n")
+    found = finding(check(), "folder")
+    assert found["level"] == "warn"
+    assert (
+        "acme/other cannot be loaded: its file 'model.onnx' is a git-lfs pointer instead of the file itself; run"
+        in found["detail"]
+    )
+    assert finding(check(ALLOWED_MODELS=TINY), "ALLOWED_MODELS")["level"] == "ok"
+
+
+def test_what_the_operator_should_know_about_a_required_folder_is_a_warning(check: RunCommand, tmp_path: Path) -> None:
+    (tmp_path / "acme--tiny" / "tokenizer_config.json").unlink()
+    found = finding(check(), "note")
+    assert (found["level"], found["model"]) == ("warn", TINY)
+
+
 def test_required_model_with_broken_files_is_a_failure(check: RunCommand, tmp_path: Path) -> None:
     (tmp_path / "acme--tiny" / "model.onnx").write_bytes(b"no model")
     outcome = check()
-    assert finding(outcome, "loaded")["level"] == "fail"
+    found = finding(outcome, "loaded")
+    assert found["level"] == "fail"
+    assert "is not a complete ONNX file" in found["detail"]
     assert str(tmp_path) not in outcome.out + outcome.err
 
 

@@ -156,7 +156,7 @@ def test_model_that_cannot_be_loaded_is_reported(compare: Compare, tmp_path: Pat
     (TinyModel("acme/broken").write(tmp_path) / "tokenizer.json").write_bytes(b"no tokenizer")
     outcome = compare(BUNDLED_MODEL, "acme/broken", folder=tmp_path)
     assert (outcome.code, outcome.out) == (1, "")
-    assert "'acme/broken' cannot be compared: its files are missing or broken" in outcome.err
+    assert "'acme/broken' cannot be compared: its file 'tokenizer.json' is not valid JSON" in outcome.err
     assert str(tmp_path) not in outcome.err
 
 

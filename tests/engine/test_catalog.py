@@ -1,6 +1,10 @@
 """The catalogue: FastEmbed's registry and model folders, by name."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,10 +12,11 @@ from fastembed import TextEmbedding
 from structlog.testing import capture_logs
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
-from engine.catalog import Catalog, IgnoredFolder, Model, read_catalog
+from engine.catalog import Catalog, Model, read_catalog
 from engine.encoder import load_encoder
 from engine.errors import ModelUnavailableError, UnknownModelError
 from engine.model_cards import ModelCard
+from engine.model_folders import IgnoredFolder
 from tests.support.tiny import TinyModel
 
 SMALL = "BAAI/bge-small-en-v1.5"
@@ -150,14 +155,14 @@ def test_missing_folder_and_folder_without_a_manifest_count_as_empty(tmp_path: P
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(b'{"name": "bro', "Input data was truncated", id="not JSON"),
+        pytest.param(b'{"name": "bro', "model.json is not valid JSON: Input data was truncated", id="not JSON"),
         pytest.param(b'{"dim": 0}', "Expected `int` >= 1 - at `$.dim`", id="wrong value"),
         pytest.param(
             b'{"name": "a", "dim": 4, "max_tokens": 9, "pooling": "cls", "normalized": true, "model_file": "../a"}',
             "the file '../a' is outside the folder",
             id="file outside the folder",
         ),
-        pytest.param(None, "Is a directory: model.json", id="not readable"),
+        pytest.param(None, "model.json cannot be read (Is a directory)", id="not readable"),
     ],
 )
 def test_folder_with_a_broken_manifest_is_ignored_and_logged(
@@ -196,7 +201,94 @@ def test_folder_with_a_missing_file_is_a_model_that_cannot_be_loaded(tmp_path: P
         with pytest.raises(ModelUnavailableError) as unavailable:
             load_encoder(found, hub_cache_dir=tmp_path / "cache")
         causes[name] = unavailable.value.cause
-    assert causes == {name: f"its file {name!r} is missing" for name in missing}
+    hint = "; the folder has 'model.onnx': set model_file in model.json"
+    assert causes == {
+        "absent.onnx": f"its file 'absent.onnx' is missing{hint}",
+        "weights.bin": "its file 'weights.bin' is missing",
+        "gone.json": "its file 'gone.json' is missing",
+        "model\0.onnx": f"its file 'model\\x00.onnx' is missing{hint}",
+        ".": "its file '.' is a folder",
+    }
+
+
+def test_folder_that_replaces_a_model_and_two_folders_of_one_name_are_reported(tmp_path: Path) -> None:
+    TinyModel(SMALL.lower()).write(tmp_path)
+    TinyModel(BUNDLED_MODEL).write(tmp_path)
+    TinyModel("acme/tiny").write(tmp_path)
+    TinyModel("acme/tiny").write(tmp_path / "other").rename(tmp_path / "zwilling")
+    with capture_logs() as events:
+        catalog = read_catalog([BUNDLED_MODELS_DIR, tmp_path], bundled=BUNDLED_MODEL)
+    expected = [
+        (SMALL, SMALL.lower().replace("/", "--"), "the hub model"),
+        (BUNDLED_MODEL, BUNDLED_MODEL.replace("/", "--"), "the bundled model"),
+        ("acme/tiny", "zwilling", "the folder 'acme--tiny'"),
+    ]
+    assert sorted((entry.name, entry.folder, entry.replaces) for entry in catalog.replaced) == sorted(expected)
+    logged = [(line["model"], line["folder"], line["replaces"]) for line in events if line["event"] == "model_replaced"]
+    assert sorted(logged) == sorted(expected)
+    assert (
+        str(catalog.replaced[-1])
+        == "the folder 'zwilling' replaces the folder 'acme--tiny' of the same name, 'acme/tiny'"
+    )
+
+
+def test_nothing_is_reported_of_the_bundled_model_and_of_a_models_dir_that_is_named_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TinyModel("acme/tiny").write(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    with capture_logs() as events:
+        catalog = read_catalog(
+            [BUNDLED_MODELS_DIR, tmp_path, Path(tmp_path.name), BUNDLED_MODELS_DIR / "."], bundled=BUNDLED_MODEL
+        )
+    assert (events, catalog.replaced) == ([], ())
+    assert catalog.get(BUNDLED_MODEL).source == "bundled"
+
+
+def test_folder_that_was_meant_to_be_a_model_is_reported_with_what_to_change(tmp_path: Path) -> None:
+    kinds = {name: TinyModel(name).write(tmp_path) for name in ("bare", "extension", "case", "deep", ".git")}
+    (kinds["bare"] / "model.json").unlink()
+    (kinds[".git"] / "model.json").unlink()
+    (kinds["extension"] / "model.json").rename(kinds["extension"] / "model.json.txt")
+    (kinds["case"] / "model.json").rename(kinds["case"] / "Model.json")
+    kinds["deep"].rename(tmp_path / "acme")
+    os.mkfifo(TinyModel("pipe").write(tmp_path) / "model.json.fifo")
+    (tmp_path / "pipe" / "model.json.fifo").replace(tmp_path / "pipe" / "model.json")
+    TinyModel("inner").write(tmp_path / "owner")
+    with capture_logs():
+        ignored = {folder.name: folder.reason for folder in catalog_of(tmp_path).ignored}
+    assert ignored == {
+        "bare": "it has an ONNX file, but no model.json: add one with name, dim, max_tokens, pooling and normalized",
+        "extension": "it has 'model.json.txt': rename it to model.json",
+        "case": "it has 'Model.json': rename it to model.json",
+        "pipe": "it has an ONNX file, but no model.json: add one with name, dim, max_tokens, pooling and normalized",
+        "owner": "its subfolder 'inner' has a model.json: move 'inner' into MODELS_DIR itself",
+    }
+
+
+def test_models_dir_that_is_a_model_itself_is_reported(tmp_path: Path) -> None:
+    folder = TinyModel("acme").write(tmp_path)
+    with capture_logs():
+        [ignored] = catalog_of(folder).ignored
+    assert ignored.reason == "it has a model.json, but MODELS_DIR must be the folder that contains it"
+
+
+def test_catalog_adopts_all_entries_of_another_one(tmp_path: Path) -> None:
+    TinyModel("acme/tiny").write(tmp_path)
+    catalog, other = Catalog([model("a")]), catalog_of(tmp_path)
+    catalog.adopt(other)
+    assert (catalog.models, catalog.find("a")) == (other.models, None)
+    assert catalog.closest("tini") == ["acme/tiny"]
+
+
+def test_models_with_changed_files_are_not_equal_and_notes_do_not_count(tmp_path: Path) -> None:
+    folder = TinyModel("acme/tiny").write(tmp_path)
+    first = catalog_of(tmp_path).get("acme/tiny")
+    (folder / "README.md").write_text("notes")
+    (folder / ".DS_Store").write_text("notes")
+    assert catalog_of(tmp_path).get("acme/tiny") == first
+    (folder / "model.onnx_data").write_bytes(b"new")
+    assert catalog_of(tmp_path).get("acme/tiny") != first
 
 
 # --- Names -----------------------------------------------------------------------------------------------------------
@@ -237,3 +329,35 @@ def test_closest_names_are_at_most_three_different_ones_and_none_if_nothing_is_s
         closest = product.closest(name)
         assert len(set(closest)) == len(closest) <= 3, name
     assert [product.closest(name) for name in ("", "zzzzzz", "🙂")] == [[], [], []]
+
+
+READ_AS_ANOTHER_USER = """
+import sys
+from pathlib import Path
+import structlog
+from engine.catalog import read_catalog
+structlog.configure(processors=[lambda *_: (_ for _ in ()).throw(structlog.DropEvent)])
+for folder in read_catalog([Path(sys.argv[1])], bundled="").ignored:
+    print(f"{folder.name}: {folder.reason}")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root reads every file")
+def test_folder_that_the_service_may_not_read_is_reported(tmp_path: Path) -> None:
+    TinyModel("closed").write(tmp_path).chmod(0)
+    (TinyModel("unreadable").write(tmp_path) / "model.json").chmod(0)
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    try:
+        done = subprocess.run(
+            [*drop, sys.executable, "-c", READ_AS_ANOTHER_USER, str(tmp_path)],
+            cwd=BUNDLED_MODELS_DIR.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+    assert done.stdout.splitlines() == [
+        "closed: it cannot be read (Permission denied): let the service's user read it",
+        "unreadable: model.json cannot be read (Permission denied): let the service's user read it",
+    ]

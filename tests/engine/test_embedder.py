@@ -358,8 +358,9 @@ def normalized(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 def test_vectors_and_tokens_of_any_texts_equal_those_of_each_text_alone(
     bundled: BlockingEmbedder, texts: list[str]
 ) -> None:
-    result = bundled.embed(texts)
-    alone = [bundled.embed([text]) for text in texts]
+    options = EmbedOptions(allow_blank=True)
+    result = bundled.embed(texts, options)
+    alone = [bundled.embed([text], options) for text in texts]
     assert result.vectors.shape == (len(texts), result.dimension) == (len(texts), 384)
     assert result.tokens == [single.tokens[0] for single in alone] == bundled.tokenize(texts).tokens
     assert result.truncated == [tokens > 256 for tokens in result.tokens]

@@ -39,6 +39,9 @@ NAMES_OF_MODULES: dict[str, Callable[[Any], object]] = {
     "fastembed.common.model_description:ModelSource": takes("hf"),
     "fastembed.common.model_description:PoolingType": attrgetter("MEAN", "CLS", "LAST_TOKEN", "DISABLED"),
     "fastembed.text.onnx_text_model:OnnxTextModel.tokenize": takes("self", "documents", "kwargs"),
+    "fastembed.text.onnx_text_model:OnnxTextModel.onnx_embed": takes("self", "documents", "kwargs"),
+    "fastembed.text.onnx_text_model:OnnxTextModel._preprocess_onnx_input": takes("self", "onnx_input", "kwargs"),
+    "fastembed.text.custom_text_embedding:CustomTextEmbedding.load_onnx_model": takes("self"),
     "fastembed.text.static_embedding:StaticTextEmbedding._list_supported_models": lambda models: models(),
     "fastembed.text.static_embedding:StaticTextEmbedding._token_ids": takes("self", "documents"),
     "huggingface_hub.file_download:repo_folder_name": lambda name: (

@@ -14,14 +14,19 @@ VECTOR = [1.0, 0.0, 0.0, 0.0]
 SHA256 = "0" * 64
 
 BROKEN_RULES: dict[str, tuple[dict[str, object], str]] = {
-    "unknown key": ({"pooling_mode": "mean"}, "pooling_mode"),
-    "missing key": ({"dim": None}, "dim"),
-    "wrong type": ({"dim": "4"}, "dim"),
+    "unknown key": (
+        {"pooling_mode": "mean"},
+        "the key 'pooling_mode' is unknown; did you mean 'pooling'?",
+    ),
+    "key unlike any other": ({"zzz": 1}, "the key 'zzz' is unknown; the keys are name, dim, max_tokens, pooling"),
+    "missing key": ({"dim": None}, "the key 'dim' is missing; required are name, dim, max_tokens, pooling"),
+    "wrong type": ({"dim": "4"}, "Expected `int`, got `str` - at `$.dim`"),
+    "text for a boolean": ({"normalized": "true"}, "Expected `bool`, got `str` - at `$.normalized`"),
     "no dimension": ({"dim": 0}, "dim"),
     "no space for a word": ({"max_tokens": 2}, "max_tokens"),
-    "unknown pooling": ({"pooling": "max"}, "pooling"),
+    "unknown pooling": ({"pooling": "max"}, "use one of mean, cls, last_token, none"),
     "empty name": ({"name": ""}, "name"),
-    "space in the name": ({"name": "a b"}, "name"),
+    "space in the name": ({"name": "a b"}, "use letters, digits"),
     "name that starts with a slash": ({"name": "/a"}, "name"),
     "at sign in the name, which FastEmbed's registry needs": ({"name": "a@b"}, "name"),
     "line break in the name": ({"name": "a\n"}, "name"),
@@ -145,3 +150,10 @@ def test_registry_name_changes_with_the_manifest_and_with_the_path_only(tmp_path
     names.add(read_folder(first).registry_name)
     assert len(names) == 3
     assert all(name.startswith("acme/tiny@") for name in names)
+
+
+def test_manifest_may_have_a_byte_order_mark_or_be_in_utf_16(folder: Path) -> None:
+    text, plain = (folder / "model.json").read_text(), read_folder(folder).manifest
+    for encoding in ("utf-8-sig", "utf-16"):
+        (folder / "model.json").write_bytes(text.replace(",", ",\r\n").encode(encoding))
+        assert read_folder(folder).manifest == plain

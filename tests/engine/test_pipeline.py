@@ -16,7 +16,7 @@ from engine.options import DEFAULTS, EmbedOptions, LongText
 from engine.pipeline import Chunk, ModelInputs, postprocess, preprocess
 from engine.tokenizer import TextTokenizer, TokenizedText
 from engine.vectors import Matrix
-from tests.support.tiny import MAX_TOKENS, tokenizer_of
+from tests.support.tiny import MAX_TOKENS, SPECIAL, tokenizer_of
 
 MAX_WORDS = MAX_TOKENS - 2
 """Words that fit into the model's input beside the two special tokens."""
@@ -24,6 +24,16 @@ DIM = 6
 MODEL = Model("acme/tiny", DIM, MAX_TOKENS, 1, 1, "", "", "local", ModelCard(matryoshka=Matryoshka((2, 3))))
 WITH_LAYER_NORM = replace(MODEL, card=ModelCard(matryoshka=Matryoshka((2, 3), layer_norm=True)))
 TOKENIZER = TextTokenizer(tokenizer_of(), adds_special_tokens=True, max_tokens=MAX_TOKENS)
+
+
+def special_tokenizer() -> TextTokenizer:
+    """Return the same tokenizer, with its special tokens registered, as in published models."""
+    tokenizer = tokenizer_of()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return TextTokenizer(tokenizer, adds_special_tokens=True, max_tokens=MAX_TOKENS)
+
+
+SPECIAL_TOKENIZER = special_tokenizer()
 
 properties = settings(deadline=None, max_examples=60, derandomize=True)
 word_counts = st.lists(st.integers(0, 60), min_size=1, max_size=5)
@@ -34,7 +44,7 @@ def texts_of(counts: list[int]) -> list[str]:
 
 
 def inputs_of(counts: list[int], options: EmbedOptions = DEFAULTS) -> ModelInputs:
-    return preprocess(TOKENIZER, texts_of(counts), "", options)
+    return preprocess(TOKENIZER, texts_of(counts), "", replace(options, allow_blank=True))
 
 
 def vectors_of(rows: int) -> Matrix:
@@ -102,6 +112,43 @@ def test_without_truncation_a_text_that_is_too_long_is_rejected() -> None:
     assert inputs_of([1, MAX_WORDS], options).truncated == [False, False]
     with pytest.raises(InvalidInputError, match="17 tokens"):  # the prompt counts
         preprocess(TOKENIZER, texts_of([MAX_WORDS]), "two ", options)
+
+
+ANY_LENGTH: list[EmbedOptions] = [
+    *(EmbedOptions(truncate=side) for side in (None, "start", "end", "none")),
+    EmbedOptions(long_text="mean"),
+    EmbedOptions(long_text="chunks"),
+]
+
+
+@pytest.mark.parametrize("options", ANY_LENGTH)
+@pytest.mark.parametrize("prompt", ["", "two "])
+def test_text_of_special_tokens_only_is_rejected_however_long_texts_are_treated(
+    options: EmbedOptions, prompt: str
+) -> None:
+    """An unknown word is input. The words around a blank text, and the prompt, do not hide it."""
+    for blank in ("", "[CLS]", "[SEP] [PAD] [CLS]"):
+        with pytest.raises(InvalidInputError, match="Text 2 is blank for this model") as error:
+            preprocess(SPECIAL_TOKENIZER, ["one", "[UNK]", blank, "unknown", blank], prompt, options)
+        assert error.value.extensions == {"index": 2}
+        preprocess(SPECIAL_TOKENIZER, ["one", blank], prompt, replace(options, allow_blank=True))
+    preprocess(SPECIAL_TOKENIZER, ["[UNK]", "unknown", "[SEP] one"], prompt, options)
+
+
+def test_long_text_of_special_tokens_is_rejected_in_windows_unless_one_of_them_has_a_word() -> None:
+    special = "[PAD] " * 40
+    options = EmbedOptions(long_text="mean")
+    with pytest.raises(InvalidInputError, match="Text 0 is blank"):
+        preprocess(SPECIAL_TOKENIZER, [special], "", options)
+    preprocess(SPECIAL_TOKENIZER, [f"{special} one"], "", options)
+
+
+def test_model_without_special_tokens_rejects_texts_without_any_known_token() -> None:
+    """Static models skip unknown tokens, so that an emoji is nothing to them."""
+    static = TextTokenizer(tokenizer_of(), adds_special_tokens=False, max_tokens=MAX_TOKENS)
+    for blank in ("", "unknown", "unknown \u200b"):
+        with pytest.raises(InvalidInputError, match="Text 1 is blank"):
+            preprocess(static, ["one", blank], "", DEFAULTS)
 
 
 def test_vectors_are_unchanged_by_default() -> None:

@@ -116,7 +116,7 @@ def test_model_that_returns_nan_is_rejected(tmp_path: Path) -> None:
 
 def test_model_with_another_dimension_than_stated_is_rejected(tmp_path: Path) -> None:
     TinyModel("acme/wrong", dim=4, stated_dim=8).write(tmp_path)
-    cause = "its vectors have 4 dimensions, but its description states 8"
+    cause = "its output 'last_hidden_state' has vectors of 4 numbers, but dim is 8: set dim to 4"
     assert cause_of_failure(tmp_path, "acme/wrong") == cause
 
 

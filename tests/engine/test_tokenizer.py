@@ -291,3 +291,26 @@ def test_model_without_special_tokens_gets_no_special_tokens(side: Side) -> None
     [windows] = ours.windows([" ".join(WORDS)])
     assert [list(window.ids) for window in windows] == [own[:5], own[5:]]
     assert [item.length for item in ours.tokenize([""])] == [0]
+
+
+INVISIBLE = ("\u200b", "\ufeff", "\u00ad", "\ufe0f", "\x00", "\x07", "\ue000", "\u0301", "\ufffd", "\U000e0041")
+
+
+@each_tokenizer
+@pytest.mark.parametrize("prompt", ["", PROMPT])
+def test_text_is_blank_only_if_its_own_tokenizer_leaves_nothing_of_it(make: Make, prompt: str) -> None:
+    """A tokenizer of bytes keeps every character; BERT's drops invisible ones; a lone space is no content."""
+    texts = ["hello", *INVISIBLE, " ", "▁"]
+    blank = [
+        text
+        for text in texts
+        if OURS[make].first_blank([text], OURS[make].windows([text], prompt=prompt), prompt=prompt) == 0
+    ]
+    assert blank == {word_pieces: [*INVISIBLE, " "], bytes_of_text: [" "], sentence_pieces: [" ", "▁"]}[make]
+
+
+@each_tokenizer
+def test_first_blank_text_is_found_behind_its_prompt(make: Make) -> None:
+    texts = ["h", "hello", " ", "apple", " "]
+    for prompt in ("", PROMPT, "h"):
+        assert OURS[make].first_blank(texts, OURS[make].windows(texts, prompt=prompt), prompt=prompt) == 2

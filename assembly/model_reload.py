@@ -1,0 +1,144 @@
+"""Reads the model folders again while the service runs, and replaces the models that have changed."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from assembly.catalog import open_catalog
+from config import Settings
+from engine.catalog import Catalog, Model
+from engine.errors import ModelUnavailableError
+from engine.model_folders import why_unusable
+from model_manager import ModelManager
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogChange:
+    """A new catalogue, and how it differs from the old one. All names are those of models.
+
+    Attributes:
+        rejected: folders that cannot be used, each with the reason.
+        kept: models whose old entry stays, because the new one cannot be used, or because they are required.
+        outdated: models whose loaded copies, failed loads and running loads must be forgotten.
+    """
+
+    catalog: Catalog
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    outdated: list[str] = field(default_factory=list)
+
+
+class ModelReload:
+    """Replaces the entries of a catalogue by what the model folders contain now."""
+
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._running = asyncio.Lock()
+
+    async def run(self, models: ModelManager) -> None:
+        """Read the folders and adopt what has changed; what was in memory or is required is loaded again at once.
+
+        If the folders cannot be read, nothing changes. Two reloads run one after the other.
+        """
+        async with self._running:
+            try:
+                change = await asyncio.to_thread(self._read)
+            except Exception as error:
+                log.error("models_not_reloaded", reason=_reason(error), exc_info=error)  # noqa: TRY400 - with fields
+                return
+            if isinstance(change, str):
+                log.error("models_not_reloaded", reason=change)
+                return
+            warm = {*models.loaded, *(model.name for model in self._required())} & set(change.outdated)
+            self._catalog.adopt(change.catalog)
+            await asyncio.gather(*map(models.forget, change.outdated))
+            log.info(
+                "models_reloaded",
+                added=change.added,
+                changed=change.changed,
+                removed=change.removed,
+                rejected=change.rejected,
+                kept=change.kept,
+            )
+            again = [model for name in sorted(warm) if (model := self._catalog.find(name)) is not None]
+            await asyncio.gather(*map(partial(_load, models), again))
+
+    def _read(self) -> CatalogChange | str:
+        """Return what has changed, or why the folders cannot be read. Blocks."""
+        found, folder = open_catalog(self._settings), self._settings.models_dir
+        if any(ignored.path.resolve() == folder.resolve() for ignored in found.ignored):
+            return "MODELS_DIR cannot be read, so the models stay as they were"
+        if not folder.is_dir() and any(_is_in(model, folder) for model in self._catalog.models):
+            return "MODELS_DIR does not exist, so the models stay as they were"
+        return compare(self._catalog, found, required=[model.name for model in self._required()])
+
+    def _required(self) -> list[Model]:
+        return [model for name in self._settings.required_models if (model := self._catalog.find(name)) is not None]
+
+
+def compare(old: Catalog, new: Catalog, *, required: Sequence[str]) -> CatalogChange:
+    """Return the catalogue to use from now on: *new*, with the entries of *old* that must stay. Blocks.
+
+    An entry stays if its folder is there but cannot be used now, for example because a copy is not complete, and if
+    the model is required.
+
+    Args:
+        old: the catalogue in use.
+        new: what the folders contain.
+        required: names of models that must not vanish.
+    """
+    before = {model.name.lower(): model for model in old.models}
+    after = {model.name.lower(): model for model in new.models}
+    broken = {ignored.path for ignored in new.ignored}
+    rejected = [f"{ignored.name}: {ignored.reason}" for ignored in new.ignored]
+    must_stay, kept = {name.lower() for name in required}, []
+    for key, model in before.items():
+        if model.folder is None or (found := after.get(key)) == model:
+            continue
+        is_gone = found is None or found.folder is None
+        reason = why_unusable(found.folder) if found and found.folder else None
+        if reason:
+            rejected.append(f"{model.folder.path.name}: {reason}")
+        if reason or model.folder.path in broken or (is_gone and key in must_stay):
+            after[key] = model
+            kept.append(model.name)
+    both = before.keys() & after.keys()
+    changed = sorted(key for key in both if before[key] != after[key])
+    gone = sorted(before.keys() - after.keys())
+    return CatalogChange(
+        Catalog(after.values(), ignored=new.ignored, replaced=new.replaced),
+        added=[after[key].name for key in sorted(after.keys() - before.keys())],
+        changed=[after[key].name for key in changed],
+        removed=[before[key].name for key in gone],
+        rejected=rejected,
+        kept=sorted(kept),
+        outdated=[*(before[key].name for key in [*changed, *gone])],
+    )
+
+
+async def _load(models: ModelManager, model: Model) -> None:
+    """Load *model*; the manager logs why it cannot be loaded."""
+    try:
+        await models.load_all([model])
+    except ModelUnavailableError:
+        return
+
+
+def _is_in(model: Model, folder: Path) -> bool:
+    return model.folder is not None and model.folder.path.parent.resolve() == folder.resolve()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"the folders cannot be read ({error.strerror}), so the models stay as they were"
+    return "an unexpected error, so the models stay as they were"
