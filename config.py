@@ -28,6 +28,7 @@ from setting_types import (
     Seconds,
     Secrets,
     WebAddress,
+    Workers,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -88,8 +89,8 @@ class Settings(BaseSettings):
     )
     model_retry_pause: Seconds = Field(30, description="Seconds until a model that failed to load is tried again.")
 
-    thread_pool_workers: Count = Field(
-        4, description="Inference threads (lanes). The service never uses more than the usable cores."
+    thread_pool_workers: Workers = Field(
+        4, description="Inference threads (lanes), at most one per usable core. auto: as many as usable cores."
     )
     micro_batch_tokens: int = Field(
         256, ge=16, le=65536, description="Maximum number of tokens, padding included, in one model run."
@@ -97,7 +98,7 @@ class Settings(BaseSettings):
     lone_text_memory: Bytes = Field(
         ByteSize(256_000_000),
         ge=0,
-        description="Models up to this size get a second copy, which runs a single text on all cores. 0: no model.",
+        description="Models up to this size get a second copy, which runs a single text on up to 8 cores. 0: no model.",
     )
     max_queue_seconds: Seconds = Field(
         10, description="Maximum amount of queued work, in seconds. Requests beyond it get a 503."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainValidator, SecretStr
 from pydantic_settings import NoDecode
 
 MAX_COUNT = 1_000_000_000
@@ -113,6 +113,21 @@ def _check_path(path: Path) -> Path:
     return path
 
 
+def _read_workers(value: object) -> object:
+    """Read a number of threads, or `auto` in any case."""
+    word = str(value).strip().lower()
+    if word == "auto":
+        return word
+    try:
+        number = int(word)
+    except ValueError:
+        raise ValueError("use a whole number, or auto for one per usable core") from None
+    if not 0 < number <= MAX_COUNT:
+        message = f"use a whole number greater than 0 and less than or equal to {MAX_COUNT}, or auto"
+        raise ValueError(message)
+    return number
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -133,6 +148,7 @@ LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower
 
 Seconds = Annotated[float, Field(gt=0, le=MAX_COUNT, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Workers = Annotated[int | Literal["auto"], PlainValidator(_read_workers)]
 OptionalCount = Annotated[int | None, BeforeValidator(_empty_is_none)]
 Bytes = Annotated[ByteSize, Field(le=MAX_BYTES)]
 OptionalBytes = Annotated[Bytes | None, BeforeValidator(_empty_is_none)]

@@ -137,6 +137,8 @@ class RunningService:
         fix_mmap_threshold()
         settings, catalog, plan = self._settings, self._catalog, self._plan
         log.info("threads_planned", lanes=plan.lanes, usable_cores=plan.cores, wanted=settings.thread_pool_workers)
+        if (advice := plan.advice()) is not None:
+            log.warning("cores_unused", unused=plan.unused_cores, usable_cores=plan.cores, advice=advice)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._quotas.running())
             # As many threads as models: a slow download never delays the load of another model.
@@ -173,7 +175,7 @@ class RunningService:
             fetch=lambda model: fetch(model, settings.hub_cache_dir),
             load=lambda model: self._load(model, hub_cache_dir=settings.hub_cache_dir),
             optimise=lambda encoder: (
-                encoder.open_lone_text_session(plan.cores) if plan.sessions_of(encoder.model) > 1 else None
+                encoder.open_lone_text_session(plan.lone_text_threads) if plan.sessions_of(encoder.model) > 1 else None
             ),
             memory_bytes=lambda model: model.memory_bytes * plan.sessions_of(model),
             executor=loading,

@@ -184,8 +184,7 @@ async def _try_quota_store(settings: Settings) -> tuple[str, str | None]:
 
 def _check_machine(settings: Settings, plan: LanePlan, required: Sequence[Model]) -> Iterator[Finding]:
     yield Finding("machine", "ok", "cores", f"{plan.cores} usable", {"usable_cores": plan.cores})
-    lanes = f"{plan.lanes} (THREAD_POOL_WORKERS={settings.thread_pool_workers})"
-    yield Finding("machine", "ok", "lanes", lanes, {"lanes": plan.lanes})
+    yield _check_lanes(settings, plan)
     yield _check_address(settings)
     yield _check_memory(plan, required)
     free = _free_disk_bytes(settings.hub_cache_dir)
@@ -195,6 +194,13 @@ def _check_machine(settings: Settings, plan: LanePlan, required: Sequence[Model]
     detail = "writable" if problem is None else f"no model can be downloaded: {problem}"
     level: Level = "ok" if problem is None else "warn"
     yield Finding("machine", level, "HUB_CACHE_DIR", detail, {"is_writable": problem is None})
+
+
+def _check_lanes(settings: Settings, plan: LanePlan) -> Finding:
+    advice = plan.advice()
+    detail = f"{plan.lanes} (THREAD_POOL_WORKERS={settings.thread_pool_workers})"
+    facts = {"lanes": plan.lanes, "unused_cores": plan.unused_cores}
+    return Finding("machine", "warn" if advice else "ok", "lanes", f"{detail}; {advice}" if advice else detail, facts)
 
 
 def _check_address(settings: Settings) -> Finding:
