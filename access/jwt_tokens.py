@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 from access.principals import DEFAULT_PERMISSIONS, PERMISSIONS, Principal, UnauthenticatedError
+from host.small_files import SmallFileError, read_small_file
 
 MIN_RSA_BITS = 2048
 MAX_FILE_BYTES = 100_000
@@ -153,8 +154,10 @@ def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublic
         SigningKeyError: it contains no key that can be used.
         OSError: it cannot be read.
     """
-    with file.open("rb") as opened:
-        content = opened.read(MAX_FILE_BYTES)
+    try:
+        content = read_small_file(file, max_bytes=MAX_FILE_BYTES)
+    except SmallFileError as error:
+        raise SigningKeyError(str(error)) from None
     if b"PRIVATE KEY" in content:
         raise SigningKeyError("it contains a private key, which only the issuer should have; use the public key")
     try:

@@ -30,7 +30,7 @@ from host.memory import available_bytes, memory_limit
 Level = Literal["ok", "warn", "FAIL"]
 
 SUBJECT_COLUMNS = 15
-RATE_LIMIT_SETTINGS = ("rate_limit_requests", "rate_limit_window", "rate_limit_tokens", "redis_url")
+RATE_LIMIT_SETTINGS = ("rate_limit_requests", "rate_limit_window", "rate_limit_tokens", "redis_url", "redis_url_file")
 """Settings that have no effect without ENABLE_RATE_LIMIT."""
 
 
@@ -151,6 +151,8 @@ def _check_callers(settings: Settings) -> Finding:
     keys = f" ({count} {'key' if count == 1 else 'keys'})" if count else ""
     protected = ", ".join(sorted(access.protected))
     detail = f"a key or token of {', '.join(access.sources)}{keys} is required for {protected}"
+    if access.advice:
+        return Finding("settings", "warn", "callers", f"{detail}. {access.advice}", facts)
     return Finding("settings", "ok", "callers", detail, facts)
 
 
