@@ -62,7 +62,10 @@ class Settings(BaseSettings):
         env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a server in a container must
+    host: str = Field(
+        "0.0.0.0",  # noqa: S104 - a server in a container must
+        description="Address to listen on, of IPv4 or IPv6. :: means all of both.",
+    )
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
     debug: bool = Field(default=False, description="Log at DEBUG level, regardless of LOG_LEVEL.")
     log_level: LogLevel = Field("INFO", description="Lowest level that is logged.")

@@ -172,7 +172,8 @@ def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublic
     algorithm = algorithm_of(key)
     if algorithm is None:
         raise SigningKeyError(
-            f"it must contain an RSA key of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, or one of the curve P-256"
+            f"it must contain an RSA key of at least {MIN_RSA_BITS} bits, and at most {MAX_RSA_BITS}, "
+            "or one of the curve P-256"
         )
     return algorithm, key  # type: ignore[return-value]  # only these two types have an algorithm
 

@@ -24,7 +24,7 @@ from engine.hub import is_cached
 from engine.memory_estimate import estimate_memory, why_impossible
 from engine.self_check import SelfCheckResult
 from host.folder_permissions import nearest_existing, why_not_writable
-from host.listening_socket import ListenError, open_listening_socket
+from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
 from host.memory import available_bytes, memory_limit
 
 Level = Literal["ok", "warn", "FAIL"]
@@ -210,12 +210,16 @@ def _check_address(settings: Settings) -> Finding:
     address = f"HOST={settings.host} PORT={settings.port}"
     facts = {"host": settings.host, "port": settings.port, "problem": None}
     try:
-        open_listening_socket(settings.host, settings.port).close()
+        with open_listening_socket(settings.host, settings.port) as listening:
+            has_no_ipv6 = has_fallen_back(settings.host, listening)
     except ListenError as error:
         facts["problem"] = error.reason
         if not error.is_in_use:
             return Finding("machine", "FAIL", "address", str(error), facts)
         detail = f"{address} is in use: if not by this service, it would not start"
+        return Finding("machine", "warn", "address", detail, facts)
+    if has_no_ipv6:
+        detail = f"{address} is free; this machine has no IPv6, so it means {ALL_IPV4}"
         return Finding("machine", "warn", "address", detail, facts)
     return Finding("machine", "ok", "address", f"{address} is free", facts)
 
