@@ -9,7 +9,8 @@ ENV PYTHONUNBUFFERED=1 \
     PATH=/opt/venv/bin:$PATH \
     MODELS_DIR=/data/models \
     HUB_CACHE_DIR=/data/hub \
-    HF_HOME=/data/huggingface
+    HF_HOME=/data/huggingface \
+    THREAD_POOL_WORKERS=auto
 # Fixed ids: volume owners and Kubernetes' `runAsUser` refer to them. The official Python image does not contain compiled
 # standard modules; without them every start and every health check would compile them again.
 RUN groupadd --gid 10001 embedding \

@@ -28,6 +28,7 @@ from setting_types import (
     Seconds,
     Secrets,
     WebAddress,
+    Workers,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +42,10 @@ BUNDLED_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PRELOADED_DIR = HERE / "preloaded"
 """Hub models that are part of an image, laid out as in the hub's cache. Nothing writes there."""
 SECRETS = frozenset({"redis_url", "api_keys", "jwt_secret", "jwt_jwks_url"})
-"""Settings whose values never appear in messages, not even when they are wrong."""
+"""Settings whose values never appear in messages, not even when they are wrong.
+
+Nor do those that end in `_FILE`: the value may be a secret that was meant for the setting without the ending.
+"""
 
 
 class SettingsError(Exception):
@@ -58,7 +62,10 @@ class Settings(BaseSettings):
         env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    host: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a server in a container must
+    host: str = Field(
+        "0.0.0.0",  # noqa: S104 - a server in a container must
+        description="Address to listen on, of IPv4 or IPv6. :: means all of both.",
+    )
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
     debug: bool = Field(default=False, description="Log at DEBUG level, regardless of LOG_LEVEL.")
     log_level: LogLevel = Field("INFO", description="Lowest level that is logged.")
@@ -93,8 +100,8 @@ class Settings(BaseSettings):
     )
     model_retry_pause: Seconds = Field(30, description="Seconds until a model that failed to load is tried again.")
 
-    thread_pool_workers: Count = Field(
-        4, description="Inference threads (lanes). The service never uses more than the usable cores."
+    thread_pool_workers: Workers = Field(
+        4, description="Inference threads (lanes), at most one per usable core. auto: as many as usable cores."
     )
     micro_batch_tokens: int = Field(
         256, ge=16, le=65536, description="Maximum number of tokens, padding included, in one model run."
@@ -102,7 +109,7 @@ class Settings(BaseSettings):
     lone_text_memory: Bytes = Field(
         ByteSize(256_000_000),
         ge=0,
-        description="Models up to this size get a second copy, which runs a single text on all cores. 0: no model.",
+        description="Models up to this size get a second copy, which runs a single text on up to 8 cores. 0: no model.",
     )
     max_queue_seconds: Seconds = Field(
         10,
@@ -155,6 +162,9 @@ class Settings(BaseSettings):
     redis_url: RedisUrl | None = Field(
         None, description="Redis in which replicas share the quotas. Empty: each replica counts on its own."
     )
+    redis_url_file: OptionalFilePath = Field(
+        None, description="File that contains REDIS_URL, instead of it. It is read at start."
+    )
     redis_timeout: Seconds = Field(
         0.25, description="Seconds to wait for Redis. After that, quotas are counted in memory until it answers again."
     )
@@ -181,6 +191,9 @@ class Settings(BaseSettings):
         None, description="File with API keys, one per line. It is read again when it changes."
     )
     jwt_secret: JwtSecret = Field(None, description="Secret for HS256 tokens, at least 32 bytes.")
+    jwt_secret_file: OptionalFilePath = Field(
+        None, description="File that contains JWT_SECRET, instead of it. It is read at start."
+    )
     jwt_public_key_file: OptionalFilePath = Field(
         None, description="PEM file with the public key or certificate for RS256 or ES256 tokens."
     )
@@ -201,7 +214,10 @@ class Settings(BaseSettings):
     @property
     def key_sources(self) -> tuple[str, ...]:
         """Names of the settings that provide keys or tokens; if empty, anyone may call."""
-        sources = ("api_keys", "api_keys_file", "jwt_secret", "jwt_public_key_file", "jwt_jwks_url")
+        sources = (
+            *("api_keys", "api_keys_file"),
+            *("jwt_secret", "jwt_secret_file", "jwt_public_key_file", "jwt_jwks_url"),
+        )
         return tuple(name.upper() for name in sources if getattr(self, name))
 
     def without_api_keys(self) -> Self:
@@ -239,13 +255,17 @@ class Settings(BaseSettings):
         if self.closed_routes and not self.key_sources:
             message = (
                 "CLOSED_ROUTES is set, but no key or token is configured; set API_KEYS, API_KEYS_FILE, JWT_SECRET, "
-                "JWT_PUBLIC_KEY_FILE or JWT_JWKS_URL"
+                "JWT_SECRET_FILE, JWT_PUBLIC_KEY_FILE or JWT_JWKS_URL"
             )
             raise ValueError(message)
         if self.jwt_public_key_file and self.jwt_jwks_url:
             raise ValueError(
                 "JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL both provide the key of RS256 and ES256; set one of them"
             )
+        for name in ("jwt_secret", "redis_url"):
+            if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
+                message = f"{name.upper()} and {name.upper()}_FILE are both set; set one of them"
+                raise ValueError(message)
         return self
 
 
@@ -296,6 +316,6 @@ def _message(error: ErrorDetails, typed: dict[str, str]) -> str:
     if not error["loc"]:
         return message
     name = str(error["loc"][0])
-    value = "" if name in SECRETS else f"={typed.get(name.upper(), error['input'])!r}"
+    value = "" if name in SECRETS or name.endswith("_file") else f"={typed.get(name.upper(), error['input'])!r}"
     message = PLAIN_MESSAGES.get(error["type"], f"{message[:1].lower()}{message[1:]}")
     return f"{name.upper()}{value} is not allowed: {message}"

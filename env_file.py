@@ -52,7 +52,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     pydantic-settings reads the file with the same parser, but skips lines that it cannot parse.
 
     Raises:
-        EnvFileError: it is not a file, cannot be read, is not UTF-8, or has a line that is not `NAME=value`.
+        EnvFileError: it is not a regular file, cannot be read, is not UTF-8, or has a line that is not `NAME=value`.
     """
     if path.is_dir():
         raise EnvFileError(
@@ -60,6 +60,8 @@ def read_env_file(path: Path) -> dict[str, str]:
             "(Docker creates a folder when it mounts a file that does not exist)."
         )
     if not path.is_file():
+        if path.exists():
+            raise EnvFileError(".env is not a regular file, but a pipe or a device. Use a file.")
         return {}
     try:
         text = path.read_text("utf-8")

@@ -3,12 +3,13 @@
 import errno
 import json
 import re
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainValidator, SecretStr
 from pydantic_settings import NoDecode
 
 MAX_COUNT = 1_000_000_000
@@ -69,38 +70,45 @@ def _empty_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _split_url(url: SecretStr, *schemes: str) -> SplitResult | None:
+def _split_url(url: str, *schemes: str) -> SplitResult | None:
     """Return the parts of *url*, or None if it is malformed; never raise, as an error text may hold the password."""
     try:
-        parts = urlsplit(url.get_secret_value())
+        parts = urlsplit(url)
         is_valid = parts.scheme in schemes and parts.port != 0  # reading the port may raise, too
     except ValueError:
         return None
     return parts if is_valid else None
 
 
-def _check_redis_url(url: SecretStr) -> SecretStr:
+def check_redis_url(url: str) -> None:
+    """Raise a ValueError, which does not contain *url*, if it is not the address of a Redis server."""
     parts = _split_url(url, "redis", "rediss", "unix")
     if parts is None or not (parts.path if parts.scheme == "unix" else parts.hostname):
         message = "use redis://host:port/database, rediss:// for TLS, or unix:///path; put :password@ before the host"
         raise ValueError(message)
-    return url
 
 
-def _check_web_address(url: SecretStr | None) -> SecretStr | None:
-    if url is None:
-        return None
+def _check_web_address(url: str) -> None:
     parts = _split_url(url, "https", "http")
     if parts is None or not parts.hostname or (parts.username, parts.password) != (None, None):
         raise ValueError("use an address like https://login.example/jwks.json, without a user name or password")
-    return url
 
 
-def _check_secret_length(secret: SecretStr | None) -> SecretStr | None:
-    if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+def check_secret_length(secret: str) -> None:
+    """Raise a ValueError, which does not contain *secret*, if it is too short for HS256."""
+    if len(secret.encode()) < MIN_SECRET_BYTES:
         message = f"give at least {MIN_SECRET_BYTES} bytes, such as the output of `openssl rand -hex 32`"
         raise ValueError(message)
-    return secret
+
+
+def _check_secret(check: Callable[[str], None]) -> AfterValidator:
+    """Return a validator that checks the content of a secret."""
+
+    def validate(secret: SecretStr) -> SecretStr:
+        check(secret.get_secret_value())
+        return secret
+
+    return AfterValidator(validate)
 
 
 def _check_path(path: Path) -> Path:
@@ -111,6 +119,21 @@ def _check_path(path: Path) -> Path:
         if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
             raise ValueError("this is not a valid path, or it is too long") from None
     return path
+
+
+def _read_workers(value: object) -> object:
+    """Read a number of threads, or `auto` in any case."""
+    word = str(value).strip().lower()
+    if word == "auto":
+        return word
+    try:
+        number = int(word)
+    except ValueError:
+        raise ValueError("use a whole number, or auto for one per usable core") from None
+    if not 0 < number <= MAX_COUNT:
+        message = f"use a whole number greater than 0 and less than or equal to {MAX_COUNT}, or auto"
+        raise ValueError(message)
+    return number
 
 
 def _upper(value: object) -> object:
@@ -133,6 +156,7 @@ LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower
 
 Seconds = Annotated[float, Field(gt=0, le=MAX_COUNT, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Workers = Annotated[int | Literal["auto"], PlainValidator(_read_workers)]
 OptionalCount = Annotated[int | None, BeforeValidator(_empty_is_none)]
 Bytes = Annotated[ByteSize, Field(le=MAX_BYTES)]
 OptionalBytes = Annotated[Bytes | None, BeforeValidator(_empty_is_none)]
@@ -140,6 +164,6 @@ FilePath = Annotated[Path, AfterValidator(_check_path)]
 OptionalFilePath = Annotated[FilePath | None, BeforeValidator(_empty_is_none)]
 
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_list)]
-JwtSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_check_secret_length)]
-RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
-WebAddress = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_check_web_address)]
+JwtSecret = Annotated[Annotated[SecretStr, _check_secret(check_secret_length)] | None, BeforeValidator(_empty_is_none)]
+RedisUrl = Annotated[SecretStr, _check_secret(check_redis_url)]
+WebAddress = Annotated[Annotated[SecretStr, _check_secret(_check_web_address)] | None, BeforeValidator(_empty_is_none)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from access.principals import DEFAULT_PERMISSIONS, PERMISSIONS, Principal
+from host.small_files import SmallFileError, read_small_text
 
 MIN_CHARACTERS, MAX_CHARACTERS = 16, 256
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
@@ -19,6 +20,8 @@ KEY = re.compile(r"[A-Za-z0-9._~+/=-]+")
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks whether the file has changed: removed keys stop working within this time."""
+STABLE_S = 60.0
+"""Seconds without a change after which a file without a final line break counts as complete: its writer has ended."""
 MAX_FILE_BYTES = 1_000_000
 
 log = structlog.get_logger()
@@ -28,6 +31,16 @@ Signature = tuple[int, ...]
 
 class KeyFormatError(ValueError):
     """An API key is malformed. The message gives its place but no part of it: that could be a part of the secret."""
+
+
+class UnterminatedError(KeyFormatError):
+    """The last line of the file has no line break, so it may be half-written."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "its last line does not end with a line break, so it may be half-written; end the line, or leave the file "
+            f"unchanged for {STABLE_S:.0f} s"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +67,7 @@ def read_lines(text: str) -> list[Entry]:
     Raises:
         KeyFormatError: a line is malformed, or there is no key at all, as in a file that is being written.
     """
-    lines = [(number, line.strip()) for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)]
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     entries = [
         _entry(line, f"line {number}", f"line-{number}") for number, line in lines if line and not line.startswith("#")
     ]
@@ -66,8 +79,14 @@ def read_lines(text: str) -> list[Entry]:
 class KeyRing:
     """Finds the principal of an API key. Keys come from settings and from a file, which is read again when it changes.
 
+    A file without a line break at its end may be half-written. At the start it is used, because there is nothing else.
+    Later, the last keys stay until the line ends, until nothing has changed for `STABLE_S`, or until `reload`.
+
     Keys are stored as SHA-256 of a random salt and the key. Callers do not know the salt, so they do not know which
     bytes are compared, and the time of a look-up reveals nothing about a key.
+
+    Attributes:
+        is_unterminated: the keys in use come from a file without a line break at its end, so changes of it wait.
     """
 
     def __init__(
@@ -83,8 +102,14 @@ class KeyRing:
         self._from_settings = self._hashed(entries)
         self._file = file
         self._clock = clock
-        self._last_signature: Signature | None = None if file is None else _signature(file)
-        self._principals = self._read_all()
+        self._seen = None if file is None else _signature(file)
+        self._seen_s = clock()
+        self._is_pending = False
+        self._used_target: Path | None = None
+        self.is_unterminated = False
+        self._principals: Mapping[bytes, tuple[bytes, Principal]] = self._from_settings
+        if file is not None:
+            self._read(file, may_be_unterminated=True)
         self._next_check_s = clock() + CHECK_INTERVAL_S
 
     def __len__(self) -> int:
@@ -99,27 +124,48 @@ class KeyRing:
         known, principal = self._principals.get(digest, (b"", None))
         return principal if hmac.compare_digest(known, digest) else None
 
+    def reload(self) -> None:
+        """Read the file now, as after a signal: also if it seems unchanged or half-written. Logs what it found."""
+        if self._file is not None:
+            self._seen, self._seen_s = _signature_or_none(self._file), self._clock()
+            self._read_or_keep(self._file, may_be_unterminated=True)
+
     def _reload_if_changed(self, file: Path) -> None:
-        """Read the file if it has changed. If that fails, keep the last valid keys and log it."""
-        self._next_check_s = self._clock() + CHECK_INTERVAL_S
+        """Read the file if it has changed."""
+        now_s = self._clock()
+        self._next_check_s = now_s + CHECK_INTERVAL_S
+        if (signature := _signature_or_none(file)) != self._seen:
+            self._seen, self._seen_s = signature, now_s
+            self._read_or_keep(file)
+        elif self._is_pending and now_s - self._seen_s >= STABLE_S:
+            self._read_or_keep(file, may_be_unterminated=True)
+
+    def _read_or_keep(self, file: Path, *, may_be_unterminated: bool = False) -> None:
+        """Read the file. If that fails, keep the last valid keys and log it."""
         try:
-            signature = _signature(file)
-        except OSError:
-            signature = None
-        if signature == self._last_signature:
-            return
-        self._last_signature = signature
-        try:
-            self._principals = self._read_all()
+            self._read(file, may_be_unterminated=may_be_unterminated)
         except (OSError, KeyFormatError) as error:
+            self._is_pending = isinstance(error, UnterminatedError)
             log.error("api_keys_kept", reason=f"API_KEYS_FILE: {reason_of(error)}", keys=len(self._principals))  # noqa: TRY400
         else:
             log.info("api_keys_read", keys=len(self._principals))
 
-    def _read_all(self) -> Mapping[bytes, tuple[bytes, Principal]]:
-        if self._file is None:
-            return self._from_settings
-        return self._hashed(read_lines(_text(self._file)), self._from_settings)
+    def _read(self, file: Path, *, may_be_unterminated: bool) -> None:
+        """Use the keys of the file.
+
+        Raises:
+            KeyFormatError: keys are malformed; or the file may be half-written, and *may_be_unterminated* is false.
+            OSError: it cannot be read.
+        """
+        text = _text(file)
+        principals, target = self._hashed(read_lines(text), self._from_settings), file.resolve()
+        is_unterminated = not text.endswith(("\n", "\r"))
+        # A link to a file is changed only once that file is complete: so Kubernetes replaces a mounted Secret.
+        is_published = file.absolute() != target and target != self._used_target
+        if is_unterminated and not (may_be_unterminated or is_published):
+            raise UnterminatedError
+        self._principals, self._used_target, self._is_pending = principals, target, False
+        self.is_unterminated = is_unterminated and file.absolute() == target
 
     def _hashed(
         self, entries: Iterable[Entry], others: Mapping[bytes, tuple[bytes, Principal]] | None = None
@@ -135,6 +181,13 @@ class KeyRing:
                 raise KeyFormatError(f"{entry.place} has the same name as {places[entry.principal.name]}")
             principals[digest], places[entry.principal.name] = (digest, entry.principal), entry.place
         return principals
+
+
+def _signature_or_none(file: Path) -> Signature | None:
+    try:
+        return _signature(file)
+    except OSError:
+        return None
 
 
 def reason_of(error: Exception) -> str:
@@ -184,11 +237,7 @@ def _signature(file: Path) -> Signature:
 
 
 def _text(file: Path) -> str:
-    with file.open("rb") as opened:
-        content = opened.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise KeyFormatError(f"it is larger than {MAX_FILE_BYTES} bytes")
     try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise KeyFormatError("it is not UTF-8") from None
+        return read_small_text(file, max_bytes=MAX_FILE_BYTES)
+    except SmallFileError as error:
+        raise KeyFormatError(str(error)) from None

@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,7 @@ because the previous fetch returned the keys that were needed then.
 FETCH_TIMEOUT_S = 5.0
 MAX_BYTES = 1_000_000
 MAX_KEYS = 100
+MAX_SHOWN_FAULTS = 3
 
 log = structlog.get_logger()
 
@@ -60,6 +61,7 @@ class Jwks:
         self._keys: list[Key] = []
         self._fetched_s: float | None = None
         self._has_failed = False
+        self._faults: list[str] = []
         self._next_fetch_s = clock()
         self._fetching: asyncio.Task[None] | None = None
 
@@ -113,7 +115,7 @@ class Jwks:
 
     async def _fetch_once(self) -> None:
         try:
-            keys = list(_keys(await self._fetch(), self._algorithm_of))
+            keys, faults = _read(await self._fetch(), self._algorithm_of)
         except Exception as error:  # noqa: BLE001 - whatever it is, the cached keys stay
             self._next_fetch_s = self._clock() + RETRY_PAUSE_S
             if not self._has_failed:
@@ -123,6 +125,9 @@ class Jwks:
         else:
             self._keys, self._fetched_s, self._has_failed = keys, self._clock(), False
             log.info("jwks_fetched", keys=len(keys))
+            if faults and faults != self._faults:
+                log.warning("jwks_keys_skipped", reason=_shortened(faults), keys=len(keys))
+            self._faults = faults
 
 
 async def fetch_document(url: str) -> bytes:
@@ -148,11 +153,14 @@ async def fetch_document(url: str) -> bytes:
         return content
 
 
-def _keys(document: bytes, algorithm_of: Callable[[object], str | None]) -> Iterator[Key]:
-    """Yield the public keys that verify signatures. Others are skipped, above all shared secrets: a JWKS is public.
+def _read(document: bytes, algorithm_of: Callable[[object], str | None]) -> tuple[list[Key], list[str]]:
+    """Return the public keys that verify signatures, and why others were skipped.
+
+    One key that cannot be used leaves the others in use. Keys for other purposes or of other kinds are no fault, and
+    shared secrets are never used: a JWKS is public.
 
     Raises:
-        JwksError: *document* is not a JWKS.
+        JwksError: *document* is not a JWKS, or all of its keys are faulty.
     """
     try:
         content = json.loads(document)
@@ -161,13 +169,60 @@ def _keys(document: bytes, algorithm_of: Callable[[object], str | None]) -> Iter
     listed = content.get("keys") if isinstance(content, dict) else None
     if not isinstance(listed, list):
         raise JwksError("the answer contains no list of keys")
-    for entry in listed[:MAX_KEYS]:
-        if not isinstance(entry, Mapping) or entry.get("kty") not in {"RSA", "EC"} or entry.get("use", "sig") != "sig":
-            continue
+    keys: list[Key] = []
+    faults = [f"only the first {MAX_KEYS} of {len(listed)} keys are used"] if len(listed) > MAX_KEYS else []
+    for number, entry in enumerate(listed[:MAX_KEYS], 1):
         try:
-            key = jwt.PyJWK(dict(entry)).key
-        except jwt.PyJWTError:
+            key = _key(entry, algorithm_of)
+        except JwksError as error:
+            faults.append(f"key {number} {error}")
             continue
-        algorithm, key_id = algorithm_of(key), entry.get("kid")
-        if algorithm is not None and entry.get("alg", algorithm) == algorithm:
-            yield key_id if isinstance(key_id, str) else None, algorithm, key
+        if key is None or key in keys:
+            continue
+        if key[0] is not None and key[:2] in [other[:2] for other in keys]:
+            faults.append(f"key {number} has the id (kid) of another key")
+        else:
+            keys.append(key)
+    if faults and not keys:
+        raise JwksError(f"the answer contains no key that can be used: {_shortened(faults)}")
+    return keys, faults
+
+
+def _key(entry: object, algorithm_of: Callable[[object], str | None]) -> Key | None:
+    """Return the key of one entry; None: it is for another purpose, or of another kind.
+
+    Raises:
+        JwksError: it is malformed.
+    """
+    if not isinstance(entry, Mapping):
+        raise JwksError("is not an object")
+    kind, key_id = entry.get("kty"), entry.get("kid")
+    if not isinstance(kind, str):
+        raise JwksError("has no type (kty)")
+    if kind not in {"RSA", "EC"}:
+        return None
+    if "d" in entry:
+        raise JwksError("is a private key, which its issuer should keep secret and replace")
+    if not _verifies_signatures(entry):
+        return None
+    given = {name: value for name, value in entry.items() if name != "alg"}  # PyJWT knows only some algorithms
+    try:
+        key = jwt.PyJWK(given).key
+    except Exception as error:  # whatever the libraries raise for a value of a wrong type
+        raise JwksError("is malformed") from error
+    algorithm = algorithm_of(key)
+    if algorithm is None or entry.get("alg") not in (None, algorithm):
+        return None
+    return key_id if isinstance(key_id, str) else None, algorithm, key
+
+
+def _verifies_signatures(entry: Mapping[str, object]) -> bool:
+    """Whether the key's `use` and `key_ops` (RFC 7517, sections 4.2 and 4.3) allow to verify signatures."""
+    operations = entry.get("key_ops")
+    is_allowed = operations is None or (isinstance(operations, list) and "verify" in operations)
+    return is_allowed and entry.get("use") in (None, "sig")
+
+
+def _shortened(faults: Sequence[str]) -> str:
+    more = f", and {len(faults) - MAX_SHOWN_FAULTS} more" if len(faults) > MAX_SHOWN_FAULTS else ""
+    return ", ".join(faults[:MAX_SHOWN_FAULTS]) + more

@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 from access.principals import DEFAULT_PERMISSIONS, PERMISSIONS, Principal, UnauthenticatedError
+from host.small_files import SmallFileError, read_small_file
 
-MIN_RSA_BITS = 2048
+MIN_RSA_BITS, MAX_RSA_BITS = 2048, 16_384
+"""Sizes of RSA keys: below, they are not safe; above, OpenSSL does not verify signatures (its OPENSSL_RSA_MAX_…)."""
 MAX_FILE_BYTES = 100_000
 SUBJECT = re.compile(r"\S(?:.{0,198}\S)?")
 """A valid `sub`: it is logged, so it is one line and not too long."""
@@ -153,8 +155,10 @@ def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublic
         SigningKeyError: it contains no key that can be used.
         OSError: it cannot be read.
     """
-    with file.open("rb") as opened:
-        content = opened.read(MAX_FILE_BYTES)
+    try:
+        content = read_small_file(file, max_bytes=MAX_FILE_BYTES)
+    except SmallFileError as error:
+        raise SigningKeyError(str(error)) from None
     if b"PRIVATE KEY" in content:
         raise SigningKeyError("it contains a private key, which only the issuer should have; use the public key")
     try:
@@ -167,13 +171,16 @@ def read_public_key(file: Path) -> tuple[str, RSAPublicKey | EllipticCurvePublic
         raise SigningKeyError("it contains no public key in PEM form") from None
     algorithm = algorithm_of(key)
     if algorithm is None:
-        raise SigningKeyError(f"it must contain an RSA key of at least {MIN_RSA_BITS} bits, or one of the curve P-256")
+        raise SigningKeyError(
+            f"it must contain an RSA key of at least {MIN_RSA_BITS} bits, and at most {MAX_RSA_BITS}, "
+            "or one of the curve P-256"
+        )
     return algorithm, key  # type: ignore[return-value]  # only these two types have an algorithm
 
 
 def algorithm_of(key: object) -> str | None:
     """Return the algorithm whose signatures *key* verifies; None: it is not supported or not safe."""
-    if isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
+    if isinstance(key, RSAPublicKey) and MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
         return "RS256"
     if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
         return "ES256"

@@ -8,10 +8,15 @@ from functools import partial
 
 import structlog
 
-from access.api_keys import KeyFormatError, KeyRing, read_entries, reason_of
+from access.api_keys import STABLE_S, KeyFormatError, KeyRing, read_entries, reason_of
 from access.principals import NoTokens, TokenVerifier
 from access.quotas import MemoryQuotas, NoQuotas, QuotaStore, quotas_of
+from assembly.secret_files import jwt_secret, redis_url
 from config import Settings, SettingsError
+
+UNTERMINATED = (
+    f"API_KEYS_FILE does not end with a line break: changes are used only after {STABLE_S:.0f} s; end its last line"
+)
 
 log = structlog.get_logger()
 
@@ -34,9 +39,16 @@ class Access:
     protected: frozenset[str]
     is_exposed: bool
 
+    @property
+    def advice(self) -> str | None:
+        """What to change in the key file, in words for the operator; None: nothing."""
+        return UNTERMINATED if self.keys.is_unterminated else None
+
     @asynccontextmanager
     async def lifespan(self, _: object) -> AsyncIterator[None]:
-        """At the start, warn if the service is open to other machines; at the end, cancel fetches in flight."""
+        """At the start, warn of keys that are missing or may be cut off; at the end, cancel fetches in flight."""
+        if self.advice:
+            log.warning("api_keys_unterminated", advice=self.advice)
         if self.is_exposed:
             log.warning(
                 "service_open", advice="anyone who reaches HOST may call; set API_KEYS, or a HOST such as 127.0.0.1"
@@ -67,7 +79,7 @@ def quota_store(settings: Settings) -> QuotaStore:
     """Return the store that counts requests and tokens per caller. It opens no socket before it runs.
 
     Raises:
-        SettingsError: REDIS_URL has an option that the client does not support.
+        SettingsError: REDIS_URL has an option that the client does not support, or its file cannot be used.
     """
     if not settings.enable_rate_limit:
         return NoQuotas()
@@ -75,16 +87,15 @@ def quota_store(settings: Settings) -> QuotaStore:
         requests=settings.rate_limit_requests, tokens=settings.rate_limit_tokens, window_s=settings.rate_limit_window
     )
     memory = MemoryQuotas(quotas)
-    if settings.redis_url is None:
+    if (url := redis_url(settings)) is None:
         return memory
     from access.redis_quotas import RedisQuotas  # noqa: PLC0415 - 0.2 s of import, only paid with Redis
 
     try:
-        return RedisQuotas(
-            quotas, url=settings.redis_url.get_secret_value(), memory=memory, timeout_s=settings.redis_timeout
-        )
+        return RedisQuotas(quotas, url=url, memory=memory, timeout_s=settings.redis_timeout)
     except (ValueError, TypeError):
-        message = "REDIS_URL is not allowed: it has an option that the Redis client does not know"
+        name = "REDIS_URL" if settings.redis_url_file is None else "REDIS_URL_FILE"
+        message = f"{name} is not allowed: it has an option that the Redis client does not know"
         raise SettingsError(message) from None
 
 
@@ -129,11 +140,12 @@ def _tokens(settings: Settings) -> TokenVerifier:
     )
 
     sources: dict[str, KeySource] = {}
-    if settings.jwt_secret is not None:
+    if (secret := jwt_secret(settings)) is not None:
         try:
-            sources["HS256"] = OneKey(secret_key(settings.jwt_secret.get_secret_value()))
+            sources["HS256"] = OneKey(secret_key(secret))
         except SigningKeyError as error:
-            raise SettingsError(f"JWT_SECRET: {error}") from None
+            name = "JWT_SECRET" if settings.jwt_secret_file is None else "JWT_SECRET_FILE"
+            raise SettingsError(f"{name}: {error}") from None
     if settings.jwt_public_key_file is not None:
         try:
             algorithm, key = read_public_key(settings.jwt_public_key_file)

@@ -166,6 +166,8 @@ class RunningService:
         fix_mmap_threshold()
         settings, catalog, plan = self._settings, self._catalog, self._plan
         log.info("threads_planned", lanes=plan.lanes, usable_cores=plan.cores, wanted=settings.thread_pool_workers)
+        if (advice := plan.advice()) is not None:
+            log.warning("cores_unused", unused=plan.unused_cores, usable_cores=plan.cores, advice=advice)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._quotas.running())
             loading = ThreadPoolExecutor(min(LOAD_THREADS, settings.max_cached_models + 1), thread_name_prefix="load")
@@ -215,7 +217,7 @@ class RunningService:
             ),
             load=lambda model: self._load(self._current(model), hub_cache_dir=settings.hub_cache_dir),
             optimise=lambda encoder: (
-                encoder.open_lone_text_session(plan.cores) if plan.sessions_of(encoder.model) > 1 else None
+                encoder.open_lone_text_session(plan.lone_text_threads) if plan.sessions_of(encoder.model) > 1 else None
             ),
             memory_bytes=lambda model: model.memory_bytes * plan.sessions_of(model),
             executor=loading,

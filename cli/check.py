@@ -26,13 +26,13 @@ from engine.hub_space import HubSpace
 from engine.memory_estimate import estimate_memory, why_impossible
 from engine.self_check import SelfCheckResult
 from host.folder_permissions import nearest_existing, why_not_writable
-from host.listening_socket import ListenError, open_listening_socket
+from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
 from host.memory import available_bytes, memory_limit
 
 Level = Literal["ok", "warn", "FAIL"]
 
 SUBJECT_COLUMNS = 15
-RATE_LIMIT_SETTINGS = ("rate_limit_requests", "rate_limit_window", "rate_limit_tokens", "redis_url")
+RATE_LIMIT_SETTINGS = ("rate_limit_requests", "rate_limit_window", "rate_limit_tokens", "redis_url", "redis_url_file")
 """Settings that have no effect without ENABLE_RATE_LIMIT."""
 
 
@@ -159,6 +159,8 @@ def _check_callers(settings: Settings) -> Finding:
     keys = f" ({count} {'key' if count == 1 else 'keys'})" if count else ""
     protected = ", ".join(sorted(access.protected))
     detail = f"a key or token of {', '.join(access.sources)}{keys} is required for {protected}"
+    if access.advice:
+        return Finding("settings", "warn", "callers", f"{detail}. {access.advice}", facts)
     return Finding("settings", "ok", "callers", detail, facts)
 
 
@@ -192,8 +194,7 @@ async def _try_quota_store(settings: Settings) -> tuple[str, str | None]:
 
 def _check_machine(settings: Settings, plan: LanePlan, required: Sequence[Model]) -> Iterator[Finding]:
     yield Finding("machine", "ok", "cores", f"{plan.cores} usable", {"usable_cores": plan.cores})
-    lanes = f"{plan.lanes} (THREAD_POOL_WORKERS={settings.thread_pool_workers})"
-    yield Finding("machine", "ok", "lanes", lanes, {"lanes": plan.lanes})
+    yield _check_lanes(settings, plan)
     yield _check_address(settings)
     yield _check_memory(plan, required)
     free = _free_disk_bytes(settings.hub_cache_dir)
@@ -205,17 +206,28 @@ def _check_machine(settings: Settings, plan: LanePlan, required: Sequence[Model]
     yield Finding("machine", level, "HUB_CACHE_DIR", detail, {"is_writable": problem is None})
 
 
+def _check_lanes(settings: Settings, plan: LanePlan) -> Finding:
+    advice = plan.advice()
+    detail = f"{plan.lanes} (THREAD_POOL_WORKERS={settings.thread_pool_workers})"
+    facts = {"lanes": plan.lanes, "unused_cores": plan.unused_cores}
+    return Finding("machine", "warn" if advice else "ok", "lanes", f"{detail}; {advice}" if advice else detail, facts)
+
+
 def _check_address(settings: Settings) -> Finding:
     """Listen on the address for a moment."""
     address = f"HOST={settings.host} PORT={settings.port}"
     facts = {"host": settings.host, "port": settings.port, "problem": None}
     try:
-        open_listening_socket(settings.host, settings.port).close()
+        with open_listening_socket(settings.host, settings.port) as listening:
+            has_no_ipv6 = has_fallen_back(settings.host, listening)
     except ListenError as error:
         facts["problem"] = error.reason
         if not error.is_in_use:
             return Finding("machine", "FAIL", "address", str(error), facts)
         detail = f"{address} is in use: if not by this service, it would not start"
+        return Finding("machine", "warn", "address", detail, facts)
+    if has_no_ipv6:
+        detail = f"{address} is free; this machine has no IPv6, so it means {ALL_IPV4}"
         return Finding("machine", "warn", "address", detail, facts)
     return Finding("machine", "ok", "address", f"{address} is free", facts)
 

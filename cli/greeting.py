@@ -3,7 +3,7 @@
 import sys
 
 from config import BUNDLED_MODEL, Settings, SettingsError, load_settings
-from host.listening_socket import ListenError, open_listening_socket
+from host.listening_socket import ListenError, open_listening_socket, without_brackets
 
 ANY_ADDRESS = {"0.0.0.0", "::", ""}  # noqa: S104 - compared, not listened on
 
@@ -38,7 +38,8 @@ def _check_models(settings: Settings) -> None:
 
 def greeting(host: str, port: int, *, needs_key: bool) -> str:
     """Return what a person at this machine can do with a service that listens on *host* and *port*."""
-    name = "localhost" if host in ANY_ADDRESS else f"[{host}]" if ":" in host else host
+    host = without_brackets(host)
+    name = "localhost" if host in ANY_ADDRESS else f"[{host.replace('%', '%25')}]" if ":" in host else host
     url = f"http://{name}:{port}"
     key = " -H 'X-API-Key: YOUR KEY'" if needs_key else ""
     call = f"curl {url}/embed{key} -H 'Content-Type: application/json' -d '{{\"text\": \"Hello, world!\"}}'"

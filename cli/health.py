@@ -4,6 +4,7 @@ It runs every few seconds beside the service and should take no CPU time from it
 only.
 """
 
+import errno
 import json
 import os
 import sys
@@ -21,13 +22,20 @@ DEFAULT_HOST, DEFAULT_PORT = "0.0.0.0", "8000"  # noqa: S104 - nothing is bound 
 """The defaults of HOST and PORT."""
 LOOPBACK = {DEFAULT_HOST: "127.0.0.1", "::": "::1"}
 """How to reach a service that listens on all addresses."""
+NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+"""Errors of a machine without IPv6. There, HOST=:: means 0.0.0.0."""
 
 
 def run() -> int:
     """Check the service, print one line, and return the exit code."""
     host, port = address(os.environ)
     try:
-        problem = problem_at(host, port)
+        try:
+            problem = problem_at(host, port)
+        except OSError as error:
+            if host != LOOPBACK["::"] or error.errno not in NO_IPV6:
+                raise
+            problem = problem_at(LOOPBACK[DEFAULT_HOST], port)
     except (OSError, HTTPException) as error:
         problem = f"no answer from {host}:{port} ({str(error).strip() or type(error).__name__})"
     sys.stdout.write(f"unhealthy: {problem}\n" if problem else "healthy\n")
@@ -43,7 +51,7 @@ def address(environment: Mapping[str, str]) -> tuple[str, int]:
 
         settings = load_settings()
         host, port = settings.host, str(settings.port)
-    host = host or DEFAULT_HOST
+    host = (host or DEFAULT_HOST).removeprefix("[").removesuffix("]")
     return LOOPBACK.get(host, host), int(port or DEFAULT_PORT)
 
 

@@ -7,9 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from host.cores import CGROUP
-
-PROC = Path("/proc")
+from host.cgroups import CGROUP, PROC, folders_v1, folders_v2
 
 M_MMAP_THRESHOLD = -3
 """Number of this mallopt parameter in glibc's malloc.h."""
@@ -43,18 +41,20 @@ def memory_limit(*, proc: Path = PROC, cgroup: Path = CGROUP) -> MemoryLimit:
 
 
 def _limits(proc: Path, cgroup: Path) -> Iterator[int]:
-    """Yield the limits of the process's cgroup and all its parents. In a container, the root is its own cgroup."""
-    paths = [""]
-    with suppress(OSError):
-        paths += [line.split(":", 2)[-1] for line in (proc / "self/cgroup").read_text().splitlines()]
-    for root, name in ((cgroup, "memory.max"), (cgroup / "memory", "memory.limit_in_bytes")):
-        for path in paths:
-            own = root / path.strip("/")
-            for folder in (own, *own.parents):
-                if not folder.is_relative_to(root):
-                    break
-                with suppress(OSError, ValueError):  # "max" instead of a number means no limit
-                    yield int((folder / name).read_text())
+    """Yield the limits of the process's cgroups and all their parents."""
+    yield from (limit for limit, _ in _limits_and_usages(proc, cgroup))
+
+
+def _limits_and_usages(proc: Path, cgroup: Path) -> Iterator[tuple[int, Path]]:
+    """Yield each limit of the process's cgroups and their parents, and the file that states what is used of it."""
+    v2 = ((folder, "memory.max", "memory.current") for folder in folders_v2(proc=proc, cgroup=cgroup))
+    v1 = (
+        (folder, "memory.limit_in_bytes", "memory.usage_in_bytes")
+        for folder in folders_v1("memory", proc=proc, cgroup=cgroup)
+    )
+    for folder, limit, usage in (*v2, *v1):
+        with suppress(OSError, ValueError):  # "max" instead of a number means no limit
+            yield int((folder / limit).read_text()), folder / usage
 
 
 def _meminfo(proc: Path, name: str) -> int | None:
@@ -70,9 +70,9 @@ def available_bytes(*, proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
     found = []
     if (of_machine := _meminfo(proc, "MemAvailable")) is not None:
         found.append(of_machine)
-    with suppress(OSError, ValueError):  # "max" instead of a number means no limit
-        limit = int((cgroup / "memory.max").read_text())
-        found.append(max(0, limit - int((cgroup / "memory.current").read_text())))
+    for limit, usage in _limits_and_usages(proc, cgroup):
+        with suppress(OSError, ValueError):
+            found.append(max(0, limit - int(usage.read_text())))
     return min(found, default=None)
 
 

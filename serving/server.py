@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 from litestar import Litestar
 
-from host.listening_socket import ListenError, open_listening_socket
+from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
 from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import ConnectionPool, EarlyRejection
 from serving.process_exit import exit_despite_threads
@@ -68,6 +68,8 @@ def serve(
         listening = open_listening_socket(host, port)
     except ListenError as error:
         return _fail(str(error))
+    if has_fallen_back(host, listening):
+        log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
     pool = ConnectionPool(_within_file_limit(limits), count_failure=count_failure, reject_early=reject_early)
 
     def start_draining() -> None:

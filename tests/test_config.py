@@ -23,7 +23,9 @@ from config import (
 )
 
 ENV_EXAMPLE = (HERE / ".env.example").read_text("utf-8")
-SETTING_LINE = r"(?m)^# ([A-Z][A-Z0-9_]+)="
+SETTING_LINE = r"(?m)^(?:# )?([A-Z][A-Z0-9_]+)="
+SET_IN_ENV_EXAMPLE = {"thread_pool_workers": "auto"}
+"""What the copy of `.env.example` changes; all other lines are comments that state the defaults."""
 
 Read = Callable[..., Settings]
 
@@ -69,7 +71,7 @@ def test_env_example_has_each_setting_once_and_no_other_name() -> None:
 def test_env_example_describes_each_setting_in_the_words_of_the_code() -> None:
     comments = {
         name: " ".join(comment.replace("\n# ", " ").split())
-        for comment, name in re.findall(r"(?m)^# ((?:(?!\n\n)[\s\S])+?)\n# ([A-Z][A-Z0-9_]+)=.*$", ENV_EXAMPLE)
+        for comment, name in re.findall(r"(?m)^# ((?:(?!\n\n)[\s\S])+?)\n(?:# )?([A-Z][A-Z0-9_]+)=.*$", ENV_EXAMPLE)
     }
     descriptions = {name.upper(): str(field.description) for name, field in Settings.model_fields.items()}
     assert [name for name in SETTING_NAMES if not comments.get(name, "").startswith(descriptions[name])] == []
@@ -77,12 +79,15 @@ def test_env_example_describes_each_setting_in_the_words_of_the_code() -> None:
 
 def test_env_example_states_the_defaults(read: Read, tmp_path: Path) -> None:
     """Removing every `#` before a setting of the copy changes nothing."""
+    unchanged = tmp_path / "unchanged"
+    unchanged.write_text(ENV_EXAMPLE, "utf-8")
+    assert read(unchanged) == read().model_copy(update=SET_IN_ENV_EXAMPLE)
     copy = tmp_path / ".env"
     copy.write_text(re.sub(SETTING_LINE, r"\1=", ENV_EXAMPLE), "utf-8")
     copied, bare = read(copy), read()
     differing = [name for name in Settings.model_fields if getattr(copied, name) != getattr(bare, name)]
     # The defaults of folders are absolute paths.
-    assert [name for name in differing if not name.endswith("_dir")] == []
+    assert [name for name in differing if not name.endswith("_dir")] == list(SET_IN_ENV_EXAMPLE)
 
 
 def test_settings_page_has_each_setting_with_default_description_and_advice(read: Read, tmp_path: Path) -> None:
@@ -208,6 +213,11 @@ def test_switch_accepts_the_usual_words(values: list[str], read: Read, *, is_on:
         assert switches == (is_on,) * 4, value
 
 
+def test_threads_are_a_number_or_auto(read: Read) -> None:
+    found = [read(THREAD_POOL_WORKERS=value).thread_pool_workers for value in ("8", "auto", " AUTO ")]
+    assert found == [8, "auto", "auto"]
+
+
 def test_words_and_names_may_be_written_in_any_case(read: Read) -> None:
     settings = read(LOG_LEVEL="warning", LOG_FORMAT="JSON", CLOSED_ROUTES="Docs", API_KEYS="k", port="9000")
     assert (settings.log_level, settings.log_format, settings.port) == ("WARNING", "json", 9000)
@@ -240,7 +250,9 @@ def test_trusted_proxies_are_addresses_and_networks(read: Read) -> None:
         pytest.param("MODEL_CACHE_TTL", "inf", "finite", id="infinite time"),
         pytest.param("REQUEST_TIMEOUT", "nan", "finite", id="time that is not a number"),
         pytest.param("REQUEST_TIMEOUT", "1e300", "less than or equal to", id="time too long for timers"),
-        pytest.param("THREAD_POOL_WORKERS", "1.5", "whole number", id="fraction of a thread"),
+        pytest.param("THREAD_POOL_WORKERS", "1.5", "whole number, or auto", id="fraction of a thread"),
+        pytest.param("THREAD_POOL_WORKERS", "0", "greater than 0", id="no thread"),
+        pytest.param("THREAD_POOL_WORKERS", "9" * 30, "less than or equal to", id="too many threads"),
         pytest.param("MICRO_BATCH_TOKENS", "8", "greater than or equal to 16", id="too few tokens per run"),
         pytest.param("MAX_CACHED_MODELS", "0", "greater than 0", id="count of zero"),
         pytest.param("MAX_CACHED_MODELS", "1" + "0" * 30, "less than or equal to", id="count too large for JSON"),

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -96,3 +97,9 @@ def test_names_are_found_where_the_service_reads_its_settings(tmp_path: Path, mo
     monkeypatch.setenv("LOG_LEVLE", "DEBUG")
     places = {unknown.name: unknown.place for unknown in find_unknown_names()}
     assert places == {"MAX_BATCH_SISE": ".env", "LOG_LEVLE": "the environment"}
+
+
+def test_pipe_in_the_place_of_the_env_file_is_rejected(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".env")
+    with pytest.raises(EnvFileError, match=r"not a regular file"):
+        read_env_file(tmp_path / ".env")

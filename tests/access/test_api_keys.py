@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from access.api_keys import KeyFormatError, KeyRing, read_entries, read_lines
+from access.api_keys import STABLE_S, KeyFormatError, KeyRing, read_entries, read_lines
 from access.principals import Principal
 
 ALICE, BOB, CAROL = "alice-0123456789", "bob-0123456789-bob", "carol-0123456789+/="
@@ -248,6 +249,120 @@ def test_deleted_file_keeps_the_last_valid_keys_until_it_is_back(ring: KeyRing, 
     file.write_text(f"alice:{ALICE}\n")
     clock.now_s += 1
     assert names(ring) == {"alice", "carol"}
+
+
+# --- Half-written files ---
+
+COMPLETE, HALF = f"alice:{ALICE}\n", f"alice:{ALICE}\nbob:{BOB}"
+"""What an editor has written in the end, and before: BOB may be only the first part of a key."""
+
+
+def test_half_written_file_is_used_once_its_last_line_ends(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    file.write_text(f"alice:{ALICE[::-1]}\nbob:{BOB}")
+    with capture_logs() as events:
+        for _ in range(3):
+            clock.now_s += 1
+            assert names(ring) == {"alice", "bob", "carol"}
+    [event] = events
+    assert (event["event"], event["log_level"]) == ("api_keys_kept", "error")
+    assert event["reason"].startswith("API_KEYS_FILE: its last line does not end with a line break")
+    with file.open("a") as opened:
+        opened.write("\n")
+    clock.now_s += 1
+    assert names(ring) == {"bob", "carol"}
+
+
+def test_file_that_stays_half_written_is_used_after_a_minute(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    """A writer that stops for so long has ended; otherwise, a key that its line removes would work for ever."""
+    file.write_text(f"bob:{BOB}")
+    clock.now_s += 1
+    assert names(ring) == {"alice", "bob", "carol"}
+    clock.now_s += STABLE_S - 1
+    assert names(ring) == {"alice", "bob", "carol"}
+    clock.now_s += 1
+    assert names(ring) == {"bob", "carol"}
+    assert ring.is_unterminated
+
+
+def test_file_that_goes_on_changing_stays_half_written(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    for number in range(5):
+        file.write_text(f"{'#' * number}\nbob:{BOB}")
+        clock.now_s += STABLE_S - 1
+        assert names(ring) == {"alice", "bob", "carol"}
+
+
+def test_half_written_file_that_is_malformed_is_never_used(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    file.write_text(f"alice:{ALICE}\nbob:short")
+    with capture_logs() as events:
+        for _ in range(3):
+            clock.now_s += STABLE_S
+            assert names(ring) == {"alice", "bob", "carol"}
+    assert len(events) == 1
+
+
+def test_half_written_file_is_used_at_the_start_and_reported(tmp_path: Path, clock: ManualClock) -> None:
+    (tmp_path / "keys").write_text(HALF)
+    ring = KeyRing(file=tmp_path / "keys", clock=clock)
+    assert names(ring) == {"alice", "bob"}
+    assert ring.is_unterminated
+    (tmp_path / "keys").write_text(COMPLETE)
+    clock.now_s += 1
+    assert names(ring) == {"alice"}
+    assert not ring.is_unterminated
+
+
+def test_half_written_file_is_used_when_the_operator_asks(ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    file.write_text(f"bob:{BOB}")
+    clock.now_s += 1
+    assert names(ring) == {"alice", "bob", "carol"}
+    ring.reload()
+    assert names(ring) == {"bob", "carol"}
+    file.unlink()
+    with capture_logs() as events:
+        ring.reload()
+    assert [event["event"] for event in events] == ["api_keys_kept"]
+    assert names(ring) == {"bob", "carol"}
+
+
+def test_mounted_secret_is_used_at_once_without_a_line_break(tmp_path: Path, clock: ManualClock) -> None:
+    """The kubelet writes a new folder and then replaces the link `..data`; `--from-literal` adds no line break."""
+
+    def publish(version: str, content: str) -> None:
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "keys").write_text(content)
+        (tmp_path / "..new").symlink_to(version)
+        (tmp_path / "..new").replace(tmp_path / "..data")
+
+    publish("..1", f"alice:{ALICE}\nbob:{BOB}")
+    (tmp_path / "keys").symlink_to("..data/keys")
+    ring = KeyRing(file=tmp_path / "keys", clock=clock)
+    assert names(ring) == {"alice", "bob"}
+    assert not ring.is_unterminated
+    publish("..2", f"bob:{BOB}")
+    clock.now_s += 1
+    assert names(ring) == {"bob"}
+    (tmp_path / "..2/keys").write_text(f"alice:{ALICE}")  # not the kubelet: the file behind the link is written
+    clock.now_s += 1
+    assert names(ring) == {"bob"}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop", "device", "folder"])
+def test_what_is_no_file_leaves_the_keys_as_they_are(kind: str, ring: KeyRing, file: Path, clock: ManualClock) -> None:
+    file.unlink()
+    make: dict[str, Callable[[], None]] = {
+        "pipe": lambda: os.mkfifo(file),
+        "loop": lambda: file.symlink_to(file.name),
+        "device": lambda: file.symlink_to("/dev/zero"),
+        "folder": file.mkdir,
+    }
+    make[kind]()
+    with capture_logs() as events:
+        for _ in range(2):
+            clock.now_s += 1
+            assert names(ring) == {"alice", "bob", "carol"}
+    assert [event["event"] for event in events] == ["api_keys_kept"]
+    with pytest.raises((OSError, KeyFormatError)):
+        KeyRing(file=file)
 
 
 def test_unchanged_file_is_not_read_again(ring: KeyRing, clock: ManualClock) -> None:

@@ -207,6 +207,18 @@ async def test_token_without_a_key_id_uses_the_only_key_of_its_algorithm() -> No
         pytest.param({"kid": "x"}, id="without a type"),
         pytest.param({**public_jwk(ONE), "kid": ["x"]}, id="id of another type"),
         pytest.param("x", id="not an object"),
+        pytest.param(None, id="null"),
+        pytest.param({**public_jwk(ONE, "x"), "kty": ["RSA"]}, id="type of another type"),
+        pytest.param(public_jwk(ONE, "x", alg=["RS256"]), id="algorithm of another type"),
+        pytest.param(public_jwk(ONE, "x", use=["sig"]), id="use of another type"),
+        pytest.param(public_jwk(ONE, "x", key_ops=["encrypt"]), id="other operations"),
+        pytest.param(public_jwk(ONE, "x", n=7), id="number of another type"),
+        pytest.param(public_jwk(ONE, "x", n="\ud800"), id="not encodable"),
+        pytest.param(public_jwk(ONE, "x", e="AA"), id="even exponent"),
+        pytest.param(public_jwk(ONE, "x", n="_" * 200_000), id="a million bits"),
+        pytest.param({**public_jwk(CURVE, "x"), "x": public_jwk(CURVE)["y"]}, id="point outside of the curve"),
+        pytest.param({**public_jwk(CURVE, "x"), "crv": ["P-256"]}, id="curve of another type"),
+        pytest.param(public_jwk(ONE, "x", d="AQAB"), id="private"),
     ],
 )
 async def test_unusable_key_is_ignored_and_the_others_are_used(key: Any) -> None:
@@ -216,6 +228,74 @@ async def test_unusable_key_is_ignored_and_the_others_are_used(key: Any) -> None
     assert await is_known(jwks, "curve", "ES256")
     for algorithm in ("RS256", "ES256", "HS256"):
         assert not await is_known(jwks, "x", algorithm)
+
+
+BROKEN = {"kty": "RSA", "kid": "x", "n": "?", "e": "AQAB"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        pytest.param([BROKEN], "key 2 is malformed", id="malformed"),
+        pytest.param([None], "key 2 is not an object", id="null"),
+        pytest.param([{"kid": "x"}], "key 2 has no type (kty)", id="no type"),
+        pytest.param([public_jwk(ONE, "x", d="AQAB")], "key 2 is a private key, which its issuer should", id="private"),
+        pytest.param([public_jwk(ONE, "one")], "key 2 has the id (kid) of another key", id="id twice"),
+        pytest.param([BROKEN] * 5, "key 4 is malformed, and 2 more", id="many"),
+        pytest.param([public_jwk(TWO, "one")] * 100, "only the first 100 of 101 keys are used", id="too many"),
+    ],
+)
+async def test_faulty_keys_are_logged_once(keys: list[Any], reason: str) -> None:
+    source = Source()
+    source.offer(public_jwk(TWO, "one"), *keys)
+    jwks = source.jwks()
+    with capture_logs() as events:
+        for _ in range(3):
+            assert await jwks.find("one", "RS256") == TWO.public_key()
+            source.now_s += 2 * REFRESH_S
+    assert source.fetches == 3
+    [skipped] = [event for event in events if event["event"] == "jwks_keys_skipped"]
+    assert reason in skipped["reason"]
+    assert (skipped["log_level"], skipped["keys"]) == ("warning", 1)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param({"kty": "oct", "k": "c2Vj"}, id="secret"),
+        pytest.param({"kty": "OKP", "crv": "Ed25519", "x": "AA"}, id="other kind"),
+        pytest.param(public_jwk(ONE, "x", use="enc", alg="RSA-OAEP"), id="for encryption"),
+        pytest.param(public_jwk(ONE, "x", alg="PS256"), id="for another algorithm"),
+        pytest.param(public_jwk(CURVE, "curve"), id="the same key twice"),
+    ],
+)
+async def test_keys_for_other_purposes_are_no_fault(key: Any) -> None:
+    source = Source()
+    source.offer(public_jwk(CURVE, "curve"), key)
+    with capture_logs() as events:
+        assert await is_known(source.jwks(), "curve", "ES256")
+    assert [event["event"] for event in events] == ["jwks_fetched"]
+
+
+@pytest.mark.parametrize("field", ["alg", "use", "key_ops"])
+async def test_field_that_is_null_counts_as_missing(field: str) -> None:
+    source = Source()
+    source.offer(public_jwk(ONE, "one", **{field: None}))
+    assert await is_known(source.jwks(), "one")
+
+
+async def test_document_of_faulty_keys_only_leaves_the_cached_keys() -> None:
+    source = Source(public_jwk(ONE, "one"))
+    jwks = source.jwks()
+    assert await is_known(jwks, "one")
+    source.offer(BROKEN)
+    source.now_s += REFRESH_S
+    with capture_logs() as events:
+        assert await is_known(jwks, "one")
+        await loop_iterations(5)
+        assert await is_known(jwks, "one")
+    [failed] = events
+    assert failed["reason"] == "the answer contains no key that can be used: key 1 is malformed"
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys": {}}', b"<html>", b"\xff", b"[" * 100_000])

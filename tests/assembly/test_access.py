@@ -1,5 +1,6 @@
 """From the settings to keys, tokens and closed routes; errors in them never show a key."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from litestar import Litestar
 from structlog.testing import capture_logs
 
 from access.principals import NoTokens, Principal
-from assembly.access import is_loopback, read_access
+from access.redis_quotas import RedisQuotas
+from assembly.access import is_loopback, quota_store, read_access
 from config import SettingsError
 from tests.support.apps import settings_of
 from tests.support.signing_keys import SECRET, ec_key, issuing, private_pem, public_jwk, public_pem, rsa_key, token
@@ -114,6 +116,115 @@ def test_bad_setting_is_reported_in_one_line_without_a_key(
     assert "\n" not in message
     for secret in (KEY, OTHER, "short", str(tmp_path)):
         assert secret not in message
+
+
+# --- Secrets in files ---
+
+
+def of_redis(**settings: str) -> str:
+    """Return the address that the store of quotas uses."""
+    store = quota_store(settings_of(ENABLE_RATE_LIMIT="true", **settings))
+    assert isinstance(store, RedisQuotas)
+    connection = store._redis.connection_pool.connection_kwargs  # noqa: SLF001 - nothing else shows the address
+    return f"{connection['password']}@{connection['host']}"
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+async def test_secret_is_read_from_a_file_without_the_line_break_at_its_end(end: str, tmp_path: Path) -> None:
+    (tmp_path / "jwt").write_bytes(b"\xef\xbb\xbf" + f"{SECRET}{end}".encode())
+    (tmp_path / "redis").write_bytes(f"redis://:hush@redis.example:6379/0{end}".encode())
+    access = read_access(settings_of(JWT_SECRET_FILE=str(tmp_path / "jwt")))
+    assert access.sources == ("JWT_SECRET_FILE",)
+    assert access.protected == {"embed"}
+    assert await access.tokens.verify(token(SECRET, "HS256").encode())
+    assert of_redis(REDIS_URL_FILE=str(tmp_path / "redis")) == "hush@redis.example"
+
+
+SECRET_FILES = {
+    "missing": "No such file or directory",
+    "folder": "Is a directory",
+    "pipe": "it is not a regular file, but a pipe or a device",
+    "device": "it is not a regular file, but a pipe or a device",
+    "empty": "it is empty",
+    "blank": "it is empty",
+    "binary": "it is not UTF-8",
+    "huge": "it is larger than 65536 bytes",
+    "lines": "it contains more than one line, or control characters",
+    "NUL": "it contains more than one line, or control characters",
+}
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET_FILE", "REDIS_URL_FILE"])
+@pytest.mark.parametrize("kind", SECRET_FILES)
+def test_secret_file_that_cannot_be_used_is_reported_in_one_line_without_its_content(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / kind
+    contents = {
+        "empty": b"",
+        "blank": b" \r\n\n",
+        "binary": SECRET.encode() + b"\xff",
+        "huge": SECRET.encode() * 5000,
+        "lines": f"{SECRET}\n{SECRET}\n".encode(),
+        "NUL": f"{SECRET}\0".encode(),
+    }
+    if kind in contents:
+        path.write_bytes(contents[kind])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    message = error_of({name: str(path), "ENABLE_RATE_LIMIT": "true"})
+    assert message == f"{name}: {SECRET_FILES[kind]}."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("JWT_SECRET_FILE", KEY, "give at least 32 bytes, such as the output of `openssl rand -hex 32`"),
+        ("REDIS_URL_FILE", f"http://:{KEY}@host", "use redis://host:port/database, rediss:// for TLS"),
+        ("REDIS_URL_FILE", f"redis://:{KEY}@host?option=1", "it has an option that the Redis client does not know"),
+    ],
+)
+def test_secret_in_a_file_is_checked_as_the_setting_is(name: str, content: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(content)
+    message = error_of({name: str(tmp_path / "secret"), "ENABLE_RATE_LIMIT": "true"})
+    assert message.startswith(name)
+    assert reason in message
+    assert KEY not in message
+
+
+@pytest.mark.parametrize(("name", "value"), [("JWT_SECRET", SECRET), ("REDIS_URL", "redis://:hush@host")])
+def test_value_and_file_of_one_secret_contradict_each_other(name: str, value: str) -> None:
+    message = error_of({name: value, f"{name}_FILE": "/run/secrets/x"})
+    assert message == f"{name} and {name}_FILE are both set; set one of them."
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET_FILE", "REDIS_URL_FILE", "API_KEYS_FILE", "JWT_PUBLIC_KEY_FILE"])
+@pytest.mark.parametrize("value", [f"{KEY}-", f"{KEY}," * 1000, f"{KEY}\n"])
+def test_secret_in_the_place_of_its_file_is_never_shown(name: str, value: str) -> None:
+    message = error_of({name: value, "ENABLE_RATE_LIMIT": "true"})
+    assert message.startswith(name)
+    assert "\n" not in message
+    assert KEY not in message
+
+
+def error_of(settings: dict[str, str]) -> str:
+    with pytest.raises(SettingsError) as failure:  # noqa: PT012 - which of the two parts fails depends on the setting
+        read_access(settings_of(**settings))
+        quota_store(settings_of(**settings))
+    return str(failure.value)
+
+
+async def test_start_warns_of_a_key_file_without_a_line_break_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"alice:{KEY}")
+    access = read_access(settings_of(API_KEYS_FILE=str(tmp_path / "keys")))
+    with capture_logs() as events:
+        async with access.lifespan(Litestar([])):
+            pass
+    assert [(event["event"], event["log_level"]) for event in events] == [("api_keys_unterminated", "warning")]
 
 
 def test_settings_never_show_secrets() -> None:

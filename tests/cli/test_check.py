@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from assembly import lane_plan
 from cli.check import _free_disk_bytes
 from config import BUNDLED_MODEL
 from host.memory import MemoryLimit
@@ -71,6 +72,14 @@ def test_bad_settings_are_reported_and_nothing_else_is_checked(run_command: RunC
     assert outcome.out.splitlines()[1].startswith("FAIL  values           PORT='0' is not allowed")
     assert "machine" not in outcome.out
     assert outcome.out.endswith("The service would not start.\n")
+
+
+def test_cores_that_stay_unused_are_a_warning(check: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_plan, "usable_cores", lambda: 8)
+    found = finding(check(), "lanes")
+    assert (found["level"], found["unused_cores"]) == ("warn", 4)
+    assert found["detail"] == "4 (THREAD_POOL_WORKERS=4); 4 usable cores stay unused; set THREAD_POOL_WORKERS=auto"
+    assert finding(check(THREAD_POOL_WORKERS="auto"), "lanes")["detail"] == "8 (THREAD_POOL_WORKERS=auto)"
 
 
 def test_mistyped_name_in_the_env_file_is_a_warning(check: RunCommand, tmp_path: Path) -> None:

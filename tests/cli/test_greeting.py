@@ -13,6 +13,8 @@ from cli.greeting import greeting, main
         pytest.param("0.0.0.0", "http://localhost:8000", id="all addresses"),  # noqa: S104 - the default
         pytest.param("::", "http://localhost:8000", id="all addresses of IPv6"),
         pytest.param("::1", "http://[::1]:8000", id="an address of IPv6"),
+        pytest.param("[::1]", "http://[::1]:8000", id="an address in brackets"),
+        pytest.param("fe80::1%eth0", "http://[fe80::1%25eth0]:8000", id="an address with a zone"),
         pytest.param("example", "http://example:8000", id="a name"),
     ],
 )

@@ -13,6 +13,8 @@ import pytest
 
 from cli import health
 from config import ENV_FILE, load_settings
+from host.listening_socket import without_brackets
+from tests.support.ipv4_only import Ipv4Only
 from tests.support.servers import ROOT, environment, free_port
 
 pytestmark = pytest.mark.timeout(60)  # starts processes, on a machine that may be busy
@@ -113,12 +115,25 @@ def test_server_that_does_not_answer_is_unhealthy(
     assert capsys.readouterr().out.endswith("(timed out)\n")
 
 
+def test_service_for_all_addresses_is_found_where_ipv6_is_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(health, "TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(socket, "socket", Ipv4Only)
+        monkeypatch.setenv("HOST", "::")
+        monkeypatch.setenv("PORT", str(silent.getsockname()[1]))
+        assert health.run() == 1
+    assert capsys.readouterr().out.endswith("(timed out)\n")
+
+
 @pytest.mark.parametrize(
     ("variables", "address"),
     [
         pytest.param({}, ("127.0.0.1", 8000), id="defaults"),
         pytest.param({"PORT": "9000"}, ("127.0.0.1", 9000), id="port"),
         pytest.param({"HOST": "::"}, ("::1", 8000), id="all addresses, IPv6"),
+        pytest.param({"HOST": "[::1]"}, ("::1", 8000), id="brackets"),
         pytest.param({"HOST": "10.0.0.5", "port": "9000"}, ("10.0.0.5", 9000), id="one address"),
         pytest.param({"HOST": "", "PORT": ""}, ("127.0.0.1", 8000), id="empty"),
     ],
@@ -131,7 +146,8 @@ def test_address_is_that_of_the_settings(
         monkeypatch.setenv(name, value)
     settings = load_settings()
     assert health.address(variables) == address
-    assert (health.LOOPBACK.get(settings.host, settings.host), settings.port) == address
+    host = without_brackets(settings.host)
+    assert (health.LOOPBACK.get(host, host), settings.port) == address
 
 
 def test_env_file_is_used_for_what_the_environment_does_not_set(

@@ -81,7 +81,7 @@ def test_every_setting_is_passed_on_unless_the_image_fixes_it(name: str) -> None
         "MODELS_DIR",
         "HUB_CACHE_DIR",
     }
-    with_value = {"HOST", "PORT", "MODEL_MEMORY_BUDGET", "REDIS_URL", "TRUSTED_PROXIES"}
+    with_value = {"HOST", "PORT", "MODEL_MEMORY_BUDGET", "REDIS_URL", "THREAD_POOL_WORKERS", "TRUSTED_PROXIES"}
     assert {setting for setting, value in given.items() if value is not None} == with_value
     assert (given["HOST"], given["PORT"]) == ("0.0.0.0", "8000")  # noqa: S104 - in the container
 
@@ -97,8 +97,12 @@ def test_model_memory_budget_is_at_most_three_quarters_of_the_memory(name: str) 
 def test_values_that_compose_sets_are_valid_settings() -> None:
     given = SERVICES["fast-embedding"]["environment"]
     settings = load_settings(
-        _env_file=None, redis_url=expand(given["REDIS_URL"]), trusted_proxies=expand(given["TRUSTED_PROXIES"])
+        _env_file=None,
+        redis_url=expand(given["REDIS_URL"]),
+        thread_pool_workers=expand(given["THREAD_POOL_WORKERS"]),
+        trusted_proxies=expand(given["TRUSTED_PROXIES"]),
     )
+    assert settings.thread_pool_workers == "auto"
     assert settings.redis_url is not None
     assert settings.redis_url.get_secret_value() == "redis://redis:6379/0"
     assert ipaddress.ip_network("172.16.0.0/12") in settings.trusted_proxies

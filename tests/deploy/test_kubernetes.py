@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import main
+from assembly import lane_plan
 from assembly.serve import MAX_LARGE_BODIES
 from config import Settings, load_settings
 from tests.support import kubernetes
@@ -76,15 +77,12 @@ def environment_of(things: list[Thing]) -> dict[str, str]:
     """The environment of the service's container, with references resolved as the kubelet does."""
     container, environment = container_of(things), settings_of(things)
     for variable in container["env"]:
-        if field := variable.get("valueFrom", {}).get("resourceFieldRef"):
-            assert field == {"containerName": container["name"], "resource": "requests.cpu", "divisor": "1"}
-            environment[variable["name"]] = str(math.ceil(cores(container["resources"]["requests"]["cpu"])))
-        elif secret := variable.get("valueFrom", {}).get("secretKeyRef"):
+        if secret := variable.get("valueFrom", {}).get("secretKeyRef"):
             [found] = [thing for thing in of_kind(things, "Secret") if thing["metadata"]["name"] == secret["name"]]
             assert secret["key"] in found["data"]
             environment[variable["name"]] = "a-password"
         else:
-            password = environment["REDIS_PASSWORD"]
+            password = environment.get("REDIS_PASSWORD", "")
             environment[variable["name"]] = variable["value"].replace("$(REDIS_PASSWORD)", password)
     return environment
 
@@ -207,9 +205,15 @@ def test_service_answers_over_ipv4_and_ipv6(server: ServerProcess) -> None:
     assert [httpx.get(url + "/health/ready").status_code for url in urls] == [200, 200]
 
 
-def test_number_of_lanes_follows_the_cpu_request(server: ServerProcess, variants: dict[str, list[Thing]]) -> None:
-    requested = cores(container_of(variants["plain"])["resources"]["requests"]["cpu"])
-    assert server.wait_for("threads_planned")["wanted"] == requested
+def test_number_of_lanes_follows_the_cpu_limit_and_is_that_of_the_requested_cores(
+    server: ServerProcess, things: list[Thing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.wait_for("threads_planned")["wanted"] == "auto"
+    resources = container_of(things)["resources"]
+    monkeypatch.setattr(lane_plan, "usable_cores", lambda: int(cores(resources["limits"]["cpu"])))
+    monkeypatch.setattr(lane_plan, "is_quota_tight", lambda: True)
+    plan = lane_plan.plan_lanes(use_environment(environment_of(things), monkeypatch))
+    assert (plan.lanes, plan.unused_cores) == (cores(resources["requests"]["cpu"]), 0)
 
 
 def test_settings_are_valid_and_contain_no_secrets(things: list[Thing], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,23 @@ def test_available_memory_is_the_lower_one_of_container_and_machine(tmp_path: Pa
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("own", "limit", "usage"),
+    [
+        pytest.param("0::/a/b", "a/memory.max", "a/memory.current", id="v2"),
+        pytest.param("4:memory:/a/b", "memory/a/memory.limit_in_bytes", "memory/a/memory.usage_in_bytes", id="v1"),
+    ],
+)
+def test_available_memory_follows_the_limit_of_a_parent(
+    own: str, limit: str, usage: str, proc: Path, tmp_path: Path
+) -> None:
+    (proc / "meminfo").write_text("MemAvailable:      5 kB\n")
+    write(proc / "self/cgroup", own)
+    write(tmp_path / limit, "3000")
+    write(tmp_path / usage, "1000")
+    assert available_bytes(proc=proc, cgroup=tmp_path) == 2000
+
+
 def test_available_memory_is_unknown_if_the_system_does_not_report_it(tmp_path: Path) -> None:
     for content in ("", "MemAvailable:\n", "MemAvailable: many kB\n"):
         (tmp_path / "meminfo").write_text(content)
