@@ -15,7 +15,7 @@ lock: install  ## update requirements/lock.txt, for Python 3.11 to 3.13 and all 
 fmt: install  ## format the code and fix what ruff can fix
 	$(PYTHON_VENV) -m ruff check --fix . ; $(PYTHON_VENV) -m ruff format .
 lint: install  ## ruff and shellcheck; changes nothing
-	$(PYTHON_VENV) -m ruff check . && $(PYTHON_VENV) -m ruff format --check . && .venv/bin/shellcheck -xa run.sh deploy.sh .ci/run docs/ci/image.sh tests/support/stub_engine.sh
+	$(PYTHON_VENV) -m ruff check . && $(PYTHON_VENV) -m ruff format --check . && .venv/bin/shellcheck -xa run.sh deploy.sh .ci/run .ci/newer-nginx deploy/compose/start-nginx.sh docs/ci/image.sh tests/support/stub_engine.sh
 types: install  ## mypy --strict on code and tests
 	$(PYTHON_VENV) -m mypy
 test:  ## run the tests; ARGS="-k word" goes to pytest

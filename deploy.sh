@@ -8,6 +8,8 @@ CDPATH='' cd -- "$(dirname -- "$self")"
 readonly service=fast-embedding proxy=nginx
 # Seconds between SHUTDOWN_TIMEOUT and the kill of a container that has not stopped.
 readonly grace_seconds=10
+# Twice the time between two lookups of the replicas' addresses by nginx: `valid` of the resolver in nginx.conf.
+readonly lookup_seconds=4
 
 # Command-line options; empty means not given.
 profile_option="" scale_option="" wait_option="" image_option="" url_option="" build_first=yes confirm=yes full_test=no

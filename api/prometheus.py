@@ -1,6 +1,6 @@
 """Metrics as text for Prometheus and compatible scrapers, with the numbers of the JSON answer."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -45,6 +45,7 @@ class Families:
         max_queue_s: seconds of work that may wait (MAX_QUEUE_SECONDS).
         version: that of the service.
         is_ready: whether the service accepts work.
+        error_codes: all codes that an error can have; those that have not occurred are written with 0.
     """
 
     answer: MetricsAnswer
@@ -53,6 +54,7 @@ class Families:
     max_queue_s: float
     version: str
     is_ready: bool
+    error_codes: Collection[str] = ()
 
     def collect(self) -> Iterator[Metric]:
         answer = self.answer
@@ -71,7 +73,9 @@ class Families:
         answer = self.answer
         requests = {name: endpoint.requests for name, endpoint in answer.endpoints.items()}
         yield _counters("requests", "Requests answered, health checks included.", "endpoint", requests)
-        yield _counters("errors", "Problems answered, by code.", "code", answer.errors)
+        # With 0 from the start: Prometheus cannot see the first increase of a series that begins with it.
+        errors = dict.fromkeys(sorted(self.error_codes), 0) | answer.errors
+        yield _counters("errors", "Problems answered, by code.", "code", errors)
         durations = HistogramMetricFamily(
             f"{PREFIX}request_duration_seconds", "From a request's head to the end of its answer.", labels=["endpoint"]
         )
@@ -133,7 +137,7 @@ class Families:
             ("tokens", "Tokens of texts embedded, without padding."),
         ):
             counts = {name: getattr(usage, kind) for name, usage in self.answer.models.items()}
-            yield _counters(f"model_{kind}", documentation, "model", counts)
+            yield _counters(f"model_{kind}", documentation, "model", dict.fromkeys(cache.cached_models, 0) | counts)
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

@@ -15,6 +15,7 @@ from config import Settings
 from engine.errors import MetricsDisabledError
 from telemetry.metrics import Metrics
 from web.large_body_queue import LargeBodyQueue
+from web.problems import known_codes
 from web.responses import JsonResponse
 
 
@@ -102,5 +103,6 @@ class FullMetricsReport:
             max_queue_s=self._max_queue_s,
             version=self._version,
             is_ready=lifecycle.is_healthy,
+            error_codes=known_codes(),
         )
         return text_answer(text_format, families)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from random import getrandbits
@@ -27,6 +27,10 @@ HTTP_DETAILS = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
 }
 """Details of errors that Litestar raises itself; other errors keep Litestar's message."""
+CALLER_LEFT = "caller-left"
+"""Counted like an error code: a caller that closed its connection before its answer."""
+FRAMEWORK_CODES = frozenset({"bad-request", "not-found", "method-not-allowed", "content-too-large"})
+"""Codes of errors that Litestar raises itself."""
 HEADER_NAMES = {"request_timeout": "X-Request-Timeout"}
 """Names of headers, by the handler's parameter that Litestar's messages contain instead."""
 VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -63,6 +67,17 @@ class InternalError(ServiceError):
 def problem_handlers() -> ExceptionHandlersMap:
     """Return the handlers of errors we raise on purpose, of errors that Litestar raises, and of bugs."""
     return {ServiceError: _of_service_error, HTTPException: _of_http_exception, Exception: _of_bug}
+
+
+def known_codes() -> frozenset[str]:
+    """Return every code that the errors of a running service can have."""
+    return frozenset({kind.code for kind in _kinds_of(ServiceError)}) | FRAMEWORK_CODES | {CALLER_LEFT}
+
+
+def _kinds_of(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _kinds_of(below)
 
 
 def request_id_of(headers: Iterable[Header]) -> str:

@@ -22,7 +22,7 @@ from access.principals import Principal
 from engine.errors import CutOffError, ServiceError
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import route_of
-from web.problems import InternalError, problem_answer, request_id_of
+from web.problems import CALLER_LEFT, InternalError, problem_answer, request_id_of
 from web.request_context import RequestContext, context_of
 from web.security_headers import Header, security_headers_for
 
@@ -87,7 +87,7 @@ class RequestLog:
                 await self._app(inner, watch.receive, answer.send)
         except asyncio.CancelledError:
             if watch.has_disconnected:
-                answer.status, context.problem_code = CLIENT_CLOSED_REQUEST, "caller-left"
+                answer.status, context.problem_code = CLIENT_CLOSED_REQUEST, CALLER_LEFT
             elif answer.status:
                 raise  # a part of the answer is sent
             else:  # the server's shutdown time is over

@@ -77,7 +77,7 @@ restart() {
         say "Restarting $(container_name "$container") ..."
         engine restart -t "$(stop_seconds)" "$container" >/dev/null
         wait_for_health "$container" || fail "It does not become healthy again; see the lines above." "./deploy.sh rollback restores the previous image."
-        reload_proxy || exit 1
+        wait_for_lookup
     done
     [[ $found == yes ]] || fail "There is nothing to restart." "./deploy.sh deploy starts the service."
     for container in $(containers "" all); do

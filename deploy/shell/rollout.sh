@@ -74,12 +74,12 @@ rolling_update() {
             engine rm -f $fresh >/dev/null
             return 1
         fi
-        reload_proxy || return 1
+        wait_for_lookup
         drain_and_remove "$stale"
-        reload_proxy || return 1
+        wait_for_lookup
     done
     up_behind_proxy ${final_up_options[@]+"${final_up_options[@]}"} || return 1
-    refresh_proxy || return 1
+    refresh_proxy
     # shellcheck disable=SC2046 # one id per word
     wait_for_health $(containers "$service") $(containers "$proxy" all)
 }
@@ -90,28 +90,21 @@ drain_and_remove() {
     engine rm "$1" >/dev/null
 }
 
-# nginx resolves the replicas' addresses only when it reads its configuration.
-reload_proxy() {
-    local container
-    for container in $(containers "$proxy"); do
-        if ! engine exec "$container" nginx -e stderr -s reload >"$temp_dir/proxy" 2>&1; then
-            cat "$temp_dir/proxy" >&2
-            error "nginx could not reload its configuration; it keeps the addresses it has."
-            return 1
-        fi
-    done
+# nginx looks up the replicas' addresses regularly (`resolver` in nginx.conf); wait until it knows those of now.
+wait_for_lookup() {
+    if [[ -n $(containers "$proxy") ]]; then sleep "$lookup_seconds"; fi
 }
 
-# A container keeps the file that was mounted at its start; a git checkout replaces the file.
+# A container keeps the files that were mounted at its start; a git checkout replaces them.
 refresh_proxy() {
     local container
     for container in $(containers "$proxy"); do
-        if ! engine exec "$container" cat /etc/nginx/nginx.conf 2>/dev/null | cmp -s - nginx.conf; then
+        if ! engine exec "$container" cat /etc/nginx/nginx.conf /start-nginx.sh 2>/dev/null |
+            cmp -s - <(cat nginx.conf deploy/compose/start-nginx.sh); then
             say "nginx.conf has changed. Restarting nginx; requests fail for a moment ..."
             engine restart -t "$(stop_seconds)" "$container" >/dev/null
         fi
     done
-    reload_proxy
 }
 
 switch_to_new_image() {

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.support.logged_process import LoggedProcess
 from tests.support.redis_servers import needed
@@ -21,7 +23,9 @@ pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(120)]
 
 KEY = "some-key-of-32-characters-or-more"
 GUIDE = (ROOT / "docs/production/monitoring.md").read_text(encoding="utf-8")
-_, CONFIG, ALERTS = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+_, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+RULES = ROOT / "deploy/prometheus/fast-embedding-alerts.yml"
+ALERTS = RULES.read_text(encoding="utf-8")
 GUIDES_TARGET, GUIDES_INTERVAL = "127.0.0.1:8000", "scrape_interval: 15s"
 TIMEOUT_S = 30
 PAUSE_S = 0.1
@@ -49,7 +53,7 @@ def prometheus(service: ServerProcess, tmp_path_factory: pytest.TempPathFactory)
     interval = "global: {evaluation_interval: 1s}\n"
     config = CONFIG.replace(GUIDES_TARGET, service.url.removeprefix("http://"))
     (folder / "prometheus.yml").write_text(interval + config.replace(GUIDES_INTERVAL, "scrape_interval: 1s"))
-    (folder / "fast-embedding-alerts.yml").write_text(ALERTS)
+    shutil.copy(RULES, folder)
     (folder / "metrics-key").write_text(f"{KEY}\n")
     with running_prometheus(folder) as running:
         yield running
@@ -141,8 +145,46 @@ def test_promtool_accepts_names_and_help_texts(service: ServerProcess) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+def test_alerts_fire_when_they_should_and_only_then() -> None:
+    [words] = re.findall(r"^(promtool test .+)$", GUIDE, re.MULTILINE)
+    command = [needed("promtool"), *words.split()[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout
+
+
+def test_each_alert_has_tests_that_let_it_fire() -> None:
+    tests = yaml.safe_load(RULES.with_suffix(".test.yml").read_text(encoding="utf-8"))["tests"]
+    fires = {case["alertname"] for test in tests for case in test.get("alert_rule_test", []) if case["exp_alerts"]}
+    assert fires == set(re.findall(r"alert: (\w+)", ALERTS))
+
+
+def test_alert_on_memory_is_tested_with_the_numbers_of_the_guide() -> None:
+    page = (ROOT / "docs/production/kubernetes.md").read_text(encoding="utf-8")
+    [(ready_mb, busy_mb)] = re.findall(r"^\| 2 lanes \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+    tests = RULES.with_suffix(".test.yml").read_text(encoding="utf-8")
+    assert f"{ready_mb}000000x" in tests
+    assert f"{busy_mb}000000x1440" in tests
+    assert f"{ready_mb} to {busy_mb} MB" in ALERTS
+    assert f"{ready_mb} to {busy_mb} MB" in GUIDE
+
+
+def test_every_error_code_is_there_from_the_start(service: ServerProcess) -> None:
+    """Otherwise an alert could not see the first burst of errors."""
+    headers = {"X-API-Key": KEY}
+    text = httpx.get(f"{service.url}/metrics", headers={**headers, "Accept": "text/plain"}, timeout=30).text
+    found = dict(re.findall(r'^fast_embedding_errors_total\{code="([^"]+)"\} ([\d.]+)$', text, re.MULTILINE))
+    assert set(found) == documented_codes() | {"bad-request", "caller-left"}
+    assert {code for code, count in found.items() if float(count)} == {"invalid-input"}
+    answer = httpx.get(f"{service.url}/metrics", headers=headers, timeout=30).json()
+    assert answer["errors"] == {"invalid-input": 1}
+
+
+def documented_codes() -> set[str]:
+    return set(re.findall(r"\| \d{3} \| `([a-z-]+)` \|", (ROOT / "docs/ERRORS.md").read_text(encoding="utf-8")))
+
+
 def test_alerts_use_error_codes_that_exist() -> None:
-    codes = set(re.findall(r"\| \d{3} \| `([a-z-]+)` \|", (ROOT / "docs/ERRORS.md").read_text(encoding="utf-8")))
     asked = {code for codes in re.findall(r'code=~?"([^"]+)"', ALERTS) for code in codes.split("|")}
     assert asked
-    assert asked <= codes
+    assert asked <= documented_codes()

@@ -43,6 +43,7 @@ def test_container_has_bounded_memory_cpu_processes_logs_and_tmpfs(name: str) ->
     assert parse_bytes(expand(service["mem_limit"])) <= 2 << 30
     assert 0 < float(expand(service["cpus"])) <= 2  # Docker rejects more cores than the machine has
     assert service["pids_limit"]
+    assert service["ulimits"] == {"core": 0}  # a core file would contain texts and keys
     assert service["restart"] == "unless-stopped"
     assert service["logging"]["driver"] == "json-file"
     assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
@@ -138,8 +139,14 @@ def test_only_nginx_is_in_the_network_with_a_published_port() -> None:
 
 
 def test_nginx_uses_the_tested_configuration() -> None:
+    """tests/deploy/test_nginx_reload.py runs the script, with an nginx that knows all lines."""
     nginx = SERVICES["nginx"]
     assert f"./{CONFIGURATION.name}:/etc/nginx/nginx.conf:ro" in nginx["volumes"]
+    assert nginx["entrypoint"] == ["/bin/sh", "/start-nginx.sh"]
+    assert "./deploy/compose/start-nginx.sh:/start-nginx.sh:ro" in nginx["volumes"]
+    assert nginx["command"] == ["-g", "daemon off;"]
+    [version] = re.findall(r"^nginx:(\d+)\.(\d+)-alpine$", expand(nginx["image"]))
+    assert tuple(map(int, version)) >= (1, 28), "has all directives that start-nginx.sh enables"
     text = CONFIGURATION.read_text(encoding="utf-8")
     assert "server fast-embedding:8000 " in text
     assert "listen 8080;" in text

@@ -24,6 +24,12 @@ TOOLS = [
     *("awk", "basename", "bash", "cat", "cmp", "cp", "curl", "cut", "dirname", "env", "flock", "git", "grep", "head"),
     *("ls", "mkdir", "mktemp", "mv", "perl", "readlink", "rm", "sed", "sleep", "sort", "tail", "tee", "tr", "wc"),
 ]
+LOOKUP_S = 4
+"""How long a rolling update waits after each change of the replicas."""
+SLEEP = """#!/bin/bash
+case $1 in *.*) PATH=/bin:/usr/bin exec sleep "$1" ;; esac
+echo "sleep $1" >>"$STUB/calls"
+"""
 KEY = "k" * 32
 PRELOAD_STEP = next(
     line.removeprefix("RUN ")
@@ -61,7 +67,12 @@ class Machine:
             (self.programs / program).symlink_to(ROOT / "tests" / "support" / "stub_engine.sh")
         self.folder.mkdir()
         shutil.copy(ROOT / "deploy.sh", self.folder)
-        shutil.copytree(ROOT / "deploy" / "shell", self.folder / "deploy" / "shell")
+        for part in ("shell", "compose"):
+            shutil.copytree(ROOT / "deploy" / part, self.folder / "deploy" / part)
+        # Records pauses of whole seconds, and does not wait for them.
+        (self.programs / "sleep").unlink()
+        (self.programs / "sleep").write_text(SLEEP)
+        (self.programs / "sleep").chmod(0o755)
         for name in ("docker-compose.yml", "Dockerfile", "nginx.conf"):
             (self.folder / name).write_text("# not read by the stub\n")
         (self.folder / "main.py").write_text('VERSION = "9.8.7"\n')
@@ -550,12 +561,19 @@ def test_rolling_update_replaces_one_replica_after_another(cluster: Machine) -> 
     assert cluster.next_image("two").run("deploy").code == 0
     assert [image for image, _ in cluster.containers().values()] == ["two"] * 3
     changes = [
-        call.split()[1] if " stop " in call else "up" if " up " in call else "reload"
+        call.split()[1] if " stop " in call else "up" if " up " in call else call
         for call in cluster.calls
-        if " stop " in call or " --no-recreate " in call or call.endswith("-s reload")
+        if " stop " in call or " --no-recreate " in call or call.startswith("sleep")
     ]
-    assert changes[:12] == ["up", "reload", "stop", "reload"] * 3
+    assert changes == ["up", f"sleep {LOOKUP_S}", "stop", f"sleep {LOOKUP_S}"] * 3
     assert [call.split()[-1] for call in cluster.called(" stop ")] == sorted(old)
+
+
+def test_pause_is_longer_than_nginx_needs_to_look_up_the_replicas() -> None:
+    configuration = (ROOT / "nginx.conf").read_text(encoding="utf-8")
+    [lookup_s] = re.findall(r"#dns resolver [0-9.]+ valid=(\d+)s", configuration)
+    [timeout_s] = re.findall(r"#dns resolver_timeout (\d+)s", configuration)
+    assert int(lookup_s) + int(timeout_s) <= LOOKUP_S
 
 
 def test_old_replicas_keep_running_if_the_new_one_is_unhealthy(cluster: Machine) -> None:
@@ -576,24 +594,19 @@ def test_bad_nginx_configuration_changes_nothing(cluster: Machine) -> None:
     assert cluster.containers() == before
 
 
-def test_deployment_replaces_replicas_that_all_crash(cluster: Machine) -> None:
-    """Without a running replica nginx cannot resolve their name, so its test fails; a deployment repairs that."""
-    cluster.next_image("two")
-    cluster.fail("nginx", 'nginx: [emerg] host not found in upstream "fast-embedding:8000" in /etc/nginx/nginx.conf:70')
-    assert cluster.run("deploy").code == 0
-    assert {image for image, _ in cluster.containers().values()} == {"two"}
-
-
-def test_changed_nginx_configuration_restarts_nginx(cluster: Machine) -> None:
-    (cluster.folder / "nginx.conf").write_text("# changed\n")
+@pytest.mark.parametrize("file", ["nginx.conf", "deploy/compose/start-nginx.sh"])
+def test_changed_nginx_configuration_restarts_nginx(cluster: Machine, file: str) -> None:
+    (cluster.folder / file).write_text("# changed\n")
     assert "nginx.conf has changed" in cluster.run("deploy").err
     assert len(cluster.called(" restart ")) == 1
 
 
 def test_restart_restarts_one_replica_at_a_time(cluster: Machine) -> None:
     assert cluster.run("restart").code == 0
-    steps = [call.split()[1] for call in cluster.calls if " restart " in call or "cli.health" in call]
-    assert steps == ["restart", "exec"] * 3
+    steps = [
+        call.split()[1] for call in cluster.calls if " restart " in call or "cli.health" in call or call[:5] == "sleep"
+    ]
+    assert steps == ["restart", "exec", str(LOOKUP_S)] * 3
 
 
 @pytest.mark.parametrize("stopped", ["all", "nginx"])

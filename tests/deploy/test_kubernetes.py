@@ -3,6 +3,7 @@
 import base64
 import copy
 import math
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import kubernetes_validate
 import pytest
+import redis as redis_client
 import yaml
 
 import main
@@ -21,12 +23,16 @@ from assembly.serve import MAX_LARGE_BODIES
 from config import Settings, load_settings
 from tests.support import kubernetes
 from tests.support.kubernetes import Thing, cores, memory_bytes, named, of_kind, pods
-from tests.support.servers import ROOT, ServerProcess, running_server
+from tests.support.logged_process import LoggedProcess
+from tests.support.redis_servers import needed
+from tests.support.servers import ROOT, ServerProcess, free_port, running_server
 
 VERSIONS = ("1.30", kubernetes_validate.latest_version())
 """The oldest supported version, and the newest one with a schema."""
 OVERLAYS = ("plain", "ha")
 VARIANTS = (*OVERLAYS, "plain with all components", "ha with all components")
+FOREIGN_KINDS = {"ServiceMonitor", "CiliumNetworkPolicy"}
+"""Not part of Kubernetes; tests of their own check the fields that are used."""
 RESERVE_S = 5
 """Minimum time between the end of SHUTDOWN_TIMEOUT and the kill of a pod."""
 PROBES = {"startupProbe": "/health/ready", "readinessProbe": "/health/ready", "livenessProbe": "/health/live"}
@@ -102,7 +108,7 @@ def use_environment(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 def test_every_object_matches_the_schema(variants: dict[str, list[Thing]], version: str) -> None:
     different = {yaml.safe_dump(thing): thing for things in variants.values() for thing in things}
     for thing in different.values():
-        if thing["kind"] != "ServiceMonitor":  # not part of Kubernetes; see below
+        if thing["kind"] not in FOREIGN_KINDS:
             kubernetes_validate.validate(thing, version, strict=True)
 
 
@@ -121,7 +127,7 @@ def mapping_paths(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple
 
 def test_schemas_reject_a_wrong_key_anywhere(ha: list[Thing]) -> None:
     """Proves that the test above finds typos in any place of any kind."""
-    by_kind = {thing["kind"]: thing for thing in reversed(ha) if thing["kind"] != "ServiceMonitor"}
+    by_kind = {thing["kind"]: thing for thing in reversed(ha) if thing["kind"] not in FOREIGN_KINDS}
     for thing in by_kind.values():
         for path in mapping_paths(thing):
             broken = copy.deepcopy(thing)
@@ -152,6 +158,25 @@ def test_service_monitor_has_the_fields_of_its_kind_and_selects_the_service(ha: 
     assert found == ["fast-embedding"]
 
 
+def test_policy_by_names_has_the_fields_of_its_kind_and_selects_the_service(ha: list[Thing]) -> None:
+    """Its schema comes with Cilium; this checks the part that is used here."""
+    policy = named(ha, "CiliumNetworkPolicy", "fast-embedding-to-hub")
+    assert policy["apiVersion"] == "cilium.io/v2"
+    assert set(policy["spec"]) == {"endpointSelector", "egress"}
+    selected = policy["spec"]["endpointSelector"]["matchLabels"].items()
+    [pod] = [pod for pod in pods(ha) if selected <= pod["metadata"]["labels"].items()]
+    assert pod["spec"] == pod_of(ha)
+    dns, hub = policy["spec"]["egress"]
+    assert set(dns) == {"toEndpoints", "toPorts"}
+    assert set(hub) == {"toFQDNs", "toPorts"}
+    assert all(set(name) <= {"matchName", "matchPattern"} for name in hub["toFQDNs"])
+    assert {"matchName": "huggingface.co"} in hub["toFQDNs"]
+    assert [port for rule in (dns, hub) for port in rule["toPorts"][0]["ports"]] == [
+        {"port": "53", "protocol": "ANY"},
+        {"port": "443", "protocol": "TCP"},
+    ]
+
+
 def test_every_selector_matches_exactly_one_pod(things: list[Thing]) -> None:
     """Kubernetes does not report a selector that matches nothing."""
     selectors = [thing["spec"]["selector"] for thing in of_kind(things, "Service")]
@@ -161,7 +186,9 @@ def test_every_selector_matches_exactly_one_pod(things: list[Thing]) -> None:
         selectors.append(policy["spec"]["podSelector"]["matchLabels"])
         rules = [*policy["spec"].get("ingress", []), *policy["spec"].get("egress", [])]
         peers = [peer for rule in rules for peer in (*rule.get("from", ()), *rule.get("to", ()))]
-        selectors += [peer["podSelector"]["matchLabels"] for peer in peers if "podSelector" in peer]
+        # Peers in other namespaces are not part of these files.
+        own = [peer for peer in peers if "namespaceSelector" not in peer]
+        selectors += [peer["podSelector"]["matchLabels"] for peer in own if "podSelector" in peer]
     for pod in pods(things):
         spread = pod["spec"].get("topologySpreadConstraints", [])
         selectors += [constraint["labelSelector"]["matchLabels"] for constraint in spread]
@@ -257,6 +284,7 @@ def test_update_starts_a_new_replica_first_and_allows_a_slow_start(things: list[
     spec = deployment_of(things)["spec"]
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
     assert spec["strategy"] == strategy
+    assert spec["minReadySeconds"] == 10
     probe = container_of(things)["startupProbe"]
     start_s = probe["periodSeconds"] * probe["failureThreshold"]
     assert start_s >= 600, "enough to download a model of some gigabytes"
@@ -353,6 +381,9 @@ def test_every_pod_meets_the_restricted_standard_and_has_read_only_files_and_no_
     for pod in pods(things):
         spec = pod["spec"]
         assert spec["automountServiceAccountToken"] is False
+        account = named(things, "ServiceAccount", spec["serviceAccountName"])  # not the namespace's default one
+        assert account["automountServiceAccountToken"] is False
+        assert spec["serviceAccountName"] == pod["metadata"]["labels"]["app.kubernetes.io/name"]
         assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(spec)
         context = spec["securityContext"]
         assert context["runAsNonRoot"] is True
@@ -417,11 +448,61 @@ def test_network_policies_allow_only_what_is_needed(variants: dict[str, list[Thi
         "fast-embedding": dns,
         "fast-embedding-to-redis": {("TCP", 6379)},
         "fast-embedding-to-hub": {("TCP", 443)},
+        "fast-embedding-to-issuer": {("TCP", 443), ("TCP", 8443)},
         "fast-embedding-redis": set(),
     }
     assert all("podSelector" in policy["spec"] for policy in of_kind(ha, "NetworkPolicy"))
     assert allowed(variants["plain"], "Egress") == {"fast-embedding": dns}
     assert of_kind(variants["plain"], "Secret") == []
+
+
+def test_every_egress_rule_names_its_peers(ha: list[Thing]) -> None:
+    """A rule without `to` allows every address; so does a peer that selects all namespaces."""
+    peers = {
+        policy["metadata"]["name"]: [rule["to"] for rule in policy["spec"].get("egress", [])]
+        for policy in of_kind(ha, "NetworkPolicy")
+    }
+    for name, rules in peers.items():
+        for peer in (peer for rule in rules for peer in rule):
+            selectors = [selector for kind, selector in peer.items() if kind != "ipBlock"]
+            assert all(selector["matchLabels"] for selector in selectors), name
+    [dns] = peers["fast-embedding"]
+    assert dns == [
+        {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+            "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+        },
+        {"ipBlock": {"cidr": "169.254.20.10/32"}},
+    ]
+    wide = {name for name, rules in peers.items() if any("0.0.0.0/0" in str(rule) for rule in rules)}
+    assert wide == {"fast-embedding-to-hub"}, "the addresses of a hub change, see its file"
+
+
+def test_redis_reads_its_password_from_standard_input(ha: list[Thing], tmp_path: Path) -> None:
+    """Every user of a node can read the arguments of its processes."""
+    [redis] = named(ha, "Deployment", "fast-embedding-redis")["spec"]["template"]["spec"]["containers"]
+    assert "args" not in redis
+    [variable] = redis["env"]
+    assert set(variable["valueFrom"]) == {"secretKeyRef"}
+    shell, options, script = redis["command"]
+    port, password = free_port(), "0123456789abcdef" * 4  # as `openssl rand -hex 32` of the guide makes it
+    script = script.replace("dir /data\n", f"dir {tmp_path}\nport {port}\n")
+    needed("redis-server")
+    environment = {**os.environ, variable["name"]: password}
+    process = LoggedProcess([shell, options, script], folder=tmp_path, environment=environment)
+    try:
+        process.wait_until(lambda: "Ready to accept connections" in process.log, "start of Redis")
+        arguments = Path(f"/proc/{process.process.pid}/cmdline").read_bytes()
+        assert b"redis-server" in arguments
+        assert password.encode() not in arguments
+        with redis_client.Redis(port=port, password=password) as client:
+            assert client.config_get("maxmemory") == {"maxmemory": str(64 << 20)}
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "volatile-ttl"}
+            assert client.config_get("save") == {"save": ""}
+        with redis_client.Redis(port=port) as stranger, pytest.raises(redis_client.AuthenticationError):
+            stranger.ping()
+    finally:
+        process.stop()
 
 
 def test_redis_url_points_to_the_redis_service(ha: list[Thing]) -> None:

@@ -190,7 +190,10 @@ def test_numbers_of_the_readme_are_measured() -> None:
 def test_each_alert_has_a_section_in_the_runbook() -> None:
     page = TEXTS["docs/production/monitoring.md"]
     runbook = page.partition("\n## Runbook\n")[2].partition("\n## ")[0]
-    assert re.findall(r"^### (\w+)$", runbook, re.MULTILINE) == re.findall(r"- alert: (\w+)", page)
+    rules = (ROOT / "deploy/prometheus/fast-embedding-alerts.yml").read_text("utf-8")
+    named = re.findall(r"- alert: (\w+)", rules)
+    assert re.findall(r"^### (\w+)$", runbook, re.MULTILINE) == named
+    assert re.findall(r"^\| `(Embedding\w+)` \|", page, re.MULTILINE) == named
 
 
 def test_log_events_that_operators_are_to_watch_exist() -> None:

@@ -20,6 +20,10 @@ RETRY_MARGIN_S = 5
 """How much longer than one replica may take nginx goes on trying others."""
 BALANCER = {r"(?m)^( *)#lb ": r"\1"}
 """The change that nginx.conf describes for use behind a load balancer: it enables the lines that start with `#lb`."""
+NEW = {r"(?m)^( *)#new ": r"\1"}
+"""The change that nginx.conf describes for nginx 1.27.4 and later."""
+DNS = {r"(?m)^( *)#dns ": r"\1", r"(?m)^.*# static\n": ""}
+"""The change that deploy/compose/start-nginx.sh makes, so that the addresses of the replicas are looked up."""
 
 Event = dict[str, Any]
 
@@ -27,8 +31,10 @@ Event = dict[str, Any]
 class ProxyProcess(LoggedProcess):
     """An nginx that a test has started; its access log and its error log are collected as one."""
 
-    def __init__(self, folder: Path, replicas: Sequence[str], *, changes: Mapping[str, str], source: Path) -> None:
-        """Start nginx in *folder* in front of *replicas*, each `host:port`, with the configuration *source*.
+    def __init__(
+        self, folder: Path, replicas: Sequence[str], *, changes: Mapping[str, str], source: Path, command: str
+    ) -> None:
+        """Start nginx, by its *command*, in *folder* in front of *replicas*, each `host:port`, with *source*.
 
         *changes* replaces patterns of the configuration.
         """
@@ -38,8 +44,8 @@ class ProxyProcess(LoggedProcess):
         (folder / "nginx.conf").write_text(config, encoding="utf-8")
         # Started by root, nginx switches to a user that may not enter a test's folder.
         more = "daemon off; pid nginx.pid;" + (" user root;" if os.geteuid() == 0 else "")
-        command = [nginx(), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", more]
-        super().__init__(command, folder=folder, environment=os.environ)
+        words = [command, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", more]
+        super().__init__(words, folder=folder, environment=os.environ)
         self._wait_for_workers(1)  # the port is open before the first worker exists
 
     @property
@@ -83,13 +89,23 @@ def nginx() -> str:
     return found
 
 
+def newer_nginx() -> str:
+    """Return the command of an nginx that knows all lines of nginx.conf; if there is none, skip the test."""
+    if not (command := os.environ.get("NEWER_NGINX")):
+        pytest.skip("needs nginx 1.27.4 or later: export NEWER_NGINX=$(bash .ci/newer-nginx FOLDER)")
+    return command
+
+
 def configuration(source: Path, address: str, replicas: Sequence[str], *, changes: Mapping[str, str]) -> str:
-    """Return *source* with these addresses and *changes*, and with temporary files in the working folder."""
+    """Return *source* with these addresses and *changes*, and with temporary files in the working folder.
+
+    Without *replicas*, their name stays.
+    """
     temporary = "".join(
         f"    {name}_temp_path {name};\n" for name in ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
     )
-    own = {r"(?m)^http \{\n": "http {\n" + temporary, **to_replicas(replicas)}
-    here = {r"(?m)^( +)listen 8080;": rf"\1listen {address};"}
+    own = {r"(?m)^http \{\n": "http {\n" + temporary, **(to_replicas(replicas) if replicas else {})}
+    here = {r"(?m)^( +)listen 8080;": rf"\1listen {address};", r"(?m)^.*listen \[::\].*\n": ""}
     return changed(source.read_text(encoding="utf-8"), {**own, **changes, **here})
 
 
@@ -131,9 +147,12 @@ def running_proxy(
     changes: Mapping[str, str] | None = None,
     *,
     source: Path | None = None,
+    command: str | None = None,
 ) -> Iterator[ProxyProcess]:
-    """Start an nginx that accepts requests, and stop it at the end of the block."""
-    proxy = ProxyProcess(folder, replicas, changes=changes or {}, source=source or CONFIGURATION)
+    """Start an nginx that accepts requests, and stop it at the end of the block. *command*: another nginx."""
+    proxy = ProxyProcess(
+        folder, replicas, changes=changes or {}, source=source or CONFIGURATION, command=command or nginx()
+    )
     try:
         yield proxy
     finally:

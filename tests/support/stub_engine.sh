@@ -42,7 +42,7 @@ start_container() {
     content "$STUB/hash" >"hash"
     printf running >state
     if [[ $1 == fast-embedding ]]; then image_id "${IMAGE:?}" >image; else printf '%s' "$1" >image; fi
-    if [[ $1 == nginx ]]; then cp "$HERE/nginx.conf" "$STUB/nginx.conf"; fi
+    if [[ $1 == nginx ]]; then cat "$HERE/nginx.conf" "$HERE/deploy/compose/start-nginx.sh" >"$STUB/nginx.conf"; fi
     if [[ $(content "$STUB/broken/$(<image)") == exits ]]; then
         printf restarting >state
         printf 3 >restarts
@@ -152,7 +152,7 @@ up() {
 # The container of `compose run -d --no-deps --name NAME --entrypoint PROGRAM SERVICE ...`
 run_trial() {
     local folder=$STUB/containers/$5 program=check
-    if [[ $7 == nginx ]]; then program=nginx; else printf '%s\n' "$IMAGE" >>"$STUB/trials"; fi
+    if [[ $8 == nginx ]]; then program=nginx; else printf '%s\n' "$IMAGE" >>"$STUB/trials"; fi
     mkdir "$folder"
     printf trial >"$folder/service"
     printf '%s' "$5" >"$folder/name"
@@ -195,7 +195,6 @@ run_in_container() {
     case "$2 $3" in
         "python -c") "${STUB_PYTHON:?}" -c "$4" ;;
         "python -m") [[ $(<"$folder/state") == running && ! -e $STUB/broken/$(<"$folder/image") ]] ;;
-        nginx*) fail_if reload ;;
         cat*) content "$STUB/nginx.conf" ;;
     esac
 }

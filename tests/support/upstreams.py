@@ -48,6 +48,15 @@ class Echo(Quiet):
         self.wfile.write(body)
 
 
+class Named(Quiet):
+    """Returns the address at which it was called, and closes the connection."""
+
+    def do_GET(self) -> None:
+        body = str(self.connection.getsockname()[0]).encode()
+        self.begin(200, {"Content-Type": "text/plain", "Content-Length": str(len(body)), "Connection": "close"})
+        self.wfile.write(body)
+
+
 class Gated(Quiet):
     """Starts an answer, and continues when the test opens the gate.
 
@@ -79,21 +88,25 @@ class Gated(Quiet):
 
 
 @contextmanager
-def serving(handler: type[Quiet]) -> Iterator[str]:
+def serving(handler: type[Quiet], host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Run a server with this handler until the end of the block; yield its `host:port`."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer((host, port), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
-            yield f"127.0.0.1:{server.server_port}"
+            yield f"{host}:{server.server_port}"
         finally:
             server.shutdown()
 
 
 @contextmanager
 def echoing(
-    folder: Path, changes: Mapping[str, str] | None = None, *, source: Path | None = None
+    folder: Path,
+    changes: Mapping[str, str] | None = None,
+    *,
+    source: Path | None = None,
+    command: str | None = None,
 ) -> Iterator[ProxyProcess]:
     """Run an nginx before a server that returns what it receives."""
-    nginx()  # skips the test if nginx is missing, before anything is started
-    with serving(Echo) as address, running_proxy(folder, [address], changes, source=source) as proxy:
+    command = command or nginx()  # skips the test if nginx is missing, before anything is started
+    with serving(Echo) as address, running_proxy(folder, [address], changes, source=source, command=command) as proxy:
         yield proxy
