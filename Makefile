@@ -1,17 +1,29 @@
 # One line each. Only `./run.sh` knows how to set up .venv.
 PYTHON_VENV := .venv/bin/python
-UV := uv==0.13.9
+UV := $(PYTHON_VENV) -m uv
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --custom-compile-command "make lock"
+# A part of lock.txt, at the same versions. Only what is in the part is installed with it.
+PART := $(LOCK) --no-annotate -c requirements/lock.txt -o requirements/lock
 PIP_AUDIT := pip-audit==2.10.1
+CYCLONEDX := cyclonedx-bom==7.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock fmt lint types test cov run audit bench check clean
+.PHONY: help install lock wheels sbom fmt lint types test cov run audit bench check clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 install:  ## set up .venv with everything: service, tests, lint tools
 	@./run.sh install
-lock: install  ## update requirements/lock.txt, for Python 3.11 to 3.13 and all platforms
-	$(PYTHON_VENV) -m pip install --quiet $(UV) && $(PYTHON_VENV) -m uv pip compile --quiet --universal --python-version 3.11 --custom-compile-command "make lock" --upgrade -o requirements/lock.txt requirements/runtime.txt requirements/test.txt requirements/lint.txt
+lock: install  ## write requirements/lock*.txt for all Pythons and platforms; ARGS=--upgrade takes newer versions
+	$(LOCK) $(ARGS) -o requirements/lock.txt requirements/runtime.txt requirements/test.txt requirements/lint.txt
+	$(PART)-runtime.txt requirements/runtime.txt
+	$(PART)-test.txt requirements/runtime.txt requirements/test.txt
+	$(PART)-arrow.txt requirements/arrow.txt
+	$(PART)-ray.txt $(ARGS) requirements/ray.txt
+wheels: install  ## download all that is locked, by its hashes, for each platform and Python; removes it again
+	$(PYTHON_VENV) deploy/locked_wheels.py
+sbom: install  ## write sbom.cdx.json: the packages that the service installs on this machine, as CycloneDX
+	$(UV) venv --quiet --clear .sbom && $(UV) pip install --quiet --python .sbom --require-hashes --only-binary :all: -r requirements/lock-runtime.txt && $(UV) tool run --from $(CYCLONEDX) cyclonedx-py environment --output-reproducible --output-file sbom.cdx.json .sbom ; status=$$? ; rm -rf .sbom ; exit $$status
 fmt: install  ## format the code and fix what ruff can fix
 	$(PYTHON_VENV) -m ruff check --fix . ; $(PYTHON_VENV) -m ruff format .
 lint: install  ## ruff and shellcheck; changes nothing
@@ -24,8 +36,8 @@ cov:  ## run the tests, and list lines and branches they miss; fails below the l
 	@./run.sh test --cov --cov-report=term-missing:skip-covered $(ARGS)
 run:  ## start the service
 	@./run.sh
-audit: install  ## look up advisories for everything that lock.txt pins; a package that cannot be looked up fails
-	$(PYTHON_VENV) -m pip install --quiet $(UV) && $(PYTHON_VENV) -m uv tool run $(PIP_AUDIT) --strict --no-deps --disable-pip -r requirements/lock.txt
+audit: install  ## look up advisories for everything that is locked; a package that cannot be looked up fails
+	$(UV) tool run $(PIP_AUDIT) --strict --require-hashes --disable-pip -r requirements/lock.txt -r requirements/lock-ray.txt
 bench: install  ## compare the service with FastEmbed called directly
 	$(PYTHON_VENV) benchmarks/bench.py $(ARGS)
 check: lint types test  ## what must pass before a commit; changes nothing

@@ -11,6 +11,9 @@ CDPATH='' cd -- "$(dirname -- "$self")"
 readonly venv_python=.venv/bin/python
 # Exists while packages are being installed. If it is left over, the last install was interrupted.
 readonly unfinished=.venv/.unfinished
+readonly runtime=requirements/lock-runtime.txt
+readonly tests=requirements/lock-test.txt
+readonly everything=requirements/lock.txt
 
 usage() {
     cat <<'USAGE'
@@ -119,15 +122,24 @@ make_venv() {
 # Print what installing this requirements file costs, measured on 2 cores with a fast network and an empty .venv.
 cost_of() {
     case $1 in
-        requirements/runtime.txt) echo "83 MB to download, 350 MB on disk, 30 s or more" ;;
-        requirements.txt) echo "with the test tools 230 MB to download, 900 MB on disk, 1 minute or more" ;;
-        *) echo "50 MB to download, 150 MB on disk, 10 s or more" ;;
+        *-runtime.txt) echo "83 MB to download, 350 MB on disk, 30 s or more" ;;
+        *-test.txt) echo "with the test tools 230 MB to download, 900 MB on disk, 1 minute or more" ;;
+        *) echo "with the test and lint tools 300 MB to download, 1.1 GB on disk, 1 minute or more" ;;
     esac
 }
 
-# install FILE: bring .venv in step with this requirements file. If it is already, do nothing, and need no network.
+# Print the lock files that are parts of this one.
+included_in() {
+    case $1 in
+        "$everything") echo "$tests $runtime" ;;
+        "$tests") echo "$runtime" ;;
+    esac
+}
+
+# install FILE: bring .venv in step with this lock file. If it is already, do nothing, and need no network.
+# pip rejects a package whose hash is not in the file.
 install() {
-    local progress=--quiet
+    local progress=--quiet part
     if is_installed "$1"; then return; fi
     # Only one run.sh installs at a time. A second one waits here, then finds everything installed.
     exec 9<requirements.txt
@@ -139,11 +151,10 @@ install() {
         touch "$unfinished"
         SECONDS=0
         "$venv_python" -m pip install "$progress" --disable-pip-version-check --no-input \
-            -c requirements/lock.txt -r "$1" >&2 ||
+            --require-hashes -r "$1" >&2 ||
             fail "Installing $1 failed (no network?); the lines above say why. Run it again to retry."
         fingerprint >"$(marker_of "$1")"
-        # requirements.txt includes requirements/runtime.txt.
-        [[ $1 != requirements.txt ]] || fingerprint >"$(marker_of requirements/runtime.txt)"
+        for part in $(included_in "$1"); do fingerprint >"$(marker_of "$part")"; done
         rm "$unfinished"
         say "Installed in $SECONDS s."
     fi
@@ -151,20 +162,20 @@ install() {
 }
 
 serve() {
-    install requirements/runtime.txt
+    install "$runtime"
     "$venv_python" -m cli.greeting || exit
     exec "$venv_python" main.py
 }
 
 run_command() {
     local home=$PWD
-    install requirements/runtime.txt
+    install "$runtime"
     CDPATH='' cd -- "$caller" # a relative --texts is relative to the caller's folder
     exec "$home/$venv_python" "$home/main.py" "$@"
 }
 
 run_tests() {
-    install requirements.txt
+    install "$tests"
     # Tests of one file share servers, so a file stays on one worker (loadfile). `-n 0` among ARGS: no workers.
     exec "$venv_python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 }
@@ -173,10 +184,7 @@ case ${1:-} in
     "" | serve) serve ;;
     test) run_tests "${@:2}" ;;
     check | compare | download) run_command "$@" ;;
-    install)
-        install requirements.txt
-        install requirements/lint.txt
-        ;;
+    install) install "$everything" ;;
     help | -h | --help) usage ;;
     *)
         say "run.sh: unknown command: $1"

@@ -57,7 +57,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     run(sys.executable, *pip, "wheel", "--no-deps", "--wheel-dir", "wheels", "./source", folder=folder)
     run(sys.executable, "-m", "venv", "venv", folder=folder)
     [wheel] = (folder / "wheels").iterdir()
-    run(python, *pip, "install", "-c", ROOT / "requirements" / "lock.txt", wheel, folder=folder)
+    locked = ROOT / "requirements" / "lock-runtime.txt"
+    run(python, *pip, "install", "--require-hashes", "--requirement", locked, folder=folder)
+    run(python, *pip, "install", "--no-deps", wheel, folder=folder)
+    run(python, *pip, "check", folder=folder)
     shutil.rmtree(folder / "source")
     yield python.with_name("fast-embedding")
     shutil.rmtree(folder)

@@ -30,7 +30,7 @@ try:
     from deploy.ray.bulk_progress import Progress, Totals
     from deploy.ray.bulk_units import NEW_COLUMNS, JobSpec
 except ModuleNotFoundError as missing:
-    sys.exit(f"bulk_embed.py needs {missing.name}: pip install -c requirements/lock.txt -r requirements/ray.txt")
+    sys.exit(f"bulk_embed.py needs {missing.name}: pip install --require-hashes -r requirements/lock-ray.txt")
 
 MAX_COUNT = 10_000_000
 

@@ -127,7 +127,7 @@ class RayCluster:
 def running_cluster(*cpus: int, **settings: str) -> Iterator[RayCluster]:
     """Run a cluster until the end of the block. Without Ray, skip the test; in CI, fail it."""
     if importlib.util.find_spec("ray") is None:
-        missing = "Ray is not installed: pip install -c requirements/lock.txt -r requirements/ray.txt"
+        missing = "Ray is not installed: pip install --require-hashes -r requirements/lock-ray.txt"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
