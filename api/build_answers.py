@@ -11,24 +11,17 @@ from numpy.typing import NDArray
 
 from api.answer_formats import ARROW, FINGERPRINT_HEADER, OCTETS, Format, arrow, octets
 from api.answer_types import (
-    BacklogMetrics,
     CacheInfo,
     Chunk,
     ChunksAnswer,
     EmbedAnswer,
     EmbedBatchAnswer,
-    EndpointMetrics,
     FingerprintFacts,
-    LimitMetrics,
-    MetricsAnswer,
-    MicroBatchMetrics,
     ModelDetails,
     ModelEntry,
-    ModelLoadMetrics,
     ModelUsage,
     Probe,
     PromptPair,
-    QueueMetrics,
     RuntimeFacts,
     SelfCheckFacts,
     StuckLane,
@@ -38,6 +31,15 @@ from api.answer_types import (
     TokenizeAnswer,
     TrainedSizes,
     WorkEstimate,
+)
+from api.metric_types import (
+    BacklogMetrics,
+    EndpointMetrics,
+    LimitMetrics,
+    MetricsAnswer,
+    MicroBatchMetrics,
+    ModelLoadMetrics,
+    QueueMetrics,
 )
 from api.request_types import Encoding
 from engine.catalog import Model

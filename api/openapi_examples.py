@@ -7,26 +7,19 @@ from access.principals import KeysUnavailableError, MissingPermissionError, Unau
 from access.quotas import QuotaState, RateLimitedError, quotas_of
 from api.answer_formats import ARROW, NotAcceptableError
 from api.answer_types import (
-    BacklogMetrics,
     CacheInfo,
     Chunk,
     ChunksAnswer,
     EmbedAnswer,
     EmbedBatchAnswer,
-    EndpointMetrics,
     FingerprintFacts,
     Health,
-    LimitMetrics,
-    MetricsAnswer,
-    MicroBatchMetrics,
     ModelDetails,
     ModelEntry,
     ModelList,
-    ModelLoadMetrics,
     ModelUsage,
     Probe,
     PromptPair,
-    QueueMetrics,
     RuntimeFacts,
     SelfCheckFacts,
     StuckLane,
@@ -36,6 +29,15 @@ from api.answer_types import (
     TokenizeAnswer,
     TrainedSizes,
     WorkEstimate,
+)
+from api.metric_types import (
+    BacklogMetrics,
+    EndpointMetrics,
+    LimitMetrics,
+    MetricsAnswer,
+    MicroBatchMetrics,
+    ModelLoadMetrics,
+    QueueMetrics,
 )
 from api.openapi import Responses, answer, body, problem, problems
 from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest

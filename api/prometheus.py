@@ -17,7 +17,9 @@ from prometheus_client.core import (
 from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
 
 from api.answer_formats import OPEN_METRICS, TEXT_TYPES
-from api.answer_types import MetricsAnswer
+from api.metric_types import (
+    MetricsAnswer,
+)
 from telemetry.metrics import BUCKET_BOUNDS_S, Latencies
 
 PREFIX = "fast_embedding_"

@@ -7,8 +7,12 @@ from litestar import Response
 
 from access.quotas import QuotaStore
 from api.answer_formats import accepted_text_format
-from api.answer_types import CacheInfo, LimitMetrics, MetricsAnswer
+from api.answer_types import CacheInfo
 from api.build_answers import metrics_answer
+from api.metric_types import (
+    LimitMetrics,
+    MetricsAnswer,
+)
 from assembly.lifecycle import Lifecycle
 from assembly.running import RunningService
 from config import Settings

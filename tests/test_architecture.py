@@ -163,7 +163,7 @@ def test_drills_import_benchmarks_and_neither_imports_tests() -> None:
 
 def test_dialects_do_not_import_each_other() -> None:
     """Modules of api/ may use only these of their own package."""
-    names = ("answer_types", "request_types", "answer_formats", "fingerprint_header", "openapi")
+    names = ("answer_types", "metric_types", "request_types", "answer_formats", "fingerprint_header", "openapi")
     shared = {"api", *(f"api.{name}" for name in names)}
     wrong = [
         f"{name_of(path)} imports {module}"

@@ -11,15 +11,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_plain
 
 from api.answer_formats import OPEN_METRICS, PLAIN, TEXT_TYPES
-from api.answer_types import (
+from api.answer_types import CacheInfo, ModelUsage
+from api.metric_types import (
     BacklogMetrics,
-    CacheInfo,
     EndpointMetrics,
     LimitMetrics,
     MetricsAnswer,
     MicroBatchMetrics,
     ModelLoadMetrics,
-    ModelUsage,
     QueueMetrics,
 )
 from api.prometheus import Families, text_answer
