@@ -11,10 +11,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
-from benchmarks.texts import distinct_texts
+from benchmarks.texts import Kind, distinct_texts
 from drills.process_limits import raise_open_files_limit
 
 HEAD = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -22,8 +22,14 @@ TEN_MB = 10_000_000
 SLOW_CONNECTIONS, IDLE_CONNECTIONS = 500, 5_000
 CONNECT_BATCH = 100
 """Idle connections opened at once: fewer than the kernel queues for a listening socket."""
+STALLED_BODIES = 17
+TINY_FIELDS = 30_000
+ADDRESS = "127.0.0.2"
+"""The abuser's address, so that the service takes it for another caller than the well-behaved client at 127.0.0.1."""
+FLOOD_PAUSE_S = 0.05
+"""How long a client of a flood waits after an answer. Rejected ones would take all of the core otherwise."""
 RECONNECT_AFTER_S = 10.0
-ANSWER_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 60.0
 STILL_OPEN = "still open at the end"
 
 
@@ -43,7 +49,7 @@ class Abuser:
         return max(0.01, self._end - time.monotonic())
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self._port)
+        return await asyncio.open_connection("127.0.0.1", self._port, local_addr=(ADDRESS, 0))
 
     def count(self, head: bytes) -> None:
         self.answers[head[9:12].decode("latin-1") if head.startswith(b"HTTP/") else "closed"] += 1
@@ -152,6 +158,39 @@ async def long_texts(abuser: Abuser) -> None:
     await asyncio.gather(*(abuser.repeat(request, clients=4, pause_s=0.1) for request in requests))
 
 
+async def mixed_flood(abuser: Abuser) -> None:
+    """Texts of mixed lengths, 200 of them outstanding."""
+    await _flood(abuser, _singles("mixed", 200))
+
+
+async def short_flood(abuser: Abuser) -> None:
+    """Short texts, 400 of them outstanding."""
+    await _flood(abuser, _singles("short", 400))
+
+
+async def bulk_flood(abuser: Abuser) -> None:
+    """Batches of 32 long texts, 16 of them outstanding."""
+    texts = [" ".join(itertools.islice(distinct_texts("mixed", f"bulk/{number}"), 8)) for number in range(32)]
+    await _flood(abuser, [_post(json.dumps({"texts": texts}).encode(), b"/embed/batch")] * 16)
+
+
+async def tokenize_flood(abuser: Abuser) -> None:
+    """Batches of 32 texts of 8,192 Chinese characters to `/tokenize`, from 16 clients."""
+    body = json.dumps({"texts": ["\u6f22\u5b57\u4eee\u540d" * 2048] * 32}, ensure_ascii=False).encode()
+    await abuser.repeat(_post(body, b"/tokenize"), clients=16, pause_s=FLOOD_PAUSE_S)
+
+
+async def stalled_bodies(abuser: Abuser) -> None:
+    """17 bodies of 10 MB that stop in the middle."""
+    head = HEAD % b"/embed" + b"Content-Length: %d\r\n\r\n" % (TEN_MB - 1)
+    await abuser.hold_many(STALLED_BODIES, head + b'{"text": "' + b"a" * (TEN_MB // 2), pause_s=1.0)
+
+
+async def tiny_headers(abuser: Abuser) -> None:
+    """Heads of 30,000 tiny fields, from 24 clients."""
+    await abuser.repeat(_post(b'{"text": "a"}', more_headers=b"a:\r\n" * TINY_FIELDS), clients=24)
+
+
 async def gzip_bombs(abuser: Abuser) -> None:
     """A gigabyte of one letter, compressed to a megabyte, four at a time."""
     bomb = gzip.compress(b"a" * 100_000_000, 9) * 10
@@ -203,6 +242,18 @@ async def endless_chunks(abuser: Abuser) -> None:
     await abuser.repeat(request, clients=2)
 
 
+async def _flood(abuser: Abuser, requests: Iterable[bytes]) -> None:
+    """Keep all *requests* outstanding, each from a client of its own."""
+    async with asyncio.TaskGroup() as tasks:
+        for request in requests:
+            tasks.create_task(abuser.repeat(request, pause_s=FLOOD_PAUSE_S))
+
+
+def _singles(kind: Kind, count: int) -> list[bytes]:
+    texts = distinct_texts(kind, "flood")
+    return [_post(json.dumps({"text": text}).encode()) for text in itertools.islice(texts, count)]
+
+
 def _post(body: bytes, path: bytes = b"/embed", *, more_headers: bytes = b"") -> bytes:
     return HEAD % path + more_headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
@@ -211,7 +262,8 @@ ABUSES: dict[str, Callable[[Abuser], Awaitable[None]]] = {
     abuse.__name__.replace("_", "-"): abuse
     for abuse in (
         slow_headers, slow_bodies, idle_connections, nested_json, one_huge_text, unknown_keys, wrong_json, long_texts,
-        gzip_bombs, gone_at_once, many_headers, pipelining, endless_chunks,
+        gzip_bombs, gone_at_once, many_headers, pipelining, endless_chunks, mixed_flood, short_flood, bulk_flood,
+        tokenize_flood, stalled_bodies, tiny_headers,
     )
 }  # fmt: skip
 
