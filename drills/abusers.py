@@ -57,7 +57,7 @@ class Abuser:
     async def send(self, request: bytes) -> None:
         """Send a request on a connection of its own, and count its answer."""
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(min(ANSWER_TIMEOUT_S, self.left_s)):
                 reader, writer = await self.connect()
                 try:
                     with suppress(ConnectionError):  # rejected before all is sent: the answer may have arrived already
@@ -67,7 +67,7 @@ class Abuser:
                 finally:
                     writer.close()
         except (OSError, TimeoutError) as error:
-            self.answers[type(error).__name__] += 1
+            self.answers[type(error).__name__ if self.has_time() else STILL_OPEN] += 1
 
     async def repeat(self, request: bytes, *, clients: int = 1, pause_s: float = 0.0) -> None:
         """Send *request* again and again, from several clients at once."""
