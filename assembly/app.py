@@ -152,11 +152,9 @@ def _add_outer_middleware(
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
         app.asgi_handler,
-        queued=paths_with(app, "work", ["queued"]),
-        unqueued=paths_with(app, "work", ["unqueued"]),
-        is_tight=service.is_tight,
-        overload=service.overload,
+        queues={path: queue for work, queue in service.queues.items() for path in paths_with(app, "work", [work])},
         identify=authentication.find_embed_caller,
+        locate=authentication.locate,
         count=metrics.count,
     )
     log = partial(

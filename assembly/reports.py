@@ -85,7 +85,7 @@ class FullMetricsReport:
             self._metrics,
             parts.scheduler.state(),
             parts.embedder.usage_by_model,
-            (self._large_bodies.account, *parts.embedder.accounts, *parts.scheduler.accounts),
+            (self._large_bodies.account, parts.tokenizing.account, *parts.scheduler.accounts),
             cache_info=self._cache.read(),
             uptime_s=lifecycle.uptime_s,
             loads=parts.models.load_state,

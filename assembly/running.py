@@ -26,7 +26,6 @@ from engine.downloads import Downloads
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import ServiceError
-from engine.fair_queue import Caller
 from engine.hub import fetch, is_cached
 from engine.hub_space import HubSpace
 from engine.lane import Lane, open_lanes
@@ -34,6 +33,7 @@ from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
 from host.memory import fix_mmap_threshold
 from model_manager import ModelManager
+from web.overload_guard import RouteQueue
 
 LOAD_THREADS = 8
 """Threads that load, optimise and evict models. More models at a time would only share the same cores."""
@@ -47,6 +47,7 @@ class ServiceParts:
 
     models: ModelManager
     scheduler: Scheduler
+    tokenizing: TokenizerQueue
     embedder: Embedder
 
 
@@ -92,13 +93,17 @@ class RunningService:
             raise RuntimeError(message)
         return self._parts
 
-    def is_tight(self) -> bool:
-        """Return whether so much work is queued that `overload` may return an error for some caller."""
-        return self._parts is not None and self._parts.scheduler.is_tight()
+    @property
+    def queues(self) -> dict[str, RouteQueue]:
+        """The queues for the kinds of work that a route states in its option `work`."""
 
-    def overload(self, caller: Caller) -> ServiceError | None:
-        """Return the error that any queued work of *caller* would get now; None: some is accepted, or nothing runs."""
-        return None if self._parts is None else self._parts.scheduler.overload(caller)
+        def queue_of(find: Callable[[ServiceParts], Scheduler | TokenizerQueue]) -> RouteQueue:
+            return RouteQueue(
+                is_tight=lambda: self._parts is not None and find(self._parts).is_tight(),
+                overload=lambda caller: None if self._parts is None else find(self._parts).overload(caller),
+            )
+
+        return {"queued": queue_of(lambda parts: parts.scheduler), "unqueued": queue_of(lambda parts: parts.tokenizing)}
 
     async def reload(self) -> None:
         """Read the model folders again, and serve what has changed. Without effect while the app does not run.
@@ -190,16 +195,17 @@ class RunningService:
                 stuck_s=settings.lane_stuck_seconds,
             )
             stack.push_async_callback(scheduler.aclose)
+            queue = TokenizerQueue(tokenizing, max_queue_s=settings.max_queue_seconds)
             embedder = Embedder(
                 catalog=catalog,
                 allowed=frozenset(settings.allowed_models),
                 default_model=self.required_models[0],
                 models=models,
                 scheduler=scheduler,
-                tokenizing=TokenizerQueue(tokenizing, max_queue_s=settings.max_queue_seconds),
+                tokenizing=queue,
                 timeout_s=settings.request_timeout,
             )
-            yield ServiceParts(models, scheduler, embedder)
+            yield ServiceParts(models, scheduler, queue, embedder)
 
     def _model_manager(self, loading: ThreadPoolExecutor, downloading: ThreadPoolExecutor) -> ModelManager:
         settings, plan, cache_dir = self._settings, self._plan, self._settings.hub_cache_dir

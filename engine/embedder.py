@@ -12,7 +12,6 @@ from engine.catalog import Catalog, Model
 from engine.encoder import Encoder
 from engine.errors import DeadlineError, FingerprintMismatchError, ModelNotAllowedError
 from engine.fair_queue import ANYONE, Caller
-from engine.ledger import Account
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, postprocess, preprocess
@@ -151,11 +150,6 @@ class Embedder:
     def usage_by_model(self) -> dict[str, Usage]:
         """What each model has done since the start, by name; unused models are absent."""
         return dict(self._usage)
-
-    @property
-    def accounts(self) -> tuple[Account, ...]:
-        """The accounts of the ledger for texts that wait to be tokenised."""
-        return (self._tokenizing.account,)
 
     def usage(self, name: str) -> Usage:
         """Return what the model *name* has done since the start."""

@@ -80,9 +80,10 @@ class FairQueue(Generic[T]):
         """The callers whose items wait."""
         return list(self._waiting)
 
-    def first(self, caller: Caller) -> T:
-        """Return the item of *caller* that goes first."""
-        return self._waiting[caller][0][-1]
+    def first(self, caller: Caller) -> T | None:
+        """Return the item of *caller* that goes first; None: there is none."""
+        items = self._waiting.get(caller)
+        return items[0][-1] if items else None
 
     def pop(self, caller: Caller | None = None) -> T:
         """Remove and return the next item, or that of *caller*, and charge its cost to its caller."""
@@ -96,7 +97,3 @@ class FairQueue(Generic[T]):
         if not items:
             del self._waiting[caller]
         return item
-
-    def pop_all(self, caller: Caller) -> list[T]:
-        """Remove and return all items of *caller*."""
-        return [self.pop(caller) for _ in range(len(self._waiting[caller]))]

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
+from engine.errors import OverloadedError
 from engine.fair_queue import Caller, FairQueue
 from engine.ledger import SHARE_OF_FREE, Account, Reservation
 
@@ -63,6 +64,14 @@ class TokenizerQueue:
         reservation = Reservation((self.account,), caller)
         reservation.resize(counted_s)
         return reservation
+
+    def is_tight(self) -> bool:
+        """Return whether `overload` may return an error for some caller. It does not, as long as much room is free."""
+        return self.account.held >= self.account.limit / 2
+
+    def overload(self, caller: Caller) -> OverloadedError | None:
+        """Return the error that any long text of *caller* would get now; None: some are accepted."""
+        return self.account.error(caller, SLICE_BYTES * self._seconds_per_byte)
 
     async def run(
         self, work: Callable[[Sequence[str], int], T], texts: Sequence[str], reservation: Reservation

@@ -69,10 +69,14 @@ class AuthenticationMiddleware(ASGIMiddleware):
         None: only `handle` can find it out. Permissions are not checked.
         """
         if "embed" not in self._protected:
-            return self._principal_at(client, headers).share_keys
+            return self.locate(client, headers)
         bearers, keys = _credentials(headers)
         found = [self._find_key(credential) for credential in {*bearers, *keys}]
         return found[0].share_keys if len(found) == 1 and found[0] is not None else None
+
+    def locate(self, client: Client, headers: Iterable[Header]) -> Caller:
+        """Return the caller by network address, whatever key they have."""
+        return self._principal_at(client, headers).share_keys
 
     async def _identify(self, headers: Iterable[Header]) -> Principal:
         bearers, keys = _credentials(headers)

@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from engine.errors import OverloadedError, ServiceError
-from engine.fair_queue import ANYONE, Caller, FairQueue
+from engine.fair_queue import Caller, FairQueue
 from engine.ledger import Account, Reservation
 from web.litestar_adapter import normalize_path, set_route
 from web.request_context import Client, context_of
@@ -25,6 +26,28 @@ LOG_INTERVAL_S = 1.0
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class RouteQueue:
+    """The queue in which the work of some routes waits.
+
+    Attributes:
+        is_tight: returns whether `overload` may return an error for any caller at all.
+        overload: returns the error that any work of this caller would get now; None: some is accepted.
+    """
+
+    is_tight: Callable[[], bool]
+    overload: Callable[[Caller], ServiceError | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A request that waits to start: its route, since when it waits, and the future that lets it start."""
+
+    route: str
+    since: float
+    may_start: asyncio.Future[None]
+
+
 class OverloadGuard:
     """ASGI middleware inside the `RequestLog`, which answers the errors raised here and adds the common headers.
 
@@ -38,11 +61,9 @@ class OverloadGuard:
         self,
         app: ASGIApp,
         *,
-        queued: frozenset[str],
-        unqueued: frozenset[str],
-        is_tight: Callable[[], bool],
-        overload: Callable[[Caller], ServiceError | None],
+        queues: Mapping[str, RouteQueue],
         identify: Callable[[Client, Iterable[Header]], Caller | None],
+        locate: Callable[[Client, Iterable[Header]], Caller],
         count: Callable[[str, float, str | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -50,23 +71,19 @@ class OverloadGuard:
 
         Args:
             app: receives the requests that start.
-            queued: routes whose POST requests wait for a lane; rejected while the queue of the lanes is full.
-            unqueued: routes whose POST requests occupy the event loop (decoding, tokenising) but no lane.
-            is_tight: returns whether `overload` may return an error for any caller at all.
-            overload: returns the error that any queued work of this caller would get now; None: some is accepted.
+            queues: routes whose POST requests are work, and the queue in which that work waits.
             identify: returns the caller of a request with these headers; None: authentication has to find it out.
+            locate: returns the caller by network address, for requests that `identify` does not know.
             count: counts a rejection that the `RequestLog` never sees: endpoint, seconds, problem code.
             clock: seconds, monotonic.
         """
         self._app = app
-        self._queued = queued
-        self._guarded = queued | unqueued
-        self._is_tight = is_tight
-        self._overload = overload
+        self._queues = queues
         self._identify = identify
+        self._locate = locate
         self._count = count
         self._clock = clock
-        self._waiting: FairQueue[tuple[float, asyncio.Future[None]]] = FairQueue()
+        self._waiting: FairQueue[_Waiting] = FairQueue()
         self._account = Account("start", MAX_WAITING)
         self._started = 0  # in this iteration of the event loop
         self._rejected = 0
@@ -88,7 +105,7 @@ class OverloadGuard:
         """
         if scope["type"] == ScopeType.HTTP and scope["method"] == "POST":
             route = self._route(scope["path"])
-            if route in self._guarded:
+            if route in self._queues:
                 self._check(scope, route, self._overload_of(route, scope["client"], scope["headers"]))
                 if self._waiting or self._started >= MAX_STARTS_PER_ITERATION:
                     await self._wait(scope, route)
@@ -98,27 +115,29 @@ class OverloadGuard:
 
     def _route(self, path: str) -> str:
         """Return the route that Litestar finds for *path*: it ignores doubled slashes and those at the end."""
-        return path if path in self._guarded else normalize_path(path)
+        return path if path in self._queues else normalize_path(path)
 
     def _overload_of(self, route: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
         """Return the error that the request would get whatever it contains; None: perhaps none."""
-        if route not in self._queued or not self._is_tight():
+        queue = self._queues.get(route)
+        if queue is None or not queue.is_tight():
             return None
         caller = self._identify(client, headers)
-        return None if caller is None else self._overload(caller)
+        return None if caller is None else queue.overload(caller)
 
     async def _wait(self, scope: HTTPScope, route: str) -> None:
         """Wait until the request may start; reject it if that takes too long, or if too many of its caller's wait."""
-        caller = self._identify(scope["client"], scope["headers"]) or ANYONE
+        client, headers = scope["client"], scope["headers"]
+        caller = self._identify(client, headers) or self._locate(client, headers)
         if self._account.excess(caller, 1) > 0:
             self._check(scope, route, _too_fast())
-        may_start, since = asyncio.get_running_loop().create_future(), self._clock()
+        waiting = _Waiting(route, self._clock(), asyncio.get_running_loop().create_future())
         with Reservation((self._account,), caller) as reservation:
             reservation.resize(1)
-            self._waiting.push((since, may_start), caller=caller, cost=1)
-            await may_start
-        self._check(scope, route, self._overload_of(route, scope["client"], scope["headers"]))
-        self._check(scope, route, _too_fast() if self._is_late(since) else None)
+            self._waiting.push(waiting, caller=caller, cost=1)
+            await waiting.may_start
+        self._check(scope, route, self._overload_of(route, client, headers))
+        self._check(scope, route, _too_fast() if self._is_late(waiting) else None)
 
     def _check(self, scope: HTTPScope, route: str, error: ServiceError | None) -> None:
         """Reject the request if there is an *error*."""
@@ -128,8 +147,8 @@ class OverloadGuard:
             self._count_rejection()
             raise error
 
-    def _is_late(self, since: float) -> bool:
-        return self._clock() - since > MAX_WAIT_S
+    def _is_late(self, waiting: _Waiting) -> bool:
+        return self._clock() - waiting.since > MAX_WAIT_S
 
     def _count_start(self) -> None:
         if not self._started:
@@ -140,18 +159,19 @@ class OverloadGuard:
         """After the event loop has read the sockets, wake the next requests, and all that will be rejected."""
         self._started = 0
         for caller in self._waiting.callers:
-            if self._is_tight() and self._overload(caller) is not None:
-                self._wake(self._waiting.pop_all(caller))
-            elif self._is_late(self._waiting.first(caller)[0]):
-                self._wake([self._waiting.pop(caller)])
+            while (first := self._waiting.first(caller)) is not None and self._must_reject(first, caller):
+                self._wake(self._waiting.pop(caller))
         while self._waiting and self._started < MAX_STARTS_PER_ITERATION:
-            self._wake([self._waiting.pop()])
+            self._wake(self._waiting.pop())
 
-    def _wake(self, waiting: Iterable[tuple[float, asyncio.Future[None]]]) -> None:
-        for _, may_start in waiting:
-            if not may_start.done():  # done: the caller has disconnected, so the task was cancelled
-                may_start.set_result(None)
-                self._count_start()
+    def _must_reject(self, waiting: _Waiting, caller: Caller) -> bool:
+        queue = self._queues[waiting.route]
+        return self._is_late(waiting) or (queue.is_tight() and queue.overload(caller) is not None)
+
+    def _wake(self, waiting: _Waiting) -> None:
+        if not waiting.may_start.done():  # done: the caller has disconnected, so the task was cancelled
+            waiting.may_start.set_result(None)
+            self._count_start()
 
     def _count_rejection(self) -> None:
         if not self._rejected:

@@ -14,6 +14,7 @@ from assembly import start_checks
 from assembly.app import parts_of
 from assembly.lifecycle import Lifecycle
 from engine.encoder import Encoder, load_encoder
+from engine.fair_queue import ANYONE
 from tests.support.apps import settings_of
 
 Load = Callable[..., Encoder]
@@ -50,7 +51,7 @@ async def test_parts_exist_only_while_the_app_runs(new_app: Callable[..., Litest
         assert (service.lifecycle.phase, service.lifecycle.failure) == ("healthy", None)
     with pytest.raises(RuntimeError, match="not running"):
         _ = service.parts
-    assert (service.lifecycle.phase, service.overload(("",))) == ("draining", None)
+    assert (service.lifecycle.phase, service.queues["queued"].overload(ANYONE)) == ("draining", None)
 
 
 async def test_model_that_cannot_be_loaded_stops_the_process_with_the_reason(

@@ -55,7 +55,9 @@ def test_items_of_one_caller_are_in_their_order() -> None:
     for item, order in [("c", 2.0), ("a", 1.0), ("d", 2.0), ("b", 1.5)]:
         queue.push(item, caller=("one",), cost=1, order=order)
     assert queue.first(("one",)) == "a"
-    assert queue.pop_all(("one",)) == ["a", "b", "c", "d"]
+    assert queue.pop(("one",)) == "a"
+    assert pops(queue, 3) == ["b", "c", "d"]
+    assert queue.first(("one",)) is None
     assert len(queue) == 0
     assert queue.callers == []
 

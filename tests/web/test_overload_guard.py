@@ -12,7 +12,7 @@ from engine.fair_queue import Caller
 from engine.ledger import SHARE_OF_FREE
 from tests.support.clock import ManualClock
 from web import overload_guard
-from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING, OverloadGuard
+from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING, OverloadGuard, RouteQueue
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
 CALLER, OTHER = ("192.0.2.1",), ("192.0.2.2",)
@@ -28,13 +28,16 @@ class GuardedApp:
         self.full_for: set[Caller] = {CALLER, OTHER}
         self.clock = ManualClock()
         self.counted: list[tuple[str, str | None]] = []
-        self.guard = OverloadGuard(
-            self,
-            queued=frozenset({"/embed", "/embed/batch"}),
-            unqueued=frozenset({"/tokenize"}),
+        lanes = RouteQueue(
             is_tight=lambda: self.error is not None,
             overload=lambda caller: self.error if caller in self.full_for else None,
+        )
+        never_full = RouteQueue(is_tight=lambda: False, overload=lambda _: None)
+        self.guard = OverloadGuard(
+            self,
+            queues={"/embed": lanes, "/embed/batch": lanes, "/tokenize": never_full},
             identify=lambda client, _: (client[0],) if client else None,
+            locate=lambda *_: OTHER,
             count=self.count,
             clock=self.clock,
         )
@@ -92,7 +95,7 @@ async def test_work_is_rejected_unread_while_the_service_is_full(service: Guarde
     [
         pytest.param({"path": "/health"}, id="health"),
         pytest.param({"path": "/metrics", "method": "GET"}, id="metrics"),
-        pytest.param({"path": "/tokenize"}, id="tokenize-needs-no-lane"),
+        pytest.param({"path": "/tokenize"}, id="route-with-another-queue"),
         pytest.param({"method": "GET"}, id="wrong-method"),
         pytest.param({"type": "lifespan"}, id="lifespan"),
     ],
