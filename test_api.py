@@ -581,6 +581,7 @@ def test_model_in_memory_is_described_in_full(client: httpx.Client, name: str) -
         "matryoshka",
         "self_check",
         "stamp",
+        "runtime",
         "usage",
     }
     assert (answer["model_name"], answer["is_cached"], answer["source"]) == (BUNDLED, True, "bundled")

@@ -18,7 +18,7 @@ PARAMETER = Parameter(
     required=False,
     description="Answer only if the model has this fingerprint, else 412. Send what an earlier answer had in "
     "X-Model-Fingerprint, with or without quotes.",
-    schema=Schema(type=OpenAPIType.STRING, pattern=FORM, examples=["853622761c0bc2c3"]),
+    schema=Schema(type=OpenAPIType.STRING, pattern=FORM),
 )
 
 

@@ -1,17 +1,20 @@
-"""What FastEmbed takes from a model's tokenizer files, in a form that does not depend on how they are written.
+"""What a load takes from a model's tokenizer files, in a form that does not depend on how they are written.
 
-Only what changes tokens counts, as `fastembed.common.preprocessor_utils` reads it. Spaces, the order of keys, and keys
-and files that nothing reads do not.
+Only what changes tokens counts, as `engine.folder_tokenizer` reads it in a folder, and
+`fastembed.common.preprocessor_utils` in a hub cache. Spaces, the order of keys, and keys and files that nothing reads
+do not.
 """
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from engine.folder_files import decode_text
+from engine.folder_tokenizer import MAX_LENGTH, PAD_TOKENS, SIDES
 
 TOKENIZER, CONFIG, MODEL_CONFIG, SPECIAL_TOKENS = TOKENIZER_FILES = (
     "tokenizer.json",
@@ -19,9 +22,9 @@ TOKENIZER, CONFIG, MODEL_CONFIG, SPECIAL_TOKENS = TOKENIZER_FILES = (
     "config.json",
     "special_tokens_map.json",
 )
-"""Files that FastEmbed reads, if they exist, from the model's folder. A static model has only the first."""
+"""Files that are read, if they exist, from the model's folder. A static model has only the first."""
 NOT_USED = ("version", "decoder", "truncation", "padding")
-"""Keys of tokenizer.json without effect on tokens: FastEmbed sets the last two itself, see `_limits`."""
+"""Keys of tokenizer.json without effect on tokens: a load sets the last two itself, see `_limits` and `_padding`."""
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 """The defaults of a special token's flags."""
 
@@ -41,12 +44,20 @@ def tokenizer_facts(folder: Path, *, max_tokens: int | None, is_static: bool) ->
     facts: Json = {"tokenizer": hashlib.sha256(msgspec.json.encode(core, order="sorted")).hexdigest()}
     if is_static:
         return facts | {"max_tokens": max_tokens}
-    config, model_config = _read(folder / CONFIG), _read(folder / MODEL_CONFIG)
+    config, model_config, special_tokens = (_read(folder / name) for name in (CONFIG, MODEL_CONFIG, SPECIAL_TOKENS))
+    padding = _object(tokenizer, "padding")
+    names = [_content(token) for token in (padding.get("pad_token"), config.get("pad_token"))]
     return {
         **facts,
         **_limits(tokenizer, config, max_tokens),
-        **_padding(tokenizer, config, model_config),
-        "special_tokens": _added(tokenizer, _read(folder / SPECIAL_TOKENS)),
+        "padding_side": _side(config.get("padding_side"), padding.get("direction")),
+        "pad_id": _pad_id(
+            tokenizer,
+            stated=padding.get("pad_id", model_config.get("pad_token_id")),
+            named=next(filter(None, [*names, _content(special_tokens.get("pad_token"))]), None),
+        ),
+        "pad_to_multiple_of": padding.get("pad_to_multiple_of"),
+        "special_tokens": _added(tokenizer, special_tokens),
     }
 
 
@@ -57,7 +68,8 @@ def _read(path: Path) -> Json:
     except FileNotFoundError:
         return {}
     try:
-        found = msgspec.json.decode(content) if path.name == TOKENIZER else json.loads(content)
+        text = content if json.detect_encoding(content) == "utf-8" else decode_text(content)
+        found = msgspec.json.decode(text) if path.name == TOKENIZER else json.loads(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {"sha256": hashlib.sha256(content).hexdigest()}
@@ -65,35 +77,35 @@ def _read(path: Path) -> Json:
 
 def _limits(tokenizer: Json, config: Json, max_tokens: int | None) -> Json:
     """Return the longest input, and the side at which longer ones are truncated."""
-    limits = [max_tokens, config.get("model_max_length"), config.get("max_length")]
-    usable = [limit for limit in limits if type(limit) is int and 0 < limit <= sys.maxsize]
-    side = config.get("truncation_side") or _object(tokenizer, "truncation").get("direction") or "right"
-    return {"max_tokens": min(usable, default=None), "truncation_side": str(side).lower()}
+    numbers = (int,) if max_tokens is None else (int, float)  # FastEmbed ignores 512.0, a folder does not
+    limits: list[Any] = [max_tokens, config.get("model_max_length"), config.get("max_length")]
+    usable = [int(limit) for limit in limits if type(limit) in numbers and 1 <= limit < MAX_LENGTH]
+    side = _side(config.get("truncation_side"), _object(tokenizer, "truncation").get("direction"))
+    return {"max_tokens": min(usable, default=None), "truncation_side": side}
 
 
-def _padding(tokenizer: Json, config: Json, model_config: Json) -> Json:
-    padding = _object(tokenizer, "padding")
-    side = config.get("padding_side") or padding.get("direction") or "right"
-    pad_id = padding.get("pad_id", model_config.get("pad_token_id"))
-    if pad_id is None:
-        pad_id = _id_of(tokenizer, padding.get("pad_token") or config.get("pad_token"))
-    return {
-        "padding_side": str(side).lower(),
-        "pad_id": pad_id,
-        "pad_to_multiple_of": padding.get("pad_to_multiple_of"),
-    }
+def _side(configured: object, serialized: object) -> str:
+    """Return where to truncate or pad; tokenizer.json writes it with a capital letter."""
+    return next((side for side in (configured, str(serialized).lower()) if side in SIDES), SIDES[1])
 
 
-def _id_of(tokenizer: Json, token: object) -> object:
-    """Return the id of the padding token; the token itself if it has none yet."""
-    token = token.get("content") if isinstance(token, dict) else token
-    for added in _objects(tokenizer, "added_tokens"):
-        if added.get("content") == token:
-            return added.get("id")
+def _pad_id(tokenizer: Json, *, stated: object, named: str | None) -> object:
+    """Return the id of the padding token; its name if it gets an id only when it is added."""
+    if type(stated) is int and stated >= 0:
+        return stated
+    names = [named] if named else PAD_TOKENS
+    ids = {token.get("content"): token.get("id") for token in _objects(tokenizer, "added_tokens")}
     vocabulary = _object(tokenizer, "model").get("vocab")
-    if isinstance(vocabulary, dict) and isinstance(token, str):
-        return vocabulary.get(token, token)
-    return token
+    known = [
+        source[name] for name in names for source in (ids, vocabulary) if isinstance(source, dict) and name in source
+    ]
+    return known[0] if known else named or 0
+
+
+def _content(token: object) -> str | None:
+    """Return the text of a token, which is a string or an object with the key `content`."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) and text else None
 
 
 def _added(tokenizer: Json, special_tokens: Json) -> list[Json]:

@@ -46,6 +46,7 @@ def test_each_answer_is_as_documented_and_none_is_a_failure_of_the_service(tmp_p
     assert set(metrics["errors"]) <= {
         "bad-request",
         "deadline-exceeded",
+        "fingerprint-mismatch",
         "invalid-input",
         "malformed-request",  # keys with characters that no header may have
         "method-not-allowed",

@@ -6,8 +6,9 @@ from typing import Any
 
 import schemathesis
 
-NOT_IN_SCHEMA = {"dimensions", "texts", "truncate"}
-"""Fields whose limits depend on the model (dimensions), the settings (MAX_BATCH_SIZE) or other fields (`long_text`)."""
+NOT_IN_SCHEMA = {"dimensions", "normalize", "texts", "truncate"}
+"""Fields whose limits depend on the model (dimensions), the settings (MAX_BATCH_SIZE) or other fields (`long_text` and
+`dtype`)."""
 
 
 @schemathesis.check
