@@ -8,7 +8,7 @@ for as long as their callers do.
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.errors import OverloadedError
+from engine.errors import DeadlineError, OverloadedError
 from engine.fair_queue import Caller
 from engine.ledger import Account, Reservation
 from engine.planner import MAX_SMALL_TOKENS
@@ -62,6 +62,7 @@ class Admission:
 
         Raises:
             OverloadedError: the caller holds their share of the limit, or bulk work would end after the deadline.
+            DeadlineError: bulk work would end after the deadline even if nothing else were queued.
         """
         kind = self.class_of(work.tokens)
         account = self._accounts(kind)[0]
@@ -98,6 +99,11 @@ class Admission:
         all_s = lane_s + sum(account.held for account in accounts)
         callers = sum(account.callers for account in accounts) + self.bulk.is_new(caller)
         expected_s = min(all_s, mine_s * max(1, callers)) / self._lanes
+        if lane_s / self._lanes > deadline_s:
+            raise DeadlineError(
+                f"This request would take {lane_s / self._lanes:.1f} s even if nothing else were queued, and its deadline "
+                f"is in {deadline_s:.1f} s, so no part of it was computed. Send fewer texts at once, or allow more time."
+            )
         if expected_s > deadline_s:
             raise OverloadedError(
                 f"With the work that is queued, this request would take {expected_s:.1f} s, and its deadline is in "

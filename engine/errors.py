@@ -126,12 +126,14 @@ class CutOffError(DrainingError):
 
 
 class DeadlineError(ServiceError):
-    """The request's deadline passed before its answer was ready; its queued work was dropped."""
+    """The request's deadline passed before its answer was ready, or will pass: nothing of it is computed any more."""
 
     status, code, title = 504, "deadline-exceeded", "The request took too long"
 
-    def __init__(self) -> None:
-        super().__init__("The request's deadline passed before the answer was ready. Its queued work was dropped.")
+    def __init__(
+        self, detail: str = "The request's deadline passed before the answer was ready. Its queued work was dropped."
+    ) -> None:
+        super().__init__(detail)
 
 
 class InferenceError(ServiceError):
