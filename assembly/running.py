@@ -216,7 +216,7 @@ class RunningService:
                 fetch=lambda model: fetch(
                     self._current(model), cache_dir, space=space, may_fill_disk=model in required
                 ),
-                needs_download=lambda model: not is_cached(model, cache_dir),
+                needs_download=lambda model: not is_cached(self._current(model), cache_dir),
                 executor=loading,
                 download_executor=downloading,
                 queue=DownloadQueue(),

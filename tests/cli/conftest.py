@@ -30,7 +30,7 @@ def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
                 patch.setenv(name, value)
             patch.setattr("config.ENV_FILE", tmp_path / ".env")
             use_hub(variables.get("HF_ENDPOINT", NO_HUB), patch, is_offline="HF_HUB_OFFLINE" in variables)
-            patch.setattr("cli.check.start_worker", worker_in_this_process)
+            patch.setattr("cli.check_models.start_worker", worker_in_this_process)
             patch.setattr("cli.compare.start_worker", worker_in_this_process)
             code = run(arguments)
         written = capsys.readouterr()
