@@ -769,6 +769,15 @@ def test_text_of_which_the_model_sees_nothing_is_a_400_that_names_it(
         assert problem(client.post("/embed/batch", json=body), 400, "invalid-input")["index"] == 2
 
 
+@pytest.mark.parametrize("options", [{}, {"truncate": "none"}, {"long_text": "mean"}])
+def test_text_of_which_the_model_sees_nothing_is_named_by_its_place_in_a_large_request(
+    client: httpx.Client, options: dict[str, str]
+) -> None:
+    """The texts are tokenised in several slices."""
+    body = {"texts": [*["one two " * 100] * 30, "\u200b"], **options}
+    assert problem(client.post("/embed/batch", json=body), 400, "invalid-input")["index"] == 30
+
+
 def test_tokens_of_a_text_of_which_the_model_sees_nothing_are_counted(client: httpx.Client) -> None:
     counted = client.post("/tokenize", json={"texts": ["\u200b", "a"]}).json()["texts"]
     assert [text["tokens"] for text in counted] == [2, 3]

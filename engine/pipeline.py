@@ -105,18 +105,23 @@ def preprocess(
     if options.long_text != "truncate":
         windows = tokenizer.windows(texts, prompt=prompt, with_spans=options.long_text == "chunks")
         if not options.allow_blank:
-            reject_blank(tokenizer, texts, windows, prompt)
+            reject_blank(tokenizer, texts, windows, prompt, first_index=first_index)
         return ModelInputs([item for parts in windows for item in parts], [len(parts) for parts in windows])
     items = tokenizer.tokenize(texts, prompt=prompt, side=None if options.truncate == "none" else options.truncate)
     if not options.allow_blank:
-        reject_blank(tokenizer, texts, [[item] for item in items], prompt)
+        reject_blank(tokenizer, texts, [[item] for item in items], prompt, first_index=first_index)
     if options.truncate == "none":
         _reject_truncated(items, tokenizer.max_tokens, first_index)
     return ModelInputs(items)
 
 
 def reject_blank(
-    tokenizer: TextTokenizer, texts: Sequence[str], windows: Sequence[Sequence[TokenizedText]], prompt: str
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    windows: Sequence[Sequence[TokenizedText]],
+    prompt: str,
+    *,
+    first_index: int = 0,
 ) -> None:
     """Reject a text of which the model sees only special tokens: all such texts would have the same vector.
 
@@ -124,6 +129,7 @@ def reject_blank(
         InvalidInputError: there is one; names the first.
     """
     if (index := tokenizer.first_blank(texts, windows, prompt=prompt)) is not None:
+        index += first_index
         raise InvalidInputError(
             f"Text {index} is blank for this model: its tokenizer drops every character, as it does with invisible "
             "and control characters, or leaves only special tokens.",
