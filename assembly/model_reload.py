@@ -1,7 +1,7 @@
 """Reads the model folders again while the service runs, and replaces the models that have changed."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from config import Settings
 from engine.catalog import Catalog, Model
 from engine.errors import ModelUnavailableError
 from engine.model_folders import why_unusable
+from host.memory import available_bytes
 from model_manager import ModelManager
 
 log = structlog.get_logger()
@@ -40,9 +41,17 @@ class CatalogChange:
 class ModelReload:
     """Replaces the entries of a catalogue by what the model folders contain now."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, *, load: Callable[[Model], object]) -> None:
+        """Change nothing before `run`.
+
+        Args:
+            settings: those of the app.
+            catalog: the models that exist; the service finds models there.
+            load: loads a model, to find out whether that is possible; blocks; raises `ModelUnavailableError`.
+        """
         self._settings = settings
         self._catalog = catalog
+        self._load = load
         self._running = asyncio.Lock()
 
     async def run(self, models: ModelManager) -> None:
@@ -52,14 +61,14 @@ class ModelReload:
         """
         async with self._running:
             try:
-                change = await asyncio.to_thread(self._read)
+                change = await asyncio.to_thread(self._read, models.loaded)
             except Exception as error:
                 log.error("models_not_reloaded", reason=_reason(error), exc_info=error)  # noqa: TRY400 - with fields
                 return
             if isinstance(change, str):
                 log.error("models_not_reloaded", reason=change)
                 return
-            warm = {*models.loaded, *(model.name for model in self._required())} & set(change.outdated)
+            again = self._to_load_again(change, models.loaded)
             self._catalog.adopt(change.catalog)
             await asyncio.gather(*map(models.forget, change.outdated))
             log.info(
@@ -70,23 +79,52 @@ class ModelReload:
                 rejected=change.rejected,
                 kept=change.kept,
             )
-            again = [model for name in sorted(warm) if (model := self._catalog.find(name)) is not None]
             await asyncio.gather(*map(partial(_load, models), again))
 
-    def _read(self) -> CatalogChange | str:
-        """Return what has changed, or why the folders cannot be read. Blocks."""
+    def _read(self, loaded: Sequence[str]) -> CatalogChange | str:
+        """Return what has changed, or why the folders cannot be read. Blocks.
+
+        Args:
+            loaded: models in memory. If one of them, or a required one, has changed but cannot be loaded, it stays.
+        """
         found, folder = open_catalog(self._settings), self._settings.models_dir
         if any(ignored.path.resolve() == folder.resolve() for ignored in found.ignored):
             return "MODELS_DIR cannot be read, so the models stay as they were"
         if not folder.is_dir() and any(_is_in(model, folder) for model in self._catalog.models):
             return "MODELS_DIR does not exist, so the models stay as they were"
-        return compare(self._catalog, found, required=[model.name for model in self._required()])
+        required = [model.name for model in self._required()]
+        change = compare(self._catalog, found, required=required)
+        failures = self._try_to_load(self._to_load_again(change, loaded))
+        return compare(self._catalog, found, required=required, failures=failures) if failures else change
+
+    def _try_to_load(self, models: Iterable[Model]) -> dict[str, str]:
+        """Load each model for a moment; return the reason for each that cannot be loaded. Blocks.
+
+        It takes the model's memory a second time, so a model for which there is not enough is not tried.
+        """
+        failures = {}
+        for model in models:
+            available = available_bytes()
+            if model.folder is None or (available is not None and model.memory_bytes > available):
+                continue
+            try:
+                self._load(model)
+            except ModelUnavailableError as error:
+                failures[model.name.lower()] = error.cause
+        return failures
+
+    def _to_load_again(self, change: CatalogChange, loaded: Sequence[str]) -> list[Model]:
+        """Return the changed models that are in memory or required, as they are from now on."""
+        warm = {*loaded, *(model.name for model in self._required())} & set(change.outdated)
+        return [model for name in sorted(warm) if (model := change.catalog.find(name)) is not None]
 
     def _required(self) -> list[Model]:
         return [model for name in self._settings.required_models if (model := self._catalog.find(name)) is not None]
 
 
-def compare(old: Catalog, new: Catalog, *, required: Sequence[str]) -> CatalogChange:
+def compare(
+    old: Catalog, new: Catalog, *, required: Sequence[str], failures: Mapping[str, str] | None = None
+) -> CatalogChange:
     """Return the catalogue to use from now on: *new*, with the entries of *old* that must stay. Blocks.
 
     An entry stays if its folder is there but cannot be used now, for example because a copy is not complete, and if
@@ -96,6 +134,7 @@ def compare(old: Catalog, new: Catalog, *, required: Sequence[str]) -> CatalogCh
         old: the catalogue in use.
         new: what the folders contain.
         required: names of models that must not vanish.
+        failures: why models of *new* cannot be loaded, by name in lower case, as far as that was tried.
     """
     before = {model.name.lower(): model for model in old.models}
     after = {model.name.lower(): model for model in new.models}
@@ -106,7 +145,7 @@ def compare(old: Catalog, new: Catalog, *, required: Sequence[str]) -> CatalogCh
         if model.folder is None or (found := after.get(key)) == model:
             continue
         is_gone = found is None or found.folder is None
-        reason = why_unusable(found.folder) if found and found.folder else None
+        reason = (failures or {}).get(key) or (why_unusable(found.folder) if found and found.folder else None)
         if reason:
             rejected.append(f"{model.folder.path.name}: {reason}")
         if reason or model.folder.path in broken or (is_gone and key in must_stay):

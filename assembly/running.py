@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from litestar import Litestar
@@ -83,7 +84,7 @@ class RunningService:
         self._load = load
         self._stop = stop
         self._parts: ServiceParts | None = None
-        self._reload = ModelReload(settings, catalog)
+        self._reload = ModelReload(settings, catalog, load=partial(load, hub_cache_dir=settings.hub_cache_dir))
 
     @property
     def parts(self) -> ServiceParts:

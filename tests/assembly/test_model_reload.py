@@ -193,6 +193,23 @@ async def test_model_whose_folder_cannot_be_used_now_stays_as_it_was(
         assert await dimension(service, name) == 4
 
 
+@pytest.mark.parametrize("name", [REQUIRED, OTHER])
+async def test_model_in_memory_stays_if_the_changed_one_cannot_be_loaded(
+    name: str, start: Start, tmp_path: Path
+) -> None:
+    async with start() as service:
+        await dimension(service, name)
+        rewrite(name, tmp_path, dim=5, stated_dim=8)
+        found = changes(await reload(service))
+        assert (found.pop("kept"), ["set dim to 5" in line for line in found.pop("rejected")], found) == (
+            [name],
+            [True],
+            {},
+        )
+        assert name in service.parts.models.loaded
+        assert await dimension(service, name) == 4
+
+
 async def test_required_model_does_not_vanish_with_its_folder(start: Start, tmp_path: Path) -> None:
     async with start() as service:
         folder_of(REQUIRED, tmp_path).rename(tmp_path.parent / "moved")
