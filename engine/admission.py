@@ -101,8 +101,9 @@ class Admission:
         expected_s = min(all_s, mine_s * max(1, callers)) / self._lanes
         if lane_s / self._lanes > deadline_s:
             raise DeadlineError(
-                f"This request would take {lane_s / self._lanes:.1f} s even if nothing else were queued, and its deadline "
-                f"is in {deadline_s:.1f} s, so no part of it was computed. Send fewer texts at once, or allow more time."
+                f"This request would take {lane_s / self._lanes:.1f} s even if nothing else were queued, and its "
+                f"deadline is in {deadline_s:.1f} s, so no part of it was computed. Send fewer texts at once, or allow "
+                "more time."
             )
         if expected_s > deadline_s:
             raise OverloadedError(
