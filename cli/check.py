@@ -83,8 +83,10 @@ def _check_settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
         facts = {"name": unknown.name, "meant": unknown.closest}
         yield Finding("settings", "warn", "names", str(unknown), facts)
     yield from _check_names("REQUIRED_MODELS", settings.required_models, catalog)
-    yield from _check_names("ALLOWED_MODELS", settings.allowed_models, catalog)
-    yield from _check_model_list(settings)
+    if (advice := why_list_models(settings)) is not None:
+        yield Finding("settings", "warn", "ALLOWED_MODELS", f"any: {advice}", {"names": []})
+    else:
+        yield from _check_names("ALLOWED_MODELS", settings.allowed_models, catalog)
     yield _check_callers(settings)
     yield _check_rate_limit(settings)
 
@@ -100,11 +102,6 @@ def _check_names(setting: str, names: Sequence[str], catalog: Catalog) -> Iterat
             yield Finding("settings", "FAIL", setting, error.summary)
     if are_known:
         yield Finding("settings", "ok", setting, ", ".join(names) or "any", {"names": list(names)})
-
-
-def _check_model_list(settings: Settings) -> Iterator[Finding]:
-    if (advice := why_list_models(settings)) is not None:
-        yield Finding("settings", "warn", "models", advice)
 
 
 def _check_callers(settings: Settings) -> Finding:

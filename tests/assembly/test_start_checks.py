@@ -104,6 +104,29 @@ def test_settings_without_effect_are_logged(tmp_path: Path, monkeypatch: pytest.
     assert (events[0]["place"], events[2]["folder"]) == (".env", "moddels")
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_open"),
+    [
+        pytest.param({}, True, id="every address"),
+        pytest.param({"HOST": "::"}, True, id="every IPv6 address"),
+        pytest.param({"HOST": "192.0.2.1"}, True, id="an address of the network"),
+        pytest.param({"HOST": "127.0.0.1"}, False, id="this machine"),
+        pytest.param({"HOST": "::1"}, False, id="this machine, IPv6"),
+        pytest.param({"ALLOWED_MODELS": "tiny/one"}, False, id="list of models"),
+        pytest.param({"API_KEYS": "somebody:some-key-of-32-characters-or-more"}, False, id="key"),
+    ],
+)
+def test_list_of_models_is_recommended_to_a_service_that_is_open_to_the_network(
+    settings: dict[str, str], *, is_open: bool
+) -> None:
+    with capture_logs() as events:
+        start_checks.log_open_catalog(settings_of(REQUIRED_MODELS="tiny/one", **settings))
+    assert [event["event"] for event in events] == ["models_open"] * is_open
+    if is_open:
+        assert events[0]["log_level"] == "warning"
+        assert "ALLOWED_MODELS" in events[0]["advice"]
+
+
 # --- In a process -------------------------------------------------------------------------------------------------
 
 

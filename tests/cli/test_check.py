@@ -123,6 +123,21 @@ def test_report_says_who_may_call(variables: dict[str, str], level: str, detail:
     assert API_KEY not in outcome.out + outcome.err
 
 
+@pytest.mark.parametrize(
+    ("variables", "level", "detail"),
+    [
+        pytest.param({}, "warn", "any: anyone who reaches HOST", id="open to all"),
+        pytest.param({"HOST": "127.0.0.1"}, "ok", "any", id="open to this machine"),
+    ],
+)
+def test_report_recommends_a_list_of_models(
+    variables: dict[str, str], level: str, detail: str, check: RunCommand
+) -> None:
+    found = finding(check(**variables), "ALLOWED_MODELS")
+    assert found["level"] == level
+    assert found["detail"].startswith(detail)
+
+
 NO_REDIS = "redis://:hush@127.0.0.1:9/0"
 
 

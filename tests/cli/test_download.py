@@ -35,6 +35,13 @@ def test_progress_goes_to_standard_error_and_the_outcome_to_standard_output(hub:
         assert hidden not in outcome.err
 
 
+def test_download_that_exceeds_the_size_of_the_cache_is_a_failure(hub: Hub, run_command: RunCommand) -> None:
+    outcome = run_command("download", HUB_MODEL, HF_ENDPOINT=hub.url, HUB_CACHE_MAX_SIZE="1MB")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "HUB_CACHE_MAX_SIZE" in outcome.err
+    assert [request for request in hub.requests if "/resolve/" in request] == []
+
+
 def test_cached_model_is_verified_without_asking_the_hub(hub: Hub, run_command: RunCommand) -> None:
     first = run_command("download", HUB_MODEL, HF_ENDPOINT=hub.url)
     second = run_command("download", HUB_MODEL)
