@@ -1,6 +1,15 @@
 """Fast Embedding API: the routes, `create_app`, and the command `python main.py`."""
 
 import sys
+
+if __name__ == "__main__":  # before the other imports, which take a second: a signal may arrive meanwhile
+    from serving.process_start import prepare_command, prepare_process
+
+    if sys.argv[1:] in ([], ["serve"]):
+        prepare_process()
+    else:
+        prepare_command()
+
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any

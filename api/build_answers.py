@@ -36,6 +36,7 @@ from api.metric_types import (
     BacklogMetrics,
     EndpointMetrics,
     LimitMetrics,
+    LogMetrics,
     MetricsAnswer,
     MicroBatchMetrics,
     ModelLoadMetrics,
@@ -254,6 +255,7 @@ def metrics_answer(
             downloads_refused=loads.downloads_refused,
         ),
         limits=limits,
+        log=LogMetrics(metrics.log_lines_dropped),
     )
 
 

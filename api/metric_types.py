@@ -70,6 +70,13 @@ class ModelLoadMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class LogMetrics:
+    """Lines of the log that could not be written: nobody reads it, or the disk is full."""
+
+    lines_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsAnswer:
     """Work done by the service since it started, and its present state."""
 
@@ -85,3 +92,4 @@ class MetricsAnswer:
     models: dict[str, ModelUsage]
     model_loads: ModelLoadMetrics
     limits: LimitMetrics
+    log: LogMetrics

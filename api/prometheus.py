@@ -70,6 +70,7 @@ class Families:
         yield from self._models()
         yield _info("limits", "Where quotas are counted.", ["store"], [[answer.limits.store]])
         yield _counter("limits_fallbacks", "Times that memory replaced an unreachable Redis.", answer.limits.fallbacks)
+        yield _counter("log_lines_dropped", "Lines of the log that could not be written.", answer.log.lines_dropped)
 
     def _requests(self) -> Iterator[Metric]:
         answer = self.answer

@@ -1,7 +1,6 @@
 """Builds the app: routes, middleware, error handlers and the service behind them."""
 
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 
+from access.api_keys import KeyRing
 from access.client_addresses import ClientAddresses
 from access.quotas import QuotaStore
 from api import openapi
@@ -58,12 +58,14 @@ class AppParts:
         settings: those of the app, without API keys.
         metrics: counts answers, and errors of connections that end before there is a request.
         guard: rejects requests under overload.
+        keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
     """
 
     settings: Settings
     metrics: Metrics
     guard: OverloadGuard
+    keys: KeyRing
     service: RunningService
 
 
@@ -100,8 +102,7 @@ def build_app(
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
     level = "DEBUG" if settings.debug else settings.log_level
-    is_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stdout.isatty())
-    configure_logging(level=level, is_json=is_json)
+    configure_logging(level=level, is_json=None if settings.log_format == "auto" else settings.log_format == "json")
     catalog = open_catalog(settings)
     check_model_names(settings, catalog)
     access, settings = read_access(settings), settings.without_api_keys()
@@ -136,7 +137,7 @@ def build_app(
     guard = _add_outer_middleware(
         app, service, metrics=metrics, cors=cors, large_bodies=large_bodies, authentication=authentication
     )
-    app.state.parts = AppParts(settings, metrics, guard, service)
+    app.state.parts = AppParts(settings, metrics, guard, access.keys, service)
     return app
 
 

@@ -1,6 +1,6 @@
 """The lifecycle of the service: starting, healthy, draining. The phase changes only here.
 
-`serving.uvicorn_adapter.DrainingServer` handles SIGTERM, and starts the drain here.
+`serving.process_signals` receives SIGTERM, and `serving.uvicorn_adapter.DrainingServer` starts the drain here.
 """
 
 import asyncio
@@ -40,11 +40,12 @@ class Lifecycle:
     def uptime_s(self) -> float:
         return round(self._clock() - self._began_s, 3)
 
-    def finish_start(self) -> None:
-        """Accept work from now on, unless the service drains already."""
+    def finish_start(self) -> bool:
+        """Accept work from now on, unless the service drains already; return whether it accepts work."""
         if self._phase == "starting":
             self._phase = "healthy"
         self._start_ended.set()
+        return self.is_healthy
 
     def fail_start(self, reason: str) -> None:
         """Record why the service cannot start."""

@@ -142,8 +142,8 @@ class RunningService:
         except Exception as error:  # noqa: BLE001 - logged below
             reason, bug = "an unexpected error; the log's event start_failed has the details", error
         if reason is None:
-            self.lifecycle.finish_start()
-            log.info("service_ready", seconds=self.lifecycle.uptime_s, models=list(self.required_models))
+            if self.lifecycle.finish_start():
+                log.info("service_ready", seconds=self.lifecycle.uptime_s, models=list(self.required_models))
             return
         log.critical("start_failed", reason=reason, exc_info=bug)
         if self.lifecycle.phase == "starting":  # if it drains already, a second signal would end it at once

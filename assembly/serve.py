@@ -3,6 +3,7 @@
 from litestar import Litestar
 
 from assembly.app import parts_of
+from assembly.reloading import Reloading
 from config import Settings
 from serving.connection_limits import ConnectionLimits
 from serving.server import serve
@@ -15,6 +16,7 @@ def serve_app(app: Litestar) -> int:
     """Serve *app* until a signal stops the process; return the exit code, as `serving.server.serve` does."""
     parts = parts_of(app)
     settings = parts.settings
+    reloading = Reloading(read_keys=parts.keys.reload, read_models=parts.service.reload)
     return serve(
         app,
         host=settings.host,
@@ -24,6 +26,7 @@ def serve_app(app: Litestar) -> int:
         state=parts.service.lifecycle,
         count_failure=parts.metrics.count_error,
         reject_early=parts.guard.reject_early,
+        reload=reloading.request,
     )
 
 

@@ -1,7 +1,6 @@
 """The command line: `python main.py COMMAND`, or `fast-embedding COMMAND` after `pip install`."""
 
 import os
-import runpy
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -20,11 +19,6 @@ COMMANDS = {
 """Each is a module beside this one."""
 INTERRUPTED = 130
 """Exit code of a program that Ctrl-C ended: 128 plus the number of SIGINT, as shells have it."""
-
-
-def main() -> None:
-    """Run `fast-embedding`, the command of the installed package; it does what `python main.py` does."""
-    runpy.run_module("main", run_name="__main__", alter_sys=True)
 
 
 def run(argv: Sequence[str], *, version: str | None = None) -> int:

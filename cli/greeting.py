@@ -1,9 +1,11 @@
 """`python -m cli.greeting`, which run.sh runs first: checks settings and port, and prints how to call the service."""
 
+import os
 import sys
 
 from config import BUNDLED_MODEL, Settings, SettingsError, load_settings
 from host.listening_socket import ListenError, open_listening_socket, without_brackets
+from host.standard_streams import is_writable
 
 ANY_ADDRESS = {"0.0.0.0", "::", ""}  # noqa: S104 - compared, not listened on
 
@@ -22,8 +24,19 @@ def main() -> int:
         return _fail(f"Bad settings: {error}")
     except ListenError as error:
         return _fail(str(error))
-    sys.stdout.write(greeting(settings.host, settings.port, needs_key=bool(settings.key_sources)))
+    _print(greeting(settings.host, settings.port, needs_key=bool(settings.key_sources)))
     return 0
+
+
+def _print(text: str) -> None:
+    """Print *text*, unless the output is full or closed: that must not stop the start of the service."""
+    if sys.stdout is None or not is_writable(1):
+        return
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more when it exits
 
 
 def _check_models(settings: Settings) -> None:

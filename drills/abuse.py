@@ -25,7 +25,7 @@ from benchmarks.machine import cpu_s_of, describe_run, memory_mb_of
 from benchmarks.processes import BenchError, Server, end_children_on_sigterm, healthy_server, spawned
 from benchmarks.tables import markdown, percentile
 from drills.abusers import ABUSES
-from drills.monitor import open_files_of
+from drills.monitor import connections_of
 from drills.open_loop_load import OpenLoopJob, OpenLoopStream, run_open_loop
 from drills.process_limits import pinned, split_cores
 
@@ -40,7 +40,7 @@ HEAD_START_S = 1.5
 """How much earlier the abuse begins than the measurement beside it."""
 MAX_CLOSING_S = 15.0
 MAX_SOCKETS = 12
-"""Sockets the server may have when the abuser is gone: its own, and kept-alive ones of the well-behaved client."""
+"""TCP sockets the server may have when the abuser is gone: its own, and kept-alive ones of the well-behaved client."""
 SMOKE = {"seconds": 1.0, "rounds": 1, "only": ["gone-at-once", "many-headers"]}
 HEADINGS = [
     "abuse",
@@ -170,7 +170,7 @@ def _sample(server: Server, seconds: float, seed: str) -> Sample:
 def _sockets_left(server: Server) -> int:
     """Return the server's open sockets once it had time to notice that all clients are gone."""
     deadline = time.monotonic() + MAX_CLOSING_S
-    while (sockets := open_files_of(server.process.pid)["sockets"]) > MAX_SOCKETS and time.monotonic() < deadline:
+    while (sockets := connections_of(server.port)) > MAX_SOCKETS and time.monotonic() < deadline:
         time.sleep(0.2)
     return sockets
 

@@ -79,11 +79,21 @@ def tokens_answered(server: Server) -> int | None:
     return sum(model["tokens"] for model in answer.json["models"].values()) if answer.status == 200 else None
 
 
-def open_files_of(pid: int) -> dict[str, int]:
-    """Return how many `sockets` and how many `files` of any other kind a process holds open."""
+def open_files() -> dict[str, int]:
+    """Return how many `sockets` and how many `files` of any other kind this process holds open.
+
+    The service hides its own from other processes, so it must be asked.
+    """
     links = []
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+    for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # closed meanwhile
             links.append(str(descriptor.readlink()))
     sockets = sum(link.startswith("socket:") for link in links)
     return {"sockets": sockets, "files": len(links) - sockets}
+
+
+def connections_of(port: int) -> int:
+    """Return how many TCP sockets of the process that listens on *port* are open, the listening ones included."""
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    # The local address and port in hexadecimal, and the inode: 0 once the process has closed the socket.
+    return sum(int(row[1].rpartition(":")[2], 16) == port and row[9] != "0" for row in rows)

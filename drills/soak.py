@@ -26,7 +26,6 @@ from benchmarks.machine import describe_run, memory_mb_of
 from benchmarks.processes import BenchError, Server, end_children_on_sigterm, spawned_server
 from benchmarks.tables import markdown
 from benchmarks.workloads import MODEL
-from drills.monitor import open_files_of
 from drills.soak_clients import NO_ROUTE, TINY, Client, Tally
 from drills.soak_models import write_tiny_model
 from host.cores import usable_cores
@@ -92,7 +91,7 @@ class SoakServer:
         counts, pid = json.loads(line), self.server.process.pid
         threads: dict[str, int] = counts["threads"]
         native_threads = len(list(Path(f"/proc/{pid}/task").iterdir())) - sum(threads.values())
-        return counts["tasks"], threads, native_threads, open_files_of(pid)
+        return counts["tasks"], threads, native_threads, counts["files"]
 
 
 def main() -> int:

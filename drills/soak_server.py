@@ -1,4 +1,4 @@
-"""Runs the service like `python main.py`, and reports its tasks and threads on request, which the product does not.
+"""Runs the service like `python main.py`, and reports its tasks, threads and open files on request.
 
 `python -m drills.soak_server DESCRIPTOR` reads lines from stdin, and answers each with a line of JSON on the open file
 DESCRIPTOR. Standard output stays the log.
@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 
 from assembly.serve import serve_app
+from drills.monitor import open_files
 from main import app
 
 
@@ -32,11 +33,11 @@ async def _answer_requests() -> None:
 
 
 def _count_resources() -> dict[str, dict[str, int]]:
-    """Collect garbage, and count tasks by coroutine and threads by name without their numbers."""
+    """Collect garbage, and count tasks by coroutine, threads by name without their numbers, and open files."""
     gc.collect()
     tasks = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks())
     threads = Counter(re.split(r"[_-]\d", thread.name)[0] for thread in threading.enumerate())
-    return {"tasks": dict(tasks), "threads": dict(threads)}
+    return {"tasks": dict(tasks), "threads": dict(threads), "files": open_files()}
 
 
 if __name__ == "__main__":

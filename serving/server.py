@@ -12,9 +12,11 @@ from litestar import Litestar
 from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
 from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import ConnectionPool, EarlyRejection
-from serving.process_exit import exit_despite_threads
+from serving.process_exit import exit_despite_threads, fail
+from serving.process_start import prepare_process
 from serving.protocol import HttpProtocol
 from serving.uvicorn_adapter import DrainingServer
+from telemetry.log_setup import log_unhandled_errors
 
 if sys.platform != "win32":
     import resource
@@ -47,6 +49,7 @@ def serve(
     state: ServiceState,
     count_failure: Callable[[str], None],
     reject_early: EarlyRejection,
+    reload: Callable[[], None] = lambda: None,
 ) -> int:
     """Run *app* until a signal stops it.
 
@@ -60,14 +63,17 @@ def serve(
         count_failure: gets the code of each failure that happens before there is a request.
         reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
             counts it; None: it is not.
+        reload: called in the event loop at each SIGHUP.
 
     Returns:
         The exit code: 0 after a signal; 1 if the service failed to start or to stop, with the reason on standard error.
     """
+    signals = prepare_process()
+    log_unhandled_errors()
     try:
         listening = open_listening_socket(host, port)
     except ListenError as error:
-        return _fail(str(error))
+        return fail(str(error))
     if has_fallen_back(host, listening):
         log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
     pool = ConnectionPool(_within_file_limit(limits), count_failure=count_failure, reject_early=reject_early)
@@ -82,11 +88,14 @@ def serve(
         keep_alive_s=limits.keep_alive_timeout_s,
         drain_s=drain_s,
         on_stop=start_draining,
+        on_reload=reload,
     )
+    signals.hand_over(stop=server.handle_exit, reload=server.reload, report_unused=server.report_unused)
     is_success = server.run_until_stopped(listening)
+    signals.ignore_rest()
     if state.failure is not None:
-        return exit_despite_threads(_fail(f"Cannot start: {state.failure}"))
-    return exit_despite_threads(0 if is_success else _fail("The service failed; its log contains the reason."))
+        return exit_despite_threads(fail(f"Cannot start: {state.failure}"))
+    return exit_despite_threads(0 if is_success else fail("The service failed; its log contains the reason."))
 
 
 def _within_file_limit(limits: ConnectionLimits) -> ConnectionLimits:
@@ -104,8 +113,3 @@ def _within_file_limit(limits: ConnectionLimits) -> ConnectionLimits:
         "connections_limited", max_connections=max_connections, wanted=limits.max_connections, open_files=max_files
     )
     return replace(limits, max_connections=max_connections)
-
-
-def _fail(reason: str) -> int:
-    sys.stderr.write(f"{reason}\n")
-    return 1

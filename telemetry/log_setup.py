@@ -4,15 +4,19 @@ import json
 import logging
 import re
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TextIO
 
 import loguru
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from telemetry.log_output import LineStream, log_stream, report_dropped_lines
 
 PACKAGES_WITH_SAFE_MESSAGES = ("engine", "model_manager", "onnxruntime")
 """Messages of exceptions are logged only if these packages define them, since they never quote a caller's text. Of all
@@ -23,13 +27,17 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s'\",:;()]|(?<=\
 """An absolute path of any system. A space is part of it if the next word contains another separator."""
 
 
-def configure_logging(*, level: str, is_json: bool) -> None:
-    """Write the events of this process and of its libraries to standard output.
+def configure_logging(*, level: str, is_json: bool | None) -> None:
+    """Write the events of this process and of its libraries to standard output, without ever waiting for it.
 
     Args:
         level: lowest level that is written, such as `INFO`.
-        is_json: write JSON lines; else columns for people.
+        is_json: write JSON lines; else columns for people; None: columns on a terminal, else JSON.
     """
+    output = log_stream()
+    write = output.writer.write if isinstance(output, LineStream) else partial(_write_text, output)
+    if is_json is None:
+        is_json = not output.isatty()
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -43,10 +51,10 @@ def configure_logging(*, level: str, is_json: bool) -> None:
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        logger_factory=lambda *_: LineLogger(write),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, _clean_library_event, *shared],
@@ -58,6 +66,39 @@ def configure_logging(*, level: str, is_json: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     loguru.logger.disable("fastembed")  # we log its failures ourselves, without URLs of files
     warnings.simplefilter("ignore")  # warnings contain paths; developers see them in the tests
+    report_dropped_lines(_log_dropped_lines)
+
+
+def log_unhandled_errors() -> None:
+    """Log errors that nothing handles in a thread or a destructor: Python's own report quotes them."""
+    threading.excepthook = lambda failed: _log_unhandled(failed.thread.name if failed.thread else "", failed.exc_value)
+    sys.unraisablehook = lambda failed: _log_unhandled("destructor", failed.exc_value)
+
+
+def _log_unhandled(place: str, error: BaseException | None) -> None:
+    if not isinstance(error, SystemExit):
+        structlog.get_logger().error("error_unhandled", place=place, exc_info=error)
+
+
+def _log_dropped_lines(output: str, lines: int, total: int) -> None:
+    structlog.get_logger().warning("log_lines_dropped", output=output, lines=lines, total=total)
+
+
+class LineLogger:
+    """Writes the lines of structlog. Unlike `structlog.WriteLogger` it has no lock, so signal handlers may log."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+
+    def msg(self, line: str) -> None:
+        self._write(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+    debug = info = warning = error = critical = exception = log = msg
+
+
+def _write_text(output: TextIO, line: bytes) -> None:
+    output.write(line.decode())
+    output.flush()
 
 
 def summarize_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

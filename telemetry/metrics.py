@@ -2,9 +2,12 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from telemetry.log_output import dropped_lines
 
 MAX_RECENT_LATENCIES = 2048
 """Latencies kept per endpoint for percentiles. They describe recent requests, and memory stays bounded. With 2048 of
@@ -38,7 +41,9 @@ class _Endpoint:
 class Metrics:
     """Owns the counters of one app. Labels come from closed sets: routes and error codes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, dropped_lines: Callable[[], int] = dropped_lines) -> None:
+        """Count nothing yet; *dropped_lines* returns how many lines of the log could not be written."""
+        self._dropped_lines = dropped_lines
         self._errors: Counter[str] = Counter()
         self._endpoints: defaultdict[str, _Endpoint] = defaultdict(_Endpoint)
 
@@ -64,6 +69,11 @@ class Metrics:
     def errors(self) -> dict[str, int]:
         """Errors since the start, by code."""
         return dict(self._errors)
+
+    @property
+    def log_lines_dropped(self) -> int:
+        """Lines of the log that could not be written since the start of the process."""
+        return self._dropped_lines()
 
     def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]:
         """Return, per endpoint, the answers since the start and the percentiles of recent latencies in milliseconds."""

@@ -16,6 +16,7 @@ from api.metric_types import (
     BacklogMetrics,
     EndpointMetrics,
     LimitMetrics,
+    LogMetrics,
     MetricsAnswer,
     MicroBatchMetrics,
     ModelLoadMetrics,
@@ -49,6 +50,7 @@ ANSWER = MetricsAnswer(  # each number occurs once
     models={"tiny/one": ModelUsage(requests=51, texts=52, tokens=53)},
     model_loads=ModelLoadMetrics(loads=91, downloads_running=92, downloads_waiting=93, downloads_refused=94),
     limits=LimitMetrics("redis", fallbacks=71),
+    log=LogMetrics(lines_dropped=72),
 )
 FACTS = Families(
     answer=ANSWER,

@@ -1,10 +1,15 @@
 """What `./run.sh` prints before the service starts."""
 
+import contextlib
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from cli.greeting import greeting, main
+from tests.support.servers import ROOT, environment, free_port
 
 
 @pytest.mark.parametrize(
@@ -60,3 +65,32 @@ def test_unknown_model_is_reported_instead_of_the_greeting(
     written = capsys.readouterr()
     assert written.out == ""
     assert written.err.startswith("Bad settings: REQUIRED_MODELS: No model named 'bge-small' is offered. Did you mean")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+@pytest.mark.parametrize("output", ["/dev/full", "full pipe", "left reader"])
+def test_output_that_cannot_be_written_does_not_stop_the_start(output: str) -> None:
+    reading, writing = os.pipe()
+    if output == "/dev/full":
+        os.dup2(os.open(output, os.O_WRONLY), writing)
+    elif output == "left reader":
+        os.close(reading)
+    else:
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"-" * 1000)
+        os.set_blocking(writing, True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "cli.greeting"],
+        cwd=ROOT,
+        env=environment({"HOST": "127.0.0.1", "PORT": str(free_port())}),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    for descriptor in (reading, writing):
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

@@ -90,7 +90,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 @contextmanager
 def started_server(**settings: str) -> Iterator[ServerProcess]:
     """Start a server, and stop it at the end of the block."""
-    with _stopped_at_the_end(ServerProcess(settings)) as server:
+    with stopped_at_the_end(ServerProcess(settings)) as server:
         yield server
 
 
@@ -98,20 +98,21 @@ def started_server(**settings: str) -> Iterator[ServerProcess]:
 def started_uvicorn(**settings: str) -> Iterator[ServerProcess]:
     """Start a server by `uvicorn main:app`, and stop it at the end of the block."""
     command = ("-m", "uvicorn", "main:app", "--port", "{port}")
-    with _stopped_at_the_end(ServerProcess(settings, command=command)) as server:
+    with stopped_at_the_end(ServerProcess(settings, command=command)) as server:
         yield server
 
 
 @contextmanager
 def held_server(**settings: str) -> Iterator[ServerProcess]:
     """Start a server whose model runs wait from the input line `hold` to the line `release`; it is ready."""
-    with _stopped_at_the_end(ServerProcess(settings, command=("-m", "tests.support.held_server"))) as server:
+    with stopped_at_the_end(ServerProcess(settings, command=("-m", "tests.support.held_server"))) as server:
         server.wait_for("service_ready")
         yield server
 
 
 @contextmanager
-def _stopped_at_the_end(server: ServerProcess) -> Iterator[ServerProcess]:
+def stopped_at_the_end(server: ServerProcess) -> Iterator[ServerProcess]:
+    """Stop *server* at the end of the block."""
     try:
         yield server
     finally:

@@ -156,6 +156,42 @@ asyncio.run(main())
     assert QUOTED not in output
 
 
+def test_error_in_a_thread_or_a_destructor_is_logged_without_what_it_quotes() -> None:
+    lines = output_of(f"""
+import threading
+from telemetry.log_setup import log_unhandled_errors
+log_unhandled_errors()
+def fail(): raise ValueError({QUOTED!r})
+def leave(): raise SystemExit
+class Broken:
+    def __del__(self): fail()
+for target in (fail, leave):
+    thread = threading.Thread(target=target, name="lane-1")
+    thread.start()
+    thread.join()
+Broken()
+""")
+    events = [json.loads(line) for line in lines.splitlines()]
+    assert [(event["event"], event["place"]) for event in events] == [
+        ("error_unhandled", "lane-1"),
+        ("error_unhandled", "destructor"),
+    ]
+    assert lines.count("builtins.ValueError") == 2
+    assert QUOTED not in lines
+
+
+def test_lines_go_to_what_replaced_standard_output() -> None:
+    code = """
+import contextlib, io
+with contextlib.redirect_stdout(io.StringIO()) as captured:
+    configure_logging(level="INFO", is_json=True)
+    structlog.get_logger().info("first")
+    logging.getLogger("x").warning("second")
+print([json.loads(line)["event"] for line in captured.getvalue().splitlines()])
+"""
+    assert output_of("import json\n" + code) == "['first', 'second']\n"
+
+
 def summaries(event: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the summaries of the exception in *event*, the latest exception first."""
     result: list[dict[str, Any]] = summarize_exception(None, "error", event)["exception"]

@@ -1,0 +1,44 @@
+"""The first thing that the server process does, before the imports of the service, which take a second.
+
+Until signals are handled, one of them ends the process at once, or is lost if this is process 1 of a container. So this
+module imports nothing that is not part of the interpreter, and its functions import what they need.
+"""
+
+import _signal  # type: ignore[import-not-found]  # the part in C of `signal`, which takes 10 ms to import
+import os
+
+TYPE_CHECKING = False  # for type checkers it is true; importing `typing` takes time
+
+if TYPE_CHECKING:
+    from serving.process_signals import ProcessSignals
+
+
+def prepare_process() -> "ProcessSignals":
+    """Set up the signals and the output of this process, and protect its memory. A second call changes nothing.
+
+    Raises:
+        ValueError: this is not the main thread.
+    """
+    if _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
+        _signal.signal(_signal.SIGTERM, lambda _number, _frame: os._exit(0))  # until the next lines are imported
+    from host.standard_streams import make_nonblocking, open_closed_streams
+    from serving.process_signals import installed_signals
+
+    open_closed_streams()
+    signals = installed_signals()
+    from host.core_dumps import forbid_core_dumps
+    from serving.process_exit import end_early
+    from telemetry.log_output import redirect_output
+
+    if redirect_output():
+        for descriptor in (1, 2):
+            make_nonblocking(descriptor)
+    signals.end_early = end_early
+    forbid_core_dumps()
+    return signals
+
+
+def prepare_command() -> None:
+    """Let SIGTERM end a command that is process 1 of a container, as it ends any other process."""
+    if os.getpid() == 1:
+        _signal.signal(_signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
