@@ -32,6 +32,7 @@ from api.answer_types import (
 )
 from api.metric_types import (
     BacklogMetrics,
+    ConnectionMetrics,
     EndpointMetrics,
     LimitMetrics,
     MetricsAnswer,
@@ -337,6 +338,7 @@ METRICS: Responses = {
             models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
             model_loads=ModelLoadMetrics(loads=0, downloads_running=0, downloads_waiting=0, downloads_refused=0),
             limits=LimitMetrics("redis", fallbacks=0),
+            connections=ConnectionMetrics(9, idle=7, receiving=1, processing=1, body_bytes=5120, closed_for_others=0),
         ),
         description="The counters",
     ),

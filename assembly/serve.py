@@ -2,7 +2,7 @@
 
 from litestar import Litestar
 
-from assembly.app import parts_of
+from assembly.app import client_addresses, parts_of
 from config import Settings
 from serving.connection_limits import ConnectionLimits
 from serving.server import serve
@@ -24,6 +24,8 @@ def serve_app(app: Litestar) -> int:
         state=parts.service.lifecycle,
         count_failure=parts.metrics.count_error,
         reject_early=parts.guard.reject_early,
+        address_of=client_addresses(settings).network_of_peer,
+        watch_connections=parts.metrics.watch_connections,
     )
 
 
@@ -36,4 +38,5 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         max_header_bytes=int(settings.max_header_size),
         max_bodies_bytes=MAX_LARGE_BODIES * int(settings.max_request_size),
         max_connections=settings.max_connections,
+        max_connections_per_address=settings.max_connections_per_address,
     )
