@@ -56,6 +56,11 @@ class ClientAddresses:
             peer = self._forwarded_for(peer, headers)
         return _principal_at(peer, *self._prefixes)
 
+    def network_of_peer(self, client: tuple[str, int] | None) -> str | None:
+        """Return the network prefix of the peer of a connection. None: it has no address, or is a trusted proxy."""
+        peer = address_in(client[0]) if client else None
+        return None if peer is None or self._trusts(peer) else _principal_at(peer, *self._prefixes).network
+
     def _forwarded_for(self, proxy: Address, headers: Iterable[tuple[bytes, bytes]]) -> Address:
         # Several headers of the same name are one list, RFC 9110 section 5.3.
         hops = b",".join(value for name, value in headers if name == b"x-forwarded-for")

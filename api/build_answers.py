@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -34,6 +35,7 @@ from api.answer_types import (
 )
 from api.metric_types import (
     BacklogMetrics,
+    ConnectionMetrics,
     EndpointMetrics,
     LimitMetrics,
     LogMetrics,
@@ -256,6 +258,7 @@ def metrics_answer(
         ),
         limits=limits,
         log=LogMetrics(metrics.log_lines_dropped),
+        connections=ConnectionMetrics(**asdict(metrics.connections)),
     )
 
 

@@ -77,6 +77,22 @@ class LogMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionMetrics:
+    """Open connections by what they do, bytes of request bodies without an answer, and connections closed for others.
+
+    `idle` have no request; `receiving`: the client has not sent all of a request, or not received all of an answer. All
+    are 0 under other servers than `python main.py`.
+    """
+
+    open: int
+    idle: int
+    receiving: int
+    processing: int
+    body_bytes: int
+    closed_for_others: int
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsAnswer:
     """Work done by the service since it started, and its present state."""
 
@@ -93,3 +109,4 @@ class MetricsAnswer:
     model_loads: ModelLoadMetrics
     limits: LimitMetrics
     log: LogMetrics
+    connections: ConnectionMetrics

@@ -32,6 +32,7 @@ from api.answer_types import (
 )
 from api.metric_types import (
     BacklogMetrics,
+    ConnectionMetrics,
     EndpointMetrics,
     LimitMetrics,
     LogMetrics,
@@ -339,6 +340,7 @@ METRICS: Responses = {
             model_loads=ModelLoadMetrics(loads=0, downloads_running=0, downloads_waiting=0, downloads_refused=0),
             limits=LimitMetrics("redis", fallbacks=0),
             log=LogMetrics(lines_dropped=0),
+            connections=ConnectionMetrics(9, idle=7, receiving=1, processing=1, body_bytes=5120, closed_for_others=0),
         ),
         description="The counters",
     ),

@@ -68,6 +68,7 @@ class Families:
         yield from self._backlog()
         yield from self._micro_batches()
         yield from self._models()
+        yield from self._connections()
         yield _info("limits", "Where quotas are counted.", ["store"], [[answer.limits.store]])
         yield _counter("limits_fallbacks", "Times that memory replaced an unreachable Redis.", answer.limits.fallbacks)
         yield _counter("log_lines_dropped", "Lines of the log that could not be written.", answer.log.lines_dropped)
@@ -121,6 +122,13 @@ class Families:
         yield _counter("micro_batch_padded_tokens", "Tokens in model runs, padding included.", batches.padded_tokens)
         yield _counter("dropped_texts", "Texts dropped before a run because their callers left.", batches.dropped_texts)
 
+    def _connections(self) -> Iterator[Metric]:
+        connections = self.answer.connections
+        states = {state: getattr(connections, state) for state in ("idle", "receiving", "processing")}
+        yield _gauges("connections", "Open connections, by what they do.", "state", states)
+        yield _gauge("request_body_bytes", "Request bodies in memory that have no answer yet.", connections.body_bytes)
+        yield _counter("connections_closed_for_others", "Connections closed for others.", connections.closed_for_others)
+
     def _models(self) -> Iterator[Metric]:
         cache = self.answer.cache_info
         loaded = [[name, self.fingerprints.get(name, "")] for name in cache.cached_models]
@@ -145,6 +153,13 @@ class Families:
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:
     return GaugeMetricFamily(PREFIX + name, documentation, value)
+
+
+def _gauges(name: str, documentation: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(PREFIX + name, documentation, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
 
 
 def _counter(name: str, documentation: str, value: float) -> Metric:

@@ -120,7 +120,7 @@ def build_app(
         settings, service, cache, metrics=metrics, quotas=quotas, large_bodies=large_bodies, version=version
     )
     cors = cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
-    authentication = _authentication(access, _client_addresses(settings))
+    authentication = _authentication(access, client_addresses(settings))
     app = Litestar(
         route_handlers=route_handlers,
         lifespan=[access.lifespan, service.lifespan],
@@ -193,7 +193,8 @@ def _metrics_report(
     )
 
 
-def _client_addresses(settings: Settings) -> ClientAddresses:
+def client_addresses(settings: Settings) -> ClientAddresses:
+    """Return what identifies callers by their network addresses."""
     return ClientAddresses(
         trusted=settings.trusted_proxies,
         ipv4_prefix_bits=settings.ipv4_caller_prefix,

@@ -2,7 +2,7 @@
 
 from litestar import Litestar
 
-from assembly.app import parts_of
+from assembly.app import client_addresses, parts_of
 from assembly.reloading import Reloading
 from config import Settings
 from serving.connection_limits import ConnectionLimits
@@ -27,6 +27,8 @@ def serve_app(app: Litestar) -> int:
         count_failure=parts.metrics.count_error,
         reject_early=parts.guard.reject_early,
         reload=reloading.request,
+        address_of=client_addresses(settings).network_of_peer,
+        watch_connections=parts.metrics.watch_connections,
     )
 
 
@@ -39,4 +41,5 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         max_header_bytes=int(settings.max_header_size),
         max_bodies_bytes=MAX_LARGE_BODIES * int(settings.max_request_size),
         max_connections=settings.max_connections,
+        max_connections_per_address=settings.max_connections_per_address,
     )

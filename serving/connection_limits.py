@@ -8,6 +8,22 @@ from enum import Enum, auto
 
 MAX_PIPELINED = 64
 """Requests that may wait on one connection for the answers to earlier ones; clients that pipeline at all send a few."""
+MAX_PIPELINED_PER_ADDRESS = 512
+"""Such requests on all connections of one address together: as many as eight connections may have."""
+MAX_FIELDS = 100
+"""Header fields of a head, and of a trailer. Browsers and proxies send fewer than 50; each costs the parser a call."""
+FIELD_SEPARATORS = len(": \r\n")
+STALL_S = 2.0
+"""A connection that has made no progress for so long is stalled, and gives way to others before those that have."""
+PROGRESS_BYTES = 1024
+"""Bytes of a body that count as progress. Single bytes do not: with one a second, a client could keep its place. Of
+connections that make progress, the one whose last progress is oldest gives way first: slow ones before fast ones.
+"""
+EXTRA_PART = 8
+"""An eighth of the connections and of the memory is kept beyond the limits, for addresses that hold little: those that
+have no other connection, and those whose bodies fit into it."""
+MAX_EXTRA_CONNECTIONS = 50
+"""The extra connections at most; they are open files beyond `MAX_CONNECTIONS`."""
 
 
 class Stage(Enum):
@@ -32,3 +48,4 @@ class ConnectionLimits:
     max_bodies_bytes: int
     """Of all request bodies in memory together: those being received and those not answered yet."""
     max_connections: int
+    max_connections_per_address: int | None = None

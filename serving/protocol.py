@@ -1,7 +1,7 @@
 """HTTP/1.1 connections with limits on time, size and number, and the errors for clients that exceed one.
 
 Whenever the server waits for a client (to send a head or a body, or to receive an answer), the client has a deadline,
-and its connection is closed first when there are too many connections or bodies.
+and its connection may be closed when there are too many connections or bodies.
 """
 
 import asyncio
@@ -11,15 +11,10 @@ import httptools
 import structlog
 
 from engine.errors import OverloadedError, ServiceError
-from serving.connection_limits import MAX_PIPELINED, Stage
-from serving.connection_pool import ConnectionPool
-from serving.protocol_errors import (
-    LargeHeadError,
-    MalformedRequestError,
-    NoConnectionError,
-    SlowRequestError,
-    complete_answer,
-)
+from serving.connection_limits import MAX_PIPELINED, MAX_PIPELINED_PER_ADDRESS, Stage
+from serving.connection_pool import HEAD, IDLE, TRANSFER, ConnectionPool
+from serving.half_closed import HalfClosedClient
+from serving.protocol_errors import LargeHeadError, MalformedRequestError, SlowRequestError, complete_answer
 from serving.request_heads import RequestHead, find_fault
 from serving.uvicorn_adapter import UvicornProtocol
 from web.problems import request_id_of
@@ -38,7 +33,7 @@ class HttpProtocol(UvicornProtocol):
     """One connection: reads requests within the limits, gives them to the app, and rejects everything else."""
 
     def __init__(self, *, pool: ConnectionPool, **from_uvicorn: Any) -> None:
-        super().__init__(**from_uvicorn)
+        super().__init__(max_header_bytes=pool.limits.max_header_bytes, **from_uvicorn)
         self._pool = pool
         self._limits = pool.limits
         self._stage = Stage.READING_HEAD
@@ -48,32 +43,44 @@ class HttpProtocol(UvicornProtocol):
         self._keeps_body = False  # of the newest request; the body of a rejected one is dropped
         self._early_answer: bytes | None = None  # to the request being received, which the app does not get
         self._early_answers_in_read = 0
-        self.held_bytes = 0  # of bodies that have no answer yet
 
     # --- Begin and end of the connection --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self._transport = transport
-        self._pool.mark_waiting_for_client(self)
+        self._place = self._pool.enter(self.client, abort=transport.abort)
+        refusal = self._pool.admit(self._place)
+        self._pool.wait(self._place, IDLE)
         self._set_deadline(self._limits.header_timeout_s)
-        is_full = self.connection_count > self._limits.max_connections
-        if is_full and not self._pool.close_longest_waiting(self):
-            self._reject(NoConnectionError(self._limits.max_connections))
+        if refusal is not None:
+            self._reject(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
-        self._pool.unmark(self)
-        self._release_bytes()
+        self._pool.leave(self._place)
         super().connection_lost(exc)
         self.report_disconnect()
         for scope in self.unanswered_scopes:
             if (on_disconnect := context_of(scope).on_disconnect) is not None:
                 on_disconnect()
 
-    def abort(self) -> None:
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's own always closes the connection
+        """Keep the connection if the client, which sends no more, waits for answers to complete requests."""
+        self.drop_unstarted()
+        if not self.has_unanswered or self.is_body_incomplete:
+            return False
+        self.close_after_answers()
+        client = HalfClosedClient(
+            self._transport, has_answer_started=self.has_answer_started, on_reset=self._transport.abort
+        )
+        self.answer_through(client)
+        client.probe()
+        return not self._transport.is_closing()
+
+    def _abort(self) -> None:
         """Close the connection at once, and drop what the client has not received yet."""
-        self._release_bytes()
+        self._pool.leave(self._place)
         self._transport.abort()
 
     # --- Receiving ------------------------------------------------------------------------------------------------
@@ -83,26 +90,42 @@ class HttpProtocol(UvicornProtocol):
             return
         if self._stage in (Stage.IDLE, Stage.SENDING):
             self._enter(Stage.READING_HEAD)
-        self._bytes_without_progress += len(data)
         self._early_answers_in_read = 0
+        max_bytes = self._limits.max_header_bytes
+        room = max_bytes - self._bytes_without_progress
+        if self._stage is Stage.READING_HEAD and len(data) > room:
+            self._receive(data[:room])  # only the parser knows whether the head ends within the limit
+            if self._bytes_without_progress >= max_bytes and not self._has_ended():
+                self._reject(LargeHeadError(max_bytes))
+            data = data[room:]
+        if not self._ignores_input:
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        self._bytes_without_progress += len(data)
         try:
             self.feed(data)
         except httptools.HttpParserError:
-            self._reject(MalformedRequestError())
+            max_bytes = self._limits.max_header_bytes
+            self._reject(LargeHeadError(max_bytes) if self.is_head_too_large else MalformedRequestError())
         if self._has_ended():
             return
-        max_bytes = self._limits.max_header_bytes
-        if self._bytes_without_progress > max_bytes and self._stage is Stage.LINGERING:
-            self._transport.abort()  # it has its answer
-        elif self._bytes_without_progress > max_bytes:  # a head, or trailers, or extensions of a chunk
-            self._reject(LargeHeadError(max_bytes))
-        elif self._deadline is None and self._stage is Stage.READING_HEAD:
-            self._set_deadline(self._limits.header_timeout_s)
-        elif self._deadline is None and self._stage is Stage.READING_BODY:
-            self._set_deadline(self._limits.body_timeout_s)
+        if self._bytes_without_progress > self._limits.max_header_bytes:  # trailers, or extensions of a chunk
+            if self._stage is Stage.LINGERING:
+                self._transport.abort()  # it has its answer
+            else:
+                self._reject(LargeHeadError(self._limits.max_header_bytes))
+        elif self._stage is Stage.READING_HEAD:
+            self._wait_for_client(HEAD, self._limits.header_timeout_s)
+        elif self._stage is Stage.READING_BODY:
+            self._wait_for_client(TRANSFER, self._limits.body_timeout_s)
 
     def on_message_begin(self) -> None:
-        if self._ignores_input or self.queued_requests >= MAX_PIPELINED:
+        if (
+            self._ignores_input
+            or self._place.queued_requests >= MAX_PIPELINED
+            or self._place.share.queued_requests >= MAX_PIPELINED_PER_ADDRESS
+        ):
             raise OverflowError  # stops the parser, which would make thousands of requests of one read
         super().on_message_begin()
 
@@ -137,10 +160,8 @@ class HttpProtocol(UvicornProtocol):
         if self._early_answer is not None:
             return
         super().on_body(body)
-        if self.has_unanswered and self._keeps_body:
-            self.held_bytes += len(body)
-            if not self._pool.reserve_bytes(self, len(body)):
-                self._reject(OverloadedError("Too many request bodies are in memory.", retry_after_s=1))
+        if self.has_unanswered and self._keeps_body and not self._pool.reserve_bytes(self._place, len(body)):
+            self._reject(OverloadedError("Too many request bodies are in memory.", retry_after_s=1))
 
     def on_message_complete(self) -> None:
         self._bytes_without_progress = 0
@@ -150,8 +171,12 @@ class HttpProtocol(UvicornProtocol):
             self._transport.write(self._early_answer)
             self._early_answer = None
             self._early_answers_in_read += 1
+            if self.has_connection_trailer:
+                self._transport.close()
         else:
             super().on_message_complete()
+            if self.has_connection_trailer:
+                self.close_after_answers()
         if self.has_unanswered:
             self._enter(Stage.PROCESSING)
         else:  # it was answered early
@@ -178,14 +203,17 @@ class HttpProtocol(UvicornProtocol):
 
     # --- Sending --------------------------------------------------------------------------------------------------
 
+    def queue_changed(self) -> None:
+        self._pool.count_queued(self._place, self.queued_requests)
+
     def answer_completed(self) -> None:
-        self._release_bytes()
+        self._pool.release_bytes(self._place)
         if self._transport.is_closing():
             self._set_deadline(self._limits.body_timeout_s)  # to receive what is in the buffer
         elif self.has_unanswered:  # the next request of a pipeline
             if self.is_body_incomplete:
                 self._enter(Stage.READING_BODY)
-                self._set_deadline(self._limits.body_timeout_s)
+                self._wait_for_client(TRANSFER, self._limits.body_timeout_s)
         elif self._stage is Stage.READING_BODY:
             self._enter(Stage.LINGERING)
             self._set_deadline(LINGER_S)
@@ -194,11 +222,13 @@ class HttpProtocol(UvicornProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._pool.wait(self._place, TRANSFER)
         self._set_deadline(self._limits.body_timeout_s)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._stage is Stage.PROCESSING:
+            self._pool.keep(self._place)
             self._clear_deadline()
 
     def _reject(self, error: ServiceError) -> None:
@@ -217,6 +247,7 @@ class HttpProtocol(UvicornProtocol):
             self._set_deadline(self._limits.body_timeout_s)
         else:
             self.report_disconnect()
+            self._pool.release_bytes(self._place)
             self._transport.write(complete_answer(error, [*self.common_headers, CLOSE_HEADER]))
             self._enter(Stage.LINGERING)
             self._set_deadline(LINGER_S)
@@ -225,25 +256,34 @@ class HttpProtocol(UvicornProtocol):
     # --- Stages and deadlines -------------------------------------------------------------------------------------
 
     def _await_next_request(self) -> None:
-        """Be idle, as soon as the client has received all answers."""
+        """Be idle, as soon as the client has received all answers; or wait for the rest of a head that has begun."""
         if self._transport.get_write_buffer_size():
             self._enter(Stage.SENDING)
-            self._set_deadline(self._limits.body_timeout_s)
+            self._wait_for_client(TRANSFER, self._limits.body_timeout_s)
+        elif self.is_head_begun:
+            self._enter(Stage.READING_HEAD)
+            self._wait_for_client(HEAD, self._limits.header_timeout_s)
+            self.stop_keep_alive_timer()
         else:
             self._enter(Stage.IDLE)
 
     def _enter(self, stage: Stage) -> None:
-        if stage is Stage.PROCESSING:
-            self._pool.unmark(self)
-        elif self._stage is Stage.PROCESSING:
-            self._pool.mark_waiting_for_client(self)
         if self._deadline is not None:
             self._clear_deadline()
         self._stage = stage
-        if (
-            stage is Stage.PROCESSING and self.is_write_paused
-        ):  # the app waits until the client receives earlier answers
-            self._set_deadline(self._limits.body_timeout_s)
+        if stage is Stage.PROCESSING:
+            self._pool.keep(self._place)
+            if self.is_write_paused:  # the app waits until the client receives earlier answers
+                self._wait_for_client(TRANSFER, self._limits.body_timeout_s)
+        elif stage is Stage.IDLE or stage is Stage.LINGERING:
+            self._pool.wait(self._place, IDLE)
+
+    def _wait_for_client(self, what: int, seconds: float) -> None:
+        """Give the client this time, unless it has a deadline, and let the pool close the connection for others."""
+        if self._place.waits_for != what:
+            self._pool.wait(self._place, what)
+        if self._deadline is None:
+            self._set_deadline(seconds)
 
     def _set_deadline(self, seconds: float) -> None:
         self._clear_deadline()
@@ -258,21 +298,17 @@ class HttpProtocol(UvicornProtocol):
         """Close the connection: the client was too slow. It gets an error if it was sending a request."""
         self._deadline = None
         match Stage.SENDING if self._transport.is_closing() else self._stage:
-            case Stage.READING_HEAD if self._bytes_without_progress:
+            case Stage.READING_HEAD if self._bytes_without_progress or self.is_head_begun:
                 self._reject(SlowRequestError("head", "HEADER_TIMEOUT", self._limits.header_timeout_s))
             case Stage.READING_BODY:
                 self._reject(SlowRequestError("body", "BODY_TIMEOUT", self._limits.body_timeout_s))
             case Stage.SENDING if not self._transport.get_write_buffer_size():
-                self._enter(Stage.IDLE)  # the client has received everything meanwhile
+                self._await_next_request()  # the client has received everything meanwhile
             case Stage.READING_HEAD | Stage.LINGERING:
                 self._transport.abort()  # nothing was received, or nothing more was expected
             case _:
                 log.info("connection_cut", stage=self._stage.name.lower())
-                self.abort()
-
-    def _release_bytes(self) -> None:
-        self._pool.release_bytes(self.held_bytes)
-        self.held_bytes = 0
+                self._abort()
 
     def _has_ended(self) -> bool:
         return self._ignores_input or self._transport.is_closing()

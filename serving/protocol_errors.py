@@ -3,6 +3,7 @@
 from http import HTTPStatus
 
 from engine.errors import ServiceError
+from serving.connection_limits import MAX_FIELDS
 from web.problems import new_request_id, problem_answer
 from web.security_headers import Header, security_headers_for
 
@@ -27,22 +28,25 @@ class SlowRequestError(ServiceError):
 
 
 class LargeHeadError(ServiceError):
-    """The request line and the headers are too long."""
+    """The request line and the headers, or a trailer, are too long or too many."""
 
     status, code, title = 431, "headers-too-large", "The headers are too large"
 
     def __init__(self, limit_bytes: int) -> None:
-        detail = f"Request line and headers exceed {limit_bytes} bytes (MAX_HEADER_SIZE). Closing the connection."
-        super().__init__(detail, extensions={"limit": limit_bytes})
+        detail = (
+            f"Request line and headers exceed {limit_bytes} bytes (MAX_HEADER_SIZE) or {MAX_FIELDS} fields. "
+            "Closing the connection."
+        )
+        super().__init__(detail, extensions={"limit": limit_bytes, "max_fields": MAX_FIELDS})
 
 
 class NoConnectionError(ServiceError):
-    """As many connections as allowed are open, and none of them can be closed."""
+    """As many connections as allowed are open, and none of them has to give way."""
 
     status, code, title = 503, "too-many-connections", "Too many connections are in use"
 
-    def __init__(self, limit: int) -> None:
-        detail = f"All {limit} connections (MAX_CONNECTIONS) are in use."
+    def __init__(self, limit: int, setting: str) -> None:
+        detail = f"All {limit} connections ({setting}) are in use."
         super().__init__(detail, retry_after_s=1, extensions={"limit": limit})
 
 

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import ServiceError
+from serving.connection_limits import FIELD_SEPARATORS
 from serving.protocol_errors import LargeHeadError, MalformedRequestError
 from web.security_headers import Header
 
-UPGRADE_HEADERS = frozenset({b"upgrade", b"connection", b"http2-settings"})
-"""Headers with which a client asks to change to another protocol."""
+UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
+"""Headers with which a client asks to change to another protocol, and options of `Connection` that name them."""
+VERSIONS = ("1.1", "1.0")
+REQUEST_LINE_BYTES = len("  HTTP/1.1\r\n")
+"""The part of the request line that is the same in every request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +42,17 @@ def find_fault(head: RequestHead, *, max_bytes: int) -> ServiceError | None:
 
     Args:
         head: the head to check.
-        max_bytes: of target, header names and values together.
+        max_bytes: of the request line and the header lines together.
     """
-    head_bytes, hosts = len(head.target), 0
+    head_bytes, hosts = len(head.method) + len(head.target) + REQUEST_LINE_BYTES, 0
     for name, value in head.headers:
-        head_bytes += len(name) + len(value)
+        head_bytes += len(name) + len(value) + FIELD_SEPARATORS
         hosts += name == b"host"
         if name == b"transfer-encoding" and (value.lower() != b"chunked" or head.version == "1.0"):
             return MalformedRequestError()
     if head_bytes > max_bytes:
         return LargeHeadError(max_bytes)
-    if head.version == "0.9" or hosts > 1 or (head.version == "1.1" and not hosts):  # RFC 9112, section 3.2
+    if head.version not in VERSIONS or hosts > 1 or (head.version == "1.1" and not hosts):  # RFC 9112, section 3.2
         return MalformedRequestError()
     return None
 
@@ -56,5 +60,13 @@ def find_fault(head: RequestHead, *, max_bytes: int) -> ServiceError | None:
 def without_upgrade(head: RequestHead) -> bytes:
     """Return the head as bytes, without the headers that ask for another protocol."""
     lines = [b"%s %s HTTP/%s" % (head.method, head.target, head.version.encode())]
-    lines += [b"%s: %s" % header for header in head.headers if header[0] not in UPGRADE_HEADERS]
+    for name, value in head.headers:
+        if name == b"connection":
+            options = [
+                option for option in map(bytes.strip, value.split(b",")) if option.lower() not in UPGRADE_HEADERS
+            ]
+            if options:
+                lines.append(b"connection: " + b", ".join(options))
+        elif name not in UPGRADE_HEADERS:
+            lines.append(b"%s: %s" % (name, value))
     return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -11,12 +11,14 @@ from litestar import Litestar
 
 from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
 from serving.connection_limits import ConnectionLimits
-from serving.connection_pool import ConnectionPool, EarlyRejection
+from serving.connection_pool import ConnectionPool, EarlyRejection, peer_address
 from serving.process_exit import exit_despite_threads, fail
 from serving.process_start import prepare_process
 from serving.protocol import HttpProtocol
 from serving.uvicorn_adapter import DrainingServer
 from telemetry.log_setup import log_unhandled_errors
+from telemetry.metrics import ConnectionCounts
+from web.request_context import Client
 
 if sys.platform != "win32":
     import resource
@@ -50,6 +52,8 @@ def serve(
     count_failure: Callable[[str], None],
     reject_early: EarlyRejection,
     reload: Callable[[], None] = lambda: None,
+    address_of: Callable[[Client], str | None] = peer_address,
+    watch_connections: Callable[[Callable[[], ConnectionCounts]], None] = lambda _: None,
 ) -> int:
     """Run *app* until a signal stops it.
 
@@ -64,6 +68,8 @@ def serve(
         reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
             counts it; None: it is not.
         reload: called in the event loop at each SIGHUP.
+        address_of: returns the address to which a peer's connections are counted, as for `ConnectionPool`.
+        watch_connections: gets the function that returns what is open now, for metrics.
 
     Returns:
         The exit code: 0 after a signal; 1 if the service failed to start or to stop, with the reason on standard error.
@@ -76,7 +82,10 @@ def serve(
         return fail(str(error))
     if has_fallen_back(host, listening):
         log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
-    pool = ConnectionPool(_within_file_limit(limits), count_failure=count_failure, reject_early=reject_early)
+    pool = ConnectionPool(
+        _within_file_limit(limits), count_failure=count_failure, reject_early=reject_early, address_of=address_of
+    )
+    watch_connections(pool.counts)
 
     def start_draining() -> None:
         state.start_draining()

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import httptools
 import structlog
@@ -21,6 +21,8 @@ import uvicorn
 from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from serving.connection_limits import FIELD_SEPARATORS, MAX_FIELDS
+from serving.half_closed import HalfClosedClient
 from serving.process_exit import exit_now
 from serving.request_heads import RequestHead, without_upgrade
 from web.security_headers import Header
@@ -42,20 +44,23 @@ class UvicornProtocol(HttpToolsProtocol):
     the app one after the other. Its name for a request and its answer is "cycle", and it keeps only the newest one.
     """
 
-    def __init__(self, **from_uvicorn: Any) -> None:
+    def __init__(self, *, max_header_bytes: int, **from_uvicorn: Any) -> None:
         super().__init__(**from_uvicorn)
         self._unanswered_cycles: deque[RequestResponseCycle] = deque()  # the app works on the first one
+        self._max_header_bytes = max_header_bytes
         self._is_reading_head = False
+        self._fields = 0  # of the head or the trailer that is being received
+        self._trailer_bytes = 0
+        self.has_connection_trailer = False  # such as `Connection: close`; then the parser may ignore what follows
+        self.is_head_too_large = False
 
     def answer_completed(self) -> None:
         """Do what is due after an answer was completely written to the transport; for subclasses."""
 
-    # --- State ----------------------------------------------------------------------------------------------------
+    def queue_changed(self) -> None:
+        """Note that a pipelined request was queued or taken from the queue; for subclasses."""
 
-    @property
-    def connection_count(self) -> int:
-        """The number of open connections of the server."""
-        return len(self.connections)
+    # --- State ----------------------------------------------------------------------------------------------------
 
     @property
     def common_headers(self) -> list[Header]:
@@ -71,6 +76,11 @@ class UvicornProtocol(HttpToolsProtocol):
     def queued_requests(self) -> int:
         """The number of requests that the app has not started because earlier ones are not answered."""
         return len(self.pipeline)
+
+    @property
+    def is_head_begun(self) -> bool:
+        """Whether a part of a head has arrived, and not all of it."""
+        return self._is_reading_head
 
     @property
     def has_unanswered(self) -> bool:
@@ -107,7 +117,8 @@ class UvicornProtocol(HttpToolsProtocol):
         """Parse *data*, and ignore requests for another protocol, as HTTP allows.
 
         The parser skips the body of a request that asks for an upgrade; Java's HTTP client asks for `h2c` with its
-        first request. So such a head is parsed a second time, without the headers that ask.
+        first request. So such a head is parsed a second time, without the headers that ask, and by a new parser: the
+        old one ignores what follows a request after which the connection will be closed.
 
         Raises:
             httptools.HttpParserError: *data* is not HTTP/1.1, or a callback stopped the parser.
@@ -118,12 +129,15 @@ class UvicornProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 data = without_upgrade(self.finish_head()) + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
             else:
                 return
 
     def finish_head(self) -> RequestHead:
         """Return the head that the parser has just completed. Later headers are trailers, and ignored."""
         self._is_reading_head = False
+        self._fields = 0
         parser = self.parser
         return RequestHead(
             parser.get_method(), self.url, parser.get_http_version(), self.headers, parser.should_keep_alive()
@@ -140,14 +154,23 @@ class UvicornProtocol(HttpToolsProtocol):
             return False
         self._unanswered_cycles.pop()
         self.pipeline.popleft()
+        self.queue_changed()
         self.cycle = self._unanswered_cycles[-1]
         return True
+
+    def answer_through(self, client: HalfClosedClient) -> None:
+        """Let *client* write the answer that is due next."""
+        self._unanswered_cycles[0].transport = cast("asyncio.Transport", client)
 
     def report_disconnect(self) -> None:
         """Make the app's `receive` return `http.disconnect`, and ignore what it sends from now on."""
         for cycle in self._unanswered_cycles:
             cycle.disconnected = True
             cycle.message_event.set()
+
+    def stop_keep_alive_timer(self) -> None:
+        """Do not close the connection for want of a request."""
+        self._unset_keepalive_if_required()
 
     def restart_keep_alive_timer(self) -> None:
         """Close the connection if no request comes in time."""
@@ -158,20 +181,45 @@ class UvicornProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_reading_head = True
+        self._fields = self._trailer_bytes = 0
+        self.has_connection_trailer = False
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_reading_head:  # not a trailer: as a header, it would bypass the checks of the head
+        """Keep one field of a head, and ignore those of a trailer.
+
+        Raises:
+            OverflowError: the head or the trailer is too large. Stops the parser before it makes thousands of fields.
+        """
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            self._stop_at_large_head()
+        if self._is_reading_head:  # its bytes are counted when it is complete
             super().on_header(name, value)
+            return
+        self._trailer_bytes += len(name) + len(value) + FIELD_SEPARATORS
+        if self._trailer_bytes > self._max_header_bytes:
+            self._stop_at_large_head()
+        if name.lower() == b"connection":  # as a header, a trailer would bypass the checks of the head
+            self.has_connection_trailer = True
+
+    def _stop_at_large_head(self) -> NoReturn:
+        self.is_head_too_large = True
+        raise OverflowError
 
     def on_headers_complete(self) -> None:
         """Give the request to the app, or queue it behind an earlier one."""
         super().on_headers_complete()
         self._unanswered_cycles.append(self.cycle)
+        if self.pipeline:
+            self.queue_changed()
 
     def on_response_complete(self) -> None:
         self._unanswered_cycles.popleft()
+        had_queue = bool(self.pipeline)
         super().on_response_complete()
+        if had_queue:
+            self.queue_changed()
         self.answer_completed()
 
 

@@ -31,6 +31,27 @@ class Latencies:
     total_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionCounts:
+    """The connections that are open now, by what they do, and what they hold.
+
+    Attributes:
+        open: all of them.
+        idle: without a request.
+        receiving: the client has not sent all of a request, or not received all of an answer.
+        processing: the service works on a request.
+        body_bytes: of request bodies that have no answer yet.
+        closed_for_others: closed since the start because others needed their place or memory.
+    """
+
+    open: int = 0
+    idle: int = 0
+    receiving: int = 0
+    processing: int = 0
+    body_bytes: int = 0
+    closed_for_others: int = 0
+
+
 @dataclass(slots=True)
 class _Endpoint:
     counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKET_BOUNDS_S) + 1))
@@ -46,6 +67,7 @@ class Metrics:
         self._dropped_lines = dropped_lines
         self._errors: Counter[str] = Counter()
         self._endpoints: defaultdict[str, _Endpoint] = defaultdict(_Endpoint)
+        self._connections: Callable[[], ConnectionCounts] = ConnectionCounts
 
     def count(self, endpoint: str, seconds: float, problem_code: str | None) -> None:
         """Count one answered request, and its error if *problem_code* is not None."""
@@ -59,6 +81,15 @@ class Metrics:
     def count_error(self, problem_code: str) -> None:
         """Count an error only, for a connection that failed before it became a request."""
         self._errors[problem_code] += 1
+
+    def watch_connections(self, counts: Callable[[], ConnectionCounts]) -> None:
+        """Report what *counts* returns; without it, as under another server, there are no connections to report."""
+        self._connections = counts
+
+    @property
+    def connections(self) -> ConnectionCounts:
+        """The connections now."""
+        return self._connections()
 
     @property
     def requests(self) -> int:

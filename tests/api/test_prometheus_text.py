@@ -14,6 +14,7 @@ from api.answer_formats import OPEN_METRICS, PLAIN, TEXT_TYPES
 from api.answer_types import CacheInfo, ModelUsage
 from api.metric_types import (
     BacklogMetrics,
+    ConnectionMetrics,
     EndpointMetrics,
     LimitMetrics,
     LogMetrics,
@@ -51,6 +52,9 @@ ANSWER = MetricsAnswer(  # each number occurs once
     model_loads=ModelLoadMetrics(loads=91, downloads_running=92, downloads_waiting=93, downloads_refused=94),
     limits=LimitMetrics("redis", fallbacks=71),
     log=LogMetrics(lines_dropped=72),
+    connections=ConnectionMetrics(
+        open=306, idle=101, receiving=102, processing=103, body_bytes=104, closed_for_others=105
+    ),
 )
 FACTS = Families(
     answer=ANSWER,
@@ -82,7 +86,8 @@ def samples(metrics: Iterable[Metric]) -> Samples:
 def test_text_has_all_numbers_and_labels_of_the_json_answer(wanted: str) -> None:
     values = samples(read_back(wanted))
     labels = {value for _, pairs in values for _, value in pairs}
-    numbers, words = leaves({**asdict(ANSWER), "total_requests": 0, "total_embeddings": 0, "endpoints": {}})
+    sums = {"total_requests": 0, "total_embeddings": 0, "connections": {**asdict(ANSWER.connections), "open": 0}}
+    numbers, words = leaves({**asdict(ANSWER), **sums, "endpoints": {}})
     assert numbers - {0.0} <= set(values.values())
     assert words <= labels
     assert {"POST /embed", "(no route)", "invalid-input", "overloaded", "tiny/one"} <= labels
@@ -104,6 +109,7 @@ def test_totals_are_the_sums_of_their_parts(wanted: str) -> None:
 
     assert total("fast_embedding_requests_total") == ANSWER.total_requests
     assert total("fast_embedding_model_texts_total") == ANSWER.total_embeddings
+    assert total("fast_embedding_connections") == ANSWER.connections.open
 
 
 @each_format

@@ -1,6 +1,6 @@
 """Many clients of one server: how they share connections and the memory of request bodies, over real sockets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ MAX_BODIES = 16
 MAX_BYTES = 20_000
 """Of one body."""
 MAX_CONNECTIONS = 24
+OWN, OTHER, PROXY = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,32 @@ def test_body_without_memory_gets_a_503_once_and_its_connection_ends(server: Ser
         assert [receive_answer(connection)[0] for connection in at_work] == [200] * MAX_BODIES
 
 
+@pytest.mark.parametrize("source", [pytest.param(OTHER, id="other-address"), pytest.param(OWN, id="same-address")])
+def test_stalled_bodies_do_not_cut_one_that_progresses(server: ServerProcess, source: str) -> None:
+    head = EMBED + b"Content-Length: %d\r\n\r\n" % MAX_BYTES
+    large, step = BODY.ljust(MAX_BYTES), MAX_BYTES // (MAX_BODIES + 4)
+    with many_connected(server, MAX_BODIES + 4, source=source) as stalled, connected(server) as fast:
+        send(fast, head)
+        for number, connection in enumerate(stalled):
+            send(connection, head + b" " * (MAX_BYTES - 1))
+            send(fast, large[number * step : (number + 1) * step])
+            CLIENT.get(f"{server.url}/health/live")  # so the server has read both
+        assert receive_answer(fast)[0] == 200
+        assert receive_all(stalled[0]) == b""
+
+
+def test_memory_that_one_address_has_at_work_does_not_refuse_another_one(server: ServerProcess) -> None:
+    hold(server)
+    head = EMBED + b"Content-Length: %d\r\n\r\n" % MAX_BYTES
+    with many_connected(server, MAX_BODIES, source=OTHER) as at_work, connected(server) as own:
+        for connection in at_work:
+            send(connection, head + BODY.ljust(MAX_BYTES))
+            CLIENT.get(f"{server.url}/health/live")  # so the server has read it
+        send(own, head + BODY.ljust(MAX_BYTES))
+        server.send_line("release")
+        assert [receive_answer(connection)[0] for connection in [own, *at_work]] == [200] * (MAX_BODIES + 1)
+
+
 # --- Connections --------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +148,57 @@ def test_connection_that_waited_longest_for_its_client_is_closed_for_a_new_one(s
 def test_thousand_idle_connections_do_not_lock_others_out(server: ServerProcess) -> None:
     with many_connected(server, 1000):
         assert CLIENT.post(f"{server.url}/embed", json={"text": "one"}).status_code == 200
+
+
+@pytest.mark.parametrize("source", [pytest.param(OTHER, id="other-address"), pytest.param(OWN, id="same-address")])
+@pytest.mark.parametrize("sent", [pytest.param(b"", id="idle"), pytest.param(PROBE[:-2], id="half-a-head")])
+def test_thousand_strangers_do_not_cut_an_upload(server: ServerProcess, source: str, sent: bytes) -> None:
+    large = BODY.ljust(MAX_BYTES)
+    with connected(server) as upload:
+        send(upload, EMBED + b"Content-Length: %d\r\n\r\n" % MAX_BYTES + large[: MAX_BYTES // 2])
+        with many_connected(server, 1010, source=source) as strangers:
+            for stranger in strangers:
+                send(stranger, sent)
+            assert CLIENT.get(f"{server.url}/health/live").status_code == 200  # a newcomer
+            send(upload, large[MAX_BYTES // 2 :])
+            assert receive_answer(upload)[0] == 200
+
+
+def test_newcomer_from_an_address_without_connections_gets_in_while_another_address_has_all_of_them_at_work(
+    server: ServerProcess,
+) -> None:
+    hold(server)
+    with many_connected(server, MAX_CONNECTIONS, source=OTHER) as at_work:
+        assert set(statuses_of(at_work, PROBE + WHOLE)) == {200}
+        with connected(server) as newcomer, connected(server, source=OTHER) as one_more:
+            assert statuses_of([newcomer] * 2) == [200, 200]
+            rejected(receive_answer(one_more), 503, "too-many-connections")
+            assert statuses_of([newcomer]) == [200]
+        server.send_line("release")
+        assert {receive_answer(connection)[0] for connection in at_work} == {200}
+
+
+def test_limit_per_address_is_not_for_trusted_proxies(server_with: Callable[..., ServerProcess]) -> None:
+    server = server_with(MAX_CONNECTIONS_PER_ADDRESS="2", TRUSTED_PROXIES=PROXY)
+    wait_until_closed(server)
+    with many_connected(server, 3, source=OTHER) as three, many_connected(server, 9, source=PROXY) as through_proxy:
+        assert set(statuses_of([*three[1:], *through_proxy] * 2)) == {200}
+        assert receive_all(three[0]) == b""
+
+
+def test_metrics_count_connections_and_the_bytes_of_bodies(server: ServerProcess) -> None:
+    def metrics() -> dict[str, int]:
+        return dict(CLIENT.get(f"{server.url}/metrics").json()["connections"])
+
+    closed = metrics()["closed_for_others"]
+    with many_connected(server, 2) as idle, many_connected(server, 3) as uploads, connected(server) as begun:
+        assert set(statuses_of(idle)) == {200}
+        send(begun, PROBE[:-2])
+        for connection in uploads:
+            send(connection, EMBED + b"Content-Length: 20\r\n\r\n" + b" " * 7)
+        counts = metrics()
+    expected = {"open": 7, "idle": 2, "receiving": 4, "processing": 1, "body_bytes": 21, "closed_for_others": closed}
+    assert counts == expected
 
 
 def test_newcomer_gets_a_503_while_all_connections_are_at_work(server: ServerProcess) -> None:

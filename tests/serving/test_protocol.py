@@ -3,15 +3,15 @@
 import asyncio
 import json
 import select
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from serving.connection_limits import MAX_PIPELINED, ConnectionLimits
+from serving.connection_limits import MAX_FIELDS, MAX_PIPELINED, ConnectionLimits
 from serving.connection_pool import ConnectionPool
 from serving.protocol import HttpProtocol
 from tests.support.raw_http import (
@@ -154,6 +154,12 @@ def test_client_that_takes_large_pipelined_answers_in_time_stays_connected(stric
         pytest.param(PROBE[:-2] + b"X-Long: " + b"a" * 3000 + b"\r\n\r\n", id="header"),
         pytest.param(PROBE[:-2] + b"X-Endless: " + b"a" * 100_000, id="endless-header"),
         pytest.param(PROBE[:-2] + b"X: a\r\n" * 20_000, id="endless-headers"),
+        pytest.param(PROBE[:-2] + b"X:\r\n" * MAX_FIELDS + b"\r\n", id="field-too-many"),
+        pytest.param(PROBE[:-2] + b"X: %s\r\n\r\n" % (b" " * 3000), id="spaces"),
+        pytest.param(PROBE[:-2] + b"X: %s\r\n" % (b"a" * 18) * 95 + b"\r\n", id="separators"),
+        pytest.param(b"\r\n" * 3000 + PROBE, id="empty-lines-first"),
+        pytest.param(CHUNKED + b"0\r\n" + b"X: %s\r\n\r\n" % (b"a" * 3000), id="trailer"),
+        pytest.param(CHUNKED + b"0\r\n" + b"X:\r\n" * (MAX_FIELDS + 1) + b"\r\n", id="trailer-field-too-many"),
         pytest.param(b"GET /" + b"a" * 3000 + b" HTTP/1.1\r\nHost: me\r\n\r\n", id="target"),
         pytest.param(b"GET /" + b"a" * 100_000, id="endless-target"),
         pytest.param(CHUNKED + b"0\r\n" + b"X-Trailer: a\r\n" * 20_000, id="endless-trailers"),
@@ -166,8 +172,51 @@ def test_head_trailers_and_chunk_extensions_above_the_limit_get_a_431(strict: Se
         send(connection, data)
         [answer] = receive_answers(connection)
     problem = rejected(answer, 431, "headers-too-large")
-    assert problem["limit"] == 2048
+    assert (problem["limit"], problem["max_fields"]) == (2048, MAX_FIELDS)
     assert "MAX_HEADER_SIZE" in problem["detail"]
+
+
+def test_head_and_trailer_may_have_a_hundred_fields_each(strict: ServerProcess) -> None:
+    begin = CHUNKED[:-2] + b"X:\r\n" * (MAX_FIELDS - CHUNKED.count(b":")) + b"\r\n"
+    chunks = b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n" + b"X:\r\n" * MAX_FIELDS + b"\r\n"
+    with connected(strict) as connection:
+        assert statuses_of([connection] * 2, begin + chunks) == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("fields", "statuses"),
+    [
+        pytest.param(b"X:\r\n" * 101, [200, 200], id="fields"),
+        pytest.param(b"X: %090d\r\n" % 0 * 50, [200, 200, 431], id="bytes"),
+    ],
+)
+def test_large_head_after_other_requests_ends_the_connection_after_their_answers(
+    strict: ServerProcess, fields: bytes, statuses: list[int]
+) -> None:
+    before = errors_of(strict).get("headers-too-large", 0)
+    with connected(strict) as connection:
+        send(connection, WHOLE * 2 + PROBE[:-2] + fields + b"\r\n")
+        answers = receive_answers(connection)
+    assert [status for status, _, _ in answers] == statuses
+    assert answers[-1][1]["connection"] == "close"
+    assert errors_of(strict)["headers-too-large"] == before + 1
+
+
+def test_head_of_a_next_request_must_be_complete_in_time(strict: ServerProcess) -> None:
+    with connected(strict) as connection:
+        send(connection, WHOLE + PROBE[:-2])
+        answer, late = receive_answers(connection)  # KEEP_ALIVE_TIMEOUT is 60 s
+    assert answer[0] == 200
+    rejected(late, 408, "request-too-slow")
+
+
+@pytest.mark.parametrize("option", [b"close", b"keep-alive", b"close, upgrade\r\nUpgrade: h2c"])
+def test_connection_ends_after_the_answer_if_a_trailer_names_it(strict: ServerProcess, option: bytes) -> None:
+    body = b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\nConnection: " + option + b"\r\n\r\n"
+    with connected(strict) as connection:
+        send(connection, CHUNKED + body)
+        [(status, headers, _)] = receive_answers(connection)
+    assert (status, headers["connection"]) == (200, "close")
 
 
 def test_trailers_are_not_read_as_headers(strict: ServerProcess) -> None:
@@ -229,6 +278,27 @@ def test_upgrade_is_ignored_and_the_request_answered(strict: ServerProcess, prot
         send(connection, with_upgrade * 50 + b"no more\r\n\r\n")
         assert [status for status, _, _ in receive_answers(connection)] == [200] * 50
     assert "WebSocket" not in strict.log
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.2, h2c"])
+@pytest.mark.parametrize("options", [b"close, upgrade", b"Upgrade\r\nConnection: close", b"upgrade,close"])
+@pytest.mark.parametrize("request_", [pytest.param(WHOLE, id="body"), pytest.param(PROBE, id="no-body")])
+def test_request_for_an_upgrade_and_the_end_of_the_connection_gets_both_answered(
+    strict: ServerProcess, version: bytes, protocol: bytes, options: bytes, request_: bytes
+) -> None:
+    asks = b"HTTP/%s\r\nConnection: %s\r\nUpgrade: %s\r\n" % (version, options, protocol)
+    with connected(strict) as connection:
+        send(connection, request_.replace(b"HTTP/1.1\r\n", asks, 1) + PROBE)
+        [(status, headers, _)] = receive_answers(connection)
+    assert (status, headers["connection"]) == (200, "close")
+
+
+def test_upgrade_of_a_http_1_0_client_is_ignored(strict: ServerProcess) -> None:
+    with connected(strict) as connection:
+        send(connection, b"GET /health/live HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        [(status, headers, _)] = receive_answers(connection)
+    assert (status, headers["connection"]) == (200, "close")
 
 
 # --- Work that does not fit, rejected by the protocol itself ------------------------------------------------------
@@ -304,7 +374,33 @@ def test_rejections_do_not_pile_up_for_a_client_that_takes_none(full: ServerProc
         full.wait_until(has_ended, "end of the connection")
 
 
-# --- Answers that start before the end of their request -----------------------------------------------------------
+# --- The protocol around an app of the test ------------------------------------------------------------------------
+
+LIMITS = ConnectionLimits(
+    header_timeout_s=60,
+    body_timeout_s=60,
+    keep_alive_timeout_s=60,
+    max_header_bytes=32_768,
+    max_bodies_bytes=1000,
+    max_connections=1,
+)
+
+
+@asynccontextmanager
+async def connected_to(
+    app: Callable[..., Awaitable[None]], failures: list[str], protocol: type[HttpProtocol] = HttpProtocol
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Serve *app* over a real socket; the codes of connections that end with an error are put into *failures*."""
+    pool = ConnectionPool(LIMITS, count_failure=failures.append, reject_early=lambda *_: None)
+    config, state = uvicorn.Config(app), ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: protocol(config=config, server_state=state, app_state={}, pool=pool), "127.0.0.1", 0
+    )
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield reader, writer
+        writer.close()
+    await asyncio.gather(*state.tasks)
 
 
 async def test_started_answer_is_not_followed_by_an_error_if_the_body_is_malformed() -> None:
@@ -314,27 +410,30 @@ async def test_started_answer_is_not_followed_by_an_error_if_the_body_is_malform
         await ended.wait()
 
     ended = asyncio.Event()
-    limits = ConnectionLimits(
-        header_timeout_s=60,
-        body_timeout_s=60,
-        keep_alive_timeout_s=60,
-        max_header_bytes=1000,
-        max_bodies_bytes=1000,
-        max_connections=1,
-    )
     failures: list[str] = []
-    pool = ConnectionPool(limits, count_failure=failures.append, reject_early=lambda *_: None)
-    config, state = uvicorn.Config(app), ServerState()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: HttpProtocol(config=config, server_state=state, app_state={}, pool=pool), "127.0.0.1", 0
-    )
-    async with server:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    async with connected_to(app, failures) as (reader, writer):
         writer.write(CHUNKED)
         await reader.readuntil(b"begun\r\n")
         writer.write(b"zz\r\n")
         assert await reader.read() == b""
-        writer.close()
-    ended.set()
-    await asyncio.gather(*state.tasks)
+        ended.set()
     assert failures == ["malformed-request"]
+
+
+@pytest.mark.parametrize("begin", [pytest.param(PROBE[:-2], id="head"), pytest.param(CHUNKED + b"0\r\n", id="trailer")])
+async def test_parser_makes_no_field_beyond_the_limit(begin: bytes) -> None:
+    class Counting(HttpProtocol):
+        def on_header(self, name: bytes, value: bytes) -> None:
+            fields.append(name)
+            super().on_header(name, value)
+
+    async def app(_scope: object, receive: Callable[[], Awaitable[object]], _send: object) -> None:
+        await receive()
+
+    fields: list[bytes] = []
+    failures: list[str] = []
+    async with connected_to(app, failures, Counting) as (reader, writer):
+        writer.write(begin + b"X:\r\n" * 30_000 + b"\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+    assert len(fields) <= MAX_FIELDS + 1 + CHUNKED.count(b"\r\n")
+    assert failures == ["headers-too-large"]

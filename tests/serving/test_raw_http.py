@@ -61,6 +61,12 @@ MALFORMED = {
     "chunks-in-http-1.0": b"GET /health/live HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     # not HTTP/1.1
     "http-2-preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "http-2": b"GET /health/live HTTP/2.0\r\nHost: a\r\n\r\n",
+    "http-2-upgrade": b"GET / HTTP/2.0\r\nHost: a\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n\r\n",
+    "http-2-body": b"POST /embed HTTP/2.0\r\nHost: a\r\n" + LENGTH + b"\r\n" + BODY,
+    "http-1.2": b"GET /health/live HTTP/1.2\r\nHost: a\r\n\r\n",
+    "http-1.1-and-a-space": b"GET /health/live HTTP/1.1 \r\nHost: a\r\n\r\n",
+    "http-in-small-letters": b"GET /health/live http/1.1\r\nHost: a\r\n\r\n",
     "http-3": b"GET /health/live HTTP/3.0\r\nHost: a\r\n\r\n",
     "tls": bytes.fromhex("16030100a5010000a10303") + bytes(150),
     "connect": b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n",

@@ -33,6 +33,7 @@ NAMES_OF_A_PROTOCOL: dict[str, Callable[[Any], object]] = {
     "connection_made": takes("transport"),
     "connection_lost": takes("exc"),
     "data_received": takes("data"),
+    "eof_received": takes(),
     "pause_writing": takes(),
     "resume_writing": takes(),
     "on_message_begin": takes(),
@@ -50,7 +51,9 @@ NAMES_OF_A_PROTOCOL: dict[str, Callable[[Any], object]] = {
     "parser.get_method": lambda get: get() == b"POST",
     "parser.get_http_version": lambda get: get() == "1.1",
     "parser.should_keep_alive": lambda get: get() is True,
+    "parser.set_dangerous_leniencies": lambda _: True,
     "parser.should_upgrade": lambda get: get() is False,
+    "client": is_a(tuple),
     "pipeline": is_a(deque),
     "scope": lambda scope: scope["path"] == "/path",
     "server_state.default_headers": is_a(list),
@@ -63,6 +66,7 @@ NAMES_OF_A_PROTOCOL: dict[str, Callable[[Any], object]] = {
     "cycle.message_event": is_a(asyncio.Event),
     "cycle.more_body": lambda value: value is True,
     "cycle.response_started": lambda value: value is False,
+    "cycle.transport": is_a(asyncio.Transport),
     "cycle.scope": lambda scope: scope["path"] == "/path",
 }
 NAMES_OF_A_SERVER: dict[str, Callable[[Any], object]] = {

@@ -26,9 +26,13 @@ Answer = tuple[int, dict[str, str], bytes]
 """Status, headers with lower-case names, and body."""
 
 
-def connected(server: ServerProcess, *, receive_buffer: int | None = None) -> socket.socket:
-    """Connect to *server*. With a small *receive_buffer* (bytes), large answers fill the server's buffers."""
+def connected(server: ServerProcess, *, receive_buffer: int | None = None, source: str = "127.0.0.1") -> socket.socket:
+    """Connect to *server*, from the address *source* of this machine.
+
+    With a small *receive_buffer* (bytes), large answers fill the server's buffers.
+    """
     connection = socket.socket()
+    connection.bind((source, 0))
     if receive_buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.settimeout(PATIENCE_S)
@@ -37,9 +41,9 @@ def connected(server: ServerProcess, *, receive_buffer: int | None = None) -> so
 
 
 @contextmanager
-def many_connected(server: ServerProcess, count: int) -> Iterator[list[socket.socket]]:
+def many_connected(server: ServerProcess, count: int, **options: Any) -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(connected(server)) for _ in range(count)]
+        yield [stack.enter_context(connected(server, **options)) for _ in range(count)]
 
 
 def send(connection: socket.socket, data: bytes) -> None:
