@@ -5,7 +5,9 @@ from litestar import Litestar
 from assembly.app import parts_of
 from config import Settings
 from serving.connection_limits import ConnectionLimits
+from serving.connection_pool import EarlyRejection
 from serving.server import serve
+from web.allowed_hosts import AllowedHosts
 
 MAX_LARGE_BODIES = 16
 """Bodies of the maximum size that may be in memory at a time, from their first byte until they are answered."""
@@ -15,6 +17,9 @@ def serve_app(app: Litestar) -> int:
     """Serve *app* until a signal stops the process; return the exit code, as `serving.server.serve` does."""
     parts = parts_of(app)
     settings = parts.settings
+    reject_early: EarlyRejection = parts.guard.reject_early
+    if settings.allowed_hosts:
+        reject_early = AllowedHosts(settings.allowed_hosts).reject_early(reject_early)
     return serve(
         app,
         host=settings.host,
@@ -23,7 +28,7 @@ def serve_app(app: Litestar) -> int:
         limits=connection_limits(settings),
         state=parts.service.lifecycle,
         count_failure=parts.metrics.count_error,
-        reject_early=parts.guard.reject_early,
+        reject_early=reject_early,
     )
 
 

@@ -20,7 +20,7 @@ from serving.protocol_errors import (
     SlowRequestError,
     complete_answer,
 )
-from serving.request_heads import RequestHead, find_fault
+from serving.request_heads import RequestHead, authority_of, find_fault
 from serving.uvicorn_adapter import UvicornProtocol
 from web.problems import request_id_of
 from web.request_context import context_of
@@ -123,6 +123,7 @@ class HttpProtocol(UvicornProtocol):
                 return
         context = context_of(self.request_scope)
         context.rejection, context.server_reports_disconnect = rejection, True
+        context.authority = authority_of(head.target)
         self._keeps_body = rejection is None
         super().on_headers_complete()
         if rejection is not None or self._pool.is_draining:
