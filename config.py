@@ -14,6 +14,7 @@ from setting_types import (
     ClosableRoutes,
     Count,
     FilePath,
+    Hosts,
     JwtSecret,
     LogFormat,
     LogLevel,
@@ -67,6 +68,9 @@ class Settings(BaseSettings):
         description="Address to listen on, of IPv4 or IPv6. :: means all of both.",
     )
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
+    allowed_hosts: Hosts = Field(
+        (), description="Hosts that requests may name, such as api.example.com or *.example.com. Empty: any."
+    )
     debug: bool = Field(default=False, description="Log at DEBUG level, regardless of LOG_LEVEL.")
     log_level: LogLevel = Field("INFO", description="Lowest level that is logged.")
     log_format: LogFormat = Field(

@@ -1,6 +1,6 @@
-"""Reads `.env` strictly, and finds names in it that have no effect."""
+"""Reads `.env` strictly, and finds names in it and in the environment that have no effect or do harm."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, MutableMapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from io import StringIO
@@ -11,7 +11,7 @@ from dotenv.parser import parse_stream
 COMPOSE_NAMES = frozenset(
     {
         *("CPUS", "DEV_IMAGE", "DEV_PORT", "HTTPS_PORT", "IMAGE", "MEMORY", "NGINX_CPUS", "PRELOAD_MODELS"),
-        *("REPLICAS", "STOP_GRACE_PERIOD", "WAIT_SECONDS"),
+        *("NGINX_IMAGE", "REDIS_IMAGE", "REPLICAS", "STOP_GRACE_PERIOD", "WAIT_SECONDS"),
         *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"),
     }
 )
@@ -22,6 +22,15 @@ SIMILAR = 0.75
 """Least similarity (`difflib`'s ratio) of an unknown name in `.env` and the setting suggested for it."""
 SIMILAR_IN_ENVIRONMENT = 0.85
 """The same for variables of the environment, which belong to other programs, too: DBHOST and HOST reach 0.8."""
+
+
+NOT_EMPTY = frozenset({"HF_ENDPOINT", "HF_HOME"})
+"""Variables whose empty value a library takes literally, and then cannot work."""
+WHOLE_SECONDS = frozenset({"HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"})
+"""Variables with which a library cannot be imported if they are not whole numbers."""
+SILENT_LIBRARIES = ("LOGURU_", "TQDM_")
+"""Prefixes of variables of libraries that fail at their import if one is malformed; the service needs none of them."""
+_dropped: dict[str, str] = {}
 
 
 class EnvFileError(Exception):
@@ -104,6 +113,29 @@ def unknown_names(
         if closest := _closest(name, settings, SIMILAR_IN_ENVIRONMENT):
             unknown.append(UnknownName(name, "the environment", closest))
     return unknown
+
+
+def drop_library_variables(environment: MutableMapping[str, str]) -> dict[str, str]:
+    """Remove variables that make libraries fail when they are imported. Call this before the first import of one.
+
+    Returns:
+        The names removed so far, each with the reason.
+    """
+    for name, value in list(environment.items()):
+        if reason := _why_dropped(name, value.strip()):
+            _dropped[name] = reason
+            del environment[name]
+    return dict(_dropped)
+
+
+def _why_dropped(name: str, value: str) -> str | None:
+    if name.startswith(SILENT_LIBRARIES):
+        return "it has no effect: the service does not use the library"
+    if name in NOT_EMPTY and not value:
+        return "it is empty, so its default is used"
+    if name in WHOLE_SECONDS and not (value.isdecimal() and value.isascii() and int(value[:9]) > 0):
+        return "use a whole number of seconds; its default is used"
+    return None
 
 
 def _is_for_compose(name: str) -> bool:

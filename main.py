@@ -150,20 +150,20 @@ async def tokenize(
     return await build_answers.tokenize_answer(count, started_s=started_s)
 
 
-@get("/health", opt={"polled": True}, responses=openapi_examples.HEALTH)
+@get("/health", opt={"polled": True, "any_host": True}, responses=openapi_examples.HEALTH)
 async def health(lifecycle: NamedDependency[Lifecycle], cache_report: NamedDependency[CacheReport]) -> Response[Health]:
     """Whether the service accepts work: 200 `healthy`, or 503 `starting` or `draining`."""
     content = Health(lifecycle.phase, cache_report.read(), lifecycle.uptime_s)
     return JsonResponse(content, status_code=200 if lifecycle.is_healthy else 503)
 
 
-@get("/health/live", opt={"polled": True}, responses=openapi_examples.LIVE)
+@get("/health/live", opt={"polled": True, "any_host": True}, responses=openapi_examples.LIVE)
 async def live(scheduler: NamedDependency[Scheduler]) -> Response[Any]:
     """Whether the process works at all. An orchestrator restarts one that answers 503, or that does not answer."""
     return build_answers.live_answer(scheduler.stuck)
 
 
-@get("/health/ready", opt={"polled": True}, responses=openapi_examples.READY)
+@get("/health/ready", opt={"polled": True, "any_host": True}, responses=openapi_examples.READY)
 async def ready(lifecycle: NamedDependency[Lifecycle]) -> Response[Probe]:
     """Whether requests should be sent to this process."""
     if lifecycle.phase == "healthy":

@@ -66,6 +66,30 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    return () if "*" in hosts else tuple(map(_host, hosts))
+
+
+def _host(text: str) -> str:
+    """Return a name in lower case and ASCII, or an address or network in its canonical form."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        return str(ip_network(bare))
+    except ValueError:
+        name = bare.lower().rstrip(".")
+    try:
+        encoded = name.removeprefix("*.").encode("idna").decode()
+    except UnicodeError:
+        encoded = ""
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", encoded):
+        message = (
+            f"{text!r} is not a host. Use names such as api.example.com, *.example.com for all names below it, "
+            "addresses, or networks such as 10.0.0.0/8; without a scheme and a port"
+        )
+        raise ValueError(message)
+    return f"*.{encoded}" if name.startswith("*.") else encoded
+
+
 def _empty_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -148,6 +172,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
 RequiredNames = Annotated[Names, AfterValidator(_require_a_name)]
 Origins = Annotated[Names, AfterValidator(_check_origins)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split_networks)]
+Hosts = Annotated[Names, AfterValidator(_check_hosts)]
 ClosableRoutes = Annotated[
     tuple[Literal["metrics", "docs", "models"], ...], NoDecode, BeforeValidator(_split_names), BeforeValidator(_lower)
 ]

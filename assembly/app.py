@@ -9,6 +9,7 @@ from typing import Any
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
+from litestar.types import ASGIApp
 
 from access.api_keys import KeyRing
 from access.client_addresses import ClientAddresses
@@ -29,6 +30,7 @@ from engine.encoder import Encoder
 from engine.errors import UnknownModelError
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
+from web.allowed_hosts import AllowedHosts, HostGuard
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config, cors_headers
 from web.json_bodies import StrictRequest
@@ -135,7 +137,13 @@ def build_app(
         logging_config=None,
     )
     guard = _add_outer_middleware(
-        app, service, metrics=metrics, cors=cors, large_bodies=large_bodies, authentication=authentication
+        app,
+        service,
+        metrics=metrics,
+        cors=cors,
+        large_bodies=large_bodies,
+        authentication=authentication,
+        allowed_hosts=settings.allowed_hosts,
     )
     app.state.parts = AppParts(settings, metrics, guard, access.keys, service)
     return app
@@ -149,6 +157,7 @@ def _add_outer_middleware(
     cors: CORSConfig | None,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
+    allowed_hosts: Sequence[str],
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
@@ -158,9 +167,13 @@ def _add_outer_middleware(
         locate=authentication.locate,
         count=metrics.count,
     )
+    inner: ASGIApp = guard
+    if allowed_hosts:
+        exempt = paths_with(app, "any_host", [True])
+        inner = HostGuard(guard, allowed=AllowedHosts(allowed_hosts), exempt=exempt)
     log = partial(
         RequestLog,
-        guard,
+        inner,
         count=metrics.count,
         polled=paths_with(app, "polled", [True]),
         error_headers=partial(cors_headers, cors),

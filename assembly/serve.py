@@ -6,7 +6,9 @@ from assembly.app import client_addresses, parts_of
 from assembly.reloading import Reloading
 from config import Settings
 from serving.connection_limits import ConnectionLimits
+from serving.connection_pool import EarlyRejection
 from serving.server import serve
+from web.allowed_hosts import AllowedHosts
 
 MAX_LARGE_BODIES = 16
 """Bodies of the maximum size that may be in memory at a time, from their first byte until they are answered."""
@@ -17,6 +19,9 @@ def serve_app(app: Litestar) -> int:
     parts = parts_of(app)
     settings = parts.settings
     reloading = Reloading(read_keys=parts.keys.reload, read_models=parts.service.reload)
+    reject_early: EarlyRejection = parts.guard.reject_early
+    if settings.allowed_hosts:
+        reject_early = AllowedHosts(settings.allowed_hosts).reject_early(reject_early)
     return serve(
         app,
         host=settings.host,
@@ -25,7 +30,7 @@ def serve_app(app: Litestar) -> int:
         limits=connection_limits(settings),
         state=parts.service.lifecycle,
         count_failure=parts.metrics.count_error,
-        reject_early=parts.guard.reject_early,
+        reject_early=reject_early,
         reload=reloading.request,
         address_of=client_addresses(settings).network_of_peer,
         watch_connections=parts.metrics.watch_connections,

@@ -6,6 +6,7 @@ import structlog
 
 from assembly.access import is_loopback
 from assembly.lane_plan import LanePlan
+from assembly.library_variables import describe, unusable_variables
 from config import Settings, find_unknown_names
 from engine.catalog import Model
 from engine.hub import is_cached
@@ -18,9 +19,11 @@ log = structlog.get_logger()
 
 
 def log_settings_without_effect(settings: Settings) -> None:
-    """Log settings without effect, such as a mistyped name or a folder that does not exist. Blocks."""
+    """Log settings without effect, such as a mistyped name, an unusable proxy or a missing folder. Blocks."""
     for found in find_unknown_names():
         log.warning("setting_unknown", name=found.name, place=found.place, meant=found.closest, advice=str(found))
+    for name, reason in unusable_variables():
+        log.warning("variable_unusable", name=name, advice=describe(name, reason))
     if not settings.models_dir.is_dir():
         log.info("models_dir_missing", folder=settings.models_dir.name)
 

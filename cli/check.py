@@ -1,6 +1,5 @@
 """`python main.py check`: would the service start here, and if not, why?"""
 
-import asyncio
 import logging
 import shutil
 from argparse import ArgumentParser, Namespace
@@ -8,25 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from assembly.access import quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.lane_plan import LanePlan, plan_lanes
-from assembly.start_checks import why_list_models
 from cli.check_models import check_other_models, check_required_model, known_models
+from cli.check_settings import check_settings
 from cli.console import DONE, FAILED, configure_logging, megabytes, paragraphs, print_json, print_line
 from cli.findings import Finding, Level
 from cli.hub_status import check_hub
-from config import Settings, SettingsError, find_unknown_names, load_settings
-from engine.catalog import Catalog, Model
-from engine.errors import UnknownModelError
+from config import Settings, SettingsError, load_settings
+from engine.catalog import Model
 from engine.hub import is_cached
 from engine.memory_estimate import estimate_memory, why_impossible
 from host.folder_permissions import nearest_existing, why_not_writable
 from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
 from host.memory import available_bytes, memory_limit
-
-RATE_LIMIT_SETTINGS = ("rate_limit_requests", "rate_limit_window", "rate_limit_tokens", "redis_url", "redis_url_file")
-"""Settings that have no effect without ENABLE_RATE_LIMIT."""
 
 
 def describe(parser: ArgumentParser) -> None:
@@ -68,89 +62,13 @@ def examine() -> Iterator[Finding]:
         return
     catalog, plan = open_catalog(settings), plan_lanes(settings)
     required = known_models(catalog, settings.required_models)
-    yield from _check_settings(settings, catalog)
+    yield from check_settings(settings, catalog)
     yield from _check_machine(settings, plan, required)
     missing = [model for model in required if not is_cached(model, settings.hub_cache_dir)]
     for model in required:
         yield from check_required_model(model, settings, plan, is_missing=model in missing)
     yield from check_other_models(settings, catalog, required)
     yield _check_hub(missing)
-
-
-def _check_settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
-    yield Finding("settings", "ok", "values", "all are allowed")
-    for unknown in find_unknown_names():
-        facts = {"name": unknown.name, "meant": unknown.closest}
-        yield Finding("settings", "warn", "names", str(unknown), facts)
-    yield from _check_names("REQUIRED_MODELS", settings.required_models, catalog)
-    if (advice := why_list_models(settings)) is not None:
-        yield Finding("settings", "warn", "ALLOWED_MODELS", f"any: {advice}", {"names": []})
-    else:
-        yield from _check_names("ALLOWED_MODELS", settings.allowed_models, catalog)
-    yield _check_callers(settings)
-    yield _check_rate_limit(settings)
-
-
-def _check_names(setting: str, names: Sequence[str], catalog: Catalog) -> Iterator[Finding]:
-    """Look up every name of a setting in the catalogue."""
-    are_known = True
-    for name in names:
-        try:
-            catalog.get(name)
-        except UnknownModelError as error:
-            are_known = False
-            yield Finding("settings", "FAIL", setting, error.summary)
-    if are_known:
-        yield Finding("settings", "ok", setting, ", ".join(names) or "any", {"names": list(names)})
-
-
-def _check_callers(settings: Settings) -> Finding:
-    """Say who may call. Files with keys are read; JWT_JWKS_URL is not requested."""
-    try:
-        access = read_access(settings)
-    except SettingsError as error:
-        return Finding("settings", "FAIL", "callers", str(error))
-    facts = {"sources": list(access.sources), "closed": sorted(access.protected), "api_keys": len(access.keys)}
-    if access.is_exposed:
-        detail = "anyone who reaches HOST may call; set API_KEYS to require a key"
-        return Finding("settings", "warn", "callers", detail, facts)
-    if not access.sources:
-        return Finding("settings", "ok", "callers", "anyone on this machine may call", facts)
-    count = len(access.keys)
-    keys = f" ({count} {'key' if count == 1 else 'keys'})" if count else ""
-    protected = ", ".join(sorted(access.protected))
-    detail = f"a key or token of {', '.join(access.sources)}{keys} is required for {protected}"
-    if access.advice:
-        return Finding("settings", "warn", "callers", f"{detail}. {access.advice}", facts)
-    return Finding("settings", "ok", "callers", detail, facts)
-
-
-def _check_rate_limit(settings: Settings) -> Finding:
-    """Say how much a caller may request, and where that is counted. Redis is asked as a request would ask it."""
-    try:
-        store, trouble = asyncio.run(_try_quota_store(settings))
-    except SettingsError as error:
-        return Finding("settings", "FAIL", "limits", str(error))
-    facts = {"store": store, "trouble": trouble}
-    if not settings.enable_rate_limit:
-        unused = [name.upper() for name in RATE_LIMIT_SETTINGS if name in settings.model_fields_set]
-        if not unused:
-            return Finding("settings", "ok", "limits", "none (ENABLE_RATE_LIMIT)", facts)
-        detail = f"ENABLE_RATE_LIMIT is false, so {', '.join(unused)} has no effect"
-        return Finding("settings", "warn", "limits", detail, facts)
-    tokens = "" if settings.rate_limit_tokens is None else f" and {settings.rate_limit_tokens:,} tokens"
-    quota = f"{settings.rate_limit_requests:,} requests{tokens} per {settings.rate_limit_window} s"
-    if trouble is not None:
-        detail = f"{quota}, counted in memory, because REDIS_URL cannot be used ({trouble})"
-        return Finding("settings", "warn", "limits", detail, facts)
-    return Finding("settings", "ok", "limits", f"{quota}, counted in {'Redis' if store == 'redis' else store}", facts)
-
-
-async def _try_quota_store(settings: Settings) -> tuple[str, str | None]:
-    """Return where requests are counted, and why Redis cannot be used."""
-    store = quota_store(settings)
-    async with store.running():
-        return store.store, store.fallback_reason
 
 
 def _check_machine(settings: Settings, plan: LanePlan, required: Sequence[Model]) -> Iterator[Finding]:

@@ -2,6 +2,9 @@
 
 import os
 
+from env_file import drop_library_variables
+
+drop_library_variables(os.environ)
 # Libraries read these variables when they are imported, which is after this module.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would compete with the lanes
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the service's log contains only events, and

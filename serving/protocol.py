@@ -15,7 +15,7 @@ from serving.connection_limits import MAX_PIPELINED, MAX_PIPELINED_PER_ADDRESS, 
 from serving.connection_pool import HEAD, IDLE, TRANSFER, ConnectionPool
 from serving.half_closed import HalfClosedClient
 from serving.protocol_errors import LargeHeadError, MalformedRequestError, SlowRequestError, complete_answer
-from serving.request_heads import RequestHead, find_fault
+from serving.request_heads import RequestHead, authority_of, find_fault
 from serving.uvicorn_adapter import UvicornProtocol
 from web.problems import request_id_of
 from web.request_context import context_of
@@ -146,6 +146,7 @@ class HttpProtocol(UvicornProtocol):
                 return
         context = context_of(self.request_scope)
         context.rejection, context.server_reports_disconnect = rejection, True
+        context.authority = authority_of(head.target)
         self._keeps_body = rejection is None
         super().on_headers_complete()
         if rejection is not None or self._pool.is_draining:

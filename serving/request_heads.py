@@ -1,5 +1,6 @@
 """Checks of a request's head that the HTTP parser does not make, and heads without an upgrade."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,12 @@ def find_fault(head: RequestHead, *, max_bytes: int) -> ServiceError | None:
     if head.version not in VERSIONS or hosts > 1 or (head.version == "1.1" and not hosts):  # RFC 9112, section 3.2
         return MalformedRequestError()
     return None
+
+
+def authority_of(target: bytes) -> bytes | None:
+    """Return the host and port of a target in absolute form (`http://host/path`); None: *target* has none."""
+    scheme, separator, rest = target.partition(b"://")
+    return re.split(rb"[/?#]", rest, maxsplit=1)[0] if separator and scheme.isalnum() else None
 
 
 def without_upgrade(head: RequestHead) -> bytes:

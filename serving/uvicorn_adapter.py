@@ -260,6 +260,7 @@ class DrainingServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            workers=1,  # otherwise uvicorn reads WEB_CONCURRENCY, and fails if that is not a number
             timeout_keep_alive=math.ceil(keep_alive_s),
         )
         super().__init__(config)

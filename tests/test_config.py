@@ -213,6 +213,12 @@ def test_switch_accepts_the_usual_words(values: list[str], read: Read, *, is_on:
         assert switches == (is_on,) * 4, value
 
 
+def test_hosts_are_kept_in_their_canonical_form(read: Read) -> None:
+    hosts = read(ALLOWED_HOSTS="API.Example.com., *.M\u00fcnchen.example,[::1],10.0.0.0/8").allowed_hosts
+    assert hosts == ("api.example.com", "*.xn--mnchen-3ya.example", "::1/128", "10.0.0.0/8")
+    assert read(ALLOWED_HOSTS="a.example,*").allowed_hosts == ()
+
+
 def test_threads_are_a_number_or_auto(read: Read) -> None:
     found = [read(THREAD_POOL_WORKERS=value).thread_pool_workers for value in ("8", "auto", " AUTO ")]
     assert found == [8, "auto", "auto"]
@@ -250,6 +256,10 @@ def test_trusted_proxies_are_addresses_and_networks(read: Read) -> None:
         pytest.param("MODEL_CACHE_TTL", "inf", "finite", id="infinite time"),
         pytest.param("REQUEST_TIMEOUT", "nan", "finite", id="time that is not a number"),
         pytest.param("REQUEST_TIMEOUT", "1e300", "less than or equal to", id="time too long for timers"),
+        pytest.param("ALLOWED_HOSTS", "a.example,https://b.example", "without a scheme and a port", id="host as a URL"),
+        pytest.param("ALLOWED_HOSTS", "a.example:8000", "without a scheme and a port", id="host with a port"),
+        pytest.param("ALLOWED_HOSTS", "a.*.example", "names such as api.example.com", id="wildcard inside"),
+        pytest.param("ALLOWED_HOSTS", "a..example", "names such as api.example.com", id="empty label"),
         pytest.param("THREAD_POOL_WORKERS", "1.5", "whole number, or auto", id="fraction of a thread"),
         pytest.param("THREAD_POOL_WORKERS", "0", "greater than 0", id="no thread"),
         pytest.param("THREAD_POOL_WORKERS", "9" * 30, "less than or equal to", id="too many threads"),

@@ -23,6 +23,7 @@ class RequestContext:
     Attributes:
         request_id: sent back as `X-Request-ID` and logged; empty until the request log sets it.
         rejection: set by the server: the request log answers with this error and does not call the app.
+        authority: set by the server: host and port of a target in absolute form, as proxies get it; None: it is a path.
         server_reports_disconnect: the server calls `on_disconnect`; other ASGI servers report a disconnect only
             as the result of `receive`.
         on_disconnect: called when the caller disconnects before the answer is complete.
@@ -36,6 +37,7 @@ class RequestContext:
 
     request_id: str = ""
     rejection: ServiceError | None = None
+    authority: bytes | None = None
     server_reports_disconnect: bool = False
     on_disconnect: Callable[[], None] | None = None
     principal: Principal | None = None
