@@ -212,6 +212,20 @@ def test_text_that_the_tokenizer_rejects_is_a_bad_row(encoder: Encoder, unit: Un
         embed_unit(encoder, replace(unit, number=4, stop=4), replace(spec, skip_bad_rows=False))
 
 
+@pytest.mark.parametrize("long_text", ["truncate", "mean"])
+def test_text_in_which_the_model_sees_nothing_is_a_bad_row(
+    long_text: Literal["truncate", "mean"], tmp_path: Path, encoder: Encoder, spec: JobSpec
+) -> None:
+    file = tmp_path / "in.parquet"
+    texts = ["\u200b", "a", "\ufeff\u00ad", "\x00", "b", "\ufe0f", "[SEP]"]
+    pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), file)
+    unit, spec = Unit(0, str(file), 0, len(texts)), replace(spec, options=EmbedOptions(long_text=long_text))
+    result = embed_unit(encoder, unit, spec)
+    assert (result.texts, result.skipped) == (2, 5)
+    assert result.bad_rows[0].startswith(f"{file}, row 0: the text is blank for this model")
+    assert read_output(spec, unit)["id"].to_pylist() == [1, 4]
+
+
 def test_many_characters_are_tokenised_in_parts(
     encoder: Encoder, unit: Unit, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
