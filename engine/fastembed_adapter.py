@@ -17,11 +17,12 @@ from fastembed.common.model_management import CorruptedCacheError as CorruptedCa
 from fastembed.text.custom_text_embedding import CustomTextEmbedding
 from fastembed.text.onnx_text_model import OnnxTextModel
 from fastembed.text.static_embedding import StaticTextEmbedding
+from huggingface_hub import snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 from tokenizers import Tokenizer
 
 from engine.graph_check import GraphInput, Signature
-from engine.manifest import Folder
+from engine.manifest import TOKENIZER_FILES, Folder
 from engine.model_inputs import INPUT_TYPES, concatenate_ids, fit_inputs, pad
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix
@@ -126,14 +127,16 @@ def register_folder(folder: Folder) -> str:
     return name
 
 
-def download(model: RegistryModel, cache_dir: Path, *, progress: type[Any] | None = None) -> Path:
+def download(model: RegistryModel, cache_dir: Path, *, revision: str = "", progress: type[Any] | None = None) -> Path:
     """Download a model's files into a hub cache. Blocks.
 
-    FastEmbed compares the sizes of the files with those that the hub states.
+    FastEmbed compares the sizes of the files with those that the hub states for the newest commit, so it cannot
+    download another one.
 
     Args:
         model: what to download.
         cache_dir: the hub cache.
+        revision: the hub's commit; empty: the newest.
         progress: a class like `tqdm.tqdm` that shows the progress; None: nothing is shown.
 
     Returns:
@@ -142,17 +145,26 @@ def download(model: RegistryModel, cache_dir: Path, *, progress: type[Any] | Non
     Raises:
         Exception: whatever the hub's client raises.
     """
-    return _snapshot(model, cache_dir, **({"tqdm_class": progress} if progress else {}))
+    if not revision:
+        return _snapshot(model, cache_dir, **({"tqdm_class": progress} if progress else {}))
+    files = [*TOKENIZER_FILES, *model.files]
+    return Path(
+        snapshot_download(
+            model.repository, revision=revision, cache_dir=cache_dir, allow_patterns=files, tqdm_class=progress
+        )
+    )
 
 
-def find_snapshot(model: RegistryModel, cache_dir: Path) -> Path | None:
+def find_snapshot(model: RegistryModel, cache_dir: Path, *, revision: str = "") -> Path | None:
     """Return the folder of a model's snapshot in a hub cache, or None; some of its files may be missing.
+
+    With *revision*, only the snapshot of that commit counts.
 
     Raises:
         CorruptedCacheError: the size of a file differs from the size that the hub has stated.
     """
     try:
-        return _snapshot(model, cache_dir, local_files_only=True)
+        return _snapshot(model, cache_dir, local_files_only=True, **({"revision": revision} if revision else {}))
     except CorruptedCacheError:  # a ValueError, but not an absent file
         raise
     except (OSError, ValueError):

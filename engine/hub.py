@@ -9,7 +9,13 @@ from typing import Any, TypeVar
 
 import structlog
 from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
@@ -74,13 +80,13 @@ def fetch(
     quarantined = sorted(_cache_folder(model, cache_dir).rglob(f"*{QUARANTINE_SUFFIX}"))
     listed = registry_model(model.name)
     try:
-        HfApi().model_info(listed.repository, timeout=HUB_TIMEOUT_S)
+        HfApi().model_info(listed.repository, revision=model.card.revision or None, timeout=HUB_TIMEOUT_S)
     except Exception as error:
         raise ModelUnavailableError(model.name, f"{_cache_state(quarantined)}, and {_reason(error)}") from error
     folder = _cache_folder(model, cache_dir)
     try:
         with space.reserve(model, folder, may_fill_disk=may_fill_disk) if space else nullcontext():
-            snapshot = download(listed, cache_dir, progress=progress)
+            snapshot = download(listed, cache_dir, revision=model.card.revision, progress=progress)
     except ModelUnavailableError:
         raise
     except Exception as error:
@@ -170,7 +176,7 @@ def _find_cached(model: Model, cache_dir: Path) -> ModelFiles | None:
         CorruptedCacheError: the size of one differs from the size that the hub has stated.
     """
     listed = registry_model(model.name)
-    snapshot = find_snapshot(listed, cache_dir)
+    snapshot = find_snapshot(listed, cache_dir, revision=model.card.revision)
     if snapshot is None or not all((snapshot / file).exists() for file in listed.files):
         return None
     return _files_in(snapshot, model, listed)
@@ -210,8 +216,9 @@ def _reason(error: Exception) -> str:
             return "HF_HUB_OFFLINE disables the hub"
         case GatedRepoError():
             return "the hub requires that you accept the model's terms (set HF_TOKEN)"
-        case RepositoryNotFoundError():
-            return "the hub does not have it"
+        case RepositoryNotFoundError() | RevisionNotFoundError():
+            is_unknown = isinstance(error, RepositoryNotFoundError)
+            return f"the hub does not have {'it' if is_unknown else 'the revision that its card states'}"
         case HfHubHTTPError():
             return f"the hub answered with status {error.response.status_code}"
         case OSError(strerror=str(strerror)) if error.filename or error.errno in DISK_ERRORS:

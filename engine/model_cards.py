@@ -43,6 +43,8 @@ class ModelCard:
         uses_tasks: it distinguishes queries from documents by a task id, which FastEmbed's own methods set.
         matryoshka: None: it was not trained for shorter vectors.
         normalized: whether FastEmbed returns its vectors at length 1; None: known once it is loaded.
+        revision: the only commit of the hub's repository that is downloaded and loaded; empty: the newest, or the one
+            in the cache. State one only after comparing its files with those that the card's other facts come from.
     """
 
     prompts: Prompts = NO_PROMPTS
@@ -50,6 +52,7 @@ class ModelCard:
     uses_tasks: bool = False
     matryoshka: Matryoshka | None = None
     normalized: bool | None = None
+    revision: str = ""
 
     def prompt_for(self, input_type: InputType | None) -> str:
         """Return the prefix for a text of this type; empty without a type."""

@@ -100,7 +100,7 @@ def embed_units(
         spec: what all units share.
         hub_cache_dir: where each node looks for the model, or downloads it to.
         address: the address of a Ray cluster; None: RAY_ADDRESS, or else Ray on this machine.
-        pool: the minimum and maximum number of actors; None: 1 to the cores of the cluster.
+        pool: the minimum and maximum number of actors; None: all cores of the cluster.
 
     Raises:
         InputError: there is no cluster, or Ray fails.
@@ -110,7 +110,8 @@ def embed_units(
     import ray  # noqa: PLC0415 - takes seconds, and bad options are reported before that
 
     with ray_cluster(ray, address):
-        minimum, maximum = pool or (1, max(1, int(ray.cluster_resources().get("CPU", 1))))
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        minimum, maximum = pool or (cores, cores)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         items = [{"unit": json.dumps(asdict(unit))} for unit in units]

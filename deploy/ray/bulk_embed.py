@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -22,17 +23,40 @@ from engine.errors import ServiceError
 from engine.model_cards import InputType
 from engine.options import EmbedOptions
 from engine.vectors import Dtype
+from host.cores import usable_cores
 
 try:
     from deploy.ray.bulk_cluster import embed_units, fingerprint_of, load_model
-    from deploy.ray.bulk_inputs import InputError, Unit, choose_columns, describe, find_files, split_into_units
-    from deploy.ray.bulk_output import REPORT, begin_or_resume, lock_folder, split_finished, write_json
+    from deploy.ray.bulk_inputs import (
+        MAX_UNIT_ROWS,
+        MIN_UNIT_ROWS,
+        InputError,
+        Unit,
+        choose_columns,
+        choose_unit_rows,
+        describe,
+        find_files,
+        split_into_units,
+    )
+    from deploy.ray.bulk_output import (
+        ON_BAD_ROW,
+        REPORT,
+        ROWS_PER_FILE,
+        SKIPPED,
+        begin_or_resume,
+        lock_folder,
+        split_finished,
+        unit_rows_of,
+        write_json,
+    )
     from deploy.ray.bulk_progress import Progress, Totals
-    from deploy.ray.bulk_units import NEW_COLUMNS, JobSpec
+    from deploy.ray.bulk_units import NEW_COLUMNS, JobSpec, read_result
 except ModuleNotFoundError as missing:
     sys.exit(f"bulk_embed.py needs {missing.name}: pip install --require-hashes -r requirements/lock-ray.txt")
 
 MAX_COUNT = 10_000_000
+MAX_SHOWN_BAD_ROWS = 20
+"""Skipped rows that are shown while the job runs; files in the output folder list all."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,8 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="bulk_embed.py",
         description="Embed the texts of a Parquet or JSON Lines data set into Parquet files, on a Ray cluster. "
         "To resume a stopped job, run it again with the same options.",
-        epilog="Exit codes: 0: success; 1: the job failed, and the last line gives the reason; 2: usage error; "
-        "130: interrupted. Models and their folders come from the settings of the service.",
+        epilog="Exit codes: 0: all files are written, even if rows were skipped; 1: the job failed, and the last line "
+        "gives the reason; 2: usage error; 130: interrupted (Ctrl-C or SIGTERM). Models and their folders come from "
+        "the settings of the service.",
     )
     parser.add_argument("input", help="a .parquet or .jsonl file, a folder of them, or a quoted pattern")
     parser.add_argument("output", type=Path, help="a folder; every node needs input and output at the same path")
@@ -57,11 +82,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--on-bad-row",
         choices=("fail", "skip"),
         default="fail",
-        help="a row without text, or a broken line (default: fail)",
+        help="a row without text, a text that the model cannot embed, or a broken line (default: fail)",
     )
-    parser.add_argument("--rows-per-file", type=parse_count, default=5000, help="unit of work (default: %(default)s)")
     parser.add_argument(
-        "--actors", type=parse_range, metavar="MIN:MAX", help="one core each (default: 1:cores of the cluster)"
+        "--rows-per-file",
+        type=parse_count,
+        metavar="N",
+        help=f"unit of work (default: by the size of the input, {MIN_UNIT_ROWS} to {MAX_UNIT_ROWS:,})",
+    )
+    parser.add_argument(
+        "--actors", type=parse_range, metavar="MIN:MAX", help="one core each (default: all cores of the cluster)"
     )
     parser.add_argument("--address", help="address of a Ray cluster (default: RAY_ADDRESS, else this machine alone)")
     return parser
@@ -110,7 +140,8 @@ def plan(args: argparse.Namespace, settings: Settings) -> Job:
     if any(file.is_relative_to(output) for file in files):
         raise InputError(f"the output folder {output} contains the input; use another folder")
     described = describe(files)
-    columns = choose_columns(described, args.text_column, args.keep)
+    skip_bad_rows = args.on_bad_row == "skip"
+    columns = choose_columns(described, args.text_column, args.keep, skip_bad_rows=skip_bad_rows)
     if clash := [name for name in columns.kept.names if name in NEW_COLUMNS]:
         raise InputError(f"the input has a column {clash[0]!r}, which the output adds; exclude it with --keep")
     model = open_catalog(settings).get(args.model or settings.required_models[0])
@@ -130,20 +161,23 @@ def plan(args: argparse.Namespace, settings: Settings) -> Job:
         fingerprint=fingerprint,
         options=options,
         run=uuid4().hex,
-        skip_bad_rows=args.on_bad_row == "skip",
+        skip_bad_rows=skip_bad_rows,
         budget_tokens=int(settings.micro_batch_tokens),
     )
+    # A resumed job must have the same units, whatever the number of cores is now.
+    cores = args.actors[1] if args.actors else usable_cores()
+    unit_rows = args.rows_per_file or unit_rows_of(output) or choose_unit_rows(described, cores)
     manifest = {
         "model": model.name,
         "fingerprint": fingerprint,
         "options": asdict(options),
         "text column": args.text_column,
         "columns": {field.name: str(field.type) for field in columns.kept},
-        "on bad row": args.on_bad_row,
-        "rows per file": args.rows_per_file,
+        ON_BAD_ROW: args.on_bad_row,
+        ROWS_PER_FILE: unit_rows,
         "input": [asdict(file) for file in described],
     }
-    return Job(model, settings, spec, split_into_units(described, args.rows_per_file), manifest)
+    return Job(model, settings, spec, split_into_units(described, unit_rows), manifest)
 
 
 def run(job: Job, *, address: str | None, pool: tuple[int, int] | None) -> Totals:
@@ -157,7 +191,10 @@ def run(job: Job, *, address: str | None, pool: tuple[int, int] | None) -> Total
         is_resumed = begin_or_resume(output, job.manifest)
         remaining, finished = split_finished(output, job.units)
         say(f"{len(job.units):,} files to write" + (f", {len(finished):,} exist already." if is_resumed else "."))
-        progress = Progress(job.units, finished, report=say, run=job.spec.run)
+        with ThreadPoolExecutor() as readers:
+            before = list(readers.map(read_result, [output / unit.output_name for unit in finished]))
+        progress = Progress(job.units, list(zip(finished, before, strict=True)), report=say, run=job.spec.run)
+        shown = 0
         results = embed_units(
             remaining, job.model, job.spec, hub_cache_dir=job.settings.hub_cache_dir, address=address, pool=pool
         )
@@ -165,8 +202,9 @@ def run(job: Job, *, address: str | None, pool: tuple[int, int] | None) -> Total
             if result.failure:
                 raise InputError(result.failure)
             progress.add(job.units[result.number], result)
-            for bad_row in result.bad_rows:
+            for bad_row in result.bad_rows[: MAX_SHOWN_BAD_ROWS - shown]:
                 say(f"skipped: {bad_row}")
+                shown += 1
         write_json(output / REPORT, {"units": len(job.units), **asdict(progress.totals)})
         return progress.totals
 
@@ -193,11 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("Interrupted. To resume, run the same command again.")
         return 130
-    say(
-        f"Done: {totals.texts:,} texts ({totals.truncated:,} truncated), {totals.tokens:,} tokens, "
-        f"{totals.skipped:,} rows skipped, in {totals.seconds:,.1f} s; "
-        f"{totals.units_embedded:,} files written, {totals.units_done_before:,} existed already."
-    )
+    say(totals.summary(str(args.output / SKIPPED)))
     return 0
 
 

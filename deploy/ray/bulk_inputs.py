@@ -8,8 +8,9 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +25,27 @@ FORMATS: dict[str, Format] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson
 OUTPUT_NAME = re.compile(r"part-\d{6,}\.parquet")
 COMPRESSED_SUFFIXES = {".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip"}
 SAMPLED_FILES, SAMPLED_LINES = 20, 1000
-"""Number of files, and lines per file, that determine the column types of JSON Lines, which have no schema."""
+"""Number of files, and lines per file, that determine the column types of JSON Lines, which have no schema.
+
+Broken lines do not count.
+"""
 SAMPLED_BYTES = 8_000_000
 """Sampling of a file stops after this many bytes: the sample is in memory, and a line can contain a whole book."""
 MAX_LINE_BYTES = 64_000_000
 """Longer lines are rejected, and never held in memory: such a file is most likely not JSON Lines."""
 MAX_UNIT_BYTES = 64_000_000
 """Maximum size of a JSON Lines unit. Unit sizes are estimated from the first lines, which can be unusually long."""
+
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+TARGET_UNITS = 512
+"""Number of units that shows progress, and is still a reasonable number of files."""
+UNITS_PER_CORE = 4
+"""With few rows, units become smaller until each core has this many, so that all cores work until the end."""
+MIN_UNIT_ROWS, USUAL_UNIT_ROWS, MAX_UNIT_ROWS = 16, 64, 5000
+"""Below 16 rows, the fixed cost of a unit exceeds its work. Below 64, units pad more: only small inputs have them."""
+MAX_UNITS = 20_000
+"""More units burden Ray Data's planning and the folder, so units of huge inputs have more than MAX_UNIT_ROWS rows."""
 
 
 class InputError(Exception):
@@ -125,29 +140,41 @@ def describe(files: Sequence[Path]) -> list[InputFile]:
     return described
 
 
-def choose_columns(files: Sequence[InputFile], text: str, keep: Sequence[str] | None) -> Columns:
+def choose_columns(
+    files: Sequence[InputFile], text: str, keep: Sequence[str] | None, *, skip_bad_rows: bool = False
+) -> Columns:
     """Choose the columns to read.
 
     Args:
         files: files of one format.
         text: the column to embed.
         keep: the columns of the output; None keeps all.
+        skip_bad_rows: accept JSON Lines of which no sampled line has a string in *text*.
 
     Raises:
         InputError: a column is missing, its type differs between files, or *text* does not contain strings.
     """
     wanted = None if keep is None else {text, *keep}
-    schema = (_parquet_schema if files[0].format == "parquet" else _sampled_schema)(files, wanted)
+    if files[0].format == "parquet":
+        schema = _parquet_schema(files, wanted)
+    else:
+        schema = _sampled_schema(files, wanted, text, skip_bad_rows=skip_bad_rows)
     if duplicates := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise InputError(f"there are two columns named {duplicates[0]!r}; rename one, or exclude them with --keep")
-    for name in (text, *(keep or ())):
-        if name not in schema.names:
-            raise InputError(f"there is no column {name!r}; the input has {', '.join(schema.names) or 'none'}")
+    _require([text, *(keep or ())], schema.names)
     found = schema.field(text).type
     if not (pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)):
         raise InputError(f"the column {text!r} contains {found}, not strings")
     kept = pa.schema([schema.field(name) for name in schema.names if keep is None or name in keep])
     return Columns(text, kept, keeps_all=keep is None)
+
+
+def choose_unit_rows(files: Sequence[InputFile], cores: int) -> int:
+    """Return the rows per unit for which progress shows, all *cores* work, and there are not too many files."""
+    rows = sum(map(_estimate_rows, files))
+    usual = min(max(rows // TARGET_UNITS, USUAL_UNIT_ROWS), MAX_UNIT_ROWS)
+    busy = max(rows // (UNITS_PER_CORE * cores), MIN_UNIT_ROWS)  # few rows: smaller units, for all cores
+    return max(min(usual, busy), -(-rows // MAX_UNITS))
 
 
 def split_into_units(files: Sequence[InputFile], rows_per_unit: int) -> list[Unit]:
@@ -206,17 +233,34 @@ def _parquet_schema(files: Sequence[InputFile], wanted: set[str] | None) -> pa.S
     return first
 
 
+def _require(names: Iterable[str], found: Iterable[str]) -> None:
+    for name in names:
+        if name not in found:
+            raise InputError(f"there is no column {name!r}; the input has {', '.join(found) or 'none'}")
+
+
 def _summary(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema) or "none"
 
 
-def _sampled_schema(files: Sequence[InputFile], wanted: set[str] | None) -> pa.Schema:
+def _sampled_schema(
+    files: Sequence[InputFile], wanted: set[str] | None, text: str, *, skip_bad_rows: bool
+) -> pa.Schema:
+    """Return the columns of the sampled rows. *text* is a string: a row in which it is not is a bad row."""
     rows: list[dict[str, Any]] = []
     for file in files[:: max(1, len(files) // SAMPLED_FILES)]:
         rows += _sampled_rows(file)
+    if not rows:  # nothing but broken lines, which are reported when their unit is read
+        return pa.schema([(name, pa.string() if name == text else pa.null()) for name in sorted(wanted or {text})])
     names = dict.fromkeys(name for row in rows for name in row if wanted is None or name in wanted)
+    _require([text], names)
+    if not skip_bad_rows and not any(isinstance(row.get(text), str) for row in rows):
+        raise InputError(f"the column {text!r} contains no string in the sampled lines")
     fields = []
     for name in names:
+        if name == text:
+            fields.append(pa.field(name, pa.string()))
+            continue
         try:
             fields.append(pa.field(name, pa.array([row.get(name) for row in rows]).type))
         except (pa.ArrowException, OverflowError):
@@ -228,33 +272,39 @@ def _sampled_schema(files: Sequence[InputFile], wanted: set[str] | None) -> pa.S
 
 def _sampled_rows(file: InputFile) -> list[dict[str, Any]]:
     """Parse the sampled lines. Skips broken lines: they are reported when their unit is read."""
-    rows = []
-    for line in _sampled_lines(file):
+    rows: list[dict[str, Any]] = []
+    for line in _first_lines(file):
         try:
-            row = orjson.loads(line)
+            row = orjson.loads(line.removeprefix(BYTE_ORDER_MARK))
         except orjson.JSONDecodeError:
             continue
         if isinstance(row, dict):
             rows.append(row)
+            if len(rows) == SAMPLED_LINES:
+                break
     return rows
 
 
-def _sampled_lines(file: InputFile) -> list[bytes]:
-    lines: list[bytes] = []
+def _first_lines(file: InputFile) -> Iterator[bytes]:
+    """Yield lines until their size reaches `SAMPLED_BYTES`."""
     size_bytes = 0
     try:
         with Path(file.path).open("rb") as opened:
-            while len(lines) < SAMPLED_LINES and size_bytes < SAMPLED_BYTES:
-                if not (line := opened.readline(MAX_LINE_BYTES)):
-                    break
-                lines.append(line)
+            while size_bytes < SAMPLED_BYTES and (line := opened.readline(MAX_LINE_BYTES)):
+                yield line
                 size_bytes += len(line)
     except OSError as error:
         raise InputError(f"{file.path} cannot be read: {first_line(error)}") from None
-    return lines
+
+
+def _estimate_rows(file: InputFile) -> int:
+    """Return the rows of a Parquet file; estimate those of JSON Lines from the mean size of the first lines."""
+    if file.format == "parquet" or not file.size_bytes:
+        return file.rows
+    return max(1, file.size_bytes // _estimate_bytes(file, 1))
 
 
 def _estimate_bytes(file: InputFile, rows: int) -> int:
     """Estimate the size of *rows* lines from the first ones."""
-    lines = _sampled_lines(file) or [b"\n"]
-    return min(MAX_UNIT_BYTES, max(1, rows * sum(map(len, lines)) // len(lines)))
+    sizes = [len(line) for line in islice(_first_lines(file), SAMPLED_LINES)] or [1]
+    return min(MAX_UNIT_BYTES, max(1, rows * sum(sizes) // len(sizes)))

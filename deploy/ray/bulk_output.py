@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,11 +11,16 @@ from uuid import uuid4
 
 from deploy.ray.bulk_inputs import InputError, Unit
 
-MANIFEST, REPORT, LOCK = "_manifest.json", "_report.json", "_lock"
-"""Files of the job itself. Data set readers skip names that begin with an underscore or a dot."""
+MANIFEST, REPORT, LOCK, SKIPPED = "_manifest.json", "_report.json", "_lock", "_skipped-*.jsonl"
+"""Files of the job itself; the last list the skipped rows of each unit.
+
+Data set readers skip names that begin with an underscore or a dot.
+"""
 UNFINISHED = ".unfinished"
 """Suffix of temporary files."""
 MAX_REPORTED_DIFFERENCES = 5
+ON_BAD_ROW, ROWS_PER_FILE = "on bad row", "rows per file"
+"""Keys of the manifest."""
 
 
 @contextmanager
@@ -42,7 +47,7 @@ def begin_or_resume(output: Path, manifest: Mapping[str, Any]) -> bool:
     """Write the manifest, or check that the existing one describes the same job.
 
     Returns:
-        Whether a job is resumed.
+        Whether a job is resumed. A job that failed because of a bad row may be resumed with bad rows skipped.
 
     Raises:
         InputError: the folder contains other data, or a job with other inputs, another model or other options.
@@ -53,17 +58,54 @@ def begin_or_resume(output: Path, manifest: Mapping[str, Any]) -> bool:
             raise InputError(f"{output} contains other files, such as {others[0]}; use an empty folder")
         write_json(path, manifest)
         return False
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); use another folder") from None
-    now = json.loads(json.dumps(manifest))
+    before = _read_manifest(path)
+    now, is_changed = json.loads(json.dumps(manifest)), False
+    if (before.get(ON_BAD_ROW), now.get(ON_BAD_ROW)) == ("fail", "skip"):
+        before[ON_BAD_ROW] = "skip"  # the finished units had no bad rows
+        is_changed = True
     if differences := list(_differences(before, now)):
         raise InputError(
             f"{output} contains the output of a different job: {'; '.join(differences[:MAX_REPORTED_DIFFERENCES])}. "
             "Use the same options to resume that job, or another folder"
         )
+    if is_changed:
+        write_json(path, now)
     return True
+
+
+def unit_rows_of(output: Path) -> int | None:
+    """Return the rows per unit of the job in *output*; None if there is none.
+
+    Raises:
+        InputError: its manifest cannot be read.
+    """
+    path = output / MANIFEST
+    found = _read_manifest(path).get(ROWS_PER_FILE) if path.exists() else None
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(manifest, dict):
+            return manifest
+        reason = type(manifest).__name__
+    except (OSError, ValueError) as error:
+        reason = type(error).__name__
+    raise InputError(f"{path} cannot be read ({reason}); use another folder")
+
+
+def write_skipped(output: Path, unit: Unit, skipped: Sequence[tuple[int, str]]) -> None:
+    """List the skipped rows of *unit*, each a line (or row) number with the reason, unless there are none.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if skipped:
+        kind = "row" if unit.format == "parquet" else "line"
+        lines = [{"file": unit.path, kind: number, "reason": reason} for number, reason in skipped]
+        with atomic_file(output / SKIPPED.replace("*", f"{unit.number:06d}")) as file:
+            file.writelines(f"{json.dumps(line)}\n".encode() for line in lines)
 
 
 def split_finished(output: Path, units: list[Unit]) -> tuple[list[Unit], list[Unit]]:

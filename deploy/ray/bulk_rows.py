@@ -1,6 +1,6 @@
 """Reads the rows of one unit of a bulk job: the good rows with their columns, the bad rows with the reason."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,7 +9,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deploy.ray.bulk_inputs import MAX_LINE_BYTES, Columns, InputError, Unit, first_line
+from deploy.ray.bulk_inputs import BYTE_ORDER_MARK, MAX_LINE_BYTES, Columns, InputError, Unit, first_line
 
 Row = tuple[int, dict[str, Any]]
 """A JSON row with its position: the byte at which its line begins."""
@@ -17,10 +17,18 @@ Row = tuple[int, dict[str, Any]]
 BATCH_ROWS = 1024
 """Rows that are decoded at a time; only this many rows beyond the unit are in memory."""
 BLOCK_BYTES = 1 << 20
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 TOO_LONG = b"{too long"
 """Replaces a line above MAX_LINE_BYTES. Not valid JSON, so no real line is equal to it and accepted."""
-TYPE_NAMES = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number"}
+MAX_TEXT_CHARACTERS = 1_000_000
+"""Longer texts are bad rows: tokenising one takes up to 400 bytes of memory per character."""
+TYPE_NAMES = {
+    type(None): "null",
+    dict: "an object",
+    list: "a list",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +64,56 @@ def read_unit(unit: Unit, columns: Columns) -> UnitRows:
     """
     try:
         return (_read_parquet if unit.format == "parquet" else _read_json_lines)(unit, columns)
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"{unit.path} cannot be read: {first_line(error)}") from None
 
 
-def place_of(unit: Unit, position: int) -> str:
-    """Return a position in readable form. Lines count from 1, as in editors; table rows from 0, as in pandas."""
+def without(rows: UnitRows, reasons: Mapping[int, str]) -> UnitRows:
+    """Return *rows* with some of the good rows as bad rows: *reasons* by their index."""
+    if not reasons:
+        return rows
+    good = [index for index in range(len(rows.texts)) if index not in reasons]
+    found = [BadRow(rows.positions[index], reason) for index, reason in reasons.items()]
+    return UnitRows(
+        rows.table.take(pa.array(good, pa.int64())),
+        [rows.texts[index] for index in good],
+        [rows.positions[index] for index in good],
+        sorted([*rows.bad, *found], key=lambda row: row.position),
+    )
+
+
+def numbers_of(unit: Unit, bad: Sequence[BadRow]) -> list[int]:
+    """Return the line numbers of bad rows (from 1, as in editors), or their rows in a table (from 0, as in pandas).
+
+    Reads the file once, up to the last of *bad*, which are in order.
+    """
     if unit.format == "parquet":
-        return f"{unit.path}, row {position}"
-    lines = 1
+        return [row.position for row in bad]
+    numbers, line, position = [], 1, 0
     with Path(unit.path).open("rb") as file:
-        left = position
-        while left and (block := file.read(min(left, BLOCK_BYTES))):
-            lines += block.count(b"\n")
-            left -= len(block)
-    return f"{unit.path}, line {lines}"
+        for row in bad:
+            while position < row.position and (block := file.read(min(row.position - position, BLOCK_BYTES))):
+                line += block.count(b"\n")
+                position += len(block)
+            numbers.append(line)
+    return numbers
+
+
+def places_of(unit: Unit, bad: Sequence[BadRow]) -> list[str]:
+    """Return the file and line, or row, of bad rows in order."""
+    kind = "row" if unit.format == "parquet" else "line"
+    return [f"{unit.path}, {kind} {number}" for number in numbers_of(unit, bad)]
 
 
 def _text_problem(text: object) -> str | None:
     if text is None:
         return "the text is missing or null"
+    if isinstance(text, bytes):
+        return "the text is not valid UTF-8"
     if not isinstance(text, str):
         return f"the text is not a string but {_type_name(text)}"
+    if len(text) > MAX_TEXT_CHARACTERS:
+        return f"the text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are allowed"
     return None if text.strip() else "the text is empty"
 
 
@@ -87,7 +123,7 @@ def _type_name(value: object) -> str:
 
 def _read_parquet(unit: Unit, columns: Columns) -> UnitRows:
     table = _read_slice(unit, list(dict.fromkeys([*columns.kept.names, columns.text])))
-    texts = table[columns.text].to_pylist()
+    texts = _strings_of(table[columns.text])
     problems = [_text_problem(text) for text in texts]
     good = [index for index, problem in enumerate(problems) if problem is None]
     kept = table.select(columns.kept.names)
@@ -97,6 +133,22 @@ def _read_parquet(unit: Unit, columns: Columns) -> UnitRows:
         [unit.start + index for index in good],
         [BadRow(unit.start + index, problem) for index, problem in enumerate(problems) if problem is not None],
     )
+
+
+def _strings_of(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column: None for null, bytes for what is not valid UTF-8 (Parquet does not check)."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        values = [value for chunk in column.chunks for value in chunk.cast(pa.large_binary()).to_pylist()]
+        return [None if value is None else _decoded(value) for value in values]
+
+
+def _decoded(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _read_slice(unit: Unit, names: list[str]) -> pa.Table:

@@ -6,8 +6,8 @@ which can only batch the requests that wait. Each actor runs the model on one th
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deploy.ray.bulk_inputs import Columns, InputError, Unit, first_line
-from deploy.ray.bulk_output import atomic_file
-from deploy.ray.bulk_rows import UnitRows, place_of, read_unit
+from deploy.ray.bulk_output import atomic_file, write_skipped
+from deploy.ray.bulk_rows import BadRow, UnitRows, numbers_of, places_of, read_unit, without
 from engine.encoder import Encoder
-from engine.errors import InvalidVectorError
+from engine.errors import InvalidInputError, InvalidVectorError
 from engine.options import EmbedOptions
 from engine.pipeline import ModelInputs, postprocess, preprocess
 from engine.planner import plan_micro_batches
@@ -29,10 +29,10 @@ from engine.vectors import Matrix, convert
 NEW_COLUMNS = ("embedding", "tokens", "truncated")
 METADATA_PREFIX = "fast_embedding"
 """Prefix of our keys in the metadata of a Parquet schema."""
-TEXTS_PER_TOKENIZATION = 64
+TEXTS_PER_TOKENIZATION, CHARACTERS_PER_TOKENIZATION = 64, 1_000_000
 """Texts that are tokenised at a time. Bounds memory: the tokenizer's own result is much larger than the token ids."""
 MAX_REPORTED_BAD_ROWS = 3
-"""Bad rows of a unit that are reported with their position; all are counted."""
+"""Bad rows of a unit in its result; a file beside the unit's lists all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class UnitResult:
     Attributes:
         run: the run that embedded it, which is an earlier one if its file existed already.
         skipped: number of bad rows that were skipped.
-        bad_rows: positions and reasons of some of them.
+        bad_rows: places and reasons of some of them.
         failure: why no file was written; empty on success.
     """
 
@@ -102,10 +102,10 @@ def embed_unit(encoder: Encoder, unit: Unit, spec: JobSpec) -> UnitResult:
         return read_result(target)
     started_s = time.perf_counter()
     rows = read_unit(unit, spec.columns)
-    bad_rows = [f"{place_of(unit, bad.position)}: {bad.reason}" for bad in rows.bad[:MAX_REPORTED_BAD_ROWS]]
-    if bad_rows and not spec.skip_bad_rows:
-        raise InputError(f"{bad_rows[0]}; correct it, or skip such rows with --on-bad-row skip")
-    vectors, prepared = _embed_rows(encoder, unit, rows, spec)
+    _check_rows(unit, rows, spec)
+    rows, vectors, prepared = _embed_rows(encoder, unit, rows, spec)
+    numbers = numbers_of(unit, rows.bad)
+    write_skipped(Path(spec.output), unit, [(at, bad.reason) for at, bad in zip(numbers, rows.bad, strict=True)])
     result = UnitResult(
         number=unit.number,
         run=spec.run,
@@ -113,7 +113,7 @@ def embed_unit(encoder: Encoder, unit: Unit, spec: JobSpec) -> UnitResult:
         tokens=sum(prepared.tokens),
         truncated=sum(prepared.truncated),
         skipped=len(rows.bad),
-        bad_rows=tuple(bad_rows),
+        bad_rows=_reported(unit, rows.bad),
         seconds=round(time.perf_counter() - started_s, 3),
     )
     _write(target, _build_table(rows, vectors, prepared), spec, result)
@@ -132,30 +132,82 @@ def read_result(target: Path) -> UnitResult:
         raise InputError(f"{target} was not written by this job ({type(error).__name__}); remove it") from None
 
 
-def _embed_rows(encoder: Encoder, unit: Unit, rows: UnitRows, spec: JobSpec) -> tuple[NDArray[Any], ModelInputs]:
+def _reported(unit: Unit, bad: Sequence[BadRow]) -> tuple[str, ...]:
+    some = bad[:MAX_REPORTED_BAD_ROWS]
+    return tuple(f"{place}: {row.reason}" for place, row in zip(places_of(unit, some), some, strict=True))
+
+
+def _check_rows(unit: Unit, rows: UnitRows, spec: JobSpec) -> None:
+    if rows.bad and not spec.skip_bad_rows:
+        raise InputError(f"{_reported(unit, rows.bad)[0]}; correct it, or skip such rows with --on-bad-row skip")
+
+
+def _embed_rows(
+    encoder: Encoder, unit: Unit, rows: UnitRows, spec: JobSpec
+) -> tuple[UnitRows, NDArray[Any], ModelInputs]:
+    """Return the rows that could be embedded, and the others as bad rows; the vectors; and their inputs."""
     options = spec.options
-    if not rows.texts:
-        one = np.ones((1, options.dimensions or encoder.dim), np.float32)
-        return convert(one, options.dtype)[:0], ModelInputs([])
-    prepared = _prepare(encoder, rows.texts, options)
-    raw = _encode(encoder.runnable(options.input_type), prepared, spec.budget_tokens)
-    try:
-        vectors, _ = postprocess(raw, prepared, options, encoder.model)
-    except InvalidVectorError as error:
-        raise InputError(f"{place_of(unit, rows.positions[error.index])}: {error.detail}") from error
-    return vectors, prepared
+    prepared, rejected = _prepare(encoder, rows.texts, options)
+    rows = without(rows, rejected)
+    _check_rows(unit, rows, spec)
+    if rows.texts:
+        raw = _encode(encoder.runnable(options.input_type), prepared, spec.budget_tokens)
+    while rows.texts:
+        try:
+            return rows, postprocess(raw, prepared, options, encoder.model)[0], prepared
+        except InvalidVectorError as error:
+            rows = without(rows, {error.index: error.detail})
+            _check_rows(unit, rows, spec)
+            prepared, kept = _without_text(prepared, error.index)
+            raw = raw[kept]
+    one = np.ones((1, options.dimensions or encoder.dim), np.float32)
+    return rows, convert(one, options.dtype)[:0], ModelInputs([])
 
 
-def _prepare(encoder: Encoder, texts: Sequence[str], options: EmbedOptions) -> ModelInputs:
+def _prepare(encoder: Encoder, texts: Sequence[str], options: EmbedOptions) -> tuple[ModelInputs, dict[int, str]]:
+    """Tokenise *texts*.
+
+    Returns:
+        The inputs of the accepted texts, and the reasons why others are rejected, by index.
+    """
     prompt = encoder.model.card.prompt_for(options.input_type)
-    options = replace(options, allow_blank=True)  # one invisible character must not end a job of millions of rows
-    parts = [
-        preprocess(encoder.tokenizer, texts[start : start + TEXTS_PER_TOKENIZATION], prompt, options)
-        for start in range(0, len(texts), TEXTS_PER_TOKENIZATION)
-    ]
+    parts: list[ModelInputs] = []
+    rejected: dict[int, str] = {}
+    for left in _batches(texts):
+        while left:
+            try:
+                parts.append(preprocess(encoder.tokenizer, [texts[index] for index in left], prompt, options))
+                break
+            except InvalidInputError as error:
+                if not isinstance(index := error.extensions.get("index"), int):
+                    raise
+                rejected[left.pop(index)] = f"the text {error.detail.removeprefix(f'Text {index} ')}"
     items = [item for part in parts for item in part.items]
     counts = [count for part in parts for count in part.window_counts or ()]
-    return ModelInputs(items, counts or None)
+    return ModelInputs(items, counts or None), rejected
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[int]]:
+    """Yield the indexes of the texts that are tokenised together."""
+    batch: list[int] = []
+    characters = 0
+    for index, text in enumerate(texts):
+        if len(batch) == TEXTS_PER_TOKENIZATION or (batch and characters + len(text) > CHARACTERS_PER_TOKENIZATION):
+            yield batch
+            batch, characters = [], 0
+        batch.append(index)
+        characters += len(text)
+    yield batch
+
+
+def _without_text(prepared: ModelInputs, index: int) -> tuple[ModelInputs, list[int]]:
+    """Return the inputs without those of one text, and the indexes of the items that remain."""
+    text_indexes = prepared.text_indexes or range(len(prepared.items))
+    kept = [item for item, text in enumerate(text_indexes) if text != index]
+    counts = prepared.window_counts
+    if counts is not None:
+        counts = [count for text, count in enumerate(counts) if text != index]
+    return ModelInputs([prepared.items[item] for item in kept], counts), kept
 
 
 def _encode(runnable: Any, prepared: ModelInputs, budget_tokens: int) -> Matrix:

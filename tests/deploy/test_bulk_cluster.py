@@ -124,9 +124,45 @@ def test_killed_job_resumes_without_embedding_a_text_twice(
     assert {part: (part.stat().st_ino, part.stat().st_mtime_ns) for part in before} == before  # none was rewritten
     assert len(texts_by_run) == 2
     assert texts_by_run.total() == TEXTS
-    assert report["texts"] == TEXTS - sum(read_result(part).texts for part in before)
+    assert report["texts"] == TEXTS
+    assert report["texts_this_run"] == TEXTS - sum(read_result(part).texts for part in before)
+    assert f"Done: {TEXTS} texts" in output
     assert report["units_done_before"] == len(before)
     assert_same_rows(tmp_path, expected)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_job_that_failed_on_a_bad_row_completes_with_bad_rows_skipped(cluster: RayCluster, tmp_path: Path) -> None:
+    rows = [{"id": number, "text": f"number {number}"} for number in range(40)]
+    bad = [
+        '{"text": 5}',
+        '{"text": null}',
+        '{"text": []}',
+        '{"text": {}}',
+        '{"id": 1}',
+        '{"text": " "}',
+        '{"text": "\udcff"}',
+        "{",
+    ]
+    lines = [json.dumps(row) for row in rows] + bad
+    file = tmp_path / "texts.jsonl"
+    file.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+    output = tmp_path / "out"
+    with start(cluster, file, output) as failed:
+        assert failed.stderr
+        message = failed.stderr.read()
+    assert failed.returncode == 1
+    assert f"{file}, line 41: the text is not a string but a number; correct it, or skip" in message
+    message = finish(start(cluster, file, output, "--on-bad-row", "skip"))
+    assert "Done: 40 texts (0 truncated)" in message
+    assert f"8 rows skipped (listed in {output}/_skipped-*.jsonl)" in message
+    report = json.loads((output / "_report.json").read_text())
+    assert (report["texts"], report["skipped"]) == (40, 8)
+    assert sorted(read_rows(output)["id"].to_pylist()) == list(range(40))
+    skipped = [json.loads(line) for part in output.glob("_skipped-*") for line in part.read_text().splitlines()]
+    assert sorted(line["line"] for line in skipped) == list(range(41, 49))
 
 
 @pytest.mark.ray

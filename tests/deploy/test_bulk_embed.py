@@ -66,6 +66,16 @@ def test_resumed_job_must_have_the_same_options(texts: Path, tmp_path: Path, cap
     assert list(output.glob("part-*")) == []
 
 
+def test_resumed_job_has_the_same_units_on_any_number_of_cores(texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    first = plan_job(texts, output, "--actors", "1", "--rows-per-file", "2")
+    (output / "_manifest.json").write_text(json.dumps(first.manifest))
+    again = plan_job(texts, output, "--actors", "64")
+    assert (again.units, again.manifest) == (first.units, first.manifest)
+    assert len(plan_job(texts, tmp_path / "other", "--actors", "64").units) == 1
+
+
 @pytest.mark.parametrize("arguments", [["--actors", "3:1"], ["--rows-per-file", "0"], ["--on-bad-row", "hide"]])
 def test_usage_error_names_the_option(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -91,13 +101,17 @@ def test_job_finds_the_models_that_are_preloaded_in_an_image(
 
 def test_progress_reports_percentage_rates_and_time_left() -> None:
     units, clock, lines = [Unit(number, "x", 0, 100) for number in range(4)], ManualClock(), list[str]()
-    progress = Progress(units, units[:1], report=lines.append, run="now", clock=clock)
+    first = UnitResult(0, "before", texts=70, tokens=700, truncated=1, skipped=30)
+    progress = Progress(units, [(units[0], first)], report=lines.append, run="now", clock=clock)
     clock.now_s += 10
-    progress.add(units[1], UnitResult(1, "now", texts=100, tokens=1000, truncated=3, skipped=1))
+    progress.add(units[1], UnitResult(1, "now", texts=99, tokens=1000, truncated=3, skipped=1))
     clock.now_s += 10
-    progress.add(units[2], replace(UnitResult(2, "before", texts=100), skipped=9))
+    progress.add(units[2], replace(first, number=2))  # Ray repeated a unit that an earlier run has written
     assert lines == [
-        " 50.0%  100 texts  10 texts/s  100 tokens/s  0:00:20 left",
-        " 75.0%  100 texts  5 texts/s  50 tokens/s  0:00:10 left",
+        " 50.0%  169 texts  10 texts/s  100 tokens/s  0:00:20 left",
+        " 75.0%  239 texts  5 texts/s  50 tokens/s  0:00:10 left",
     ]
-    assert (progress.totals.units_done_before, progress.totals.skipped) == (2, 1)
+    assert progress.totals.summary("out/_skipped-*.jsonl") == (
+        "Done: 239 texts (5 truncated), 2,400 tokens, 61 rows skipped (listed in out/_skipped-*.jsonl), in 3 files. "
+        "This run: 99 texts in 20.0 s; 2 files existed already."
+    )

@@ -11,7 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from deploy.ray import bulk_inputs
-from deploy.ray.bulk_inputs import InputError, choose_columns, describe, find_files, split_into_units
+from deploy.ray.bulk_inputs import (
+    InputError,
+    InputFile,
+    choose_columns,
+    choose_unit_rows,
+    describe,
+    find_files,
+    split_into_units,
+)
 
 
 def write_lines(path: Path, *rows: object) -> Path:
@@ -104,6 +112,59 @@ def test_json_lines_are_split_by_bytes_into_approximately_equal_rows(tmp_path: P
     assert (units[0].start, units[-1].stop, len(units)) == (0, file.size_bytes, 4)
 
 
+@pytest.mark.parametrize(
+    ("rows", "cores", "expected"),
+    [
+        pytest.param(1, 2, 16, id="one-row"),
+        pytest.param(100, 2, 16, id="all-cores-work"),
+        pytest.param(5_000, 64, 19, id="many-cores"),
+        pytest.param(5_000, 2, 64, id="small-input"),
+        pytest.param(1_000_000, 2, 1_953, id="million"),
+        pytest.param(1_000_000, 64, 1_953, id="million-on-many-cores"),
+        pytest.param(1_000_000, 512, 488, id="million-on-a-large-cluster"),
+        pytest.param(1_000_000_000, 2, 50_000, id="billion"),
+    ],
+)
+def test_units_are_small_enough_for_all_cores_and_not_too_many(rows: int, cores: int, expected: int) -> None:
+    assert choose_unit_rows([InputFile("a.parquet", 0, 0, rows=rows)], cores) == expected
+
+
+def test_rows_of_json_lines_are_estimated_for_the_size_of_units(tmp_path: Path) -> None:
+    files = describe([write_lines(tmp_path / "a.jsonl", *({"text": "four"} for _ in range(500)))])
+    assert choose_unit_rows(files, 2) == 62
+    empty = describe([write_lines(tmp_path / "empty.jsonl")])
+    assert (choose_unit_rows(empty, 2), split_into_units(empty, 16)) == (16, [])
+
+
+def test_broken_lines_do_not_hide_the_columns_of_later_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_inputs, "SAMPLED_LINES", 2)
+    file = write_lines(tmp_path / "a.jsonl", 1, 2, 3, {"text": 7, "id": 1}, {"text": "x", "id": 2})
+    assert choose_columns(describe([file]), "text", None).kept == pa.schema([("text", pa.string()), ("id", pa.int64())])
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b'\xef\xbb\xbf{"text": "x", "id": 1}\n')
+    assert choose_columns(describe([marked]), "text", None).kept.names == ["text", "id"]
+
+
+@pytest.mark.parametrize(
+    "rows", [[{"text": 7}], [{"text": None}], [{"text": [1]}, {"text": {"a": 1}}, {"text": 0.5}]], ids=str
+)
+def test_texts_of_any_type_are_accepted_if_bad_rows_are_skipped(rows: list[object], tmp_path: Path) -> None:
+    files = describe([write_lines(tmp_path / "a.jsonl", *rows)])
+    assert choose_columns(files, "text", None, skip_bad_rows=True).kept == pa.schema([("text", pa.string())])
+    with pytest.raises(InputError, match="contains no string"):
+        choose_columns(files, "text", None)
+    with pytest.raises(InputError, match="there is no column 'body'"):
+        choose_columns(files, "body", None, skip_bad_rows=True)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "{\n", "[1]\n"])
+def test_file_without_any_row_has_only_the_text_column(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(content)
+    assert choose_columns(describe([file]), "body", None).kept.names == ["body"]
+    assert choose_columns(describe([file]), "body", ["id"]).kept.names == ["id"]
+
+
 def test_long_first_line_does_not_make_one_unit_of_the_whole_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +192,7 @@ def test_kept_columns_are_all_or_the_named_ones(tmp_path: Path) -> None:
     ("text", "keep", "message"),
     [
         ("body", ["id"], "there is no column 'body'; the input has id"),
-        ("id", ["id"], "the column 'id' contains int64, not strings"),
+        ("id", ["id"], "the column 'id' contains no string in the sampled lines"),
         ("text", ["nope"], "there is no column 'nope'"),
         ("text", None, "the column 'mixed' contains values of different types"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.ray.bulk_inputs import InputError, Unit
-from deploy.ray.bulk_output import MANIFEST, begin_or_resume, lock_folder, split_finished
+from deploy.ray.bulk_output import MANIFEST, begin_or_resume, lock_folder, split_finished, unit_rows_of
 
 JOB = {"model": "a", "options": {"dtype": "float32"}, "input": [{"path": "x", "size_bytes": 7}]}
 
@@ -31,6 +31,28 @@ def test_different_job_is_refused_with_the_differences(change: dict[str, object]
     begin_or_resume(tmp_path, JOB)
     with pytest.raises(InputError, match=f"a different job.*{message}.*or another folder"):
         begin_or_resume(tmp_path, JOB | change)
+
+
+def test_failed_job_may_be_resumed_with_bad_rows_skipped_but_not_the_reverse(tmp_path: Path) -> None:
+    fail, skip = JOB | {"on bad row": "fail"}, JOB | {"on bad row": "skip"}
+    begin_or_resume(tmp_path, fail)
+    assert begin_or_resume(tmp_path, skip) is True
+    with pytest.raises(InputError, match='on bad row was "skip" and is "fail"'):
+        begin_or_resume(tmp_path, fail)
+
+
+def test_resumed_job_keeps_the_size_of_its_units(tmp_path: Path) -> None:
+    assert unit_rows_of(tmp_path) is None
+    begin_or_resume(tmp_path, JOB | {"rows per file": 77})
+    assert unit_rows_of(tmp_path) == 77
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_manifest_that_cannot_be_read_is_reported(content: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    for read in (unit_rows_of, lambda folder: begin_or_resume(folder, JOB)):
+        with pytest.raises(InputError, match=rf"{MANIFEST} cannot be read"):
+            read(tmp_path)
 
 
 def test_folder_with_other_files_is_refused_and_not_changed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deploy.ray.bulk_inputs import Columns, Unit, choose_columns, describe, split_into_units
-from deploy.ray.bulk_rows import place_of, read_unit
+from deploy.ray.bulk_rows import UnitRows, places_of, read_unit
 
 WORDS = ["ä", "two words", "x" * 40, "日本", "last"]
 
@@ -17,6 +17,10 @@ def read_texts(path: Path, rows_per_unit: int) -> list[str]:
     files = describe([path])
     columns = choose_columns(files, "text", None)
     return [text for unit in split_into_units(files, rows_per_unit) for text in read_unit(unit, columns).texts]
+
+
+def bad_rows(unit: Unit, rows: UnitRows) -> list[tuple[str, str]]:
+    return list(zip(places_of(unit, rows.bad), [bad.reason for bad in rows.bad], strict=True))
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\n\n", ""])
@@ -50,7 +54,7 @@ def test_kept_columns_stay_with_their_text(tmp_path: Path) -> None:
     rows = read_unit(unit, choose_columns(files, "text", None))
     assert rows.table.to_pylist() == [{"id": 1, "text": "a", "list": [1]}, {"id": 4, "text": "d", "list": [4]}]
     assert (rows.texts, rows.positions) == (["a", "d"], [0, 3])
-    assert [(place_of(unit, bad.position), bad.reason) for bad in rows.bad] == [
+    assert bad_rows(unit, rows) == [
         (f"{path}, row 1", "the text is missing or null"),
         (f"{path}, row 2", "the text is empty"),
     ]
@@ -62,19 +66,30 @@ def test_kept_columns_stay_with_their_text(tmp_path: Path) -> None:
         ('{"text": "x"', "the line is not valid JSON"),
         ("[1]", "the line is a list, not an object like {'text': '...'}"),
         ('{"id": 1}', "the text is missing or null"),
+        ('{"text": null}', "the text is missing or null"),
         ('{"text": 7}', "the text is not a string but a number"),
+        ('{"text": 0.5}', "the text is not a string but a number"),
+        ('{"text": true}', "the text is not a string but a boolean"),
+        ('{"text": ["x"]}', "the text is not a string but a list"),
+        ('{"text": {"x": 1}}', "the text is not a string but an object"),
         ('{"text": ""}', "the text is empty"),
+        ('{"text": " \\t\\u00a0\\u3000"}', "the text is empty"),
+        ('{"text": "' + "x" * 1_000_001 + '"}', "the text has 1,000,001 characters; at most 1,000,000 are allowed"),
+        ('{"text": "\\ud800"}', "the line is not valid JSON"),
+        ('{"text": "\udcff"}', "the line is not valid JSON"),
+        ("null", "the line is null, not an object"),
         ('{"text": "x", "id": "one"}', "'id' is not int64, the type in the sampled lines"),
         ('{"text": "x", "new": 1}', "it has 'new', which the sampled lines do not have; choose columns with --keep"),
     ],
 )
 def test_bad_line_is_reported_with_its_number(line: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(f'{{"text": "x", "id": 1}}\n\n{{"text": "y"}}\n{line}\n{{"text": "z", "id": 3}}\n')
+    text = f'{{"text": "x", "id": 1}}\n\n{{"text": "y"}}\n{line}\n{{"text": "z", "id": 3}}\n'
+    path.write_bytes(text.encode(errors="surrogateescape"))  # \udcff becomes a byte that is not UTF-8
     [unit] = split_into_units(describe([path]), 100)
     columns = Columns("text", pa.schema([("text", pa.string()), ("id", pa.int64())]), keeps_all=True)
     rows = read_unit(unit, columns)
-    assert [(place_of(unit, bad.position)) for bad in rows.bad] == [f"{path}, line 4"]
+    assert places_of(unit, rows.bad) == [f"{path}, line 4"]
     assert rows.bad[0].reason.startswith(reason)
     assert rows.table.to_pylist() == [{"text": "x", "id": 1}, {"text": "y", "id": None}, {"text": "z", "id": 3}]
 
@@ -88,7 +103,7 @@ def test_byte_order_mark_is_ignored_and_an_endless_line_is_a_bad_row(
     [unit] = split_into_units(describe([path]), 100)
     rows = read_unit(unit, Columns("text", pa.schema([]), keeps_all=False))
     assert rows.texts == ["x", "z"]
-    assert [place_of(unit, bad.position) for bad in rows.bad] == [f"{path}, line 2"]
+    assert places_of(unit, rows.bad) == [f"{path}, line 2"]
     assert rows.bad[0].reason == "the line is longer than 50 bytes"
 
 
@@ -117,7 +132,7 @@ def test_value_that_arrow_would_change_is_a_bad_row(
     assert [row for part in read for row in part.table.to_pylist()] == [rows[0], rows[2], rows[3]]
     [bad] = [bad for part in read for bad in part.bad]
     assert bad.reason.startswith("'more' is not ")
-    assert place_of(units[0], bad.position) == f"{path}, line 2"
+    assert places_of(units[0], [bad]) == [f"{path}, line 2"]
 
 
 def test_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,8 @@ from deploy.ray.bulk_units import NEW_COLUMNS, JobSpec, embed_unit
 from engine.catalog import read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.options import EmbedOptions
+from engine.tokenizer import TokenizedText
+from engine.vectors import Matrix
 
 TEXTS = ["How do I reset my password?", "x", "many words " * 300, "One, two, three.", None, "x"]
 GOOD = [text for text in TEXTS if text]
@@ -45,6 +48,25 @@ def spec(tmp_path: Path, encoder: Encoder) -> JobSpec:
         skip_bad_rows=True,
         budget_tokens=256,
     )
+
+
+class NaNEncoder:
+    """A real encoder whose model returns NaN for items of some lengths."""
+
+    def __init__(self, encoder: Encoder, lengths: set[int]) -> None:
+        self._encoder = encoder
+        self._lengths = lengths
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def runnable(self, _: str | None) -> Any:
+        return self
+
+    def encode(self, items: list[TokenizedText]) -> Matrix:
+        vectors = self._encoder.encode(items)
+        vectors[[item.length in self._lengths for item in items]] = np.nan
+        return vectors
 
 
 def read_output(spec: JobSpec, unit: Unit) -> pa.Table:
@@ -130,8 +152,85 @@ def test_value_that_parquet_cannot_store_is_reported(tmp_path: Path, encoder: En
     assert list(Path(spec.output).iterdir()) == []
 
 
-def test_text_that_is_not_utf_8_is_reported(tmp_path: Path, encoder: Encoder, spec: JobSpec) -> None:
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_text_that_is_not_utf_8_is_a_bad_row(
+    kind: pa.DataType, tmp_path: Path, encoder: Encoder, spec: JobSpec
+) -> None:
     file = tmp_path / "in.parquet"
-    pq.write_table(pa.table({"id": [1], "text": pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())}), file)
-    with pytest.raises(InputError, match=r"in\.parquet cannot be read: "):
-        embed_unit(encoder, Unit(0, str(file), 0, 1), spec)
+    texts = pa.array([b"x", b"\xff\xfe", None, "ä".encode()], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"id": range(4), "text": texts.cast(kind)}), file)
+    unit = Unit(0, str(file), 0, 4)
+    assert embed_unit(encoder, unit, spec).bad_rows == (
+        f"{file}, row 1: the text is not valid UTF-8",
+        f"{file}, row 2: the text is missing or null",
+    )
+    assert read_output(spec, unit)["id"].to_pylist() == [0, 3]
+
+
+def test_all_skipped_rows_are_listed_in_a_file(tmp_path: Path, encoder: Encoder, spec: JobSpec) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"text": "x"}\n{"text": 1}\n\n{"text": 2}\n{"text": "y"}\n{"text": 3}\n{"text": 4}\n{')
+    unit = Unit(7, str(file), 14, file.stat().st_size)
+    result = embed_unit(encoder, unit, spec)
+    assert (result.texts, result.skipped, len(result.bad_rows)) == (1, 5, 3)
+    lines = [json.loads(line) for line in (Path(spec.output) / "_skipped-000007.jsonl").read_text().splitlines()]
+    assert [line["line"] for line in lines] == [2, 4, 6, 7, 8]
+    assert lines[0] == {"file": str(file), "line": 2, "reason": "the text is not a string but a number"}
+
+
+@pytest.mark.parametrize("long_text", ["truncate", "mean"])
+def test_row_whose_vector_is_unusable_is_a_bad_row(
+    long_text: Literal["truncate", "mean"], encoder: Encoder, unit: Unit, spec: JobSpec
+) -> None:
+    """An encoder that returns NaN for some texts: the others keep their own vectors."""
+    spec = replace(spec, options=EmbedOptions(long_text=long_text))
+    embed_unit(encoder, unit, spec)
+    expected = read_output(spec, unit)
+    other = replace(unit, number=4)
+    bad = {len(encoder.tokenizer.tokenize([text])[0].ids) for text in (GOOD[0], GOOD[1])}  # "x" is there twice
+    result = embed_unit(cast("Encoder", NaNEncoder(encoder, bad)), other, spec)
+    assert (result.texts, result.skipped) == (2, 4)
+    found = read_output(spec, other)
+    assert found["id"].to_pylist() == [2, 3]
+    np.testing.assert_allclose(
+        np.stack(found["embedding"].to_numpy()), np.stack(expected["embedding"].to_numpy())[[2, 3]], atol=1e-6
+    )
+    with pytest.raises(InputError, match=r"row 0: The vector of text 0 contains NaN"):
+        embed_unit(
+            cast("Encoder", NaNEncoder(encoder, bad)),
+            replace(unit, number=5, stop=1),
+            replace(spec, skip_bad_rows=False),
+        )
+
+
+def test_text_that_the_tokenizer_rejects_is_a_bad_row(encoder: Encoder, unit: Unit, spec: JobSpec) -> None:
+    spec = replace(spec, options=EmbedOptions(truncate="none"))
+    result = embed_unit(encoder, unit, spec)
+    assert result.bad_rows[0].startswith(f"{unit.path}, row 2: the text has 602 tokens; the model accepts at most 256")
+    assert read_output(spec, unit)["id"].to_pylist() == [0, 1, 3, 5]
+    with pytest.raises(InputError, match=r"row 2: the text has 602 tokens"):
+        embed_unit(encoder, replace(unit, number=4, stop=4), replace(spec, skip_bad_rows=False))
+
+
+@pytest.mark.parametrize("long_text", ["truncate", "mean"])
+def test_text_in_which_the_model_sees_nothing_is_a_bad_row(
+    long_text: Literal["truncate", "mean"], tmp_path: Path, encoder: Encoder, spec: JobSpec
+) -> None:
+    file = tmp_path / "in.parquet"
+    texts = ["\u200b", "a", "\ufeff\u00ad", "\x00", "b", "\ufe0f", "[SEP]"]
+    pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), file)
+    unit, spec = Unit(0, str(file), 0, len(texts)), replace(spec, options=EmbedOptions(long_text=long_text))
+    result = embed_unit(encoder, unit, spec)
+    assert (result.texts, result.skipped) == (2, 5)
+    assert result.bad_rows[0].startswith(f"{file}, row 0: the text is blank for this model")
+    assert read_output(spec, unit)["id"].to_pylist() == [1, 4]
+
+
+def test_many_characters_are_tokenised_in_parts(
+    encoder: Encoder, unit: Unit, spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_unit(encoder, unit, spec)
+    monkeypatch.setattr("deploy.ray.bulk_units.CHARACTERS_PER_TOKENIZATION", 30)
+    other = replace(unit, number=4)
+    embed_unit(encoder, other, spec)
+    assert read_output(spec, other).equals(read_output(spec, unit))

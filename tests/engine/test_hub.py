@@ -20,7 +20,7 @@ from engine.encoder import load_encoder
 from engine.fastembed_adapter import registry_model
 from engine.hub import fetch
 from tests.support.held_hub import held_hub
-from tests.support.hubs import Hub, Json, Loader, hub_environment, loading, serving, unchanged
+from tests.support.hubs import Hub, Json, Loader, commit_of, hub_environment, loading, serving, unchanged
 from tests.support.servers import free_port, running_server, started_server
 from tests.support.tiny import TinyModel, mean_of
 
@@ -424,3 +424,26 @@ def test_one_caller_that_asks_for_every_model_causes_one_download_at_a_time(tiny
         slow.hang_up()
         last = [done.result() for done in asking]
     assert sorted(answer.json()["code"] for answer in last).count("model-unavailable") == held
+
+
+def test_pinned_revision_is_loaded_although_the_hub_has_a_newer_one(
+    loader: Loader, loader_without_hub: Loader, hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    older = {**files, "config.json": b"{ " + files["config.json"].removeprefix(b"{"), "extra.bin": b"not needed"}
+    hub.older = [older]
+    pinned = commit_of(older)
+    assert pinned != hub.commit
+    newest = loader.load(tmp_path, TEXT)
+    found = loader.load(tmp_path, TEXT, revision=pinned)
+    np.testing.assert_allclose(found["vector"], newest["vector"], atol=1e-6)
+    [folder] = tmp_path.glob("models--*/snapshots")
+    assert {path.name for path in folder.iterdir()} == {hub.commit, pinned}
+    assert (folder / pinned / "config.json").read_bytes() == older["config.json"]
+    assert not (folder / pinned / "extra.bin").exists()
+    assert found["fingerprint"]["revision"] == pinned
+    assert loader_without_hub.load(tmp_path, TEXT, revision=pinned) == found
+    hub.requests.clear()
+    assert loader.load(tmp_path, TEXT, revision="f" * 40)["cause"].endswith(
+        "the hub does not have the revision that its card states"
+    )
+    assert {path.name for path in folder.iterdir()} == {hub.commit, pinned}

@@ -40,6 +40,7 @@ class Hub:
         rejected: requests whose path contains this are rejected; by default all.
         corrupt: changes a file before it is sent, by name and content.
         disconnects_in: it closes the connection in the middle of these files.
+        older: files of older commits.
         requests: every request so far, such as `GET /api/models/a/b`.
     """
 
@@ -50,26 +51,40 @@ class Hub:
     rejected: str = "/"
     corrupt: Callable[[str, bytes], bytes] = unchanged
     disconnects_in: tuple[str, ...] = ()
+    older: list[Mapping[str, bytes]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(b"".join(self.files.values()), usedforsecurity=False).hexdigest()
+        return commit_of(self.files)
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body for a GET of *path*."""
         if self.rejection and self.rejected in path:
             status, code = self.rejection
             return status, {"X-Error-Code": code} if code else {}, b""
-        description, resolved = f"/api/models/{self.repository}", f"/{self.repository}/resolve/{self.commit}/"
+        description = f"/api/models/{self.repository}"
         if path in (description, f"{description}/revision/main"):
-            return _json({"id": self.repository, "sha": self.commit, "private": False, "tags": [], "siblings": []})
-        if path == f"{description}/tree/{self.commit}":
-            return _json([_entry(name, content) for name, content in self.files.items()])
-        if path.startswith(resolved) and (name := path.removeprefix(resolved)) in self.files:
-            content = self.files[name]
-            return 200, {"ETag": f'"{_etag(name, content)}"', "X-Repo-Commit": self.commit}, content
-        return 404, {"X-Error-Code": "RepoNotFound"}, b""
+            return self._describe(self.commit)
+        for files in (self.files, *self.older):
+            commit = commit_of(files)
+            resolved = f"/{self.repository}/resolve/{commit}/"
+            if path == f"{description}/revision/{commit}":
+                return self._describe(commit)
+            if path == f"{description}/tree/{commit}":
+                return _json([_entry(name, content) for name, content in files.items()])
+            if path.startswith(resolved) and (name := path.removeprefix(resolved)) in files:
+                content = files[name]
+                return 200, {"ETag": f'"{_etag(name, content)}"', "X-Repo-Commit": commit}, content
+        is_revision = path.startswith(f"{description}/revision/")
+        return 404, {"X-Error-Code": "RevisionNotFound" if is_revision else "RepoNotFound"}, b""
+
+    def _describe(self, commit: str) -> tuple[int, dict[str, str], bytes]:
+        return _json({"id": self.repository, "sha": commit, "private": False, "tags": [], "siblings": []})
+
+
+def commit_of(files: Mapping[str, bytes]) -> str:
+    return hashlib.sha1(b"".join(files.values()), usedforsecurity=False).hexdigest()
 
 
 def _json(content: object) -> tuple[int, dict[str, str], bytes]:
@@ -154,11 +169,15 @@ class Loader:
             text=True,
         )
 
-    def load(self, cache_dir: Path, text: str = "", *, preloaded: Path | None = None) -> Json:
-        """Load the model. Return the `vector` of *text* and the `fingerprint`, or the `cause` why it is unavailable."""
+    def load(self, cache_dir: Path, text: str = "", *, preloaded: Path | None = None, revision: str = "") -> Json:
+        """Load the model, at *revision* as if its card stated it.
+
+        Return the `vector` of *text* and the `fingerprint`, or the `cause` why it is unavailable.
+        """
         assert self._process.stdin
         assert self._process.stdout
         request = {"cache_dir": str(cache_dir), "text": text, "preloaded": str(preloaded) if preloaded else None}
+        request["revision"] = revision
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         for line in self._process.stdout:

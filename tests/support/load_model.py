@@ -5,7 +5,7 @@ Usage: `python -m tests.support.load_model NAME [HUB_TIMEOUT_S]`
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import engine.hub
@@ -15,9 +15,10 @@ from engine.errors import ModelUnavailableError
 from tests.support.hubs import OUTCOME
 
 
-def attempt(name: str, cache_dir: Path, text: str, preloaded: Path | None) -> dict[str, object]:
+def attempt(name: str, cache_dir: Path, text: str, preloaded: Path | None, revision: str) -> dict[str, object]:
     try:
         model = read_catalog([], bundled="", preloaded=preloaded).get(name)
+        model = replace(model, card=replace(model.card, revision=revision))
         encoder = load_encoder(model, hub_cache_dir=cache_dir)
     except ModelUnavailableError as error:
         return {"cause": error.cause}
@@ -30,6 +31,6 @@ if len(sys.argv) > 2:
 for line in sys.stdin:
     request = json.loads(line)
     preloaded = Path(request["preloaded"]) if request["preloaded"] else None
-    outcome = attempt(sys.argv[1], Path(request["cache_dir"]), request["text"], preloaded)
+    outcome = attempt(sys.argv[1], Path(request["cache_dir"]), request["text"], preloaded, request["revision"])
     sys.stdout.write(f"{OUTCOME}{json.dumps(outcome)}\n")
     sys.stdout.flush()
