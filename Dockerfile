@@ -54,6 +54,7 @@ ENTRYPOINT ["/bin/sh", "-c", "exec uvicorn main:app --reload --host \"${HOST:-0.
 FROM dependencies AS preloaded
 COPY models/ models/
 COPY config.py env_file.py setting_types.py ./
+COPY host/ host/
 COPY assembly/__init__.py assembly/catalog.py assembly/
 COPY engine/ engine/
 COPY cli/ cli/
