@@ -85,7 +85,8 @@ def test_other_signals_during_the_imports_do_not_end_the_process(name: str, tiny
 
 def test_handlers_are_installed_before_anything_but_the_standard_library_is_imported() -> None:
     script = (
-        "import sys; before = set(sys.modules); import serving.process_start;"
+        "import sys; before = set(sys.modules);"
+        "import host.standard_streams, serving.process_signals, serving.process_start;"
         "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
     )
     done = subprocess.run([sys.executable, "-S", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -70,6 +70,7 @@ NAMES_OF_A_PROTOCOL: dict[str, Callable[[Any], object]] = {
     "cycle.scope": lambda scope: scope["path"] == "/path",
 }
 NAMES_OF_A_SERVER: dict[str, Callable[[Any], object]] = {
+    "capture_signals": takes(),
     "handle_exit": takes("sig", "frame"),
     "on_tick": lambda method: takes("counter")(method) and inspect.iscoroutinefunction(method),
     "shutdown": lambda method: takes("sockets")(method) and inspect.iscoroutinefunction(method),
