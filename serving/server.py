@@ -1,5 +1,6 @@
 """Serves an app in this process, until a signal stops it."""
 
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,11 +78,9 @@ def serve(
     signals = prepare_process()
     log_unhandled_errors()
     try:
-        listening = open_listening_socket(host, port)
+        listening = _listen(host, port)
     except ListenError as error:
         return fail(str(error))
-    if has_fallen_back(host, listening):
-        log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
     pool = ConnectionPool(
         _within_file_limit(limits), count_failure=count_failure, reject_early=reject_early, address_of=address_of
     )
@@ -102,9 +101,26 @@ def serve(
     signals.hand_over(stop=server.handle_exit, reload=server.reload, report_unused=server.report_unused)
     is_success = server.run_until_stopped(listening)
     signals.ignore_rest()
+    return exit_despite_threads(_exit_code(state, is_success=is_success))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the socket to listen on.
+
+    Raises:
+        ListenError: it cannot be opened.
+    """
+    listening = open_listening_socket(host, port)
+    if has_fallen_back(host, listening):
+        log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
+    return listening
+
+
+def _exit_code(state: ServiceState, *, is_success: bool) -> int:
+    """Return the exit code, and write to standard error why it is not 0."""
     if state.failure is not None:
-        return exit_despite_threads(fail(f"Cannot start: {state.failure}"))
-    return exit_despite_threads(0 if is_success else fail("The service failed; its log contains the reason."))
+        return fail(f"Cannot start: {state.failure}")
+    return 0 if is_success else fail("The service failed; its log contains the reason.")
 
 
 def _within_file_limit(limits: ConnectionLimits) -> ConnectionLimits:
