@@ -1,5 +1,6 @@
 """Serves an app in this process, until a signal stops it."""
 
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,11 +78,9 @@ def serve(
     signals = prepare_process()
     log_unhandled_errors()
     try:
-        listening = open_listening_socket(host, port)
+        listening = _listen(host, port)
     except ListenError as error:
         return fail(str(error))
-    if has_fallen_back(host, listening):
-        log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
     pool = ConnectionPool(
         _within_file_limit(limits), count_failure=count_failure, reject_early=reject_early, address_of=address_of
     )
@@ -102,9 +101,21 @@ def serve(
     signals.hand_over(stop=server.handle_exit, reload=server.reload, report_unused=server.report_unused)
     is_success = server.run_until_stopped(listening)
     signals.ignore_rest()
-    if state.failure is not None:
-        return exit_despite_threads(fail(f"Cannot start: {state.failure}"))
-    return exit_despite_threads(0 if is_success else fail("The service failed; its log contains the reason."))
+    return exit_despite_threads(_exit_code(state.failure, is_success=is_success))
+
+
+def _exit_code(failure: str | None, *, is_success: bool) -> int:
+    if failure is not None:
+        return fail(f"Cannot start: {failure}")
+    return 0 if is_success else fail("The service failed; its log contains the reason.")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket; log if it is not the one that *host* asks for."""
+    listening = open_listening_socket(host, port)
+    if has_fallen_back(host, listening):
+        log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
+    return listening
 
 
 def _within_file_limit(limits: ConnectionLimits) -> ConnectionLimits:
