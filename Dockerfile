@@ -55,7 +55,7 @@ FROM dependencies AS preloaded
 COPY models/ models/
 COPY config.py env_file.py setting_types.py ./
 COPY host/ host/
-COPY assembly/__init__.py assembly/catalog.py assembly/
+COPY assembly/__init__.py assembly/catalog.py assembly/library_variables.py assembly/
 COPY engine/ engine/
 COPY cli/ cli/
 # A mirror of the hub, used by this build only.

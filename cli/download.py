@@ -4,6 +4,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from assembly.catalog import open_catalog
+from assembly.library_variables import describe as describe_variable
+from assembly.library_variables import unusable_variables
 from cli.console import (
     DONE,
     FAILED,
@@ -52,6 +54,9 @@ def run(arguments: Namespace) -> int:
     models = find_models(open_catalog(settings), names)
     space = HubSpace(settings.hub_cache_dir, max_bytes=settings.hub_cache_max_size)
     succeeded = [_download(model, settings.hub_cache_dir, space) for model in models]
+    if not all(done or model.folder for model, done in zip(models, succeeded, strict=True)):
+        for name, reason in unusable_variables(resolve=True):
+            print_message(describe_variable(name, reason))
     return DONE if all(succeeded) else FAILED
 
 

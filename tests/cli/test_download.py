@@ -126,6 +126,14 @@ def test_file_of_a_folder_with_another_hash_than_stated_is_a_failure(run_command
     assert "acme/tiny: failed: its file 'model.onnx' is not the expected one" in outcome.err
 
 
+def test_failed_download_names_the_variable_that_may_be_the_cause(run_command: RunCommand) -> None:
+    outcome = run_command("download", HUB_MODEL, SSL_CERT_FILE="/none")
+    assert outcome.code == 1
+    assert outcome.err.endswith(
+        "\nSSL_CERT_FILE in the environment cannot be used: the file cannot be read (No such file or directory)\n"
+    )
+
+
 def test_ignored_folder_is_reported_beside_the_result(run_command: RunCommand, tmp_path: Path) -> None:
     change(TinyModel("acme/tiny").write(tmp_path), dim=0)
     outcome = run_command("download", BUNDLED_MODEL)
