@@ -1,5 +1,6 @@
 """Serves an app in this process, until a signal stops it."""
 
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,10 +66,9 @@ def serve(
         limits: of every connection.
         state: the state of the service behind *app*.
         count_failure: gets the code of each failure that happens before there is a request.
-        reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
-            counts it; None: it is not.
+        reject_early: as for `ConnectionPool`.
         reload: called in the event loop at each SIGHUP.
-        address_of: returns the address to which a peer's connections are counted, as for `ConnectionPool`.
+        address_of: as for `ConnectionPool`.
         watch_connections: gets the function that returns what is open now, for metrics.
 
     Returns:
@@ -77,14 +77,11 @@ def serve(
     signals = prepare_process()
     log_unhandled_errors()
     try:
-        listening = open_listening_socket(host, port)
+        listening = _listen(host, port)
     except ListenError as error:
         return fail(str(error))
-    if has_fallen_back(host, listening):
-        log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
-    pool = ConnectionPool(
-        _within_file_limit(limits), count_failure=count_failure, reject_early=reject_early, address_of=address_of
-    )
+    limits = _within_file_limit(limits)
+    pool = ConnectionPool(limits, count_failure=count_failure, reject_early=reject_early, address_of=address_of)
     watch_connections(pool.counts)
 
     def start_draining() -> None:
@@ -105,6 +102,13 @@ def serve(
     if state.failure is not None:
         return exit_despite_threads(fail(f"Cannot start: {state.failure}"))
     return exit_despite_threads(0 if is_success else fail("The service failed; its log contains the reason."))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listening = open_listening_socket(host, port)
+    if has_fallen_back(host, listening):
+        log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
+    return listening
 
 
 def _within_file_limit(limits: ConnectionLimits) -> ConnectionLimits:
