@@ -326,13 +326,7 @@ METRICS: Responses = {
             errors={"invalid-input": 1},
             endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
             queue=QueueMetrics(
-                waiting_requests=0,
-                waiting_texts=0,
-                waiting_seconds=0.0,
-                running=1,
-                lanes=2,
-                lanes_stuck=0,
-                lanes_died=0,
+                0, waiting_texts=0, waiting_seconds=0.0, running=1, lanes=2, lanes_stuck=0, lanes_died=0
             ),
             backlog={"bulk": BacklogMetrics(12.4, 120.0, callers=2)},
             micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
