@@ -12,6 +12,8 @@ MAX_PIPELINED_PER_ADDRESS = 512
 """Such requests on all connections of one address together: as many as eight connections may have."""
 MAX_FIELDS = 100
 """Header fields of a head, and of a trailer. Browsers and proxies send fewer than 50; each costs the parser a call."""
+MAX_TINY_CHUNKS, TINY_BYTES = 1000, 64
+"""Pieces of a body that may be tiny, and the least average size beyond that. Each piece costs the parser a call."""
 FIELD_SEPARATORS = len(": \r\n")
 STALL_S = 2.0
 """A connection that has made no progress for so long is stalled, and gives way to others before those that have."""

@@ -11,7 +11,7 @@ import httptools
 import structlog
 
 from engine.errors import OverloadedError, ServiceError
-from serving.connection_limits import MAX_PIPELINED, MAX_PIPELINED_PER_ADDRESS, Stage
+from serving.connection_limits import MAX_PIPELINED, MAX_PIPELINED_PER_ADDRESS, MAX_TINY_CHUNKS, TINY_BYTES, Stage
 from serving.connection_pool import HEAD, IDLE, TRANSFER, ConnectionPool
 from serving.half_closed import HalfClosedClient
 from serving.protocol_errors import LargeHeadError, MalformedRequestError, SlowRequestError, complete_answer
@@ -39,6 +39,7 @@ class HttpProtocol(UvicornProtocol):
         self._stage = Stage.READING_HEAD
         self._deadline: asyncio.TimerHandle | None = None
         self._bytes_without_progress = 0  # received since the last complete head, piece of a body, or end of a request
+        self._body_pieces = self._body_bytes = 0  # of the newest request
         self._ignores_input = False
         self._keeps_body = False  # of the newest request; the body of a rejected one is dropped
         self._early_answer: bytes | None = None  # to the request being received, which the app does not get
@@ -135,7 +136,7 @@ class HttpProtocol(UvicornProtocol):
             if head.method == b"CONNECT":
                 raise ValueError  # stops the parser: without its upgrade, this request has no meaning
             return
-        self._bytes_without_progress = 0
+        self._bytes_without_progress = self._body_pieces = self._body_bytes = 0
         rejection = find_fault(head, max_bytes=self._limits.max_header_bytes) or self._pool.rejection(head.method)
         if rejection is None and self._can_answer_early(head):
             error = self._pool.reject_early(head.target.decode("latin-1"), self.client, head.headers)
@@ -158,6 +159,10 @@ class HttpProtocol(UvicornProtocol):
         if self._has_ended():
             return
         self._bytes_without_progress = 0
+        self._body_pieces += 1
+        self._body_bytes += len(body)
+        if self._body_pieces > MAX_TINY_CHUNKS + self._body_bytes // TINY_BYTES:
+            raise OverflowError  # stops the parser, which would make thousands of pieces of one read
         if self._early_answer is not None:
             return
         super().on_body(body)

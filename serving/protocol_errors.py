@@ -14,7 +14,9 @@ class MalformedRequestError(ServiceError):
     status, code, title = 400, "malformed-request", "The request is not valid HTTP"
 
     def __init__(self) -> None:
-        super().__init__("Malformed HTTP/1.1, or too many pipelined requests. Closing the connection.")
+        super().__init__(
+            "Malformed HTTP/1.1, too many pipelined requests or too many tiny chunks. Closing the connection."
+        )
 
 
 class SlowRequestError(ServiceError):

@@ -57,6 +57,7 @@ MALFORMED = {
     "header-without-a-colon": GET + b"Content-Length\r\n\r\n",
     "header-without-a-name": GET + b": 15\r\n\r\n",
     "chunk-without-a-number": POST + CHUNKED + b"\r\nzz\r\n",
+    "thousands-of-tiny-chunks": POST + CHUNKED + b"\r\n" + b"1\r\n \r\n" * 2000 + b"0\r\n\r\n",
     "compressed-coding": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "chunks-in-http-1.0": b"GET /health/live HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     # not HTTP/1.1
