@@ -4,7 +4,8 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -109,9 +110,16 @@ def names() -> Iterator[NameServer]:
 
 
 @contextmanager
-def following(folder: Path, names: NameServer, port: int) -> Iterator[ProxyProcess]:
+def following(
+    folder: Path, names: NameServer, port: int, more: Mapping[str, str] | None = None
+) -> Iterator[ProxyProcess]:
     """Run an nginx that asks *names* for the replicas, which listen on *port*."""
-    changes = {**NEWER, f"{NAME}:8000": f"{NAME}:{port}", r"resolver 127\.0\.0\.11": f"resolver {names.address}"}
+    changes = {
+        **NEWER,
+        **(more or {}),
+        f"{NAME}:8000": f"{NAME}:{port}",
+        r"resolver 127\.0\.0\.11": f"resolver {names.address}",
+    }
     with running_proxy(folder, [], changes, command=newer_nginx()) as proxy:
         yield proxy
 
@@ -144,6 +152,41 @@ def test_replicas_that_come_and_go_need_no_reload(names: NameServer, tmp_path: P
         names.wait_for_answers(2)
         assert called(proxy) == {"127.0.0.3"}
         assert "reconfiguring" not in proxy.log
+
+
+def test_request_to_a_vanished_replica_is_answered_by_those_that_come_in_its_place(
+    names: NameServer, tmp_path: Path
+) -> None:
+    """By itself, nginx does not repeat a request if its list of replicas has changed during the failing attempt."""
+    port = free_port()
+    names.set(NAME, "127.0.0.4")
+    with (
+        silent("127.0.0.4", port),
+        serving(Named, "127.0.0.2", port),
+        following(tmp_path, names, port, {r"proxy_connect_timeout 1s": "proxy_connect_timeout 4s"}) as proxy,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        names.wait_for_answers(2)
+        answer = pool.submit(httpx.get, proxy.url, timeout=30)
+        names.wait_for_answers(1)
+        names.set(NAME, "127.0.0.2")
+        assert (answer.result().status_code, answer.result().text) == (200, "127.0.0.2"), proxy.log
+    [logged] = proxy.requests
+    assert logged["replica_status"].startswith("504")
+
+
+@contextmanager
+def silent(host: str, port: int) -> Iterator[None]:
+    """Listen, but let every connection wait, as one to a host that is down does: the queue of the socket is full."""
+    with socket.socket() as listener, ExitStack() as queued:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = queued.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex((host, port))
+        yield
 
 
 def test_nginx_starts_without_replicas_and_finds_them_when_they_come(names: NameServer, tmp_path: Path) -> None:
