@@ -59,6 +59,7 @@ class Job:
         reservation: what it holds in the ledger, and for whom.
         is_isolated: a shared micro-batch has failed, so from now on its micro-batches contain only its own texts.
         waiting: indexes of *items* that no lane has taken yet, longest text first.
+        caller: whose it is.
         unfinished: number of texts whose vectors are still missing.
         vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end.
     """
@@ -73,17 +74,15 @@ class Job:
     reservation: Reservation = field(default_factory=lambda: Reservation(()))
     is_isolated: bool = False
     waiting: list[int] = field(default_factory=list)
+    caller: Caller = field(init=False)
     unfinished: int = field(init=False)
     vectors: Matrix = field(init=False)
 
     def __post_init__(self) -> None:
+        self.caller = self.reservation.caller  # an attribute: the queues read it many times per request
         self.unfinished = len(self.items)
         self.vectors = np.empty((len(self.items), self.model.dim), dtype=np.float32)
         self.requeue(range(len(self.items)))
-
-    @property
-    def caller(self) -> Caller:
-        return self.reservation.caller
 
     def deliver(self, rows: Sequence[tuple[int, int]], matrix: Matrix) -> None:
         """Copy the pairs (row of *matrix*, index of the text); the last ones resolve *result*."""
