@@ -154,7 +154,10 @@ class Settings(BaseSettings):
         description="Maximum number of connections. One more closes the least active one of the address with most.",
     )
     max_connections_per_address: OptionalCount = Field(
-        None, ge=1, description="Maximum number of connections of one address. Empty: no limit but the above."
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Maximum number of connections of one address. Empty: no limit but the above.",
     )
 
     # Within these bounds all sums of quotas are exact, even in Redis, whose numbers are doubles.

@@ -6,8 +6,6 @@ from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 
-from dotenv.parser import parse_stream
-
 COMPOSE_NAMES = frozenset(
     {
         *("CPUS", "DEV_IMAGE", "DEV_PORT", "HTTPS_PORT", "IMAGE", "MEMORY", "NGINX_CPUS", "PRELOAD_MODELS"),
@@ -63,6 +61,8 @@ def read_env_file(path: Path) -> dict[str, str]:
     Raises:
         EnvFileError: it is not a regular file, cannot be read, is not UTF-8, or has a line that is not `NAME=value`.
     """
+    from dotenv.parser import parse_stream  # noqa: PLC0415 - the health check imports this module, but no library
+
     if path.is_dir():
         raise EnvFileError(
             ".env is a folder, not a file. Delete it, and copy .env.example to .env "

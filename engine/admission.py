@@ -10,15 +10,16 @@ from typing import Literal
 
 from engine.errors import DeadlineError, OverloadedError
 from engine.fair_queue import Caller
-from engine.ledger import Account, Reservation
+from engine.ledger import SHARE_OF_FREE, Account, Reservation
 from engine.planner import MAX_SMALL_TOKENS
 
 BULK_MICRO_BATCHES = 4
 """A request is bulk if its modelled cost exceeds this many full micro-batches. At 256 tokens per micro-batch, that is
 about 0.1 s of one core: nobody who waits for an answer notices how such a request is worked off."""
-MAX_COUNTED_SHARE = 0.1
-"""An interactive request counts with at most this share of the limit. So a limit below the duration of a single request
-(a slow model, a low MAX_QUEUE_SECONDS) does not reject every request."""
+MAX_COUNTED_SHARE = SHARE_OF_FREE / (1 + SHARE_OF_FREE) ** 2
+"""An interactive request counts with at most this share of the limit, 16 %: what a new caller may hold beside one who
+holds their share. So a limit below the duration of a single request (a slow model, a low MAX_QUEUE_SECONDS) does not
+reject every request."""
 
 RequestClass = Literal["small", "large", "bulk"]
 

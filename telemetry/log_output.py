@@ -59,6 +59,8 @@ class LineWriter:
         self._buffered_bytes = 0
         self._has_thread = False
         self._flushed: threading.Event | None = None  # set when the latest `flush` is done
+        self._pause = threading.Lock()  # never free: to wait for it takes the time given
+        self._pause.acquire()
         self._is_mid_line = False
         self._is_failing = self._descriptor is None
 
@@ -95,10 +97,16 @@ class LineWriter:
         # Not `threading.Thread`: its start takes a lock that the code interrupted by a signal handler may hold. And a
         # write that blocks cannot be stopped, so nothing may wait for the end of this thread.
         try:
-            _thread.start_new_thread(self._run, (self._queue,))
+            _thread.start_new_thread(self._work, (self._queue,))
         except RuntimeError:  # the system allows no more threads; the next line tries again
             return
         self._has_thread = True
+
+    def _work(self, waiting: "queue.SimpleQueue[bytes | threading.Event]") -> None:
+        try:
+            self._run(waiting)
+        finally:
+            self._has_thread = False  # whatever ended it, the next line starts another one
 
     def _run(self, waiting: "queue.SimpleQueue[bytes | threading.Event]") -> None:
         held: bytes | threading.Event | None = None  # taken from the queue, but not written yet
@@ -117,7 +125,7 @@ class LineWriter:
                 item.set()
             if held is None and waiting.empty():
                 self._report_recovery()
-                time.sleep(PAUSE_S)
+                self._pause.acquire(timeout=PAUSE_S)
 
     def _write_now(self, data: bytes) -> None:
         """Write *data*, which may block."""

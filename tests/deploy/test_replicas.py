@@ -203,14 +203,15 @@ def test_without_replicas_callers_get_a_502_at_once_until_one_is_back(pair: Pair
 # --- Too much work ------------------------------------------------------------------------------------------------
 
 
-WORK = {"texts": [LONG_TEXT] * 6}
+WORK = {"texts": [LONG_TEXT] * 3}
+"""As much as an interactive request may contain: bulk has another limit."""
 
 
 @contextmanager
 def overloaded(replica: Replica) -> Iterator[None]:
     """Send a replica, past nginx, more requests than it accepts; those accepted do not end within the block."""
     replica.hold()
-    with ThreadPoolExecutor(8) as callers:
+    with ThreadPoolExecutor(20) as callers:
 
         def send() -> Future[httpx.Response]:
             return callers.submit(httpx.post, f"{replica.url}/embed/batch", json=WORK, timeout=60)
@@ -218,8 +219,8 @@ def overloaded(replica: Replica) -> Iterator[None]:
         sent: list[Future[httpx.Response]] = []
         try:
             for _ in range(2):  # twice: once the lane has taken a part of the first requests, there is room again
-                sent += send(), send(), send()
-                assert next(as_completed(sent[-3:])).result().status_code == 503
+                sent += [send() for _ in range(10)]
+                assert next(as_completed(sent[-10:])).result().status_code == 503
                 replica.wait_until_held()
             yield
         finally:

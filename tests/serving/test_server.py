@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_unusable_vector_is_a_500_that_names_the_text(
     ("name", "cause"),
     [
         pytest.param("tiny/broken", "broken", id="broken-files"),
-        pytest.param("tiny/wrong-dim", "dimensions", id="wrong-dimension"),
+        pytest.param("tiny/wrong-dim", "set dim to", id="wrong-dimension"),
         pytest.param(HUB_MODEL, "hub cannot be reached", id="no-hub"),
     ],
 )
@@ -305,8 +306,13 @@ def test_excess_work_is_rejected_at_once_and_the_rest_is_answered(one_lane: Serv
 
 def test_work_is_dropped_after_its_deadline(one_lane: ServerProcess) -> None:
     before = metrics_of(one_lane)
-    response = post(one_lane, "/embed/batch", {"texts": [LONG_TEXT] * 32}, **{"X-Request-Timeout": "0.2"})
-    check_problem(response, 504, "deadline-exceeded")
+    with ThreadPoolExecutor(12) as callers:  # 100 ms of work each: the first ones end in time
+        work = "/embed/batch", {"texts": [LONG_TEXT] * 3}
+        sent = [callers.submit(post, one_lane, *work, **{"X-Request-Timeout": "0.3"}) for _ in range(12)]
+        late = [request.result() for request in sent if request.result().status_code != HTTPStatus.OK]
+    assert late
+    for response in late:
+        check_problem(response, 504, "deadline-exceeded")
     after = metrics_of(one_lane)
     assert after["micro_batches"]["dropped_texts"] > before["micro_batches"]["dropped_texts"]
     assert after["queue"]["waiting_texts"] == 0

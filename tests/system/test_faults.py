@@ -202,7 +202,7 @@ def test_deleted_or_broken_model_folder_matters_only_at_the_next_load(
         file.write_bytes(b"garbage")
     assert serves(small_server, "tiny/one")
     assert serves(small_server, "tiny/two")
-    assert "is not valid JSON" in detail_of(embed(small_server, "one", "tiny/one"), 503, "model-unavailable")
+    assert "is not a complete ONNX file" in detail_of(embed(small_server, "one", "tiny/one"), 503, "model-unavailable")
     assert serves(small_server, "tiny/two")
     shutil.rmtree(folder)
     TinyModel("tiny/one").write(folders / "models")

@@ -46,6 +46,7 @@ KINDS: list[errors.ServiceError] = [
     errors.DeadlineError(),
     errors.InferenceError(),
     errors.LaneLostError("The thread that ran the model has died."),
+    errors.FingerprintMismatchError("acme/tiny", expected="0123456789abcdef", actual="fedcba9876543210"),
     errors.InvalidVectorError(3, "contains NaN or infinity"),
     errors.MetricsDisabledError(),
     NotJsonError("Send JSON."),
