@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from engine.admission import BULK_MICRO_BATCHES, MAX_COUNTED_SHARE
 from engine.errors import DrainingError, InferenceError, LaneLostError, OverloadedError
+from engine.fair_queue import ANYONE
 from engine.job_queue import Job
 from engine.lane import PREFETCH_S, Lane
 from engine.planner import MAX_PLANNED_TEXTS, MAX_SMALL_TOKENS, Batching, cheapest_split, cost
@@ -441,9 +442,9 @@ async def test_reservation_counts_until_the_request_is_submitted_and_then_exactl
 async def test_small_requests_are_not_rejected_for_work_that_they_overtake(
     limited: Scheduler, model: GatedModel
 ) -> None:
-    jobs = [submit(limited, model, *texts_of(LARGE, 4)) for _ in range(6)]
+    jobs = [submit(limited, model, *texts_of(LARGE, 4)) for _ in range(5)]
     await model.started(1)
-    with pytest.raises(OverloadedError):
+    with limited.reserve(model, [LARGE], ANYONE, 60.0), pytest.raises(OverloadedError):
         await limited.submit(model, texts_of(LARGE, 4))
     small = submit(limited, model, Text(SMALL, 7))
     model.open()
