@@ -140,8 +140,7 @@ class Scheduler:
         if reservation is None:
             held = self._admission.reserve(caller, work, deadline_s)
         else:
-            reservation.resize(0.0)  # it was an estimate, perhaps in another class
-            held = self._admission.hold(caller, work)
+            held = self._admission.correct(reservation, work)
         job = self._enqueue(model, items, work, held)
         self._dispatch()
         try:
