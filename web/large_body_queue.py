@@ -47,6 +47,7 @@ class LargeBodyQueue:
             try:
                 await may_start
             except asyncio.CancelledError:
+                self._queue.remove(may_start, caller)
                 if not may_start.cancelled():  # it was its turn already
                     self._end()
                 raise
