@@ -84,7 +84,10 @@ class RunQueue:
 
     def take_small(self) -> MicroBatch:
         """Remove and return the next micro-batch of small jobs, for the express lane."""
-        return self._take(self._small, self._next(self._small.heads), MAX_SMALL_TOKENS)
+        head = self._next(self._small.heads)
+        if not self.has_large:  # else the caller of a large job may have got less
+            self._clock.advance(head.caller)
+        return self._take(self._small, head, MAX_SMALL_TOKENS)
 
     def _take(self, queue: JobQueue, head: Job, budget_tokens: int) -> MicroBatch:
         batch = queue.take(head, budget_tokens)
