@@ -32,10 +32,12 @@ class Work:
     Attributes:
         tokens: modelled cost, as if each text had a run of its own.
         lane_s: the same in seconds of one lane.
+        least_s: seconds of one lane if its texts share full micro-batches without padding; None: as *lane_s*.
     """
 
     tokens: int
     lane_s: float
+    least_s: float | None = None
 
 
 class Admission:
@@ -69,7 +71,7 @@ class Admission:
         kind = self.class_of(work.tokens)
         accounts = self._accounts(kind)
         if kind == "bulk":
-            self._check_deadline(caller, work.lane_s, deadline_s)
+            self._check_deadline(caller, work.lane_s if work.least_s is None else work.least_s, deadline_s)
         if not self._is_first_bulk(kind, caller):
             counted_s, ignored_s = self._counted_s(accounts, work), self._ignored_s(kind, caller)
             accounts[0].check(caller, counted_s, ignored=ignored_s)
@@ -121,7 +123,10 @@ class Admission:
         return self.small.held - self.small.held_by(caller) if kind == "large" else 0.0
 
     def _check_deadline(self, caller: Caller, lane_s: float, deadline_s: float) -> None:
-        """Reject bulk work that would end too late, although every caller gets an equal part of the lanes."""
+        """Reject bulk work that would end too late, although every caller gets an equal part of the lanes.
+
+        *lane_s* is the least that it may take: work that could be done in time is tried.
+        """
         accounts = self.interactive, self.bulk
         mine_s = lane_s + sum(account.held_by(caller) for account in accounts)
         all_s = lane_s + sum(account.held for account in accounts)

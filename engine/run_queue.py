@@ -22,7 +22,11 @@ INTERACTIVE, BULK = ("interactive",), ("bulk",)
 
 
 class RunQueue:
-    """Owns the jobs that have waiting texts, and the virtual times of their callers."""
+    """Owns the jobs that have waiting texts, and the virtual times of their callers.
+
+    Attributes:
+        chosen: the job with which the next micro-batch begins, while it is taken.
+    """
 
     def __init__(self, seconds: Callable[[MicroBatch], float]) -> None:
         """Start empty.
@@ -32,6 +36,7 @@ class RunQueue:
         """
         self._seconds = seconds
         self._small, self._large = JobQueue(), JobQueue()
+        self.chosen: Job | None = None
         self._clock = FairClock()
         self._within: dict[Caller, FairClock] = {}  # of callers with waiting bulk: interactive against bulk
 
@@ -90,8 +95,10 @@ class RunQueue:
         return self._take(self._small, head, MAX_SMALL_TOKENS)
 
     def _take(self, queue: JobQueue, head: Job, budget_tokens: int) -> MicroBatch:
+        self.chosen = head  # if this fails, it is the job to blame
         batch = queue.take(head, budget_tokens)
         self._charge(batch, head.caller)
+        self.chosen = None
         return batch
 
     def _queue_of(self, job: Job) -> JobQueue:
