@@ -5,6 +5,7 @@ ones (which include the small ones) are limited by `max_queue_s`. *Bulk* ones ar
 for as long as their callers do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,10 +32,12 @@ class Work:
     Attributes:
         tokens: modelled cost, as if each text had a run of its own.
         lane_s: the same in seconds of one lane.
+        least_s: seconds of one lane if its texts share full micro-batches without padding; None: as *lane_s*.
     """
 
     tokens: int
     lane_s: float
+    least_s: float | None = None
 
 
 class Admission:
@@ -58,7 +61,7 @@ class Admission:
 
         Args:
             caller: who sent it.
-            work: perhaps an estimate; `hold` corrects it.
+            work: perhaps an estimate; `correct` replaces it.
             deadline_s: seconds until the caller no longer waits.
 
         Raises:
@@ -66,40 +69,69 @@ class Admission:
             DeadlineError: bulk work would end after the deadline even if nothing else were queued.
         """
         kind = self.class_of(work.tokens)
-        account = self._accounts(kind)[0]
+        accounts = self._accounts(kind)
         if kind == "bulk":
-            self._check_deadline(caller, work.lane_s, deadline_s)
-        if kind != "bulk" or not account.is_new(caller):
-            account.check(caller, self._counted_s(kind, work))
-        return self.hold(caller, work)
+            self._check_deadline(caller, work.lane_s if work.least_s is None else work.least_s, deadline_s)
+        if not self._is_first_bulk(kind, caller):
+            counted_s, ignored_s = self._counted_s(accounts, work), self._ignored_s(kind, caller)
+            accounts[0].check(caller, counted_s, ignored=ignored_s)
+        return self._hold(accounts, caller, work)
 
-    def hold(self, caller: Caller, work: Work) -> Reservation:
-        """Count a request that was accepted, unchecked."""
-        kind = self.class_of(work.tokens)
-        reservation = Reservation(self._accounts(kind), caller)
-        reservation.resize(self._counted_s(kind, work))
-        return reservation
+    def correct(self, estimate: Reservation, work: Work) -> Reservation:
+        """Replace the *estimate* of an accepted request by its actual *work*, which may be of another class.
+
+        It moves to the account of that class if its caller may hold it there. Otherwise it stays where it was admitted:
+        an estimate that is too high, such as that of English, must not fill an account that rejects other callers.
+        """
+        estimate.resize(0.0)
+        caller, kind = estimate.caller, self.class_of(work.tokens)
+        accounts = self._accounts(kind)
+        if accounts[0] is not estimate.accounts[0] and not self._is_first_bulk(kind, caller):
+            counted_s, ignored_s = self._counted_s(accounts, work), self._ignored_s(kind, caller)
+            if accounts[0].excess(caller, counted_s, ignored=ignored_s) > 0:
+                accounts = estimate.accounts
+        return self._hold(accounts, caller, work)
 
     def overload(self, caller: Caller, lane_s: float) -> OverloadedError | None:
         """Return the error that a small request of *caller* would get now; None: it is admitted."""
         return self.small.error(caller, lane_s) if self.small.held else None
 
-    def _accounts(self, kind: RequestClass) -> tuple[Account, ...]:
+    def _hold(self, accounts: Sequence[Account], caller: Caller, work: Work) -> Reservation:
+        reservation = Reservation(accounts, caller)
+        reservation.resize(self._counted_s(accounts, work))
+        return reservation
+
+    def _accounts(self, kind: RequestClass) -> Sequence[Account]:
         """Return the accounts that count a request; the first one limits it: small ones overtake large ones."""
         if kind == "small":
             return self.small, self.interactive
         return (self.interactive if kind == "large" else self.bulk,)
 
-    def _counted_s(self, kind: RequestClass, work: Work) -> float:
-        return work.lane_s if kind == "bulk" else min(work.lane_s, self.interactive.limit * MAX_COUNTED_SHARE)
+    def _counted_s(self, accounts: Sequence[Account], work: Work) -> float:
+        is_bulk = accounts[0] is self.bulk
+        return work.lane_s if is_bulk else min(work.lane_s, self.interactive.limit * MAX_COUNTED_SHARE)
+
+    def _is_first_bulk(self, kind: RequestClass, caller: Caller) -> bool:
+        """Whether it is the caller's only bulk work, which no limit but the deadline rejects."""
+        return kind == "bulk" and self.bulk.is_new(caller)
+
+    def _ignored_s(self, kind: RequestClass, caller: Caller) -> float:
+        """Return the work in the account that does not count against *caller*: small requests of others.
+
+        Large work does not limit those, so together they may exceed the limit, and would leave no room for a newcomer.
+        """
+        return self.small.held - self.small.held_by(caller) if kind == "large" else 0.0
 
     def _check_deadline(self, caller: Caller, lane_s: float, deadline_s: float) -> None:
-        """Reject bulk work that would end too late, although every caller gets an equal part of the lanes."""
+        """Reject bulk work that would end too late, although every caller gets an equal part of the lanes.
+
+        *lane_s* is the least that it may take: work that could be done in time is tried.
+        """
         accounts = self.interactive, self.bulk
         mine_s = lane_s + sum(account.held_by(caller) for account in accounts)
         all_s = lane_s + sum(account.held for account in accounts)
-        callers = sum(account.callers for account in accounts) + self.bulk.is_new(caller)
-        expected_s = min(all_s, mine_s * max(1, callers)) / self._lanes
+        callers = len({caller[0], *self.interactive.holders, *self.bulk.holders})
+        expected_s = min(all_s, mine_s * callers) / self._lanes
         if lane_s / self._lanes > deadline_s:
             raise DeadlineError(
                 f"This request would take {lane_s / self._lanes:.1f} s even if nothing else were queued, and its "

@@ -240,8 +240,9 @@ class Embedder:
             if _is_short(texts):
                 counted = [count(texts, 0)]
             else:
-                with self._tokenizing.reserve(texts, caller, passes=2 if with_pieces else 1) as reservation:
-                    counted = await self._tokenizing.run(count, texts, reservation)
+                passes = 2 if with_pieces else 1
+                with self._tokenizing.reserve(texts, caller, passes=passes) as reservation:
+                    counted = await self._tokenizing.run(count, texts, reservation, passes=passes)
             items = [item for some, _ in counted for item in some]
             if on_tokens is not None:
                 on_tokens(sum(item.tokens for item in items))

@@ -39,8 +39,12 @@ class FairClock:
 
     def time(self, caller: Caller) -> float:
         """Return the virtual time of *caller*: the latest of its keys', and never before the present."""
-        times, now = self._times, self._now
-        return max(now, *[times.get(key, now) for key in caller])
+        times, latest = self._times, self._now
+        for key in caller:
+            time = times.get(key, latest)
+            if time > latest:  # noqa: PLR1730 - twice as fast as max(), and each pick asks for all waiting callers
+                latest = time
+        return latest
 
     def advance(self, caller: Caller) -> None:
         """Move the present forward to the time of *caller*: that of least virtual time among all that wait."""
@@ -85,15 +89,25 @@ class FairQueue(Generic[T]):
         items = self._waiting.get(caller)
         return items[0][-1] if items else None
 
-    def pop(self, caller: Caller | None = None) -> T:
-        """Remove and return the next item, or that of *caller*, and charge its cost to its caller."""
-        if caller is None:
-            caller = min(self._waiting, key=self._clock.time)
-            self._clock.advance(caller)
-        items = self._waiting[caller]
-        _, _, cost, item = items.pop(0)
-        self._length -= 1
+    def pop(self) -> T:
+        """Remove and return the next item, and charge its cost to its caller."""
+        caller = min(self._waiting, key=self._clock.time)
+        self._clock.advance(caller)
+        _, _, cost, item = self._take(caller, 0)
         self._clock.charge(caller, cost)
+        return item
+
+    def remove(self, item: T, caller: Caller) -> None:
+        """Remove *item* of *caller*, if it waits, without charging its cost: it will not be done."""
+        for index, (*_, waiting) in enumerate(self._waiting.get(caller, ())):
+            if waiting is item:
+                self._take(caller, index)
+                return
+
+    def _take(self, caller: Caller, index: int) -> tuple[float, int, float, T]:
+        items = self._waiting[caller]
+        entry = items.pop(index)
+        self._length -= 1
         if not items:
             del self._waiting[caller]
-        return item
+        return entry

@@ -6,7 +6,7 @@ new always finds room. Switches share their buffers in this way: A. K. Choudhury
 Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6 (1998).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, KeysView, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -58,7 +58,8 @@ class Account:
         self.limit = limit_s * threads
         self.held = 0.0
         self._threads = threads
-        self._held_by: dict[str, float] = {}
+        self._held_by: dict[str, float] = {}  # by the narrowest key of each caller
+        self._held_in: dict[str, float] = {}  # by the keys of wide networks
 
     @property
     def backlog(self) -> Backlog:
@@ -70,58 +71,74 @@ class Account:
 
     def is_new(self, caller: Caller) -> bool:
         """Return whether *caller*, and everyone in the same wide network, holds nothing."""
-        return not any(key in self._held_by for key in caller)
+        return not (caller[0] in self._held_by or any(key in self._held_in for key in caller[1:]))
 
     @property
     def callers(self) -> int:
-        """How many keys hold something."""
+        """How many callers hold something."""
         return len(self._held_by)
 
-    def excess(self, caller: Caller, amount: float) -> float:
-        """Return by how much *amount* exceeds what *caller* may still reserve; at most 0: it may be reserved."""
-        free = max(0.0, self.limit - self.held) * SHARE_OF_FREE
-        held = max(self._held_by.get(key, 0.0) / (WIDE_SHARE if position else 1) for position, key in enumerate(caller))
+    @property
+    def holders(self) -> KeysView[str]:
+        """The narrowest keys of the callers who hold something."""
+        return self._held_by.keys()
+
+    def excess(self, caller: Caller, amount: float, *, ignored: float = 0.0) -> float:
+        """Return by how much *amount* exceeds what *caller* may still reserve; at most 0: it may be reserved.
+
+        Of what others hold, *ignored* takes none of the caller's room.
+        """
+        free = max(0.0, self.limit - self.held + ignored) * SHARE_OF_FREE
+        held = max(self.held_by(caller), *(self._held_in.get(key, 0.0) / WIDE_SHARE for key in caller[1:]), 0.0)
         return amount - (free - held) / (SHARE_OF_FREE + 1)
 
-    def check(self, caller: Caller, amount: float) -> None:
+    def check(self, caller: Caller, amount: float, *, ignored: float = 0.0) -> None:
         """Reject *amount* if the caller may not reserve it.
 
         Raises:
             OverloadedError: the caller holds their share of the limit.
         """
-        if (error := self.error(caller, amount)) is not None:
+        if (error := self.error(caller, amount, ignored=ignored)) is not None:
             raise error
 
-    def error(self, caller: Caller, amount: float) -> OverloadedError | None:
+    def error(self, caller: Caller, amount: float, *, ignored: float = 0.0) -> OverloadedError | None:
         """Return the error with which `check` would reject *amount*; None: it would not."""
-        excess = self.excess(caller, amount)
+        excess = self.excess(caller, amount, ignored=ignored)
         if excess <= 0:
             return None
         threads, (subject, limit) = self._threads, SUBJECTS[self.kind]
+        yours = f"{self.held_by(caller) / threads:.1f} s of it is yours"
+        for key in caller[1:]:
+            yours += f", {self._held_in.get(key, 0.0) / threads:.1f} s is that of your network"
         return OverloadedError(
-            f"{subject} {self.held / threads:.1f} s; {self.held_by(caller) / threads:.1f} s of it is yours. With this "
-            f"request you would exceed your share of the limit of {self.limit / threads:g} s ({limit}), so no part of "
-            "it was computed.",
+            f"{subject} {self.held / threads:.1f} s; {yours}. With this request you would exceed your share of the "
+            f"limit of {self.limit / threads:g} s ({limit}), so no part of it was computed.",
             retry_after_s=max(1.0, excess * (SHARE_OF_FREE + 1) / SHARE_OF_FREE / threads),
         )
 
     def hold(self, caller: Caller, amount: float) -> None:
         """Count *amount* more for *caller*; unchecked."""
         self.held += amount
-        for key in caller:
-            self._held_by[key] = self._held_by.get(key, 0.0) + amount
+        for held, key in self._entries(caller):
+            held[key] = held.get(key, 0.0) + amount
 
     def release(self, caller: Caller, amount: float) -> None:
         """Count *amount* less for *caller*."""
         self.held -= amount
-        for key in caller:
-            left = self._held_by.get(key, 0.0) - amount
+        for held, key in self._entries(caller):
+            left = held.get(key, 0.0) - amount
             if left > self.limit * 1e-9:
-                self._held_by[key] = left
+                held[key] = left
             else:
-                self._held_by.pop(key, None)
+                held.pop(key, None)
         if not self._held_by:
             self.held = 0.0  # sums of floats drift; an empty account is exactly zero
+            self._held_in.clear()
+
+    def _entries(self, caller: Caller) -> Iterator[tuple[dict[str, float], str]]:
+        yield self._held_by, caller[0]
+        for key in caller[1:]:
+            yield self._held_in, key
 
 
 @dataclass(slots=True, eq=False)

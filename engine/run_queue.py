@@ -22,7 +22,11 @@ INTERACTIVE, BULK = ("interactive",), ("bulk",)
 
 
 class RunQueue:
-    """Owns the jobs that have waiting texts, and the virtual times of their callers."""
+    """Owns the jobs that have waiting texts, and the virtual times of their callers.
+
+    Attributes:
+        chosen: the job with which the next micro-batch begins, while it is taken.
+    """
 
     def __init__(self, seconds: Callable[[MicroBatch], float]) -> None:
         """Start empty.
@@ -32,6 +36,7 @@ class RunQueue:
         """
         self._seconds = seconds
         self._small, self._large = JobQueue(), JobQueue()
+        self.chosen: Job | None = None
         self._clock = FairClock()
         self._within: dict[Caller, FairClock] = {}  # of callers with waiting bulk: interactive against bulk
 
@@ -84,11 +89,16 @@ class RunQueue:
 
     def take_small(self) -> MicroBatch:
         """Remove and return the next micro-batch of small jobs, for the express lane."""
-        return self._take(self._small, self._next(self._small.heads), MAX_SMALL_TOKENS)
+        head = self._next(self._small.heads)
+        if not self.has_large:  # else the caller of a large job may have got less
+            self._clock.advance(head.caller)
+        return self._take(self._small, head, MAX_SMALL_TOKENS)
 
     def _take(self, queue: JobQueue, head: Job, budget_tokens: int) -> MicroBatch:
+        self.chosen = head  # if this fails, it is the job to blame
         batch = queue.take(head, budget_tokens)
         self._charge(batch, head.caller)
+        self.chosen = None
         return batch
 
     def _queue_of(self, job: Job) -> JobQueue:

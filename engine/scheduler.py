@@ -34,7 +34,7 @@ from engine.fair_queue import ANYONE, Caller
 from engine.job_queue import Item, Job, MicroBatch, RunnableModel
 from engine.lane import PREFETCH_S, Lane
 from engine.ledger import Account, Reservation
-from engine.planner import MAX_SMALL_TOKENS, cost
+from engine.planner import MAX_SMALL_TOKENS, RUN_COST_TOKENS, cost
 from engine.run_queue import RunQueue
 from engine.scheduler_state import SchedulerState
 from engine.vectors import Matrix
@@ -140,14 +140,14 @@ class Scheduler:
         if reservation is None:
             held = self._admission.reserve(caller, work, deadline_s)
         else:
-            reservation.resize(0.0)  # it was an estimate, perhaps in another class
-            held = self._admission.hold(caller, work)
-        job = self._enqueue(model, items, work, held)
-        self._dispatch()
-        try:
-            return await job.result
-        finally:
-            self._drop_waiting(job)
+            held = self._admission.correct(reservation, work)
+        with held:
+            job = self._enqueue(model, items, work, held)
+            self._dispatch()
+            try:
+                return await job.result
+            finally:
+                self._drop_waiting(job)
 
     def estimate(self, model: RunnableModel, items: Sequence[Item]) -> Estimate:
         """Return the micro-batches of *items* on an idle service, and their duration at the measured speed."""
@@ -210,7 +210,10 @@ class Scheduler:
 
     def _work(self, model: RunnableModel, lengths: Sequence[int]) -> Work:
         tokens = sum(cost(1, length) for length in lengths)
-        return Work(tokens, tokens * self._durations.seconds_per_token(model))
+        real_tokens = sum(lengths)
+        least_tokens = real_tokens + RUN_COST_TOKENS * math.ceil(real_tokens / self._micro_batch_tokens)
+        s_per_token = self._durations.seconds_per_token(model)
+        return Work(tokens, tokens * s_per_token, least_s=min(tokens, least_tokens) * s_per_token)
 
     def _enqueue(self, model: RunnableModel, items: Sequence[Item], work: Work, reservation: Reservation) -> Job:
         kind = self._admission.class_of(work.tokens)
@@ -236,7 +239,7 @@ class Scheduler:
             self._fill_lanes()
         except Exception as error:
             log.exception("dispatch_failed")
-            for job in self._queue.heads:
+            for job in [self._queue.chosen] if self._queue.chosen is not None else self._queue.heads:
                 self._fail(job, InferenceError(), cause=error)
             asyncio.get_running_loop().call_soon(self._dispatch)
 

@@ -74,40 +74,49 @@ class TokenizerQueue:
         return self.account.error(caller, SLICE_BYTES * self._seconds_per_byte)
 
     async def run(
-        self, work: Callable[[Sequence[str], int], T], texts: Sequence[str], reservation: Reservation
+        self,
+        work: Callable[[Sequence[str], int], T],
+        texts: Sequence[str],
+        reservation: Reservation,
+        *,
+        passes: int = 1,
     ) -> list[T]:
-        """Call *work* with each slice of *texts* and the index of its first text; return the results in order."""
+        """Call *work* with each slice of *texts* and the index of its first text; return the results in order.
+
+        The *passes* are those of the reservation.
+        """
         slices = _slices(texts)
         order = self._clock() + reservation.amount
         per_byte_s = reservation.amount / max(1, sum(size for _, _, size in slices))
         results = []
         for first, some, size in slices:
             seconds = size * per_byte_s
-            may_start = self._enqueue(reservation.caller, seconds, order)
-            results.append(await self._run_slice(partial(work, some, first), may_start, size))
+            await self._wait(reservation.caller, seconds, order)
+            results.append(await self._run_slice(partial(work, some, first), size * passes))
             reservation.resize(max(0.0, reservation.amount - seconds))
         return results
 
-    def _enqueue(self, caller: Caller, seconds: float, order: float) -> asyncio.Future[None]:
-        """Let a slice wait; the result is resolved when the thread is free for it."""
+    async def _wait(self, caller: Caller, seconds: float, order: float) -> None:
+        """Wait until the thread is free for a slice of *caller*."""
         may_start = asyncio.get_running_loop().create_future()
         self._queue.push(may_start, caller=caller, cost=seconds, order=order)
         self._start_next()
-        return may_start
-
-    async def _run_slice(self, work: Callable[[], T], may_start: asyncio.Future[None], size: int) -> T:
         try:
             await may_start
         except asyncio.CancelledError:
+            self._queue.remove(may_start, caller)
             if not may_start.cancelled():  # it was this slice's time already
                 self._end()
             raise
+
+    async def _run_slice(self, work: Callable[[], T], size: int) -> T:
         started = self._clock()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            self._record(size, self._clock() - started)  # not if the caller leaves: the thread has not finished then
         finally:
-            self._record(size, self._clock() - started)
             self._end()
+        return result
 
     def _start_next(self) -> None:
         while self._queue and not self._is_busy:

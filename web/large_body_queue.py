@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 PAUSE_FACTOR = 4
 """A pause is this many times as long as the work before it, so large bodies take at most a fifth of the event loop."""
 MAX_WAITING_S = 10.0
-"""Limit on the work that waits, pauses included. One caller may hold 80 % of it: about 80 bodies of 10 MB."""
+"""Limit on the work that waits, pauses included. One caller may hold 80 % of it: about 160 bodies of 10 MB."""
 FIRST_SECONDS_PER_BYTE = 1e-9
 """Estimate before the first measurement: 10 MB take about 10 ms."""
 SMOOTHING = 0.9
@@ -47,6 +47,7 @@ class LargeBodyQueue:
             try:
                 await may_start
             except asyncio.CancelledError:
+                self._queue.remove(may_start, caller)
                 if not may_start.cancelled():  # it was its turn already
                     self._end()
                 raise

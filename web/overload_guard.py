@@ -135,7 +135,11 @@ class OverloadGuard:
         with Reservation((self._account,), caller) as reservation:
             reservation.resize(1)
             self._waiting.push(waiting, caller=caller, cost=1)
-            await waiting.may_start
+            try:
+                await waiting.may_start
+            except asyncio.CancelledError:  # the caller has disconnected
+                self._waiting.remove(waiting, caller)
+                raise
         self._check(scope, route, self._overload_of(route, client, headers))
         self._check(scope, route, _too_fast() if self._is_late(waiting) else None)
 
@@ -160,7 +164,8 @@ class OverloadGuard:
         self._started = 0
         for caller in self._waiting.callers:
             while (first := self._waiting.first(caller)) is not None and self._must_reject(first, caller):
-                self._wake(self._waiting.pop(caller))
+                self._waiting.remove(first, caller)
+                self._wake(first)
         while self._waiting and self._started < MAX_STARTS_PER_ITERATION:
             self._wake(self._waiting.pop())
 

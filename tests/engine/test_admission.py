@@ -1,5 +1,7 @@
 """Admission of bulk work: its own limit, and the deadline of its caller."""
 
+from contextlib import suppress
+
 import pytest
 
 from engine.admission import Admission, Work
@@ -77,3 +79,45 @@ def test_four_callers_in_a_loop_are_always_accepted(admission: Admission) -> Non
         for reservation in reservations:
             reservation.resize(0.0)
     assert admission.bulk.held == 0.0
+
+
+def test_callers_are_counted_once_however_many_keys_and_kinds_of_work_they_have(admission: Admission) -> None:
+    addresses = [(f"2001:db8:{number}::/64", f"2001:db8:{number}::/48") for number in range(3)]
+    for address, seconds in zip(addresses, [10, 40, 40], strict=True):
+        admission.reserve(address, bulk(seconds), deadline_s=300)
+        admission.reserve(address, Work(100, 0.1), deadline_s=300)
+    assert admission.bulk.callers == len(addresses)
+    with pytest.raises(OverloadedError, match="deadline"):
+        admission.reserve(addresses[0], bulk(5), deadline_s=44)
+    admission.reserve(addresses[0], bulk(4), deadline_s=43)  # an equal part: 3 x (10 + 4) s, and what is interactive
+
+
+def fill(admission: Admission, caller: Caller, work: Work) -> None:
+    with suppress(OverloadedError):
+        while True:
+            admission.reserve(caller, work, deadline_s=300)
+
+
+def test_newcomer_is_accepted_beside_a_flood_of_large_and_then_small_requests(admission: Admission) -> None:
+    fill(admission, ("flood",), Work(900, 0.1))
+    fill(admission, ("flood",), Work(60, 0.01))
+    assert admission.interactive.held > admission.interactive.limit
+    admission.reserve(("newcomer",), Work(900, 0.1), deadline_s=300)
+    with pytest.raises(OverloadedError):
+        admission.reserve(("flood",), Work(900, 0.1), deadline_s=300)
+
+
+@pytest.mark.parametrize(("estimated", "actual"), [(1_400, 900), (900, 1_400), (100, 60), (60, 100), (1_400, 60)])
+def test_requests_of_another_class_than_estimated_fill_no_account_beyond_its_limit(
+    estimated: int, actual: int, admission: Admission
+) -> None:
+    s_per_token = 0.001
+    with suppress(OverloadedError):
+        for _ in range(10_000):
+            estimate = admission.reserve(("flood",), Work(estimated, estimated * s_per_token), deadline_s=300)
+            admission.correct(estimate, Work(actual, actual * s_per_token))
+    assert admission.small.held <= admission.small.limit
+    assert admission.interactive.held - admission.small.held <= admission.interactive.limit
+    assert admission.bulk.held <= admission.bulk.limit
+    for tokens in (60, 900, 1_400):
+        admission.reserve(("newcomer",), Work(tokens, tokens * s_per_token), deadline_s=300)

@@ -55,11 +55,24 @@ def test_items_of_one_caller_are_in_their_order() -> None:
     for item, order in [("c", 2.0), ("a", 1.0), ("d", 2.0), ("b", 1.5)]:
         queue.push(item, caller=("one",), cost=1, order=order)
     assert queue.first(("one",)) == "a"
-    assert queue.pop(("one",)) == "a"
-    assert pops(queue, 3) == ["b", "c", "d"]
+    assert pops(queue, 4) == ["a", "b", "c", "d"]
     assert queue.first(("one",)) is None
     assert len(queue) == 0
     assert queue.callers == []
+
+
+def test_removed_items_cost_their_caller_nothing() -> None:
+    queue = FairQueue[str]()
+    for number in range(50):
+        queue.push(f"removed {number}", caller=("impatient",), cost=1)
+        queue.push("steady", caller=("steady",), cost=1)
+    queue.push("kept", caller=("impatient",), cost=1)
+    for _ in range(50):
+        queue.remove(queue.first(("impatient",)) or "", ("impatient",))
+    queue.remove("unknown", ("impatient",))
+    queue.remove("unknown", ("nobody",))
+    assert len(queue) == 51
+    assert "kept" in pops(queue, 2)
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)

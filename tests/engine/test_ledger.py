@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import OverloadedError
 from engine.fair_queue import WIDE_SHARE, Caller
 from engine.ledger import SHARE_OF_FREE, Account, Reservation
 
@@ -40,7 +41,15 @@ def test_network_holds_no_more_than_its_part_however_many_callers_it_has() -> No
     fill(account, *network)
     assert account.held <= 100.0 * SHARE_OF_FREE * WIDE_SHARE / (1 + SHARE_OF_FREE * WIDE_SHARE) + STEP
     assert account.excess(("192.0.2.1",), STEP) <= 0
+    assert account.callers == sum(account.held_by(caller) > 0 for caller in network)
     assert not account.is_new(("2001:db8:0:ffff::/64", "2001:db8::/48"))
+
+
+def test_rejection_names_what_the_callers_network_holds() -> None:
+    account = Account("interactive", 10.0, threads=2)
+    fill(account, *[(f"2001:db8:0:{number}::/64", "2001:db8::/48") for number in range(200)])
+    with pytest.raises(OverloadedError, match=r"; 0\.0 s of it is yours, 9\.\d s is that of your network\. With"):
+        account.check(("2001:db8:0:ffff::/64", "2001:db8::/48"), 1.0)
 
 
 @settings(derandomize=True, deadline=None)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.admission import BULK_MICRO_BATCHES, MAX_COUNTED_SHARE
-from engine.errors import DrainingError, InferenceError, LaneLostError, OverloadedError
+from engine.errors import DeadlineError, DrainingError, InferenceError, LaneLostError, OverloadedError
 from engine.fair_queue import ANYONE
 from engine.job_queue import Job
 from engine.lane import PREFETCH_S, Lane
@@ -439,6 +439,33 @@ async def test_reservation_counts_until_the_request_is_submitted_and_then_exactl
     await scheduler.aclose()
 
 
+async def test_many_short_texts_are_accepted_if_their_runs_can_end_before_the_deadline(
+    lanes: list[Lane], clock: ManualClock
+) -> None:
+    scheduler, model = scheduler_of(lanes, clock, count=1), GatedModel(is_open=True)
+    texts = texts_of(SMALL, 512)
+    estimated_s = scheduler.estimate(model, texts).seconds
+    assert estimated_s < len(texts) * cost(1, SMALL) * model.seconds_per_token / 2
+    with pytest.raises(DeadlineError):
+        scheduler.reserve(model, [SMALL] * len(texts), ("caller",), 0.9 * estimated_s)
+    with scheduler.reserve(model, [SMALL] * len(texts), ("caller",), estimated_s):
+        pass
+    assert len(await scheduler.submit(model, texts, deadline_s=estimated_s)) == len(texts)
+    await scheduler.aclose()
+
+
+async def test_request_that_cannot_be_queued_leaves_nothing_in_the_ledger(
+    one_lane: Scheduler, model: GatedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("engine.job_queue.np.empty", fail)
+    with pytest.raises(MemoryError):
+        await one_lane.submit(model, texts_of(LARGE, 4))
+    assert [account.held for account in one_lane.accounts] == [0.0, 0.0]
+
+
 async def test_small_requests_are_not_rejected_for_work_that_they_overtake(
     limited: Scheduler, model: GatedModel
 ) -> None:
@@ -641,12 +668,13 @@ async def test_nothing_is_queued_behind_an_overdue_run(
     assert model.runs == [[0]]
 
 
-async def test_job_that_cannot_be_planned_fails_without_blocking_others(
+async def test_job_that_cannot_be_planned_fails_alone_and_without_blocking_others(
     one_lane: Scheduler, model: GatedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = submit(one_lane, model, Text(SMALL, 0))
+    running = submit(one_lane, model, Text(SMALL, 0), caller=("other",))
     await model.started(1)
     failing, other = submit(one_lane, model, Text(LARGE, 1)), submit(one_lane, model, Text(LARGE, 2))
+    others = [submit(one_lane, model, Text(length, 3), caller=("other",)) for length in (SMALL, LARGE)]
     await submitted()
     errors = [MemoryError()]
 
@@ -661,7 +689,7 @@ async def test_job_that_cannot_be_planned_fails_without_blocking_others(
         await failing
     assert isinstance(error.value.__cause__, MemoryError)
     assert (await other).tolist() == [[2.0]]
-    await running
+    await asyncio.gather(running, *others)
 
 
 async def test_vectors_that_cannot_be_delivered_fail_their_request_only(

@@ -122,3 +122,46 @@ async def test_cancelled_request_leaves_the_queue_at_any_moment(steps: int, thre
         await leaving
     assert queue.account.held == 0.0
     assert len(await work.tokenize(queue, "later", ["x"])) == 1
+
+
+async def test_caller_who_left_pays_nothing_for_what_was_not_done(thread: ThreadPoolExecutor) -> None:
+    queue, work = TokenizerQueue(thread, max_queue_s=1e9), Work()
+    flood = [work.ask(queue, "flood", [FULL_SLICE]) for _ in range(10)]
+    await submitted()
+    left = [work.ask(queue, "impatient", [FULL_SLICE]) for _ in range(20)]
+    await submitted()
+    for request in left:
+        request.cancel()
+    again = work.ask(queue, "impatient", [FULL_SLICE])
+    await submitted()
+    work.gate.release(2)
+    await again
+    assert len(work.started) <= 3
+    work.gate.release(100)
+    await asyncio.gather(*flood)
+
+
+async def test_cancelled_slice_is_not_taken_for_a_fast_one(thread: ThreadPoolExecutor) -> None:
+    queue, work = TokenizerQueue(thread, max_queue_s=1e9), Work()
+    with queue.reserve([FULL_SLICE], ("caller",)) as reservation:
+        expected_s = reservation.amount
+    for number in range(1, 20):
+        leaving = work.ask(queue, "caller", [FULL_SLICE])
+        while len(work.started) < number:  # noqa: ASYNC110 - the thread cannot set an event of the loop
+            await asyncio.sleep(0)
+        leaving.cancel()
+        work.gate.release()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+    with queue.reserve([FULL_SLICE], ("caller",)) as reservation:
+        assert reservation.amount == expected_s
+
+
+async def test_estimate_is_per_pass(thread: ThreadPoolExecutor) -> None:
+    ticks = iter(number * 2 * FIRST_SECONDS_PER_BYTE * SLICE_BYTES for number in range(100))
+    queue = TokenizerQueue(thread, max_queue_s=1e9, clock=lambda: next(ticks))
+    with queue.reserve([FULL_SLICE], ("caller",), passes=2) as reservation:
+        expected_s = reservation.amount
+        await queue.run(lambda *_: None, [FULL_SLICE], reservation, passes=2)
+    with queue.reserve([FULL_SLICE], ("caller",), passes=2) as reservation:
+        assert reservation.amount == pytest.approx(expected_s)

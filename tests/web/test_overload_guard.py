@@ -161,6 +161,20 @@ async def test_cancelled_request_does_not_use_a_slot(service: GuardedApp) -> Non
     assert service.entered == [*range(MAX_STARTS_PER_ITERATION), MAX_STARTS_PER_ITERATION + 1]
 
 
+async def test_requests_that_never_start_do_not_delay_the_next_one_of_their_caller(service: GuardedApp) -> None:
+    client = (OTHER[0], 1)
+    starting = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION)]
+    flood = [service.ask(number) for number in range(100)]
+    left = [service.ask(-2, client=client) for _ in range(100)]
+    await loop_iterations(1)
+    for request in left:
+        request.cancel()
+    later = service.ask(-1, client=client)
+    await asyncio.gather(*starting, *left, *flood, later, return_exceptions=True)
+    assert service.entered.index(-1) <= 3 * MAX_STARTS_PER_ITERATION
+    assert -2 not in service.entered
+
+
 async def test_rejections_are_logged_in_one_line(service: GuardedApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overload_guard, "LOG_INTERVAL_S", 0)
     service.error = FULL
