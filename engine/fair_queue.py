@@ -3,7 +3,8 @@
 Each caller has a virtual time: the work done for them so far, in whatever unit the queue uses. The waiting caller with
 the lowest one goes first, and pays for what is done. A caller who was idle starts at the virtual time of the work that
 runs now: they are next, but they cannot save up credit. The algorithm is that of P. Goyal, H. M. Vin and H. Cheng,
-"Start-time Fair Queuing", SIGCOMM 1996.
+"Start-time Fair Queuing", SIGCOMM 1996. One addition: the present moves on a little with all that is done, so that
+a stream of ever new callers starves nobody.
 """
 
 import math
@@ -20,6 +21,9 @@ ANYONE: Caller = ("",)
 WIDE_SHARE = 16
 """A wide key (such as an IPv6 /48) pays this fraction of the work of the callers in it. Together they get at most as
 much as 16 other callers: enough for a site with many users, and not enough for one attacker with 65,536 addresses."""
+AGING = 16
+"""The present moves on by one part in this many of what is done per waiting caller. So whoever waits gets at least that
+part of an equal share, however many callers come new, and no caller loses more than that part of theirs."""
 MIN_PRUNED = 1024
 """Virtual times in memory up to this number are not searched for outdated ones."""
 
@@ -52,6 +56,10 @@ class FairClock:
         if len(self._times) > self._prune_above:
             self._times = {key: time for key, time in self._times.items() if time > self._now}
             self._prune_above = max(MIN_PRUNED, 2 * len(self._times))
+
+    def age(self, amount: float, waiting: int) -> None:
+        """Move the present forward for work that was charged, while this many callers waited."""
+        self._now += amount / (AGING * waiting)
 
     def charge(self, caller: Caller, amount: float, *, max_lead: float = math.inf) -> None:
         """Add work that is done for *caller* now, but put their virtual time at most *max_lead* after the present."""
@@ -93,8 +101,10 @@ class FairQueue(Generic[T]):
         """Remove and return the next item, and charge its cost to its caller."""
         caller = min(self._waiting, key=self._clock.time)
         self._clock.advance(caller)
+        waiting = len(self._waiting)
         _, _, cost, item = self._take(caller, 0)
         self._clock.charge(caller, cost)
+        self._clock.age(cost, waiting)
         return item
 
     def remove(self, item: T, caller: Caller) -> None:

@@ -82,10 +82,13 @@ class RunQueue:
 
     def take(self, budget: Callable[[int], int]) -> MicroBatch:
         """Remove and return the next micro-batch; *budget* returns its padded tokens for those that wait with it."""
-        head = self._next(self.heads)
+        heads = self.heads
+        head = self._next(heads)
         self._clock.advance(head.caller)
         queue = self._queue_of(head)
-        return self._take(queue, head, budget(queue.tokens))
+        batch = self._take(queue, head, budget(queue.tokens))
+        self._clock.age(self._seconds(batch), len(heads))
+        return batch
 
     def take_small(self) -> MicroBatch:
         """Remove and return the next micro-batch of small jobs, for the express lane."""

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.fair_queue import MIN_PRUNED, WIDE_SHARE, Caller, FairClock, FairQueue
+from engine.fair_queue import AGING, MIN_PRUNED, WIDE_SHARE, Caller, FairClock, FairQueue
 
 
 def pops(queue: FairQueue[str], count: int) -> list[str]:
@@ -89,6 +89,17 @@ def test_callers_that_always_wait_get_equal_parts(costs: list[list[float]]) -> N
         got[number] += item
         left[number] -= 1
         assert max(got) - min(got) <= 2 * 5  # the bound of the algorithm: one item of each
+
+
+def test_stream_of_new_callers_starves_nobody() -> None:
+    queue = FairQueue[str]()
+    for _ in range(5):
+        queue.push("old", caller=("old",), cost=1)
+    taken = []
+    for number in range(20 * AGING):
+        queue.push("new", caller=(f"new {number}",), cost=1)
+        taken.append(queue.pop())
+    assert taken.count("old") == 5
 
 
 def test_virtual_times_of_the_past_are_forgotten() -> None:

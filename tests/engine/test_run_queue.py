@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from engine.fair_queue import Caller
+from engine.fair_queue import AGING, Caller
 from engine.job_queue import Job
 from engine.ledger import Reservation
 from engine.run_queue import RunQueue
@@ -27,3 +27,13 @@ def test_what_the_express_lane_has_done_for_a_caller_alone_does_not_make_them_wa
     add(queue, model, LATE, 10, arrival=100)
     callers = [queue.take(lambda _: 64).parts[0][0].caller for _ in range(4)]
     assert sorted(callers) == [EARLY, EARLY, LATE, LATE]
+
+
+def test_stream_of_new_callers_starves_no_large_request() -> None:
+    queue, model = RunQueue(lambda _: 1.0), GatedModel()
+    model.batching = "single"
+    add(queue, model, EARLY, 5, arrival=0)
+    for number in range(20 * AGING):
+        add(queue, model, (f"new {number}",), 1, arrival=10 + number)
+        queue.take(lambda _: 64)
+    assert EARLY not in [job.caller for job in queue]
