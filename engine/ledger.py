@@ -15,6 +15,8 @@ from engine.fair_queue import ANYONE, WIDE_SHARE, Caller
 
 SHARE_OF_FREE = 4
 """How many times the free room one caller may hold, called alpha in the source."""
+ROUNDING = 1e-9
+"""Amounts below this fraction of the limit are taken for rounding errors: sums of floats drift."""
 
 Kind = Literal["start", "decode", "tokenize", "small", "interactive", "bulk"]
 
@@ -90,7 +92,7 @@ class Account:
         """
         free = max(0.0, self.limit - self.held + ignored) * SHARE_OF_FREE
         held = max(self.held_by(caller), *(self._held_in.get(key, 0.0) / WIDE_SHARE for key in caller[1:]), 0.0)
-        return amount - (free - held) / (SHARE_OF_FREE + 1)
+        return amount - (free - held) / (SHARE_OF_FREE + 1) - self.limit * ROUNDING
 
     def check(self, caller: Caller, amount: float, *, ignored: float = 0.0) -> None:
         """Reject *amount* if the caller may not reserve it.
@@ -127,12 +129,12 @@ class Account:
         self.held -= amount
         for held, key in self._entries(caller):
             left = held.get(key, 0.0) - amount
-            if left > self.limit * 1e-9:
+            if left > self.limit * ROUNDING:
                 held[key] = left
             else:
                 held.pop(key, None)
         if not self._held_by:
-            self.held = 0.0  # sums of floats drift; an empty account is exactly zero
+            self.held = 0.0  # an empty account is exactly zero
             self._held_in.clear()
 
     def _entries(self, caller: Caller) -> Iterator[tuple[dict[str, float], str]]:

@@ -35,6 +35,16 @@ def test_callers_share_the_limit_equally_and_leave_room_for_another(count: int) 
     assert not account.is_new(callers[0])
 
 
+def test_rounding_rejects_nobody() -> None:
+    account = Account("interactive", 20.0)
+    flood = ("flood",)
+    for _ in range(160):  # 16 and a rounding error
+        account.hold(flood, 0.1)
+    account.hold(flood, 1e-12)
+    assert account.held > 0.8 * account.limit
+    assert account.excess(("newcomer",), 0.16 * account.limit) <= 0
+
+
 def test_network_holds_no_more_than_its_part_however_many_callers_it_has() -> None:
     account = Account("bulk", 100.0)
     network = [(f"2001:db8:0:{number}::/64", "2001:db8::/48") for number in range(200)]

@@ -90,7 +90,7 @@ async def test_short_text_goes_before_the_callers_own_long_requests(thread: Thre
 async def test_request_above_the_callers_share_is_rejected_before_it_begins(thread: ThreadPoolExecutor) -> None:
     request_s = 10 * SLICE_BYTES * FIRST_SECONDS_PER_BYTE
     queue, work = TokenizerQueue(thread, max_queue_s=10 * request_s), Work()
-    waiting = [work.ask(queue, "flood", [FULL_SLICE] * 10) for _ in range(7)]
+    waiting = [work.ask(queue, "flood", [FULL_SLICE] * 10) for _ in range(8)]
     await submitted()
     with pytest.raises(OverloadedError) as error:
         queue.reserve([FULL_SLICE] * 10, ("flood",))
