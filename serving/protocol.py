@@ -122,11 +122,7 @@ class HttpProtocol(UvicornProtocol):
             self._wait_for_client(TRANSFER, self._limits.body_timeout_s)
 
     def on_message_begin(self) -> None:
-        if (
-            self._ignores_input
-            or self._place.queued_requests >= MAX_PIPELINED
-            or self._place.share.queued_requests >= MAX_PIPELINED_PER_ADDRESS
-        ):
+        if self._ignores_input or self._is_pipeline_full():
             raise OverflowError  # stops the parser, which would make thousands of requests of one read
         super().on_message_begin()
 
@@ -188,6 +184,10 @@ class HttpProtocol(UvicornProtocol):
         else:  # it was answered early
             self._await_next_request()
             self.restart_keep_alive_timer()  # uvicorn stopped it when data arrived
+
+    def _is_pipeline_full(self) -> bool:
+        queued, of_address = self._place.queued_requests, self._place.share.queued_requests
+        return queued >= MAX_PIPELINED or (queued > 0 and of_address >= MAX_PIPELINED_PER_ADDRESS)
 
     def _can_answer_early(self, head: RequestHead) -> bool:
         """Return whether a rejection can be written here, without a task and without the app.

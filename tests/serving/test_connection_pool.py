@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.connection_limits import MAX_PIPELINED, MAX_PIPELINED_PER_ADDRESS
 from tests.support.raw_http import (
     BODY,
     CLIENT,
@@ -176,6 +177,17 @@ def test_newcomer_from_an_address_without_connections_gets_in_while_another_addr
             assert statuses_of([newcomer]) == [200]
         server.send_line("release")
         assert {receive_answer(connection)[0] for connection in at_work} == {200}
+
+
+def test_full_pipelines_do_not_refuse_other_clients_of_their_address(server: ServerProcess) -> None:
+    hold(server)
+    with many_connected(server, MAX_PIPELINED_PER_ADDRESS // MAX_PIPELINED) as full, connected(server) as other:
+        for connection in full:
+            send(connection, WHOLE * (1 + MAX_PIPELINED))
+        assert statuses_of([other] * 2) == [200, 200]
+        send(full[0], WHOLE)
+        server.wait_for("connection_refused")
+        assert statuses_of([other]) == [200]
 
 
 def test_limit_per_address_is_not_for_trusted_proxies(server_with: Callable[..., ServerProcess]) -> None:
