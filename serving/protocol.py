@@ -50,7 +50,7 @@ class HttpProtocol(UvicornProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self._transport = transport
-        self._place = self._pool.enter(self.client, abort=transport.abort)
+        self._place = self._pool.enter(self.client, abort=transport.abort, unsent=transport.get_write_buffer_size)
         refusal = self._pool.admit(self._place)
         self._pool.wait(self._place, IDLE)
         self._set_deadline(self._limits.header_timeout_s)
