@@ -262,11 +262,12 @@ class ConnectionPool:
             self._close(given)
         return True
 
-    def release_bytes(self, place: Place) -> None:
-        """Forget the bodies of the connection: they are answered."""
-        place.share.held_bytes -= place.held_bytes
-        self._held_bytes -= place.held_bytes
-        place.held_bytes = 0
+    def release_bytes(self, place: Place, *, kept: int = 0) -> None:
+        """Forget the bodies of the connection that are answered; *kept* bytes belong to requests that are not."""
+        released = place.held_bytes - kept
+        place.share.held_bytes -= released
+        self._held_bytes -= released
+        place.held_bytes = kept
 
     def _memory_for(self, place: Place) -> Place | None:
         """Return the connection to close so that *place* may hold more; None: all others are to be kept.

@@ -213,7 +213,7 @@ class HttpProtocol(UvicornProtocol):
         self._pool.count_queued(self._place, self.queued_requests)
 
     def answer_completed(self) -> None:
-        self._pool.release_bytes(self._place)
+        self._pool.release_bytes(self._place, kept=self.unread_bytes)
         if self._transport.is_closing():
             self._set_deadline(self._limits.body_timeout_s)  # to receive what is in the buffer
         elif self.has_unanswered:  # the next request of a pipeline

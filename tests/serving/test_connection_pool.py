@@ -1,5 +1,6 @@
 """Many clients of one server: how they share connections and the memory of request bodies, over real sockets."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -131,6 +132,20 @@ def test_memory_that_one_address_has_at_work_does_not_refuse_another_one(server:
         send(own, head + BODY.ljust(MAX_BYTES))
         server.send_line("release")
         assert [receive_answer(connection)[0] for connection in [own, *at_work]] == [200] * (MAX_BODIES + 1)
+
+
+def test_body_that_waits_behind_another_request_counts_until_its_own_answer(server: ServerProcess) -> None:
+    held = sum(event["event"] == "run_held" for event in server.events)
+    hold(server)
+    with connected(server) as connection, connected(server) as other:
+        send(connection, WHOLE + EMBED + b"Content-Length: 50\r\n\r\n" + b" " * 49)
+        server.wait_for("run_held", times=held + 1)
+        server.send_line("release")
+        assert receive_answer(connection)[0] == 200
+        send(other, PROBE.replace(b"/health/live", b"/metrics"))
+        assert json.loads(receive_answer(other)[2])["connections"]["body_bytes"] == 49
+    wait_until_closed(server)
+    assert CLIENT.get(f"{server.url}/metrics").json()["connections"]["body_bytes"] == 0
 
 
 # --- Connections --------------------------------------------------------------------------------------------------
