@@ -77,7 +77,8 @@ def has_fallen_back(host: str, listening: socket.socket) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # finds the zone of fe80::1%eth0, too
+    # Finds the zone of fe80::1%eth0, too. AI_PASSIVE: glibc resolves `*`, which else means this machine only.
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, address = min(((family, address) for family, *_, address in found), key=lambda known: known[0])
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

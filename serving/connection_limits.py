@@ -9,7 +9,8 @@ from enum import Enum, auto
 MAX_PIPELINED = 64
 """Requests that may wait on one connection for the answers to earlier ones; clients that pipeline at all send a few."""
 MAX_PIPELINED_PER_ADDRESS = 512
-"""Such requests on all connections of one address together: as many as eight connections may have."""
+"""Such requests on all connections of one address together: as many as eight connections may have. Each connection may
+have one nevertheless, so a client that pipelines does not refuse others of its address."""
 MAX_FIELDS = 100
 """Header fields of a head, and of a trailer. Browsers and proxies send fewer than 50; each costs the parser a call."""
 MAX_TINY_CHUNKS, TINY_BYTES = 1000, 64

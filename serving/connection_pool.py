@@ -45,6 +45,7 @@ class Place:
     Attributes:
         share: of the connection's address.
         abort: closes the connection at once.
+        unsent: returns how many bytes of answers wait until the client receives them.
         held_bytes: of request bodies that have no answer yet.
         queued_requests: pipelined requests that wait for the answers to earlier ones.
         waits_for: `IDLE`, `HEAD` or `TRANSFER`; None: the server has to act next.
@@ -61,22 +62,29 @@ class Place:
         "progressed_s",
         "queued_requests",
         "share",
+        "unsent",
+        "unsent_then",
         "waits_for",
     )
 
-    def __init__(self, share: AddressShare, abort: Callable[[], None]) -> None:
+    def __init__(self, share: AddressShare, abort: Callable[[], None], unsent: Callable[[], int]) -> None:
         self.share = share
         self.abort = abort
+        self.unsent = unsent
         self.held_bytes = 0
         self.queued_requests = 0
         self.waits_for: int | None = None
         self.begun_s = self.progressed_s = 0.0
         self.new_bytes = 0  # since the last progress
+        self.unsent_then = 0  # at the last progress
         self.is_open = True
 
 
-_connections = attrgetter("connections")
 _held_bytes = attrgetter("held_bytes")
+
+
+def _connections_then_idle(share: AddressShare) -> tuple[int, bool]:
+    return share.connections, bool(share.waiting[IDLE] or share.waiting[HEAD])
 
 
 def peer_address(client: Client) -> str | None:
@@ -142,8 +150,8 @@ class ConnectionPool:
 
     # --- What a connection does -----------------------------------------------------------------------------------
 
-    def enter(self, client: Client, *, abort: Callable[[], None]) -> Place:
-        """Register a new connection of *client*; `admit` decides whether it may stay."""
+    def enter(self, client: Client, *, abort: Callable[[], None], unsent: Callable[[], int] = lambda: 0) -> Place:
+        """Register a new connection of *client*; `admit` decides whether it may stay. For the others, see `Place`."""
         address = self._address_of(client)
         key: object = object() if address is None else address
         share = self._shares.get(key)
@@ -151,7 +159,7 @@ class ConnectionPool:
             share = self._shares[key] = AddressShare(key)
         share.connections += 1
         self._open += 1
-        return Place(share, abort)
+        return Place(share, abort, unsent)
 
     def leave(self, place: Place) -> None:
         """Forget a connection that has ended. The second time, do nothing."""
@@ -175,6 +183,7 @@ class ConnectionPool:
         place.waits_for = what
         place.begun_s = place.progressed_s = self._clock()
         place.new_bytes = 0
+        place.unsent_then = place.unsent() if what == TRANSFER else 0
         self._waiting[what][place] = place.share.waiting[what][place] = None
 
     def keep(self, place: Place) -> None:
@@ -211,13 +220,14 @@ class ConnectionPool:
         """Return the connection to close for *newcomer*; None: all others are to be kept.
 
         A stalled connection gives way to every address; any other one, to an address that holds less than its own.
-        Within its address, it gives way only while it has no complete head.
+        Within its address, it gives way only while it has no complete head. Of addresses that hold the same, one with
+        such a connection gives way.
         """
-        largest = max(self._shares.values(), key=_connections)
+        largest = max(self._shares.values(), key=_connections_then_idle)
         others = newcomer.share.connections - 1
         if largest.connections > others and (given := self._first_to_give(largest)):
             return given
-        if stalled := next((oldest for oldest in map(_first, self._waiting) if self._is_stalled(oldest)), None):
+        if stalled := next(filter(None, map(self._stalled, self._waiting)), None):
             return stalled
         if not others and (begun := _first(self._waiting[IDLE]) or _first(self._waiting[HEAD])):
             return begun
@@ -228,8 +238,7 @@ class ConnectionPool:
     def _first_to_give(self, share: AddressShare) -> Place | None:
         if without_head := _first(share.waiting[IDLE]) or _first(share.waiting[HEAD]):
             return without_head
-        slowest = _first(share.waiting[TRANSFER])
-        return slowest if self._is_stalled(slowest) else None
+        return self._stalled(share.waiting[TRANSFER])
 
     # --- Memory of request bodies ---------------------------------------------------------------------------------
 
@@ -253,11 +262,12 @@ class ConnectionPool:
             self._close(given)
         return True
 
-    def release_bytes(self, place: Place) -> None:
-        """Forget the bodies of the connection: they are answered."""
-        place.share.held_bytes -= place.held_bytes
-        self._held_bytes -= place.held_bytes
-        place.held_bytes = 0
+    def release_bytes(self, place: Place, *, kept: int = 0) -> None:
+        """Forget the bodies of the connection that are answered; *kept* bytes belong to requests that are not."""
+        released = place.held_bytes - kept
+        place.share.held_bytes -= released
+        self._held_bytes -= released
+        place.held_bytes = kept
 
     def _memory_for(self, place: Place) -> Place | None:
         """Return the connection to close so that *place* may hold more; None: all others are to be kept.
@@ -277,11 +287,19 @@ class ConnectionPool:
     # --- Progress -------------------------------------------------------------------------------------------------
 
     def _note_progress(self, place: Place) -> None:
-        place.new_bytes = 0
+        place.new_bytes, place.unsent_then = 0, place.unsent()
         place.progressed_s = self._clock()
         for places in (self._waiting[TRANSFER], place.share.waiting[TRANSFER]):
             del places[place]
             places[place] = None
+
+    def _stalled(self, places: dict[Place, None]) -> Place | None:
+        """Return the one of *places* that has gone longest without progress, if it is stalled."""
+        while (place := _first(places)) is not None and self._is_stalled(place):
+            if place.waits_for != TRANSFER or place.unsent_then - place.unsent() < PROGRESS_BYTES:
+                return place
+            self._note_progress(place)  # its client receives an answer, which is seen only here
+        return None
 
     def _is_stalled(self, place: Place | None) -> bool:
         return place is not None and self._clock() - place.progressed_s >= STALL_S

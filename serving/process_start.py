@@ -39,6 +39,12 @@ def prepare_process() -> "ProcessSignals":
 
 
 def prepare_command() -> None:
-    """Let SIGTERM end a command that is process 1 of a container, as it ends any other process."""
+    """Protect the memory of a command, and let SIGTERM end one that is process 1 of a container, as any other process.
+
+    Commands read the secrets of the settings, and texts.
+    """
     if os.getpid() == 1:
         _signal.signal(_signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+    from host.core_dumps import forbid_core_dumps
+
+    forbid_core_dumps()

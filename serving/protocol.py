@@ -50,7 +50,7 @@ class HttpProtocol(UvicornProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self._transport = transport
-        self._place = self._pool.enter(self.client, abort=transport.abort)
+        self._place = self._pool.enter(self.client, abort=transport.abort, unsent=transport.get_write_buffer_size)
         refusal = self._pool.admit(self._place)
         self._pool.wait(self._place, IDLE)
         self._set_deadline(self._limits.header_timeout_s)
@@ -122,11 +122,7 @@ class HttpProtocol(UvicornProtocol):
             self._wait_for_client(TRANSFER, self._limits.body_timeout_s)
 
     def on_message_begin(self) -> None:
-        if (
-            self._ignores_input
-            or self._place.queued_requests >= MAX_PIPELINED
-            or self._place.share.queued_requests >= MAX_PIPELINED_PER_ADDRESS
-        ):
+        if self._ignores_input or self._is_pipeline_full():
             raise OverflowError  # stops the parser, which would make thousands of requests of one read
         super().on_message_begin()
 
@@ -189,6 +185,10 @@ class HttpProtocol(UvicornProtocol):
             self._await_next_request()
             self.restart_keep_alive_timer()  # uvicorn stopped it when data arrived
 
+    def _is_pipeline_full(self) -> bool:
+        queued, of_address = self._place.queued_requests, self._place.share.queued_requests
+        return queued >= MAX_PIPELINED or (queued > 0 and of_address >= MAX_PIPELINED_PER_ADDRESS)
+
     def _can_answer_early(self, head: RequestHead) -> bool:
         """Return whether a rejection can be written here, without a task and without the app.
 
@@ -213,7 +213,7 @@ class HttpProtocol(UvicornProtocol):
         self._pool.count_queued(self._place, self.queued_requests)
 
     def answer_completed(self) -> None:
-        self._pool.release_bytes(self._place)
+        self._pool.release_bytes(self._place, kept=self.unread_bytes)
         if self._transport.is_closing():
             self._set_deadline(self._limits.body_timeout_s)  # to receive what is in the buffer
         elif self.has_unanswered:  # the next request of a pipeline

@@ -12,8 +12,8 @@ from web.security_headers import Header
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 """Headers with which a client asks to change to another protocol, and options of `Connection` that name them."""
 VERSIONS = ("1.1", "1.0")
-REQUEST_LINE_BYTES = len("  HTTP/1.1\r\n")
-"""The part of the request line that is the same in every request."""
+FIXED_BYTES = len("  HTTP/1.1\r\n\r\n")
+"""The bytes that are the same in every head: the rest of the request line, and the empty line at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ def find_fault(head: RequestHead, *, max_bytes: int) -> ServiceError | None:
 
     Args:
         head: the head to check.
-        max_bytes: of the request line and the header lines together.
+        max_bytes: of the whole head: the request line, the header lines and the empty line.
     """
-    head_bytes, hosts = len(head.method) + len(head.target) + REQUEST_LINE_BYTES, 0
+    head_bytes, hosts = len(head.method) + len(head.target) + FIXED_BYTES, 0
     for name, value in head.headers:
         head_bytes += len(name) + len(value) + FIELD_SEPARATORS
         hosts += name == b"host"

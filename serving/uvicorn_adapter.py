@@ -92,6 +92,11 @@ class UvicornProtocol(HttpToolsProtocol):
         return bool(self._unanswered_cycles) and self._unanswered_cycles[0].more_body
 
     @property
+    def unread_bytes(self) -> int:
+        """The bytes of bodies that were received but not read by the app, such as those of queued requests."""
+        return sum(len(cycle.body) for cycle in self._unanswered_cycles)
+
+    @property
     def has_answer_started(self) -> bool:
         """Whether the answer to the request that the app works on is partly written."""
         return bool(self._unanswered_cycles) and self._unanswered_cycles[0].response_started

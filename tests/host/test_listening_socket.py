@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -46,6 +47,12 @@ def test_address_of_ipv6_is_listened_on() -> None:
         pytest.skip("this machine has no IPv6")
     with open_listening_socket("::1", 0) as listening:
         assert listening.family == socket.AF_INET6
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc knows this name; others report it")
+def test_star_is_all_addresses_not_this_machine_only() -> None:
+    with open_listening_socket("*", 0) as listening:
+        assert listening.getsockname()[0] == "0.0.0.0"  # noqa: S104 - what is expected
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Many clients of one server: how they share connections and the memory of request bodies, over real sockets."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from serving.connection_limits import MAX_PIPELINED, MAX_PIPELINED_PER_ADDRESS
 from tests.support.raw_http import (
     BODY,
     CLIENT,
@@ -132,6 +134,20 @@ def test_memory_that_one_address_has_at_work_does_not_refuse_another_one(server:
         assert [receive_answer(connection)[0] for connection in [own, *at_work]] == [200] * (MAX_BODIES + 1)
 
 
+def test_body_that_waits_behind_another_request_counts_until_its_own_answer(server: ServerProcess) -> None:
+    held = sum(event["event"] == "run_held" for event in server.events)
+    hold(server)
+    with connected(server) as connection, connected(server) as other:
+        send(connection, WHOLE + EMBED + b"Content-Length: 50\r\n\r\n" + b" " * 49)
+        server.wait_for("run_held", times=held + 1)
+        server.send_line("release")
+        assert receive_answer(connection)[0] == 200
+        send(other, PROBE.replace(b"/health/live", b"/metrics"))
+        assert json.loads(receive_answer(other)[2])["connections"]["body_bytes"] == 49
+    wait_until_closed(server)
+    assert CLIENT.get(f"{server.url}/metrics").json()["connections"]["body_bytes"] == 0
+
+
 # --- Connections --------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +192,17 @@ def test_newcomer_from_an_address_without_connections_gets_in_while_another_addr
             assert statuses_of([newcomer]) == [200]
         server.send_line("release")
         assert {receive_answer(connection)[0] for connection in at_work} == {200}
+
+
+def test_full_pipelines_do_not_refuse_other_clients_of_their_address(server: ServerProcess) -> None:
+    hold(server)
+    with many_connected(server, MAX_PIPELINED_PER_ADDRESS // MAX_PIPELINED) as full, connected(server) as other:
+        for connection in full:
+            send(connection, WHOLE * (1 + MAX_PIPELINED))
+        assert statuses_of([other] * 2) == [200, 200]
+        send(full[0], WHOLE)
+        server.wait_for("connection_refused")
+        assert statuses_of([other]) == [200]
 
 
 def test_limit_per_address_is_not_for_trusted_proxies(server_with: Callable[..., ServerProcess]) -> None:

@@ -39,10 +39,12 @@ class Pool:
         self.closed: list[str] = []
         self._numbers = count()
 
-    def connect(self, address: str, waits_for: int | None = IDLE) -> tuple[Place, ServiceError | None]:
+    def connect(
+        self, address: str, waits_for: int | None = IDLE, *, unsent: Callable[[], int] = lambda: 0
+    ) -> tuple[Place, ServiceError | None]:
         """Connect from *address*; the connection then waits for this, or is at work."""
         name = f"{address} {next(self._numbers)}"
-        place = self.pool.enter((address, 1), abort=lambda: self.closed.append(name))
+        place = self.pool.enter((address, 1), abort=lambda: self.closed.append(name), unsent=unsent)
         error = self.pool.admit(place)
         self.pool.wait(place, IDLE)
         self.set(place, waits_for)
@@ -114,6 +116,30 @@ def test_thousand_idle_strangers_do_not_close_an_upload_that_progresses(pool: Po
             pool.pool.reserve_bytes(upload, PROGRESS_BYTES)
     assert upload.is_open
     assert len(pool.closed) == 1011 - MAX_CONNECTIONS
+
+
+def test_idle_stranger_gives_way_before_the_stalled_body_of_an_address_that_holds_as_much(pool: Pool) -> None:
+    pool.connect("paused", TRANSFER)
+    for number in range(1, MAX_CONNECTIONS):
+        pool.connect(f"stranger-{number}")
+    pool.pass_time()
+    assert pool.connect("new")[1] is None
+    assert pool.closed == ["stranger-1 1"]
+
+
+def test_answer_that_is_being_received_gives_way_after_one_that_is_not(pool: Pool) -> None:
+    unsent = 100 * PROGRESS_BYTES
+    received, _ = pool.connect("one", TRANSFER, unsent=lambda: unsent)
+    stalled, _ = pool.connect("one", TRANSFER, unsent=lambda: 100 * PROGRESS_BYTES)
+    pool.fill("one", None, places=MAX_CONNECTIONS - 2)
+    pool.pass_time()
+    unsent -= PROGRESS_BYTES
+    assert pool.connect("one", None)[1] is None
+    assert (received.is_open, stalled.is_open) == (True, False)
+    pool.pass_time()
+    unsent -= PROGRESS_BYTES - 1
+    assert pool.connect("one", None)[1] is None
+    assert not received.is_open
 
 
 def test_body_that_progresses_gives_way_to_an_address_that_holds_less_only(pool: Pool) -> None:

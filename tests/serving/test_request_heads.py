@@ -44,7 +44,7 @@ def test_head_that_proxies_may_read_differently_is_malformed(head: RequestHead) 
 
 
 def test_size_limit_counts_the_bytes_on_the_wire() -> None:
-    on_the_wire = b"POST /embed HTTP/1.1\r\nHost: me\r\n"
+    on_the_wire = b"POST /embed HTTP/1.1\r\nHost: me\r\n\r\n"
     assert find_fault(head_of(HOST), max_bytes=len(on_the_wire)) is None
     assert isinstance(find_fault(head_of(HOST), max_bytes=len(on_the_wire) - 1), LargeHeadError)
 

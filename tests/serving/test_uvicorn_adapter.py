@@ -61,6 +61,7 @@ NAMES_OF_A_PROTOCOL: dict[str, Callable[[Any], object]] = {
     "timeout_keep_alive_task": lambda task: task is None,
     "url": lambda url: url == b"/path",
     "cycle": is_a(RequestResponseCycle),
+    "cycle.body": is_a(bytearray),
     "cycle.disconnected": lambda value: value is False,
     "cycle.keep_alive": lambda value: value is True,
     "cycle.message_event": is_a(asyncio.Event),
