@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from assembly.app import parts_of
+from assembly.model_reload import compare
 from assembly.running import RunningService
-from engine.catalog import Model
+from engine.catalog import Model, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import ModelUnavailableError, UnknownModelError
 from tests.support.apps import settings_of
@@ -217,6 +218,26 @@ async def test_required_model_does_not_vanish_with_its_folder(start: Start, tmp_
         assert await dimension(service, REQUIRED) == 4
         (tmp_path.parent / "moved").rename(folder_of(REQUIRED, tmp_path))
         assert changes(await reload(service)) == {}
+
+
+@pytest.mark.parametrize("required", [[], [HUB_MODEL]], ids=["optional", "required"])
+def test_broken_folder_does_not_replace_a_hub_model_and_is_named(required: list[str], tmp_path: Path) -> None:
+    old = read_catalog([tmp_path], bundled="")
+    folder = TinyModel(HUB_MODEL).write(tmp_path).rename(tmp_path / "my-copy")
+    (folder / "model.onnx").write_bytes(LFS)
+    change = compare(old, read_catalog([tmp_path], bundled=""), required=required)
+    assert (change.changed, change.kept, change.outdated) == ([], [HUB_MODEL], [])
+    assert change.catalog.get(HUB_MODEL).source == "hub"
+    assert [text[:42] for text in change.rejected] == ["my-copy: its file 'model.onnx' is a git-lf"]
+
+
+async def test_folder_that_was_added_and_cannot_be_used_is_logged_with_the_reason(start: Start, tmp_path: Path) -> None:
+    async with start() as service:
+        (TinyModel("tiny/new").write(tmp_path) / "model.onnx").write_bytes(LFS)
+        with capture_logs() as events:
+            await service.reload()
+    [logged] = [event for event in events if event["event"] == "model_folder_unusable"]
+    assert (logged["model"], "git-lfs" in logged["reason"]) == ("tiny/new", True)
 
 
 async def test_broken_folder_does_not_bring_back_the_hub_model_of_its_name(start: Start, tmp_path: Path) -> None:
