@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -237,4 +237,6 @@ class RunningService:
 
     def _current(self, model: Model) -> Model:
         """Return *model* as it is now: a reload may have replaced it since the caller looked it up."""
-        return self._catalog.find(model.name) or model
+        current = self._catalog.find(model.name) or model
+        is_preloaded = model.folder is not None or model.preloaded is not None  # not if that cache is corrupt
+        return current if is_preloaded else replace(current, preloaded=None)
