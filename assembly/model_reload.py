@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -139,7 +139,7 @@ def compare(
         failures: why models of *new* cannot be loaded, by name in lower case, as far as that was tried.
     """
     before = {model.name.lower(): model for model in old.models}
-    after = {model.name.lower(): model for model in new.models}
+    after = {model.name.lower(): _spelled_as(before.get(model.name.lower()), model) for model in new.models}
     broken = {ignored.path for ignored in new.ignored}
     rejected = [f"{ignored.name}: {ignored.reason}" for ignored in new.ignored]
     must_stay, kept = {name.lower() for name in required}, []
@@ -174,6 +174,11 @@ async def _load(models: ModelManager, model: Model) -> None:
         await models.load_all([model])
     except ModelUnavailableError:
         return
+
+
+def _spelled_as(old: Model | None, new: Model) -> Model:
+    """Return *new* with the name of *old*, if there is one: required and allowed models are known by that spelling."""
+    return new if old is None or old.name == new.name else replace(new, name=old.name)
 
 
 def _is_in(model: Model, folder: Path) -> bool:

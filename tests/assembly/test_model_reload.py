@@ -211,6 +211,19 @@ async def test_model_in_memory_stays_if_the_changed_one_cannot_be_loaded(
         assert await dimension(service, name) == 4
 
 
+async def test_required_and_allowed_model_stays_so_if_its_name_is_spelled_in_another_case(
+    start: Start, tmp_path: Path
+) -> None:
+    async with start(ALLOWED_MODELS=f"{REQUIRED},{OTHER}") as service:
+        for name in (REQUIRED, OTHER):
+            shutil.rmtree(folder_of(name, tmp_path))
+            TinyModel(name.upper(), dim=5).write(tmp_path)
+        assert changes(await reload(service)) == {"changed": [OTHER, REQUIRED]}
+        assert [await dimension(service, name) for name in (REQUIRED, OTHER)] == [5, 5]
+        assert set(service.parts.models.loaded) >= service.parts.models.required == {REQUIRED}
+        assert changes(await reload(service)) == {}
+
+
 async def test_required_model_does_not_vanish_with_its_folder(start: Start, tmp_path: Path) -> None:
     async with start() as service:
         folder_of(REQUIRED, tmp_path).rename(tmp_path.parent / "moved")
