@@ -215,7 +215,7 @@ class RunningService:
         return ModelManager(
             downloads=Downloads(
                 fetch=lambda model: fetch(
-                    self._current(model), cache_dir, space=space, may_fill_disk=model in required
+                    self._current(model), cache_dir, space=space, may_fill_disk=model.name in self.required_models
                 ),
                 needs_download=lambda model: not is_cached(self._current(model), cache_dir),
                 executor=loading,

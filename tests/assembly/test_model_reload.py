@@ -120,6 +120,18 @@ async def test_corrected_file_is_served_although_the_manifest_is_the_same(start:
         assert await dimension(service, "tiny/pointer") == 4
 
 
+async def test_changed_file_in_a_subfolder_counts(start: Start, tmp_path: Path) -> None:
+    """A graph may take weights from there."""
+    folder = rewrite("tiny/deep", tmp_path)
+    (folder / "onnx" / "weights").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    async with start() as service:
+        (folder / ".git" / "index").write_bytes(b"1")
+        assert changes(await reload(service)) == {}
+        (folder / "onnx" / "weights" / "all.bin").write_bytes(b"1")
+        assert changes(await reload(service)) == {"changed": ["tiny/deep"]}
+
+
 async def test_changed_model_in_memory_is_replaced_and_loaded_again_at_once(start: Start, tmp_path: Path) -> None:
     async with start() as service:
         assert [await dimension(service, name) for name in (REQUIRED, OTHER)] == [4, 4]
