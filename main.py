@@ -29,7 +29,7 @@ from assembly.reports import CacheReport, MetricsReport
 from assembly.serve import serve_app
 from config import Settings, SettingsError, load_settings
 from engine.embedder import Embedder, EmbedResult
-from engine.encoder import Encoder, load_encoder
+from engine.encoder import Encoder, load_cached_encoder
 from engine.errors import ModelNotFoundError, UnknownModelError
 from engine.scheduler import Scheduler
 from model_manager import ModelManager
@@ -225,7 +225,7 @@ ROUTES = (embed, embed_batch, tokenize, health, live, ready, list_models, show_m
 def create_app(
     settings: Settings | None = None,
     *,
-    load: Callable[..., Encoder] = load_encoder,
+    load: Callable[..., Encoder] = load_cached_encoder,
     stop: Callable[[], None] | None = None,
     cores: int | None = None,
 ) -> Litestar:

@@ -14,9 +14,10 @@ import structlog
 
 from engine.catalog import Model
 from engine.download_queue import DownloadRefusedError, LoadAbandonedError
-from engine.downloads import Downloads
+from engine.downloads import Downloads, LoadState
 from engine.encoder import Encoder
 from engine.errors import DrainingError, ModelUnavailableError, OverloadedError
+from engine.hub import NotCachedError
 from engine.load_steps import cause_of, free, load_or_free, optimise_or_log
 from engine.model_places import LoadedModel, ModelPlaces
 from host.memory import trim_memory
@@ -35,23 +36,6 @@ log = structlog.get_logger()
 class _Failure:
     cause: str
     retry_at_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class LoadState:
-    """Downloads and loads at one moment.
-
-    Attributes:
-        downloads_running: downloads that have a slot.
-        downloads_waiting: downloads that wait for one.
-        downloads_refused: downloads that were refused since the start, because too many waited.
-        loads: models that are asked for and not in memory yet, those downloads included.
-    """
-
-    downloads_running: int
-    downloads_waiting: int
-    downloads_refused: int
-    loads: int
 
 
 class ModelManager:
@@ -77,7 +61,8 @@ class ModelManager:
 
         Args:
             downloads: gets a model's files.
-            load: loads and warms a model; blocks; raises `ModelUnavailableError`.
+            load: loads and warms a model; blocks; raises `ModelUnavailableError`, or `NotCachedError` if its files must
+                be fetched again, which is done once.
             optimise: makes a loaded model faster; its first callers do not wait for it; blocks.
             memory_bytes: estimates the memory that a model takes once it is loaded.
             executor: runs the blocking functions, apart from inference and downloads.
@@ -264,15 +249,14 @@ class ModelManager:
 
     async def _load_one(self, model: Model, owner: str) -> None:
         """Load *model*. Fetch its files first: a model that cannot be fetched must not evict another one."""
-        name, needed_bytes = model.name, self._memory_bytes(model)
+        name = model.name
         try:
-            self._check_place(name, needed_bytes)
-            await self._downloads.fetch(
-                model, owner, lambda: tuple(self._leases.get(name, ())), is_required=name in self._places.required
-            )
-            await self._reserve(name, needed_bytes)
-            started = self._clock()
-            encoder = await asyncio.get_running_loop().run_in_executor(self._executor, load_or_free, self._load, model)
+            self._check_place(name, self._memory_bytes(model))
+            try:
+                encoder, started = await self._fetch_and_load(model, owner)
+            except NotCachedError as error:
+                self._places.release(name)  # for the time of the download
+                encoder, started = await self._fetch_and_load(error.model, owner)
         except ModelUnavailableError as error:
             self._record_failure(error, log.warning)
             raise
@@ -285,8 +269,25 @@ class ModelManager:
         self._failures.pop(name, None)
         now_s, memory_bytes, loaded = self._clock(), self._places.release(name), self._places.loaded
         loaded[name] = LoadedModel(encoder, memory_bytes, now_s - started, self._now(), loaded_s=now_s, used_s=now_s)
+        if name in self._places.required:
+            self._places.required[name] = memory_bytes  # a reload may have changed its size
         log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(loaded))
         self._executor.submit(optimise_or_log, self._optimise, encoder)
+
+    async def _fetch_and_load(self, model: Model, owner: str) -> tuple[Encoder, float]:
+        """Get the files of *model*, then a place for it, and load it.
+
+        Returns:
+            The model, and when its load began, on the clock.
+        """
+        name = model.name
+        await self._downloads.fetch(
+            model, owner, lambda: tuple(self._leases.get(name, ())), is_required=name in self._places.required
+        )
+        await self._reserve(name, self._memory_bytes(model))
+        started_s = self._clock()
+        run = asyncio.get_running_loop().run_in_executor
+        return await run(self._executor, load_or_free, self._load, model), started_s
 
     def _check_place(self, name: str, needed_bytes: int) -> None:
         """Refuse a model that could never have a place, before it is downloaded."""

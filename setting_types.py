@@ -94,6 +94,13 @@ def _empty_is_none(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _check_size(value: object) -> object:
+    """Reject what pydantic reads only the beginning of: it takes '1,5GB' for 1 byte, and '10,000' for 10."""
+    if isinstance(value, str) and not re.fullmatch(r"\s*-?\d*\.?\d+\s*[A-Za-z]*\s*", value):
+        raise ValueError("use a number and a unit, such as 1.5GB, 512KiB or 10000000")
+    return value
+
+
 def _split_url(url: str, *schemes: str) -> SplitResult | None:
     """Return the parts of *url*, or None if it is malformed; never raise, as an error text may hold the password."""
     try:
@@ -183,7 +190,7 @@ Seconds = Annotated[float, Field(gt=0, le=MAX_COUNT, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Workers = Annotated[int | Literal["auto"], PlainValidator(_read_workers)]
 OptionalCount = Annotated[int | None, BeforeValidator(_empty_is_none)]
-Bytes = Annotated[ByteSize, Field(le=MAX_BYTES)]
+Bytes = Annotated[ByteSize, BeforeValidator(_check_size), Field(le=MAX_BYTES)]
 OptionalBytes = Annotated[Bytes | None, BeforeValidator(_empty_is_none)]
 FilePath = Annotated[Path, AfterValidator(_check_path)]
 OptionalFilePath = Annotated[FilePath | None, BeforeValidator(_empty_is_none)]

@@ -46,6 +46,7 @@ from api.metric_types import (
 )
 from api.request_types import Encoding
 from engine.catalog import Model
+from engine.downloads import LoadState
 from engine.embedder import EmbedResult, TokenCount, Usage
 from engine.fingerprint import ModelFingerprint
 from engine.ledger import Account
@@ -55,7 +56,6 @@ from engine.scheduler_state import SchedulerState
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
 from engine.watchdog import StuckRun
-from model_manager import LoadState
 from telemetry.metrics import Metrics
 from web.responses import JSON, JsonResponse
 

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from assembly.catalog import open_catalog
+from assembly.start_checks import log_unusable_folders
 from config import Settings
 from engine.catalog import Catalog, Model
 from engine.errors import ModelUnavailableError
@@ -79,6 +80,7 @@ class ModelReload:
                 rejected=change.rejected,
                 kept=change.kept,
             )
+            await asyncio.to_thread(log_unusable_folders, map(change.catalog.get, change.added))
             await asyncio.gather(*map(partial(_load, models), again))
 
     def _read(self, loaded: Sequence[str]) -> CatalogChange | str:
@@ -127,8 +129,8 @@ def compare(
 ) -> CatalogChange:
     """Return the catalogue to use from now on: *new*, with the entries of *old* that must stay. Blocks.
 
-    An entry stays if its folder is there but cannot be used now, for example because a copy is not complete, and if
-    the model is required.
+    An entry stays if its folder is there but cannot be used now, for example because a copy is not complete, if the
+    folder that would replace it cannot be used, and if the model is required.
 
     Args:
         old: the catalogue in use.
@@ -137,18 +139,19 @@ def compare(
         failures: why models of *new* cannot be loaded, by name in lower case, as far as that was tried.
     """
     before = {model.name.lower(): model for model in old.models}
-    after = {model.name.lower(): model for model in new.models}
+    after = {model.name.lower(): _spelled_as(before.get(model.name.lower()), model) for model in new.models}
     broken = {ignored.path for ignored in new.ignored}
     rejected = [f"{ignored.name}: {ignored.reason}" for ignored in new.ignored]
     must_stay, kept = {name.lower() for name in required}, []
     for key, model in before.items():
-        if model.folder is None or (found := after.get(key)) == model:
+        if (found := after.get(key)) == model:
             continue
-        is_gone = found is None or found.folder is None
-        reason = (failures or {}).get(key) or (why_unusable(found.folder) if found and found.folder else None)
-        if reason:
-            rejected.append(f"{model.folder.path.name}: {reason}")
-        if reason or model.folder.path in broken or (is_gone and key in must_stay):
+        new_folder = found.folder if found else None
+        reason = ((failures or {}).get(key) or why_unusable(new_folder)) if new_folder else None
+        if new_folder and reason:
+            rejected.append(f"{new_folder.path.name}: {reason}")
+        is_broken = model.folder is not None and model.folder.path in broken
+        if reason or is_broken or (new_folder is None and key in must_stay):
             after[key] = model
             kept.append(model.name)
     both = before.keys() & after.keys()
@@ -171,6 +174,11 @@ async def _load(models: ModelManager, model: Model) -> None:
         await models.load_all([model])
     except ModelUnavailableError:
         return
+
+
+def _spelled_as(old: Model | None, new: Model) -> Model:
+    """Return *new* with the name of *old*, if there is one: required and allowed models are known by that spelling."""
+    return new if old is None or old.name == new.name else replace(new, name=old.name)
 
 
 def _is_in(model: Model, folder: Path) -> bool:

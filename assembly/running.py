@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -215,7 +215,7 @@ class RunningService:
         return ModelManager(
             downloads=Downloads(
                 fetch=lambda model: fetch(
-                    self._current(model), cache_dir, space=space, may_fill_disk=model in required
+                    self._current(model), cache_dir, space=space, may_fill_disk=model.name in self.required_models
                 ),
                 needs_download=lambda model: not is_cached(self._current(model), cache_dir),
                 executor=loading,
@@ -237,4 +237,6 @@ class RunningService:
 
     def _current(self, model: Model) -> Model:
         """Return *model* as it is now: a reload may have replaced it since the caller looked it up."""
-        return self._catalog.find(model.name) or model
+        current = self._catalog.find(model.name) or model
+        is_preloaded = model.folder is not None or model.preloaded is not None  # not if that cache is corrupt
+        return current if is_preloaded else replace(current, preloaded=None)

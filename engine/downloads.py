@@ -3,9 +3,27 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from engine.catalog import Model
 from engine.download_queue import DownloadQueue, LoadAbandonedError
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Downloads and loads at one moment.
+
+    Attributes:
+        downloads_running: downloads that have a slot.
+        downloads_waiting: downloads that wait for one.
+        downloads_refused: downloads that were refused since the start, because too many waited.
+        loads: models that are asked for and not in memory yet, those downloads included.
+    """
+
+    downloads_running: int
+    downloads_waiting: int
+    downloads_refused: int
+    loads: int
 
 
 class Downloads:

@@ -185,6 +185,9 @@ class Embedder:
         options.check(model)
         async with self._lease(model, caller, timeout_s) as (encoder, deadline_s):
             _check_fingerprint(encoder, if_fingerprint)
+            if encoder.model is not model:  # a reload has replaced it meanwhile
+                model = encoder.model
+                options.check(model)
             inputs, raw = await self._run(
                 encoder, texts, options, caller=caller, deadline_s=deadline_s, on_tokens=on_tokens
             )
@@ -231,6 +234,7 @@ class Embedder:
         model = self.resolve_model(self._default_model if model_name is None else model_name)
         async with self._lease(model, caller, timeout_s) as (encoder, _):
             _check_fingerprint(encoder, if_fingerprint)
+            model = encoder.model  # a reload may have replaced it meanwhile
             tokenizer, prompt = encoder.tokenizer, model.card.prompt_for(input_type)
 
             def count(some: Sequence[str], _: int) -> tuple[list[TokenizedText], list[list[Token]]]:

@@ -19,7 +19,7 @@ from engine.folder_files import UnusableModelError, read_object_if_any
 from engine.folder_notes import contradictions
 from engine.folder_tokenizer import read_tokenizer
 from engine.graph_check import check_inputs, check_output, explain
-from engine.hub import use_files
+from engine.hub import use_cached_files, use_files
 from engine.manifest import Folder
 from engine.model_cards import InputType
 from engine.model_folders import why_unusable
@@ -159,6 +159,16 @@ def load_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
             vectors are wrong.
     """
     return use_files(model, hub_cache_dir, partial(_load, model))
+
+
+def load_cached_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
+    """Load *model* as `load_encoder` does, but download nothing. Blocks.
+
+    Raises:
+        NotCachedError: its files must be fetched first: some are gone, or were corrupt.
+        ModelUnavailableError: its files cannot be used, or its vectors are wrong.
+    """
+    return use_cached_files(model, hub_cache_dir, partial(_load, model))
 
 
 def _load(model: Model, files: ModelFiles) -> Encoder:

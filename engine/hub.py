@@ -41,6 +41,18 @@ Used = TypeVar("Used")
 log = structlog.get_logger()
 
 
+class NotCachedError(ModelUnavailableError):
+    """Files of a model are missing in the cache, or were corrupt and have been put aside. `fetch` gets them.
+
+    Attributes:
+        model: what to fetch. It has no preloaded cache if that one is corrupt, because it is read-only.
+    """
+
+    def __init__(self, model: Model, cause: str) -> None:
+        super().__init__(model.name, cause)
+        self.model = model
+
+
 def fetch(
     model: Model,
     cache_dir: Path,
@@ -119,15 +131,33 @@ def use_files(
     try:
         return use(fetch(model, cache_dir, progress=progress, space=space, may_fill_disk=True))
     except CorruptFileError as error:
-        if model.folder:
-            raise ModelUnavailableError(model.name, str(error)) from error
-        log.warning("model_files_put_aside", model=model.name, files=quarantine_corrupt_files(model, cache_dir))
-        model = replace(model, preloaded=None)  # a preloaded cache is read-only, so use the writable one instead
+        model = _without_corrupt_files(model, cache_dir, error)
     try:
         return use(fetch(model, cache_dir, progress=progress, space=space, may_fill_disk=True))
     except CorruptFileError as error:
         quarantine_corrupt_files(model, cache_dir)
         raise ModelUnavailableError(model.name, f"its download is corrupt: {error}") from error
+
+
+def use_cached_files(model: Model, cache_dir: Path, use: Callable[[ModelFiles], Used]) -> Used:
+    """Call *use* with the files of *model*, which `fetch` has got, and download nothing. Blocks.
+
+    Args:
+        model: a model of the catalogue.
+        cache_dir: the hub cache; corrupt files are renamed there.
+        use: reads the files; raises `CorruptFileError`.
+
+    Raises:
+        NotCachedError: the files must be fetched again: some are gone, or were corrupt.
+        ModelUnavailableError: a file of a model's own folder is missing or corrupt.
+    """
+    if not is_cached(model, cache_dir):
+        raise NotCachedError(model, "its files have been removed from the cache")
+    try:
+        return use(fetch(model, cache_dir))
+    except CorruptFileError as error:
+        again = _without_corrupt_files(model, cache_dir, error)
+        raise NotCachedError(again, f"its download is corrupt: {error}") from error
 
 
 def is_cached(model: Model, cache_dir: Path) -> bool:
@@ -155,6 +185,18 @@ def quarantine_corrupt_files(model: Model, cache_dir: Path) -> list[str]:
                 continue
             names.append(link.name)
     return names
+
+
+def _without_corrupt_files(model: Model, cache_dir: Path, error: CorruptFileError) -> Model:
+    """Put the corrupt files of *model* aside, and return what to fetch instead.
+
+    Raises:
+        ModelUnavailableError: the model has a folder of its own, so nothing can be fetched.
+    """
+    if model.folder:
+        raise ModelUnavailableError(model.name, str(error)) from error
+    log.warning("model_files_put_aside", model=model.name, files=quarantine_corrupt_files(model, cache_dir))
+    return replace(model, preloaded=None)  # a preloaded cache is read-only, so use the writable one instead
 
 
 def _cache_folder(model: Model, cache_dir: Path) -> Path:

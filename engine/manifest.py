@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -134,21 +135,22 @@ def read_folder(path: Path) -> Folder:
         if len(reference.vector) != manifest.dim or not 0.0 < peak <= FLOAT32_MAX:
             message = f"the vector of canary[{number}] must have {manifest.dim} float32 numbers that are not all zero"
             raise ValueError(message)
-    return replace(folder, state=_state_of(path, manifest.model_file))
+    return replace(folder, state=_state_of(path))
 
 
-def _state_of(path: Path, model_file: str) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of change of the files beside the manifest and the graph, except for text for people.
+def _state_of(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of all files in the folder and below, except hidden ones and *.md.
 
-    Files that a graph refers to are in its own folder.
+    A graph may take weights from folders below its own.
     """
-    found = {}
-    for parent in {path, (path / model_file).parent}:
-        for file in parent.iterdir() if parent.is_dir() else ():
+    found = []
+    for parent, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(parent, name) for name in names):
             if not file.name.startswith(".") and file.suffix != ".md" and file.is_file():
                 status = file.stat()
-                found[str(file.relative_to(path))] = (status.st_size, status.st_mtime_ns)
-    return tuple((name, *found[name]) for name in sorted(found))
+                found.append((file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))
 
 
 def _decode(content: bytes) -> Manifest:

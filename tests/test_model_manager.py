@@ -22,6 +22,7 @@ from engine.download_queue import MAX_WAITING_PER_CALLER, DownloadQueue
 from engine.downloads import Downloads
 from engine.encoder import Encoder, load_encoder
 from engine.errors import DrainingError, ModelUnavailableError, OverloadedError
+from engine.hub import NotCachedError
 from engine.model_places import MAX_RECENT_CALLERS, RECENT_S
 from model_manager import DOWNLOAD_RETRY_S, ModelManager
 from tests.support.clock import ManualClock
@@ -501,6 +502,17 @@ async def test_memory_of_required_models_is_kept_for_them(make: Make) -> None:
     assert [*models.loaded] == ["d", "c"]
 
 
+async def test_memory_that_is_kept_for_a_required_model_follows_its_size(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = make(capacity=4, budget=450, required=[A])
+    await use(models, A)
+    monkeypatch.setattr(models, "_memory_bytes", lambda model: 300 if model is A else 100)
+    await models.forget("a")
+    await use(models, A, B, C)
+    assert [*models.loaded] == ["a", "c"]
+
+
 async def test_places_of_required_models_are_kept_for_them_before_they_are_loaded(make: Make) -> None:
     models = make(capacity=2, required=[A])
     async with models.lease(B):
@@ -706,6 +718,41 @@ async def test_download_beyond_the_bound_is_refused_at_once_and_its_model_is_not
     await asyncio.gather(*waiting, other, return_exceptions=True)
     for gate in loader.gates.values():
         gate.set()
+
+
+async def test_corrupt_model_is_downloaded_again_in_a_slot_without_keeping_a_place(
+    make: Make, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = make(capacity=1)
+
+    def find_corrupt(model: Model) -> Encoder:
+        loader.remote, loader.gates[model.name] = {model.name}, threading.Event()
+        monkeypatch.undo()
+        raise NotCachedError(model, "its download is corrupt")
+
+    monkeypatch.setattr(models, "_load", find_corrupt)
+    loading = asyncio.create_task(use(models, A))
+    assert await asyncio.to_thread(loader.downloads.get, timeout=10) == "a"
+    assert models.load_state.downloads_running == 1
+    await use(models, B)
+    loader.gates["a"].set()
+    await loading
+    assert (loader.loads, models.loaded) == (["b", "a"], ("a",))
+
+
+async def test_model_that_is_corrupt_again_is_not_downloaded_a_third_time(
+    make: Make, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = make()
+
+    def find_corrupt(model: Model) -> Encoder:
+        raise NotCachedError(model, "its download is corrupt")
+
+    monkeypatch.setattr(models, "_load", find_corrupt)
+    for _ in range(2):
+        with pytest.raises(ModelUnavailableError, match="its download is corrupt"):
+            await use(models, A)
+    assert loader.fetches == ["a", "a"]
 
 
 async def test_model_that_is_loaded_needs_no_slot(make: Make, loader: Loader) -> None:

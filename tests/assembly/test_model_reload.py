@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from assembly.app import parts_of
+from assembly.model_reload import compare
 from assembly.running import RunningService
-from engine.catalog import Model
+from engine.catalog import Model, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import ModelUnavailableError, UnknownModelError
 from tests.support.apps import settings_of
@@ -119,6 +120,18 @@ async def test_corrected_file_is_served_although_the_manifest_is_the_same(start:
         assert await dimension(service, "tiny/pointer") == 4
 
 
+async def test_changed_file_in_a_subfolder_counts(start: Start, tmp_path: Path) -> None:
+    """A graph may take weights from there."""
+    folder = rewrite("tiny/deep", tmp_path)
+    (folder / "onnx" / "weights").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    async with start() as service:
+        (folder / ".git" / "index").write_bytes(b"1")
+        assert changes(await reload(service)) == {}
+        (folder / "onnx" / "weights" / "all.bin").write_bytes(b"1")
+        assert changes(await reload(service)) == {"changed": ["tiny/deep"]}
+
+
 async def test_changed_model_in_memory_is_replaced_and_loaded_again_at_once(start: Start, tmp_path: Path) -> None:
     async with start() as service:
         assert [await dimension(service, name) for name in (REQUIRED, OTHER)] == [4, 4]
@@ -210,6 +223,19 @@ async def test_model_in_memory_stays_if_the_changed_one_cannot_be_loaded(
         assert await dimension(service, name) == 4
 
 
+async def test_required_and_allowed_model_stays_so_if_its_name_is_spelled_in_another_case(
+    start: Start, tmp_path: Path
+) -> None:
+    async with start(ALLOWED_MODELS=f"{REQUIRED},{OTHER}") as service:
+        for name in (REQUIRED, OTHER):
+            shutil.rmtree(folder_of(name, tmp_path))
+            TinyModel(name.upper(), dim=5).write(tmp_path)
+        assert changes(await reload(service)) == {"changed": [OTHER, REQUIRED]}
+        assert [await dimension(service, name) for name in (REQUIRED, OTHER)] == [5, 5]
+        assert set(service.parts.models.loaded) >= service.parts.models.required == {REQUIRED}
+        assert changes(await reload(service)) == {}
+
+
 async def test_required_model_does_not_vanish_with_its_folder(start: Start, tmp_path: Path) -> None:
     async with start() as service:
         folder_of(REQUIRED, tmp_path).rename(tmp_path.parent / "moved")
@@ -217,6 +243,26 @@ async def test_required_model_does_not_vanish_with_its_folder(start: Start, tmp_
         assert await dimension(service, REQUIRED) == 4
         (tmp_path.parent / "moved").rename(folder_of(REQUIRED, tmp_path))
         assert changes(await reload(service)) == {}
+
+
+@pytest.mark.parametrize("required", [[], [HUB_MODEL]], ids=["optional", "required"])
+def test_broken_folder_does_not_replace_a_hub_model_and_is_named(required: list[str], tmp_path: Path) -> None:
+    old = read_catalog([tmp_path], bundled="")
+    folder = TinyModel(HUB_MODEL).write(tmp_path).rename(tmp_path / "my-copy")
+    (folder / "model.onnx").write_bytes(LFS)
+    change = compare(old, read_catalog([tmp_path], bundled=""), required=required)
+    assert (change.changed, change.kept, change.outdated) == ([], [HUB_MODEL], [])
+    assert change.catalog.get(HUB_MODEL).source == "hub"
+    assert [text[:42] for text in change.rejected] == ["my-copy: its file 'model.onnx' is a git-lf"]
+
+
+async def test_folder_that_was_added_and_cannot_be_used_is_logged_with_the_reason(start: Start, tmp_path: Path) -> None:
+    async with start() as service:
+        (TinyModel("tiny/new").write(tmp_path) / "model.onnx").write_bytes(LFS)
+        with capture_logs() as events:
+            await service.reload()
+    [logged] = [event for event in events if event["event"] == "model_folder_unusable"]
+    assert (logged["model"], "git-lfs" in logged["reason"]) == ("tiny/new", True)
 
 
 async def test_broken_folder_does_not_bring_back_the_hub_model_of_its_name(start: Start, tmp_path: Path) -> None:

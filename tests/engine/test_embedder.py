@@ -226,6 +226,25 @@ async def test_options_are_checked_before_the_model_is_loaded(embedder: Embedder
             await embedder.embed("acme/tiny", ["one"], options)
 
 
+async def test_request_that_began_before_a_reload_is_checked_against_the_new_model(
+    embedder: Embedder, models: OneModel, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TinyModel("acme/tiny", dim=3).write(tmp_path)
+    new = load_encoder(read_catalog([tmp_path], bundled="").get("acme/tiny"), hub_cache_dir=tmp_path)
+
+    @asynccontextmanager
+    async def lease(_: Model, *, caller: str = "") -> AsyncIterator[Encoder]:
+        del caller
+        yield new
+
+    monkeypatch.setattr(models, "lease", lease)
+    result = await embedder.embed("acme/tiny", ["one"])
+    assert (result.model, result.dimension, encoder.dim) == (new.model, 3, 4)
+    assert (await embedder.tokenize("acme/tiny", ["one"])).model is new.model
+    with pytest.raises(InvalidInputError, match="not between 1 and 3"):
+        await embedder.embed("acme/tiny", ["one"], EmbedOptions(dimensions=4))
+
+
 async def test_result_contains_the_models_fingerprint(embedder: Embedder, encoder: Encoder) -> None:
     result = await embedder.embed("acme/tiny", ["one"])
     assert encoder.fingerprint

@@ -386,6 +386,19 @@ def test_model_that_exceeds_the_size_of_the_cache_is_refused_before_its_download
     assert list(tmp_path.rglob("*.onnx")) == []
 
 
+@pytest.mark.parametrize(("limit", "status"), [("230MB", 200), ("200MB", 503)])
+def test_server_downloads_a_corrupt_file_again_only_within_the_limit_of_the_cache(
+    limit: str, status: int, hub: Hub, loader: Loader, tmp_path: Path
+) -> None:
+    assert_loaded(loader.load(tmp_path, TEXT))
+    flip_bit(cached_file(tmp_path, ONNX))
+    variables = {**hub_environment(), "HF_ENDPOINT": hub.url}
+    with running_server(**variables, HUB_CACHE_DIR=str(tmp_path), HUB_CACHE_MAX_SIZE=limit) as server:
+        answer = httpx.post(f"{server.url}/embed", json={"text": TEXT, "model_name": NAME}, timeout=15)
+        assert answer.status_code == status
+        assert server.wait_for("model_files_put_aside")["files"] == [ONNX]
+
+
 def test_model_that_fits_into_the_limit_of_the_cache_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     variables = {**hub_environment(), "HF_ENDPOINT": hub.url}
     with running_server(**variables, HUB_CACHE_DIR=str(tmp_path), HUB_CACHE_MAX_SIZE="230MB") as server:
