@@ -120,7 +120,7 @@ class Settings(BaseSettings):
         description="Maximum amount of queued work, in seconds. One caller may hold 80 % of it; beyond that, a 503.",
     )
     max_bulk_queue_seconds: Seconds = Field(
-        120,
+        60,
         description="The same for bulk requests (more than four micro-batches). One that is alone is always accepted.",
     )
     lane_stuck_seconds: Seconds = Field(

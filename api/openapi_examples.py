@@ -326,7 +326,7 @@ METRICS: Responses = {
             errors={"invalid-input": 1},
             endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
             queue=QueueMetrics(0, 0, waiting_seconds=0.0, running=1, lanes=2, lanes_stuck=0, lanes_died=0),
-            backlog={"bulk": BacklogMetrics(12.4, 120.0, callers=2)},
+            backlog={"bulk": BacklogMetrics(12.4, 60.0, callers=2)},
             micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
             models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
             model_loads=ModelLoadMetrics(loads=0, downloads_running=0, downloads_waiting=0, downloads_refused=0),

@@ -19,9 +19,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
-from benchmarks.machine import cpu_s_of, describe_run, memory_mb_of
+from benchmarks.machine import ROOT, cpu_s_of, describe_run, memory_mb_of
 from benchmarks.processes import BenchError, Server, end_children_on_sigterm, healthy_server, spawned
 from benchmarks.tables import markdown, percentile
 from drills.abusers import ABUSES
@@ -102,6 +103,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="for each abuse (default: %(default)s)")
     parser.add_argument("--only", nargs="*", choices=sorted(ABUSES), help="these abuses (default: all)")
     parser.add_argument("--shared", action="store_true", help="let server and clients use all cores")
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="serve another revision (default: this one)")
     parser.add_argument("--smoke", action="store_true", help="a short run without the target for the latency")
     options = parser.parse_args()
     if options.smoke:
@@ -111,7 +113,11 @@ def _parse_options() -> argparse.Namespace:
 
 def _measure(name: str, options: argparse.Namespace) -> tuple[list[str], bool]:
     server_cores, client_cores = split_cores(is_shared=options.shared)
-    with pinned(server_cores), healthy_server(lanes=len(server_cores)) as server, pinned(client_cores):
+    with (
+        pinned(server_cores),
+        healthy_server(lanes=len(server_cores), checkout=options.checkout) as server,
+        pinned(client_cores),
+    ):
         _sample(server, 2.0, f"warm/{name}")
         rounds = [_round(server, name, number, options.seconds) for number in range(options.rounds)]
         sockets = _sockets_left(server)

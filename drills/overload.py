@@ -93,7 +93,7 @@ def _parse_options() -> argparse.Namespace:
         "--max-queue-seconds",
         type=lambda text: [float(number) for number in text.split(",")],
         default=[10.0, 2.0],
-        help="values of MAX_QUEUE_SECONDS (default: 10,2)",
+        help="values of MAX_QUEUE_SECONDS and MAX_BULK_QUEUE_SECONDS (default: 10,2)",
     )
     parser.add_argument("--work", choices=["single", "batches", "both"], default="both")
     parser.add_argument("--shared", action="store_true", help="let server and load generator use all cores")
@@ -124,9 +124,10 @@ def _measure(name: str, options: argparse.Namespace, max_queue_s: float) -> list
     kind, texts, clients = LOADS[name]
     server_cores, load_cores = split_cores(is_shared=options.shared)
     lanes = len(server_cores)
+    settings = {"MAX_QUEUE_SECONDS": str(max_queue_s), "MAX_BULK_QUEUE_SECONDS": str(max_queue_s)}
     with (
         pinned(server_cores),
-        healthy_server({"MAX_QUEUE_SECONDS": str(max_queue_s)}, lanes=lanes) as server,
+        healthy_server(settings, lanes=lanes) as server,
         pinned(load_cores),
     ):
         idle = _idle_latencies(server, lanes=lanes)
