@@ -1,7 +1,8 @@
 """Clients that have closed their sending side: those that wait for their answer, and those that have left.
 
 On the wire both look the same: the client sends no more. But the system of a client that has left replies with a reset
-to whatever it receives. So the bytes with which every answer begins are sent before the answer, one by one.
+to whatever data it receives (not to TCP's keep-alive probes). So the bytes with which every answer begins are sent
+before the answer, one by one.
 """
 
 import asyncio
