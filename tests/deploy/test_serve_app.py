@@ -110,7 +110,7 @@ def test_killed_replica_loses_no_request(served: httpx.Client, cluster: RayClust
     with ThreadPoolExecutor(6) as callers:
         asked = [callers.submit(ask) for _ in range(6)]
         try:
-            wait_until(lambda: served.get("/metrics").json()["queue"]["waiting_seconds"] > 0, "requests are queued")
+            wait_until(lambda: served.get("/metrics").json()["queue"]["waiting_texts"] > 0, "requests are queued")
             killed: list[int] = []
             wait_until(lambda: has_lost_a_request(cluster, killed), "a request is repeated")
         finally:
