@@ -103,6 +103,8 @@ class LineWriter:
         self._has_thread = True
 
     def _work(self, waiting: "queue.SimpleQueue[bytes | threading.Event]") -> None:
+        if trace := threading.gettrace():
+            sys.settrace(trace)  # as `threading.Thread` does: debuggers and coverage see this thread, too
         try:
             self._run(waiting)
         finally:
