@@ -180,13 +180,6 @@ def test_requests_to_a_frozen_replica_are_answered_by_the_other_one_until_it_is_
     record_retries(proxy, record)
 
 
-def test_reload_of_nginx_loses_no_request(proxy: ProxyProcess, record: Record) -> None:
-    with calling(proxy.url, record=record) as callers:
-        callers.wait_for_answers(SOME)
-        proxy.reload()
-        callers.wait_for_answers(SOME)
-
-
 def test_without_replicas_callers_get_a_502_at_once_until_one_is_back(pair: Pair, proxy: ProxyProcess) -> None:
     for replica in pair:
         replica.kill()
