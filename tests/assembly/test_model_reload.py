@@ -4,8 +4,8 @@ import asyncio
 import json
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +284,25 @@ async def test_models_stay_if_models_dir_is_gone(start: Start, tmp_path: Path) -
         assert (line["event"], line["log_level"]) == ("models_not_reloaded", "error")
         assert line["reason"] == "MODELS_DIR does not exist, so the models stay as they were"
         assert await dimension(service, OTHER) == 4
+
+
+@contextmanager
+def replaced_by_loop(folder: Path) -> Iterator[None]:
+    """Put a link to itself in the place of *folder*: root cannot read it either."""
+    folder.rename(moved := folder.with_name(f"{folder.name}-moved"))
+    folder.symlink_to(folder)
+    yield
+    folder.unlink()
+    moved.rename(folder)
+
+
+async def test_models_stay_if_models_dir_cannot_be_read(start: Start, tmp_path: Path) -> None:
+    async with start() as service:
+        with replaced_by_loop(tmp_path):
+            line = await reload(service)
+        assert line["event"] == "models_not_reloaded"
+        assert "the models stay as they were" in line["reason"]
+        assert await dimension(service, REQUIRED)
 
 
 async def test_two_reloads_at_once_run_one_after_the_other(start: Start, tmp_path: Path) -> None:
