@@ -306,7 +306,7 @@ class MemoryQuotas:
         count = len(self.quotas)
         for number, key in enumerate(keys):
             of_key = used[number * count : (number + 1) * count]
-            # Whoever has used nothing, as the callers of a wide network that is used up, need not be remembered.
+            # Callers that have used nothing need not be remembered: those of a wide network that is used up.
             if any(of_key) or key in self._use:
                 self._use[key] = now_us, of_key
                 self._use.move_to_end(key)

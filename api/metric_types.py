@@ -71,7 +71,7 @@ class ModelLoadMetrics:
 
 @dataclass(frozen=True, slots=True)
 class LogMetrics:
-    """Lines of the log that could not be written: nobody reads it, or the disk is full."""
+    """Lines of the log that could not be written: it is not read, or the disk is full."""
 
     lines_dropped: int
 

@@ -16,7 +16,7 @@ from engine.planner import MAX_SMALL_TOKENS
 
 BULK_MICRO_BATCHES = 4
 """A request is bulk if its modelled cost exceeds this many full micro-batches. At 256 tokens per micro-batch, that is
-about 0.1 s of one core: nobody who waits for an answer notices how such a request is worked off."""
+about 0.1 s of one core: the order in which such a request is worked off makes no visible difference."""
 MAX_COUNTED_SHARE = SHARE_OF_FREE / (1 + SHARE_OF_FREE) ** 2
 """An interactive request counts with at most this share of the limit, 16 %: what a new caller may hold beside one who
 holds their share. So a limit below the duration of a single request (a slow model, a low MAX_QUEUE_SECONDS) does not

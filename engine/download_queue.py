@@ -110,7 +110,7 @@ class DownloadQueue:
             self._start_waiting()
 
     def abandon(self, model: str) -> None:
-        """Drop the download of *model* if it waits: nobody wants it anymore."""
+        """Drop the download of *model* if it waits: no caller waits for it."""
         if (ticket := self._waiting.get(model)) and not ticket.is_required and not ticket.started.done():
             del self._waiting[model]
             ticket.started.set_exception(LoadAbandonedError())
@@ -145,10 +145,10 @@ class DownloadQueue:
             self._last_tags = {caller: tag for caller, tag in self._last_tags.items() if tag >= self._tag}
             ticket.started.set_result(charged)
         if not self._waiting:
-            self._last_tags.clear()  # nobody is ahead of anybody
+            self._last_tags.clear()  # no caller is ahead of another
 
     def _find_due(self) -> tuple[str, str] | None:
-        """Return the model whose download is due, and the caller to charge; None: nobody may start one."""
+        """Return the model whose download is due, and the caller to charge; None: none may start."""
         for model, ticket in sorted(self._waiting.items(), key=lambda item: (not item[1].is_required, item[1].tag)):
             if ticket.started.cancelled():  # its task is about to end
                 continue

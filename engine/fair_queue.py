@@ -4,7 +4,7 @@ Each caller has a virtual time: the work done for them so far, in whatever unit 
 the lowest one goes first, and pays for what is done. A caller who was idle starts at the virtual time of the work that
 runs now: they are next, but they cannot save up credit. The algorithm is that of P. Goyal, H. M. Vin and H. Cheng,
 "Start-time Fair Queuing", SIGCOMM 1996. One addition: the present moves on a little with all that is done, so that
-a stream of ever new callers starves nobody.
+a stream of ever new callers does not starve the others.
 """
 
 import math
@@ -16,14 +16,14 @@ T = TypeVar("T")
 Caller = tuple[str, ...]
 """The keys under which a caller is known, narrowest first: one name, or an IPv6 /64 and the /48 that contains it."""
 ANYONE: Caller = ("",)
-"""The caller of work that belongs to nobody in particular."""
+"""The caller of work that belongs to no particular caller."""
 
 WIDE_SHARE = 16
 """A wide key (such as an IPv6 /48) pays this fraction of the work of the callers in it. Together they get at most as
 much as 16 other callers: enough for a site with many users, and not enough for one attacker with 65,536 addresses."""
 AGING = 16
-"""The present moves on by one part in this many of what is done per waiting caller. So whoever waits gets at least that
-part of an equal share, however many callers come new, and no caller loses more than that part of theirs."""
+"""The present moves on by one part in this many of what is done per waiting caller. So a waiting caller gets at least
+that part of an equal share, however many new callers arrive, and no caller loses more than that part of theirs."""
 MIN_PRUNED = 1024
 """Virtual times in memory up to this number are not searched for outdated ones."""
 

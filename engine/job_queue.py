@@ -221,7 +221,7 @@ class JobQueue:
         """Remove and return the next micro-batch, which begins with *head*.
 
         It contains the longest waiting text of *head*. The others are those that go with it in the cheapest split of
-        the first texts in the queue that may share its run, whoever sent them: that saves work for everyone.
+        the first texts in the queue that may share its run, of any caller: sharing a run saves work for all.
         """
         window = list(islice(self._candidates(head), MAX_PLANNED_TEXTS))
         window.sort(key=lambda part: -part[0].items[part[1]].length)

@@ -1,9 +1,9 @@
 """The ledger: every kind of work has a limit on what may wait, and a fair share of it for each caller.
 
 Work is reserved before it begins, or rejected: nothing that was accepted is ever thrown out. A caller may hold at most
-`SHARE_OF_FREE` times the room that is still free. Alone, they get 80 % of the limit; two get 44 % each; whoever comes
-new always finds room. Switches share their buffers in this way: A. K. Choudhury and E. L. Hahne, "Dynamic Queue Length
-Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6 (1998).
+`SHARE_OF_FREE` times the room that is still free. Alone, they get 80 % of the limit; two get 44 % each; a new
+caller always finds room. Switches share their buffers in this way: A. K. Choudhury and E. L. Hahne, "Dynamic Queue
+Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6 (1998).
 """
 
 from collections.abc import Iterator, KeysView, Sequence

@@ -1,6 +1,6 @@
 """Tokenises long texts on one thread, in slices: fair between callers, and limited in the work that may wait.
 
-A short text waits for a slice of somebody's request, never for a whole request.
+A short text waits for a slice of another request, never for a whole request.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ from functools import partial
 from typing import TypeVar
 
 from engine.errors import OverloadedError
-from engine.fair_queue import Caller, FairQueue
+from engine.fair_gate import FairGate
+from engine.fair_queue import Caller
 from engine.ledger import SHARE_OF_FREE, Account, Reservation
 
 T = TypeVar("T")
@@ -48,8 +49,7 @@ class TokenizerQueue:
         self.account = Account("tokenize", max_queue_s)
         self._thread = thread
         self._clock = clock
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue()
-        self._is_busy = False
+        self._gate = FairGate()
         self._seconds_per_byte = FIRST_SECONDS_PER_BYTE
 
     def reserve(self, texts: Sequence[str], caller: Caller, *, passes: int = 1) -> Reservation:
@@ -91,23 +91,10 @@ class TokenizerQueue:
         results = []
         for first, some, size in slices:
             seconds = size * per_byte_s
-            await self._wait(reservation.caller, seconds, order)
+            await self._gate.enter(reservation.caller, seconds, order=order)
             results.append(await self._run_slice(partial(work, some, first), size * passes))
             reservation.resize(max(0.0, reservation.amount - seconds))
         return results
-
-    async def _wait(self, caller: Caller, seconds: float, order: float) -> None:
-        """Wait until the thread is free for a slice of *caller*."""
-        may_start = asyncio.get_running_loop().create_future()
-        self._queue.push(may_start, caller=caller, cost=seconds, order=order)
-        self._start_next()
-        try:
-            await may_start
-        except asyncio.CancelledError:
-            self._queue.remove(may_start, caller)
-            if not may_start.cancelled():  # it was this slice's time already
-                self._end()
-            raise
 
     async def _run_slice(self, work: Callable[[], T], size: int) -> T:
         started = self._clock()
@@ -115,19 +102,8 @@ class TokenizerQueue:
             result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
             self._record(size, self._clock() - started)  # not if the caller leaves: the thread has not finished then
         finally:
-            self._end()
+            self._gate.leave()
         return result
-
-    def _start_next(self) -> None:
-        while self._queue and not self._is_busy:
-            may_start = self._queue.pop()
-            if not may_start.done():  # done: its caller has left
-                self._is_busy = True
-                may_start.set_result(None)
-
-    def _end(self) -> None:
-        self._is_busy = False
-        self._start_next()
 
     def _record(self, size: int, seconds: float) -> None:
         if size:

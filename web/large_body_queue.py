@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from engine.fair_queue import Caller, FairQueue
+from engine.fair_gate import FairGate
+from engine.fair_queue import Caller
 from engine.ledger import Account, Reservation
 
 Result = TypeVar("Result")
@@ -30,8 +31,7 @@ class LargeBodyQueue:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.account = Account("decode", MAX_WAITING_S)
         self._clock = clock
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue()
-        self._is_busy = False
+        self._gate = FairGate()
         self._seconds_per_byte = FIRST_SECONDS_PER_BYTE
 
     async def run(self, work: Callable[[], Result], *, caller: Caller, size_bytes: int) -> Result:
@@ -41,23 +41,14 @@ class LargeBodyQueue:
             OverloadedError: too much of the caller's work waits already.
         """
         with self._reserve(caller, size_bytes) as reservation:
-            may_start = asyncio.get_running_loop().create_future()
-            self._queue.push(may_start, caller=caller, cost=reservation.amount)
-            self._start_next()
-            try:
-                await may_start
-            except asyncio.CancelledError:
-                self._queue.remove(may_start, caller)
-                if not may_start.cancelled():  # it was its turn already
-                    self._end()
-                raise
+            await self._gate.enter(caller, reservation.amount)
         started = self._clock()
         try:
             return work()
         finally:
             seconds = self._clock() - started
             self._seconds_per_byte = SMOOTHING * self._seconds_per_byte + (1 - SMOOTHING) * seconds / size_bytes
-            asyncio.get_running_loop().call_later(PAUSE_FACTOR * seconds, self._end)
+            asyncio.get_running_loop().call_later(PAUSE_FACTOR * seconds, self._gate.leave)
 
     def _reserve(self, caller: Caller, size_bytes: int) -> Reservation:
         seconds = size_bytes * self._seconds_per_byte * (1 + PAUSE_FACTOR)
@@ -66,14 +57,3 @@ class LargeBodyQueue:
         reservation = Reservation((self.account,), caller)
         reservation.resize(seconds)
         return reservation
-
-    def _start_next(self) -> None:
-        while self._queue and not self._is_busy:
-            may_start = self._queue.pop()
-            if not may_start.done():  # done: its caller has left
-                self._is_busy = True
-                may_start.set_result(None)
-
-    def _end(self) -> None:
-        self._is_busy = False
-        self._start_next()
