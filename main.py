@@ -16,13 +16,13 @@ from typing import Annotated, Any
 
 from litestar import Litestar, Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import HeaderParameter, PathParameter
+from litestar.params import PathParameter
 
 from api import build_answers, openapi, openapi_examples
 from api.answer_formats import Format, accepted_format, check_format
 from api.answer_types import Health, ModelDetails, ModelList, Probe, TokenizeAnswer
 from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
-from api.request_types import EmbedOptionsBody
+from api.request_types import EmbedOptionsBody, Timeout
 from assembly.app import EmbeddingParts, build_app
 from assembly.lifecycle import Lifecycle
 from assembly.reports import CacheReport, MetricsReport
@@ -37,16 +37,6 @@ from web.request_context import context_of
 from web.responses import JsonResponse
 
 VERSION = "2.0.0"
-
-Timeout = Annotated[
-    float | None,
-    HeaderParameter(
-        name="X-Request-Timeout",
-        gt=0,
-        description="Seconds to wait, up to REQUEST_TIMEOUT.",
-        schema_extra={"exclusiveMinimum": 0},  # Litestar leaves `gt` out of the schema of a type that may be null
-    ),
-]
 
 
 @post(

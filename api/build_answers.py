@@ -36,6 +36,7 @@ from api.answer_types import (
 from api.metric_types import (
     BacklogMetrics,
     ConnectionMetrics,
+    DialectMetrics,
     EndpointMetrics,
     LimitMetrics,
     LogMetrics,
@@ -233,6 +234,7 @@ def metrics_answer(
         cache_info=cache_info,
         errors=metrics.errors,
         endpoints={name: EndpointMetrics(*numbers) for name, numbers in metrics.endpoints().items()},
+        dialects={name: DialectMetrics(*numbers) for name, numbers in metrics.dialects().items()},
         queue=QueueMetrics(
             waiting_requests=state.waiting_requests,
             waiting_texts=state.waiting_texts,

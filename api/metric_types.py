@@ -15,6 +15,14 @@ class EndpointMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class DialectMetrics:
+    """One dialect (`native` is our own API): answers since the start, and how many of them were errors."""
+
+    requests: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueueMetrics:
     """Waiting and running work.
 
@@ -102,6 +110,7 @@ class MetricsAnswer:
     cache_info: CacheInfo
     errors: dict[str, int]
     endpoints: dict[str, EndpointMetrics]
+    dialects: dict[str, DialectMetrics]
     queue: QueueMetrics
     backlog: dict[str, BacklogMetrics]
     micro_batches: MicroBatchMetrics

@@ -33,6 +33,7 @@ from api.answer_types import (
 from api.metric_types import (
     BacklogMetrics,
     ConnectionMetrics,
+    DialectMetrics,
     EndpointMetrics,
     LimitMetrics,
     LogMetrics,
@@ -325,6 +326,7 @@ METRICS: Responses = {
             cache_info=_CACHE,
             errors={"invalid-input": 1},
             endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
+            dialects={"native": DialectMetrics(12, 0), "openai": DialectMetrics(3, 1)},
             queue=QueueMetrics(0, 0, waiting_seconds=0.0, running=1, lanes=2, lanes_stuck=0, lanes_died=0),
             backlog={"bulk": BacklogMetrics(12.4, 60.0, callers=2)},
             micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),

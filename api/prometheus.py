@@ -42,7 +42,7 @@ class Families:
 
     Attributes:
         answer: the JSON answer.
-        latencies: of each endpoint.
+        latencies: of each endpoint and dialect.
         fingerprints: of the models in memory, by name.
         max_queue_s: seconds of work that may wait (MAX_QUEUE_SECONDS).
         version: that of the service.
@@ -51,7 +51,7 @@ class Families:
     """
 
     answer: MetricsAnswer
-    latencies: Mapping[str, Latencies]
+    latencies: Mapping[tuple[str, str], Latencies]
     fingerprints: Mapping[str, str]
     max_queue_s: float
     version: str
@@ -75,18 +75,26 @@ class Families:
 
     def _requests(self) -> Iterator[Metric]:
         answer = self.answer
-        requests = {name: endpoint.requests for name, endpoint in answer.endpoints.items()}
-        yield _counters("requests", "Requests answered, health checks included.", "endpoint", requests)
+        requests = CounterMetricFamily(
+            f"{PREFIX}requests",
+            "Requests answered, health checks included. A dialect is another server's API.",
+            labels=["endpoint", "dialect"],
+        )
+        for labels, latencies in self.latencies.items():
+            requests.add_metric(labels, sum(latencies.counts))
+        yield requests
         # With 0 from the start: Prometheus cannot see the first increase of a series that begins with it.
         errors = dict.fromkeys(sorted(self.error_codes), 0) | answer.errors
         yield _counters("errors", "Problems answered, by code.", "code", errors)
         durations = HistogramMetricFamily(
-            f"{PREFIX}request_duration_seconds", "From a request's head to the end of its answer.", labels=["endpoint"]
+            f"{PREFIX}request_duration_seconds",
+            "From a request's head to the end of its answer.",
+            labels=["endpoint", "dialect"],
         )
-        for name, latencies in self.latencies.items():
+        for labels, latencies in self.latencies.items():
             bounds = [*map(str, BUCKET_BOUNDS_S), "+Inf"]
             durations.add_metric(
-                [name], list(zip(bounds, accumulate(latencies.counts), strict=True)), latencies.total_s
+                labels, list(zip(bounds, accumulate(latencies.counts), strict=True)), latencies.total_s
             )
         yield durations
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
+from litestar.params import HeaderParameter
 from msgspec import Meta
 
 from engine.errors import InvalidInputError
@@ -46,6 +47,16 @@ OPTION_HINTS = {
 }
 
 Encoding = Literal["list", "base64"]
+
+Timeout = Annotated[
+    float | None,
+    HeaderParameter(
+        name="X-Request-Timeout",
+        gt=0,
+        description="Seconds to wait, up to REQUEST_TIMEOUT.",
+        schema_extra={"exclusiveMinimum": 0},  # Litestar leaves `gt` out of the schema of a type that may be null
+    ),
+]
 
 ModelName = Annotated[str | None, Meta(description="Default: the first model of REQUIRED_MODELS.")]
 _NOT_BLANK = {"type": "string", "minLength": 1, "pattern": r"\S"}

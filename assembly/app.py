@@ -17,6 +17,7 @@ from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
+from api.model_names import ModelNames
 from api.request_types import TextLimits
 from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
@@ -33,9 +34,10 @@ from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config, cors_headers
+from web.dialects import Dialect, DialectPaths
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import paths_with, wrap
+from web.litestar_adapter import dialect_routes, paths_with, wrap
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
@@ -62,6 +64,7 @@ class AppParts:
         guard: rejects requests under overload.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
+        find_dialect: returns the dialect of a path; None: ours.
     """
 
     settings: Settings
@@ -69,6 +72,7 @@ class AppParts:
     guard: OverloadGuard
     keys: KeyRing
     service: RunningService
+    find_dialect: Callable[[str], Dialect | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +140,18 @@ def build_app(
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
+    find_dialect = DialectPaths(dialect_routes(app)).find
     guard = _add_outer_middleware(
         app,
         service,
+        find_dialect=find_dialect,
         metrics=metrics,
         cors=cors,
         large_bodies=large_bodies,
         authentication=authentication,
         allowed_hosts=settings.allowed_hosts,
     )
-    app.state.parts = AppParts(settings, metrics, guard, access.keys, service)
+    app.state.parts = AppParts(settings, metrics, guard, access.keys, service, find_dialect)
     return app
 
 
@@ -153,6 +159,7 @@ def _add_outer_middleware(
     app: Litestar,
     service: RunningService,
     *,
+    find_dialect: Callable[[str], Dialect | None],
     metrics: Metrics,
     cors: CORSConfig | None,
     large_bodies: LargeBodyQueue,
@@ -166,6 +173,7 @@ def _add_outer_middleware(
         identify=authentication.find_embed_caller,
         locate=authentication.locate,
         count=metrics.count,
+        find_dialect=find_dialect,
     )
     inner: ASGIApp = guard
     if allowed_hosts:
@@ -178,6 +186,7 @@ def _add_outer_middleware(
         polled=paths_with(app, "polled", [True]),
         error_headers=partial(cors_headers, cors),
         large_bodies=large_bodies,
+        find_dialect=find_dialect,
     )
     wrap(app, lambda _: log())
     return guard
@@ -233,6 +242,7 @@ def _dependencies(
     providers: dict[str, Callable[[], Any]] = {
         "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits),
         "embedder": lambda: service.parts.embedder,
+        "names": lambda: ModelNames(service.parts.embedder),
         "models": lambda: service.parts.models,
         "scheduler": lambda: service.parts.scheduler,
         "lifecycle": lambda: service.lifecycle,

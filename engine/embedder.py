@@ -1,7 +1,7 @@
 """The only path from texts to vectors: every route calls `Embedder.embed` or `Embedder.tokenize`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -58,6 +58,33 @@ class EmbedResult:
     truncated: list[bool]
     chunks: list[Chunk] | None = None
     fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRun:
+    """An admitted request whose vectors are computed slice by slice.
+
+    Attributes:
+        model: the model that computes the vectors.
+        dimension: numbers per vector, before any are packed into bits.
+        tokens: per text, the number of its tokens before truncation, with prompt and special tokens.
+        used_tokens: tokens of all texts that the model runs, after truncation.
+        truncated: per text, whether the model sees only a part of it.
+        fingerprint: of the model; see `engine.fingerprint.ModelFingerprint`.
+    """
+
+    model: Model
+    dimension: int
+    tokens: list[int]
+    used_tokens: int
+    truncated: list[bool]
+    fingerprint: str
+    results: list[NDArray[Any]]
+
+    async def slices(self) -> AsyncGenerator[NDArray[Any]]:
+        """Yield the vectors, consecutive rows in the order of the texts."""
+        for rows in self.results:
+            yield rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +164,11 @@ class Embedder:
         return model
 
     @property
+    def default_model(self) -> Model:
+        """The model of requests that name none."""
+        return self._catalog.get(self._default_model)
+
+    @property
     def models(self) -> list[Model]:
         """The models that callers may use; those that need no download come first."""
         return [model for model in self._catalog.models if not self._allowed or model.name in self._allowed]
@@ -203,6 +235,49 @@ class Embedder:
         )
         self._count(result)
         return result
+
+    @asynccontextmanager
+    async def open(
+        self,
+        model_name: str | None,
+        texts: Sequence[str],
+        options: EmbedOptions = DEFAULTS,
+        *,
+        caller: Caller = ANYONE,
+        timeout_s: float | None = None,
+        on_tokens: Callable[[int], None] | None = None,
+        if_fingerprint: str | None = None,
+        check_tokens: Callable[[Sequence[int]], None] | None = None,
+    ) -> AsyncIterator[EmbedRun]:
+        """Admit a request of any number of texts, and compute its vectors slice by slice.
+
+        Args:
+            model_name: as `embed`.
+            texts: at least one.
+            options: as `embed`; `long_text` must be ``truncate``.
+            caller: as `embed`.
+            timeout_s: as `embed`.
+            on_tokens: called before the model runs, with the number of tokens that it will run.
+            if_fingerprint: as `embed`.
+            check_tokens: called before that, with the tokens per text before truncation. If it raises, the request
+                fails with that error.
+
+        Raises:
+            ServiceError: as `embed`.
+        """
+        model = self.resolve_model(self._default_model if model_name is None else model_name)
+        options.check(model)
+        async with self._lease(model, caller, timeout_s) as (encoder, deadline_s):
+            _check_fingerprint(encoder, if_fingerprint)
+            inputs, raw = await self._run(
+                encoder, texts, options, caller=caller, deadline_s=deadline_s, on_tokens=on_tokens
+            )
+            if check_tokens is not None:
+                check_tokens(inputs.tokens)
+            vectors, dimension = postprocess(raw, inputs, options, encoder.model)
+            digest = encoder.fingerprint.digest if encoder.fingerprint else ""
+            used = sum(item.length for item in inputs.items)
+            yield EmbedRun(encoder.model, dimension, inputs.tokens, used, inputs.truncated, digest, [vectors])
 
     async def tokenize(
         self,

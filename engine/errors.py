@@ -18,6 +18,8 @@ class ServiceError(Exception):
         title: describes the kind of error; the same for every error of this code.
         extensions: further members of the problem document (RFC 9457), such as the field and the limit.
         retry_after_s: when a retry makes sense, in seconds; None: a retry changes nothing.
+        detail: a full sentence for the caller, with *hint*.
+        plain_detail: the same without *hint*.
     """
 
     status: int = 500
@@ -25,10 +27,24 @@ class ServiceError(Exception):
     title: str = "Something went wrong in the service"
 
     def __init__(
-        self, detail: str, *, retry_after_s: float | None = None, extensions: Mapping[str, object] | None = None
+        self,
+        detail: str,
+        *,
+        hint: str = "",
+        retry_after_s: float | None = None,
+        extensions: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        """Describe the error.
+
+        Args:
+            detail: what is wrong, where, and what is allowed.
+            hint: a sentence about fields or addresses of the native API, which callers of another dialect cannot use.
+            retry_after_s: see the class.
+            extensions: see the class.
+        """
+        self.plain_detail = detail
+        self.detail = f"{detail} {hint}" if hint else detail
+        super().__init__(self.detail)
         self.retry_after_s = retry_after_s
         self.extensions = dict(extensions or {})
 
@@ -55,8 +71,8 @@ class UnknownModelError(ServiceError):
         self.closest = closest
         hint = f" Did you mean {' or '.join(map(repr, closest))}?" if closest else ""
         self.summary = f"No model named {name[:MAX_SHOWN_NAME_CHARACTERS]!r} is offered.{hint}"
-        detail = self.summary if closest else f"{self.summary} GET /models lists all."
-        super().__init__(detail, extensions={"closest": list(closest)})
+        hint = "" if closest else "GET /models lists all."
+        super().__init__(self.summary, hint=hint, extensions={"closest": list(closest)})
 
 
 class ModelNotFoundError(UnknownModelError):
@@ -71,7 +87,9 @@ class ModelNotAllowedError(ServiceError):
     status, code, title = 403, "model-not-allowed", "This model may not be used here"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"ALLOWED_MODELS does not include the model {name!r}. GET /models lists what may be used.")
+        super().__init__(
+            f"ALLOWED_MODELS does not include the model {name!r}.", hint="GET /models lists what may be used."
+        )
 
 
 class FingerprintMismatchError(ServiceError):
@@ -121,8 +139,9 @@ class CutOffError(DrainingError):
     """The request was accepted, but the service's shutdown time ended before the answer was ready."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.detail = "The service had to stop before this request was answered. Send it again."
+        ServiceError.__init__(
+            self, "The service had to stop before this request was answered. Send it again.", retry_after_s=1
+        )
 
 
 class DeadlineError(ServiceError):

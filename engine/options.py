@@ -30,6 +30,7 @@ class EmbedOptions:
             8 bits has changed them.
         dtype: the type of the returned numbers; see `engine.vectors.convert`.
         allow_blank: accept texts of which the model sees only special tokens. They all have the same vector.
+        clip: drop characters that are certainly beyond the model's input before a text is tokenised.
     """
 
     input_type: InputType | None = None
@@ -40,6 +41,7 @@ class EmbedOptions:
     normalize: bool | None = None
     dtype: Dtype = "float32"
     allow_blank: bool = False
+    clip: bool = False
 
     @property
     def needs_unit_length(self) -> bool:
@@ -81,8 +83,8 @@ class EmbedOptions:
             return
         reason = f"was trained for {trained}" if trained else "was not trained for shorter vectors"
         raise InvalidInputError(
-            f"dimensions: {wanted} is not supported by {model.name!r}, which {reason}. "
-            "Set allow_untrained_dimensions=true to use it anyway.",
+            f"dimensions: {wanted} is not supported by {model.name!r}, which {reason}.",
+            hint="Set allow_untrained_dimensions=true to use it anyway.",
             extensions=extensions,
         )
 

@@ -174,7 +174,7 @@ def _reject_truncated(items: Sequence[TokenizedText], max_tokens: int | None, fi
     for index, item in enumerate(items, first_index):
         if item.is_truncated:
             raise InvalidInputError(
-                f"Text {index} has {item.tokens} tokens; the model accepts at most {max_tokens}, "
-                "and truncate='none' forbids truncation.",
+                f"Text {index} has {item.tokens} tokens; the model accepts at most {max_tokens}.",
+                hint="truncate='none' forbids truncation.",
                 extensions={"index": index, "tokens": item.tokens, "limit": max_tokens},
             )

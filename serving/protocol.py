@@ -138,7 +138,8 @@ class HttpProtocol(UvicornProtocol):
             error = self._pool.reject_early(head.target.decode("latin-1"), self.client, head.headers)
             if error is not None:
                 request_id = request_id_of(head.headers)
-                self._early_answer = complete_answer(error, self.common_headers, request_id=request_id)
+                dialect = self._pool.find_dialect(head.target.decode("latin-1"))
+                self._early_answer = complete_answer(error, self.common_headers, request_id=request_id, dialect=dialect)
                 self._enter(Stage.READING_BODY)
                 return
         context = context_of(self.request_scope)
@@ -254,7 +255,8 @@ class HttpProtocol(UvicornProtocol):
         else:
             self.report_disconnect()
             self._pool.release_bytes(self._place)
-            self._transport.write(complete_answer(error, [*self.common_headers, CLOSE_HEADER]))
+            dialect = context_of(self.request_scope).dialect if self.has_unanswered else None
+            self._transport.write(complete_answer(error, [*self.common_headers, CLOSE_HEADER], dialect=dialect))
             self._enter(Stage.LINGERING)
             self._set_deadline(LINGER_S)
             self._transport.write_eof()

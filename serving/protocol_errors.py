@@ -4,6 +4,7 @@ from http import HTTPStatus
 
 from engine.errors import ServiceError
 from serving.connection_limits import MAX_FIELDS
+from web.dialects import Dialect
 from web.problems import new_request_id, problem_answer
 from web.security_headers import Header, security_headers_for
 
@@ -52,10 +53,12 @@ class NoConnectionError(ServiceError):
         super().__init__(detail, retry_after_s=1, extensions={"limit": limit})
 
 
-def complete_answer(error: ServiceError, headers: list[Header], *, request_id: str | None = None) -> bytes:
+def complete_answer(
+    error: ServiceError, headers: list[Header], *, request_id: str | None = None, dialect: Dialect | None = None
+) -> bytes:
     """Return an HTTP/1.1 answer: *headers*, the headers that every answer has, and *error* as problem details."""
     request_id = request_id or new_request_id()
-    own, body = problem_answer(error, request_id)
+    status, own, body = problem_answer(error, request_id, dialect)
     all_headers = [*headers, *own, (b"x-request-id", request_id.encode()), *security_headers_for(own)]
     lines = b"".join(b"%s: %s\r\n" % header for header in all_headers)
-    return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (error.status, HTTPStatus(error.status).phrase.encode(), lines, body)
+    return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, HTTPStatus(status).phrase.encode(), lines, body)

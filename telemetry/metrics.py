@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,8 @@ from telemetry.log_output import dropped_lines
 MAX_RECENT_LATENCIES = 2048
 """Latencies kept per endpoint for percentiles. They describe recent requests, and memory stays bounded. With 2048 of
 them, about 20 are above the 99th percentile."""
+NATIVE = "native"
+"""The dialect of requests to our own API."""
 PERCENTILES = (50, 95, 99)
 BUCKET_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the latency histogram's buckets, in seconds: about three per decade, from 1 ms to a minute.
@@ -66,16 +68,18 @@ class Metrics:
         """Count nothing yet; *dropped_lines* returns how many lines of the log could not be written."""
         self._dropped_lines = dropped_lines
         self._errors: Counter[str] = Counter()
-        self._endpoints: defaultdict[str, _Endpoint] = defaultdict(_Endpoint)
+        self._endpoints: defaultdict[tuple[str, str], _Endpoint] = defaultdict(_Endpoint)  # by endpoint and dialect
+        self._errors_of: Counter[str] = Counter()  # by dialect
         self._connections: Callable[[], ConnectionCounts] = ConnectionCounts
 
-    def count(self, endpoint: str, seconds: float, problem_code: str | None) -> None:
-        """Count one answered request, and its error if *problem_code* is not None."""
-        metrics = self._endpoints[endpoint]
+    def count(self, endpoint: str, seconds: float, problem_code: str | None, dialect: str = NATIVE) -> None:
+        """Count one answered request in *dialect*, and its error if *problem_code* is not None."""
+        metrics = self._endpoints[endpoint, dialect]
         metrics.counts[bisect_left(BUCKET_BOUNDS_S, seconds)] += 1
         metrics.total_s += seconds
         metrics.recent_s.append(seconds)
         if problem_code is not None:
+            self._errors_of[dialect] += 1
             self.count_error(problem_code)
 
     def count_error(self, problem_code: str) -> None:
@@ -108,15 +112,26 @@ class Metrics:
 
     def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]:
         """Return, per endpoint, the answers since the start and the percentiles of recent latencies in milliseconds."""
+        by_name: defaultdict[str, list[_Endpoint]] = defaultdict(list)
+        for (name, _), metrics in self._endpoints.items():
+            by_name[name].append(metrics)
         return {
-            name: (sum(metrics.counts), _percentiles_ms(metrics.recent_s)) for name, metrics in self._endpoints.items()
+            name: (sum(sum(one.counts) for one in found), _percentiles_ms([s for one in found for s in one.recent_s]))
+            for name, found in by_name.items()
         }
 
-    def latencies(self) -> dict[str, Latencies]:
-        """Return the latency histogram of each endpoint."""
-        return {name: Latencies(tuple(metrics.counts), metrics.total_s) for name, metrics in self._endpoints.items()}
+    def dialects(self) -> dict[str, tuple[int, int]]:
+        """Return, per dialect, the answers since the start and how many of them were errors."""
+        answers: Counter[str] = Counter()
+        for (_, dialect), metrics in self._endpoints.items():
+            answers[dialect] += sum(metrics.counts)
+        return {dialect: (number, self._errors_of[dialect]) for dialect, number in answers.items()}
+
+    def latencies(self) -> dict[tuple[str, str], Latencies]:
+        """Return the latency histogram of each endpoint and dialect."""
+        return {key: Latencies(tuple(metrics.counts), metrics.total_s) for key, metrics in self._endpoints.items()}
 
 
-def _percentiles_ms(latencies_s: deque[float]) -> dict[str, float]:
-    values = np.percentile(np.fromiter(latencies_s, dtype=np.float64) * 1e3, PERCENTILES)
+def _percentiles_ms(latencies_s: Sequence[float]) -> dict[str, float]:
+    values = np.percentile(np.asarray(latencies_s, dtype=np.float64) * 1e3, PERCENTILES)
     return {f"p{percent}": round(float(value), 3) for percent, value in zip(PERCENTILES, values, strict=True)}

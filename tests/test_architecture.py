@@ -162,17 +162,26 @@ def test_drills_import_benchmarks_and_neither_imports_tests() -> None:
 
 
 def test_dialects_do_not_import_each_other() -> None:
-    """Modules of api/ may use only these of their own package."""
-    names = ("answer_types", "metric_types", "request_types", "answer_formats", "fingerprint_header", "openapi")
+    """Modules of api/ may use only these of their own package, and a dialect's modules each other."""
+    names = (
+        *("answer_types", "metric_types", "request_types", "answer_formats", "fingerprint_header", "openapi"),
+        *("model_names", "vector_answers"),
+    )
     shared = {"api", *(f"api.{name}" for name in names)}
     wrong = [
         f"{name_of(path)} imports {module}"
         for path in MODULES
         if name_of(path).startswith("api.")
         for module in imports_of(path)
-        if top(module) == "api" and module not in shared
+        if top(module) == "api" and module not in shared and dialect_of(module) != dialect_of(name_of(path))
     ]
     assert wrong == []
+
+
+def dialect_of(module: str) -> str:
+    """Return the dialect of a module such as `api.openai_answers`; for the others, the module."""
+    first = module.removeprefix("api.").partition("_")[0]
+    return first if first in {"openai", "ollama", "cohere", "tei", "voyage"} else module
 
 
 def test_packages_have_no_second_level() -> None:

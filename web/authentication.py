@@ -16,6 +16,8 @@ from web.security_headers import Header
 REALM = "fast-embedding"
 READ_METHODS = frozenset({"GET", "OPTIONS"})
 """Routes with these methods require no permission unless they name one. HEAD arrives here as GET."""
+KEY_HEADERS = frozenset({b"x-api-key", b"api-key"})
+"""Headers that contain a key and nothing else; `api-key` is Azure's."""
 
 
 class AuthenticationMiddleware(ASGIMiddleware):
@@ -108,14 +110,19 @@ def required_permission(scope: Scope) -> str | None:
 
 
 def _credentials(headers: Iterable[Header]) -> tuple[list[bytes], list[bytes]]:
-    """Return the credentials sent as Bearer and those sent as X-API-Key. Other schemes may be meant for a proxy."""
+    """Return the credentials sent as Bearer and those sent as X-API-Key or api-key.
+
+    Other schemes may be meant for a proxy. Some clients put `Bearer` before a token that begins with it already.
+    """
     bearers, keys = [], []
     for name, value in headers:
         if name == b"authorization":
             scheme, _, credential = value.partition(b" ")
+            while credential[:7].lower() == b"bearer ":
+                credential = credential[7:].lstrip()
             if scheme.lower() == b"bearer" and credential.strip():
                 bearers.append(credential.strip())
-        elif name == b"x-api-key" and value.strip():
+        elif name in KEY_HEADERS and value.strip():
             keys.append(value.strip())
     return bearers, keys
 

@@ -1,6 +1,6 @@
 """Adapter to Litestar: the only module that uses its undocumented names. A test checks the installed version."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from litestar import Litestar, Request
@@ -12,6 +12,7 @@ from litestar.utils.path import normalize_path
 __all__ = [
     "StructSchemaPlugin",
     "body_type",
+    "dialect_routes",
     "normalize_path",
     "paths_with",
     "route_of",
@@ -49,10 +50,18 @@ def route_option(scope: Scope, name: str, default: str | None = None) -> str | N
 
 
 def paths_with(app: Litestar, option: str, values: Iterable[object]) -> frozenset[str]:
-    """Return the paths of all routes whose *option* has one of *values*."""
+    """Return the path templates of all routes whose *option* has one of *values*."""
     wanted = set(values)
-    return frozenset(
-        route.path
-        for route in app.routes
-        if isinstance(route, HTTPRoute) and any(handler.opt.get(option) in wanted for handler in route.route_handlers)
-    )
+    return frozenset(path for path, found in _options(app, option) if found in wanted)
+
+
+def dialect_routes(app: Litestar) -> list[tuple[str, Any]]:
+    """Return path template and dialect of all routes with the option `dialect`."""
+    return [(path, dialect) for path, dialect in _options(app, "dialect") if dialect is not None]
+
+
+def _options(app: Litestar, option: str) -> Iterator[tuple[str, Any]]:
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                yield route.path_format, handler.opt.get(option)

@@ -12,8 +12,10 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from engine.errors import OverloadedError, ServiceError
 from engine.fair_queue import Caller, FairQueue
 from engine.ledger import Account, Reservation
-from web.litestar_adapter import normalize_path, set_route
+from web.dialects import Dialect, label_of
+from web.litestar_adapter import set_route
 from web.request_context import Client, context_of
+from web.route_table import RouteTable
 from web.security_headers import Header
 
 MAX_STARTS_PER_ITERATION = 4
@@ -64,7 +66,8 @@ class OverloadGuard:
         queues: Mapping[str, RouteQueue],
         identify: Callable[[Client, Iterable[Header]], Caller | None],
         locate: Callable[[Client, Iterable[Header]], Caller],
-        count: Callable[[str, float, str | None], None],
+        count: Callable[[str, float, str | None, str], None],
+        find_dialect: Callable[[str], Dialect | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Wrap *app*.
@@ -74,14 +77,17 @@ class OverloadGuard:
             queues: routes whose POST requests are work, and the queue in which that work waits.
             identify: returns the caller of a request with these headers; None: authentication has to find it out.
             locate: returns the caller by network address, for requests that `identify` does not know.
-            count: counts a rejection that the `RequestLog` never sees: endpoint, seconds, problem code.
+            count: counts a rejection that the `RequestLog` never sees: endpoint, seconds, problem code, dialect.
+            find_dialect: returns the dialect of a path; None: ours.
             clock: seconds, monotonic.
         """
         self._app = app
         self._queues = queues
+        self._routes = RouteTable(queues)
         self._identify = identify
         self._locate = locate
         self._count = count
+        self._find_dialect = find_dialect
         self._clock = clock
         self._waiting: FairQueue[_Waiting] = FairQueue()
         self._account = Account("start", MAX_WAITING)
@@ -91,10 +97,11 @@ class OverloadGuard:
 
     def reject_early(self, path: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
         """Return the error with which the server should answer a POST to *path*, and count it; None: call the app."""
-        error = self._overload_of(path, client, headers)
+        route = self._routes.find(path)
+        error = None if route is None else self._overload_of(route, client, headers)
         if error is not None:
             self._count_rejection()
-            self._count(f"POST {path}", 0.0, error.code)
+            self._count(f"POST {route}", 0.0, error.code, label_of(self._find_dialect(path)))
         return error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,8 +111,8 @@ class OverloadGuard:
             OverloadedError: the queue of the lanes is full, or too many requests wait to start.
         """
         if scope["type"] == ScopeType.HTTP and scope["method"] == "POST":
-            route = self._route(scope["path"])
-            if route in self._queues:
+            route = self._routes.find(scope["path"])
+            if route is not None:
                 self._check(scope, route, self._overload_of(route, scope["client"], scope["headers"]))
                 if self._waiting or self._started >= MAX_STARTS_PER_ITERATION:
                     await self._wait(scope, route)
@@ -113,14 +120,10 @@ class OverloadGuard:
                     self._count_start()
         await self._app(scope, receive, send)
 
-    def _route(self, path: str) -> str:
-        """Return the route that Litestar finds for *path*: it ignores doubled slashes and those at the end."""
-        return path if path in self._queues else normalize_path(path)
-
     def _overload_of(self, route: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
         """Return the error that the request would get whatever it contains; None: perhaps none."""
-        queue = self._queues.get(route)
-        if queue is None or not queue.is_tight():
+        queue = self._queues[route]
+        if not queue.is_tight():
             return None
         caller = self._identify(client, headers)
         return None if caller is None else queue.overload(caller)

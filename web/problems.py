@@ -15,6 +15,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from engine.errors import InvalidInputError, ServiceError
+from web.dialects import Dialect
 from web.input_errors import invalid_input
 from web.request_context import context_of
 from web.security_headers import Header
@@ -31,6 +32,10 @@ CALLER_LEFT = "caller-left"
 """Counted like an error code: a caller that closed its connection before its answer."""
 FRAMEWORK_CODES = frozenset({"bad-request", "not-found", "method-not-allowed", "content-too-large"})
 """Codes of errors that Litestar raises itself."""
+RETRIED_STATUSES = frozenset({408, 409, 429, *range(500, 600)})
+"""The statuses after which OpenAI's clients send a request again, unless `x-should-retry` forbids it."""
+MAX_RETRY_AFTER_S = 60
+"""The longest wait that clients of other servers obey: above it some fail at once, others retry at once."""
 HEADER_NAMES = {"request_timeout": "X-Request-Timeout"}
 """Names of headers, by the handler's parameter that Litestar's messages contain instead."""
 VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -92,11 +97,15 @@ def new_request_id() -> str:
     return f"{getrandbits(128):032x}"  # unique, not secret: it protects nothing
 
 
-def problem_answer(error: ServiceError, request_id: str) -> tuple[list[Header], bytes]:
-    """Return headers and body that answer *error* outside of Litestar."""
-    body = msgspec.json.encode(_document_of(error, request_id))
-    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **_headers_of(error)}
-    return [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
+def problem_answer(
+    error: ServiceError, request_id: str, dialect: Dialect | None = None
+) -> tuple[int, list[Header], bytes]:
+    """Return status, headers and body that answer *error* outside of Litestar."""
+    status, document = _document_of(error, request_id, dialect)
+    body = msgspec.json.encode(document)
+    content = {"Content-Type": _media_type(dialect), "Content-Length": str(len(body))}
+    headers = {**content, **_headers_of(status, error.retry_after_s, dialect)}
+    return status, [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
 
 
 def problem_document(
@@ -115,26 +124,54 @@ def problem_document(
     }
 
 
-def _document_of(error: ServiceError, request_id: str) -> dict[str, object]:
-    return problem_document(
+def dialect_document(document: Mapping[str, object], dialect: Dialect) -> dict[str, object]:
+    """Return the problem *document* as *dialect* sends it: with its status, names of fields, and own members."""
+    status = dialect.status(str(document["code"]), cast("int", document["status"]))
+    found = {**document, "status": status, "status_code": status, "detail": dialect.rename(str(document["detail"]))}
+    if (name := found.get("field")) is not None:
+        found["field"] = dialect.fields.get(str(name), name)
+    return {**found, **dialect.members(found)}
+
+
+def _document_of(error: ServiceError, request_id: str, dialect: Dialect | None) -> tuple[int, dict[str, object]]:
+    """Return the status of the answer to *error*, and its body."""
+    document = problem_document(
         status=error.status,
         code=error.code,
         title=error.title,
-        detail=error.detail,
+        detail=error.detail if dialect is None else error.plain_detail,
         request_id=request_id,
         extensions=error.extensions,
     )
+    if dialect is not None:
+        document = dialect_document(document, dialect)
+    return cast("int", document["status"]), document
 
 
-def _headers_of(error: ServiceError) -> dict[str, str]:
-    return {} if error.retry_after_s is None else {"Retry-After": str(math.ceil(error.retry_after_s))}
+def _media_type(dialect: Dialect | None) -> str:
+    return MEDIA_TYPE if dialect is None else dialect.media_type
+
+
+def _headers_of(status: int, retry_after_s: float | None, dialect: Dialect | None) -> dict[str, str]:
+    """Return the headers that state whether and when to retry."""
+    if dialect is None or status not in RETRIED_STATUSES:
+        return {} if retry_after_s is None else {"Retry-After": str(math.ceil(retry_after_s))}
+    if retry_after_s is None:
+        return {"x-should-retry": "false"}
+    wait_s = retry_after_s if status == HTTPStatus.TOO_MANY_REQUESTS else min(retry_after_s, MAX_RETRY_AFTER_S)
+    return {
+        "Retry-After": str(math.ceil(wait_s)),
+        "retry-after-ms": str(math.ceil(wait_s * 1e3)),
+        "x-should-retry": "true" if wait_s <= MAX_RETRY_AFTER_S else "false",
+    }
 
 
 def _of_service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[dict[str, object]]:
     context = context_of(request.scope)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.__cause__ is not None:
         log.error("request_failed", request_id=context.request_id, code=error.code, exc_info=error.__cause__)
-    return _response(request, _document_of(error, context.request_id), _headers_of(error))
+    status, document = _document_of(error, context.request_id, context.dialect)
+    return _response(request, document, _headers_of(status, error.retry_after_s, context.dialect))
 
 
 def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, object]]:
@@ -143,14 +180,17 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
     status = HTTPStatus(error.status_code)
     title = NEW_PHRASES.get(status, status.phrase)
     is_too_large = status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    context = context_of(request.scope)
     document = problem_document(
         status=status.value,
         code=title.lower().replace(" ", "-"),
         title=title,
         detail=_http_detail(request, status, error),
-        request_id=context_of(request.scope).request_id,
+        request_id=context.request_id,
         extensions={"limit": request.app.request_max_body_size} if is_too_large else {},
     )
+    if context.dialect is not None:
+        document = dialect_document(document, context.dialect)
     return _response(request, document, dict(error.headers or {}))
 
 
@@ -164,17 +204,19 @@ def _http_detail(request: Request[Any, Any, Any], status: HTTPStatus, error: HTT
 
 
 def _of_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:
-    request_id = context_of(request.scope).request_id
-    log.error("request_failed", request_id=request_id, code=InternalError.code, exc_info=error)
-    return _response(request, _document_of(InternalError(), request_id), {})
+    context = context_of(request.scope)
+    log.error("request_failed", request_id=context.request_id, code=InternalError.code, exc_info=error)
+    status, document = _document_of(InternalError(), context.request_id, context.dialect)
+    return _response(request, document, _headers_of(status, None, context.dialect))
 
 
 def _response(
     request: Request[Any, Any, Any], document: dict[str, object], headers: dict[str, str]
 ) -> Response[dict[str, object]]:
-    context_of(request.scope).problem_code = str(document["code"])
+    context = context_of(request.scope)
+    context.problem_code = str(document["code"])
     status = cast("int", document["status"])
-    return Response(document, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+    return Response(document, status_code=status, media_type=_media_type(context.dialect), headers=headers)
 
 
 def _of_validation(error: ValidationException) -> InvalidInputError:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from access.principals import Principal
 from engine.errors import ServiceError
 from engine.fair_queue import ANYONE, Caller
+from web.dialects import Dialect
 from web.large_body_queue import LargeBodyQueue
 from web.security_headers import Header
 
@@ -27,6 +28,8 @@ class RequestContext:
         server_reports_disconnect: the server calls `on_disconnect`; other ASGI servers report a disconnect only
             as the result of `receive`.
         on_disconnect: called when the caller disconnects before the answer is complete.
+        dialect: the API of another server that the caller speaks; None: ours. The request log finds it by the path; a
+            handler may replace it when it has seen the body.
         principal: the caller; None until authentication has run, and on routes that need no permission.
         charge_tokens: charges tokens to the principal's quota; None if quotas are off.
         answer_headers: added to the answer, whatever it is.
@@ -40,6 +43,7 @@ class RequestContext:
     authority: bytes | None = None
     server_reports_disconnect: bool = False
     on_disconnect: Callable[[], None] | None = None
+    dialect: Dialect | None = None
     principal: Principal | None = None
     charge_tokens: Callable[[int], None] | None = None
     answer_headers: list[Header] = field(default_factory=list)

@@ -20,6 +20,7 @@ from litestar.types import (
 
 from access.principals import Principal
 from engine.errors import CutOffError, ServiceError
+from web.dialects import Dialect, label_of
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import route_of
 from web.problems import CALLER_LEFT, InternalError, problem_answer, request_id_of
@@ -45,20 +46,22 @@ class RequestLog:
         self,
         app: ASGIApp,
         *,
-        count: Callable[[str, float, str | None], None],
+        count: Callable[[str, float, str | None, str], None],
         polled: frozenset[str] = frozenset(),
         error_headers: Callable[[HTTPScope], list[Header]] = lambda _: [],
         large_bodies: LargeBodyQueue,
+        find_dialect: Callable[[str], Dialect | None] = lambda _: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Wrap *app*.
 
         Args:
             app: all of Litestar.
-            count: counts an answer: endpoint, seconds, problem code.
+            count: counts an answer: endpoint, seconds, problem code, dialect.
             polled: routes that monitoring polls; their answers are logged at level DEBUG only.
             error_headers: CORS headers for an error that is answered here.
             large_bodies: the queue for the large bodies of all requests.
+            find_dialect: returns the dialect of a path; None: ours.
             clock: seconds.
         """
         self._app = app
@@ -67,6 +70,7 @@ class RequestLog:
         self._error_headers = error_headers
         self._clock = clock
         self._large_bodies = large_bodies
+        self._find_dialect = find_dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -76,6 +80,7 @@ class RequestLog:
         inner, context = _with_get_for_head(scope), context_of(scope)
         context.request_id = request_id_of(scope["headers"])
         context.large_bodies = self._large_bodies
+        context.dialect = self._find_dialect(scope["path"])
         answer = _Answer(context, send, partial(self._error_headers, scope))
         watch = _DisconnectWatch(receive, context)
         try:
@@ -107,7 +112,8 @@ class RequestLog:
     def _record(self, scope: HTTPScope, context: RequestContext, status: int, seconds: float) -> None:
         # Without a route, method and path can be anything: one label for all of them keeps the metrics bounded.
         route = route_of(scope)
-        self._count(f"{scope['method']} {route}" if route else "(no route)", seconds, context.problem_code)
+        endpoint = f"{scope['method']} {route}" if route else "(no route)"
+        self._count(endpoint, seconds, context.problem_code, label_of(context.dialect))
         if context.logged_elsewhere:
             return
         write = log.debug if route in self._polled else log.info
@@ -149,9 +155,9 @@ class _Answer:
 
     async def send_error(self, error: ServiceError) -> None:
         self._context.problem_code = error.code
-        headers, body = problem_answer(error, self._context.request_id)
+        status, headers, body = problem_answer(error, self._context.request_id, self._context.dialect)
         all_headers = [*headers, *self._error_headers()]
-        await self.send({"type": "http.response.start", "status": error.status, "headers": all_headers})
+        await self.send({"type": "http.response.start", "status": status, "headers": all_headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
 

@@ -139,9 +139,9 @@ class _Answer:
             await self._send(message)
 
     async def send_problem(self, error: ServiceError) -> None:
-        headers, body = problem_answer(error, self._request_id)
+        status, headers, body = problem_answer(error, self._request_id)
         headers = [*headers, *security_headers_for(headers)]
-        await self._start({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self._start({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
     async def _start(self, head: Message) -> None:

@@ -119,7 +119,7 @@ def running_prometheus(folder: Path) -> Iterator[Prometheus]:
 
 
 def test_prometheus_collects_the_metrics(prometheus: Prometheus) -> None:
-    assert prometheus.value('fast_embedding_requests_total{endpoint="POST /embed"}') == 2
+    assert prometheus.value('fast_embedding_requests_total{endpoint="POST /embed",dialect="native"}') == 2
     assert prometheus.value('up{job="fast-embedding"}') == 1
     assert prometheus.value('fast_embedding_errors_total{code="invalid-input"}') == 1
     assert prometheus.value("fast_embedding_queue_seconds") == 0
@@ -128,7 +128,7 @@ def test_prometheus_collects_the_metrics(prometheus: Prometheus) -> None:
 
 
 def test_quantiles_over_replicas_can_be_queried(prometheus: Prometheus) -> None:
-    buckets = 'fast_embedding_request_duration_seconds_bucket{endpoint="POST /embed"}'
+    buckets = 'fast_embedding_request_duration_seconds_bucket{endpoint="POST /embed",dialect="native"}'
     assert 0 < prometheus.value(f"histogram_quantile(0.95, sum by (le) ({buckets}))") < 60
 
 

@@ -15,6 +15,7 @@ from api.answer_types import CacheInfo, ModelUsage
 from api.metric_types import (
     BacklogMetrics,
     ConnectionMetrics,
+    DialectMetrics,
     EndpointMetrics,
     LimitMetrics,
     LogMetrics,
@@ -40,6 +41,7 @@ ANSWER = MetricsAnswer(  # each number occurs once
         "POST /embed": EndpointMetrics(31, {"p50": 1.0, "p95": 2.0, "p99": 3.0}),
         "(no route)": EndpointMetrics(32, {"p50": 4.0, "p95": 5.0, "p99": 6.0}),
     },
+    dialects={"native": DialectMetrics(63, 43)},
     queue=QueueMetrics(
         waiting_requests=41, waiting_texts=42, waiting_seconds=43.5, running=44, lanes=45, lanes_stuck=46, lanes_died=47
     ),
@@ -58,7 +60,10 @@ ANSWER = MetricsAnswer(  # each number occurs once
 )
 FACTS = Families(
     answer=ANSWER,
-    latencies={"POST /embed": Latencies((4, 0, 3, *[0] * (len(BUCKET_BOUNDS_S) - 3), 24), total_s=91.25)},
+    latencies={
+        ("POST /embed", "native"): Latencies((4, 0, 3, *[0] * (len(BUCKET_BOUNDS_S) - 3), 24), total_s=91.25),
+        ("(no route)", "native"): Latencies((32, *[0] * len(BUCKET_BOUNDS_S)), total_s=92.25),
+    },
     fingerprints={"tiny/one": "d232dbe4e7fddd67"},
     max_queue_s=81.0,
     version="1.2.3",

@@ -69,6 +69,6 @@ def check_body(content: bytes, body_type: type[Any]) -> bool:
 def check_rejection(error: ServiceError) -> None:
     """Check that *error* blames the caller, in a short body that can be encoded."""
     assert error.status in {400, 415}
-    _, body = problem_answer(error, "id")
+    _, _, body = problem_answer(error, "id")
     assert len(body) < MAX_PROBLEM_BYTES
     assert json.loads(body)["detail"]

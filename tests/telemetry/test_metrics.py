@@ -1,6 +1,6 @@
 import pytest
 
-from telemetry.metrics import BUCKET_BOUNDS_S, MAX_RECENT_LATENCIES, Metrics
+from telemetry.metrics import BUCKET_BOUNDS_S, MAX_RECENT_LATENCIES, NATIVE, Metrics
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_percentiles_describe_recent_answers_and_counts_all_of_them(metrics: Met
         for _ in range(MAX_RECENT_LATENCIES):
             metrics.count("a", seconds, None)
     assert metrics.endpoints()["a"] == (2 * MAX_RECENT_LATENCIES, {"p50": 1.0, "p95": 1.0, "p99": 1.0})
-    histogram = metrics.latencies()["a"]
+    histogram = metrics.latencies()["a", NATIVE]
     assert sum(histogram.counts) == 2 * MAX_RECENT_LATENCIES
     assert histogram.total_s == pytest.approx(9.001 * MAX_RECENT_LATENCIES)
 
@@ -65,7 +65,18 @@ def test_latency_is_counted_in_the_bucket_with_the_smallest_sufficient_bound(
     metrics: Metrics, *, seconds: float, bucket: int
 ) -> None:
     metrics.count("a", seconds, None)
-    histogram = metrics.latencies()["a"]
+    histogram = metrics.latencies()["a", NATIVE]
     metrics.count("a", seconds, None)  # does not change what was returned
     assert [(index, count) for index, count in enumerate(histogram.counts) if count] == [(bucket, 1)]
     assert histogram.total_s == seconds
+
+
+def test_a_dialect_has_its_own_answers_and_errors_but_shares_the_endpoint(metrics: Metrics) -> None:
+    metrics.count("POST /embed", 0.001, None)
+    metrics.count("POST /embed", 0.003, "invalid-input", "tei")
+    assert metrics.dialects() == {"native": (1, 0), "tei": (1, 1)}
+    assert metrics.endpoints() == {"POST /embed": (2, {"p50": 2.0, "p95": 2.9, "p99": 2.98})}
+    assert {key: sum(found.counts) for key, found in metrics.latencies().items()} == {
+        ("POST /embed", "native"): 1,
+        ("POST /embed", "tei"): 1,
+    }

@@ -46,8 +46,8 @@ class GuardedApp:
         del receive, send
         self.entered.append(scope["state"]["number"])
 
-    def count(self, endpoint: str, seconds: float, code: str | None) -> None:
-        assert seconds == 0.0
+    def count(self, endpoint: str, seconds: float, code: str | None, dialect: str) -> None:
+        assert (seconds, dialect) == (0.0, "native")
         self.counted.append((endpoint, code))
 
     def ask(self, number: int = 0, **changes: Any) -> asyncio.Task[None]:

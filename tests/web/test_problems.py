@@ -208,7 +208,7 @@ def test_bug_is_answered_with_a_neutral_sentence_and_logged_in_full(error: Excep
 def test_bug_outside_of_litestar_has_the_same_answer(client: httpx.Client) -> None:
     with capture_logs():
         inside = problem_of(raised(client, ValueError()))
-    assert json.loads(problem_answer(InternalError(), inside["request_id"])[1]) == inside
+    assert json.loads(problem_answer(InternalError(), inside["request_id"])[2]) == inside
 
 
 def test_unknown_path_is_a_problem(client: httpx.Client) -> None:

@@ -62,7 +62,8 @@ async def ask(
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    def count(endpoint: str, seconds: float, code: str | None) -> None:
+    def count(endpoint: str, seconds: float, code: str | None, dialect: str) -> None:
+        assert dialect == "native"
         counted.append((endpoint, seconds, code))
 
     scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}

@@ -1,0 +1,66 @@
+"""Dialects: the APIs of other servers that this service speaks, as far as errors and metrics need to know them."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from telemetry.metrics import NATIVE
+from web.litestar_adapter import normalize_path
+from web.responses import JSON
+
+
+def _keep_status(code: str, status: int) -> int:  # noqa: ARG001 - every dialect gets the code
+    return status
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dialect:
+    """How the clients of another server expect errors. One body serves both: a problem document with more members.
+
+    Attributes:
+        name: the metrics label.
+        members: returns the dialect's own members, given the problem document with its final status.
+        status: returns the status that the clients expect, given a problem's code and native status.
+        fields: the dialect's names of the native API's fields.
+        prefixes: paths below which addresses that do not exist are answered in this dialect, too.
+        media_type: the media type of errors.
+    """
+
+    name: str
+    members: Callable[[Mapping[str, object]], Mapping[str, object]]
+    status: Callable[[str, int], int] = _keep_status
+    fields: Mapping[str, str] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ()
+    media_type: str = JSON
+
+    def rename(self, detail: str) -> str:
+        """Return *detail* with the dialect's name of the field at its beginning, as in `texts[3]: too long`."""
+        match = re.match(r"([a-z_]+)(?=(?:\[\d+\])?: )", detail)
+        if match is None or match[1] not in self.fields:
+            return detail
+        return self.fields[match[1]] + detail[match.end() :]
+
+
+def label_of(dialect: Dialect | None) -> str:
+    """Return the metrics label of a request."""
+    return NATIVE if dialect is None else dialect.name
+
+
+class DialectPaths:
+    """Finds the dialect of a request by its path, before it is routed."""
+
+    def __init__(self, routes: Iterable[tuple[str, Dialect]]) -> None:
+        """Index *routes*, pairs of a path template and its dialect; a template's parameters match by prefix only."""
+        found = list(routes)
+        self._by_path = {path: dialect for path, dialect in found if "{" not in path}
+        by_prefix = {prefix: dialect for _, dialect in found for prefix in dialect.prefixes}
+        self._by_prefix = sorted(by_prefix.items(), key=lambda entry: -len(entry[0]))
+
+    def find(self, path: str) -> Dialect | None:
+        """Return the dialect of *path*, which may have a query; None: it is native."""
+        if (dialect := self._by_path.get(path)) is not None:
+            return dialect
+        normal = normalize_path(path.partition("?")[0])
+        if (dialect := self._by_path.get(normal)) is not None:
+            return dialect
+        return next((dialect for prefix, dialect in self._by_prefix if f"{normal}/".startswith(prefix)), None)
