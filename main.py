@@ -28,7 +28,8 @@ from assembly.lifecycle import Lifecycle
 from assembly.reports import CacheReport, MetricsReport
 from assembly.serve import serve_app
 from config import Settings, SettingsError, load_settings
-from engine.embedder import Embedder, EmbedResult
+from engine.embed_results import EmbedResult
+from engine.embedder import Embedder
 from engine.encoder import Encoder, load_cached_encoder
 from engine.errors import ModelNotFoundError, UnknownModelError
 from engine.scheduler import Scheduler

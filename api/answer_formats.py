@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from litestar import Response
 from litestar.datastructures.headers import Accept
 
-from engine.embedder import EmbedResult
+from engine.embed_results import EmbedResult
 from engine.errors import InvalidInputError, ServiceError
 from engine.vectors import little_endian
 from web.responses import JSON

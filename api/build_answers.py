@@ -48,7 +48,8 @@ from api.metric_types import (
 from api.request_types import Encoding
 from engine.catalog import Model
 from engine.downloads import LoadState
-from engine.embedder import EmbedResult, TokenCount, Usage
+from engine.embed_results import EmbedResult, TokenCount
+from engine.embedder import Usage
 from engine.fingerprint import ModelFingerprint
 from engine.ledger import Account
 from engine.model_places import LoadedModel

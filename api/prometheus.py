@@ -86,6 +86,8 @@ class Families:
         # With 0 from the start: Prometheus cannot see the first increase of a series that begins with it.
         errors = dict.fromkeys(sorted(self.error_codes), 0) | answer.errors
         yield _counters("errors", "Problems answered, by code.", "code", errors)
+        failed = {name: dialect.errors for name, dialect in answer.dialects.items()}
+        yield _counters("dialect_errors", "Requests answered with an error, by dialect.", "dialect", failed)
         durations = HistogramMetricFamily(
             f"{PREFIX}request_duration_seconds",
             "From a request's head to the end of its answer.",

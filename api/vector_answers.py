@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from api.answer_formats import FINGERPRINT_HEADER
 from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
 from engine.catalog import Model
-from engine.embedder import Embedder, EmbedRun
+from engine.embed_results import EmbedRun
+from engine.embedder import Embedder
 from engine.model_cards import InputType
 from engine.options import EmbedOptions
 from web.request_context import context_of

@@ -64,7 +64,6 @@ class AppParts:
         guard: rejects requests under overload.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
-        find_dialect: returns the dialect of a path; None: ours.
     """
 
     settings: Settings
@@ -72,7 +71,6 @@ class AppParts:
     guard: OverloadGuard
     keys: KeyRing
     service: RunningService
-    find_dialect: Callable[[str], Dialect | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +149,7 @@ def build_app(
         authentication=authentication,
         allowed_hosts=settings.allowed_hosts,
     )
-    app.state.parts = AppParts(settings, metrics, guard, access.keys, service, find_dialect)
+    app.state.parts = AppParts(settings, metrics, guard, access.keys, service)
     return app
 
 

@@ -1,25 +1,23 @@
 """The only path from texts to vectors: every route calls `Embedder.embed` or `Embedder.tokenize`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import Protocol
 
 from engine.catalog import Catalog, Model
+from engine.embed_results import EmbedResult, EmbedRun, TokenCount
 from engine.encoder import Encoder
 from engine.errors import DeadlineError, FingerprintMismatchError, ModelNotAllowedError
 from engine.fair_queue import ANYONE, Caller
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
-from engine.pipeline import Chunk, ModelInputs, postprocess, preprocess
+from engine.pipeline import ModelInputs, postprocess, preprocess
 from engine.scheduler import Scheduler
 from engine.tokenizer import TextTokenizer, Token, TokenizedText
 from engine.tokenizer_queue import TokenizerQueue, size_of
 from engine.vectors import Matrix
-from engine.work_estimate import Estimate
 
 MAX_INLINE_CHARACTERS = 1_000
 """Texts with up to this many characters in total are tokenised on the event loop, in at most 1 ms (CJK is slowest).
@@ -34,78 +32,6 @@ class ModelLeases(Protocol):
 
     def lease(self, model: Model, *, caller: str = "") -> AbstractAsyncContextManager[Encoder]:
         """Load *model* if necessary, and keep it in memory until the block ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedResult:
-    """The vectors of one request, and what was done to its texts.
-
-    Attributes:
-        model: the model that computed the vectors.
-        vectors: shape ``(texts, dimension)`` in the order of the texts, or one row per chunk; of the requested dtype.
-            The two binary types have ``ceil(dimension / 8)`` columns.
-        dimension: numbers per vector, before any are packed into bits.
-        tokens: per text, the number of its tokens before truncation, with prompt and special tokens.
-        truncated: per text, whether the model saw only a part of it.
-        chunks: per row of *vectors*, its text and its place there; None: each text has one row.
-        fingerprint: of the model; see `engine.fingerprint.ModelFingerprint`.
-    """
-
-    model: Model
-    vectors: NDArray[Any]
-    dimension: int
-    tokens: list[int]
-    truncated: list[bool]
-    chunks: list[Chunk] | None = None
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedRun:
-    """An admitted request whose vectors are computed slice by slice.
-
-    Attributes:
-        model: the model that computes the vectors.
-        dimension: numbers per vector, before any are packed into bits.
-        tokens: per text, the number of its tokens before truncation, with prompt and special tokens.
-        used_tokens: tokens of all texts that the model runs, after truncation.
-        truncated: per text, whether the model sees only a part of it.
-        fingerprint: of the model; see `engine.fingerprint.ModelFingerprint`.
-    """
-
-    model: Model
-    dimension: int
-    tokens: list[int]
-    used_tokens: int
-    truncated: list[bool]
-    fingerprint: str
-    results: list[NDArray[Any]]
-
-    async def slices(self) -> AsyncGenerator[NDArray[Any]]:
-        """Yield the vectors, consecutive rows in the order of the texts."""
-        for rows in self.results:
-            yield rows
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCount:
-    """The tokens of some texts, and the work to embed them.
-
-    Attributes:
-        model: the model whose tokenizer was used.
-        max_tokens: the model's longest input; None: any length.
-        tokens: per text, the number of its tokens before truncation, with prompt and special tokens.
-        truncated: per text, whether the model would see only a part of it.
-        pieces: per text, its tokens; None: not requested.
-        estimate: the work to embed the texts.
-    """
-
-    model: Model
-    max_tokens: int | None
-    tokens: list[int]
-    truncated: list[bool]
-    pieces: list[list[Token]] | None
-    estimate: Estimate
 
 
 @dataclass(slots=True)

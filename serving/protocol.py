@@ -135,11 +135,10 @@ class HttpProtocol(UvicornProtocol):
         self._bytes_without_progress = self._body_pieces = self._body_bytes = 0
         rejection = find_fault(head, max_bytes=self._limits.max_header_bytes) or self._pool.rejection(head.method)
         if rejection is None and self._can_answer_early(head):
-            error = self._pool.reject_early(head.target.decode("latin-1"), self.client, head.headers)
-            if error is not None:
-                request_id = request_id_of(head.headers)
-                dialect = self._pool.find_dialect(head.target.decode("latin-1"))
-                self._early_answer = complete_answer(error, self.common_headers, request_id=request_id, dialect=dialect)
+            early = self._pool.reject_early(head.target.decode("latin-1"), self.client, head.headers)
+            if early is not None:
+                request_id, headers = request_id_of(head.headers), self.common_headers
+                self._early_answer = complete_answer(early.error, headers, request_id=request_id, dialect=early.dialect)
                 self._enter(Stage.READING_BODY)
                 return
         context = context_of(self.request_scope)

@@ -19,7 +19,6 @@ from serving.protocol import HttpProtocol
 from serving.uvicorn_adapter import DrainingServer
 from telemetry.log_setup import log_unhandled_errors
 from telemetry.metrics import ConnectionCounts
-from web.dialects import Dialect
 from web.request_context import Client
 
 if sys.platform != "win32":
@@ -53,7 +52,6 @@ def serve(
     state: ServiceState,
     count_failure: Callable[[str], None],
     reject_early: EarlyRejection,
-    find_dialect: Callable[[str], Dialect | None] = lambda _: None,
     reload: Callable[[], None] = lambda: None,
     address_of: Callable[[Client], str | None] = peer_address,
     watch_connections: Callable[[Callable[[], ConnectionCounts]], None] = lambda _: None,
@@ -70,7 +68,6 @@ def serve(
         count_failure: gets the code of each failure that happens before there is a request.
         reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
             counts it; None: it is not.
-        find_dialect: returns the dialect in which errors of a path are answered; None: ours.
         reload: called in the event loop at each SIGHUP.
         address_of: returns the address to which a peer's connections are counted, as for `ConnectionPool`.
         watch_connections: gets the function that returns what is open now, for metrics.
@@ -85,11 +82,7 @@ def serve(
     except ListenError as error:
         return fail(str(error))
     pool = ConnectionPool(
-        _within_file_limit(limits),
-        count_failure=count_failure,
-        reject_early=reject_early,
-        find_dialect=find_dialect,
-        address_of=address_of,
+        _within_file_limit(limits), count_failure=count_failure, reject_early=reject_early, address_of=address_of
     )
     watch_connections(pool.counts)
 

@@ -13,13 +13,14 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from engine.errors import ServiceError
+from web.dialects import Rejection
 from web.litestar_adapter import normalize_path
 from web.request_context import Client, context_of
 from web.security_headers import Header
 
 HOST = re.compile(r"(?:\[([0-9a-f]*:[0-9a-f:.]+)(?:%[^\]\s]*)?\]|([a-z0-9._-]+))(?::[0-9]*)?")
 """An address of IPv6, or a name or an address of IPv4, and a port (RFC 9110, section 4.2.3); letters in lower case."""
-EarlyRejection = Callable[[str, Client, Iterable[Header]], ServiceError | None]
+EarlyRejection = Callable[[str, Client, Iterable[Header]], Rejection | None]
 
 
 class MisdirectedRequestError(ServiceError):
@@ -69,7 +70,7 @@ class AllowedHosts:
     def reject_early(self, reject: EarlyRejection) -> EarlyRejection:
         """Return *reject* for requests to allowed hosts; the app answers the others, as it always does."""
 
-        def reject_allowed(path: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
+        def reject_allowed(path: str, client: Client, headers: Iterable[Header]) -> Rejection | None:
             headers = list(headers)
             return reject(path, client, headers) if self.include_all(None, headers) else None
 

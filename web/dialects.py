@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from engine.errors import ServiceError
 from telemetry.metrics import NATIVE
 from web.litestar_adapter import normalize_path
 from web.responses import JSON
@@ -39,6 +40,14 @@ class Dialect:
         if match is None or match[1] not in self.fields:
             return detail
         return self.fields[match[1]] + detail[match.end() :]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An error with which a request is answered before the app sees it, and the dialect of the answer."""
+
+    error: ServiceError
+    dialect: Dialect | None
 
 
 def label_of(dialect: Dialect | None) -> str:

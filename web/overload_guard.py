@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from engine.errors import OverloadedError, ServiceError
 from engine.fair_queue import Caller, FairQueue
 from engine.ledger import Account, Reservation
-from web.dialects import Dialect, label_of
+from web.dialects import Dialect, Rejection, label_of
 from web.litestar_adapter import set_route
 from web.request_context import Client, context_of
 from web.route_table import RouteTable
@@ -95,14 +95,16 @@ class OverloadGuard:
         self._rejected = 0
         self._rejected_since = 0.0
 
-    def reject_early(self, path: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
-        """Return the error with which the server should answer a POST to *path*, and count it; None: call the app."""
+    def reject_early(self, path: str, client: Client, headers: Iterable[Header]) -> Rejection | None:
+        """Return how the server should answer a POST to *path* with an error, and count it; None: call the app."""
         route = self._routes.find(path)
         error = None if route is None else self._overload_of(route, client, headers)
-        if error is not None:
-            self._count_rejection()
-            self._count(f"POST {route}", 0.0, error.code, label_of(self._find_dialect(path)))
-        return error
+        if error is None:
+            return None
+        dialect = self._find_dialect(path)
+        self._count_rejection()
+        self._count(f"POST {route}", 0.0, error.code, label_of(dialect))
+        return Rejection(error, dialect)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start guarded requests a few at a time, and all others at once.

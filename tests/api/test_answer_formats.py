@@ -19,7 +19,7 @@ from api.answer_formats import (
     octets,
 )
 from engine.catalog import Model
-from engine.embedder import EmbedResult
+from engine.embed_results import EmbedResult
 from engine.errors import InvalidInputError
 from engine.pipeline import Chunk
 from web.responses import JSON

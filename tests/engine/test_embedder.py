@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
 from engine.catalog import Catalog, Model, read_catalog
-from engine.embedder import MAX_INLINE_CHARACTERS, Embedder, EmbedResult, TokenCount
+from engine.embed_results import EmbedResult, TokenCount
+from engine.embedder import MAX_INLINE_CHARACTERS, Embedder
 from engine.encoder import Encoder, load_encoder
 from engine.errors import (
     DeadlineError,

@@ -126,6 +126,9 @@ def challenge_of(response: httpx.Response, status: int, code: str) -> str:
             {"X-API-Key": "embedder-key", "Authorization": "Basic eDp5"}, "embedder", id="beside Basic, for a proxy"
         ),
         pytest.param({"X-API-Key": "", **bearer("embedder-key")}, "embedder", id="beside an empty one"),
+        pytest.param({"api-key": "embedder-key"}, "embedder", id="Azure's api-key"),
+        pytest.param(bearer("Bearer embedder-key"), "embedder", id="Bearer twice"),
+        pytest.param(bearer("bearer  Bearer embedder-key"), "embedder", id="Bearer three times"),
         pytest.param(bearer(TOKEN), "tokened", id="token"),
         pytest.param(bearer("admin-key"), "admin", id="admin"),
     ],

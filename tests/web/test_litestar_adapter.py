@@ -38,5 +38,5 @@ def test_undocumented_names_of_the_installed_litestar_do_what_we_use_them_for() 
         assert client.post("/typed", json={"a": 1}).text == "dict[str, int]"  # `handler.parsed_data_field`
         assert client.get("/nothing").status_code == 404
     assert seen == ["/asked/{name}", "/typed", None]
-    assert paths_with(app, "work", ["queued"]) == {"/asked/{name:path}"}
+    assert paths_with(app, "work", ["queued"]) == {"/asked/{name}"}
     assert normalize_path("//embed/batch/") == "/embed/batch"  # `litestar.utils.path`

@@ -12,6 +12,7 @@ from engine.fair_queue import Caller
 from engine.ledger import SHARE_OF_FREE
 from tests.support.clock import ManualClock
 from web import overload_guard
+from web.dialects import Rejection
 from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING, OverloadGuard, RouteQueue
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
@@ -146,7 +147,7 @@ async def test_requests_of_a_caller_are_rejected_when_too_many_wait(service: Gua
 
 async def test_only_callers_at_their_share_are_rejected(service: GuardedApp) -> None:
     service.error, service.full_for = FULL, {CALLER}
-    assert service.guard.reject_early("/embed", CLIENT, []) is FULL
+    assert service.guard.reject_early("/embed", CLIENT, []) == Rejection(FULL, None)
     assert service.guard.reject_early("/embed", (OTHER[0], 1), []) is None
     assert service.guard.reject_early("/embed", None, []) is None  # authentication has to find out who it is
     await service.ask(7, client=(OTHER[0], 1))
@@ -188,7 +189,7 @@ async def test_rejections_are_logged_in_one_line(service: GuardedApp, monkeypatc
 async def test_server_may_reject_work_early_and_it_is_counted(service: GuardedApp, path: str) -> None:
     assert service.guard.reject_early(path, CLIENT, []) is None
     service.error = FULL
-    assert service.guard.reject_early(path, CLIENT, []) is FULL
+    assert service.guard.reject_early(path, CLIENT, []) == Rejection(FULL, None)
     assert service.counted == [(f"POST {path}", "overloaded")]
 
 

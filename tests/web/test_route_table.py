@@ -1,0 +1,27 @@
+"""Route table: the template of a path, found as Litestar finds it."""
+
+import pytest
+
+from web.route_table import RouteTable
+
+TABLE = RouteTable(["/embed", "/embed/batch", "/tei/{owner}/{name}", "/tei/{owner}/{name}/embed", "/v1/models/{id}"])
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/embed", "/embed"),
+        ("//embed/batch/", "/embed/batch"),
+        ("/tei/a/b", "/tei/{owner}/{name}"),
+        ("/tei/a/b/embed/", "/tei/{owner}/{name}/embed"),
+        ("/v1/models/a/b", "/v1/models/{id}"),
+        ("/v1/models", None),
+        ("/tei/a", None),
+        ("/embeds", None),
+        ("/embed?x=1", None),
+        ("/", None),
+        ("", None),
+    ],
+)
+def test_template_is_found_by_the_path(path: str, template: str | None) -> None:
+    assert TABLE.find(path) == template
