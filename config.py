@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from env_file import EnvFileError, UnknownName, read_env_file, unknown_names
 from setting_types import (
+    Aliases,
     Bytes,
     ClosableRoutes,
     Count,
@@ -82,6 +83,11 @@ class Settings(BaseSettings):
         description="Models loaded at start. The first is the default for requests that name no model.",
     )
     allowed_models: Names = Field((), description="Models that requests may use. Empty: all models of the catalogue.")
+    model_aliases: Aliases = Field(
+        (),
+        description="Further names of models for clients of other servers: alias=model, separated by commas. "
+        "Empty: none.",
+    )
     models_dir: FilePath = Field(
         BUNDLED_MODELS_DIR, description="Folder with your own models, each a subfolder with a model.json."
     )
@@ -247,6 +253,10 @@ class Settings(BaseSettings):
             names = ", ".join(map(repr, refused))
             message = f"REQUIRED_MODELS names {names}, but ALLOWED_MODELS does not; add it to ALLOWED_MODELS"
             raise ValueError(message)
+        for alias, name in self.model_aliases:
+            if allowed and name.lower() not in allowed:
+                message = f"MODEL_ALIASES: {alias!r} means {name!r}, which ALLOWED_MODELS does not name; add it there"
+                raise ValueError(message)
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainValidator, SecretStr
@@ -37,6 +37,27 @@ def _split_names(value: object) -> object:
     """Split a list as `_split_list` does, and drop duplicates."""
     names = _split_list(value)
     return tuple(dict.fromkeys(names)) if isinstance(value, str) and isinstance(names, tuple) else names
+
+
+def _split_aliases(value: object) -> object:
+    """Split a JSON object, or pairs like `alias=model` separated by commas, into a tuple of pairs; drop blank items."""
+    if not isinstance(value, str):
+        return value
+    try:
+        if value.lstrip().startswith("{"):
+            pairs = [tuple(pair) for pair in json.loads(value, object_pairs_hook=list)]
+        else:
+            items = cast("tuple[str, ...]", _split_list(value))
+            pairs = [(alias, model) for alias, _, model in (item.partition("=") for item in items)]
+        stripped = tuple((alias.strip(), model.strip()) for alias, model in pairs)
+    except (ValueError, RecursionError, AttributeError):
+        stripped = (("", ""),)
+    if not all(alias and model for alias, model in stripped):
+        raise ValueError(
+            'write alias=model, separated by commas, or a JSON object such as {"alias": "model"}; each model by its '
+            "real name"
+        )
+    return stripped
 
 
 def _split_networks(value: object) -> object:
@@ -177,6 +198,7 @@ def _lower(value: object) -> object:
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
 RequiredNames = Annotated[Names, AfterValidator(_require_a_name)]
+Aliases = Annotated[tuple[tuple[str, str], ...], NoDecode, BeforeValidator(_split_aliases)]
 Origins = Annotated[Names, AfterValidator(_check_origins)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split_networks)]
 Hosts = Annotated[Names, AfterValidator(_check_hosts)]

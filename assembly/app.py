@@ -22,6 +22,7 @@ from api.request_types import TextLimits
 from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.lane_plan import plan_lanes
+from assembly.model_aliases import why_unusable_aliases
 from assembly.reports import CacheReport, FullMetricsReport, MetricsReport, NoMetricsReport
 from assembly.running import RunningService
 from config import Settings, SettingsError
@@ -128,7 +129,7 @@ def build_app(
     app = Litestar(
         route_handlers=route_handlers,
         lifespan=[access.lifespan, service.lifespan],
-        dependencies=_dependencies(service, settings, cache, report),
+        dependencies=_dependencies(service, settings, catalog, cache, report),
         middleware=[authentication, *([RateLimitMiddleware(quotas)] if settings.enable_rate_limit else [])],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
@@ -233,15 +234,19 @@ def _authentication(access: Access, addresses: ClientAddresses) -> Authenticatio
 
 
 def _dependencies(
-    service: RunningService, settings: Settings, cache: CacheReport, report: MetricsReport
+    service: RunningService, settings: Settings, catalog: Catalog, cache: CacheReport, report: MetricsReport
 ) -> dict[str, Provide]:
     """Return the dependencies of handlers, by name: each handler receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
+    aliases = dict(settings.model_aliases)
     providers: dict[str, Callable[[], Any]] = {
         "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits),
         "embedder": lambda: service.parts.embedder,
         "names": lambda: ModelNames(service.parts.embedder),
         "models": lambda: service.parts.models,
+        "names": lambda: ModelNames(
+            catalog, service.parts.embedder, default_model=service.required_models[0], aliases=aliases
+        ),
         "scheduler": lambda: service.parts.scheduler,
         "lifecycle": lambda: service.lifecycle,
         "required_models": lambda: service.required_models,
@@ -252,10 +257,10 @@ def _dependencies(
 
 
 def check_model_names(settings: Settings, catalog: Catalog) -> None:
-    """Check that REQUIRED_MODELS and ALLOWED_MODELS name models of *catalog*.
+    """Check that REQUIRED_MODELS, ALLOWED_MODELS and MODEL_ALIASES name models of *catalog*.
 
     Raises:
-        SettingsError: a name is not in the catalogue.
+        SettingsError: a name is not in the catalogue, or an alias cannot be used.
     """
     for setting in ("required_models", "allowed_models"):
         for name in getattr(settings, setting):
@@ -263,3 +268,6 @@ def check_model_names(settings: Settings, catalog: Catalog) -> None:
                 catalog.get(name)
             except UnknownModelError as error:
                 raise SettingsError(f"{setting.upper()}: {error.summary}") from None
+    for reason in why_unusable_aliases(settings, catalog):
+        message = f"MODEL_ALIASES: {reason}"
+        raise SettingsError(message)

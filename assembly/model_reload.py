@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from assembly.catalog import open_catalog
+from assembly.model_aliases import why_unusable_aliases
 from assembly.start_checks import log_unusable_folders
 from config import Settings
 from engine.catalog import Catalog, Model
@@ -80,6 +81,8 @@ class ModelReload:
                 rejected=change.rejected,
                 kept=change.kept,
             )
+            for reason in why_unusable_aliases(self._settings, self._catalog):
+                log.warning("model_alias_unusable", reason=reason)
             await asyncio.to_thread(log_unusable_folders, map(change.catalog.get, change.added))
             await asyncio.gather(*map(partial(_load, models), again))
 

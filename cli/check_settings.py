@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from assembly.access import quota_store, read_access
 from assembly.library_variables import describe as describe_variable
 from assembly.library_variables import unusable_variables
+from assembly.model_aliases import why_unusable_aliases
 from assembly.start_checks import why_list_models
 from cli.findings import Finding
 from config import Settings, SettingsError, find_unknown_names
@@ -29,6 +30,7 @@ def check_settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
         yield Finding("settings", "warn", "ALLOWED_MODELS", f"any: {advice}", {"names": []})
     else:
         yield from _check_names("ALLOWED_MODELS", settings.allowed_models, catalog)
+    yield from _check_aliases(settings, catalog)
     yield _check_callers(settings)
     yield _check_rate_limit(settings)
 
@@ -44,6 +46,18 @@ def _check_names(setting: str, names: Sequence[str], catalog: Catalog) -> Iterat
             yield Finding("settings", "FAIL", setting, error.summary)
     if are_known:
         yield Finding("settings", "ok", setting, ", ".join(names) or "any", {"names": list(names)})
+
+
+def _check_aliases(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
+    """Report aliases that cannot be used, or all aliases with their models."""
+    if not settings.model_aliases:
+        return
+    reasons = list(why_unusable_aliases(settings, catalog))
+    for reason in reasons:
+        yield Finding("settings", "FAIL", "MODEL_ALIASES", reason)
+    if not reasons:
+        pairs = ", ".join(f"{alias} = {name}" for alias, name in settings.model_aliases)
+        yield Finding("settings", "ok", "MODEL_ALIASES", pairs, {"aliases": dict(settings.model_aliases)})
 
 
 def _check_callers(settings: Settings) -> Finding:

@@ -114,17 +114,27 @@ class Catalog:
             raise UnknownModelError(name, self.closest(name))
         return model
 
-    def closest(self, name: str, *, limit: int = 3) -> list[str]:
-        """Return up to *limit* names similar to *name*, the most similar first.
+    def closest(self, name: str) -> list[str]:
+        """Return the names most similar to *name*; see `closest_names`."""
+        return closest_names(name, {key: model.name for key, model in self._entries.by_name.items()})
 
-        A name is compared as a whole, and then without its owner (the part before the last slash).
-        """
-        wanted, known = name.lower()[:MAX_COMPARED_CHARACTERS], self._entries.by_name
-        full = difflib.get_close_matches(wanted, known, n=limit, cutoff=MIN_SIMILARITY)
-        by_tail = {key.rpartition("/")[2]: key for key in known}
-        tails = difflib.get_close_matches(wanted.rpartition("/")[2], by_tail, n=limit, cutoff=MIN_SIMILARITY)
-        keys = dict.fromkeys([*full, *(by_tail[tail] for tail in tails)])
-        return [known[key].name for key in keys][:limit]
+
+def closest_names(name: str, known: Mapping[str, str], *, limit: int = 3) -> list[str]:
+    """Return up to *limit* names similar to *name*, the most similar first.
+
+    A name is compared as a whole, and then without its owner (the part before the last slash).
+
+    Args:
+        name: an unknown name.
+        known: the names that exist, by the same in lower case.
+        limit: the maximum number of names.
+    """
+    wanted = name.lower()[:MAX_COMPARED_CHARACTERS]
+    full = difflib.get_close_matches(wanted, known, n=limit, cutoff=MIN_SIMILARITY)
+    by_tail = {key.rpartition("/")[2]: key for key in known}
+    tails = difflib.get_close_matches(wanted.rpartition("/")[2], by_tail, n=limit, cutoff=MIN_SIMILARITY)
+    keys = dict.fromkeys([*full, *(by_tail[tail] for tail in tails)])
+    return [known[key] for key in keys][:limit]
 
 
 @dataclass(frozen=True, slots=True)

@@ -343,6 +343,42 @@ def test_contradiction_is_rejected(variables: dict[str, str], parts: tuple[str, 
     assert [part for part in parts if part not in message] == []
 
 
+@pytest.mark.parametrize(
+    ("value", "aliases"),
+    [
+        pytest.param("", (), id="empty"),
+        pytest.param("small=a/b", (("small", "a/b"),), id="one"),
+        pytest.param(
+            " small = a/b ,, Big:v1=c=d ", (("small", "a/b"), ("Big:v1", "c=d")), id="blanks, and = in a name"
+        ),
+        pytest.param('{"small": "a/b", "x,y": "c"}', (("small", "a/b"), ("x,y", "c")), id="JSON object"),
+        pytest.param('["small=a/b", "big=c"]', (("small", "a/b"), ("big", "c")), id="JSON list"),
+        pytest.param("{}", (), id="empty object"),
+    ],
+)
+def test_aliases_are_pairs_or_a_json_object(value: str, aliases: tuple[tuple[str, str], ...], read: Read) -> None:
+    assert read(MODEL_ALIASES=value).model_aliases == aliases
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("small", "small=", "=a/b", "a=b,c", "[1]", '{"a": "b"', '{"a": "b"} x'),
+        *('{"a": 1}', '{"a": {"b": "c"}}', '{"a": ""}', '{"a": null}', '{"a": ["b"]}'),
+    ],
+)
+def test_an_alias_without_its_model_is_rejected(value: str, read: Read) -> None:
+    message = error_of(read, MODEL_ALIASES=value)
+    assert message.startswith(f"MODEL_ALIASES={value!r} is not allowed: write alias=model, separated by commas, or ")
+
+
+def test_an_alias_of_a_model_that_is_not_allowed_is_rejected(read: Read) -> None:
+    required = {"REQUIRED_MODELS": "A/b", "ALLOWED_MODELS": "a/b"}
+    assert read(**required, MODEL_ALIASES="x=A/B").model_aliases == (("x", "A/B"),)
+    message = error_of(read, **required, MODEL_ALIASES="x=A/B,y=other")
+    assert message == "MODEL_ALIASES: 'y' means 'other', which ALLOWED_MODELS does not name; add it there."
+
+
 def test_required_models_may_fill_the_memory_and_differ_in_case_from_the_allowed_ones(read: Read) -> None:
     settings = read(REQUIRED_MODELS="baai/BGE,b", MAX_CACHED_MODELS="2", ALLOWED_MODELS="BAAI/bge,B")
     assert settings.required_models == ("baai/BGE", "b")

@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from api.model_names import ModelNames
 from assembly.app import parts_of
 from assembly.model_reload import compare
 from assembly.running import RunningService
@@ -319,3 +320,25 @@ async def test_reload_does_nothing_while_the_app_does_not_run(start: Start) -> N
     with capture_logs() as events:
         await service.reload()
     assert events == []
+
+
+async def test_alias_ends_and_returns_with_its_model(start: Start, tmp_path: Path) -> None:
+    async with start(MODEL_ALIASES=f"ours={OTHER},required={REQUIRED}") as service:
+        catalog, embedder = service._catalog, service.parts.embedder  # noqa: SLF001 - what the app connects
+        names = ModelNames(catalog, embedder, default_model=REQUIRED, aliases={"ours": OTHER, "required": REQUIRED})
+        assert names.resolve("ours").name == OTHER
+        shutil.rmtree(folder_of(OTHER, tmp_path))
+        with capture_logs() as events:
+            await service.reload()
+        [warning] = [event for event in events if event["event"] == "model_alias_unusable"]
+        assert warning["reason"].startswith(
+            f"the alias 'ours' needs the real name of a model. No model named '{OTHER}'"
+        )
+        with pytest.raises(UnknownModelError, match="'ours'"):
+            names.resolve("ours")
+        assert names.resolve("required").name == REQUIRED
+        TinyModel(OTHER).write(tmp_path)
+        with capture_logs() as events:
+            await service.reload()
+        assert [event for event in events if event["event"] == "model_alias_unusable"] == []
+        assert names.resolve("ours").name == OTHER

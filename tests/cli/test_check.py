@@ -104,6 +104,16 @@ def test_unknown_model_name_is_a_failure_with_a_suggestion(setting: str, names: 
     )
 
 
+def test_aliases_are_reported_with_their_models_and_each_mistake(check: RunCommand) -> None:
+    found = finding(check(MODEL_ALIASES=f"small={TINY}"), "MODEL_ALIASES")
+    assert (found["level"], found["aliases"], found["detail"]) == ("ok", {"small": TINY}, f"small = {TINY}")
+    outcome = check(MODEL_ALIASES=f"small={TINY},SMALL={TINY},{TINY}=no/such")
+    assert outcome.code == 1
+    lines = [line for line in outcome.json["findings"] if line["subject"] == "MODEL_ALIASES"]
+    assert [line["level"] for line in lines] == ["fail"] * 3
+    assert all(part in line["detail"] for part, line in zip(("same alias", "hide", "no/such"), lines, strict=True))
+
+
 @pytest.mark.parametrize(
     ("variables", "level", "detail"),
     [

@@ -62,6 +62,33 @@ def test_unknown_model_in_the_settings_is_an_error_that_names_it(variables: dict
         create_app(settings_of(**variables))
 
 
+@pytest.mark.parametrize(
+    ("aliases", "reason"),
+    [
+        pytest.param(
+            "small=all-MiniLM-L6-v2",
+            f"the alias 'small' needs the real name of a model. No model named 'all-MiniLM-L6-v2' is offered. "
+            f"Did you mean '{BUNDLED}'",
+            id="unknown model",
+        ),
+        pytest.param(f"a={BUNDLED},b=a", "the alias 'b' needs the real name of a model.", id="alias of an alias"),
+        pytest.param(
+            f"Small={BUNDLED},small:latest={BUNDLED}", "'Small' and 'small:latest' are the same alias", id="twice"
+        ),
+        pytest.param(
+            f"BAAI/BGE-small-en-v1.5:latest={BUNDLED}",
+            "the alias 'BAAI/BGE-small-en-v1.5:latest' would hide the model 'BAAI/bge-small-en-v1.5'.",
+            id="name of a model",
+        ),
+    ],
+)
+def test_an_alias_that_cannot_be_used_stops_the_start(aliases: str, reason: str) -> None:
+    with pytest.raises(SettingsError) as failure:
+        create_app(settings_of(MODEL_ALIASES=aliases))
+    assert str(failure.value).startswith(f"MODEL_ALIASES: {reason}")
+    assert "\n" not in str(failure.value)
+
+
 def test_names_of_models_in_settings_may_be_written_in_any_case() -> None:
     with running_app(REQUIRED_MODELS=BUNDLED.lower(), ALLOWED_MODELS=BUNDLED.upper()) as client:
         answer = client.get("/models").json()
