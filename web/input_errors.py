@@ -53,7 +53,7 @@ def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInpu
         sentences += _guess(str(extensions["field"]), expected)
     if message.startswith(WRONG_TYPE) and (hint := getattr(expected, "TYPE_HINTS", {}).get(place)):
         sentences.append(hint)
-    if choices := list(fields) if is_unknown else fields.get(place):
+    if choices := list(fields) if is_unknown else fields.get(place.partition("[")[0]):
         extensions["choices"] = choices
         sentences.append(f"Choose one of {', '.join(choices)}.")
     return InvalidInputError(" ".join(sentences), extensions=extensions)
@@ -88,4 +88,6 @@ def _literals(field_type: msgspec.inspect.Type) -> list[str]:
             return [literal for member in field_type.types for literal in _literals(member)]
         case msgspec.inspect.Metadata():
             return _literals(field_type.type)
+        case msgspec.inspect.ListType():
+            return _literals(field_type.item_type)
     return []
