@@ -1,9 +1,9 @@
 """Describes bodies, answers and problem documents in OpenAPI, each with a valid example."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Protocol, cast
 
 import msgspec
 from litestar import Router
@@ -35,6 +35,24 @@ from web.problems import MEDIA_TYPE, Problem, problem_document
 from web.rate_limits import LIMIT_HEADERS
 
 Responses = Mapping[int, ResponseSpec]
+
+
+class ErrorDialect(Protocol):
+    """What OpenAPI needs to know of a dialect: see `web.dialects.Dialect`."""
+
+    @property
+    def members(self) -> Callable[[Mapping[str, object]], Mapping[str, object]]:
+        """Returns the dialect's own members of a problem document."""
+
+    @property
+    def status(self) -> Callable[[str, int], int]:
+        """Returns the status that clients expect, for a problem's code and native status."""
+
+    @property
+    def media_type(self) -> str:
+        """The media type of errors."""
+
+
 CREDENTIALS: list[SecurityRequirement] = [{}, {"bearer": []}, {"apiKey": []}]
 """No credentials, a key or token as Bearer, or a key in `X-API-Key`: the settings decide which is required."""
 SCHEMES: dict[str, SecurityScheme | Reference] = {
@@ -43,6 +61,19 @@ SCHEMES: dict[str, SecurityScheme | Reference] = {
     ),
     "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header", description="An API key."),
 }
+
+VECTOR_HEADERS = {
+    FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`",
+    **{name: EMBEDDING_HEADERS[name] for name in ("X-Embedding-Tokens", "X-Embedding-Truncated")},
+}
+"""Headers of every answer with vectors. The other `EMBEDDING_HEADERS` are those of binary formats."""
+RETRIED = frozenset({"429", "503"})
+RETRY_HEADERS = {
+    "Retry-After": "Seconds after which to send the request again",
+    "retry-after-ms": "The same in milliseconds",
+    "x-should-retry": "`true`: send the request again later",
+}
+"""Headers of errors after which a client should try again, on routes of dialects."""
 
 
 def openapi_config(version: str) -> OpenAPIConfig:
@@ -107,19 +138,45 @@ def problem(error: type[errors.ServiceError], detail: str, **extensions: object)
 
 def problems(*examples: tuple[int, Example]) -> dict[int, ResponseSpec]:
     """Return a description for each status of *examples*; it lists their titles."""
+    return _by_status(Problem, MEDIA_TYPE, examples)
+
+
+def _by_status(
+    problem_type: type[Problem], media_type: str, examples: Sequence[tuple[int, Example]]
+) -> dict[int, ResponseSpec]:
     by_status: dict[int, list[Example]] = {}
     for status, example in examples:
         by_status.setdefault(status, []).append(example)
     return {
         status: ResponseSpec(
-            Problem,
+            problem_type,
             generate_examples=False,
             description="; or: ".join(dict.fromkeys(str(example.summary) for example in same)),
-            media_type=MEDIA_TYPE,
+            media_type=media_type,
             examples=same,
         )
         for status, same in by_status.items()
     }
+
+
+def dialect_problems(
+    dialect: ErrorDialect, problem_type: type[Problem], *examples: tuple[int, Example]
+) -> dict[int, ResponseSpec]:
+    """Return a description for each status that the *examples* have in *dialect*.
+
+    Args:
+        dialect: changes the statuses, and adds its members to each example.
+        problem_type: describes the body: a subclass of `Problem` with the members of *dialect*.
+        examples: from `problem`, as the native API would answer; details are in the words of *dialect*.
+    """
+    translated = []
+    for native_status, example in examples:
+        document = dict(cast("Mapping[str, object]", example.value))
+        status = dialect.status(str(document["code"]), native_status)
+        document |= {"status": status, "status_code": status}
+        document |= dialect.members(document)
+        translated.append((status, Example(summary=example.summary, value=document)))
+    return _by_status(problem_type, dialect.media_type, translated)
 
 
 class StrictBodies(StructSchemaPlugin):
@@ -173,12 +230,19 @@ class VectorsOperation(ModelOperation):
         rows = Schema(type=OpenAPIType.STRING, content_encoding="binary")
         for media_type, summary in ((OCTETS, "The matrix, little-endian"), (ARROW, "A table, if pyarrow is installed")):
             content[media_type] = OpenAPIMediaType(schema=rows, examples={"bytes": Example(summary, value="(bytes)")})
-        headers = {
-            FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`",
-            **EMBEDDING_HEADERS,
-            **LIMIT_HEADERS,
-        }
-        response.headers = _headers(headers)
+        response.headers = _headers({**EMBEDDING_HEADERS, **VECTOR_HEADERS, **LIMIT_HEADERS})
+
+
+@dataclass
+class DialectOperation(ModelOperation):
+    """An operation of a dialect that uses a model: adds the headers of retries, and those of vectors."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for status, response in (self.responses or {}).items():
+            further = RETRY_HEADERS if status in RETRIED else VECTOR_HEADERS if status == "200" else {}
+            described = cast("OpenAPIResponse", response)
+            described.headers = {**(described.headers or {}), **_headers(further)}
 
 
 @dataclass

@@ -3,8 +3,7 @@
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from access.principals import KeysUnavailableError, MissingPermissionError, UnauthenticatedError
-from access.quotas import QuotaState, RateLimitedError, quotas_of
+from access.principals import MissingPermissionError
 from api.answer_formats import ARROW, NotAcceptableError
 from api.answer_types import (
     CacheInfo,
@@ -43,11 +42,10 @@ from api.metric_types import (
     QueueMetrics,
 )
 from api.openapi import Responses, answer, body, problem, problems
+from api.problem_examples import MODEL_NAME, NOT_ALLOWED, NOT_AUTHENTICATED, RUN, WORK, BadRequestError
 from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest
 from engine import errors
-from web.json_bodies import NotJsonError
 
-MODEL_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 TEXT, OTHER_TEXT = "How do I reset my password?", "I forgot my login."
 
 
@@ -92,39 +90,7 @@ _ENTRY = ModelEntry(
 _WHEN = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 
 
-class _TooLargeError(errors.ServiceError):
-    """Describes an error that Litestar raises itself."""
-
-    status, code, title = 413, "content-too-large", "Content Too Large"
-
-
-class _BadRequestError(errors.ServiceError):
-    """Describes Litestar's error for malformed headers, which any route may return."""
-
-    status, code, title = 400, "bad-request", "Bad Request"
-
-
-_NOT_ALLOWED = problem(
-    errors.ModelNotAllowedError,
-    "ALLOWED_MODELS does not include the model 'thenlper/gte-base'. GET /models lists what may be used.",
-)
-_RATE_LIMITED = RateLimitedError(
-    QuotaState(
-        quotas_of(requests=100, tokens=None, window_s=60), used=(100 * 60_000_000 - 1_000_000,), is_admitted=False
-    )
-)
-_NOT_AUTHENTICATED = (
-    problem(UnauthenticatedError, "Send a key as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'."),
-    problem(UnauthenticatedError, "The token has expired."),
-    problem(
-        KeysUnavailableError,
-        "The token is signed with a key that is not known here yet, and new keys cannot be fetched now.",
-    ),
-)
-"""Problems of routes for which the settings require keys."""
 _WORK_PROBLEMS = problems(
-    *_NOT_AUTHENTICATED,
-    problem(MissingPermissionError, "This needs a key with the permission 'embed'.", scope="embed"),
     problem(
         errors.InvalidInputError,
         "texts[1]: 9000 characters are more than the 8192 allowed in one text.",
@@ -143,38 +109,9 @@ _WORK_PROBLEMS = problems(
         "No model named 'bge-small' is offered. Did you mean 'BAAI/bge-small-en'?",
         closest=["BAAI/bge-small-en"],
     ),
-    _NOT_ALLOWED,
-    problem(
-        errors.FingerprintMismatchError,
-        f"The model {MODEL_NAME!r} has the fingerprint 853622761c0bc2c3, but the request requires 0123456789abcdef. "
-        "Nothing was computed: its vectors do not belong in the same index.",
-        expected="0123456789abcdef",
-        actual="853622761c0bc2c3",
-    ),
-    problem(_TooLargeError, "The body is larger than MAX_REQUEST_SIZE allows.", limit=10_000_000),
     problem(NotAcceptableError, f"{ARROW} needs pyarrow, which is not installed here (requirements/arrow.txt)."),
-    problem(NotJsonError, "Send the body as JSON, with the header 'Content-Type: application/json'."),
-    problem(RateLimitedError, _RATE_LIMITED.detail, **_RATE_LIMITED.extensions),
-    problem(errors.InferenceError, "The model failed on this input. The service's log contains the error."),
-    problem(
-        errors.InvalidVectorError, "The vector of text 3 contains NaN or infinity, so it is not returned.", index=3
-    ),
-    problem(
-        errors.ModelUnavailableError,
-        "The model 'thenlper/gte-base' cannot be loaded now: it is not in the cache, and the hub cannot be reached.",
-    ),
-    problem(
-        errors.OverloadedError,
-        "Queued work takes 8.9 s. With this request it could exceed the limit of 10 s, "
-        "so no part of the request was computed.",
-    ),
-    problem(errors.LaneLostError, "The thread that ran the model has died."),
-    problem(errors.DrainingError, "The service is shutting down and accepts no new work."),
-    problem(errors.CutOffError, "The service had to stop before this request was answered. Send it again."),
-    problem(
-        errors.DeadlineError,
-        "The request's deadline passed before the answer was ready. Its queued work was dropped.",
-    ),
+    *WORK,
+    *RUN,
 )
 
 
@@ -262,7 +199,7 @@ READY: Responses = {
 }
 MODELS: Responses = {
     200: answer(ModelList, ModelList([MODEL_NAME], [MODEL_NAME], [MODEL_NAME], [_ENTRY]), description="The models"),
-    **problems(*_NOT_AUTHENTICATED),
+    **problems(*NOT_AUTHENTICATED),
 }
 MODEL: Responses = {
     200: answer(
@@ -306,9 +243,9 @@ MODEL: Responses = {
         description="The model",
     ),
     **problems(
-        *_NOT_AUTHENTICATED,
-        problem(_BadRequestError, "Invalid host header"),
-        _NOT_ALLOWED,
+        *NOT_AUTHENTICATED,
+        problem(BadRequestError, "Invalid host header"),
+        NOT_ALLOWED,
         problem(
             errors.ModelNotFoundError,
             "No model named 'bge-small' is offered. Did you mean 'BAAI/bge-small-en'?",
@@ -339,7 +276,7 @@ METRICS: Responses = {
         description="The counters",
     ),
     **problems(
-        *_NOT_AUTHENTICATED,
+        *NOT_AUTHENTICATED,
         problem(MissingPermissionError, "This needs a key with the permission 'metrics'.", scope="metrics"),
         problem(errors.MetricsDisabledError, "ENABLE_METRICS disables the metrics."),
     ),
