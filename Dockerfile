@@ -74,6 +74,7 @@ FROM base AS production
 COPY --from=dependencies /opt/venv /opt/venv
 COPY models/ models/
 COPY --from=preloaded /app/preloaded preloaded
+COPY vocabularies/ vocabularies/
 COPY host/ host/
 COPY engine/ engine/
 COPY access/ access/

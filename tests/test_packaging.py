@@ -29,7 +29,7 @@ def test_wheel_lists_every_module_and_package_of_the_service() -> None:
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert set(listed["py-modules"]) == modules
-    assert set(listed["packages"]) == packages | {"models.all-MiniLM-L6-v2"}
+    assert set(listed["packages"]) == packages | {"models.all-MiniLM-L6-v2", "vocabularies"}
 
 
 def run(*command: str | Path, folder: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from api.token_ids import CL100K_BASE
 from cli.commands import COMMANDS
 from config import BUNDLED_MODELS_DIR, HERE, PRELOADED_DIR
 from main import VERSION
@@ -102,8 +103,12 @@ def test_each_stage_contains_what_its_programs_import(stage: str, entries: list[
     assert [path for path in sorted(needed) if not (in_build_context(path) and STAGES[stage].contains(path))] == []
 
 
-def test_image_contains_the_bundled_model() -> None:
-    files = [path.relative_to(ROOT).as_posix() for path in (BUNDLED_MODELS_DIR / "all-MiniLM-L6-v2").iterdir()]
+@pytest.mark.parametrize(
+    "folder", [BUNDLED_MODELS_DIR / "all-MiniLM-L6-v2", CL100K_BASE.parent], ids=lambda it: it.name
+)
+def test_image_contains_the_bundled_model_and_the_vocabulary(folder: Path) -> None:
+    files = [path.relative_to(ROOT).as_posix() for path in folder.iterdir()]
+    assert files
     assert [path for path in files if not (in_build_context(path) and PRODUCTION.contains(path))] == []
 
 
