@@ -8,7 +8,7 @@ PIP_AUDIT := pip-audit==2.10.1
 CYCLONEDX := cyclonedx-bom==7.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock wheels sbom fmt lint types test cov run audit bench check clean
+.PHONY: help install lock wheels sbom fmt lint types test clients cov run audit bench check clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,7 @@ lock: install  ## write requirements/lock*.txt for all Pythons and platforms; AR
 	$(PART)-test.txt requirements/runtime.txt requirements/test.txt
 	$(PART)-arrow.txt requirements/arrow.txt
 	$(PART)-ray.txt $(ARGS) requirements/ray.txt
+	for part in $(notdir $(wildcard requirements/clients-*.txt)); do $(LOCK) $(ARGS) --no-annotate -o requirements/lock-$$part requirements/$$part || exit 1; done
 wheels: install  ## download all that is locked, by its hashes, for each platform and Python; removes it again
 	$(PYTHON_VENV) deploy/locked_wheels.py
 sbom: install  ## write sbom.cdx.json: the packages that the service installs on this machine, as CycloneDX
@@ -27,11 +28,13 @@ sbom: install  ## write sbom.cdx.json: the packages that the service installs on
 fmt: install  ## format the code and fix what ruff can fix
 	$(PYTHON_VENV) -m ruff check --fix . ; $(PYTHON_VENV) -m ruff format .
 lint: install  ## ruff and shellcheck; changes nothing
-	$(PYTHON_VENV) -m ruff check . && $(PYTHON_VENV) -m ruff format --check . && .venv/bin/shellcheck -xa run.sh deploy.sh .ci/run .ci/newer-nginx deploy/compose/start-nginx.sh docs/ci/image.sh tests/support/stub_engine.sh
+	$(PYTHON_VENV) -m ruff check . && $(PYTHON_VENV) -m ruff format --check . && .venv/bin/shellcheck -xa run.sh deploy.sh .ci/run .ci/newer-nginx tests/clients/install.sh deploy/compose/start-nginx.sh docs/ci/image.sh tests/support/stub_engine.sh
 types: install  ## mypy --strict on code and tests
 	$(PYTHON_VENV) -m mypy
 test:  ## run the tests; ARGS="-k word" goes to pytest
 	@./run.sh test $(ARGS)
+clients: install  ## install the client libraries that tests/clients/ runs: ./run.sh test -m clients
+	@bash tests/clients/install.sh
 cov:  ## run the tests, and list lines and branches they miss; fails below the limit in pyproject.toml
 	@./run.sh test --cov --cov-report=term-missing:skip-covered $(ARGS)
 run:  ## start the service

@@ -13,12 +13,15 @@ from packaging.utils import canonicalize_name
 from tests.support.servers import ROOT
 
 REQUIREMENTS = ROOT / "requirements"
+CLIENT_LOCKS = {f"lock-{file.name}": (file.name,) for file in REQUIREMENTS.glob("clients-*.txt")}
+"""Each is an environment of its own, whose versions need not be those of the others."""
 LOCKS = {
     "lock.txt": ("runtime.txt", "test.txt", "arrow.txt", "lint.txt"),
     "lock-runtime.txt": ("runtime.txt",),
     "lock-test.txt": ("runtime.txt", "test.txt", "arrow.txt"),
     "lock-arrow.txt": ("arrow.txt",),
     "lock-ray.txt": ("ray.txt", "arrow.txt"),
+    **CLIENT_LOCKS,
 }
 HASH = r"    --hash=sha256:[0-9a-f]{64}"
 ENTRY = re.compile(rf"^(\S.*==.*) \\\n({HASH}(?: \\\n{HASH})*)$", re.MULTILINE)
@@ -57,7 +60,7 @@ def test_lock_file_has_every_version_that_is_asked_for(lock: str) -> None:
         assert (requirement.specifier, requirement.extras) == (wanted.specifier, wanted.extras | requirement.extras)
 
 
-@pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock != "lock.txt"])
+@pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock not in {"lock.txt", *CLIENT_LOCKS}])
 def test_parts_have_the_versions_and_hashes_of_the_whole(lock: str) -> None:
     whole, part = entries("lock.txt"), entries(lock)
     assert part.keys() <= whole.keys() or lock == "lock-ray.txt"

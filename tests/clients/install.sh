@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Install the client libraries that tests/clients/ runs, below .cache/clients: `make clients`.
+# Each requirements/lock-clients-NAME.txt becomes the environment NAME. What has not changed since is left as it is.
+# UV=/path/to/uv and PYTHON=/path/to/python replace the ones of .venv.
+set -euo pipefail
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.."
+
+readonly target=.cache/clients
+read -ra uv <<<"${UV:-.venv/bin/python -m uv}"
+mkdir -p "$target"
+
+# is_fresh FOLDER FILE...: whether FOLDER was made from these very FILEs.
+is_fresh() {
+    local folder=$1
+    shift
+    cat "$@" | cmp -s - "$folder/.made-from"
+}
+
+# made FOLDER FILE...: note from what FOLDER was made.
+made() {
+    local folder=$1
+    shift
+    cat "$@" >"$folder/.made-from"
+}
+
+python_environment() {
+    local lock=$1 name folder
+    name=$(basename "$lock" .txt)
+    folder=$target/${name#lock-clients-}
+    is_fresh "$folder" "$lock" && return
+    "${uv[@]}" venv --quiet --clear --python "${PYTHON:-.venv/bin/python}" "$folder"
+    "${uv[@]}" pip install --quiet --python "$folder" --require-hashes --only-binary :all: -r "$lock"
+    made "$folder" "$lock"
+    echo "Made $folder."
+}
+
+# npm ci in a copy, because Node looks for modules beside the program; the tests copy their programs there.
+node_environment() {
+    local source=tests/clients/node folder=$target/node
+    is_fresh "$folder" "$source"/package*.json && return
+    mkdir -p "$folder"
+    cp "$source"/package*.json "$folder"
+    (cd "$folder" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+    made "$folder" "$source"/package*.json
+    echo "Made $folder."
+}
+
+# All at once: they wait for downloads.
+jobs=()
+for lock in requirements/lock-clients-*.txt; do
+    python_environment "$lock" &
+    jobs+=($!)
+done
+if [[ -f tests/clients/node/package-lock.json ]]; then
+    node_environment &
+    jobs+=($!)
+fi
+status=0
+for job in "${jobs[@]}"; do
+    wait "$job" || status=1
+done
+exit "$status"

@@ -1,0 +1,232 @@
+"""Runs the programs of tests/clients/programs: each is a small program with one client library, in its environment.
+
+`make clients` makes the environments. Without them tests are skipped, but fail with CI=true.
+"""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.clients.relay import relayed
+from tests.support.raw_http import PATIENCE_S, WHOLE, connected, send
+from tests.support.servers import ROOT, ServerProcess
+
+PROGRAMS = ROOT / "tests" / "clients" / "programs"
+ENVIRONMENTS = ROOT / ".cache" / "clients"
+PROGRAM_TIMEOUT_S = 120
+"""How long a program may take. Much longer than any takes: some libraries need 10 s to be imported."""
+BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
+TINY = "tiny/one"
+UNKNOWN = "sentence-transformers/all-MiniLM-L6"
+KEY = "a-key-that-is-long-enough-0123456789"
+ANY_KEY = "unused"
+"""What clients send that insist on a key, to a server that has none."""
+TOLERANCE = 1e-6
+NATIVE_BATCH = 32
+
+FEW = (
+    "The cat sat on the mat.",
+    "A feline rested on a rug.",
+    "Stock prices fell sharply on Monday.",
+    "How do I reset my password?",
+    "Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich.",
+    "Le petit prince vivait sur une planète à peine plus grande que lui.",
+    "def add(a, b):\n    return a + b",
+    "日本語の文章も送ることができます。",
+    "Emoji too: 🚀🎉",
+    "one",
+    "one two three",
+    "A longer paragraph, which is here so that texts differ in length: " + "words and more words, " * 20,
+)
+"""A dozen texts of different lengths and scripts, in an order that sorting would change."""
+NUMBERS = ("zero", "one", "two", "three", "four", "five")
+MANY = tuple(" ".join(NUMBERS[number // 6**place % 6] for place in range(1 + number % 5)) for number in range(3000))
+"""3,000 texts, for a tiny model that knows these words."""
+ODD = ("", "The quick brown fox jumps over the lazy dog. " * 445)
+"""An empty text, and one of 20,025 characters: far more than MAX_TEXT_LENGTH, and than the model's input."""
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A program of tests/clients/programs, and where it runs.
+
+    Attributes:
+        program: the file's name.
+        environment: the folder in .cache/clients.
+        variables: further environment variables.
+    """
+
+    program: str
+    environment: str
+    variables: Mapping[str, str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.environment}-{self.program}"
+
+    def run(
+        self, url: str, scenario: str, texts: Sequence[str], *, model: str = BUNDLED, key: str = ANY_KEY
+    ) -> "Answer":
+        """Run the program with the server at *url* until it ends, and return what it printed."""
+        with self.started(url, scenario, texts, model=model, key=key) as process:
+            return process.answer()
+
+    @contextmanager
+    def started(
+        self, url: str, scenario: str, texts: Sequence[str], *, model: str = BUNDLED, key: str = ANY_KEY
+    ) -> Iterator["RunningProgram"]:
+        """Start the program; at the end of the block, it is killed if it still runs."""
+        variables = {"BASE_URL": url, "MODEL": model, "API_KEY": key, **(self.variables or {})}
+        running = RunningProgram([*self._command(), scenario], variables, json.dumps(texts))
+        try:
+            yield running
+        finally:
+            running.process.kill()
+            running.process.communicate()
+
+    def _command(self) -> list[str]:
+        folder = ENVIRONMENTS / self.environment
+        if not (folder / ".made-from").exists():
+            missing = f"{folder.relative_to(ROOT)} is missing: run `make clients`."
+            assert os.environ.get("CI") != "true", missing
+            pytest.skip(missing)
+        program = PROGRAMS / self.program
+        match program.suffix:
+            case ".py":
+                return [str(folder / "bin" / "python"), str(program)]
+            case ".mjs":  # Node looks for modules beside the program
+                copy = folder / program.name
+                shutil.copyfile(program, copy)
+                return ["node", str(copy)]
+            case ending:
+                raise NotImplementedError(ending)
+
+
+class RunningProgram:
+    """A program that runs, and has its texts."""
+
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        with tempfile.TemporaryFile() as texts:
+            texts.write(stdin.encode())
+            texts.seek(0)
+            self.process = subprocess.Popen(
+                command,
+                env={**kept, **OFFLINE, **variables},
+                stdin=texts,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+            )
+
+    def answer(self) -> "Answer":
+        """Wait for the end of the program, and return what it printed."""
+        out, err = self.process.communicate(timeout=PROGRAM_TIMEOUT_S)
+        lines = out.strip().splitlines()
+        assert self.process.returncode == 0, err
+        assert lines, err
+        return Answer(json.loads(lines[-1]), err)
+
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "ANONYMIZED_TELEMETRY": "False",
+    "NO_PROXY": "*",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUTF8": "1",
+}
+"""What keeps libraries from asking the web when they are imported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a program printed: its JSON object, and its standard error."""
+
+    printed: Mapping[str, Any]
+    stderr: str
+
+    @property
+    def vectors(self) -> Rows:
+        assert "vectors" in self.printed, (self.printed, self.stderr)
+        return np.array(self.printed["vectors"], np.float32)
+
+    @property
+    def error(self) -> str:
+        """The message as the user sees it."""
+        assert "error" in self.printed, "The program printed vectors instead of an error."
+        return str(self.printed["error"])
+
+
+def native(
+    server: ServerProcess, texts: Sequence[str], *, model: str = BUNDLED, key: str = ANY_KEY, normalize: bool = True
+) -> Rows:
+    """Return the vectors of the native route."""
+    headers = {"Authorization": f"Bearer {key}"}
+    rows: list[list[float]] = []
+    with httpx.Client(base_url=server.url, headers=headers, timeout=PATIENCE_S) as client:
+        for start in range(0, len(texts), NATIVE_BATCH):
+            part = list(texts[start : start + NATIVE_BATCH])
+            answer = client.post("/embed/batch", json={"texts": part, "model_name": model, "normalize": normalize})
+            answer.raise_for_status()
+            rows += answer.json()["embeddings"]
+    return np.array(rows, np.float32)
+
+
+def same(vectors: Rows, expected: Rows) -> bool:
+    """Say whether both have the same vectors in the same order; print the largest difference if not."""
+    assert vectors.shape == expected.shape
+    difference = float(np.abs(vectors - expected).max())
+    print(f"largest difference: {difference:.2g}")  # noqa: T201 - pytest shows it if the test fails
+    return difference <= TOLERANCE
+
+
+def run_refused(server: ServerProcess, client: Client, **options: Any) -> tuple["Answer", list[int]]:
+    """Run *client* with a held server whose queue is full until it has refused the first request.
+
+    Returns:
+        What the program printed, and the statuses of all answers that it got.
+    """
+    command(server, "hold")
+    with ExitStack() as stack:
+        stack.callback(command, server, "release")
+        held = sum(event.get("event") == "run_held" for event in server.events)
+        fill(server, stack)
+        # The second is of the express lane, which takes small requests once the other lane's run is overdue.
+        server.wait_for("run_held", times=held + 2)
+        fill(server, stack)
+        relay = stack.enter_context(relayed(server.url))
+        program = stack.enter_context(client.started(relay.url, "refused", FEW[:2], **options))
+        relay.wait_for_refusal()
+        command(server, "release")
+        return program.answer(), relay.statuses
+
+
+def command(server: ServerProcess, line: str) -> None:
+    """Send a held server this line, and wait until it has obeyed."""
+    done = sum(event.get("event") == "command_done" for event in server.events)
+    server.send_line(line)
+    server.wait_for("command_done", times=done + 1)
+
+
+def fill(server: ServerProcess, stack: ExitStack) -> None:
+    """Send small requests until some are rejected; rejections come at once, and the other requests are held."""
+    connections = [stack.enter_context(connected(server))]
+    while not select.select(connections, [], [], 0.2)[0]:
+        for _ in range(20):
+            connections.append(stack.enter_context(connected(server)))
+            send(connections[-1], WHOLE)
