@@ -10,15 +10,16 @@ from litestar import Request, post
 from litestar.di import NamedDependency
 from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
-from web.dialects import Dialect
 
 from api import cohere_examples, openapi
 from api.cohere_types import CohereEmbedRequest, EmbeddingType
 from api.model_names import ModelNames
 from api.request_types import Timeout
 from api.vector_answers import vectors_answer, without_prompt
-from engine.embedder import Embedder, EmbedRun
+from engine.embed_results import EmbedRun
+from engine.embedder import Embedder
 from engine.vectors import Dtype, convert, to_base64
+from web.dialects import Dialect
 
 
 def _members(document: Mapping[str, object]) -> Mapping[str, object]:

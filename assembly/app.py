@@ -242,7 +242,6 @@ def _dependencies(
     providers: dict[str, Callable[[], Any]] = {
         "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits),
         "embedder": lambda: service.parts.embedder,
-        "names": lambda: ModelNames(service.parts.embedder),
         "models": lambda: service.parts.models,
         "names": lambda: ModelNames(
             catalog, service.parts.embedder, default_model=service.required_models[0], aliases=aliases

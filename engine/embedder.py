@@ -90,11 +90,6 @@ class Embedder:
         return model
 
     @property
-    def default_model(self) -> Model:
-        """The model of requests that name none."""
-        return self._catalog.get(self._default_model)
-
-    @property
     def models(self) -> list[Model]:
         """The models that callers may use; those that need no download come first."""
         return [model for model in self._catalog.models if not self._allowed or model.name in self._allowed]
