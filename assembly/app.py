@@ -47,6 +47,8 @@ from web.request_log import RequestLog
 EXPOSED_HEADERS = [
     "X-Request-ID",
     "Retry-After",
+    "retry-after-ms",
+    "x-should-retry",
     "WWW-Authenticate",
     FINGERPRINT_HEADER,
     *EMBEDDING_HEADERS,

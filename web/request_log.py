@@ -125,6 +125,7 @@ class RequestLog:
             status=status,
             ms=round(seconds * 1e3, 2),
             **_caller_fields(context.principal),
+            **({"dialect": context.dialect.name} if context.dialect is not None else {}),
         )
 
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -39,7 +40,7 @@ from tests.support.proxies import (
 )
 from tests.support.servers import ROOT, free_port
 from tests.support.signing_keys import ec_key, private_pem
-from tests.support.upstreams import Gated, echoing, serving
+from tests.support.upstreams import Gated, Quiet, echoing, serving
 
 pytestmark = [pytest.mark.nginx, pytest.mark.timeout(60)]
 
@@ -235,12 +236,72 @@ def test_only_pages_of_allowed_origins_can_read_errors_of_nginx(tmp_path: Path) 
     with echoing(tmp_path, {**named, **LOW_LIMITS}) as proxy:
         for origin, allowed in (("https://app.example", True), ("https://else.example", False), (None, False)):
             headers = {"Origin": origin} if origin else {}
-            response = httpx.request("TRACE", f"{proxy.url}/", headers=headers)
+            response = httpx.request("TRACE", f"{proxy.url}/health", headers=headers)
             problem(response, 405, "method-not-allowed")
             assert response.headers.get("access-control-allow-origin") == (origin if allowed else None)
             assert response.headers.get("access-control-allow-credentials") == ("true" if allowed else None)
             assert response.headers.get("vary") == ("Origin" if allowed else None)
             assert ("access-control-expose-headers" in response.headers) is allowed
+
+
+# --- Dialects -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type", "members"),
+    [
+        ("/v1/embeddings", "application/json", {"error": {"type": "server_error", "param": None}}),
+        ("/v1/models/a%2Fb", "application/json", {"error": {"code": "bad-gateway"}}),
+        ("/embeddings", "application/json", {"error": {"type": "server_error"}}),
+        ("/openai/deployments/x/embeddings?api-version=1", "application/json", {"error": {"type": "server_error"}}),
+        ("/api/embed", "application/json", {"error": "No replica of the service answers. Try again."}),
+        ("/v1/embed", "application/json", {"message": "No replica of the service answers. Try again."}),
+        ("/v2/embed/", "application/json", {"message": "No replica of the service answers. Try again."}),
+        ("/", "application/json", {"error_type": "Unhealthy"}),
+        ("/tei/a/b/embed", "application/json", {"error_type": "Unhealthy"}),
+        ("/similarity", "application/json", {"error_type": "Unhealthy"}),
+        ("/embed", "application/problem+json", {"error_type": "Unhealthy"}),
+        ("/embed/batch", "application/problem+json", {}),
+        ("/v1x", "application/problem+json", {}),
+    ],
+)
+def test_errors_of_nginx_have_the_members_of_the_callers_dialect(
+    refusing: ProxyProcess, path: str, media_type: str, members: dict[str, Any]
+) -> None:
+    body = problem(httpx.post(refusing.url + path, json={}), 502, "bad-gateway", media_type=media_type)
+    for name, expected in members.items():
+        if isinstance(expected, dict):
+            assert body[name]["message"] == body["detail"]
+            assert body[name] | expected == body[name]
+        else:
+            assert body[name] == expected
+    assert {"error", "error_type", "message"} & body.keys() == (
+        {"error", "error_type"} if "error_type" in members else members.keys()
+    )
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
+    """Yield a proxy whose only replica refuses connections."""
+    nginx()
+    with running_proxy(tmp_path_factory.mktemp("refusing"), ["127.0.0.1:9"]) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize(("path", "expected"), [("/tei", 200), ("/", 200), ("/similarity", 200), ("/v1/models", 429)])
+def test_tei_request_that_one_replica_rejects_goes_to_another(tmp_path: Path, path: str, expected: int) -> None:
+    """Elsewhere a 429 is a quota, which applies to all replicas, and overload is a 503."""
+
+    class Replica(Quiet):
+        statuses: ClassVar[list[int]] = [429, 200]
+
+        def do_POST(self) -> None:  # noqa: N802 - the name of the base class
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.begin(self.statuses.pop(0), {"Content-Length": "0"})
+
+    nginx()
+    with serving(Replica) as first, serving(Replica) as second, running_proxy(tmp_path, [first, second]) as proxy:
+        assert httpx.post(proxy.url + path, json={}).status_code == expected
 
 
 # --- Streams ------------------------------------------------------------------------------------------------------

@@ -192,7 +192,7 @@ def silent(host: str, port: int) -> Iterator[None]:
 def test_nginx_starts_without_replicas_and_finds_them_when_they_come(names: NameServer, tmp_path: Path) -> None:
     port = free_port()
     with following(tmp_path, names, port) as proxy, serving(Named, "127.0.0.2", port):
-        problem(httpx.get(proxy.url, timeout=30), 502, "bad-gateway")
+        problem(httpx.get(f"{proxy.url}/health", timeout=30), 502, "bad-gateway")
         names.set(NAME, "127.0.0.2")
         names.wait_for_answers(2)
         assert called(proxy) == {"127.0.0.2"}
