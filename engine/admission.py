@@ -6,11 +6,12 @@ for as long as their callers do.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.errors import DeadlineError, OverloadedError
 from engine.fair_queue import Caller
+from engine.job_queue import RunnableModel
 from engine.ledger import SHARE_OF_FREE, Account, Reservation
 from engine.planner import MAX_SMALL_TOKENS
 
@@ -38,6 +39,35 @@ class Work:
     tokens: int
     lane_s: float
     least_s: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Admitted:
+    """A request that was admitted whole. Its texts may run in several jobs, one after another.
+
+    Attributes:
+        model: runs its texts.
+        tokens: modelled cost of all its texts.
+        kind: its class, which is that of each of its jobs.
+        sort_key: as `Job.sort_key`, the same for all its jobs, so that they run in the order in which they start.
+        reservation: what is held for texts that no job has got yet.
+        counted_s_per_token: as `Job.counted_s_per_token`.
+    """
+
+    model: RunnableModel
+    tokens: int
+    kind: RequestClass
+    sort_key: float
+    reservation: Reservation
+    counted_s_per_token: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counted_s_per_token = self.reservation.amount / self.tokens
+
+    def split(self, tokens: int) -> Reservation:
+        """Hold less by the part of *tokens*; return an empty reservation for the job that holds it from now on."""
+        self.reservation.resize(max(0.0, self.reservation.amount - tokens * self.counted_s_per_token))
+        return Reservation(self.reservation.accounts, self.reservation.caller)
 
 
 class Admission:

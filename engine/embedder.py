@@ -1,4 +1,4 @@
-"""The only path from texts to vectors: every route calls `Embedder.embed` or `Embedder.tokenize`."""
+"""The only path from texts to vectors: every route calls `Embedder.embed`, `Embedder.open` or `Embedder.tokenize`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -7,24 +7,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.catalog import Catalog, Model
-from engine.embed_results import EmbedResult, EmbedRun, TokenCount
+from engine.embed_results import SLICE_TEXTS, EmbedResult, EmbedRun, TokenCount
 from engine.encoder import Encoder
 from engine.errors import DeadlineError, FingerprintMismatchError, ModelNotAllowedError
 from engine.fair_queue import ANYONE, Caller
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
-from engine.pipeline import ModelInputs, postprocess, preprocess
+from engine.pipeline import ModelInputs, postprocess
 from engine.scheduler import Scheduler
-from engine.tokenizer import TextTokenizer, Token, TokenizedText
-from engine.tokenizer_queue import TokenizerQueue, size_of
-from engine.vectors import Matrix
-
-MAX_INLINE_CHARACTERS = 1_000
-"""Texts with up to this many characters in total are tokenised on the event loop, in at most 1 ms (CJK is slowest).
-Longer ones would delay other requests; for shorter ones a switch to a thread and back is not worth its time."""
-BYTES_PER_TOKEN = 3
-"""Estimates the tokens of a long text before it is tokenised. English has 4 to 5 bytes of UTF-8 per token, Chinese 3:
-the estimate is rather too high, and corrected before the text waits for a lane."""
+from engine.text_admission import TextAdmission
+from engine.tokenizer import Token, TokenizedText
+from engine.tokenizer_queue import TokenizerQueue
 
 
 class ModelLeases(Protocol):
@@ -73,7 +66,7 @@ class Embedder:
         self._default_model = default_model
         self._models = models
         self._scheduler = scheduler
-        self._tokenizing = tokenizing
+        self._texts = TextAdmission(scheduler, tokenizing)
         self._timeout_s = timeout_s
         self._usage: dict[str, Usage] = {}
 
@@ -134,16 +127,18 @@ class Embedder:
         Raises:
             ServiceError: any of `engine.errors`. After a `DeadlineError`, waiting work was dropped.
         """
-        model = self.resolve_model(self._default_model if model_name is None else model_name)
-        options.check(model)
-        async with self._lease(model, caller, timeout_s) as (encoder, deadline_s):
-            _check_fingerprint(encoder, if_fingerprint)
-            if encoder.model is not model:  # a reload has replaced it meanwhile
-                model = encoder.model
-                options.check(model)
-            inputs, raw = await self._run(
-                encoder, texts, options, caller=caller, deadline_s=deadline_s, on_tokens=on_tokens
+
+        def check(inputs: ModelInputs) -> None:
+            if on_tokens is not None:
+                on_tokens(sum(inputs.tokens))
+
+        async with self._lease(model_name, caller, timeout_s, if_fingerprint, options) as (encoder, deadline_s):
+            inputs, admitted = await self._texts.admit(
+                encoder, texts, options, caller=caller, deadline_s=deadline_s, check=check
             )
+            with admitted.reservation:
+                raw = await self._scheduler.run(admitted, inputs.items)
+        model = encoder.model
         vectors, dimension = postprocess(raw, inputs, options, model)
         result = EmbedResult(
             model,
@@ -154,7 +149,7 @@ class Embedder:
             chunks=inputs.chunks if options.long_text == "chunks" else None,
             fingerprint=encoder.fingerprint.digest if encoder.fingerprint else "",
         )
-        self._count(result)
+        self._count(model, len(result.tokens), sum(result.tokens))
         return result
 
     @asynccontextmanager
@@ -170,35 +165,49 @@ class Embedder:
         if_fingerprint: str | None = None,
         check_tokens: Callable[[Sequence[int]], None] | None = None,
     ) -> AsyncIterator[EmbedRun]:
-        """Admit a request of any number of texts, and compute its vectors slice by slice.
+        """Embed any number of *texts* in slices, for an answer that is written while it is computed.
+
+        The request is tokenised, checked and admitted before the block begins, all of it or nothing. The model is
+        leased, and the deadline counts, until the block ends. Leaving the block drops what has not run. `long_text` may
+        not be ``chunks``.
 
         Args:
             model_name: as `embed`.
-            texts: at least one.
-            options: as `embed`; `long_text` must be ``truncate``.
+            texts: as `embed`.
+            options: as `embed`.
             caller: as `embed`.
             timeout_s: as `embed`.
-            on_tokens: called before the model runs, with the number of tokens that it will run.
+            on_tokens: as `embed`, but with the number of tokens that the model runs, after truncation.
             if_fingerprint: as `embed`.
-            check_tokens: called before that, with the tokens per text before truncation. If it raises, the request
-                fails with that error.
+            check_tokens: called before `on_tokens` with the tokens per text before truncation. If it raises, the
+                request fails with that error.
 
         Raises:
-            ServiceError: as `embed`.
+            ServiceError: as `embed`, at the start of the block, from `EmbedRun.slices`, or at the deadline, from any
+                place in the block.
         """
-        model = self.resolve_model(self._default_model if model_name is None else model_name)
-        options.check(model)
-        async with self._lease(model, caller, timeout_s) as (encoder, deadline_s):
-            _check_fingerprint(encoder, if_fingerprint)
-            inputs, raw = await self._run(
-                encoder, texts, options, caller=caller, deadline_s=deadline_s, on_tokens=on_tokens
-            )
+
+        def check(inputs: ModelInputs) -> None:
             if check_tokens is not None:
                 check_tokens(inputs.tokens)
-            vectors, dimension = postprocess(raw, inputs, options, encoder.model)
-            digest = encoder.fingerprint.digest if encoder.fingerprint else ""
-            used = sum(item.length for item in inputs.items)
-            yield EmbedRun(encoder.model, dimension, inputs.tokens, used, inputs.truncated, digest, [vectors])
+            if on_tokens is not None:
+                on_tokens(inputs.used_tokens)
+
+        async with self._lease(model_name, caller, timeout_s, if_fingerprint, options) as (encoder, deadline_s):
+            inputs, admitted = await self._texts.admit(
+                encoder,
+                texts,
+                options,
+                caller=caller,
+                deadline_s=deadline_s,
+                check=check,
+                is_compact=len(texts) > SLICE_TEXTS,
+            )
+            with (
+                admitted.reservation,
+                EmbedRun(encoder, inputs, options, self._scheduler, admitted, count=self._count) as run,
+            ):
+                yield run
 
     async def tokenize(
         self,
@@ -227,22 +236,15 @@ class Embedder:
         Raises:
             ServiceError: as `embed`.
         """
-        model = self.resolve_model(self._default_model if model_name is None else model_name)
-        async with self._lease(model, caller, timeout_s) as (encoder, _):
-            _check_fingerprint(encoder, if_fingerprint)
-            model = encoder.model  # a reload may have replaced it meanwhile
+        async with self._lease(model_name, caller, timeout_s, if_fingerprint) as (encoder, _):
+            model = encoder.model
             tokenizer, prompt = encoder.tokenizer, model.card.prompt_for(input_type)
 
             def count(some: Sequence[str], _: int) -> tuple[list[TokenizedText], list[list[Token]]]:
                 pieces = tokenizer.tokens_of(some, prompt=prompt) if with_pieces else []
                 return tokenizer.tokenize(some, prompt=prompt), pieces
 
-            if _is_short(texts):
-                counted = [count(texts, 0)]
-            else:
-                passes = 2 if with_pieces else 1
-                with self._tokenizing.reserve(texts, caller, passes=passes) as reservation:
-                    counted = await self._tokenizing.run(count, texts, reservation, passes=passes)
+            counted = await self._texts.tokenize(count, texts, caller, passes=2 if with_pieces else 1)
             items = [item for some, _ in counted for item in some]
             if on_tokens is not None:
                 on_tokens(sum(item.tokens for item in items))
@@ -258,9 +260,14 @@ class Embedder:
 
     @asynccontextmanager
     async def _lease(
-        self, model: Model, caller: Caller, timeout_s: float | None
+        self,
+        model_name: str | None,
+        caller: Caller,
+        timeout_s: float | None,
+        if_fingerprint: str | None,
+        options: EmbedOptions = DEFAULTS,
     ) -> AsyncIterator[tuple[Encoder, float]]:
-        """Lease *model*, and cancel the block when the request's time is over.
+        """Lease a model that fits *options*, and cancel the block when the request's time is over.
 
         Yields:
             The model, and the time on the event loop's clock when the request's time is over.
@@ -268,64 +275,24 @@ class Embedder:
         Raises:
             DeadlineError: it was over.
         """
+        model = self.resolve_model(self._default_model if model_name is None else model_name)
+        options.check(model)
         deadline_s = asyncio.get_running_loop().time() + min(timeout_s or self._timeout_s, self._timeout_s)
         try:
             async with asyncio.timeout_at(deadline_s):
                 async with self._models.lease(model, caller=caller[0]) as encoder:
+                    _check_fingerprint(encoder, if_fingerprint)
+                    if encoder.model is not model:  # a reload has replaced it meanwhile
+                        options.check(encoder.model)
                     yield encoder, deadline_s
         except TimeoutError:
             raise DeadlineError from None
 
-    async def _run(
-        self,
-        encoder: Encoder,
-        texts: Sequence[str],
-        options: EmbedOptions,
-        *,
-        caller: Caller,
-        deadline_s: float,
-        on_tokens: Callable[[int], None] | None,
-    ) -> tuple[ModelInputs, Matrix]:
-        """Tokenise *texts* and run the model. For long texts, reserve both before any of it begins."""
-        prompt, runnable = encoder.model.card.prompt_for(options.input_type), encoder.runnable(options.input_type)
-        left_s = deadline_s - asyncio.get_running_loop().time()
-
-        def work(some: Sequence[str], first_index: int) -> ModelInputs:
-            return preprocess(encoder.tokenizer, some, prompt, options, first_index=first_index)
-
-        if _is_short(texts):
-            inputs = work(texts, 0)
-            if on_tokens is not None:
-                on_tokens(sum(inputs.tokens))
-            return inputs, await self._scheduler.submit(runnable, inputs.items, caller=caller, deadline_s=left_s)
-        lengths = _estimated_tokens(texts, encoder.tokenizer, options)
-        with (
-            self._scheduler.reserve(runnable, lengths, caller, left_s) as lanes,
-            self._tokenizing.reserve(texts, caller) as thread,
-        ):
-            inputs = ModelInputs.join(await self._tokenizing.run(work, texts, thread))
-            if on_tokens is not None:
-                on_tokens(sum(inputs.tokens))
-            return inputs, await self._scheduler.submit(runnable, inputs.items, caller=caller, reservation=lanes)
-
-    def _count(self, result: EmbedResult) -> None:
-        usage = self._usage.setdefault(result.model.name, Usage())
+    def _count(self, model: Model, texts: int, tokens: int) -> None:
+        usage = self._usage.setdefault(model.name, Usage())
         usage.requests += 1
-        usage.texts += len(result.tokens)
-        usage.tokens += sum(result.tokens)
-
-
-def _is_short(texts: Sequence[str]) -> bool:
-    """Return whether *texts* may be tokenised on the event loop."""
-    return sum(map(len, texts)) <= MAX_INLINE_CHARACTERS
-
-
-def _estimated_tokens(texts: Sequence[str], tokenizer: TextTokenizer, options: EmbedOptions) -> list[int]:
-    """Return about how many tokens the model will see of each text."""
-    tokens = [size_of(text) // BYTES_PER_TOKEN + 2 for text in texts]
-    if options.long_text == "truncate" and tokenizer.max_tokens is not None:
-        return [min(number, tokenizer.max_tokens) for number in tokens]
-    return tokens
+        usage.texts += texts
+        usage.tokens += tokens
 
 
 def _check_fingerprint(encoder: Encoder, expected: str | None) -> None:

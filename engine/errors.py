@@ -55,6 +55,10 @@ class InvalidInputError(ServiceError):
     status, code, title = 400, "invalid-input", "The request is not valid"
 
 
+class TextTooLongError(InvalidInputError):
+    """A text is longer than the model's input, and the request forbids truncation."""
+
+
 class UnknownModelError(ServiceError):
     """The request body names a model that is not in the catalogue.
 

@@ -30,7 +30,8 @@ class EmbedOptions:
             8 bits has changed them.
         dtype: the type of the returned numbers; see `engine.vectors.convert`.
         allow_blank: accept texts of which the model sees only special tokens. They all have the same vector.
-        clip: drop characters that are certainly beyond the model's input before a text is tokenised.
+        clip: drop the characters that are far beyond the model's input before a text is tokenised; see
+            `engine.pipeline.clip`. The text counts as truncated, and `TokenizedText.tokens` without what was dropped.
     """
 
     input_type: InputType | None = None

@@ -1,6 +1,7 @@
 """What happens to a request's texts before the model runs (preprocess) and to its vectors afterwards (postprocess)."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -8,10 +9,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from engine.catalog import Model
-from engine.errors import InvalidInputError
+from engine.errors import InvalidInputError, TextTooLongError
 from engine.options import EmbedOptions
 from engine.tokenizer import TextTokenizer, TokenizedText
 from engine.vectors import Matrix, check_finite_nonzero, convert, normalize, truncate_dimensions, weighted_means
+
+CLIP_CHARACTERS_PER_TOKEN = 32
+"""With `EmbedOptions.clip`, a text keeps this many characters per token of the model's input. Words have 3 to 6 per
+token in most languages; only runs of white space, or words that the tokenizer does not know, have more than 32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,12 @@ class ModelInputs:
     Attributes:
         items: what the model runs: one item per text, or one per window of a text.
         window_counts: per text, its number of windows; None: the texts are not split into windows.
+        first_index: the place of the first text in the request, if these are a slice of it.
     """
 
     items: list[TokenizedText]
     window_counts: list[int] | None = None
+    first_index: int = 0
 
     @classmethod
     def join(cls, parts: Sequence["ModelInputs"]) -> "ModelInputs":
@@ -49,17 +56,39 @@ class ModelInputs:
         counts = [part.window_counts for part in parts if part.window_counts is not None]
         return cls([item for part in parts for item in part.items], list(chain(*counts)) if counts else None)
 
-    @property
-    def text_indexes(self) -> list[int] | None:
-        """Per item, the index of its text; None: the texts are not split, so both indexes are the same."""
+    def slices(self, texts: int) -> list["ModelInputs"]:
+        """Split into the inputs of at most this many *texts* each, in their order."""
         if self.window_counts is None:
-            return None
-        return [index for index, count in enumerate(self.window_counts) for _ in range(count)]
+            starts = range(0, len(self.items), texts)
+            return [ModelInputs(self.items[start : start + texts], first_index=start) for start in starts]
+        slices, item = [], 0
+        for start in range(0, len(self.window_counts), texts):
+            counts = self.window_counts[start : start + texts]
+            slices.append(ModelInputs(self.items[item : item + sum(counts)], counts, start))
+            item += sum(counts)
+        return slices
+
+    def compact(self) -> None:
+        """Store the ids in a tenth of the memory, for texts that wait for long."""
+        for item in self.items:
+            item.ids = array("I", item.ids)
+
+    @property
+    def text_indexes(self) -> Sequence[int] | None:
+        """Per item, the index of its text; None: it is the item's own index."""
+        if self.window_counts is not None:
+            return [index for index, count in enumerate(self.window_counts, self.first_index) for _ in range(count)]
+        return range(self.first_index, self.first_index + len(self.items)) if self.first_index else None
 
     @property
     def tokens(self) -> list[int]:
         """Per text, the number of its tokens before truncation."""
         return [item.tokens for item in self._first_items]
+
+    @property
+    def used_tokens(self) -> int:
+        """The number of tokens that the model runs."""
+        return sum(item.length for item in self.items)
 
     @property
     def truncated(self) -> list[bool]:
@@ -113,6 +142,40 @@ def preprocess(
     if options.truncate == "none":
         _reject_truncated(items, tokenizer.max_tokens, first_index)
     return ModelInputs(items)
+
+
+def clip(
+    tokenizer: TextTokenizer, texts: Sequence[str], options: EmbedOptions
+) -> tuple[Sequence[str], Collection[int]]:
+    """Drop characters that are far beyond the model's input, so that a huge text costs no more than a long one.
+
+    Args:
+        tokenizer: that of the model.
+        texts: a request's texts.
+        options: the request's options.
+
+    Returns:
+        The texts, and the indexes of those that were clipped.
+
+    Raises:
+        TextTooLongError: a text would be clipped, and *options* forbid truncation.
+    """
+    if tokenizer.max_tokens is None or options.long_text != "truncate":
+        return texts, ()
+    limit = tokenizer.max_tokens * CLIP_CHARACTERS_PER_TOKEN
+    clipped = {index for index, text in enumerate(texts) if len(text) > limit}
+    if not clipped:
+        return texts, ()
+    if options.truncate == "none":
+        index = min(clipped)
+        raise TextTooLongError(
+            f"Text {index} has {len(texts[index])} characters, which is too much for the {tokenizer.max_tokens} tokens "
+            "that the model accepts.",
+            hint="truncate='none' forbids truncation.",
+            extensions={"index": index, "limit": tokenizer.max_tokens},
+        )
+    kept = slice(-limit, None) if (options.truncate or tokenizer.default_side) == "start" else slice(limit)
+    return [text[kept] if index in clipped else text for index, text in enumerate(texts)], clipped
 
 
 def reject_blank(
@@ -173,7 +236,7 @@ def postprocess(vectors: Matrix, inputs: ModelInputs, options: EmbedOptions, mod
 def _reject_truncated(items: Sequence[TokenizedText], max_tokens: int | None, first_index: int) -> None:
     for index, item in enumerate(items, first_index):
         if item.is_truncated:
-            raise InvalidInputError(
+            raise TextTooLongError(
                 f"Text {index} has {item.tokens} tokens; the model accepts at most {max_tokens}.",
                 hint="truncate='none' forbids truncation.",
                 extensions={"index": index, "tokens": item.tokens, "limit": max_tokens},

@@ -27,10 +27,11 @@ from dataclasses import replace
 
 import structlog
 
-from engine.admission import Admission, Work
+from engine.admission import Admission, Admitted, Work
 from engine.duration_estimator import DurationEstimator
-from engine.errors import CutOffError, DrainingError, InferenceError, LaneLostError, OverloadedError, ServiceError
+from engine.errors import CutOffError, DrainingError, InferenceError, OverloadedError
 from engine.fair_queue import ANYONE, Caller
+from engine.job_outcomes import JobOutcomes
 from engine.job_queue import Item, Job, MicroBatch, RunnableModel
 from engine.lane import PREFETCH_S, Lane
 from engine.ledger import Account, Reservation
@@ -83,6 +84,7 @@ class Scheduler:
         self._clock = clock
         self._durations = DurationEstimator()
         self._queue = RunQueue(self._durations.seconds)
+        self._outcomes = JobOutcomes(self._queue)
         self._admission = Admission(
             lanes=len(lanes),
             micro_batch_tokens=micro_batch_tokens,
@@ -134,6 +136,20 @@ class Scheduler:
             InferenceError: the model raised an error, or returned vectors of the wrong shape.
             LaneLostError: the thread that ran the model died, or none could be started.
         """
+        admitted = self.admit(model, items, caller=caller, deadline_s=deadline_s, reservation=reservation)
+        with admitted.reservation:
+            return await self.run(admitted, items)
+
+    def admit(
+        self,
+        model: RunnableModel,
+        items: Sequence[Item],
+        *,
+        caller: Caller = ANYONE,
+        deadline_s: float = math.inf,
+        reservation: Reservation | None = None,
+    ) -> Admitted:
+        """Admit a request, so that `run` or `start` can run its texts. See `submit` for arguments and errors."""
         if self._is_closed:
             raise DrainingError
         work = self._work(model, [item.length for item in items])
@@ -141,13 +157,45 @@ class Scheduler:
             held = self._admission.reserve(caller, work, deadline_s)
         else:
             held = self._admission.correct(reservation, work)
-        with held:
-            job = self._enqueue(model, items, work, held)
-            self._dispatch()
-            try:
-                return await job.result
-            finally:
-                self._drop_waiting(job)
+        return Admitted(model, work.tokens, self._admission.class_of(work.tokens), self._clock() + work.lane_s, held)
+
+    async def run(self, admitted: Admitted, items: Sequence[Item]) -> Matrix:
+        """Run all *items* of an admitted request; see `submit`."""
+        job = self.start(admitted, items)
+        try:
+            return await job.result
+        finally:
+            self.drop(job)
+
+    def start(self, admitted: Admitted, items: Sequence[Item], *, is_last: bool = True) -> Job:
+        """Queue texts of an admitted request: all of them, or a slice. The caller must `drop` the job at its end.
+
+        The job takes over its part of the request's reservation, or what is left of it if the slice *is_last*.
+
+        Raises:
+            DrainingError: the scheduler is closing.
+        """
+        if self._is_closed:
+            raise DrainingError
+        job = Job(
+            model=admitted.model,
+            items=items,
+            result=asyncio.get_running_loop().create_future(),
+            counted_s_per_token=admitted.counted_s_per_token,
+            sort_key=admitted.sort_key,
+            is_small=admitted.kind == "small",
+            is_bulk=admitted.kind == "bulk",
+            reservation=admitted.reservation
+            if is_last
+            else admitted.split(sum(cost(1, item.length) for item in items)),
+        )
+        self._queue.add(job)
+        self._dispatch()
+        return job
+
+    def drop(self, job: Job) -> None:
+        """Remove what waits of *job*; nobody awaits its result any more."""
+        self._outcomes.drop(job)
 
     def estimate(self, model: RunnableModel, items: Sequence[Item]) -> Estimate:
         """Return the micro-batches of *items* on an idle service, and their duration at the measured speed."""
@@ -181,6 +229,7 @@ class Scheduler:
         jobs = list(self._queue)
         return replace(
             self._totals,
+            dropped_texts=self._outcomes.dropped_texts,
             waiting_requests=len(jobs),
             waiting_texts=sum(len(job.waiting) for job in jobs),
             waiting_seconds=self._admission.interactive.backlog.seconds,
@@ -198,7 +247,7 @@ class Scheduler:
         """Reject new requests, fail the waiting ones, and wait for running micro-batches, except overdue ones."""
         self._is_closed = True
         for job in tuple(self._queue):
-            self._fail(job, CutOffError())
+            self._outcomes.fail(job, CutOffError())
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 while any(lane.batches and not lane.is_overdue(self._clock()) for lane in self._all_lanes):
@@ -206,7 +255,7 @@ class Scheduler:
                     await self._batch_ended.wait()
         self._watchdog.close()
         for job in [job for lane in self._all_lanes for batch in lane.batches for job in batch.rows_by_job()]:
-            self._fail(job, CutOffError())
+            self._outcomes.fail(job, CutOffError())
 
     def _work(self, model: RunnableModel, lengths: Sequence[int]) -> Work:
         tokens = sum(cost(1, length) for length in lengths)
@@ -214,21 +263,6 @@ class Scheduler:
         least_tokens = real_tokens + RUN_COST_TOKENS * math.ceil(real_tokens / self._micro_batch_tokens)
         s_per_token = self._durations.seconds_per_token(model)
         return Work(tokens, tokens * s_per_token, least_s=min(tokens, least_tokens) * s_per_token)
-
-    def _enqueue(self, model: RunnableModel, items: Sequence[Item], work: Work, reservation: Reservation) -> Job:
-        kind = self._admission.class_of(work.tokens)
-        job = Job(
-            model=model,
-            items=items,
-            result=asyncio.get_running_loop().create_future(),
-            counted_s_per_token=reservation.amount / work.tokens,
-            sort_key=self._clock() + work.lane_s,
-            is_small=kind == "small",
-            is_bulk=kind == "bulk",
-            reservation=reservation,
-        )
-        self._queue.add(job)
-        return job
 
     def _running(self) -> int:
         return sum(len(lane.batches) for lane in self._all_lanes)
@@ -240,7 +274,7 @@ class Scheduler:
         except Exception as error:
             log.exception("dispatch_failed")
             for job in [self._queue.chosen] if self._queue.chosen is not None else self._queue.heads:
-                self._fail(job, InferenceError(), cause=error)
+                self._outcomes.fail(job, InferenceError(), cause=error)
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _fill_lanes(self) -> None:
@@ -286,12 +320,12 @@ class Scheduler:
             log.warning(
                 "micro_batch_failed", model=batch.model.name, texts=len(batch.parts), error=type(outcome).__name__
             )
-            self._fail_or_isolate(batch, outcome)
+            self._outcomes.fail_or_isolate(batch, outcome)
             self._dispatch()
         else:
             self._record(batch, seconds)
             self._dispatch()
-            self._deliver(batch, outcome)
+            self._outcomes.deliver(batch, outcome)
 
     def _record(self, batch: MicroBatch, seconds: float) -> None:
         self._durations.record(batch, seconds)
@@ -303,42 +337,7 @@ class Scheduler:
             "micro_batch_encoded", model=batch.model.name, texts=texts, longest=longest, ms=round(seconds * 1e3, 2)
         )
 
-    def _deliver(self, batch: MicroBatch, matrix: Matrix) -> None:
-        for job, rows in batch.rows_by_job().items():
-            try:
-                job.deliver(rows, matrix)
-            except Exception as error:  # noqa: BLE001 - the other jobs of this micro-batch must still get their vectors
-                self._fail(job, InferenceError(), cause=error)
-
-    def _fail_or_isolate(self, batch: MicroBatch, error: Exception) -> None:
-        """Fail the only job of a failed micro-batch. If there are several, requeue each to run without the others."""
-        jobs = batch.rows_by_job()
-        for job, rows in jobs.items():
-            if isinstance(error, LaneLostError):
-                self._fail(job, LaneLostError(error.detail), cause=error.__cause__)
-            elif len(jobs) == 1:
-                self._fail(job, InferenceError(), cause=error)
-            else:
-                job.is_isolated = True
-                self._requeue(job, rows)
-
     def _requeue_unstarted(self, lane: Lane) -> None:
         """Requeue what waits behind a micro-batch that may never end, so that another lane can run it."""
-        for batch in lane.withdraw():
-            for job, rows in batch.rows_by_job().items():
-                self._requeue(job, rows)
+        self._outcomes.requeue(lane.withdraw())
         self._dispatch()
-
-    def _requeue(self, job: Job, rows: Sequence[tuple[int, int]]) -> None:
-        if not job.result.done():
-            self._queue.requeue(job, [index for _, index in rows])
-
-    def _fail(self, job: Job, error: ServiceError, *, cause: BaseException | None = None) -> None:
-        self._drop_waiting(job)
-        if not job.result.done():
-            error.__cause__ = cause
-            job.result.set_exception(error)
-
-    def _drop_waiting(self, job: Job) -> None:
-        """Remove the texts of *job* that no lane has taken yet."""
-        self._totals.dropped_texts += self._queue.drop(job)

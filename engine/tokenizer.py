@@ -29,12 +29,14 @@ class TokenizedText:
         ids: ids of the tokens that the model sees.
         weight: how many of *ids* are the text's own, without prompt and special tokens; 0 unless requested.
         span: start and end of these tokens in the caller's text, in characters; None unless requested.
+        is_clipped: characters of the text were dropped before it was tokenised, so *tokens* are not all.
     """
 
     tokens: int
     ids: Sequence[int]
     weight: int = 0
     span: Span | None = None
+    is_clipped: bool = False
 
     @property
     def length(self) -> int:
@@ -43,7 +45,7 @@ class TokenizedText:
 
     @property
     def is_truncated(self) -> bool:
-        return len(self.ids) < self.tokens
+        return self.is_clipped or len(self.ids) < self.tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
 from engine.catalog import Catalog, Model, read_catalog
 from engine.embed_results import EmbedResult, TokenCount
-from engine.embedder import MAX_INLINE_CHARACTERS, Embedder
+from engine.embedder import Embedder
 from engine.encoder import Encoder, load_encoder
 from engine.errors import (
     DeadlineError,
@@ -29,14 +29,15 @@ from engine.errors import (
     OverloadedError,
     UnknownModelError,
 )
-from engine.lane import Lane
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions, LongText
 from engine.pipeline import Chunk
 from engine.scheduler import Scheduler
+from engine.text_admission import MAX_INLINE_CHARACTERS
 from engine.tokenizer_queue import TokenizerQueue
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import WORDS, any_texts
+from tests.support.one_model import OneModel, one_lane
 from tests.support.tiny import MAX_TOKENS, TinyModel, mean_of
 from tests.support.tiny_models import (
     PROBE_WORDS,
@@ -50,22 +51,6 @@ from tests.support.tiny_models import (
 
 PROMPTS = {"query": "five four ", "document": "zero "}
 MAX_WORDS = MAX_TOKENS - 2
-
-
-class OneModel:
-    """Leases one encoder, once the gate is open."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    @asynccontextmanager
-    async def lease(self, model: Model, *, caller: str = "") -> AsyncIterator[Encoder]:
-        del caller
-        assert model is self.encoder.model
-        await self.gate.wait()
-        yield self.encoder
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +76,6 @@ def tokenizing() -> Iterator[TokenizerQueue]:
 async def scheduler() -> AsyncIterator[Scheduler]:
     async with one_lane() as scheduler:
         yield scheduler
-
-
-@asynccontextmanager
-async def one_lane() -> AsyncIterator[Scheduler]:
-    lane, express = Lane("lane"), Lane("express")
-    scheduler = Scheduler(
-        lanes=[lane], express=express, micro_batch_tokens=512, max_queue_s=1e9, max_bulk_queue_s=1e9, stuck_s=1e9
-    )
-    yield scheduler
-    await scheduler.aclose()
-    lane.close()
-    express.close()
 
 
 @pytest.fixture

@@ -1,0 +1,117 @@
+"""Tokenises the texts of a request, and admits the request to the lanes: all of it, or nothing."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from engine.admission import Admitted
+from engine.encoder import Encoder
+from engine.fair_queue import Caller
+from engine.options import EmbedOptions
+from engine.pipeline import ModelInputs, clip, preprocess
+from engine.scheduler import Scheduler
+from engine.tokenizer import TextTokenizer
+from engine.tokenizer_queue import TokenizerQueue, size_of
+
+T = TypeVar("T")
+
+MAX_INLINE_CHARACTERS = 1_000
+"""Texts with up to this many characters in total are tokenised on the event loop, in at most 1 ms (CJK is slowest).
+Longer ones would delay other requests; for shorter ones a switch to a thread and back is not worth its time."""
+BYTES_PER_TOKEN = 3
+"""Estimates the tokens of a long text before it is tokenised. English has 4 to 5 bytes of UTF-8 per token, Chinese 3:
+the estimate is rather too high, and corrected before the text waits for a lane."""
+
+
+class TextAdmission:
+    """The way of a request from its texts to its place among the work of the lanes."""
+
+    def __init__(self, scheduler: Scheduler, tokenizing: TokenizerQueue) -> None:
+        self._scheduler = scheduler
+        self._tokenizing = tokenizing
+
+    async def tokenize(
+        self, work: Callable[[Sequence[str], int], T], texts: Sequence[str], caller: Caller, *, passes: int = 1
+    ) -> list[T]:
+        """Call *work* with slices of *texts* and the index of their first text, as `TokenizerQueue.run` does.
+
+        Few texts are one slice, without a switch to the tokenizer thread.
+
+        Raises:
+            OverloadedError: too much of the caller's work waits for that thread already.
+        """
+        if _is_short(texts):
+            return [work(texts, 0)]
+        with self._tokenizing.reserve(texts, caller, passes=passes) as thread:
+            return await self._tokenizing.run(work, texts, thread, passes=passes)
+
+    async def admit(
+        self,
+        encoder: Encoder,
+        texts: Sequence[str],
+        options: EmbedOptions,
+        *,
+        caller: Caller,
+        deadline_s: float,
+        check: Callable[[ModelInputs], None],
+        is_compact: bool = False,
+    ) -> tuple[ModelInputs, Admitted]:
+        """Tokenise *texts*, and admit them. For long texts, reserve the lanes and the thread before any work begins.
+
+        Args:
+            encoder: the leased model.
+            texts: at least one.
+            options: how they are preprocessed.
+            caller: who sent them.
+            deadline_s: when the request's time is over, on the event loop's clock.
+            check: called with the tokens before the request is admitted. If it raises, the request fails.
+            is_compact: store the tokens in little memory, because they wait for long.
+
+        Returns:
+            The tokens, and the admitted request, whose reservation the caller gives back.
+
+        Raises:
+            OverloadedError: the caller has too much work queued.
+            InvalidInputError: a text cannot be embedded with these options.
+        """
+        tokenizer, runnable = encoder.tokenizer, encoder.runnable(options.input_type)
+        prompt = encoder.model.card.prompt_for(options.input_type)
+        texts, clipped = clip(tokenizer, texts, options) if options.clip else (texts, ())
+
+        def work(some: Sequence[str], first_index: int) -> ModelInputs:
+            inputs = preprocess(tokenizer, some, prompt, options, first_index=first_index)
+            if is_compact:
+                inputs.compact()
+            return inputs
+
+        def finish(inputs: ModelInputs) -> None:
+            for index in clipped:
+                inputs.items[index].is_clipped = True
+            check(inputs)
+
+        left_s = deadline_s - asyncio.get_running_loop().time()
+        if _is_short(texts):
+            inputs = work(texts, 0)
+            finish(inputs)
+            return inputs, self._scheduler.admit(runnable, inputs.items, caller=caller, deadline_s=left_s)
+        lengths = _estimated_tokens(texts, tokenizer, options)
+        with (
+            self._scheduler.reserve(runnable, lengths, caller, left_s) as lanes,
+            self._tokenizing.reserve(texts, caller) as thread,
+        ):
+            inputs = ModelInputs.join(await self._tokenizing.run(work, texts, thread))
+            finish(inputs)
+            return inputs, self._scheduler.admit(runnable, inputs.items, caller=caller, reservation=lanes)
+
+
+def _is_short(texts: Sequence[str]) -> bool:
+    """Return whether *texts* may be tokenised on the event loop."""
+    return sum(map(len, texts)) <= MAX_INLINE_CHARACTERS
+
+
+def _estimated_tokens(texts: Sequence[str], tokenizer: TextTokenizer, options: EmbedOptions) -> list[int]:
+    """Return about how many tokens the model will see of each text."""
+    tokens = [size_of(text) // BYTES_PER_TOKEN + 2 for text in texts]
+    if options.long_text == "truncate" and tokenizer.max_tokens is not None:
+        return [min(number, tokenizer.max_tokens) for number in tokens]
+    return tokens
