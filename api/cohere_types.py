@@ -97,7 +97,7 @@ class CohereEmbedRequest(msgspec.Struct):
     @property
     def kinds(self) -> list[EmbeddingType]:
         """The types of vectors to answer with, each once, the largest one first, because it is not kept in memory."""
-        asked = dict.fromkeys(self.embedding_types or ["float"])
+        asked: list[EmbeddingType] = list(dict.fromkeys(self.embedding_types or ["float"]))
         return sorted(asked, key=lambda kind: kind != "float")
 
     @property
