@@ -3,9 +3,10 @@
 from typing import Any
 
 from api.cohere_types import CohereEmbedAnswer, CohereEmbedRequest, CohereFloatsAnswer, CohereProblem
-from api.openapi import ErrorDialect, Responses, answer, body, dialect_problems, problem
+from api.openapi import Responses, answer, body, dialect_problems, problem
 from api.problem_examples import MODEL_NAME, RUN, WORK
 from engine import errors
+from web.dialects import Dialect
 
 TEXT = "How do I reset my password?"
 EmbedBody = body(
@@ -19,7 +20,7 @@ _FLOATS = [[0.00687232, -0.06304797, -0.07204665, -0.03246166]]
 _ID = "da6e531f-54c5-4a73-bf92-f60566d8d753"
 
 
-def embed_responses(dialect: ErrorDialect, *, has_floats: bool) -> Responses:
+def embed_responses(dialect: Dialect, *, has_floats: bool) -> Responses:
     """Return all answers of a route that embeds; *has_floats*: bare lists of numbers are among them."""
     by_type = _answer({"float": _FLOATS, "int8": [[1, -8, -9, -4]]}, "embeddings_by_type", "2")
     floats = _answer(_FLOATS, "embeddings_floats", "1")

@@ -31,7 +31,7 @@ class CoherePart(msgspec.Struct):
 class CohereInput(msgspec.Struct):
     """One input, which gets one vector; several parts are joined by line breaks."""
 
-    content: list[CoherePart]
+    content: Annotated[list[CoherePart], Meta(extra_json_schema={"extra": {"minItems": 1}})]
 
 
 class CohereEmbedRequest(msgspec.Struct):
@@ -43,7 +43,10 @@ class CohereEmbedRequest(msgspec.Struct):
         list[CohereInput] | None,
         Meta(description="The same in Cohere's newer form, with parts of the type `text` only."),
     ] = None
-    images: Annotated[list[str] | None, Meta(description="Rejected: the service embeds text only.")] = None
+    images: Annotated[
+        list[str] | None,
+        Meta(description="Rejected: the service embeds text only.", extra_json_schema={"extra": {"maxItems": 0}}),
+    ] = None
     input_type: Annotated[
         InputTypeName | None,
         Meta(
@@ -97,7 +100,7 @@ class CohereEmbedRequest(msgspec.Struct):
     @property
     def kinds(self) -> list[EmbeddingType]:
         """The types of vectors to answer with, each once, the largest one first, because it is not kept in memory."""
-        asked = dict.fromkeys(self.embedding_types or ["float"])
+        asked: list[EmbeddingType] = list(dict.fromkeys(self.embedding_types or ["float"]))
         return sorted(asked, key=lambda kind: kind != "float")
 
     @property

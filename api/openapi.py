@@ -1,9 +1,9 @@
 """Describes bodies, answers and problem documents in OpenAPI, each with a valid example."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 from litestar import Router
@@ -30,28 +30,12 @@ from access.quotas import RateLimitedError
 from api.answer_formats import ARROW, EMBEDDING_HEADERS, FINGERPRINT_HEADER, OCTETS, TEXT_TYPES
 from api.fingerprint_header import PARAMETER
 from engine import errors
+from web.dialects import Dialect
 from web.litestar_adapter import StructSchemaPlugin
-from web.problems import MEDIA_TYPE, Problem, problem_document
+from web.problems import MEDIA_TYPE, Problem, dialect_document, problem_document
 from web.rate_limits import LIMIT_HEADERS
 
 Responses = Mapping[int, ResponseSpec]
-
-
-class ErrorDialect(Protocol):
-    """What OpenAPI needs to know of a dialect: see `web.dialects.Dialect`."""
-
-    @property
-    def members(self) -> Callable[[Mapping[str, object]], Mapping[str, object]]:
-        """Returns the dialect's own members of a problem document."""
-
-    @property
-    def status(self) -> Callable[[str, int], int]:
-        """Returns the status that clients expect, for a problem's code and native status."""
-
-    @property
-    def media_type(self) -> str:
-        """The media type of errors."""
-
 
 CREDENTIALS: list[SecurityRequirement] = [{}, {"bearer": []}, {"apiKey": []}]
 """No credentials, a key or token as Bearer, or a key in `X-API-Key`: the settings decide which is required."""
@@ -59,7 +43,12 @@ SCHEMES: dict[str, SecurityScheme | Reference] = {
     "bearer": SecurityScheme(
         type="http", scheme="bearer", description="An API key, or a signed token (JWT) of a configured issuer."
     ),
-    "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header", description="An API key."),
+    "apiKey": SecurityScheme(
+        type="apiKey",
+        name="X-API-Key",
+        security_scheme_in="header",
+        description="An API key. The header `api-key` works as well.",
+    ),
 }
 
 VECTOR_HEADERS = {
@@ -160,22 +149,19 @@ def _by_status(
 
 
 def dialect_problems(
-    dialect: ErrorDialect, problem_type: type[Problem], *examples: tuple[int, Example]
+    dialect: Dialect, problem_type: type[Problem], *examples: tuple[int, Example]
 ) -> dict[int, ResponseSpec]:
     """Return a description for each status that the *examples* have in *dialect*.
 
     Args:
         dialect: changes the statuses, and adds its members to each example.
         problem_type: describes the body: a subclass of `Problem` with the members of *dialect*.
-        examples: from `problem`, as the native API would answer; details are in the words of *dialect*.
+        examples: from `problem`, as the native API would answer; names of native fields are translated.
     """
     translated = []
-    for native_status, example in examples:
-        document = dict(cast("Mapping[str, object]", example.value))
-        status = dialect.status(str(document["code"]), native_status)
-        document |= {"status": status, "status_code": status}
-        document |= dialect.members(document)
-        translated.append((status, Example(summary=example.summary, value=document)))
+    for _, example in examples:
+        document = dialect_document(cast("Mapping[str, object]", example.value), dialect)
+        translated.append((cast("int", document["status"]), Example(summary=example.summary, value=document)))
     return _by_status(problem_type, dialect.media_type, translated)
 
 

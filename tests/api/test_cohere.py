@@ -38,13 +38,13 @@ def client(folder: Path) -> Iterator[Client]:
         yield client
 
 
-def ask(client: Client, path: str = "/v2/embed", **body: object) -> Json:
+def ask(client: Client, path: str = "/v2/embed", **body: Any) -> Json:
     response = client.post(path, json=body)
     assert response.status_code == 200, response.text
     return dict(response.json())
 
 
-def rejection(client: Client, status: int, path: str = "/v2/embed", **body: object) -> Json:
+def rejection(client: Client, status: int, path: str = "/v2/embed", **body: Any) -> Json:
     """Return the answer, which must have the members of Cohere's errors and of a problem document."""
     response = client.post(path, json=body)
     assert response.status_code == status, response.text
@@ -60,7 +60,7 @@ def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return vector / np.linalg.norm(vector)
 
 
-def floats(client: Client, *texts: str, **options: object) -> NDArray[np.float32]:
+def floats(client: Client, *texts: str, **options: Any) -> NDArray[np.float32]:
     return np.asarray(ask(client, texts=list(texts), **options)["embeddings"]["float"], np.float32)
 
 
@@ -156,7 +156,7 @@ def test_a_text_that_begins_with_the_prompt_does_not_get_it_twice(client: Client
 @each_version
 def test_unknown_fields_are_ignored_and_null_means_absent(client: Client, path: str) -> None:
     names = ("model", "inputs", "images", "input_type", "embedding_types", "output_dimension", "truncate", "max_tokens")
-    further = {**dict.fromkeys(names), "priority": 1, "compress": {"x": []}}
+    further: Json = {**dict.fromkeys(names), "priority": 1, "compress": {"x": []}}
     answers = [ask(client, path, texts=["one"]), ask(client, path, texts=["one"], **further)]
     for answer in answers:
         answer.pop("id")

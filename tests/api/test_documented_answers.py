@@ -70,6 +70,19 @@ def runs(body: Json, failing: Json) -> dict[int, Way]:
     return {**works(body), 406: Way("narrow", body, headers={"Accept": ARROW}), 500: Way("narrow", failing)}
 
 
+def dialect_runs(body: Json, failing: Json, invalid: Json) -> dict[int, Way]:
+    """Return the ways to the answers of a dialect's routes that run a model."""
+    return {
+        **works(body),
+        400: Way("narrow", invalid),
+        403: Way("narrow", {**body, "model": OUTSIDE}),
+        404: Way("narrow", {**body, "model": "no-such-model"}),
+        500: Way("narrow", failing),
+        503: Way("narrow", {**body, "model": "tiny/broken"}),
+    }
+
+
+COHERE = dialect_runs({"texts": ["one"]}, {"texts": ["poison"]}, {"texts": []})
 UNKNOWN_KEY_TOKEN = ".".join(
     urlsafe_b64encode(part).decode().rstrip("=")
     for part in (b'{"alg": "RS256", "kid": "unknown", "typ": "JWT"}', b"{}", b"signature")
@@ -86,6 +99,8 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
         # Short texts are counted before any deadline.
         504: Way("default", {"texts": ["one two " * 1000]}, headers={"X-Request-Timeout": "1e-9"}),
     },
+    ("post", "/v1/embed"): COHERE,
+    ("post", "/v2/embed"): COHERE,
     ("get", "/health"): {200: Way("default"), 503: Way("starting")},
     ("get", "/health/live"): {200: Way("default"), 503: Way("hanging")},
     ("get", "/health/ready"): {200: Way("default"), 503: Way("starting")},

@@ -6,9 +6,9 @@ from typing import Any
 
 import schemathesis
 
-NOT_IN_SCHEMA = {"dimensions", "normalize", "texts", "truncate"}
+NOT_IN_SCHEMA = {"dimensions", "inputs", "normalize", "output_dimension", "texts", "truncate"}
 """Fields whose limits depend on the model (dimensions), the settings (MAX_BATCH_SIZE) or other fields (`long_text` and
-`dtype`)."""
+`dtype`; Cohere's `inputs` exclude `texts`)."""
 
 
 @schemathesis.check
