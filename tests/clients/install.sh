@@ -29,7 +29,7 @@ python_environment() {
     folder=$target/${name#lock-clients-}
     is_fresh "$folder" "$lock" && return
     "${uv[@]}" venv --quiet --clear --python "${PYTHON:-.venv/bin/python}" "$folder"
-    "${uv[@]}" pip install --quiet --python "$folder" --require-hashes --only-binary :all: -r "$lock"
+    "${uv[@]}" pip install --quiet --compile-bytecode --python "$folder" --require-hashes --only-binary :all: -r "$lock"
     made "$folder" "$lock"
     echo "Made $folder."
 }

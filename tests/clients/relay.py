@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 
 import httpx
 
-REFUSAL_TIMEOUT_S = 40
-"""How long a program may take until its first request is refused: the import of some libraries takes 10 s."""
+REFUSAL_TIMEOUT_S = 100
+"""How long a program may take until its first request is refused: some libraries need 20 s to be imported."""
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 

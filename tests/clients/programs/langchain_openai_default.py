@@ -1,0 +1,14 @@
+"""LangChain for OpenAI with its default settings, which sends token ids instead of texts."""
+
+from langchain_openai import OpenAIEmbeddings
+from program import API_KEY, BASE_URL, MODEL, run
+
+
+def embed(texts: list[str]) -> list[list[float]]:
+    # docs: begin
+    embeddings = OpenAIEmbeddings(base_url=f"{BASE_URL}/v1", api_key=API_KEY, model=MODEL)
+    return embeddings.embed_documents(texts)
+    # docs: end
+
+
+run(embed)

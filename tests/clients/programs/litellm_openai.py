@@ -1,0 +1,14 @@
+"""LiteLLM with the prefix openai/."""
+
+import litellm
+from program import API_KEY, BASE_URL, MODEL, run
+
+
+def embed(texts: list[str]) -> list[list[float]]:
+    # docs: begin
+    answer = litellm.embedding(model=f"openai/{MODEL}", input=texts, api_base=f"{BASE_URL}/v1", api_key=API_KEY)
+    return [item["embedding"] for item in answer.data]
+    # docs: end
+
+
+run(embed)

@@ -1,0 +1,14 @@
+"""LlamaIndex for OpenAI."""
+
+from llama_index.embeddings.openai import OpenAIEmbedding
+from program import API_KEY, BASE_URL, MODEL, run
+
+
+def embed(texts: list[str]) -> list[list[float]]:
+    # docs: begin
+    embedding = OpenAIEmbedding(api_base=f"{BASE_URL}/v1", api_key=API_KEY, model_name=MODEL)
+    return embedding.get_text_embedding_batch(texts)
+    # docs: end
+
+
+run(embed)
