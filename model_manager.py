@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
@@ -122,6 +122,11 @@ class ModelManager:
     def find(self, name: str) -> LoadedModel | None:
         """Return the model with this name if it is in memory. This does not count as use."""
         return self._places.loaded.get(name)
+
+    def expires_at(self, name: str) -> datetime | None:
+        """Return when a model in memory is evicted if it is not used until then; None: never, or it is not loaded."""
+        loaded = self._places.loaded.get(name)
+        return None if loaded is None or name in self.required else loaded.last_used + timedelta(seconds=self._ttl_s)
 
     @asynccontextmanager
     async def lease(self, model: Model, *, caller: str = "") -> AsyncIterator[Encoder]:

@@ -131,7 +131,7 @@ def build_app(
     app = Litestar(
         route_handlers=route_handlers,
         lifespan=[access.lifespan, service.lifespan],
-        dependencies=_dependencies(service, settings, catalog, cache, report),
+        dependencies=_dependencies(service, settings, catalog, cache, report, version=version),
         middleware=[authentication, *([RateLimitMiddleware(quotas)] if settings.enable_rate_limit else [])],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
@@ -236,7 +236,13 @@ def _authentication(access: Access, addresses: ClientAddresses) -> Authenticatio
 
 
 def _dependencies(
-    service: RunningService, settings: Settings, catalog: Catalog, cache: CacheReport, report: MetricsReport
+    service: RunningService,
+    settings: Settings,
+    catalog: Catalog,
+    cache: CacheReport,
+    report: MetricsReport,
+    *,
+    version: str,
 ) -> dict[str, Provide]:
     """Return the dependencies of handlers, by name: each handler receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
@@ -250,6 +256,7 @@ def _dependencies(
         ),
         "scheduler": lambda: service.parts.scheduler,
         "lifecycle": lambda: service.lifecycle,
+        "version": lambda: version,
         "required_models": lambda: service.required_models,
         "cache_report": lambda: cache,
         "metrics_report": lambda: report,

@@ -83,6 +83,11 @@ class Embedder:
         return model
 
     @property
+    def timeout_s(self) -> float:
+        """Maximum seconds of a request."""
+        return self._timeout_s
+
+    @property
     def models(self) -> list[Model]:
         """The models that callers may use; those that need no download come first."""
         return [model for model in self._catalog.models if not self._allowed or model.name in self._allowed]

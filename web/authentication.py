@@ -1,6 +1,7 @@
 """Authentication middleware: identifies callers and checks their permission before any of the body is read."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
@@ -24,7 +25,9 @@ class AuthenticationMiddleware(ASGIMiddleware):
     """Puts the caller's `Principal` into the request context, and rejects callers without the route's permission.
 
     A route names the permission it requires in its option `permission`. Keys and tokens are granted `embed` and
-    `metrics` one by one; for the other permissions (`models`, `docs`), any valid key or token is enough.
+    `metrics` one by one; for the other permissions (`models`, `docs`), any valid key or token is enough. An open route
+    that answers with more for callers with a permission names it in its option `shows_more_with`: callers without it
+    have no principal.
     """
 
     scopes = (ScopeType.HTTP,)
@@ -54,16 +57,27 @@ class AuthenticationMiddleware(ASGIMiddleware):
         permission = required_permission(scope)
         if permission is not None and scope["type"] == ScopeType.HTTP:
             context = context_of(scope)
-            if permission in self._protected:
-                try:
-                    context.principal = await self._identify(scope["headers"])
-                    _check_permission(context.principal, permission)
-                except ServiceError as error:
-                    context.answer_headers.extend(_challenge(error))
-                    raise
-            else:
-                context.principal = self._principal_at(scope["client"], scope["headers"])
+            try:
+                context.principal = await self._authorize(scope["client"], scope["headers"], permission)
+            except ServiceError as error:
+                context.answer_headers.extend(_challenge(error))
+                raise
+        elif (hidden := route_option(scope, "shows_more_with")) is not None and scope["type"] == ScopeType.HTTP:
+            with suppress(ServiceError):
+                context_of(scope).principal = await self._authorize(scope["client"], scope["headers"], hidden)
         await next_app(scope, receive, send)
+
+    async def _authorize(self, client: Client, headers: Iterable[Header], permission: str) -> Principal:
+        """Return the principal of a caller that has *permission*.
+
+        Raises:
+            ServiceError: the caller does not have it.
+        """
+        if permission not in self._protected:
+            return self._principal_at(client, headers)
+        principal = await self._identify(headers)
+        _check_permission(principal, permission)
+        return principal
 
     def find_embed_caller(self, client: Client, headers: Iterable[Header]) -> Caller | None:
         """Return who calls a route that requires `embed`, as far as that is known without verifying a token.

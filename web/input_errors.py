@@ -25,6 +25,7 @@ PLAIN_TYPES = {
     "bool": "true or false",
     "bool | null": "true, false or null",
     "array": "an array",
+    "str | array | null": "a string, an array or null",
     "object": "an object",
     "null": "null",
 }

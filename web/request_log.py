@@ -58,7 +58,7 @@ class RequestLog:
         Args:
             app: all of Litestar.
             count: counts an answer: endpoint, seconds, problem code, dialect.
-            polled: routes that monitoring polls; their answers are logged at level DEBUG only.
+            polled: routes whose GET requests monitoring polls; their answers are logged at level DEBUG only.
             error_headers: CORS headers for an error that is answered here.
             large_bodies: the queue for the large bodies of all requests.
             find_dialect: returns the dialect of a path; None: ours.
@@ -116,7 +116,8 @@ class RequestLog:
         self._count(endpoint, seconds, context.problem_code, label_of(context.dialect))
         if context.logged_elsewhere:
             return
-        write = log.debug if route in self._polled else log.info
+        is_polled = route in self._polled and scope["method"] == HttpMethod.GET.value
+        write = log.debug if is_polled else log.info
         write(
             "request_answered",
             request_id=context.request_id,

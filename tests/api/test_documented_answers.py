@@ -83,6 +83,14 @@ def dialect_runs(body: Json, failing: Json, invalid: Json) -> dict[int, Way]:
 
 
 COHERE = dialect_runs({"texts": ["one"]}, {"texts": ["poison"]}, {"texts": []})
+OLLAMA_MODEL = {
+    200: Way("narrow", {"model": "tiny/one", "stream": False}),
+    400: Way("narrow", {"model": 1}),
+    403: Way("narrow", {"model": OUTSIDE}),
+    404: Way("narrow", {"model": "no-such-model"}),
+    413: Way("narrow", content=b"{}".ljust(1025)),
+    415: Way("narrow", content=b"one", headers={"Content-Type": "text/plain"}),
+}
 UNKNOWN_KEY_TOKEN = ".".join(
     urlsafe_b64encode(part).decode().rstrip("=")
     for part in (b'{"alg": "RS256", "kid": "unknown", "typ": "JWT"}', b"{}", b"signature")
@@ -101,6 +109,23 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
     },
     ("post", "/v1/embed"): COHERE,
     ("post", "/v2/embed"): COHERE,
+    ("post", "/api/embed"): dialect_runs({"input": "one"}, {"input": ["one", "nan"]}, {"input": 1}),
+    ("post", "/api/embeddings"): dialect_runs({"prompt": "one"}, {"prompt": "poison"}, {"prompt": 1}),
+    ("post", "/api/show"): {
+        **OLLAMA_MODEL,
+        401: Way("locked", {}),
+        503: replace(KEYS_UNAVAILABLE, body={}),
+    },
+    ("post", "/api/pull"): {
+        **OLLAMA_MODEL,
+        401: Way("locked", {}),
+        429: Way("limited", {}),
+        503: replace(KEYS_UNAVAILABLE, body={}),
+    },
+    ("get", "/api/tags"): {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE},
+    ("get", "/api/ps"): {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE},
+    ("get", "/api/version"): {200: Way("default")},
+    ("get", "/"): {200: Way("default")},
     ("get", "/health"): {200: Way("default"), 503: Way("starting")},
     ("get", "/health/live"): {200: Way("default"), 503: Way("hanging")},
     ("get", "/health/ready"): {200: Way("default"), 503: Way("starting")},

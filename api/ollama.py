@@ -1,0 +1,329 @@
+"""Ollama's API: embeddings, and what its clients ask about models."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import orjson
+from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.response.base import ASGIResponse
+from numpy.typing import NDArray
+
+from api import ollama_examples, ollama_models, openapi
+from api.answer_formats import FINGERPRINT_HEADER
+from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
+from api.model_names import ModelNames
+from api.ollama_types import OllamaProcesses, OllamaShowAnswer, OllamaStatus, OllamaTags, OllamaVersion, ServiceInfo
+from api.request_types import Timeout
+from api.vector_answers import vectors_answer
+from engine.catalog import Model
+from engine.embed_results import EmbedRun
+from engine.embedder import Embedder
+from engine.errors import DeadlineError
+from engine.options import EmbedOptions
+from model_manager import ModelManager
+from web.dialects import Dialect
+from web.request_context import context_of
+from web.responses import JsonResponse, PlainJsonAnswer
+
+TOO_LONG = "the input length exceeds the context length"
+"""Ollama's words, which some clients look for."""
+MANY_TEXTS = 20_000
+"""Requests with more texts are rejected before they are tokenised if they cannot be answered in time."""
+SAMPLE = [""] * 256
+"""The shortest texts, whose work is estimated for that."""
+
+
+def _members(document: Mapping[str, object]) -> Mapping[str, object]:
+    detail = str(document["detail"])
+    if document["code"] == "unknown-model" and "model" in document:
+        closest = " or ".join(map(repr, cast("list[str]", document["closest"])))
+        advice = f"Did you mean {closest}?" if closest else "GET /api/tags lists all."
+        return {"error": f"model '{document['model']}' not found. {advice}"}
+    if {"tokens", "limit", "index"} <= document.keys():
+        return {"error": f"{TOO_LONG}: {detail[:1].lower()}{detail[1:]}"}
+    if re.match(r"input(\[\d+\])?: Expected", detail):
+        return {"error": f"invalid input type: {detail}"}
+    return {"error": detail}
+
+
+def _status(code: str, native_status: int) -> int:
+    return HTTPStatus.NOT_FOUND if code == "unknown-model" else native_status
+
+
+OLLAMA: Final = Dialect(
+    name="ollama",
+    members=_members,
+    status=_status,
+    fields={"texts": "input", "model_name": "model"},
+    prefixes=("/api/",),
+)
+_OPTIONS: Final = {"permission": "models", "dialect": OLLAMA}
+_QUEUED: Final = {"permission": "embed", "work": "queued", "dialect": OLLAMA}
+
+
+class EmbedWriter:
+    """Writes the answer of `/api/embed`."""
+
+    def __init__(self, name: str, clock: "LoadClock") -> None:
+        """Answer with *name*, as it was sent, and the durations of *clock*."""
+        self._name = name
+        self._clock = clock
+
+    def head(self, run: EmbedRun) -> bytes:  # noqa: ARG002 - the signature of `VectorsWriter`
+        """Begin the answer."""
+        return b'{"model":%s,"embeddings":[' % orjson.dumps(self._name)
+
+    def rows(self, vectors: NDArray[Any], first: int, run: EmbedRun) -> bytes:  # noqa: ARG002 - as above
+        """Return the next vectors."""
+        return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+
+    def tail(self, run: EmbedRun) -> bytes:
+        """Return what follows the vectors."""
+        return b"]," + orjson.dumps(self._clock.facts(run.used_tokens))[1:]
+
+
+class EmbeddingWriter:
+    """Writes the answer of `/api/embeddings`: the only vector."""
+
+    def head(self, run: EmbedRun) -> bytes:  # noqa: ARG002 - the signature of `VectorsWriter`
+        """Begin the answer."""
+        return b'{"embedding":'
+
+    def rows(self, vectors: NDArray[Any], first: int, run: EmbedRun) -> bytes:  # noqa: ARG002 - as above
+        """Return the vector."""
+        return orjson.dumps(vectors[0], option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def tail(self, run: EmbedRun) -> bytes:  # noqa: ARG002 - as above
+        """End the answer."""
+        return b"}"
+
+
+class LoadClock:
+    """Measures a request, and how much of it was the load of its model."""
+
+    def __init__(self, model: Model, models: ModelManager) -> None:
+        """Start now."""
+        self._model = model
+        self._models = models
+        self._started_ns = time.perf_counter_ns()
+        self._was_loaded = models.find(model.name) is not None
+
+    def facts(self, tokens: int) -> dict[str, int]:
+        """Return the durations until now, in nanoseconds, with the number of *tokens*."""
+        loaded = None if self._was_loaded else self._models.find(self._model.name)
+        return {
+            "total_duration": time.perf_counter_ns() - self._started_ns,
+            "load_duration": round(loaded.load_s * 1e9) if loaded else 0,
+            "prompt_eval_count": tokens,
+        }
+
+
+@post(
+    "/api/embed",
+    status_code=200,
+    opt=_QUEUED,
+    tags=["Ollama"],
+    security=openapi.CREDENTIALS,
+    responses=ollama_examples.embed_responses(OLLAMA),
+    operation_class=openapi.DialectOperation,
+)
+async def embed(
+    data: ollama_examples.EmbedBody,
+    *,
+    embedder: NamedDependency[Embedder],
+    models: NamedDependency[ModelManager],
+    names: NamedDependency[ModelNames],
+    request: Request[Any, Any, Any],
+    request_timeout: Timeout = None,
+) -> ASGIResponse:
+    """Embed one or more texts as Ollama's API does. The vectors have length 1."""
+    model = names.resolve(data.model)
+    name, clock = data.model or model.name, LoadClock(model, models)
+    texts = [data.input] if isinstance(data.input, str) and data.input else data.input or []
+    if not texts:
+        fingerprint = await _load(model, embedder, models, request, request_timeout)
+        content: dict[str, object] = {"model": name, "embeddings": [], **clock.facts(0)}
+        return PlainJsonAnswer(200, orjson.dumps(content), {FINGERPRINT_HEADER: fingerprint})
+    dimensions = data.dimensions or 0
+    is_cut = data.truncate is not False
+    await _check_count(len(texts), model, embedder, request, request_timeout)
+    return await vectors_answer(
+        embedder,
+        request,
+        EmbedWriter(name, clock),
+        model_name=model.name,
+        texts=texts,
+        options=EmbedOptions(
+            truncate=None if is_cut else "none",
+            dimensions=dimensions if 0 < dimensions < model.dim else None,
+            normalize=True,
+            allow_blank=True,
+            clip=is_cut,
+        ),
+        timeout_s=request_timeout,
+    )
+
+
+@post(
+    "/api/embeddings",
+    status_code=200,
+    opt=_QUEUED,
+    tags=["Ollama"],
+    security=openapi.CREDENTIALS,
+    responses=ollama_examples.embeddings_responses(OLLAMA),
+    operation_class=openapi.DialectOperation,
+)
+async def embed_prompt(
+    data: ollama_examples.EmbeddingsBody,
+    *,
+    embedder: NamedDependency[Embedder],
+    models: NamedDependency[ModelManager],
+    names: NamedDependency[ModelNames],
+    request: Request[Any, Any, Any],
+    request_timeout: Timeout = None,
+) -> ASGIResponse:
+    """Embed one text as Ollama's older route does. The vector is not scaled to length 1."""
+    model = names.resolve(data.model)
+    if not data.prompt:
+        fingerprint = await _load(model, embedder, models, request, request_timeout)
+        return PlainJsonAnswer(200, b'{"embedding":[]}', {FINGERPRINT_HEADER: fingerprint})
+    return await vectors_answer(
+        embedder,
+        request,
+        EmbeddingWriter(),
+        model_name=model.name,
+        texts=[data.prompt],
+        options=EmbedOptions(normalize=False, allow_blank=True, clip=True),
+        timeout_s=request_timeout,
+    )
+
+
+async def _load(
+    model: Model,
+    embedder: Embedder,
+    models: ModelManager,
+    request: Request[Any, Any, Any],
+    timeout_s: float | None,
+) -> str:
+    """Load *model* if it is not in memory, and return its fingerprint."""
+    await embedder.tokenize(
+        model.name,
+        [""],
+        caller=context_of(request.scope).caller,
+        timeout_s=timeout_s,
+        if_fingerprint=expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, [])),
+    )
+    return models.fingerprints.get(model.name, "")
+
+
+async def _check_count(
+    count: int, model: Model, embedder: Embedder, request: Request[Any, Any, Any], timeout_s: float | None
+) -> None:
+    """Reject a request with so many texts that even the shortest ones could not be embedded in time.
+
+    Ollama limits the body's size only, and 10 MB may contain millions of texts: to tokenise them before they are
+    rejected would take seconds.
+
+    Raises:
+        DeadlineError: they could not.
+    """
+    if count <= MANY_TEXTS:
+        return
+    sample = await embedder.tokenize(model.name, SAMPLE, caller=context_of(request.scope).caller, timeout_s=timeout_s)
+    seconds = sample.estimate.seconds * count / len(SAMPLE)
+    allowed_s = min(timeout_s or embedder.timeout_s, embedder.timeout_s)
+    if seconds > allowed_s:
+        raise DeadlineError(
+            f"input: {count} texts would take {seconds:.0f} s even if all were empty and nothing else were queued, and "
+            f"the deadline is in {allowed_s:.0f} s, so no part of them was computed. Send fewer texts at once."
+        )
+
+
+@post(
+    "/api/show",
+    status_code=200,
+    opt=_OPTIONS,
+    tags=["Ollama"],
+    security=openapi.CREDENTIALS,
+    responses=ollama_examples.show_responses(OLLAMA),
+)
+async def show(
+    data: ollama_examples.ModelBody, models: NamedDependency[ModelManager], names: NamedDependency[ModelNames]
+) -> Response[OllamaShowAnswer]:
+    """What Ollama's clients ask about one model: its longest input and its dimension."""
+    model = names.resolve(data.model or data.name)
+    return JsonResponse(ollama_models.show_answer(model, models.find(model.name)))
+
+
+@post(
+    "/api/pull",
+    status_code=200,
+    opt={"permission": "embed", "dialect": OLLAMA},
+    tags=["Ollama"],
+    security=openapi.CREDENTIALS,
+    responses=ollama_examples.pull_responses(OLLAMA),
+    operation_class=ollama_examples.PullOperation,
+)
+async def pull(
+    data: ollama_examples.PullBody, models: NamedDependency[ModelManager], names: NamedDependency[ModelNames]
+) -> Response[Any]:
+    """Answer `success` for a model that may be used. The first request that uses it downloads it."""
+    model = names.resolve(data.model or data.name)
+    if data.stream is False:
+        return JsonResponse(OllamaStatus("success"))
+    is_here = model.source != "hub" or models.find(model.name) is not None
+    steps = [] if is_here else ["the first request that uses the model downloads it unless it is in the cache"]
+    lines = [orjson.dumps(OllamaStatus(status)) for status in ("pulling manifest", *steps, "success")]
+    return Response(b"\n".join([*lines, b""]), media_type=ollama_examples.NDJSON)
+
+
+@get(
+    "/api/tags",
+    opt=_OPTIONS,
+    tags=["Ollama"],
+    security=openapi.CREDENTIALS,
+    responses=ollama_examples.tags_responses(OLLAMA),
+)
+async def list_tags(
+    embedder: NamedDependency[Embedder], models: NamedDependency[ModelManager], names: NamedDependency[ModelNames]
+) -> Response[OllamaTags]:
+    """All models that may be used, under their real names, aliases and names in Ollama's library."""
+    return JsonResponse(OllamaTags(ollama_models.tags_of(embedder.models, models, names)))
+
+
+@get(
+    "/api/ps",
+    opt=_OPTIONS,
+    tags=["Ollama"],
+    security=openapi.CREDENTIALS,
+    responses=ollama_examples.ps_responses(OLLAMA),
+)
+async def list_running(
+    embedder: NamedDependency[Embedder], models: NamedDependency[ModelManager]
+) -> Response[OllamaProcesses]:
+    """The models in memory, and when each is evicted if nothing uses it."""
+    return JsonResponse(OllamaProcesses(ollama_models.running_models(embedder.models, models)))
+
+
+@get("/api/version", opt={"dialect": OLLAMA, "polled": True}, tags=["Ollama"], responses=ollama_examples.VERSION)
+async def show_version(version: NamedDependency[str]) -> Response[OllamaVersion]:
+    """The version of this service."""
+    return JsonResponse(OllamaVersion(version))
+
+
+@get("/", opt={"shows_more_with": "models", "polled": True}, tags=["Ollama"], responses=ollama_examples.ROOT)
+async def show_service(
+    embedder: NamedDependency[Embedder], request: Request[Any, Any, Any], version: NamedDependency[str]
+) -> Response[ServiceInfo]:
+    """What this service is. Ollama's clients ask before each job whether anything answers here."""
+    may_see_models = context_of(request.scope).principal is not None
+    names: Sequence[str] = [model.name for model in embedder.models] if may_see_models else []
+    info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": "/schema"}
+    return JsonResponse({**info, "models": names} if may_see_models else info)
+
+
+ROUTES = (embed, embed_prompt, show, pull, list_tags, list_running, show_version, show_service)
