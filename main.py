@@ -18,7 +18,7 @@ from litestar import Litestar, Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import PathParameter
 
-from api import build_answers, cohere, ollama, openapi, openapi_examples
+from api import build_answers, cohere, ollama, openai, openapi, openapi_examples
 from api.answer_formats import Format, accepted_format, check_format
 from api.answer_types import Health, ModelDetails, ModelList, Probe, TokenizeAnswer
 from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
@@ -211,7 +211,7 @@ async def show_metrics(
 
 
 NATIVE_ROUTES = (embed, embed_batch, tokenize, health, live, ready, list_models, show_model, show_metrics)
-DIALECT_ROUTES = (*cohere.ROUTES, *ollama.ROUTES)
+DIALECT_ROUTES = (*openai.ROUTES, *ollama.ROUTES, *cohere.ROUTES)
 ROUTES = (*NATIVE_ROUTES, *DIALECT_ROUTES)
 
 

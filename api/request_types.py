@@ -143,12 +143,18 @@ class EmbedOptionsBody(msgspec.Struct, forbid_unknown_fields=True):
 _DEFAULT_OPTIONS = (None, None, "truncate", None, False, None, "float32")
 
 
+def _as_openai(field: str) -> dict[str, str]:
+    """Return the hint for `input`, which callers of OpenAI's API send: to use *field*, or that API."""
+    return {"input": f"Did you mean {field!r}? Clients of OpenAI's API send 'input' to POST /v1/embeddings."}
+
+
 class EmbedRequest(EmbedOptionsBody, kw_only=True):
     """One text to embed."""
 
     FIELD_HINTS = {
         **OPTION_HINTS,
         **_did_you_mean("text", *ONE_TEXT),
+        **_as_openai("text"),
         **dict.fromkeys(("texts", *SEVERAL_TEXTS), "For several texts, send 'texts' to POST /embed/batch."),
     }
 
@@ -166,6 +172,7 @@ class EmbedBatchRequest(EmbedOptionsBody, kw_only=True):
     FIELD_HINTS = {
         **OPTION_HINTS,
         **_did_you_mean("texts", *ONE_TEXT, *SEVERAL_TEXTS),
+        **_as_openai("texts"),
         "text": "For one text, use POST /embed; here 'texts' is a list.",
     }
     TYPE_HINTS: ClassVar[Mapping[str, str]] = {"texts": "Send a list, or 'text' to POST /embed."}

@@ -18,6 +18,8 @@ from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
 from api.model_names import ModelNames
+from api.openai import OpenAIParts
+from api.openai_token_ids import TokenVocabulary
 from api.request_types import TextLimits
 from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
@@ -246,7 +248,7 @@ def _dependencies(
 ) -> dict[str, Provide]:
     """Return the dependencies of handlers, by name: each handler receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
-    aliases = dict(settings.model_aliases)
+    aliases, vocabulary = dict(settings.model_aliases), TokenVocabulary()
     providers: dict[str, Callable[[], Any]] = {
         "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits),
         "embedder": lambda: service.parts.embedder,
@@ -254,6 +256,7 @@ def _dependencies(
         "names": lambda: ModelNames(
             catalog, service.parts.embedder, default_model=service.required_models[0], aliases=aliases
         ),
+        "openai": lambda: OpenAIParts(service.parts.embedder, providers["names"](), vocabulary),
         "scheduler": lambda: service.parts.scheduler,
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,

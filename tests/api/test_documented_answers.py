@@ -91,6 +91,8 @@ OLLAMA_MODEL = {
     413: Way("narrow", content=b"{}".ljust(1025)),
     415: Way("narrow", content=b"one", headers={"Content-Type": "text/plain"}),
 }
+OPENAI = dialect_runs({"input": "one"}, {"input": "poison"}, {"input": []})
+AZURE_PATH = "/openai/deployments/tiny/one/embeddings"
 UNKNOWN_KEY_TOKEN = ".".join(
     urlsafe_b64encode(part).decode().rstrip("=")
     for part in (b'{"alg": "RS256", "kid": "unknown", "typ": "JWT"}', b"{}", b"signature")
@@ -137,6 +139,21 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
         403: Way("narrow", path=f"/models/{OUTSIDE}"),
         404: Way("default", path="/models/no-such-model"),
         503: replace(KEYS_UNAVAILABLE, path="/models/one"),
+    },
+    ("post", "/v1/embeddings"): OPENAI,
+    ("post", "/embeddings"): OPENAI,
+    ("post", "/openai/v1/embeddings"): OPENAI,
+    ("post", "/openai/deployments/{deployment}"): {
+        status: replace(way, path=AZURE_PATH) for status, way in OPENAI.items()
+    },
+    ("get", "/v1/models"): {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE},
+    ("get", "/v1/models/{name}"): {
+        200: Way("default", path=f"/v1/models/{OUTSIDE}"),
+        400: Way("default", path="/v1/models/one", headers={"Host": "no host"}),
+        401: Way("locked", path="/v1/models/one"),
+        403: Way("narrow", path=f"/v1/models/{OUTSIDE}"),
+        404: Way("default", path="/v1/models/no-such-model"),
+        503: replace(KEYS_UNAVAILABLE, path="/v1/models/one"),
     },
     ("get", "/metrics"): {200: Way("default"), 401: Way("locked"), 403: Way("narrow"), 503: KEYS_UNAVAILABLE},
 }
@@ -284,7 +301,7 @@ def test_route_gives_no_undocumented_answer(ask: Ask, document: Json, method: st
     documented = {int(status) for status in document["paths"][route][method]["responses"]}
     ways = [way for ways in WAYS.values() for way in ways.values()]
     tried = {str(way): way for way in ways if way.server not in SPECIAL_STATES and "Host" not in way.headers}
-    path = route.replace("{name}", "tiny/one")
+    path = route.replace("{name}", "tiny/one").replace("{deployment}", "tiny/one/embeddings")
     seen = {ask(method, path, replace(way, path=None)).status_code for way in tried.values()}
     assert seen - documented == set()
 

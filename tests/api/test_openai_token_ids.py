@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.token_ids import CL100K_BASE, MAX_INLINE_IDS, TokenVocabulary
+from api.openai_token_ids import CL100K_BASE, MAX_INLINE_IDS, TokenVocabulary
 from engine.errors import InvalidInputError
 from tests.support.servers import ROOT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.token_ids import CL100K_BASE
+from api.openai_token_ids import CL100K_BASE
 from cli.commands import COMMANDS
 from config import BUNDLED_MODELS_DIR, HERE, PRELOADED_DIR
 from main import VERSION

@@ -6,9 +6,12 @@ from typing import Any
 
 import schemathesis
 
-NOT_IN_SCHEMA = {"dimensions", "inputs", "normalize", "output_dimension", "texts", "truncate"}
+NOT_IN_SCHEMA = {
+    *("dimensions", "output_dimension", "input", "inputs", "late_chunking", "normalize", "normalized", "texts"),
+    *("truncate", "truncate_prompt_tokens"),
+}
 """Fields whose limits depend on the model (dimensions), the settings (MAX_BATCH_SIZE) or other fields (`long_text` and
-`dtype`; Cohere's `inputs` exclude `texts`)."""
+`dtype`; Cohere's `inputs` exclude `texts`), or whose values are understood and not supported (`late_chunking`)."""
 
 
 @schemathesis.check

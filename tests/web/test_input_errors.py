@@ -23,7 +23,13 @@ def error_of(expected: type[Any], **body: object) -> InvalidInputError:
         pytest.param(
             EmbedRequest, "texts", "For several texts, send 'texts' to POST /embed/batch.", id="several texts"
         ),
-        pytest.param(EmbedRequest, "input", "Did you mean 'text'?", id="another API's text"),
+        pytest.param(
+            EmbedRequest,
+            "input",
+            "Did you mean 'text'? Clients of OpenAI's API send 'input' to POST /v1/embeddings.",
+            id="OpenAI's text",
+        ),
+        pytest.param(EmbedRequest, "Prompt", "Did you mean 'text'?", id="another API's text"),
         pytest.param(EmbedRequest, "Inputs", "Did you mean 'text'?", id="another case"),
         pytest.param(EmbedRequest, "model", "Did you mean 'model_name'?", id="another API's model"),
         pytest.param(EmbedRequest, "normalise", "Did you mean 'normalize'?", id="another spelling"),

@@ -1,0 +1,139 @@
+"""OpenAI's routes: embeddings and models, also as Azure, Voyage, Jina, NVIDIA NIM and vLLM serve them."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.exceptions import NotFoundException
+from litestar.params import PathParameter
+from litestar.response.base import ASGIResponse
+
+from api import openai_examples, openapi
+from api.model_names import ModelNames
+from api.openai_answers import OPENAI, EmbeddingsWriter, OpenAIModel, OpenAIModelList, model_entry
+from api.openai_inputs import check_tokens, read_texts
+from api.openai_requests import EmbeddingsRequest, find_model
+from api.openai_token_ids import TokenVocabulary
+from api.request_types import Timeout
+from api.vector_answers import vectors_answer, without_prompt
+from engine.embedder import Embedder
+from model_manager import ModelManager
+from web.responses import JsonResponse
+
+TAGS = ["OpenAI"]
+EMBEDDINGS = "/embeddings"
+"""The end of the path of a deployment's embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIParts:
+    """The parts that OpenAI's routes for embedding use. They are one dependency for the reason of `EmbeddingParts`."""
+
+    embedder: Embedder
+    names: ModelNames
+    vocabulary: TokenVocabulary
+
+
+@post(
+    ["/v1/embeddings", "/embeddings", "/openai/v1/embeddings"],
+    status_code=200,
+    opt={"dialect": OPENAI, "permission": "embed", "work": "queued"},
+    tags=TAGS,
+    security=openapi.CREDENTIALS,
+    responses=openai_examples.EMBEDDINGS,
+    operation_class=openapi.DialectOperation,
+)
+async def create_embeddings(
+    data: openai_examples.EmbeddingsBody,
+    openai: NamedDependency[OpenAIParts],
+    request: Request[Any, Any, Any],
+    request_timeout: Timeout = None,
+) -> ASGIResponse:
+    """Embed texts. Vectors have length 1, in the order of the texts."""
+    return await _embed(data, data.model, openai, request, request_timeout)
+
+
+@post(
+    "/openai/deployments/{deployment:path}",
+    status_code=200,
+    opt={"dialect": OPENAI, "permission": "embed", "work": "queued"},
+    tags=TAGS,
+    security=openapi.CREDENTIALS,
+    responses=openai_examples.EMBEDDINGS,
+    operation_class=openapi.DialectOperation,
+)
+async def create_azure_embeddings(
+    data: openai_examples.EmbeddingsBody,
+    deployment: Annotated[
+        str, PathParameter(description="A model or an alias, plain or percent-encoded, and then `/embeddings`.")
+    ],
+    openai: NamedDependency[OpenAIParts],
+    request: Request[Any, Any, Any],
+    request_timeout: Timeout = None,
+) -> ASGIResponse:
+    """Embed texts, as at Azure. The deployment names the model if the body does not. `api-version` is ignored."""
+    path = deployment.rstrip("/")
+    if not path.endswith(EMBEDDINGS):
+        raise NotFoundException
+    name = data.model or path.removesuffix(EMBEDDINGS).strip("/")
+    return await _embed(data, name, openai, request, request_timeout)
+
+
+async def _embed(
+    data: EmbeddingsRequest,
+    name: str | None,
+    parts: OpenAIParts,
+    request: Request[Any, Any, Any],
+    timeout_s: float | None,
+) -> ASGIResponse:
+    """Answer with the vectors of *data* by the model *name*."""
+    model, type_in_name = find_model(parts.names, name)
+    options = data.options(type_in_name)
+    data.check_cut(model.max_tokens)
+    given = await read_texts(data.input, parts.vocabulary)
+    return await vectors_answer(
+        parts.embedder,
+        request,
+        EmbeddingsWriter(data.is_base64),
+        model_name=model.name,
+        texts=without_prompt(given.texts, model, options.input_type),
+        options=replace(options, clip=given.are_ids),
+        timeout_s=timeout_s,
+        check_tokens=None if given.are_ids else check_tokens,
+    )
+
+
+@get(
+    "/v1/models",
+    opt={"dialect": OPENAI, "permission": "models"},
+    tags=TAGS,
+    security=openapi.CREDENTIALS,
+    responses=openai_examples.MODELS,
+)
+async def list_openai_models(
+    embedder: NamedDependency[Embedder], models: NamedDependency[ModelManager]
+) -> Response[OpenAIModelList]:
+    """All models that may be used, those that need no download first."""
+    entries = [model_entry(model, models.find(model.name)) for model in embedder.models]
+    return JsonResponse(OpenAIModelList("list", entries))
+
+
+@get(
+    "/v1/models/{name:path}",
+    opt={"dialect": OPENAI, "permission": "models"},
+    tags=TAGS,
+    security=openapi.CREDENTIALS,
+    responses=openai_examples.MODEL,
+)
+async def show_openai_model(
+    name: Annotated[str, PathParameter(description="A model or an alias. Slashes may be plain or percent-encoded.")],
+    names: NamedDependency[ModelNames],
+    models: NamedDependency[ModelManager],
+) -> Response[OpenAIModel]:
+    """One model."""
+    model, _ = find_model(names, name.strip("/"))
+    return JsonResponse(model_entry(model, models.find(model.name)))
+
+
+ROUTES = (create_embeddings, create_azure_embeddings, list_openai_models, show_openai_model)
