@@ -1,21 +1,32 @@
 """Answers of the dialects that contain vectors, written while they are computed."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Protocol
 
+import structlog
 from litestar import Request
 from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
 from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
 from engine.catalog import Model
-from engine.embed_results import EmbedRun
+from engine.embed_results import SLICE_TEXTS, EmbedRun
 from engine.embedder import Embedder
+from engine.errors import ServiceError
 from engine.model_cards import InputType
 from engine.options import EmbedOptions
-from web.request_context import context_of
-from web.responses import PlainJsonAnswer
+from web.request_context import RequestContext, context_of
+from web.responses import JSON, PlainJsonAnswer, encoded_headers
+
+MAX_PIECE_NUMBERS = 16_384
+"""Numbers that are written at once: as decimals, the slowest format, they take about 1 ms of the event loop. Other
+requests are served between two pieces."""
+
+log = structlog.get_logger()
 
 
 class VectorsWriter(Protocol):
@@ -58,7 +69,7 @@ async def vectors_answer(
         ServiceError: as `Embedder.open`.
     """
     context = context_of(request.scope)
-    async with embedder.open(
+    opened = embedder.open(
         model_name,
         texts,
         options,
@@ -67,13 +78,88 @@ async def vectors_answer(
         on_tokens=context.charge_tokens,
         if_fingerprint=expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, [])),
         check_tokens=check_tokens,
-    ) as run:
-        rows, first = [], 0
-        async for vectors in run.slices():
-            rows.append(writer.rows(vectors, first, run))
-            first += len(vectors)
-        body = b"".join([writer.head(run), b",".join(rows), writer.tail(run)])
-        return PlainJsonAnswer(200, body, _headers(run))
+    )
+    if len(texts) > SLICE_TEXTS and request.scope["http_version"] != "1.0":  # which has no chunked bodies
+        return StreamedAnswer(opened, writer, context)
+    pieces: list[bytes] = []
+
+    async def put(_: EmbedRun, piece: bytes) -> None:
+        pieces.append(piece)
+
+    run = await _write(opened, writer, put)
+    return PlainJsonAnswer(200, b"".join(pieces), _headers(run))
+
+
+class StreamedAnswer(ASGIResponse):
+    """An answer of unknown length that is sent while its vectors are computed. Its status is sent after the first ones.
+
+    An error before that is an ordinary one. After it, the answer stays incomplete, and the server closes the
+    connection: a client must not take a part of the vectors for all of them.
+    """
+
+    def __init__(
+        self, opened: AbstractAsyncContextManager[EmbedRun], writer: VectorsWriter, context: RequestContext
+    ) -> None:
+        """Answer with the vectors of the request that *opened* admits."""
+        self._opened = opened
+        self._writer = writer
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Compute and send the answer. `send` waits while the client does not receive."""
+        has_started = False
+
+        async def put(run: EmbedRun, piece: bytes) -> None:
+            nonlocal has_started
+            if not has_started:
+                has_started = True
+                headers = [(b"content-type", JSON.encode()), *encoded_headers(_headers(run))]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+        try:
+            await _write(self._opened, self._writer, put)
+        except ServiceError as error:
+            if not has_started:
+                raise
+            self._context.problem_code = error.code
+            log.warning(
+                "answer_cut_off", request_id=self._context.request_id, code=error.code, exc_info=error.__cause__
+            )
+            return  # an ASGI server closes the connection of an answer that has no end
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _write(
+    opened: AbstractAsyncContextManager[EmbedRun],
+    writer: VectorsWriter,
+    put: Callable[[EmbedRun, bytes], Awaitable[None]],
+) -> EmbedRun:
+    """Give the pieces of an answer to *put*, with pauses for other requests; return the run, which has ended.
+
+    The last slice is written after the end of the run: neither the lease nor the deadline waits for the client then.
+    """
+    first = 0
+
+    async def write_rows(vectors: NDArray[Any]) -> None:
+        nonlocal first
+        size = max(1, MAX_PIECE_NUMBERS // vectors.shape[1])
+        for start in range(0, len(vectors), size):
+            if first:
+                await asyncio.sleep(0)
+            rows = vectors[start : start + size]
+            piece = writer.rows(rows, first, run)
+            await put(run, (b"," if first else writer.head(run)) + piece)
+            first += len(rows)
+
+    async with opened as run, aclosing(run.slices()) as slices:
+        async for vectors in slices:
+            if run.is_computed:
+                break
+            await write_rows(vectors)
+    await write_rows(vectors)
+    await put(run, writer.tail(run))
+    return run
 
 
 def _headers(run: EmbedRun) -> dict[str, str]:

@@ -107,6 +107,11 @@ class EmbedRun:
         while self._started:
             self._scheduler.drop(self._started.popleft()[0])
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether the last slice has been computed: nothing is left that needs the model."""
+        return not self._waiting and not self._started
+
     async def slices(self) -> AsyncGenerator[NDArray[Any]]:
         """Yield the vectors of up to `SLICE_TEXTS` texts at a time, one row per text, in the order of the texts.
 
@@ -123,7 +128,7 @@ class EmbedRun:
         self._started.popleft()
         self._start()  # first, because postprocessing takes a moment
         vectors, _ = postprocess(raw, inputs, self._options, self.model)
-        if not self._started:
+        if self.is_computed:
             self._count(self.model, len(self.tokens), self.used_tokens)
         return vectors
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.fair_queue import Caller
 from engine.ledger import Reservation
-from engine.planner import MAX_PLANNED_TEXTS, Batching, cheapest_split, cost
+from engine.planner import MAX_PLANNED_TEXTS, Batching, cheapest_split, separate_cost
 from engine.vectors import Matrix
 
 
@@ -101,9 +101,9 @@ class Job:
         """Return the tokens of these texts as the model sees them, without padding."""
         return sum(self.items[index].length for index in indexes)
 
-    def counted_s(self, indexes: Iterable[int]) -> float:
+    def counted_s(self, indexes: Collection[int]) -> float:
         """Return the seconds of one lane for these texts if each had a run of its own, as admission counts them."""
-        return sum(cost(1, self.items[index].length) for index in indexes) * self.counted_s_per_token
+        return separate_cost(len(indexes), self.tokens_of(indexes)) * self.counted_s_per_token
 
     def count_taken(self, indexes: Sequence[int]) -> None:
         """Count these texts as taken, once they are no longer in *waiting*.

@@ -34,6 +34,11 @@ def cost(texts: int, longest: int) -> int:
     return RUN_COST_TOKENS + texts * longest
 
 
+def separate_cost(texts: int, tokens: int) -> int:
+    """Return the modelled cost, in tokens, of this many texts with *tokens* in all if each has a run of its own."""
+    return RUN_COST_TOKENS * texts + tokens
+
+
 def plan_micro_batches(lengths: Sequence[int], batching: Batching, *, budget_tokens: int) -> list[list[int]]:
     """Split texts into micro-batches that a model with this *batching* may run.
 

@@ -35,7 +35,7 @@ from engine.job_outcomes import JobOutcomes
 from engine.job_queue import Item, Job, MicroBatch, RunnableModel
 from engine.lane import PREFETCH_S, Lane
 from engine.ledger import Account, Reservation
-from engine.planner import MAX_SMALL_TOKENS, RUN_COST_TOKENS, cost
+from engine.planner import MAX_SMALL_TOKENS, RUN_COST_TOKENS, separate_cost
 from engine.run_queue import RunQueue
 from engine.scheduler_state import SchedulerState
 from engine.vectors import Matrix
@@ -187,7 +187,7 @@ class Scheduler:
             is_bulk=admitted.kind == "bulk",
             reservation=admitted.reservation
             if is_last
-            else admitted.split(sum(cost(1, item.length) for item in items)),
+            else admitted.split(separate_cost(len(items), sum(item.length for item in items))),
         )
         self._queue.add(job)
         self._dispatch()
@@ -258,8 +258,8 @@ class Scheduler:
             self._outcomes.fail(job, CutOffError())
 
     def _work(self, model: RunnableModel, lengths: Sequence[int]) -> Work:
-        tokens = sum(cost(1, length) for length in lengths)
         real_tokens = sum(lengths)
+        tokens = separate_cost(len(lengths), real_tokens)
         least_tokens = real_tokens + RUN_COST_TOKENS * math.ceil(real_tokens / self._micro_batch_tokens)
         s_per_token = self._durations.seconds_per_token(model)
         return Work(tokens, tokens * s_per_token, least_s=min(tokens, least_tokens) * s_per_token)

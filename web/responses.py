@@ -27,12 +27,11 @@ class PlainJsonAnswer(ASGIResponse):
 
     def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Encode *headers* and add the content type and length of *body*."""
-        encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
         own = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))]
         self._start: HTTPResponseStartEvent = {
             "type": "http.response.start",
             "status": status,
-            "headers": [*encoded, *own],
+            "headers": [*encoded_headers(headers), *own],
         }
         self._body: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
 
@@ -40,3 +39,8 @@ class PlainJsonAnswer(ASGIResponse):
         """Send the answer."""
         await send(self._start)
         await send(self._body)
+
+
+def encoded_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return *headers* as ASGI sends them."""
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]

@@ -54,11 +54,11 @@ def send(connection: socket.socket, data: bytes) -> None:
 
 def receive_all(connection: socket.socket) -> bytes:
     """Return everything until the server closes the connection."""
-    data = b""
+    pieces = []
     with suppress(ConnectionError):
         while piece := connection.recv(65536):
-            data += piece
-    return data
+            pieces.append(piece)
+    return b"".join(pieces)
 
 
 def receive_answer(connection: socket.socket) -> Answer:
