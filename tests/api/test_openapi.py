@@ -45,7 +45,7 @@ def check(content: Json) -> None:
 
 
 def test_there_are_no_groups_but_those_described() -> None:
-    assert {tag for operation in OPERATIONS.values() for tag in operation["tags"]} == {tag.name for tag in TAGS}
+    assert {tag for operation in OPERATIONS.values() for tag in operation["tags"]} <= {tag.name for tag in TAGS}
 
 
 def test_names_of_operations_differ() -> None:
