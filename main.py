@@ -47,6 +47,7 @@ VERSION = "2.0.0"
     security=openapi.CREDENTIALS,
     responses=openapi_examples.EMBED,
     operation_class=openapi.VectorsOperation,
+    tags=["Embedding"],
 )
 async def embed(
     data: openapi_examples.EmbedBody,
@@ -70,6 +71,7 @@ async def embed(
     security=openapi.CREDENTIALS,
     responses=openapi_examples.EMBED_BATCH,
     operation_class=openapi.VectorsOperation,
+    tags=["Embedding"],
 )
 async def embed_batch(
     data: openapi_examples.EmbedBatchBody,
@@ -117,6 +119,7 @@ async def _embed(
     security=openapi.CREDENTIALS,
     responses=openapi_examples.TOKENIZE,
     operation_class=openapi.ModelOperation,
+    tags=["Embedding"],
 )
 async def tokenize(
     data: openapi_examples.TokenizeBody,
@@ -141,20 +144,20 @@ async def tokenize(
     return await build_answers.tokenize_answer(count, started_s=started_s)
 
 
-@get("/health", opt={"polled": True, "any_host": True}, responses=openapi_examples.HEALTH)
+@get("/health", opt={"polled": True, "any_host": True}, responses=openapi_examples.HEALTH, tags=["Operation"])
 async def health(lifecycle: NamedDependency[Lifecycle], cache_report: NamedDependency[CacheReport]) -> Response[Health]:
     """Whether the service accepts work: 200 `healthy`, or 503 `starting` or `draining`."""
     content = Health(lifecycle.phase, cache_report.read(), lifecycle.uptime_s)
     return JsonResponse(content, status_code=200 if lifecycle.is_healthy else 503)
 
 
-@get("/health/live", opt={"polled": True, "any_host": True}, responses=openapi_examples.LIVE)
+@get("/health/live", opt={"polled": True, "any_host": True}, responses=openapi_examples.LIVE, tags=["Operation"])
 async def live(scheduler: NamedDependency[Scheduler]) -> Response[Any]:
     """Whether the process works at all. An orchestrator restarts one that answers 503, or that does not answer."""
     return build_answers.live_answer(scheduler.stuck)
 
 
-@get("/health/ready", opt={"polled": True, "any_host": True}, responses=openapi_examples.READY)
+@get("/health/ready", opt={"polled": True, "any_host": True}, responses=openapi_examples.READY, tags=["Operation"])
 async def ready(lifecycle: NamedDependency[Lifecycle]) -> Response[Probe]:
     """Whether requests should be sent to this process."""
     if lifecycle.phase == "healthy":
@@ -162,7 +165,13 @@ async def ready(lifecycle: NamedDependency[Lifecycle]) -> Response[Probe]:
     return JsonResponse(Probe(lifecycle.phase), status_code=503)
 
 
-@get("/models", opt={"permission": "models"}, security=openapi.CREDENTIALS, responses=openapi_examples.MODELS)
+@get(
+    "/models",
+    opt={"permission": "models"},
+    security=openapi.CREDENTIALS,
+    responses=openapi_examples.MODELS,
+    tags=["Models"],
+)
 async def list_models(
     embedder: NamedDependency[Embedder],
     models: NamedDependency[ModelManager],
@@ -180,7 +189,11 @@ async def list_models(
 
 
 @get(
-    "/models/{name:path}", opt={"permission": "models"}, security=openapi.CREDENTIALS, responses=openapi_examples.MODEL
+    "/models/{name:path}",
+    opt={"permission": "models"},
+    security=openapi.CREDENTIALS,
+    responses=openapi_examples.MODEL,
+    tags=["Models"],
 )
 async def show_model(
     name: Annotated[str, PathParameter(description="May contain slashes, plain or percent-encoded.")],
@@ -202,6 +215,7 @@ async def show_model(
     security=openapi.CREDENTIALS,
     responses=openapi_examples.METRICS,
     operation_class=openapi.MetricsOperation,
+    tags=["Operation"],
 )
 async def show_metrics(
     metrics_report: NamedDependency[MetricsReport], request: Request[Any, Any, Any]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -22,6 +23,7 @@ from litestar.openapi.spec import (
     Schema,
     SecurityRequirement,
     SecurityScheme,
+    Tag,
 )
 from litestar.params import BodyKwarg
 from litestar.typing import FieldDefinition
@@ -50,6 +52,16 @@ SCHEMES: dict[str, SecurityScheme | Reference] = {
         description="An API key. The header `api-key` works as well.",
     ),
 }
+TAGS = [
+    Tag("Embedding", "The native API: vectors and tokens"),
+    Tag("Models", "The native API: which models there are"),
+    Tag("Operation", "Health and metrics"),
+    Tag("OpenAI", "OpenAI's API, with the further fields of Voyage, Jina and NVIDIA NIM"),
+    Tag("Ollama", "Ollama's API"),
+    Tag("Cohere", "Cohere's API"),
+    Tag("TEI", "The API of Hugging Face's Text Embeddings Inference"),
+]
+"""Groups of operations, in the order in which /schema shows them."""
 
 VECTOR_HEADERS = {
     FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`",
@@ -71,11 +83,14 @@ def openapi_config(version: str) -> OpenAPIConfig:
         title="Fast Embedding API",
         version=version,
         description=(
-            "Turns text into vectors with FastEmbed's models, on CPU. Errors are RFC 9457 problem details. Besides "
-            "what each route lists, any address may answer 400 (malformed headers), 404 and 405."
+            "Turns text into vectors with FastEmbed's models, on CPU, by an API of its own and by those of other "
+            "servers. Errors are RFC 9457 problem details; on routes of other APIs they also have the members that "
+            "clients of that API read. Besides what each route lists, any address may answer 400 (malformed headers), "
+            "404 and 405."
         ),
         openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt={"permission": "docs"}),
         components=Components(security_schemes=SCHEMES),
+        tags=TAGS,
         use_handler_docstrings=True,
     )
 
@@ -99,8 +114,16 @@ def answer(
     return ResponseSpec(answer_type, generate_examples=False, description=description, examples=examples)
 
 
+class _Null(Enum):
+    """Null in an example: Litestar leaves out members that are None, but replaces those of an Enum by their value."""
+
+    NULL = None
+
+
 def _as_json(value: object) -> Any:
     """Return *value* with dates as strings and dataclasses as objects, as in JSON."""
+    if value is None:
+        return _Null.NULL
     if isinstance(value, dict):
         return {key: _as_json(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -161,7 +184,7 @@ def dialect_problems(
     translated = []
     for _, example in examples:
         document = dialect_document(cast("Mapping[str, object]", example.value), dialect)
-        translated.append((cast("int", document["status"]), Example(summary=example.summary, value=document)))
+        translated.append((cast("int", document["status"]), Example(summary=example.summary, value=_as_json(document))))
     return _by_status(problem_type, dialect.media_type, translated)
 
 

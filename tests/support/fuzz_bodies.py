@@ -8,15 +8,22 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["api.request_types", "web.problems", "json.decoder", "json.scanner"]):
-    from tests.support.decoding import REQUEST_TYPES, check_body
+with atheris.instrument_imports(
+    include=["api.cohere_types", "api.request_types", "web.problems", "json.decoder", "json.scanner"]
+):
+    from tests.support.decoding import DIALECT_TYPES, REQUEST_TYPES, check_body, check_dialect_body
 
-DICTIONARY = ('{"text":"', '{"texts":["', '"model_name":', '"dimensions":', "\\ud800", "\\u0000", "NaN", "[[[[", "\xff")
+DICTIONARY = (
+    *('{"text":"', '{"texts":["', '"model_name":', '"dimensions":', "\\ud800", "\\u0000", "NaN", "[[[[", "\xff"),
+    *('"model":', "null", '{"inputs":[{"content":[{"type":"text","text":"', '"embedding_types":["int8"]'),
+)
 
 
 def test_one_input(content: bytes) -> None:
     for body_type in REQUEST_TYPES:
         check_body(content, body_type)
+    for body_type in DIALECT_TYPES:
+        check_dialect_body(content, body_type)
 
 
 def mutate(content: bytes, max_bytes: int, seed: int) -> bytes:

@@ -13,13 +13,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidInputError, ServiceError
-from tests.support.decoding import REQUEST_TYPES, check_body, check_rejection, decode
+from tests.support.decoding import DIALECT_TYPES, REQUEST_TYPES, check_body, check_dialect_body, check_rejection, decode
 from tests.support.servers import ROOT
 
 SEEDS = (
     b'{"text": "a", "dimensions": 5, "normalize": true}',
     b'{"texts": ["a", "\\u00e9", "\\ud83d\\ude00"], "dtype": "int8", "model_name": null}',
     b'{"texts": [" ", ""], "truncate": "none", "return_tokens": false}',
+    b'{"texts": ["a", ""], "model": null, "embedding_types": ["float", "int8"], "truncate": "START", "user": {}}',
+    b'{"inputs": [{"content": [{"type": "text", "text": "a"}]}], "output_dimension": 5, "max_tokens": null}',
     b'{"text": "half \\ud800", "input_type": "query", "encoding": "base64"}',
 )
 WORDS = (b"\\ud800", b"NaN", b'"', b"[", b"\xef\xbb\xbf", b"9" * 400)
@@ -28,7 +30,11 @@ FUZZ_RUNS = os.environ.get("FUZZ_RUNS", "15000")
 repeatable = settings(derandomize=True, deadline=None, max_examples=200)
 each_type = pytest.mark.parametrize("body_type", REQUEST_TYPES)
 numbers = st.integers(-(10**400), 10**400) | st.floats()
-names = st.sampled_from(["text", "texts", "model_name", "dimensions", "dtype", "return_tokens"]) | st.text()
+names = (
+    st.sampled_from(["text", "texts", "model_name", "dimensions", "dtype", "return_tokens"])
+    | st.sampled_from(["model", "inputs", "content", "type", "truncate", "embedding_types", "images"])
+    | st.text()
+)
 values = st.recursive(
     st.none() | st.booleans() | numbers | st.text() | st.text(st.characters(categories=["Cs", "L", "Zs"])),
     lambda inner: st.lists(inner) | st.dictionaries(names, inner),
@@ -65,8 +71,7 @@ def test_any_json_is_read_as_it_is_or_rejected(body_type: type[Any], value: obje
     check_body(json.dumps(value).encode(), body_type)
 
 
-@each_type
-@pytest.mark.parametrize(
+each_huge_body = pytest.mark.parametrize(
     "body",
     [
         pytest.param(b"[" * 10_000_000, id="arrays-within-arrays"),
@@ -88,8 +93,34 @@ def test_any_json_is_read_as_it_is_or_rejected(body_type: type[Any], value: obje
         pytest.param(b'{"model_name":"' + b"a/" * 4_900_000 + b'","text":0}', id="a-model-of-10-MB"),
     ],
 )
+
+
+@each_type
+@each_huge_body
 def test_huge_body_is_rejected_with_a_short_answer(body_type: type[Any], body: bytes) -> None:
     assert check_body(body, body_type) is False
+
+
+@each_huge_body
+def test_huge_body_of_a_dialect_is_read_or_rejected_with_a_short_answer(body: bytes) -> None:
+    for body_type in DIALECT_TYPES:
+        check_dialect_body(body, body_type)
+
+
+@given(body=st.binary() | mutated())
+@example(body=b'{"texts\\ud800": ["\\ud800"]}')
+@example(body=b'{"texts": ["\\ud800"]}')
+@repeatable
+def test_any_bytes_are_read_by_dialects_as_json_means_them_or_rejected(body: bytes) -> None:
+    for body_type in DIALECT_TYPES:
+        check_dialect_body(body, body_type)
+
+
+@given(value=values)
+@repeatable
+def test_any_json_is_read_by_dialects_as_it_is_or_rejected(value: object) -> None:
+    for body_type in DIALECT_TYPES:
+        check_dialect_body(json.dumps(value).encode(), body_type)
 
 
 def test_lone_surrogate_in_a_field_name_is_replaced_in_the_answer() -> None:
