@@ -5,8 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.support import KEY
+from tests.clients import openai_clients
+from tests.clients.support import KEY, Client
 from tests.support.servers import ServerProcess, held_server
+
+CLIENTS = [*openai_clients.CLIENTS]
+"""All tests of a client run one after the other, with --dist loadgroup in one worker, and share its process."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, id=str(each), marks=pytest.mark.xdist_group(str(each))) for each in CLIENTS],
+)
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    """Each client in turn."""
+    yield request.param
+    request.param.stop()
 
 
 @pytest.fixture

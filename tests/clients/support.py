@@ -3,15 +3,16 @@
 `make clients` makes the environments. Without them tests are skipped, but fail with CI=true.
 """
 
+import hashlib
 import json
 import os
 import select
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from tokenizers import Tokenizer
 
 from config import BUNDLED_MODELS_DIR
 from tests.clients.relay import relayed
+from tests.support.logged_process import LoggedProcess
 from tests.support.raw_http import PATIENCE_S, WHOLE, connected, send
 from tests.support.servers import ROOT, ServerProcess
 
@@ -64,7 +66,7 @@ ODD = ("", "The quick brown fox jumps over the lazy dog. " * 445)
 Rows = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Client:
     """A program of tests/clients/programs, and where it runs.
 
@@ -78,6 +80,7 @@ class Client:
         refused: a part of what the user sees if the server refuses the first request; empty: it is repeated.
         takes_empty: whether the library passes an empty text on.
         requests: how many requests the library makes of 3,000 texts; 0: unknown.
+        needs_vocabulary: the library fetches a vocabulary of tokens from the web, and finds a copy here.
     """
 
     program: str
@@ -90,6 +93,8 @@ class Client:
     refused: str = ""
     takes_empty: bool = True
     requests: int = 0
+    needs_vocabulary: bool = False
+    _running: "RunningProgram | None" = field(default=None, init=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.environment}-{self.program}"
@@ -97,22 +102,34 @@ class Client:
     def run(
         self, url: str, scenario: str, texts: Sequence[str], *, model: str = BUNDLED, key: str = ANY_KEY
     ) -> "Answer":
-        """Run the program with the server at *url* until it ends, and return what it printed."""
-        with self.started(url, scenario, texts, model=model, key=key) as process:
-            return process.answer()
+        """Run the program with the server at *url*, and return what it printed."""
+        return self.start(url, scenario, texts, model=model, key=key).answer()
 
-    @contextmanager
-    def started(
+    def start(
         self, url: str, scenario: str, texts: Sequence[str], *, model: str = BUNDLED, key: str = ANY_KEY
-    ) -> Iterator["RunningProgram"]:
-        """Start the program; at the end of the block, it is killed if it still runs."""
-        variables = {"BASE_URL": url, "MODEL": model, "API_KEY": key, **(self.variables or {})}
-        running = RunningProgram([*self._command(), scenario], variables, json.dumps(texts))
-        try:
-            yield running
-        finally:
-            running.process.kill()
-            running.process.communicate()
+    ) -> "RunningProgram":
+        """Let the program begin; `stop` ends it. A Python program goes on for the next run: imports take long."""
+        job = {"BASE_URL": url, "MODEL": model, "API_KEY": key}
+        if self._running is not None and self._running.process.poll() is None and self.program.endswith(".py"):
+            self._running.begin(json.dumps({"job": job, "texts": texts}))
+            return self._running
+        self.stop()
+        variables = {**job, **(self.variables or {})}
+        if self.needs_vocabulary:
+            variables["TIKTOKEN_CACHE_DIR"] = str(_tiktoken_cache())
+        self._running = running = RunningProgram([*self._command(), scenario], variables)
+        if self.program.endswith(".py"):
+            running.begin(json.dumps({"job": job, "texts": texts}))
+        else:
+            running.begin(json.dumps(texts))
+            running.end_input()
+        return running
+
+    def stop(self) -> None:
+        """End the program, if it runs."""
+        if self._running is not None:
+            self._running.stop()
+            self._running = None
 
     def _command(self) -> list[str]:
         folder = ENVIRONMENTS / self.environment
@@ -132,33 +149,35 @@ class Client:
                 raise NotImplementedError(ending)
 
 
-class RunningProgram:
-    """A program that runs, and has its texts."""
+class RunningProgram(LoggedProcess):
+    """A program that runs. What it prints to standard error is in its log, too."""
 
-    def __init__(self, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        with tempfile.TemporaryFile() as texts:
-            texts.write(stdin.encode())
-            texts.seek(0)
-            self.process = subprocess.Popen(
-                command,
-                env={**kept, **OFFLINE, **variables},
-                stdin=texts,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-            )
+        self._runs = 0
+        super().__init__(command, folder=ROOT, environment={**kept, **OFFLINE, **variables})
+
+    def begin(self, line: str) -> None:
+        """Write *line* to its standard input."""
+        assert self.process.stdin
+        self._runs += 1
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def end_input(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
 
     def answer(self) -> "Answer":
-        """Wait for the end of the program, and return what it printed."""
-        out, err = self.process.communicate(timeout=PROGRAM_TIMEOUT_S)
-        lines = out.strip().splitlines()
-        assert self.process.returncode == 0, err
-        assert lines, err
-        return Answer(json.loads(lines[-1]), err)
+        """Wait until the last run has printed its object, and return it."""
+        self.wait_until(lambda: len(self._answers()) >= self._runs, "answer", timeout_s=PROGRAM_TIMEOUT_S)
+        return Answer(json.loads(self._answers()[self._runs - 1]), self.log[:2000])
+
+    def _answers(self) -> list[str]:
+        return [line for line in self.lines if line.startswith(('{"vectors"', '{"error"'))]
 
 
+VOCABULARY_URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -172,14 +191,14 @@ OFFLINE = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a program printed: its JSON object, and its standard error."""
+    """What a program printed: its JSON object, and the beginning of its log."""
 
     printed: Mapping[str, Any]
-    stderr: str
+    log: str
 
     @property
     def vectors(self) -> Rows:
-        assert "vectors" in self.printed, (self.printed, self.stderr)
+        assert "vectors" in self.printed, (self.printed, self.log)
         return np.array(self.printed["vectors"], np.float32)
 
     @property
@@ -187,6 +206,17 @@ class Answer:
         """The message as the user sees it."""
         assert "error" in self.printed, "The program printed vectors instead of an error."
         return str(self.printed["error"])
+
+
+@cache
+def _tiktoken_cache() -> Path:
+    """Return a folder with the vocabulary that the service ships, under the name by which tiktoken looks for it."""
+    folder = ENVIRONMENTS / "tiktoken-cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha1(VOCABULARY_URL.encode(), usedforsecurity=False).hexdigest()
+    copy = folder / f"{name}.{os.getpid()}"
+    shutil.copyfile(ROOT / "vocabularies" / "cl100k_base.tiktoken", copy)
+    return Path(copy.replace(folder / name)).parent
 
 
 def native(
@@ -245,7 +275,7 @@ def run_refused(server: ServerProcess, client: Client, **options: Any) -> tuple[
         server.wait_for("run_held", times=held + 2)
         fill(server, stack)
         relay = stack.enter_context(relayed(server.url))
-        program = stack.enter_context(client.started(relay.url, "refused", FEW[:2], **options))
+        program = client.start(relay.url, "refused", FEW[:2], **options)
         relay.wait_for_refusal()
         command(server, "release")
         return program.answer(), relay.statuses

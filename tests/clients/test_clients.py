@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.clients import openai_clients
 from tests.clients.relay import relayed
 from tests.clients.support import (
     FEW,
@@ -20,14 +19,7 @@ from tests.clients.support import (
 )
 from tests.support.servers import ServerProcess
 
-CLIENTS = [*openai_clients.CLIENTS]
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.clients,
-    pytest.mark.timeout(TEST_TIMEOUT_S),
-    pytest.mark.parametrize("client", CLIENTS, ids=str),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.clients, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 def test_a_dozen_texts_have_the_native_vectors_in_order(keyed_server: ServerProcess, client: Client) -> None:

@@ -12,7 +12,9 @@ def embed(texts: list[str]) -> list[list[float]]:
     ids = [str(number) for number in range(len(texts))]
     collection.add(ids=ids, documents=texts)
     # docs: end
-    return collection.get(ids=ids, include=["embeddings"])["embeddings"]
+    vectors = collection.get(ids=ids, include=["embeddings"])["embeddings"]
+    chromadb.EphemeralClient().delete_collection("texts")
+    return vectors
 
 
 run(embed)
