@@ -21,7 +21,7 @@ METHODS = {"get", "put", "post", "delete", "head"}
 
 def operations() -> Iterator[tuple[str, Json]]:
     """Yield name and description of every operation."""
-    for path, methods in DOCUMENT["paths"].items():
+    for path, methods in sorted(DOCUMENT["paths"].items()):  # Litestar keeps the paths of a handler in a set
         for method, operation in methods.items():
             if method in METHODS:
                 yield f"{method} {path}", operation
