@@ -16,13 +16,15 @@ from typing import Annotated, Any
 
 from litestar import Litestar, Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import PathParameter
+from litestar.params import PathParameter, SkipValidationMarker
 
-from api import build_answers, cohere, ollama, openai, openapi, openapi_examples
+from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, tei, tei_answers, tei_examples
 from api.answer_formats import Format, accepted_format, check_format
 from api.answer_types import Health, ModelDetails, ModelList, Probe, TokenizeAnswer
 from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
-from api.request_types import EmbedOptionsBody, Timeout
+from api.request_types import EmbedOptionsBody, EmbedRequest, Timeout, TokenizeRequest
+from api.tei_answers import Call
+from api.tei_types import TEI_SHARED, TeiEmbedRequest, TeiTokenizeRequest
 from assembly.app import EmbeddingParts, build_app
 from assembly.lifecycle import Lifecycle
 from assembly.reports import CacheReport, MetricsReport
@@ -35,28 +37,34 @@ from engine.errors import ModelNotFoundError, UnknownModelError
 from engine.scheduler import Scheduler
 from model_manager import ModelManager
 from web.request_context import context_of
-from web.responses import JsonResponse
+from web.responses import JsonResponse, ReadyResponse
 
 VERSION = "2.0.0"
+
+EMBED_BODY = tei_examples.either_body(openapi_examples.EmbedBody, tei_examples.EmbedBody)
+TOKENIZE_BODY = tei_examples.either_body(openapi_examples.TokenizeBody, tei_examples.TokenizeBody)
 
 
 @post(
     "/embed",
     status_code=200,
-    opt={"permission": "embed", "work": "queued"},
+    opt={"dialect": TEI_SHARED, "permission": "embed", "work": "queued"},
     security=openapi.CREDENTIALS,
-    responses=openapi_examples.EMBED,
-    operation_class=openapi.VectorsOperation,
+    responses=tei_examples.either_responses(openapi_examples.EMBED, tei_examples.EMBED),
+    operation_class=tei_examples.EmbedOperation,
     tags=["Embedding"],
 )
 async def embed(
-    data: openapi_examples.EmbedBody,
+    data: Annotated[EmbedRequest | TeiEmbedRequest, SkipValidationMarker(), EMBED_BODY],
     embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
 ) -> Response[Any]:
-    """Embed one text."""
+    """Embed one text; or with the key `inputs`, one or several as TEI does."""
     started_s = time.perf_counter()
+    if isinstance(data, TeiEmbedRequest):
+        call = Call(request, embedding.embedder, embedding.names(), request_timeout)
+        return ReadyResponse(await tei_answers.embed_answer(data.inputs, data, call))
     embedding.limits.check_text(data.text)
     result, answer_format = await _embed([data.text], data, embedding.embedder, request, request_timeout)
     return await build_answers.embed_answer(
@@ -115,20 +123,26 @@ async def _embed(
 @post(
     "/tokenize",
     status_code=200,
-    opt={"permission": "embed", "work": "unqueued"},
+    opt={"dialect": TEI_SHARED, "permission": "embed", "work": "unqueued"},
     security=openapi.CREDENTIALS,
-    responses=openapi_examples.TOKENIZE,
-    operation_class=openapi.ModelOperation,
+    responses=tei_examples.either_responses(openapi_examples.TOKENIZE, tei_examples.TOKENIZE),
+    operation_class=tei_examples.TokenizeOperation,
     tags=["Embedding"],
 )
 async def tokenize(
-    data: openapi_examples.TokenizeBody,
+    data: Annotated[TokenizeRequest | TeiTokenizeRequest, SkipValidationMarker(), TOKENIZE_BODY],
     embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
 ) -> Response[TokenizeAnswer]:
-    """Count the tokens of texts and estimate the work of embedding them; no model is run."""
+    """Count the tokens of texts and estimate the work of embedding them; no model is run.
+
+    With the key `inputs`, return the tokens as TEI does.
+    """
     started_s = time.perf_counter()
+    if isinstance(data, TeiTokenizeRequest):
+        call = Call(request, embedding.embedder, embedding.names(), request_timeout)
+        return await tei_answers.tokenize_answer(data, call, embedding.limits)
     embedding.limits.check_texts(data.texts)
     context = context_of(request.scope)
     count = await embedding.embedder.tokenize(
@@ -149,6 +163,9 @@ async def health(lifecycle: NamedDependency[Lifecycle], cache_report: NamedDepen
     """Whether the service accepts work: 200 `healthy`, or 503 `starting` or `draining`."""
     content = Health(lifecycle.phase, cache_report.read(), lifecycle.uptime_s)
     return JsonResponse(content, status_code=200 if lifecycle.is_healthy else 503)
+
+
+tei_health = get("/tei/health", opt={"polled": True, "any_host": True}, include_in_schema=False)(health.fn)
 
 
 @get("/health/live", opt={"polled": True, "any_host": True}, responses=openapi_examples.LIVE, tags=["Operation"])
@@ -225,7 +242,7 @@ async def show_metrics(
 
 
 NATIVE_ROUTES = (embed, embed_batch, tokenize, health, live, ready, list_models, show_model, show_metrics)
-DIALECT_ROUTES = (*openai.ROUTES, *ollama.ROUTES, *cohere.ROUTES)
+DIALECT_ROUTES = (*openai.ROUTES, *ollama.ROUTES, *cohere.ROUTES, tei_health, *tei.ROUTES)
 ROUTES = (*NATIVE_ROUTES, *DIALECT_ROUTES)
 
 

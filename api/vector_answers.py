@@ -36,7 +36,10 @@ class VectorsWriter(Protocol):
         """Return what comes before the vectors."""
 
     def rows(self, vectors: NDArray[Any], first: int, run: EmbedRun) -> bytes:
-        """Return consecutive vectors, of which the first has the index *first*, with commas between them only."""
+        """Return consecutive vectors, of which the first has the index *first*, with commas between them only.
+
+        May be empty.
+        """
 
     def tail(self, run: EmbedRun) -> bytes:
         """Return what comes after the vectors."""
@@ -139,17 +142,19 @@ async def _write(
 
     The last slice is written after the end of the run: neither the lease nor the deadline waits for the client then.
     """
-    first = 0
+    first, has_rows = 0, False
 
     async def write_rows(vectors: NDArray[Any]) -> None:
-        nonlocal first
+        nonlocal first, has_rows
         size = max(1, MAX_PIECE_NUMBERS // vectors.shape[1])
         for start in range(0, len(vectors), size):
             if first:
                 await asyncio.sleep(0)
             rows = vectors[start : start + size]
             piece = writer.rows(rows, first, run)
-            await put(run, (b"," if first else writer.head(run)) + piece)
+            comma = b"," if has_rows and piece else b""
+            await put(run, (b"" if first else writer.head(run)) + comma + piece)
+            has_rows = has_rows or bool(piece)
             first += len(rows)
 
     async with opened as run, aclosing(run.slices()) as slices:

@@ -88,6 +88,7 @@ class EmbeddingParts:
 
     embedder: Embedder
     limits: TextLimits
+    names: Callable[[], ModelNames]
 
 
 def parts_of(app: Litestar) -> AppParts:
@@ -250,7 +251,8 @@ def _dependencies(
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     aliases, vocabulary = dict(settings.model_aliases), TokenVocabulary()
     providers: dict[str, Callable[[], Any]] = {
-        "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits),
+        "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits, providers["names"]),
+        "limits": lambda: text_limits,
         "embedder": lambda: service.parts.embedder,
         "models": lambda: service.parts.models,
         "names": lambda: ModelNames(

@@ -151,6 +151,7 @@ class TokenCount:
         truncated: per text, whether the model would see only a part of it.
         pieces: per text, its tokens; None: not requested.
         estimate: the work to embed the texts.
+        fingerprint: of the model; see `engine.fingerprint.ModelFingerprint`.
     """
 
     model: Model
@@ -159,3 +160,4 @@ class TokenCount:
     truncated: list[bool]
     pieces: list[list[Token]] | None
     estimate: Estimate
+    fingerprint: str = ""

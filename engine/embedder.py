@@ -261,6 +261,7 @@ class Embedder:
             [item.is_truncated for item in items],
             [pieces for _, some in counted for pieces in some] if with_pieces else None,
             estimate,
+            fingerprint=encoder.fingerprint.digest if encoder.fingerprint else "",
         )
 
     @asynccontextmanager

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from engine.manifest import Manifest, Prompts
+from engine.manifest import Manifest, Pooling, Prompts
 
 InputType = Literal["query", "document"]
 
@@ -45,6 +45,7 @@ class ModelCard:
         normalized: whether FastEmbed returns its vectors at length 1; None: known once it is loaded.
         revision: the only commit of the hub's repository that is downloaded and loaded; empty: the newest, or the one
             in the cache. State one only after comparing its files with those that the card's other facts come from.
+        pooling: how the vectors of tokens become one; ``none``: the graph does it in a way of its own.
     """
 
     prompts: Prompts = NO_PROMPTS
@@ -53,6 +54,7 @@ class ModelCard:
     matryoshka: Matryoshka | None = None
     normalized: bool | None = None
     revision: str = ""
+    pooling: Pooling = "none"
 
     def prompt_for(self, input_type: InputType | None) -> str:
         """Return the prefix for a text of this type; empty without a type."""
@@ -70,7 +72,7 @@ def card_of(name: str, kind: str) -> ModelCard:
         kind: name of the FastEmbed class that runs it.
     """
     card = CARDS.get(name, EMPTY_CARD)
-    return replace(card, normalized=NORMALIZED.get(kind, card.normalized))
+    return replace(card, normalized=NORMALIZED.get(kind, card.normalized), pooling=POOLINGS.get(kind, "none"))
 
 
 def card_of_folder(manifest: Manifest) -> ModelCard:
@@ -81,9 +83,19 @@ def card_of_folder(manifest: Manifest) -> ModelCard:
         needs_prompt=needs_prompt,
         matryoshka=Matryoshka(tuple(sorted(manifest.matryoshka))) if manifest.matryoshka else None,
         normalized=manifest.normalized,
+        pooling=manifest.pooling,
     )
 
 
+POOLINGS: Mapping[str, Pooling] = {
+    "OnnxTextEmbedding": "cls",
+    "PooledNormalizedEmbedding": "mean",
+    "PooledEmbedding": "mean",
+    "JinaEmbeddingV3": "mean",
+    "LastTokenNormalizedEmbedding": "last_token",
+    "StaticTextEmbedding": "mean",
+}
+"""How a class of FastEmbed 0.9.1 makes one vector of those of the tokens; for others, the graph decides."""
 NORMALIZED: Mapping[str, bool] = {
     "OnnxTextEmbedding": True,
     "CLIPOnnxEmbedding": False,

@@ -5,7 +5,7 @@ truncated, so a text that is too long keeps its prompt and its special tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Literal
 
@@ -56,6 +56,7 @@ class Token:
     id: int
     start: int | None = None
     end: int | None = None
+    special: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class TextTokenizer:
         """Return every token of *texts*, special tokens and prompt included, before truncation."""
         return [
             [
-                Token(text, number, *(() if is_special or span[1] <= len(prompt) else _shift(span, len(prompt))))
+                _token(text, number, span, prompt_characters=len(prompt), is_special=bool(is_special))
                 for text, number, span, is_special in zip(
                     encoding.tokens, encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True
                 )
@@ -210,6 +211,12 @@ def _split(encoding: Encoding, prompt: str, *, with_offsets: bool = False) -> _P
     prompt_tokens = sum(1 for _ in takewhile(lambda span: span[1] <= len(prompt), offsets)) if prompt else 0
     body = before + prompt_tokens
     return _Parts(ids[:before], ids[before:body], ids[body:end], ids[end:], offsets[prompt_tokens:])
+
+
+def _token(text: str, number: int, span: Span, *, prompt_characters: int, is_special: bool) -> Token:
+    if is_special or span[1] <= prompt_characters:
+        return Token(text, number, special=is_special)
+    return Token(text, number, *_shift(span, prompt_characters))
 
 
 def _span(offsets: Sequence[Span], prompt_characters: int) -> Span:

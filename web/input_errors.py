@@ -18,6 +18,8 @@ MAX_QUOTED = 200
 PLAIN_TYPES = {
     "str": "a string",
     "str | null": "a string or null",
+    "str | array": "a string or an array",
+    "str | object | array": "a string, an object or an array",
     "int": "a whole number",
     "int | null": "a whole number or null",
     "float": "a number",
@@ -39,7 +41,8 @@ def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInpu
         message: msgspec's message. It names types and fields, never the values of texts.
         place: the field, such as `texts[3]`, or the header; empty if it is the whole body.
         expected: the type of the body. Its `FIELD_HINTS`, if it has them, are sentences about unknown fields by name,
-            and its `TYPE_HINTS` sentences about fields whose value has the wrong type.
+            and its `TYPE_HINTS` sentences about fields whose value has the wrong type; `texts[]` stands for any entry
+            of a list.
     """
     extensions: dict[str, object] = {}
     if match := re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", place):
@@ -52,7 +55,8 @@ def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInpu
     fields = _choices_by_field(expected)
     if is_unknown := message.startswith(UNKNOWN_FIELD):
         sentences += _guess(str(extensions["field"]), expected)
-    if message.startswith(WRONG_TYPE) and (hint := getattr(expected, "TYPE_HINTS", {}).get(place)):
+    hints = getattr(expected, "TYPE_HINTS", {}) if message.startswith(WRONG_TYPE) else {}
+    if hint := hints.get(place) or hints.get(re.sub(r"\[\d+\]$", "[]", place)):
         sentences.append(hint)
     if choices := list(fields) if is_unknown else fields.get(place.partition("[")[0]):
         extensions["choices"] = choices

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from litestar import Request
@@ -41,7 +41,7 @@ class StrictRequest(Request[Any, Any, Any]):
         return self._whole_body
 
     async def json(self) -> Any:
-        """Return the body as the type that the route declares.
+        """Return the body as the type that the route declares, or as the one of several that its keys select.
 
         No value is converted: `"128"` is not a number, and `"null"` is not null.
 
@@ -57,7 +57,26 @@ class StrictRequest(Request[Any, Any, Any]):
         if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body uncompressed, without the header 'Content-Encoding'.")
         body = await self.body()
-        return await self._run_queued(partial(_decode, body, body_type(self)), len(body))
+        return await self._run_queued(partial(self._decode_body, body), len(body))
+
+    def _decode_body(self, body: bytes) -> Any:
+        """Decode *body* as our own type, or if it does not match that, as the type of the dialect whose key it has.
+
+        From here on the request is in the dialect of its body, whatever its path is.
+        """
+        own, *others = _types_in(body_type(self))
+        if not others:
+            return _decode(body, own)
+        context = context_of(self.scope)
+        context.dialect = None
+        try:
+            return _decode(body, own)
+        except InvalidInputError:
+            for other in others:
+                if _has_key(body, other.KEY):
+                    context.dialect = other.DIALECT
+                    return _decode(body, other)
+            raise
 
     async def _run_queued(self, work: Callable[[], Result], size_bytes: int) -> Result:
         """Run *work* on a body of this size: at once, or in the queue if it is large."""
@@ -76,6 +95,33 @@ def _decode(body: bytes, expected: Any) -> Any:
         raise invalid_input(message, place, expected) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _not_json(body, error) from None
+
+
+@cache
+def _types_in(expected: Any) -> tuple[Any, ...]:
+    """Return the types of a body that may be of several: a union of structs, our own first. Else *expected* itself.
+
+    The structs of dialects state the top-level key that only they have, `KEY`, and their `DIALECT`.
+    """
+    types = get_args(expected)
+    is_choice = len(types) > 1 and all(isinstance(kind, type) and issubclass(kind, msgspec.Struct) for kind in types)
+    return types if is_choice else (expected,)
+
+
+def _has_key(body: bytes, key: str) -> bool:
+    """Return whether *body* is an object with this key at its top level; if it is not JSON, whether it has the key."""
+    try:
+        _key_decoder(key).decode(body)
+    except msgspec.ValidationError:
+        return False
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return re.search(rb'"%s"\s*:' % key.encode(), body) is not None
+    return True
+
+
+@cache
+def _key_decoder(key: str) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(msgspec.defstruct("Keyed", [(key, msgspec.Raw)]))
 
 
 @cache

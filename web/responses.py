@@ -22,6 +22,19 @@ class JsonResponse(Response[Any]):
         return PlainJsonAnswer(self.status_code or status_code or 200, self.render(self.content, JSON), self.headers)
 
 
+class ReadyResponse(Response[Any]):
+    """An answer that is ready to be sent, for handlers that return other responses as well."""
+
+    def __init__(self, answer: ASGIResponse) -> None:
+        """Send *answer* as it is."""
+        super().__init__(None)
+        self._answer = answer
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
+        """Return the answer."""
+        return self._answer
+
+
 class PlainJsonAnswer(ASGIResponse):
     """A serialised JSON answer without cookies, background tasks or transformations."""
 

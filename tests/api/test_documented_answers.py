@@ -82,6 +82,19 @@ def dialect_runs(body: Json, failing: Json, invalid: Json) -> dict[int, Way]:
     }
 
 
+def tei(body: Json) -> dict[int, Way]:
+    """Return the ways to the answers of TEI's routes, and to those that TEI adds to the native ones."""
+    own = {
+        404: Way("narrow", {**body, "model": "no-such-model"}),
+        422: Way("narrow", {"inputs": [1]}),
+        424: Way("narrow", {**body, "model": "tiny/broken"}),
+    }
+    ways = {**works(body), **own, 400: Way("narrow", {"inputs": []}), 403: Way("narrow", {**body, "model": OUTSIDE})}
+    return {status: way for status, way in ways.items() if status != 503}
+
+
+TEI_TEXT = {"inputs": "one"}
+TEI_SENTENCES = {"inputs": {"source_sentence": "one", "sentences": ["two"]}}
 COHERE = dialect_runs({"texts": ["one"]}, {"texts": ["poison"]}, {"texts": []})
 OLLAMA_MODEL = {
     200: Way("narrow", {"model": "tiny/one", "stream": False}),
@@ -102,9 +115,10 @@ KEYS_UNAVAILABLE = Way("locked", headers={"Authorization": f"Bearer {UNKNOWN_KEY
 SPECIAL_STATES = {"starting", "hanging", "limited", "locked"}
 """Servers that give every request of a route the same answer, or are in their state only for a while."""
 WAYS: dict[tuple[str, str], dict[int, Way]] = {
-    ("post", "/embed"): runs({"text": "one"}, {"text": "poison"}),
+    ("post", "/embed"): {**tei(TEI_TEXT), **runs({"text": "one"}, {"text": "poison"})},
     ("post", "/embed/batch"): runs({"texts": ["one"]}, {"texts": ["one", "nan"]}),
     ("post", "/tokenize"): {
+        **tei(TEI_TEXT),
         **works({"texts": ["one"]}),
         # Short texts are counted before any deadline.
         504: Way("default", {"texts": ["one two " * 1000]}, headers={"X-Request-Timeout": "1e-9"}),
@@ -128,6 +142,18 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
     ("get", "/api/ps"): {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE},
     ("get", "/api/version"): {200: Way("default")},
     ("get", "/"): {200: Way("default")},
+    ("post", "/"): tei(TEI_TEXT),
+    ("post", "/tei"): tei(TEI_SENTENCES),
+    ("post", "/tei/embed"): {**tei(TEI_TEXT), 424: Way("narrow", {"inputs": "poison"})},
+    ("post", "/similarity"): {
+        **tei(TEI_SENTENCES),
+        400: Way("narrow", {"inputs": {"source_sentence": "", "sentences": []}}),
+    },
+    ("post", "/tei/tokenize"): {
+        **tei(TEI_TEXT),
+        504: Way("default", {"inputs": "one two " * 1000}, headers={"X-Request-Timeout": "1e-9"}),
+    },
+    ("get", "/info"): {200: Way("default"), 401: Way("locked"), 429: KEYS_UNAVAILABLE},
     ("get", "/health"): {200: Way("default"), 503: Way("starting")},
     ("get", "/health/live"): {200: Way("default"), 503: Way("hanging")},
     ("get", "/health/ready"): {200: Way("default"), 503: Way("starting")},

@@ -102,8 +102,8 @@ def test_each_option_reaches_the_engine() -> None:
         "normalize": False,
         "dtype": "int8",
     }
-    of_dialects = {"allow_blank", "clip"}  # no native route accepts blank texts or very long ones
-    assert {*options, *of_dialects} == set(EmbedOptions.__dataclass_fields__)
+    others = {"allow_blank", "clip"}  # only routes of dialects accept blank texts and clip long ones
+    assert {*options, *others} == set(EmbedOptions.__dataclass_fields__)
     assert msgspec.convert({"text": "a", **options}, EmbedRequest).options == EmbedOptions(**options)  # type: ignore[arg-type]
 
 

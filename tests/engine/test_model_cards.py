@@ -81,9 +81,9 @@ def test_matryoshka_allows_the_listed_dimensions_and_all_from_any_from_up() -> N
 def test_card_of_a_folder_is_what_its_manifest_states() -> None:
     plain = Manifest(name="a", dim=8, max_tokens=16, pooling="mean", normalized=False)
     prompts = Prompts(query="q: ")
-    assert card_of_folder(plain) == ModelCard(normalized=False)
+    assert card_of_folder(plain) == ModelCard(normalized=False, pooling="mean")
     assert card_of_folder(replace(plain, prompts=prompts, matryoshka=[4, 2])) == ModelCard(
-        prompts=prompts, needs_prompt=True, matryoshka=Matryoshka((2, 4)), normalized=False
+        prompts=prompts, needs_prompt=True, matryoshka=Matryoshka((2, 4)), normalized=False, pooling="mean"
     )
     for needs_prompt in (True, False):  # stated explicitly
         assert card_of_folder(replace(plain, prompts=prompts, needs_prompt=needs_prompt)).needs_prompt is needs_prompt

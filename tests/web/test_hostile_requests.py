@@ -82,8 +82,8 @@ def check(response: httpx.Response, folder: Path, *statuses: int) -> None:
 def test_name_in_a_url_is_only_looked_up(client: httpx.Client, folder: Path, name: str) -> None:
     for encoded in (quote(name, safe=""), quote(name, safe="/%")):
         response = client.get(httpx.URL(client.base_url, raw_path=f"/models/{encoded}".encode()))
-        if not name.strip("/"):
-            continue  # the list of models
+        if not name.strip("/") or not response.request.url.path.startswith("/models/"):
+            continue  # the list of models, or another route: the client has resolved the dots
         check(response, folder, 200, 404)
         if response.status_code == 200:
             assert response.json()["model_name"].lower() == MODEL
