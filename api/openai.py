@@ -19,6 +19,7 @@ from api.request_types import Timeout
 from api.vector_answers import vectors_answer, without_prompt
 from engine.embedder import Embedder
 from model_manager import ModelManager
+from web.request_context import context_of
 from web.responses import JsonResponse
 
 TAGS = ["OpenAI"]
@@ -91,7 +92,7 @@ async def _embed(
     model, type_in_name = find_model(parts.names, name)
     options = data.options(type_in_name)
     data.check_cut(model.max_tokens)
-    given = await read_texts(data.input, parts.vocabulary)
+    given = await read_texts(data.input, parts.vocabulary, context_of(request.scope).caller)
     return await vectors_answer(
         parts.embedder,
         request,

@@ -1,10 +1,10 @@
 """The answers of OpenAI's routes: their types, and how vectors and errors are written."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import orjson
 from numpy.typing import NDArray
@@ -138,11 +138,11 @@ def _error_members(problem: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _message_of(problem: Mapping[str, object]) -> object:
-    if problem["code"] != "unknown-model":
+    if problem["code"] != "unknown-model" or "model" not in problem:
         return problem["detail"]
-    return (
-        f"The model does not exist: {problem['detail']}{'' if problem.get('closest') else ' GET /v1/models lists all.'}"
-    )
+    closest = cast("Sequence[str]", problem["closest"])
+    hint = f"Did you mean {' or '.join(map(repr, closest))}?" if closest else "GET /v1/models lists all."
+    return f"The model {problem['model']!r} does not exist. {hint}"
 
 
 def _param_of(problem: Mapping[str, object]) -> object:

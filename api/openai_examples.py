@@ -53,6 +53,7 @@ _UNKNOWN_MODEL = problem(
     errors.UnknownModelError,
     "No model named 'bge-small' is offered. Did you mean 'BAAI/bge-small-en'?",
     closest=["BAAI/bge-small-en"],
+    model="bge-small",
 )
 EMBEDDINGS: Responses = {
     200: answer(

@@ -7,6 +7,7 @@ import msgspec
 
 from api.openai_token_ids import TokenVocabulary
 from engine.errors import InvalidInputError
+from engine.fair_queue import Caller
 
 MAX_TEXTS = 2_048
 """Texts per request, as OpenAI."""
@@ -36,12 +37,13 @@ class Texts:
     are_ids: bool = False
 
 
-async def read_texts(given: Input, vocabulary: TokenVocabulary) -> Texts:
+async def read_texts(given: Input, vocabulary: TokenVocabulary, caller: Caller) -> Texts:
     """Return the texts of *given*, with token ids decoded.
 
     Raises:
         InvalidInputError: there are none or too many, one is certainly too long, a list has items of different kinds,
             or ids cannot be decoded.
+        OverloadedError: too many ids of the *caller* wait to be decoded.
     """
     if isinstance(given, str):
         return _checked([given])
@@ -55,18 +57,20 @@ async def read_texts(given: Input, vocabulary: TokenVocabulary) -> Texts:
             "input: the list is empty; send at least 1 text.", extensions={"field": "input", "limit": 1}
         )
     if kinds == {int}:
-        return await _decoded([given], vocabulary, is_nested=False)  # type: ignore[list-item]
+        return await _decoded([given], vocabulary, caller, is_nested=False)  # type: ignore[list-item]
     if kinds == {list}:
-        return await _decoded(given, vocabulary, is_nested=True)  # type: ignore[arg-type]
+        return await _decoded(given, vocabulary, caller, is_nested=True)  # type: ignore[arg-type]
     if kinds <= {str, TextObject}:
         return _checked([item.text if isinstance(item, TextObject) else str(item) for item in given])
     raise _mixed(given)
 
 
-async def _decoded(pieces: Sequence[Sequence[int]], vocabulary: TokenVocabulary, *, is_nested: bool) -> Texts:
+async def _decoded(
+    pieces: Sequence[Sequence[int]], vocabulary: TokenVocabulary, caller: Caller, *, is_nested: bool
+) -> Texts:
     _check_number(len(pieces))
     check_tokens([len(piece) for piece in pieces])
-    return Texts(await vocabulary.decode(pieces, is_nested=is_nested), are_ids=True)
+    return Texts(await vocabulary.decode(pieces, caller=caller, is_nested=is_nested), are_ids=True)
 
 
 def _checked(texts: Sequence[str]) -> Texts:

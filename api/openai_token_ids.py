@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,19 @@ from pathlib import Path
 import structlog
 
 from engine.errors import InvalidInputError
+from engine.fair_gate import FairGate
+from engine.fair_queue import ANYONE, Caller
+from engine.ledger import Account, Reservation
 
 CL100K_BASE = Path(__file__).parents[1] / "vocabularies" / "cl100k_base.tiktoken"
 CL100K_BASE_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 """The sum that the source of tiktoken states for this file (`tiktoken_ext/openai_public.py`)."""
 MAX_INLINE_IDS = 10_000
 """Up to this many ids are decoded on the event loop, in about 1 ms; more of them in a thread."""
+SECONDS_PER_ID = 4e-7
+"""Measured: 300,000 ids take 0.1 s."""
+MAX_WAITING_S = 10.0
+"""Limit on the decoding that waits, as for large bodies. One caller may hold 80 % of it."""
 
 log = structlog.get_logger()
 
@@ -40,41 +46,67 @@ class _Table:
 
 
 class TokenVocabulary:
-    """One vocabulary. Its file is read when the first ids arrive, in a thread, and its sha256 is compared."""
+    """One vocabulary. Its file is read when the first ids arrive, and its sha256 is compared.
 
-    def __init__(self, path: Path = CL100K_BASE, *, sha256: str = CL100K_BASE_SHA256) -> None:
+    Reading, and decoding of many ids, runs in a thread, one request at a time and fair between callers.
+    """
+
+    def __init__(
+        self, path: Path = CL100K_BASE, *, sha256: str = CL100K_BASE_SHA256, max_waiting_s: float = MAX_WAITING_S
+    ) -> None:
         self._path = path
         self._sha256 = sha256
         self._table: _Table | None = None
-        self._reading = threading.Lock()
+        self._gate = FairGate()
+        self._account = Account("decode", max_waiting_s)
 
-    async def decode(self, pieces: Sequence[Sequence[int]], *, is_nested: bool = True) -> list[str]:
+    async def decode(
+        self, pieces: Sequence[Sequence[int]], *, caller: Caller = ANYONE, is_nested: bool = True
+    ) -> list[str]:
         """Return the text of each of *pieces*.
 
         The bytes of a character that was cut at the start or end of a piece are dropped.
 
         Args:
             pieces: token ids.
+            caller: who sent them.
             is_nested: the request contains a list of pieces, not the ids of one piece; for errors.
 
         Raises:
             InvalidInputError: an id is not in the vocabulary, or the vocabulary cannot be used.
+            OverloadedError: too many ids of the caller are waiting.
         """
-        if self._table is not None and sum(map(len, pieces)) <= MAX_INLINE_IDS:
+        number = sum(map(len, pieces))
+        if self._table is not None and number <= MAX_INLINE_IDS:
             return _decode(self._table, pieces, is_nested=is_nested)
-        return await asyncio.to_thread(self._read_and_decode, pieces, is_nested=is_nested)
+        with self._reserve(caller, number * SECONDS_PER_ID) as reservation:
+            await self._gate.enter(caller, reservation.amount)
+            work = asyncio.ensure_future(asyncio.to_thread(self._read_and_decode, pieces, is_nested=is_nested))
+            work.add_done_callback(self._leave)
+            return await asyncio.shield(work)  # a thread cannot be stopped: the next one must wait for it
+
+    def _reserve(self, caller: Caller, seconds: float) -> Reservation:
+        if self._account.held:
+            self._account.check(caller, seconds)
+        reservation = Reservation((self._account,), caller)
+        reservation.resize(seconds)
+        return reservation
+
+    def _leave(self, work: "asyncio.Future[list[str]]") -> None:
+        self._gate.leave()
+        if not work.cancelled():
+            work.exception()  # its caller may have disconnected; else asyncio would log an error that nobody received
 
     def _read_and_decode(self, pieces: Sequence[Sequence[int]], *, is_nested: bool) -> list[str]:
-        with self._reading:
-            try:
-                self._table = self._table or _read(self._path, self._sha256)
-            except VocabularyError as error:
-                log.error("vocabulary_unusable", file=self._path.name, cause=str(error))  # noqa: TRY400 - expected
-                raise InvalidInputError(
-                    "input: token ids cannot be decoded here, because the vocabulary cl100k_base is not installed. "
-                    "Send texts. With LangChain, set check_embedding_ctx_length=False.",
-                    extensions={"field": "input"},
-                ) from None
+        try:
+            self._table = self._table or _read(self._path, self._sha256)
+        except VocabularyError as error:
+            log.error("vocabulary_unusable", file=self._path.name, cause=str(error))  # noqa: TRY400 - expected
+            raise InvalidInputError(
+                "input: token ids cannot be decoded here, because the vocabulary cl100k_base is not installed. "
+                "Send texts. With LangChain, set check_embedding_ctx_length=False.",
+                extensions={"field": "input"},
+            ) from None
         return _decode(self._table, pieces, is_nested=is_nested)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from api.openai_token_ids import CL100K_BASE, MAX_INLINE_IDS, TokenVocabulary
-from engine.errors import InvalidInputError
+from api.openai_token_ids import CL100K_BASE, MAX_INLINE_IDS, SECONDS_PER_ID, TokenVocabulary
+from engine.errors import InvalidInputError, OverloadedError
 from tests.support.servers import ROOT
 
 REFERENCE = json.loads((ROOT / "tests" / "reference" / "cl100k_base.json").read_text("utf-8"))["texts"]
@@ -82,6 +82,25 @@ async def test_requests_that_arrive_together_read_the_file_once(tmp_path: Path) 
     found = await asyncio.gather(*(vocabulary.decode([[9906]]) for _ in range(8)))
     copy.unlink()
     assert [*found, await vocabulary.decode([[1917]])] == [["Hello"]] * 8 + [[" world"]]
+
+
+async def test_callers_that_disconnect_do_not_block_the_others(vocabulary: TokenVocabulary) -> None:
+    ids = list(range(MAX_INLINE_IDS + 1))
+    tasks = [asyncio.create_task(vocabulary.decode([ids])) for _ in range(4)]
+    await asyncio.sleep(0)  # the first one is in the thread now
+    for task in tasks[:2]:
+        task.cancel()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(text, asyncio.CancelledError) for text in found] == [True, True, False, False]
+    assert await vocabulary.decode([ids]) == found[3]
+
+
+async def test_more_waiting_ids_than_a_callers_share_are_rejected_at_once() -> None:
+    ids = list(range(MAX_INLINE_IDS + 1))
+    vocabulary = TokenVocabulary(max_waiting_s=2 * len(ids) * SECONDS_PER_ID)
+    found = await asyncio.gather(*(vocabulary.decode([ids]) for _ in range(3)), return_exceptions=True)
+    assert [isinstance(text, OverloadedError) for text in found] == [False, True, True]
+    assert len(await vocabulary.decode([ids])) == 1
 
 
 @pytest.mark.parametrize("content", [None, b"IQ== 0\n"], ids=["no-file", "another-file"])
