@@ -51,7 +51,7 @@ def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return vector / np.linalg.norm(vector)
 
 
-def same(found: Json, *expected: NDArray[np.float32]) -> bool:
+def same(found: Json, *expected: NDArray[np.float32] | np.floating[Any]) -> bool:
     return np.allclose(found, expected, atol=1e-6)
 
 
