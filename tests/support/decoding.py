@@ -9,6 +9,7 @@ import msgspec
 from litestar.types import Scope
 
 from api.cohere_types import CohereEmbedRequest
+from api.openai_requests import EmbeddingsRequest
 from api.request_types import EmbedBatchRequest, EmbedRequest, TextLimits, TokenizeRequest
 from engine.errors import ServiceError
 from web.json_bodies import StrictRequest
@@ -17,6 +18,7 @@ from web.problems import problem_answer
 REQUEST_TYPES: list[type[Any]] = [EmbedRequest, EmbedBatchRequest, TokenizeRequest]
 DIALECT_TYPES: Mapping[type[Any], Callable[[Any], object]] = {
     CohereEmbedRequest: lambda data: (data.all_texts(), data.kinds, data.options),
+    EmbeddingsRequest: lambda data: (data.options(None), data.is_base64, data.check_cut(16)),
 }
 """Bodies of dialects, each with what its handler reads of it before it calls the engine."""
 LIMITS = TextLimits(8192, 32)

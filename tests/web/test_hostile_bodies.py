@@ -22,6 +22,8 @@ SEEDS = (
     b'{"texts": [" ", ""], "truncate": "none", "return_tokens": false}',
     b'{"texts": ["a", ""], "model": null, "embedding_types": ["float", "int8"], "truncate": "START", "user": {}}',
     b'{"inputs": [{"content": [{"type": "text", "text": "a"}]}], "output_dimension": 5, "max_tokens": null}',
+    b'{"input": ["a", {"text": "b"}, 5, [6, 7]], "model": null, "encoding_format": "base64", "truncate": false}',
+    b'{"input": [[1, 2], []], "task": "retrieval.query", "normalized": false, "truncate_prompt_tokens": -1}',
     b'{"text": "half \\ud800", "input_type": "query", "encoding": "base64"}',
 )
 WORDS = (b"\\ud800", b"NaN", b'"', b"[", b"\xef\xbb\xbf", b"9" * 400)
@@ -32,6 +34,7 @@ each_type = pytest.mark.parametrize("body_type", REQUEST_TYPES)
 numbers = st.integers(-(10**400), 10**400) | st.floats()
 names = (
     st.sampled_from(["text", "texts", "model_name", "dimensions", "dtype", "return_tokens"])
+    | st.sampled_from(["input", "task", "truncation", "output_dtype", "normalized", "encoding_format"])
     | st.sampled_from(["model", "inputs", "content", "type", "truncate", "embedding_types", "images"])
     | st.text()
 )
