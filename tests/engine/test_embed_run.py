@@ -228,11 +228,14 @@ async def test_reader_who_stops_keeps_few_slices_in_memory_and_no_lane(
         await embedder.embed("acme/tiny", ["one"])
 
 
-async def test_other_requests_run_between(embedder: Embedder, scheduler: Scheduler) -> None:
+@pytest.mark.parametrize("caller", ["other", "bulk"])
+async def test_short_requests_of_other_callers_and_of_the_same_run_between(
+    embedder: Embedder, scheduler: Scheduler, caller: str
+) -> None:
     async with embedder.open("acme/tiny", MANY, caller=("bulk",)) as run:
         reading = asyncio.create_task(all_slices(run))
         await until(lambda: scheduler.state().running > 0)
-        await embedder.embed("acme/tiny", ["one"], caller=("other",))
+        await embedder.embed("acme/tiny", ["one"], caller=(caller,))
         assert not reading.done()
         assert scheduler.state().texts < len(MANY)
         await reading
