@@ -84,13 +84,13 @@ async def vectors_answer(
     )
     if len(texts) > SLICE_TEXTS and request.scope["http_version"] != "1.0":  # which has no chunked bodies
         return StreamedAnswer(opened, writer, context)
-    pieces: list[bytes] = []
+    body: list[bytes] = []
 
-    async def put(_: EmbedRun, piece: bytes) -> None:
-        pieces.append(piece)
+    async def put(_: EmbedRun, *pieces: bytes) -> None:
+        body.extend(pieces)
 
     run = await _write(opened, writer, put)
-    return PlainJsonAnswer(200, b"".join(pieces), _headers(run))
+    return PlainJsonAnswer(200, b"".join(body), _headers(run))
 
 
 class StreamedAnswer(ASGIResponse):
@@ -112,13 +112,13 @@ class StreamedAnswer(ASGIResponse):
         """Compute and send the answer. `send` waits while the client does not receive."""
         has_started = False
 
-        async def put(run: EmbedRun, piece: bytes) -> None:
+        async def put(run: EmbedRun, *pieces: bytes) -> None:
             nonlocal has_started
             if not has_started:
                 has_started = True
                 headers = [(b"content-type", JSON.encode()), *encoded_headers(_headers(run))]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"".join(pieces), "more_body": True})
 
         try:
             await _write(self._opened, self._writer, put)
@@ -126,9 +126,8 @@ class StreamedAnswer(ASGIResponse):
             if not has_started:
                 raise
             self._context.problem_code = error.code
-            log.warning(
-                "answer_cut_off", request_id=self._context.request_id, code=error.code, exc_info=error.__cause__
-            )
+            write = log.warning if error.__cause__ is None else log.error
+            write("answer_cut_off", request_id=self._context.request_id, code=error.code, exc_info=error.__cause__)
             return  # an ASGI server closes the connection of an answer that has no end
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -136,9 +135,9 @@ class StreamedAnswer(ASGIResponse):
 async def _write(
     opened: AbstractAsyncContextManager[EmbedRun],
     writer: VectorsWriter,
-    put: Callable[[EmbedRun, bytes], Awaitable[None]],
+    put: Callable[..., Awaitable[None]],
 ) -> EmbedRun:
-    """Give the pieces of an answer to *put*, with pauses for other requests; return the run, which has ended.
+    """Call *put* with the run and pieces of the answer, and pause between calls; return the run, which has ended.
 
     The last slice is written after the end of the run: neither the lease nor the deadline waits for the client then.
     """
@@ -153,7 +152,7 @@ async def _write(
             rows = vectors[start : start + size]
             piece = writer.rows(rows, first, run)
             comma = b"," if has_rows and piece else b""
-            await put(run, (b"" if first else writer.head(run)) + comma + piece)
+            await put(run, b"" if first else writer.head(run), comma, piece)
             has_rows = has_rows or bool(piece)
             first += len(rows)
 

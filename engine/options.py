@@ -31,7 +31,8 @@ class EmbedOptions:
         dtype: the type of the returned numbers; see `engine.vectors.convert`.
         allow_blank: accept texts of which the model sees only special tokens. They all have the same vector.
         clip: drop the characters that are far beyond the model's input before a text is tokenised; see
-            `engine.pipeline.clip`. The text counts as truncated, and `TokenizedText.tokens` without what was dropped.
+            `engine.pipeline.clip`. The text counts as truncated, and its tokens without those that were dropped.
+        clip_tokens: with *clip*, keep the characters of at least this many tokens, so that they are counted.
     """
 
     input_type: InputType | None = None
@@ -43,6 +44,7 @@ class EmbedOptions:
     dtype: Dtype = "float32"
     allow_blank: bool = False
     clip: bool = False
+    clip_tokens: int = 0
 
     @property
     def needs_unit_length(self) -> bool:

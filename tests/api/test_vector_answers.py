@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 from api.vector_answers import MAX_PIECE_NUMBERS
 from engine.embed_results import MAX_STARTED, SLICE_TEXTS
 from tests.support.raw_http import CLIENT, connected, receive_all
-from tests.support.servers import ServerProcess
-from tests.support.tiny import WORDS, TinyModel, mean_of
+from tests.support.servers import ServerProcess, running_server
+from tests.support.tiny import WORDS, TinyModel, gather, mean_of
 
 DIM = 1024
 GOOD = [word for word in WORDS if word not in {"poison", "nan", "null"}]
@@ -152,6 +153,14 @@ def started(server: ServerProcess, connection: socket.socket, request_id: str) -
             return dict(state["micro_batches"])
 
 
+def rest_of(connection: socket.socket) -> bytes:
+    """Read the answer that has `started` to its end, and return its body."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)
+    _, chunks, is_complete = split(b"HTTP/1.1 " + receive_all(connection))
+    assert is_complete
+    return b"".join(chunks)
+
+
 def test_client_who_stops_reading_holds_no_lane_and_little_memory_and_gets_all_later(server: ServerProcess) -> None:
     before = metrics(server)["micro_batches"]["texts"]
     with connected(server, receive_buffer=RECEIVE_BUFFER) as connection:
@@ -160,10 +169,8 @@ def test_client_who_stops_reading_holds_no_lane_and_little_memory_and_gets_all_l
         assert texts <= (3 + MAX_STARTED) * SLICE_TEXTS < len(MANY)
         assert metrics(server)["backlog"]["bulk"]["seconds"] > 0
         assert post(server, ["one"]).status_code == 200
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)
-        _, chunks, is_complete = split(b"HTTP/1.1 " + receive_all(connection))
-    assert is_complete
-    np.testing.assert_allclose(vectors_in(b"".join(chunks)), expected(MANY), atol=1e-6)
+        body = rest_of(connection)
+    np.testing.assert_allclose(vectors_in(body), expected(MANY), atol=1e-6)
     assert metrics(server)["micro_batches"]["texts"] - before == len(MANY) + 1
 
 
@@ -172,3 +179,31 @@ def test_client_who_leaves_within_the_answer_ends_its_work(server: ServerProcess
         started(server, connection, "left")
     assert server.wait_for_request("left")["status"] == 499
     assert metrics(server)["queue"]["waiting_texts"] == 0
+
+
+@pytest.mark.slow
+def test_answer_that_has_begun_is_completed_after_sigterm(folder: Path) -> None:
+    with running_server(MODELS_DIR=str(folder), REQUIRED_MODELS="acme/wide") as server:
+        with connected(server, receive_buffer=RECEIVE_BUFFER) as connection:
+            started(server, connection, "drained")
+            server.process.terminate()
+            server.wait_for("drain_started")
+            body = rest_of(connection)
+        assert server.wait_for_end(timeout_s=60) == 0
+    np.testing.assert_allclose(vectors_in(body), expected(MANY), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_answer_that_has_begun_keeps_its_model_after_sighup(tmp_path: Path) -> None:
+    written = TinyModel("acme/wide", dim=DIM).write(tmp_path)
+    with (
+        running_server(MODELS_DIR=str(tmp_path), REQUIRED_MODELS="acme/wide") as server,
+        connected(server, receive_buffer=RECEIVE_BUFFER) as connection,
+    ):
+        started(server, connection, "reloaded")
+        TinyModel("acme/wide", dim=DIM, graph=lambda table: gather(-table)).write_files(written)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("models_reloaded")
+        np.testing.assert_allclose(vectors_in(post(server, MANY[:9]).content), -expected(MANY[:9]), atol=1e-6)
+        body = rest_of(connection)
+    np.testing.assert_allclose(vectors_in(body), expected(MANY), atol=1e-6)

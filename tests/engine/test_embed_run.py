@@ -26,6 +26,7 @@ from engine.errors import (
     InvalidVectorError,
     OverloadedError,
     ServiceError,
+    TextTooLongError,
 )
 from engine.options import EmbedOptions
 from engine.scheduler import Scheduler
@@ -227,11 +228,14 @@ async def test_reader_who_stops_keeps_few_slices_in_memory_and_no_lane(
         await embedder.embed("acme/tiny", ["one"])
 
 
-async def test_other_requests_run_between(embedder: Embedder, scheduler: Scheduler) -> None:
+@pytest.mark.parametrize("caller", ["other", "bulk"])
+async def test_short_requests_of_other_callers_and_of_the_same_run_between(
+    embedder: Embedder, scheduler: Scheduler, caller: str
+) -> None:
     async with embedder.open("acme/tiny", MANY, caller=("bulk",)) as run:
         reading = asyncio.create_task(all_slices(run))
         await until(lambda: scheduler.state().running > 0)
-        await embedder.embed("acme/tiny", ["one"], caller=("other",))
+        await embedder.embed("acme/tiny", ["one"], caller=(caller,))
         assert not reading.done()
         assert scheduler.state().texts < len(MANY)
         await reading
@@ -352,3 +356,18 @@ async def test_clipped_text_counts_as_truncated_even_if_what_is_left_fits(embedd
     async with embedder.open("acme/tiny", ["one" + " " * 10_000 + "two"], EmbedOptions(clip=True)) as run:
         await all_slices(run)
     assert (run.truncated, run.tokens) == ([True], [3])
+
+
+async def test_clipped_text_keeps_as_many_tokens_as_must_be_counted(embedder: Embedder) -> None:
+    texts, options = ["one " * 900, "one " * 20_000], EmbedOptions(clip=True, clip_tokens=1000)
+    async with embedder.open("acme/tiny", texts, options) as run:
+        await all_slices(run)
+    assert run.tokens[0] == 902
+    assert 1000 < run.tokens[1] < 20_000
+    assert run.used_tokens == 2 * MAX_TOKENS
+
+
+async def test_text_that_would_be_clipped_is_rejected_if_it_may_not_be_truncated(embedder: Embedder) -> None:
+    with pytest.raises(TextTooLongError) as error:
+        await read_all(embedder, ["one", "one " * 10_000], options=EmbedOptions(clip=True, truncate="none"))
+    assert error.value.extensions == {"index": 1, "limit": MAX_TOKENS}
