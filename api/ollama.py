@@ -320,7 +320,9 @@ async def show_service(
     embedder: NamedDependency[Embedder], request: Request[Any, Any, Any], version: NamedDependency[str]
 ) -> Response[ServiceInfo]:
     """What this service is. Ollama's clients ask before each job whether anything answers here."""
-    may_see_models = context_of(request.scope).principal is not None
+    context = context_of(request.scope)
+    context.dialect = None  # the path's is that of POST, TEI's
+    may_see_models = context.principal is not None
     names: Sequence[str] = [model.name for model in embedder.models] if may_see_models else []
     info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": "/schema"}
     return JsonResponse({**info, "models": names} if may_see_models else info)

@@ -75,11 +75,13 @@ async def tokenize(
 
 
 async def info(
-    names: NamedDependency[ModelNames], models: NamedDependency[ModelManager], request: AnyRequest
+    names: NamedDependency[ModelNames],
+    models: NamedDependency[ModelManager],
+    version: NamedDependency[str],
+    request: AnyRequest,
 ) -> Response[TeiInfo]:
     """Describe the model, and the batch size that clients should use."""
     model = names.resolve(tei_answers.model_in_url(request))
-    version = request.app.openapi_config.version if request.app.openapi_config else ""
     return tei_answers.info_answer(model, models.find(model.name), version)
 
 
