@@ -79,7 +79,7 @@ class Client:
         bad_model, bad_key: a part of what the user sees.
         refused: a part of what the user sees if the server refuses the first request; empty: it is repeated.
         takes_empty: whether the library passes an empty text on.
-        requests: how many requests the library makes of 3,000 texts; 0: unknown.
+        requests: how many requests the library makes of these texts; 0: unknown.
         needs_vocabulary: the library fetches a vocabulary of tokens from the web, and finds a copy here.
     """
 

@@ -27,21 +27,16 @@ def test_a_dozen_texts_have_the_native_vectors_in_order(keyed_server: ServerProc
     assert same(answer.vectors, native(keyed_server, FEW, key=KEY))
 
 
-def test_3000_texts_are_embedded_or_the_user_sees_the_limit(server: ServerProcess, client: Client) -> None:
-    with relayed(server.url) as relay:
-        answer = client.run(relay.url, "many", MANY, model=TINY)
+def test_3000_texts_are_embedded_or_the_user_sees_the_limit_and_so_many_are(
+    server: ServerProcess, client: Client
+) -> None:
     if client.max_texts < len(MANY):
-        assert client.too_many in answer.error
-    else:
-        assert same(answer.vectors, native(server, MANY, model=TINY))
-        assert client.requests in {0, len(relay.statuses)}
-
-
-def test_as_many_texts_as_fit_are_embedded_at_once(server: ServerProcess, client: Client) -> None:
-    if client.max_texts == len(MANY):
-        pytest.skip("The test above embeds all of them.")
+        assert client.too_many in client.run(server.url, "many", MANY, model=TINY).error
     texts = MANY[: client.max_texts]
-    assert same(client.run(server.url, "many", texts, model=TINY).vectors, native(server, texts, model=TINY))
+    with relayed(server.url) as relay:
+        answer = client.run(relay.url, "many", texts, model=TINY)
+    assert same(answer.vectors, native(server, texts, model=TINY))
+    assert client.requests in {0, len(relay.statuses)}
 
 
 def test_empty_text_and_one_of_20000_characters_are_embedded(server: ServerProcess, client: Client) -> None:
