@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import openai_clients
+from tests.clients import openai_clients, other_clients
 from tests.clients.support import KEY, Client
 from tests.support.servers import ServerProcess, held_server
 
-CLIENTS = [*openai_clients.CLIENTS]
+CLIENTS = [*openai_clients.CLIENTS, *other_clients.CLIENTS]
 """All tests of a client run one after the other, with --dist loadgroup in one worker, and share its process."""
 
 

@@ -174,7 +174,7 @@ class RunningProgram(LoggedProcess):
         return Answer(json.loads(self._answers()[self._runs - 1]), self.log[:2000])
 
     def _answers(self) -> list[str]:
-        return [line for line in self.lines if line.startswith(('{"vectors"', '{"error"'))]
+        return [line for line in self.lines if line.startswith(('{"vectors"', '{"error"', '{"answers"'))]
 
 
 VOCABULARY_URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
