@@ -60,6 +60,7 @@ OLLAMA: Final = Dialect(
     status=_status,
     fields={"texts": "input", "model_name": "model"},
     prefixes=("/api/",),
+    takes_forms=True,
 )
 _OPTIONS: Final = {"permission": "models", "dialect": OLLAMA}
 _QUEUED: Final = {"permission": "embed", "work": "queued", "dialect": OLLAMA}

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.exceptions import NotFoundException
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import PathParameter
 from litestar.response.base import ASGIResponse
 
@@ -23,8 +23,9 @@ from web.request_context import context_of
 from web.responses import JsonResponse
 
 TAGS = ["OpenAI"]
-EMBEDDINGS = "/embeddings"
-"""The end of the path of a deployment's embeddings."""
+AZURE_PATH = "/openai/deployments/{name:str}/embeddings"
+AZURE_PATH_WITH_OWNER = "/openai/deployments/{owner:str}/{name:str}/embeddings"
+"""The same for a model whose name contains a slash, plain or percent-encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +56,30 @@ async def create_embeddings(
     return await _embed(data, data.model, openai, request, request_timeout)
 
 
-@post(
-    "/openai/deployments/{deployment:path}",
-    status_code=200,
-    opt={"dialect": OPENAI, "permission": "embed", "work": "queued"},
-    tags=TAGS,
-    security=openapi.CREDENTIALS,
-    responses=openai_examples.EMBEDDINGS,
-    operation_class=openapi.DialectOperation,
-)
+def _azure(paths: list[str], *, is_shown: bool) -> HTTPRouteHandler:
+    """Return the route of Azure's embeddings at *paths*."""
+    return post(
+        paths,
+        status_code=200,
+        opt={"dialect": OPENAI, "permission": "embed", "work": "queued"},
+        include_in_schema=is_shown,
+        tags=TAGS,
+        security=openapi.CREDENTIALS,
+        responses=openai_examples.EMBEDDINGS,
+        operation_class=openapi.DialectOperation,
+    )(create_azure_embeddings)
+
+
 async def create_azure_embeddings(
     data: openai_examples.EmbeddingsBody,
-    deployment: Annotated[
-        str, PathParameter(description="A model or an alias, plain or percent-encoded, and then `/embeddings`.")
-    ],
     openai: NamedDependency[OpenAIParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
 ) -> ASGIResponse:
     """Embed texts, as at Azure. The deployment names the model if the body does not. `api-version` is ignored."""
-    path = deployment.rstrip("/")
-    if not path.endswith(EMBEDDINGS):
-        raise NotFoundException
-    name = data.model or path.removesuffix(EMBEDDINGS).strip("/")
-    return await _embed(data, name, openai, request, request_timeout)
+    found = request.path_params
+    deployment = "/".join(str(found[part]) for part in ("owner", "name") if part in found)
+    return await _embed(data, data.model or deployment, openai, request, request_timeout)
 
 
 async def _embed(
@@ -137,4 +138,10 @@ async def show_openai_model(
     return JsonResponse(model_entry(model, models.find(model.name)))
 
 
-ROUTES = (create_embeddings, create_azure_embeddings, list_openai_models, show_openai_model)
+ROUTES = (
+    create_embeddings,
+    _azure([AZURE_PATH], is_shown=True),
+    _azure([AZURE_PATH_WITH_OWNER], is_shown=False),
+    list_openai_models,
+    show_openai_model,
+)

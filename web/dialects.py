@@ -25,6 +25,7 @@ class Dialect:
         fields: the dialect's names of the native API's fields.
         prefixes: paths below which addresses that do not exist are answered in this dialect, too.
         media_type: the media type of errors.
+        takes_forms: a body that is sent as a form is JSON: curl says so if no header is given.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Dialect:
     fields: Mapping[str, str] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ()
     media_type: str = JSON
+    takes_forms: bool = False
 
     def rename(self, detail: str) -> str:
         """Return *detail* with the dialect's name of the field at its beginning, as in `texts[3]: too long`."""

@@ -16,6 +16,7 @@ from web.litestar_adapter import body_type
 from web.request_context import context_of
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+FORM = "application/x-www-form-urlencoded"
 LARGE_BYTES = 1_000_000
 """Bodies above this size are joined and decoded one at a time, in the `LargeBodyQueue`: each blocks the event loop."""
 MAX_SEARCHED_BYTES = 1_000_000
@@ -51,8 +52,10 @@ class StrictRequest(Request[Any, Any, Any]):
                 match the type.
             OverloadedError: the body is large, and too many other large bodies of the caller are waiting.
         """
+        dialect = context_of(self.scope).dialect
         media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if not re.fullmatch(r"application/(json|.*\+json)", media_type):
+        is_curls = media_type == FORM and dialect is not None and dialect.takes_forms
+        if not is_curls and not re.fullmatch(r"application/(json|.*\+json)", media_type):
             raise NotJsonError("Send the body as JSON, with the header 'Content-Type: application/json'.")
         if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body uncompressed, without the header 'Content-Encoding'.")

@@ -126,7 +126,7 @@ def problem_document(
 
 def dialect_document(document: Mapping[str, object], dialect: Dialect) -> dict[str, object]:
     """Return the problem *document* as *dialect* sends it: with its status, names of fields, and own members."""
-    status = dialect.status(str(document["code"]), cast("int", document["status"]))
+    status = int(dialect.status(str(document["code"]), cast("int", document["status"])))  # not an HTTPStatus
     found = {**document, "status": status, "status_code": status, "detail": dialect.rename(str(document["detail"]))}
     if (name := found.get("field")) is not None:
         found["field"] = dialect.fields.get(str(name), name)

@@ -105,7 +105,7 @@ OLLAMA_MODEL = {
     415: Way("narrow", content=b"one", headers={"Content-Type": "text/plain"}),
 }
 OPENAI = dialect_runs({"input": "one"}, {"input": "poison"}, {"input": []})
-AZURE_PATH = "/openai/deployments/tiny/one/embeddings"
+AZURE_PATH = "/openai/deployments/tiny%2Fone/embeddings"
 UNKNOWN_KEY_TOKEN = ".".join(
     urlsafe_b64encode(part).decode().rstrip("=")
     for part in (b'{"alg": "RS256", "kid": "unknown", "typ": "JWT"}', b"{}", b"signature")
@@ -169,7 +169,7 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
     ("post", "/v1/embeddings"): OPENAI,
     ("post", "/embeddings"): OPENAI,
     ("post", "/openai/v1/embeddings"): OPENAI,
-    ("post", "/openai/deployments/{deployment}"): {
+    ("post", "/openai/deployments/{name}/embeddings"): {
         status: replace(way, path=AZURE_PATH) for status, way in OPENAI.items()
     },
     ("get", "/v1/models"): {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE},

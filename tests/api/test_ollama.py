@@ -205,6 +205,14 @@ def test_errors_before_and_outside_of_the_routes_are_ollamas(client: Client) -> 
     assert response.json()["error"].startswith("Send the body as JSON")
 
 
+def test_curl_needs_no_content_type(client: Client) -> None:
+    """The examples of Ollama's own documentation have none, so curl says that the body is a form."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    content = b'{"input": "one"}'
+    assert client.post("/api/embed", content=content, headers=headers).status_code == 200
+    assert client.post("/embed", content=b'{"text": "one"}', headers=headers).status_code == 415
+
+
 def test_millions_of_texts_that_cannot_end_in_time_are_rejected_before_they_are_tokenised(client: Client) -> None:
     body = b'{"input": [' + b",".join([b'"a"'] * 2_000_000) + b"]}"
     before = client.get("/metrics").json()["backlog"]
