@@ -57,27 +57,28 @@ class AuthenticationMiddleware(ASGIMiddleware):
         permission = required_permission(scope)
         if permission is not None and scope["type"] == ScopeType.HTTP:
             context = context_of(scope)
-            try:
-                context.principal = await self._authorize(scope["client"], scope["headers"], permission)
-            except ServiceError as error:
-                context.answer_headers.extend(_challenge(error))
-                raise
-        elif (hidden := route_option(scope, "shows_more_with")) is not None and scope["type"] == ScopeType.HTTP:
-            with suppress(ServiceError):
-                context_of(scope).principal = await self._authorize(scope["client"], scope["headers"], hidden)
+            if permission in self._protected:
+                try:
+                    context.principal = await self._identify(scope["headers"])
+                    _check_permission(context.principal, permission)
+                except ServiceError as error:
+                    context.answer_headers.extend(_challenge(error))
+                    raise
+            else:
+                context.principal = self._principal_at(scope["client"], scope["headers"])
+        elif scope["type"] == ScopeType.HTTP and (hidden := route_option(scope, "shows_more_with")) is not None:
+            context_of(scope).principal = await self._find_viewer(scope["client"], scope["headers"], hidden)
         await next_app(scope, receive, send)
 
-    async def _authorize(self, client: Client, headers: Iterable[Header], permission: str) -> Principal:
-        """Return the principal of a caller that has *permission*.
-
-        Raises:
-            ServiceError: the caller does not have it.
-        """
+    async def _find_viewer(self, client: Client, headers: Iterable[Header], permission: str) -> Principal | None:
+        """Return the principal of a caller that has *permission*; None: it does not have it."""
         if permission not in self._protected:
             return self._principal_at(client, headers)
-        principal = await self._identify(headers)
-        _check_permission(principal, permission)
-        return principal
+        with suppress(ServiceError):
+            principal = await self._identify(headers)
+            _check_permission(principal, permission)
+            return principal
+        return None
 
     def find_embed_caller(self, client: Client, headers: Iterable[Header]) -> Caller | None:
         """Return who calls a route that requires `embed`, as far as that is known without verifying a token.

@@ -86,7 +86,8 @@ def test_name_in_a_url_is_only_looked_up(client: httpx.Client, folder: Path, nam
             continue  # the list of models, or another route: the client has resolved the dots
         check(response, folder, 200, 404)
         if response.status_code == 200:
-            assert response.json()["model_name"].lower() == MODEL
+            answer = response.json()
+            assert answer.get("model_name", "").lower() == MODEL or answer["docs"] == "/schema"  # `/models/..` is `/`
 
 
 @given(name=raw_names)
