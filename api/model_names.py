@@ -44,10 +44,8 @@ OLLAMA_LIBRARY: Mapping[str, str] = {
     _with_tag(name, tag): model for model, (name, tags) in OLLAMA_TAGS.items() for tag in tags
 }
 """FastEmbed's names by the full names in Ollama's library, in lower case."""
-LISTED_NAMES: Mapping[str, str] = {
-    model.lower(): _with_tag(name, tags[0]) for model, (name, tags) in OLLAMA_TAGS.items()
-}
-"""The library name that is listed and suggested for a model, by the model's name in lower case."""
+SUGGESTED_NAMES = frozenset(_with_tag(name, tags[0]) for name, tags in OLLAMA_TAGS.values())
+"""The library names that are suggested instead of an unknown one: the first of each model."""
 
 
 def fold_name(name: str) -> str:
@@ -102,13 +100,14 @@ class ModelNames:
         return None if target is None else self._catalog.find(target)
 
     def other_names(self, model: Model) -> list[str]:
-        """Return the aliases of *model*, and its name in Ollama's library unless something else has that name."""
-        aliases = [alias for alias, target in self._aliases.items() if target.lower() == model.name.lower()]
-        listed = LISTED_NAMES.get(model.name.lower())
-        names = [*aliases, listed] if listed is not None and listed not in self._folded else aliases
-        return [name for name in names if (found := self.find(name)) is not None and found.name == model.name]
+        """Return the aliases of *model*, and its names in Ollama's library, without those that mean something else."""
+        wanted = model.name.lower()
+        names = [name for name, target in [*self._aliases.items(), *OLLAMA_LIBRARY.items()] if target.lower() == wanted]
+        return [name for name in dict.fromkeys(names) if (found := self.find(name)) and found.name == model.name]
 
     def _closest(self, name: str) -> list[str]:
-        models = self._embedder.models
-        names = [*(model.name for model in models), *(other for model in models for other in self.other_names(model))]
+        names = []
+        for model in self._embedder.models:
+            others = self.other_names(model)
+            names += [model.name, *(other for other in others if other in self._aliases or other in SUGGESTED_NAMES)]
         return closest_names(fold_name(name), {known.lower(): known for known in names})

@@ -1,5 +1,6 @@
 """Names of models in dialects: real names, aliases, Ollama's library names, and what is suggested for unknown ones."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from api.model_names import OLLAMA_LIBRARY, ModelNames
 from assembly.app import parts_of
 from assembly.catalog import open_catalog
+from config import HERE
 from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.errors import ModelNotAllowedError, UnknownModelError
@@ -90,14 +92,15 @@ def test_an_alias_wins_over_a_library_name(catalog: Catalog, embedder: Embedder)
     names = ModelNames(catalog, embedder, default_model=MINILM, aliases={"nomic-embed-text:latest": MINILM})
     assert names.resolve("nomic-embed-text").name == MINILM
     assert names.resolve("nomic-embed-text:v1.5").name == NOMIC
-    assert names.other_names(catalog.get(NOMIC)) == []
+    assert names.other_names(catalog.get(NOMIC)) == ["nomic-embed-text:v1.5", "nomic-embed-text:137m-v1.5-fp16"]
+    assert names.other_names(catalog.get(MINILM))[:2] == ["nomic-embed-text:latest", "all-minilm"]
 
 
 def test_a_real_name_wins_over_an_alias(catalog: Catalog, embedder: Embedder) -> None:
     """A reload may bring a model with the name of an alias."""
     names = ModelNames(catalog, embedder, default_model=MINILM, aliases={NOMIC: MINILM})
     assert names.resolve(NOMIC).name == NOMIC
-    assert names.other_names(catalog.get(MINILM)) == ["all-minilm"]
+    assert NOMIC not in names.other_names(catalog.get(MINILM))
 
 
 def test_an_alias_without_its_model_is_unknown(catalog: Catalog, embedder: Embedder) -> None:
@@ -137,3 +140,16 @@ def test_a_model_that_is_not_allowed_is_neither_found_nor_suggested_by_other_nam
         with pytest.raises(UnknownModelError) as failure:
             names.resolve("nomic-embed-txt")
     assert failure.value.closest == []
+
+
+def test_the_names_on_the_models_page_are_those_of_the_code(names: ModelNames) -> None:
+    page = (HERE / "docs" / "MODELS.md").read_text("utf-8")
+    rows = re.findall(
+        r"(?m)^\| (`[a-z].*`) \| (`[^|]*) \|$", page.partition("## Names of other servers")[2].partition("\n## ")[0]
+    )
+    stated = {name for cell, _ in rows for name in re.findall(r"`([a-z][^`]*)`", cell)}
+    assert {name.partition(":")[0] for name in stated} == {name.partition(":")[0] for name in OLLAMA_LIBRARY}
+    single = {
+        name: re.findall("`([^`]*)`", models) for cell, models in rows for name in re.findall("`([a-z][^`]*)`", cell)
+    }
+    assert {name: names.resolve(name).name for name in single} == {name: models[0] for name, models in single.items()}

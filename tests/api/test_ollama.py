@@ -254,7 +254,13 @@ def test_tags_have_every_name_of_every_model_with_a_tag(client: Client) -> None:
     assert len(by_name) == len(models)
     real = [model["name"] for model in client.get("/models").json()["available_models"]]
     assert {f"{name}:latest" for name in real} <= set(by_name)
-    assert {"ours:latest", "all-minilm:latest", "nomic-embed-text:latest", "qwen3-embedding:0.6b"} <= set(by_name)
+    assert {
+        "ours:latest",
+        "all-minilm:latest",
+        "all-minilm:22m",
+        "nomic-embed-text:latest",
+        "qwen3-embedding:0.6b",
+    } <= set(by_name)
     nested, alias = by_name["acme/nested:latest"], by_name["ours:latest"]
     assert {**nested, "name": "ours:latest", "model": "ours:latest"} == alias
     assert nested["digest"] == client.get("/models/acme/nested").json()["stamp"]["fingerprint"]
