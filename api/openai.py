@@ -65,7 +65,7 @@ def _azure(paths: list[str], *, is_shown: bool) -> HTTPRouteHandler:
         tags=TAGS,
         security=openapi.CREDENTIALS,
         responses=openai_examples.EMBEDDINGS,
-        operation_class=openapi.DialectOperation,
+        operation_class=openai_examples.AzureOperation,
     )(create_azure_embeddings)
 
 
