@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from litestar import Litestar, Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import PathParameter, SkipValidationMarker
+from litestar.params import SkipValidationMarker
 
 from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, tei, tei_answers, tei_examples
 from api.answer_formats import Format, accepted_format, check_format
@@ -213,7 +213,9 @@ async def list_models(
     tags=["Models"],
 )
 async def show_model(
-    name: Annotated[str, PathParameter(description="May contain slashes, plain or percent-encoded.")],
+    name: Annotated[
+        str, openapi.model_in_path("May contain slashes, plain or percent-encoded.", openapi_examples.MODEL_NAME)
+    ],
     embedder: NamedDependency[Embedder],
     models: NamedDependency[ModelManager],
 ) -> Response[ModelDetails]:

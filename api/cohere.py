@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 from uuid import uuid4
 
 import orjson
@@ -23,7 +23,15 @@ from web.dialects import Dialect
 
 
 def _members(document: Mapping[str, object]) -> Mapping[str, object]:
-    return {"id": document["request_id"], "message": document["detail"]}
+    return {"id": document["request_id"], "message": _message(document)}
+
+
+def _message(document: Mapping[str, object]) -> object:
+    if document["code"] != "unknown-model" or "model" not in document:
+        return document["detail"]
+    closest = " or ".join(map(repr, cast("Sequence[str]", document["closest"])))
+    hint = f"Did you mean {closest}?" if closest else "GET /v1/models lists all."
+    return f"model {str(document['model'])!r} not found, make sure the correct model ID was used. {hint}"
 
 
 def _status(code: str, native_status: int) -> int:

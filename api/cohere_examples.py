@@ -63,6 +63,7 @@ _PROBLEMS = (
         errors.UnknownModelError,
         "No model named 'bge-small' is offered. Did you mean 'BAAI/bge-small-en'?",
         closest=["BAAI/bge-small-en"],
+        model="bge-small",
     ),
     *WORK,
     *RUN,

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import PathParameter
 from litestar.response.base import ASGIResponse
 
 from api import openai_examples, openapi
@@ -66,7 +65,7 @@ def _azure(paths: list[str], *, is_shown: bool) -> HTTPRouteHandler:
         tags=TAGS,
         security=openapi.CREDENTIALS,
         responses=openai_examples.EMBEDDINGS,
-        operation_class=openapi.DialectOperation,
+        operation_class=openai_examples.AzureOperation,
     )(create_azure_embeddings)
 
 
@@ -129,7 +128,12 @@ async def list_openai_models(
     responses=openai_examples.MODEL,
 )
 async def show_openai_model(
-    name: Annotated[str, PathParameter(description="A model or an alias. Slashes may be plain or percent-encoded.")],
+    name: Annotated[
+        str,
+        openapi.model_in_path(
+            "A model or an alias. Slashes may be plain or percent-encoded.", openai_examples.MODEL_NAME
+        ),
+    ],
     names: NamedDependency[ModelNames],
     models: NamedDependency[ModelManager],
 ) -> Response[OpenAIModel]:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from litestar.openapi.spec import Example, Parameter
+
 from api.openai_answers import OPENAI, Embedding, EmbeddingsAnswer, OpenAIModel, OpenAIModelList, Usage
 from api.openai_requests import EmbeddingsRequest
-from api.openapi import Responses, answer, body, dialect_problems, problem
+from api.openapi import DialectOperation, Responses, answer, body, dialect_problems, problem
 from api.problem_examples import MODEL_NAME, NOT_ALLOWED, NOT_AUTHENTICATED, RUN, WORK, BadRequestError
 from engine import errors
 from web.problems import Problem
@@ -111,3 +113,15 @@ MODEL: Responses = {
         _UNKNOWN_MODEL,
     ),
 }
+
+
+@dataclass
+class AzureOperation(DialectOperation):
+    """Describes the name in the path, which is no parameter of the handler: that serves two paths."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for parameter in self.parameters or []:
+            if isinstance(parameter, Parameter) and parameter.param_in == "path":
+                parameter.description = "A model or an alias. Slashes may be plain or percent-encoded."
+                parameter.examples = {"model": Example(summary="A model", value=MODEL_NAME)}

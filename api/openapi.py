@@ -25,7 +25,7 @@ from litestar.openapi.spec import (
     SecurityScheme,
     Tag,
 )
-from litestar.params import BodyKwarg
+from litestar.params import BodyKwarg, PathParameter
 from litestar.typing import FieldDefinition
 
 from access.quotas import RateLimitedError
@@ -86,13 +86,18 @@ def openapi_config(version: str) -> OpenAPIConfig:
             "Turns text into vectors with FastEmbed's models, on CPU, by an API of its own and by those of other "
             "servers. Errors are RFC 9457 problem details; on routes of other APIs they also have the members that "
             "clients of that API read. Besides what each route lists, any address may answer 400 (malformed headers), "
-            "404 and 405."
+            "404 and 405, and what answers GET answers HEAD as well."
         ),
         openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt={"permission": "docs"}),
         components=Components(security_schemes=SCHEMES),
         tags=TAGS,
         use_handler_docstrings=True,
     )
+
+
+def model_in_path(description: str, example: str) -> PathParameter:
+    """Describe a parameter of the path that names a model."""
+    return PathParameter(description=description, examples=[Example(summary="A model", value=example)])
 
 
 def body(body_type: type, *examples: tuple[str, dict[str, object]]) -> Any:

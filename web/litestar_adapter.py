@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from litestar import Litestar, Request
+from litestar import Litestar, Request, Response
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin
+from litestar.enums import HttpMethod
+from litestar.handlers import HTTPRouteHandler
+from litestar.handlers import route as routed
 from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, HTTPScope, Scope
 from litestar.utils.path import normalize_path
@@ -14,6 +17,7 @@ __all__ = [
     "body_type",
     "dialect_routes",
     "normalize_path",
+    "options_routes",
     "paths_with",
     "route_of",
     "route_option",
@@ -25,6 +29,28 @@ __all__ = [
 def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
     """Put *middleware* around all of Litestar, so that it sees 404s, CORS answers and crashes, too."""
     app.asgi_handler = middleware(app.asgi_handler)
+
+
+def options_routes(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
+    """Return routes that answer OPTIONS on paths of several *handlers*; register them before these.
+
+    Litestar's own answer names the methods of the handler only that was registered first.
+    """
+    methods: dict[str, list[str]] = {}
+    for handler in handlers:
+        for path in handler.paths:
+            methods.setdefault(path, []).extend(str(method.value) for method in map(HttpMethod, handler.http_methods))
+    return [_options_route(path, found) for path, found in methods.items() if len(found) > 1]
+
+
+def _options_route(path: str, methods: Iterable[str]) -> HTTPRouteHandler:
+    allow = ", ".join(sorted({*methods, HttpMethod.OPTIONS.value}))
+
+    @routed(path, http_method=[HttpMethod.OPTIONS], status_code=204, include_in_schema=False)
+    async def options() -> Response[None]:
+        return Response(None, status_code=204, headers={"Allow": allow})
+
+    return options
 
 
 def body_type(request: Request[Any, Any, Any]) -> Any:

@@ -78,8 +78,11 @@ def test_operation_has_examples_that_fit_their_schemas(operation: Json) -> None:
 @each_operation
 def test_parameters_of_the_path_are_described(operation: Json) -> None:
     [name] = [name for name, other in OPERATIONS.items() if other is operation]
-    described = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "path"}
-    assert described == {part.strip("{}") for part in name.split("/") if part.startswith("{")}
+    described = {
+        parameter["name"]: parameter for parameter in operation.get("parameters", ()) if parameter["in"] == "path"
+    }
+    assert all(parameter["description"] and parameter["examples"] for parameter in described.values())
+    assert described.keys() == {part.strip("{}") for part in name.split("/") if part.startswith("{")}
 
 
 @each_dialect_operation

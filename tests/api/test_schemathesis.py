@@ -50,6 +50,7 @@ def test_each_answer_is_as_documented_and_none_is_a_failure_of_the_service(tmp_p
     assert set(metrics["errors"]) <= {
         "bad-request",
         "deadline-exceeded",
+        "empty-input",
         "fingerprint-mismatch",
         "invalid-input",
         "model-not-allowed",

@@ -9,8 +9,10 @@ import msgspec
 from litestar.types import Scope
 
 from api.cohere_types import CohereEmbedRequest
+from api.ollama_types import OllamaEmbedRequest, OllamaPullRequest
 from api.openai_requests import EmbeddingsRequest
 from api.request_types import EmbedBatchRequest, EmbedRequest, TextLimits, TokenizeRequest
+from api.tei_types import TeiRequest, TeiSentences, TeiTokenizeRequest, texts_of
 from engine.errors import ServiceError
 from web.json_bodies import StrictRequest
 from web.problems import problem_answer
@@ -19,6 +21,10 @@ REQUEST_TYPES: list[type[Any]] = [EmbedRequest, EmbedBatchRequest, TokenizeReque
 DIALECT_TYPES: Mapping[type[Any], Callable[[Any], object]] = {
     CohereEmbedRequest: lambda data: (data.all_texts(), data.kinds, data.options),
     EmbeddingsRequest: lambda data: (data.options(None), data.is_base64, data.check_cut(16)),
+    OllamaEmbedRequest: lambda data: data.input,
+    OllamaPullRequest: lambda data: data.model or data.name,
+    TeiRequest: lambda data: (data.options, isinstance(data.inputs, TeiSentences) or texts_of(data.inputs)),
+    TeiTokenizeRequest: lambda data: texts_of(data.inputs),
 }
 """Bodies of dialects, each with what its handler reads of it before it calls the engine."""
 LIMITS = TextLimits(8192, 32)

@@ -9,13 +9,22 @@ import sys
 import atheris
 
 with atheris.instrument_imports(
-    include=["api.cohere_types", "api.request_types", "web.problems", "json.decoder", "json.scanner"]
+    include=[
+        "api.cohere_types",
+        "api.openai_requests",
+        "api.tei_types",
+        "api.request_types",
+        "web.problems",
+        "json.decoder",
+        "json.scanner",
+    ]
 ):
     from tests.support.decoding import DIALECT_TYPES, REQUEST_TYPES, check_body, check_dialect_body
 
 DICTIONARY = (
     *('{"text":"', '{"texts":["', '"model_name":', '"dimensions":', "\\ud800", "\\u0000", "NaN", "[[[[", "\xff"),
     *('"model":', "null", '{"inputs":[{"content":[{"type":"text","text":"', '"embedding_types":["int8"]'),
+    *('{"input":[[1', '{"input":[{"text":"', '{"inputs":{"source_sentence":"', '"encoding_format":"base64"'),
 )
 
 

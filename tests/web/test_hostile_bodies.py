@@ -24,6 +24,8 @@ SEEDS = (
     b'{"inputs": [{"content": [{"type": "text", "text": "a"}]}], "output_dimension": 5, "max_tokens": null}',
     b'{"input": ["a", {"text": "b"}, 5, [6, 7]], "model": null, "encoding_format": "base64", "truncate": false}',
     b'{"input": [[1, 2], []], "task": "retrieval.query", "normalized": false, "truncate_prompt_tokens": -1}',
+    b'{"input": ["a", {"text": "b"}], "encoding_format": "base64", "truncate": "END", "dimensions": 5}',
+    b'{"inputs": {"source_sentence": "a", "sentences": ["b"]}, "parameters": {"truncate": true}}',
     b'{"text": "half \\ud800", "input_type": "query", "encoding": "base64"}',
 )
 WORDS = (b"\\ud800", b"NaN", b'"', b"[", b"\xef\xbb\xbf", b"9" * 400)

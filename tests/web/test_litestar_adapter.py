@@ -6,7 +6,7 @@ from litestar.params import FromPath, JSONBody
 from litestar.testing import TestClient
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from web.litestar_adapter import body_type, normalize_path, paths_with, route_of, route_option, wrap
+from web.litestar_adapter import body_type, normalize_path, options_routes, paths_with, route_of, route_option, wrap
 
 
 @get("/asked/{name:path}", opt={"work": "queued"})
@@ -40,3 +40,17 @@ def test_undocumented_names_of_the_installed_litestar_do_what_we_use_them_for() 
     assert seen == ["/asked/{name}", "/typed", None]
     assert paths_with(app, "work", ["queued"]) == {"/asked/{name}"}
     assert normalize_path("//embed/batch/") == "/embed/batch"  # `litestar.utils.path`
+
+
+def test_options_names_the_methods_of_all_routes_of_an_address() -> None:
+    """Litestar's own answer names only those of the route that was registered first."""
+
+    @post("/asked/{name:path}")
+    async def answer(name: FromPath[str]) -> str:
+        return name
+
+    routes = [asked, answer, typed]
+    with TestClient(Litestar([*options_routes(routes), *routes], openapi_config=None, logging_config=None)) as client:
+        assert client.options("/asked/a").headers["allow"] == "GET, OPTIONS, POST"
+        assert client.options("/typed").headers["allow"] == "OPTIONS, POST"
+        assert client.get("/asked/a").status_code == 200
