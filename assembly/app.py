@@ -40,7 +40,7 @@ from web.cors import cors_config, cors_headers
 from web.dialects import Dialect, DialectPaths
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import dialect_routes, paths_with, wrap
+from web.litestar_adapter import complete_options, dialect_routes, paths_with, wrap
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
@@ -144,6 +144,7 @@ def build_app(
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
+    complete_options(app)
     find_dialect = DialectPaths(dialect_routes(app)).find
     guard = _add_outer_middleware(
         app,

@@ -12,6 +12,7 @@ from litestar.utils.path import normalize_path
 __all__ = [
     "StructSchemaPlugin",
     "body_type",
+    "complete_options",
     "dialect_routes",
     "normalize_path",
     "paths_with",
@@ -53,6 +54,14 @@ def paths_with(app: Litestar, option: str, values: Iterable[object]) -> frozense
     """Return the path templates of all routes whose *option* has one of *values*."""
     wanted = set(values)
     return frozenset(path for path, found in _options(app, option) if found in wanted)
+
+
+def complete_options(app: Litestar) -> None:
+    """Make OPTIONS state all methods of a path. Litestar states those of the handler that was registered first."""
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            handler, _ = route.route_handler_map["OPTIONS"]
+            handler._fn = route.create_options_handler(route.path).fn  # noqa: SLF001 - the handler is bound to an older route
 
 
 def dialect_routes(app: Litestar) -> list[tuple[str, Any]]:
