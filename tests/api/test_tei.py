@@ -352,6 +352,12 @@ def test_wrong_addresses_and_methods_are_answered_as_by_tei(
     assert response.json()["error"] == response.json()["detail"]
 
 
+def test_options_state_all_methods_of_the_root(client: Client) -> None:
+    """Its handlers belong to two dialects."""
+    assert client.options("/").headers["allow"] == "GET, OPTIONS, POST"
+    assert client.put("/").headers["allow"] == "GET, OPTIONS, POST"
+
+
 def test_headers_and_keys_are_checked_in_the_dialect(settings: dict[str, str]) -> None:
     key = "some-key-of-32-characters-or-more"
     limits = {"ENABLE_RATE_LIMIT": "true", "RATE_LIMIT_REQUESTS": "2", "RATE_LIMIT_WINDOW": "86400"}
