@@ -10,13 +10,10 @@ from tests.clients.support import KEY, Client
 from tests.support.servers import ServerProcess, held_server
 
 CLIENTS = [*openai_clients.CLIENTS, *other_clients.CLIENTS]
-"""All tests of a client run one after the other, with --dist loadgroup in one worker, and share its process."""
+"""All tests of a client run one after the other, and share its process."""
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(each, id=str(each), marks=pytest.mark.xdist_group(str(each))) for each in CLIENTS],
-)
+@pytest.fixture(scope="module", params=CLIENTS, ids=str)
 def client(request: pytest.FixtureRequest) -> Iterator[Client]:
     """Each client in turn."""
     yield request.param

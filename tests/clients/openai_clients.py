@@ -7,6 +7,7 @@ CLIENTS = (
     Client("openai_async.py", "openai", max_texts=2048, too_many="2048"),
     Client("openai_sync.py", "openai1", max_texts=2048, too_many="2048"),
     Client("openai_async.py", "openai1", max_texts=2048, too_many="2048"),
+    Client("openai_azure.py", "openai", max_texts=2048, too_many="2048"),
     Client("langchain_openai_default.py", "openai", requests=3, needs_vocabulary=True),
     Client("langchain_openai_texts.py", "openai", requests=3),
     Client("llama_index_openai.py", "openai", requests=30),
