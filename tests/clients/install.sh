@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the client libraries that tests/clients/ runs, below .cache/clients: `make clients`.
-# Each requirements/lock-clients-NAME.txt becomes the environment NAME. What has not changed since is left as it is.
+# Each requirements/lock-clients-NAME.txt becomes the environment NAME; node/, go/ and java/ become three more. What has not changed since is left as it is.
 # UV=/path/to/uv and PYTHON=/path/to/python replace the ones of .venv.
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.."
@@ -45,16 +45,47 @@ node_environment() {
     echo "Made $folder."
 }
 
+# go_environment and java_environment build in a copy, too, so that nothing is left beside the sources.
+go_environment() {
+    local folder=$target/go
+    local sources=(tests/clients/go/go.{mod,sum} tests/clients/programs/openai.go)
+    is_fresh "$folder" "${sources[@]}" && return
+    if ! command -v go >/dev/null; then
+        echo "WARNING: no Go here. The tests of its clients are skipped."
+        return
+    fi
+    mkdir -p "$folder"
+    cp "${sources[@]}" "$folder"
+    (cd "$folder" && go build -o openai openai.go)
+    made "$folder" "${sources[@]}"
+    echo "Made $folder."
+}
+
+java_environment() {
+    local folder=$target/java
+    local sources=(tests/clients/java/pom.xml tests/clients/programs/*.java)
+    is_fresh "$folder" "${sources[@]}" && return
+    rm -rf "$folder"
+    mkdir -p "$folder/src/main/java"
+    cp "${sources[0]}" "$folder"
+    cp "${sources[@]:1}" "$folder/src/main/java"
+    (cd "$folder" && mvn --quiet --batch-mode -Dstyle.color=never compile dependency:copy-dependencies -DoutputDirectory=target/lib)
+    made "$folder" "${sources[@]}"
+    echo "Made $folder."
+}
+
 # All at once: they wait for downloads.
 jobs=()
 for lock in requirements/lock-clients-*.txt; do
     python_environment "$lock" &
     jobs+=($!)
 done
-if [[ -f tests/clients/node/package-lock.json ]]; then
-    node_environment &
-    jobs+=($!)
-fi
+node_environment &
+jobs+=($!)
+go_environment &
+jobs+=($!)
+java_environment &
+jobs+=($!)
 status=0
 for job in "${jobs[@]}"; do
     wait "$job" || status=1
