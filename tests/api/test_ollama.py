@@ -362,6 +362,12 @@ def test_root_obeys_allowed_hosts(folder: Path) -> None:
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
 
 
+def test_options_lists_all_methods_of_an_address(client: Client) -> None:
+    """GET / is this dialect's, POST / another one's."""
+    assert client.options("/").headers["allow"] == "GET, OPTIONS, POST"
+    assert client.options("/api/tags").headers["allow"] == "GET, OPTIONS"
+
+
 def test_polls_are_logged_at_debug_only(client: Client) -> None:
     with capture_logs() as events:
         for path in ("/", "/api/version"):
