@@ -117,7 +117,7 @@ class CohereEmbedRequest(msgspec.Struct):
             dimensions=self.output_dimension,
             normalize=True,
             allow_blank=True,
-            clip=side != "none",
+            clip=True,
         )
 
 

@@ -43,7 +43,7 @@ def _members(document: Mapping[str, object]) -> Mapping[str, object]:
         closest = " or ".join(map(repr, cast("list[str]", document["closest"])))
         advice = f"Did you mean {closest}?" if closest else "GET /api/tags lists all."
         return {"error": f"model '{document['model']}' not found. {advice}"}
-    if {"tokens", "limit", "index"} <= document.keys():
+    if {"limit", "index"} <= document.keys():  # about one text, whose length is the only limit
         return {"error": f"{TOO_LONG}: {detail[:1].lower()}{detail[1:]}"}
     if re.match(r"input(\[\d+\])?: Expected", detail):
         return {"error": f"invalid input type: {detail}"}
@@ -163,7 +163,7 @@ async def embed(
             dimensions=dimensions if 0 < dimensions < model.dim else None,
             normalize=True,
             allow_blank=True,
-            clip=is_cut,
+            clip=True,
         ),
         timeout_s=request_timeout,
     )

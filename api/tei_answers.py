@@ -132,7 +132,7 @@ def _embed_options(options: TeiOptions) -> EmbedOptions:
         dimensions=options.dimensions,
         normalize=options.normalize is not False,
         allow_blank=True,
-        clip=is_cut,
+        clip=True,
     )
 
 

@@ -150,6 +150,8 @@ def test_long_text_is_rejected_if_it_must_not_be_cut(client: Client) -> None:
     problem = rejection(client, 400, "/api/embed", input=["one", LONG], truncate=False)
     assert problem["error"].startswith("the input length exceeds the context length: text 1 has ")
     assert (problem["index"], problem["limit"]) == (1, MAX_TOKENS)
+    huge = rejection(client, 400, "/api/embed", input="one " * 100_000, truncate=False)  # not even tokenised
+    assert huge["error"].startswith("the input length exceeds the context length: text 0 has 400000 characters")
     assert len(ask(client, "/api/embed", input=["one"], truncate=False)["embeddings"]) == 1
 
 

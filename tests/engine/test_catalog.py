@@ -138,7 +138,7 @@ def test_card_of_a_folder_comes_from_its_manifest_and_not_from_the_registry(tmp_
     TinyModel(SMALL).write(tmp_path)
     TinyModel("acme/full", prompts={"document": "one "}).write(tmp_path)
     catalog = catalog_of(tmp_path)
-    assert catalog.get(SMALL).card == ModelCard(normalized=False)
+    assert catalog.get(SMALL).card == ModelCard(normalized=False, pooling="mean")
     assert catalog.get("acme/full").card.prompt_for("document") == "one "
 
 
