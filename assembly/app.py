@@ -111,8 +111,7 @@ def build_app(
     Raises:
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
-    level = "DEBUG" if settings.debug else settings.log_level
-    configure_logging(level=level, is_json=None if settings.log_format == "auto" else settings.log_format == "json")
+    _set_up_log(settings)
     catalog = open_catalog(settings)
     check_model_names(settings, catalog)
     access, settings = read_access(settings), settings.without_api_keys()
@@ -157,6 +156,11 @@ def build_app(
     )
     app.state.parts = AppParts(settings, metrics, guard, access.keys, service)
     return app
+
+
+def _set_up_log(settings: Settings) -> None:
+    level = "DEBUG" if settings.debug else settings.log_level
+    configure_logging(level=level, is_json=None if settings.log_format == "auto" else settings.log_format == "json")
 
 
 def _add_outer_middleware(

@@ -219,6 +219,13 @@ def test_similarity_is_one_request_for_all_sentences(client: Client) -> None:
     assert {name: after[name] - before[name] for name in after} == {"requests": 1, "texts": 41, "tokens": 41 * 3}
 
 
+def test_many_sentences_are_compared_with_the_same_source(client: Client) -> None:
+    """They are embedded in several slices, of which only the first contains the source."""
+    words = ["one", "two", "three"]
+    found = ask(client, "/similarity", {"inputs": {"source_sentence": "one", "sentences": words * 300}})
+    assert same(found, *[np.float32(unit(row(word)) @ unit(row("one"))) for word in words] * 300)
+
+
 def test_similarity_takes_prompts(client: Client) -> None:
     inputs = {"source_sentence": "one", "sentences": [f"{QUERY}one", "five"]}
     body = {"inputs": inputs, "parameters": {"prompt_name": "query"}}
@@ -355,7 +362,6 @@ def test_wrong_addresses_and_methods_are_answered_as_by_tei(
 def test_options_state_all_methods_of_the_root(client: Client) -> None:
     """Its handlers belong to two dialects."""
     assert client.options("/").headers["allow"] == "GET, OPTIONS, POST"
-    assert client.put("/").headers["allow"] == "GET, OPTIONS, POST"
 
 
 def test_headers_and_keys_are_checked_in_the_dialect(settings: dict[str, str]) -> None:

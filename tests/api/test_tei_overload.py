@@ -37,10 +37,14 @@ def fill(server: ServerProcess, stack: ExitStack) -> None:
             send(connections[-1], WHOLE)
 
 
-def ask(server: ServerProcess, path: str, body: bytes = BODY) -> Answer:
+def request(path: str, body: bytes) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nHost: me\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def ask(server: ServerProcess, path: str, body: bytes = BODY) -> Answer:
     with connected(server) as connection:
-        send(connection, head.encode() + body)
+        send(connection, request(path, body))
         return receive_answer(connection)
 
 
@@ -65,6 +69,22 @@ def test_overload_is_a_429_on_the_paths_of_tei_only(held: ServerProcess) -> None
         held.send_line("release")
     metrics = CLIENT.get(f"{held.url}/metrics").json()
     assert metrics["dialects"]["tei"] == {"requests": len(PATHS), "errors": len(PATHS)}
+
+
+def test_overload_is_a_429_on_shared_paths_once_the_body_is_read() -> None:
+    """Small requests still fit, so the guard reads the body; the second large one does not fit."""
+    texts = ", ".join(['"one two three four five"'] * 1_000)
+    body = b'{"inputs": [%s]}' % texts.encode()
+    with held_server(THREAD_POOL_WORKERS="1", MAX_BULK_QUEUE_SECONDS="0.5") as server, connected(server) as first:
+        server.send_line("hold")
+        server.wait_for("command_done")
+        send(first, request("/embed", body))
+        server.wait_for("run_held")
+        status, headers, answer = ask(server, "/embed", body)
+        assert (status, json.loads(answer)["code"]) == (429, "overloaded")
+        assert headers["content-type"] == "application/json"
+        assert int(headers["retry-after"]) >= 1
+        server.send_line("release")
 
 
 def test_server_that_shuts_down_answers_429_on_the_paths_of_tei(held: ServerProcess) -> None:
