@@ -72,6 +72,14 @@ class CohereEmbedRequest(msgspec.Struct):
         ),
     ] = None
 
+    max_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Cut texts to this many tokens, if that is less than the model's input; special tokens count.",
+            extra_json_schema={"extra": {"minimum": 1}},
+        ),
+    ] = None
+
     def all_texts(self) -> list[str]:
         """Return the texts of the request, from the one field that has them.
 
@@ -118,6 +126,7 @@ class CohereEmbedRequest(msgspec.Struct):
             normalize=True,
             allow_blank=True,
             clip=True,
+            max_tokens=self.max_tokens,
         )
 
 

@@ -33,6 +33,8 @@ class EmbedOptions:
         clip: drop the characters that are far beyond the model's input before a text is tokenised; see
             `engine.pipeline.clip`. The text counts as truncated, and its tokens without those that were dropped.
         clip_tokens: with *clip*, keep the characters of at least this many tokens, so that they are counted.
+        max_tokens: cut texts to this many tokens, prompt and special tokens included; at least one token of the text
+            is left. None, or more than the model's input: cut them to that. Only with ``truncate``.
     """
 
     input_type: InputType | None = None
@@ -45,6 +47,7 @@ class EmbedOptions:
     allow_blank: bool = False
     clip: bool = False
     clip_tokens: int = 0
+    max_tokens: int | None = None
 
     @property
     def needs_unit_length(self) -> bool:

@@ -136,11 +136,12 @@ def preprocess(
         if not options.allow_blank:
             reject_blank(tokenizer, texts, windows, prompt, first_index=first_index)
         return ModelInputs([item for parts in windows for item in parts], [len(parts) for parts in windows])
-    items = tokenizer.tokenize(texts, prompt=prompt, side=None if options.truncate == "none" else options.truncate)
+    side = None if options.truncate == "none" else options.truncate
+    items = tokenizer.tokenize(texts, prompt=prompt, side=side, limit=options.max_tokens)
     if not options.allow_blank:
         reject_blank(tokenizer, texts, [[item] for item in items], prompt, first_index=first_index)
     if options.truncate == "none":
-        _reject_truncated(items, tokenizer.max_tokens, first_index)
+        _reject_truncated(items, tokenizer.longest(options.max_tokens), first_index)
     return ModelInputs(items)
 
 

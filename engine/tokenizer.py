@@ -99,13 +99,16 @@ class TextTokenizer:
         tokenizer.no_padding()
         self._blank_ids = _blank_ids(tokenizer, adds_special_tokens=adds_special_tokens)
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str = "", side: Side | None = None) -> list[TokenizedText]:
+    def tokenize(
+        self, texts: Sequence[str], *, prompt: str = "", side: Side | None = None, limit: int | None = None
+    ) -> list[TokenizedText]:
         """Count the tokens of *texts*, and truncate texts that are longer than the model's input.
 
         Args:
             texts: the caller's texts.
             prompt: a prefix for each of them.
             side: the end at which a text that is too long loses tokens; None: as the model's tokenizer is set up.
+            limit: a number of tokens below the model's input to which texts are truncated; None: the model's input.
 
         Returns:
             One entry per text, in the order given.
@@ -113,7 +116,12 @@ class TextTokenizer:
         side = side or self.default_side
         # Truncating at the end works without knowing which tokens are the prompt's; truncating at the start does not.
         encodings = self._encode(texts, prompt, with_offsets=bool(prompt) and side == "start")
-        return [self._truncate(encoding, prompt, side) for encoding in encodings]
+        longest = self.longest(limit)
+        return [self._truncate(encoding, prompt, side, longest) for encoding in encodings]
+
+    def longest(self, limit: int | None) -> int | None:
+        """Return the longest input if callers allow no more than *limit* tokens; None: any length."""
+        return min((number for number in (self.max_tokens, limit) if number is not None), default=None)
 
     def windows(self, texts: Sequence[str], *, prompt: str = "", with_spans: bool = False) -> list[list[TokenizedText]]:
         """Split *texts* into windows of the model's maximum length, between tokens and without overlap.
@@ -168,8 +176,8 @@ class TextTokenizer:
         encode = self._tokenizer.encode_batch if with_offsets else self._tokenizer.encode_batch_fast
         return encode(whole, add_special_tokens=self._adds_special_tokens)
 
-    def _truncate(self, encoding: Encoding, prompt: str, side: Side) -> TokenizedText:
-        ids, limit = encoding.ids, self.max_tokens
+    def _truncate(self, encoding: Encoding, prompt: str, side: Side, limit: int | None) -> TokenizedText:
+        ids = encoding.ids
         if limit is None or len(ids) <= limit:
             return TokenizedText(len(ids), ids)
         parts = _split(encoding, prompt if side == "start" else "")

@@ -178,6 +178,27 @@ def test_a_long_text_is_cut_at_the_end_or_where_the_request_says(
     np.testing.assert_allclose(answer["embeddings"]["float"][0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("truncate", "seen"), [("END", ["one", "two"]), ("START", ["three", "four"])])
+def test_max_tokens_cuts_texts_below_the_input_of_the_model(client: Client, truncate: str, seen: list[str]) -> None:
+    response = client.post(
+        "/v2/embed", json={"texts": ["one two three four", "five"], "truncate": truncate, "max_tokens": 4}
+    )
+    assert response.headers["x-embedding-truncated"] == "1"
+    assert response.headers["x-embedding-tokens"] == str(4 + 3)
+    expected = [unit(mean_of(seen, 12)), unit(mean_of(["five"], 12))]
+    np.testing.assert_allclose(response.json()["embeddings"]["float"], expected, atol=1e-6)
+
+
+def test_max_tokens_above_the_input_of_the_model_changes_nothing(client: Client) -> None:
+    text = "one two " * MAX_TOKENS
+    np.testing.assert_array_equal(floats(client, text, max_tokens=5000), floats(client, text))
+
+
+def test_truncate_none_rejects_what_max_tokens_would_cut(client: Client) -> None:
+    problem = rejection(client, 400, texts=["one two three four"], truncate="NONE", max_tokens=4)
+    assert (problem["index"], problem["tokens"], problem["limit"]) == (0, 6, 4)
+
+
 def test_truncate_none_rejects_a_long_text(client: Client) -> None:
     problem = rejection(client, 400, texts=["one", "one " * MAX_TOKENS], truncate="NONE")
     assert (problem["index"], problem["tokens"], problem["limit"]) == (1, MAX_TOKENS + 2, MAX_TOKENS)
