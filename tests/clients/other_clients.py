@@ -23,7 +23,6 @@ CLIENTS = (
         requests=2,  # one lists the models
         refused=FULL,
         bad_model="not found in Ollama",
-        bad_key="Received an error from the Ollama API",
     ),
     Client("langchain_cohere_documents.py", "cohere5", requests=32),
     Client("llamaindex_ollama.py", "cohere5", requests=300, refused=FULL),
