@@ -20,8 +20,14 @@ from web.security_headers import Header
 
 MAX_STARTS_PER_ITERATION = 4
 """Requests that start in one iteration of the event loop. They take some milliseconds; then sockets are read again."""
-MAX_WAITING, MAX_WAIT_S = 1000, 1.0
-"""How many requests may wait to start, of which one caller may hold 80 %, and for how many seconds."""
+MAX_WAITING, MAX_WAIT_S = 1000, 10.0
+"""How many requests may wait to start, of which one caller may hold 80 %, and for how many seconds.
+
+Some clients send hundreds of texts at once, one per request, and give up if one request is rejected. Requests of other
+callers do not wait behind theirs.
+"""
+RETRY_AFTER_S = 1.0
+"""What clients are asked to wait after a rejection for this reason."""
 LOG_INTERVAL_S = 1.0
 """Seconds of rejections that one log line sums up."""
 
@@ -196,4 +202,4 @@ class OverloadGuard:
 
 
 def _too_fast() -> OverloadedError:
-    return OverloadedError("Requests arrive faster than they can be read.", retry_after_s=MAX_WAIT_S)
+    return OverloadedError("Requests arrive faster than they can be read.", retry_after_s=RETRY_AFTER_S)

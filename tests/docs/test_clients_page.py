@@ -37,5 +37,6 @@ def test_row_states_how_many_texts_a_request_has_and_whether_a_refused_one_is_re
     if texts == "all":
         assert client.max_texts < len(MANY) or client.requests in {1, 2}  # the other one asks for the models
     else:
-        assert -(-len(MANY) // int(texts.replace(",", ""))) == client.requests
+        size = int(re.findall(r"\d+", texts.replace(",", ""))[-1])
+        assert client.requests in {-(-len(MANY) // size), -(-len(set(MANY)) // size)}  # some send equal texts once
     assert (repeats == "no") == bool(client.refused)
