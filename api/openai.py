@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 
 from api import openai_examples, openapi
 from api.model_names import ModelNames
-from api.openai_answers import OPENAI, EmbeddingsWriter, OpenAIModel, OpenAIModelList, model_entry
+from api.openai_answers import OPENAI, EmbeddingsWriter, OpenAIModel, OpenAIModelList, model_entry, model_list
 from api.openai_inputs import check_tokens, read_texts
 from api.openai_requests import EmbeddingsRequest, find_model
 from api.openai_token_ids import TokenVocabulary
@@ -117,7 +117,7 @@ async def list_openai_models(
 ) -> Response[OpenAIModelList]:
     """All models that may be used, those that need no download first."""
     entries = [model_entry(model, models.find(model.name)) for model in embedder.models]
-    return JsonResponse(OpenAIModelList("list", entries))
+    return JsonResponse(model_list(entries))
 
 
 @get(

@@ -80,11 +80,26 @@ class OpenAIModel:
 
 
 @dataclass(frozen=True, slots=True)
+class CohereModel:
+    """One model, as Cohere's clients read it."""
+
+    name: str
+    endpoints: list[str]
+    context_length: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class OpenAIModelList:
-    """The models that may be used, those that need no download first."""
+    """The models that may be used, those that need no download first. `models`: the same for Cohere's clients."""
 
     object: Literal["list"]
     data: list[OpenAIModel]
+    models: list[CohereModel]
+
+
+def model_list(entries: list[OpenAIModel]) -> OpenAIModelList:
+    """List *entries* for clients of both APIs, which ask at the same address."""
+    return OpenAIModelList("list", entries, [CohereModel(entry.id, ["embed"], entry.max_tokens) for entry in entries])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from litestar.openapi.spec import Example, Parameter
 
-from api.openai_answers import OPENAI, Embedding, EmbeddingsAnswer, OpenAIModel, OpenAIModelList, Usage
+from api.openai_answers import OPENAI, Embedding, EmbeddingsAnswer, OpenAIModel, OpenAIModelList, Usage, model_list
 from api.openai_requests import EmbeddingsRequest
 from api.openapi import DialectOperation, Responses, answer, body, dialect_problems, problem
 from api.problem_examples import MODEL_NAME, NOT_ALLOWED, NOT_AUTHENTICATED, RUN, WORK, BadRequestError
@@ -99,7 +99,7 @@ EMBEDDINGS: Responses = {
     ),
 }
 MODELS: Responses = {
-    200: answer(OpenAIModelList, OpenAIModelList("list", [_MODEL]), description="The models"),
+    200: answer(OpenAIModelList, model_list([_MODEL]), description="The models"),
     **dialect_problems(OPENAI, OpenAIProblem, *NOT_AUTHENTICATED),
 }
 MODEL: Responses = {

@@ -283,6 +283,12 @@ def test_the_answer_states_the_fingerprint_and_obeys_the_one_that_the_request_re
     assert response.json()["message"] == response.json()["detail"]
 
 
+def test_models_are_listed_beside_those_for_clients_of_openai(client: Client) -> None:
+    answer = client.get("/v1/models").json()
+    assert {"name": "acme/plain", "endpoints": ["embed"], "context_length": MAX_TOKENS} in answer["models"]
+    assert [model["name"] for model in answer["models"]] == [model["id"] for model in answer["data"]]
+
+
 def test_keys_quotas_and_permissions_hold(folder: Path) -> None:
     key = "a-key-of-at-least-32-characters-or-so"
     settings = {"API_KEYS": f"somebody:{key}", "ENABLE_RATE_LIMIT": "true", "RATE_LIMIT_REQUESTS": "1"}
