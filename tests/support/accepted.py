@@ -13,11 +13,12 @@ NOT_IN_SCHEMA = {
         *("truncate", "truncate_prompt_tokens"),
     },
     "Ollama": {"input"},
-    "Cohere": {"inputs", "output_dimension", "texts", "truncate"},
+    "Cohere": {"inputs", "max_tokens", "output_dimension", "texts", "truncate"},
     "TEI": {"dimensions", "inputs", "prompt_name", "truncate"},
 }
 """Per group of operations, fields whose limits depend on the model (dimensions), the settings (MAX_BATCH_SIZE) or other
-fields (`long_text` and `dtype`; Cohere's `inputs` exclude `texts`), or whose values may be right but not supported."""
+fields (`long_text` and `dtype`; Cohere's `inputs` exclude `texts`), or whose values may be right but not supported. Bodies are
+decoded strictly, so 5.0 is no whole number, as it is by JSON Schema (`max_tokens`)."""
 REJECTED = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
 """Statuses of invalid requests; TEI has 422."""
 
