@@ -17,8 +17,8 @@ NOT_IN_SCHEMA = {
     "TEI": {"dimensions", "inputs", "prompt_name", "truncate"},
 }
 """Per group of operations, fields whose limits depend on the model (dimensions), the settings (MAX_BATCH_SIZE) or other
-fields (`long_text` and `dtype`; Cohere's `inputs` exclude `texts`), or whose values may be right but not supported. Bodies are
-decoded strictly, so 5.0 is no whole number, as it is by JSON Schema (`max_tokens`)."""
+fields (`long_text` and `dtype`; Cohere's `inputs` exclude `texts`), or whose values may be right but not supported.
+Bodies are decoded strictly, so 5.0 is no whole number, as it is by JSON Schema (`max_tokens`)."""
 REJECTED = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
 """Statuses of invalid requests; TEI has 422."""
 
