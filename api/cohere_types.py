@@ -21,17 +21,18 @@ SIDES: dict[str | None, Truncate] = {"NONE": "none", "START": "start"}
 """Our names of Cohere's values of `truncate`; its default is to cut the end."""
 
 
-class CoherePart(msgspec.Struct):
+class CoherePart(msgspec.Struct, gc=False):
     """A part of an input. Parts of other types than text are rejected."""
 
     type: Annotated[str | None, Meta(extra_json_schema={"extra": {"enum": ["text", None]}})] = None
     text: Annotated[str | None, Meta(extra_json_schema={"extra": {"type": "string"}})] = None
 
 
-class CohereInput(msgspec.Struct):
+class CohereInput(msgspec.Struct, gc=False):
     """One input, which gets one vector; several parts are joined by line breaks."""
 
-    content: Annotated[list[CoherePart], Meta(extra_json_schema={"extra": {"minItems": 1}})]
+    # A tuple, and no `gc`: millions of lists would keep the garbage collector busy for a second.
+    content: Annotated[tuple[CoherePart, ...], Meta(extra_json_schema={"extra": {"minItems": 1}})]
 
 
 class CohereEmbedRequest(msgspec.Struct):

@@ -20,13 +20,14 @@ MAX_CHARACTERS_PER_TOKEN = 16
 in no language it is below the limit. English has 4 to 5 characters per token, long German or Finnish words up to 10."""
 
 
-class TextObject(msgspec.Struct):
+class TextObject(msgspec.Struct, gc=False):
     """A text in an object of its own, as Jina's clients may send it."""
 
     text: str
 
 
-Input = str | TextObject | list[str | int | list[int] | TextObject]
+Input = str | TextObject | list[str | int | tuple[int, ...] | TextObject]
+"""Tuples and `gc=False`: the garbage collector would examine millions of small lists again and again, for seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ async def read_texts(given: Input, vocabulary: TokenVocabulary, caller: Caller) 
         )
     if kinds == {int}:
         return await _decoded([given], vocabulary, caller, is_nested=False)  # type: ignore[list-item]
-    if kinds == {list}:
+    if kinds == {tuple}:
         return await _decoded(given, vocabulary, caller, is_nested=True)  # type: ignore[arg-type]
     if kinds <= {str, TextObject}:
         return _checked([item.text if isinstance(item, TextObject) else str(item) for item in given])
@@ -124,7 +125,7 @@ def check_tokens(tokens: Sequence[int]) -> None:
 
 def _mixed(given: Sequence[object]) -> InvalidInputError:
     """Return the error for a list whose items are of different kinds; names the first that differs."""
-    names = {str: "a text", TextObject: "a text", int: "a token id", list: "a list of token ids"}
+    names = {str: "a text", TextObject: "a text", int: "a token id", tuple: "a list of token ids"}
     first = names[type(given[0])]
     index, other = next((index, name) for index, item in enumerate(given) if (name := names[type(item)]) != first)
     return InvalidInputError(

@@ -1,5 +1,6 @@
 """Bodies made to break the decoder: each is read as JSON means it, or rejected with a reason."""
 
+import gc
 import json
 import os
 import subprocess
@@ -8,10 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from api.cohere_types import CohereEmbedRequest
+from api.openai_requests import EmbeddingsRequest
 from engine.errors import InvalidInputError, ServiceError
 from tests.support.decoding import DIALECT_TYPES, REQUEST_TYPES, check_body, check_dialect_body, check_rejection, decode
 from tests.support.servers import ROOT
@@ -57,6 +61,27 @@ def mutated(draw: st.DrawFn) -> bytes:
         inserted = draw(st.binary(max_size=3) | st.sampled_from(WORDS))
         body = body[:start] + inserted + (body[start:end] * 2 if draw(st.booleans()) else b"") + body[end:]
     return body
+
+
+@pytest.mark.parametrize(
+    ("body", "body_type", "field"),
+    [
+        pytest.param(b'{"input": [[], [1, 2], [3]]}', EmbeddingsRequest, "input", id="token-ids"),
+        pytest.param(b'{"input": [{"text": "a"}, {"text": ""}]}', EmbeddingsRequest, "input", id="texts-in-objects"),
+        pytest.param(
+            b'{"inputs": [{"content": []}, {"content": [{"text": "a"}]}]}',
+            CohereEmbedRequest,
+            "inputs",
+            id="cohere-inputs",
+        ),
+    ],
+)
+def test_items_of_a_list_are_no_work_for_the_garbage_collector(body: bytes, body_type: type[Any], field: str) -> None:
+    """10 MB may contain 3 million of them: examined again and again, they would block the event loop for seconds."""
+    items = getattr(msgspec.json.decode(body, type=body_type), field)
+    gc.collect()  # it stops tracking tuples without tracked items
+    assert len(items) > 1
+    assert not any(map(gc.is_tracked, items))
 
 
 @each_type
