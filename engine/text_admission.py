@@ -18,6 +18,8 @@ T = TypeVar("T")
 MAX_INLINE_CHARACTERS = 1_000
 """Texts with up to this many characters in total are tokenised on the event loop, in at most 1 ms (CJK is slowest).
 Longer ones would delay other requests; for shorter ones a switch to a thread and back is not worth its time."""
+MAX_INLINE_TEXTS = 64
+"""The same for the number of texts, since each has special tokens and perhaps a prompt, however short it is."""
 BYTES_PER_TOKEN = 3
 """Estimates the tokens of a long text before it is tokenised. English has 4 to 5 bytes of UTF-8 per token, Chinese 3:
 the estimate is rather too high, and corrected before the text waits for a lane."""
@@ -106,7 +108,7 @@ class TextAdmission:
 
 def _is_short(texts: Sequence[str]) -> bool:
     """Return whether *texts* may be tokenised on the event loop."""
-    return sum(map(len, texts)) <= MAX_INLINE_CHARACTERS
+    return len(texts) <= MAX_INLINE_TEXTS and sum(map(len, texts)) <= MAX_INLINE_CHARACTERS
 
 
 def _estimated_tokens(texts: Sequence[str], tokenizer: TextTokenizer, options: EmbedOptions) -> list[int]:

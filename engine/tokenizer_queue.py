@@ -20,6 +20,8 @@ T = TypeVar("T")
 SLICE_BYTES = 8_192
 """Texts are tokenised together until they have this many bytes of UTF-8, which takes about 5 ms. A single text is never
 split, so a longer one is a slice of its own."""
+MIN_TEXT_BYTES = 16
+"""A shorter text counts as many: its special tokens, and perhaps a prompt, are work even if it is empty."""
 FIRST_SECONDS_PER_BYTE = 6e-7
 """Estimate before the first measurement: the bundled model's tokenizer, on the machine of `benchmarks/`."""
 SMOOTHING = 0.9
@@ -29,6 +31,11 @@ SMOOTHING = 0.9
 def size_of(text: str) -> int:
     """Return the bytes of *text* in UTF-8. They predict its tokens and the time to find them better than characters."""
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def _work_bytes(text: str) -> int:
+    """Return the bytes that predict the time to tokenise *text*."""
+    return max(size_of(text), MIN_TEXT_BYTES)
 
 
 class TokenizerQueue:
@@ -58,7 +65,7 @@ class TokenizerQueue:
         Raises:
             OverloadedError: too much of the caller's work waits already.
         """
-        seconds = sum(map(size_of, texts)) * self._seconds_per_byte * passes
+        seconds = sum(map(_work_bytes, texts)) * self._seconds_per_byte * passes
         counted_s = min(seconds, self.account.limit / SHARE_OF_FREE / 2)  # a huge request is not rejected for ever
         self.account.check(caller, counted_s)
         reservation = Reservation((self.account,), caller)
@@ -111,11 +118,11 @@ class TokenizerQueue:
 
 
 def _slices(texts: Sequence[str]) -> list[tuple[int, Sequence[str], int]]:
-    """Split *texts*: per slice, the index of its first text, its texts, and their size."""
+    """Split *texts*: per slice, the index of its first text, its texts, and the bytes that they count as."""
     slices: list[tuple[int, Sequence[str], int]] = []
     first, total = 0, 0
     for index, text in enumerate(texts):
-        total += size_of(text)
+        total += _work_bytes(text)
         if total >= SLICE_BYTES or index == len(texts) - 1:
             slices.append((first, texts[first : index + 1], total))
             first, total = index + 1, 0

@@ -29,11 +29,12 @@ from engine.errors import (
     OverloadedError,
     UnknownModelError,
 )
+from engine.fair_queue import ANYONE
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions, LongText
 from engine.pipeline import Chunk
 from engine.scheduler import Scheduler
-from engine.text_admission import MAX_INLINE_CHARACTERS
+from engine.text_admission import MAX_INLINE_CHARACTERS, MAX_INLINE_TEXTS, TextAdmission
 from engine.tokenizer_queue import TokenizerQueue
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import WORDS, any_texts
@@ -110,6 +111,17 @@ async def test_long_texts_are_tokenised_in_another_thread_with_the_same_result(e
     assert count.tokens == [tokens]
     assert count.pieces
     assert len(count.pieces[0]) == tokens
+
+
+@pytest.mark.parametrize(("texts", "threads"), [(MAX_INLINE_TEXTS, 0), (MAX_INLINE_TEXTS + 1, 1)])
+async def test_many_texts_are_tokenised_in_another_thread_even_if_all_are_empty(
+    texts: int, threads: int, scheduler: Scheduler
+) -> None:
+    started: list[str] = []
+    with ThreadPoolExecutor(1, initializer=started.append, initargs=("thread",)) as thread:
+        admission = TextAdmission(scheduler, TokenizerQueue(thread, max_queue_s=1e9))
+        counts = await admission.tokenize(lambda some, _: len(some), [""] * texts, ANYONE)
+    assert (sum(counts), len(started)) == (texts, threads)
 
 
 async def test_callback_gets_the_tokens_of_all_texts(embedder: Embedder) -> None:

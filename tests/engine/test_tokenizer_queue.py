@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import OverloadedError
 from engine.fair_queue import Caller
-from engine.tokenizer_queue import FIRST_SECONDS_PER_BYTE, SLICE_BYTES, TokenizerQueue, size_of
+from engine.tokenizer_queue import FIRST_SECONDS_PER_BYTE, MIN_TEXT_BYTES, SLICE_BYTES, TokenizerQueue, size_of
 
 FULL_SLICE = "x" * SLICE_BYTES
 
@@ -60,6 +60,16 @@ async def test_texts_are_cut_into_slices_between_texts(thread: ThreadPoolExecuto
     assert [length for some in results for length in some] == [len(text) for text in texts]
     assert work.started == [("caller", 0), ("caller", 3), ("caller", 5)]
     assert queue.account.held == 0.0
+
+
+async def test_many_empty_texts_are_work_and_several_slices(thread: ThreadPoolExecutor) -> None:
+    queue, work = TokenizerQueue(thread, max_queue_s=1e9), Work()
+    texts = [""] * 2048
+    with queue.reserve(texts, ("caller",)):
+        assert queue.account.held > 2048 * FIRST_SECONDS_PER_BYTE
+    work.gate.release(10)
+    assert sum(map(len, await work.tokenize(queue, "caller", texts))) == len(texts)
+    assert len(work.started) == 2048 * MIN_TEXT_BYTES // SLICE_BYTES
 
 
 async def test_newcomer_waits_for_a_slice_and_not_for_requests(thread: ThreadPoolExecutor) -> None:
