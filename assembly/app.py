@@ -67,6 +67,7 @@ class AppParts:
         settings: those of the app, without API keys.
         metrics: counts answers, and errors of connections that end before there is a request.
         guard: rejects requests under overload.
+        find_dialect: returns the dialect of a path; None: ours.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
     """
@@ -74,6 +75,7 @@ class AppParts:
     settings: Settings
     metrics: Metrics
     guard: OverloadGuard
+    find_dialect: Callable[[str], Dialect | None]
     keys: KeyRing
     service: RunningService
 
@@ -154,7 +156,7 @@ def build_app(
         authentication=authentication,
         allowed_hosts=settings.allowed_hosts,
     )
-    app.state.parts = AppParts(settings, metrics, guard, access.keys, service)
+    app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service)
     return app
 
 

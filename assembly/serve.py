@@ -31,6 +31,7 @@ def serve_app(app: Litestar) -> int:
         state=parts.service.lifecycle,
         count_failure=parts.metrics.count_error,
         reject_early=reject_early,
+        find_dialect=parts.find_dialect,
         reload=reloading.request,
         address_of=client_addresses(settings).network_of_peer,
         watch_connections=parts.metrics.watch_connections,

@@ -15,7 +15,7 @@ from engine.errors import DrainingError, ServiceError
 from serving.connection_limits import EXTRA_PART, MAX_EXTRA_CONNECTIONS, PROGRESS_BYTES, STALL_S, ConnectionLimits
 from serving.protocol_errors import NoConnectionError
 from telemetry.metrics import ConnectionCounts
-from web.dialects import Rejection
+from web.dialects import Dialect, Rejection
 from web.request_context import Client
 from web.security_headers import Header
 
@@ -101,6 +101,7 @@ class ConnectionPool:
         *,
         count_failure: Callable[[str], None],
         reject_early: EarlyRejection,
+        find_dialect: Callable[[str], Dialect | None] = lambda _: None,
         address_of: Callable[[Client], str | None] = peer_address,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -111,6 +112,7 @@ class ConnectionPool:
             count_failure: gets the code of each failure that happens before there is a request.
             reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
                 counts it; None: it is not.
+            find_dialect: returns the dialect of a path, for errors before the app has begun; None: ours.
             address_of: returns the address, or the network, to which a peer's connections are counted. None: each of
                 its connections counts by itself, as for a trusted proxy, behind which are many callers.
             clock: seconds.
@@ -118,6 +120,7 @@ class ConnectionPool:
         self.limits = limits
         self.is_draining = False
         self.reject_early = reject_early
+        self.find_dialect = find_dialect
         self._count_failure = count_failure
         self._address_of = address_of
         self._clock = clock

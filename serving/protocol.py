@@ -17,6 +17,7 @@ from serving.half_closed import HalfClosedClient
 from serving.protocol_errors import LargeHeadError, MalformedRequestError, SlowRequestError, complete_answer
 from serving.request_heads import RequestHead, authority_of, find_fault
 from serving.uvicorn_adapter import UvicornProtocol
+from web.dialects import Dialect
 from web.problems import request_id_of
 from web.request_context import context_of
 from web.security_headers import Header
@@ -254,11 +255,16 @@ class HttpProtocol(UvicornProtocol):
         else:
             self.report_disconnect()
             self._pool.release_bytes(self._place)
-            dialect = context_of(self.request_scope).dialect if self.has_unanswered else None
+            dialect = self._dialect_of_request() if self.has_unanswered else None
             self._transport.write(complete_answer(error, [*self.common_headers, CLOSE_HEADER], dialect=dialect))
             self._enter(Stage.LINGERING)
             self._set_deadline(LINGER_S)
             self._transport.write_eof()
+
+    def _dialect_of_request(self) -> Dialect | None:
+        """Return the dialect of the newest request. If its task has not begun yet, no middleware has found it."""
+        context = context_of(self.request_scope)
+        return context.dialect if context.request_id else self._pool.find_dialect(str(self.request_scope["path"]))
 
     # --- Stages and deadlines -------------------------------------------------------------------------------------
 

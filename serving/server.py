@@ -19,6 +19,7 @@ from serving.protocol import HttpProtocol
 from serving.uvicorn_adapter import DrainingServer
 from telemetry.log_setup import log_unhandled_errors
 from telemetry.metrics import ConnectionCounts
+from web.dialects import Dialect
 from web.request_context import Client
 
 if sys.platform != "win32":
@@ -52,6 +53,7 @@ def serve(
     state: ServiceState,
     count_failure: Callable[[str], None],
     reject_early: EarlyRejection,
+    find_dialect: Callable[[str], Dialect | None] = lambda _: None,
     reload: Callable[[], None] = lambda: None,
     address_of: Callable[[Client], str | None] = peer_address,
     watch_connections: Callable[[Callable[[], ConnectionCounts]], None] = lambda _: None,
@@ -68,6 +70,7 @@ def serve(
         count_failure: gets the code of each failure that happens before there is a request.
         reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
             counts it; None: it is not.
+        find_dialect: returns the dialect of a path, as for `ConnectionPool`.
         reload: called in the event loop at each SIGHUP.
         address_of: returns the address to which a peer's connections are counted, as for `ConnectionPool`.
         watch_connections: gets the function that returns what is open now, for metrics.
@@ -82,26 +85,37 @@ def serve(
     except ListenError as error:
         return fail(str(error))
     pool = ConnectionPool(
-        _within_file_limit(limits), count_failure=count_failure, reject_early=reject_early, address_of=address_of
+        _within_file_limit(limits),
+        count_failure=count_failure,
+        reject_early=reject_early,
+        find_dialect=find_dialect,
+        address_of=address_of,
     )
     watch_connections(pool.counts)
+    server = _create_server(app, pool, state, drain_s=drain_s, on_reload=reload)
+    signals.hand_over(stop=server.handle_exit, reload=server.reload, report_unused=server.report_unused)
+    is_success = server.run_until_stopped(listening)
+    signals.ignore_rest()
+    return exit_despite_threads(_exit_code(state, is_success=is_success))
+
+
+def _create_server(
+    app: Litestar, pool: ConnectionPool, state: ServiceState, *, drain_s: int, on_reload: Callable[[], None]
+) -> DrainingServer:
+    """Create the server of *app*, whose connections *pool* counts."""
 
     def start_draining() -> None:
         state.start_draining()
         pool.is_draining = True
 
-    server = DrainingServer(
+    return DrainingServer(
         app,
         make_protocol=partial(HttpProtocol, pool=pool),
-        keep_alive_s=limits.keep_alive_timeout_s,
+        keep_alive_s=pool.limits.keep_alive_timeout_s,
         drain_s=drain_s,
         on_stop=start_draining,
-        on_reload=reload,
+        on_reload=on_reload,
     )
-    signals.hand_over(stop=server.handle_exit, reload=server.reload, report_unused=server.report_unused)
-    is_success = server.run_until_stopped(listening)
-    signals.ignore_rest()
-    return exit_despite_threads(_exit_code(state, is_success=is_success))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from api.openai_answers import OPENAI
 from serving.connection_limits import MAX_FIELDS, MAX_PIPELINED, ConnectionLimits
 from serving.connection_pool import ConnectionPool
 from serving.protocol import HttpProtocol
@@ -391,7 +392,12 @@ async def connected_to(
     app: Callable[..., Awaitable[None]], failures: list[str], protocol: type[HttpProtocol] = HttpProtocol
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Serve *app* over a real socket; the codes of connections that end with an error are put into *failures*."""
-    pool = ConnectionPool(LIMITS, count_failure=failures.append, reject_early=lambda *_: None)
+    pool = ConnectionPool(
+        LIMITS,
+        count_failure=failures.append,
+        reject_early=lambda *_: None,
+        find_dialect=lambda path: OPENAI if path.startswith("/v1/") else None,
+    )
     config, state = uvicorn.Config(app), ServerState()
     server = await asyncio.get_running_loop().create_server(
         lambda: protocol(config=config, server_state=state, app_state={}, pool=pool), "127.0.0.1", 0
@@ -437,3 +443,20 @@ async def test_parser_makes_no_field_beyond_the_limit(begin: bytes) -> None:
         assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
     assert len(fields) <= MAX_FIELDS + 1 + CHUNKED.count(b"\r\n")
     assert failures == ["headers-too-large"]
+
+
+@pytest.mark.parametrize(("path", "has_member"), [("/v1/embeddings", True), ("/embed", False)])
+async def test_request_without_room_for_its_body_is_rejected_in_its_dialect(path: str, *, has_member: bool) -> None:
+    """Head and body arrive together, so the server rejects the request before its task has begun."""
+
+    async def app(_scope: object, _receive: object, _send: object) -> None:
+        pytest.fail("the request was rejected")
+
+    size = 2 * LIMITS.max_bodies_bytes
+    failures: list[str] = []
+    async with connected_to(app, failures) as (reader, writer):
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n{'x' * size}".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert (b"x-should-retry: true" in head) is ("error" in json.loads(body)) is has_member
+    assert failures == ["overloaded"]
