@@ -102,8 +102,11 @@ class OverloadGuard:
         self._rejected_since = 0.0
 
     def reject_early(self, path: str, client: Client, headers: Iterable[Header]) -> Rejection | None:
-        """Return how the server should answer a POST to *path* with an error, and count it; None: call the app."""
-        route = self._routes.find(path)
+        """Return how the server should answer a POST to *path* with an error, and count it; None: call the app.
+
+        *path* may have a query, as Azure's clients always send one.
+        """
+        route = self._routes.find(path.partition("?")[0])
         error = None if route is None else self._overload_of(route, client, headers)
         if error is None:
             return None

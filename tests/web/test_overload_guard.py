@@ -147,7 +147,8 @@ async def test_requests_of_a_caller_are_rejected_when_too_many_wait(service: Gua
 
 async def test_only_callers_at_their_share_are_rejected(service: GuardedApp) -> None:
     service.error, service.full_for = FULL, {CALLER}
-    assert service.guard.reject_early("/embed", CLIENT, []) == Rejection(FULL, None)
+    for target in ("/embed", "/embed?api-version=1"):
+        assert service.guard.reject_early(target, CLIENT, []) == Rejection(FULL, None)
     assert service.guard.reject_early("/embed", (OTHER[0], 1), []) is None
     assert service.guard.reject_early("/embed", None, []) is None  # authentication has to find out who it is
     await service.ask(7, client=(OTHER[0], 1))
@@ -195,6 +196,6 @@ async def test_server_may_reject_work_early_and_it_is_counted(service: GuardedAp
 
 async def test_server_rejects_nothing_else_early(service: GuardedApp) -> None:
     service.error = FULL
-    for path in ("/tokenize", "/health", "/embed?x=1", "/nothing"):
+    for path in ("/tokenize", "/health", "/health?x=/embed", "/nothing"):
         assert service.guard.reject_early(path, CLIENT, []) is None
     assert service.counted == []
