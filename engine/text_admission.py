@@ -7,6 +7,7 @@ from typing import TypeVar
 from engine.admission import Admitted
 from engine.encoder import Encoder
 from engine.fair_queue import Caller
+from engine.ledger import Reservation
 from engine.options import EmbedOptions
 from engine.pipeline import ModelInputs, clip, preprocess
 from engine.scheduler import Scheduler
@@ -66,7 +67,7 @@ class TextAdmission:
             options: how they are preprocessed.
             caller: who sent them.
             deadline_s: when the request's time is over, on the event loop's clock.
-            check: called with the tokens before the request is admitted. If it raises, the request fails.
+            check: called with the tokens once the lanes accept the request. If it raises, the request fails.
             is_compact: store the tokens in little memory, because they wait for long.
 
         Returns:
@@ -86,24 +87,33 @@ class TextAdmission:
                 inputs.compact()
             return inputs
 
-        def finish(inputs: ModelInputs) -> None:
+        def finish(inputs: ModelInputs, lanes: Reservation | None = None) -> tuple[ModelInputs, Admitted]:
             for index in clipped:
                 inputs.items[index].is_clipped = True
-            check(inputs)
+            admitted = self._scheduler.admit(
+                runnable, inputs.items, caller=caller, deadline_s=left_s, reservation=lanes
+            )
+            _check_admitted(admitted, inputs, check)
+            return inputs, admitted
 
         left_s = deadline_s - asyncio.get_running_loop().time()
         if _is_short(texts):
-            inputs = work(texts, 0)
-            finish(inputs)
-            return inputs, self._scheduler.admit(runnable, inputs.items, caller=caller, deadline_s=left_s)
+            return finish(work(texts, 0))
         lengths = _estimated_tokens(texts, tokenizer, options)
         with (
             self._scheduler.reserve(runnable, lengths, caller, left_s) as lanes,
             self._tokenizing.reserve(texts, caller) as thread,
         ):
-            inputs = ModelInputs.join(await self._tokenizing.run(work, texts, thread))
-            finish(inputs)
-            return inputs, self._scheduler.admit(runnable, inputs.items, caller=caller, reservation=lanes)
+            return finish(ModelInputs.join(await self._tokenizing.run(work, texts, thread)), lanes)
+
+
+def _check_admitted(admitted: Admitted, inputs: ModelInputs, check: Callable[[ModelInputs], None]) -> None:
+    """Call *check*, which charges the tokens; if it raises, give back what the request holds."""
+    try:
+        check(inputs)
+    except BaseException:
+        admitted.reservation.resize(0.0)
+        raise
 
 
 def _is_short(texts: Sequence[str]) -> bool:

@@ -21,6 +21,7 @@ from engine.embedder import Embedder
 from engine.encoder import Encoder, load_encoder
 from engine.errors import (
     DeadlineError,
+    DrainingError,
     FingerprintMismatchError,
     InferenceError,
     InvalidInputError,
@@ -138,6 +139,18 @@ async def test_request_that_the_callback_rejects_does_not_run(embedder: Embedder
         await embedder.embed("acme/tiny", ["one two"], on_tokens=reject)
     assert embedder.usage_by_model == {}
     assert scheduler.state().micro_batches == 0
+    assert not any(account.held for account in scheduler.accounts)
+
+
+@pytest.mark.parametrize("text", ["one two", "one " * MAX_INLINE_CHARACTERS], ids=["short", "long"])
+async def test_tokens_of_a_request_that_is_not_admitted_are_not_charged(
+    text: str, embedder: Embedder, scheduler: Scheduler
+) -> None:
+    await scheduler.aclose()
+    received: list[int] = []
+    with pytest.raises(DrainingError):
+        await embedder.embed("acme/tiny", [text], on_tokens=received.append)
+    assert received == []
 
 
 async def test_usage_counts_answered_requests_only(embedder: Embedder) -> None:
