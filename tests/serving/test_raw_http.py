@@ -63,7 +63,7 @@ MALFORMED = {
     # not HTTP/1.1
     "http-2-preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "http-2": b"GET /health/live HTTP/2.0\r\nHost: a\r\n\r\n",
-    "http-2-upgrade": b"GET / HTTP/2.0\r\nHost: a\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n\r\n",
+    "http-2-upgrade": b"GET /health HTTP/2.0\r\nHost: a\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n\r\n",
     "http-2-body": b"POST /embed HTTP/2.0\r\nHost: a\r\n" + LENGTH + b"\r\n" + BODY,
     "http-1.2": b"GET /health/live HTTP/1.2\r\nHost: a\r\n\r\n",
     "http-1.1-and-a-space": b"GET /health/live HTTP/1.1 \r\nHost: a\r\n\r\n",
