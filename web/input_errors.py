@@ -1,6 +1,7 @@
 """The detail of `invalid-input` (400): what is wrong, where, what is allowed, and what was probably meant."""
 
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, cast
@@ -15,21 +16,14 @@ WRONG_TYPE = "Expected"
 """How msgspec starts the message about a value of the wrong type."""
 MAX_QUOTED = 200
 """Maximum number of characters that a message repeats of what a caller sent, such as a field name."""
-PLAIN_TYPES = {
-    "str": "a string",
-    "str | null": "a string or null",
-    "str | array": "a string or an array",
-    "str | object | array": "a string, an object or an array",
-    "int": "a whole number",
-    "int | null": "a whole number or null",
-    "float": "a number",
-    "float | null": "a number or null",
-    "bool": "true or false",
-    "bool | null": "true, false or null",
-    "array": "an array",
-    "str | array | null": "a string, an array or null",
-    "object": "an object",
-    "null": "null",
+PLAIN_TYPES: Mapping[str, tuple[str, ...]] = {
+    "str": ("a string",),
+    "int": ("a whole number",),
+    "float": ("a number",),
+    "bool": ("true", "false"),
+    "array": ("an array",),
+    "object": ("an object",),
+    "null": ("null",),
 }
 """msgspec's names of types, in words that do not require Python."""
 
@@ -66,7 +60,16 @@ def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInpu
 
 def _in_plain_words(message: str) -> str:
     message = re.sub(r"^Invalid enum value (.*)$", r"\1 is not allowed", message, flags=re.DOTALL)
-    return re.sub(r"`([^`]*)`", lambda match: PLAIN_TYPES.get(match[1], repr(match[1])), message)
+    return re.sub(r"`([^`]*)`", lambda match: _plain_type(match[1]) or repr(match[1]), message)
+
+
+def _plain_type(name: str) -> str:
+    """Return msgspec's *name* of a type, such as `str | null`, in plain words; empty: it is not the name of a type."""
+    parts = name.split(" | ", len(PLAIN_TYPES))  # the name of a field may be as long as a body
+    if not PLAIN_TYPES.keys() >= set(parts):
+        return ""
+    *others, last = (word for part in parts for word in PLAIN_TYPES[part])
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _guess(unknown: str, expected: Any) -> list[str]:

@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
-from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest
+from api.request_types import EmbedBatchRequest, EmbedRequest, TextLimits, TokenizeRequest
 from engine.errors import InvalidInputError
 from tests.support.decoding import decode
 from web.input_errors import invalid_input
@@ -46,6 +47,22 @@ def test_unknown_field_gets_a_guess_of_what_was_meant(expected: type[Any], field
     error = error_of(expected, **{field: "a"})
     assert error.detail.startswith(f"Object contains unknown field {field!r}. {guess} Choose one of ")
     assert error.extensions["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("expected", "words"),
+    [
+        (str, "a string"),
+        (str | None, "a string or null"),
+        (bool | None, "true, false or null"),
+        (str | list[str] | None, "a string, an array or null"),
+        (list[str] | None, "an array or null"),
+        (TextLimits | None, "an object or null"),
+    ],
+)
+def test_types_are_named_in_plain_words(expected: Any, words: str) -> None:
+    error = error_of(msgspec.defstruct("Body", [("field", expected)]), field=0.5)
+    assert error.detail == f"field: Expected {words}, got a number."
 
 
 @pytest.mark.parametrize(
