@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -75,18 +75,20 @@ def model_in_url(request: Request[Any, Any, Any]) -> str:
 
 async def embed_answer(inputs: str | list[str], body: TeiBody, call: Call) -> ASGIResponse:
     """Answer a request for vectors."""
-    return await _vectors(_Rows(), texts_of(inputs), body, call)
+    return await _vectors(_Rows(), texts_of(inputs), _embed_options(body.options), body, call)
 
 
 async def similarity_answer(inputs: TeiSentences, body: TeiBody, call: Call) -> ASGIResponse:
     """Answer a request for similarities. All of its sentences are one request of the engine."""
     texts = [inputs.source_sentence, *texts_of(inputs.sentences, "inputs.sentences")]
-    return await _vectors(_Scores(), texts, body, call)
+    options = replace(_embed_options(body.options), normalize=True)  # a cosine, whatever the request says
+    return await _vectors(_Scores(), texts, options, body, call)
 
 
-async def _vectors(writer: "_Rows | _Scores", texts: Sequence[str], body: TeiBody, call: Call) -> ASGIResponse:
+async def _vectors(
+    writer: "_Rows | _Scores", texts: Sequence[str], options: EmbedOptions, body: TeiBody, call: Call
+) -> ASGIResponse:
     model = call.model(body)
-    options = _embed_options(body.options)
     return await vectors_answer(
         call.embedder,
         call.request,

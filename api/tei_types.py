@@ -70,6 +70,7 @@ TEI_SHARED = Dialect(name=NATIVE, members=members_of, media_type=MEDIA_TYPE)
 
 Direction = Literal["Left", "Right", "left", "right"]
 SEND_TEXT = "Send text as strings: token ids are not accepted."
+SEND_SENTENCES = "Send an object with 'source_sentence' and 'sentences'."
 
 
 class TeiOptions(msgspec.Struct, kw_only=True):
@@ -135,6 +136,8 @@ class TeiEmbedRequest(TeiBody, kw_only=True):
 
 class TeiSimilarityRequest(TeiBody, kw_only=True):
     """Sentences to compare."""
+
+    TYPE_HINTS: ClassVar[Mapping[str, str]] = {"inputs": SEND_SENTENCES}
 
     inputs: TeiSentences
 

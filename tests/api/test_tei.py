@@ -212,6 +212,17 @@ def test_similarities_are_cosines_in_the_order_of_the_sentences(client: Client, 
     assert response.headers["x-embedding-tokens"] == str(sum(2 + len(text.split()) for text in ["one two", *sentences]))
 
 
+def test_similarities_are_cosines_even_if_the_request_forbids_to_normalise(client: Client) -> None:
+    body = {"inputs": {"source_sentence": "one two", "sentences": ["one"]}, "normalize": False}
+    assert same(ask(client, "/similarity", body), np.float32(unit(row("one")) @ unit(ONE_TWO)))
+
+
+def test_text_in_place_of_sentences_gets_a_hint(client: Client) -> None:
+    status, _, document = refusal(client, "/similarity", {"inputs": "one"})
+    assert status == 422
+    assert document["error"].endswith(" Send an object with 'source_sentence' and 'sentences'.")
+
+
 def test_similarity_is_one_request_for_all_sentences(client: Client) -> None:
     before = client.get("/models/tiny/plain").json()["usage"]
     ask(client, "/similarity", {"inputs": {"source_sentence": "one", "sentences": ["two"] * 40}})
