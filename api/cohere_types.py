@@ -93,18 +93,19 @@ class CohereEmbedRequest(msgspec.Struct):
             raise InvalidInputError(
                 "inputs: send either 'texts' or 'inputs', not both.", extensions={"field": "inputs"}
             )
-        texts = self.texts or [_joined(entry, index) for index, entry in enumerate(self.inputs or ())]
-        if not texts:
+        count = len(self.texts or self.inputs or ())
+        if not count:
             raise InvalidInputError(
                 "texts: at least one text must be provided, in 'texts' or in 'inputs'.",
                 extensions={"field": "texts", "limit": 1},
             )
-        if len(texts) > MAX_TEXTS:
+        if count > MAX_TEXTS:
+            field = "texts" if self.texts else "inputs"
             raise InvalidInputError(
-                f"texts: the total number of texts must be at most {MAX_TEXTS} - received {len(texts)}.",
-                extensions={"field": "texts", "limit": MAX_TEXTS},
+                f"{field}: the total number of texts must be at most {MAX_TEXTS} - received {count}.",
+                extensions={"field": field, "limit": MAX_TEXTS},
             )
-        return texts
+        return self.texts or [_joined(entry, index) for index, entry in enumerate(self.inputs or ())]
 
     @property
     def kinds(self) -> list[EmbeddingType]:
