@@ -121,7 +121,7 @@ def either_body(native_body: Any, tei_body: Any) -> BodyKwarg:
 
 
 def either_responses(native: Responses, tei: Responses) -> Responses:
-    """Return the answers of a route that is native or TEI's. `EitherOperation` adds TEI's errors of the same status."""
+    """Return the answers of a route that is native or TEI's. `add_tei_errors` adds TEI's of the same status."""
     ours, theirs = native[200], tei[200]
     either: Any = Union[ours.data_container, theirs.data_container]  # noqa: UP007 - both are values here
     success = replace(
