@@ -19,7 +19,7 @@ UNKNOWN_CONTEXT_LENGTH = 512
 nothing that a model of the catalogue would see for sure."""
 UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 """The time of change of a model that is not a folder. Some clients require a time."""
-NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+NEVER = datetime(2200, 1, 1, tzinfo=UTC)
 """When a required model is evicted."""
 
 

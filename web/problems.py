@@ -104,7 +104,7 @@ def problem_answer(
     status, document = _document_of(error, request_id, dialect)
     body = msgspec.json.encode(document)
     content = {"Content-Type": _media_type(dialect), "Content-Length": str(len(body))}
-    headers = {**content, **_headers_of(status, error.retry_after_s, dialect)}
+    headers = {**content, **_headers_of(status, error, dialect)}
     return status, [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
 
 
@@ -152,13 +152,15 @@ def _media_type(dialect: Dialect | None) -> str:
     return MEDIA_TYPE if dialect is None else dialect.media_type
 
 
-def _headers_of(status: int, retry_after_s: float | None, dialect: Dialect | None) -> dict[str, str]:
+def _headers_of(status: int, error: ServiceError, dialect: Dialect | None) -> dict[str, str]:
     """Return the headers that state whether and when to retry."""
+    wait_s = error.retry_after_s
     if dialect is None or status not in RETRIED_STATUSES:
-        return {} if retry_after_s is None else {"Retry-After": str(math.ceil(retry_after_s))}
-    if retry_after_s is None:
+        return {} if wait_s is None else {"Retry-After": str(math.ceil(wait_s))}
+    if wait_s is None:
         return {"x-should-retry": "false"}
-    wait_s = retry_after_s if status == HTTPStatus.TOO_MANY_REQUESTS else min(retry_after_s, MAX_RETRY_AFTER_S)
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:  # an estimate; a quota's wait is exact
+        wait_s = min(wait_s, MAX_RETRY_AFTER_S)
     return {
         "Retry-After": str(math.ceil(wait_s)),
         "retry-after-ms": str(math.ceil(wait_s * 1e3)),
@@ -171,7 +173,7 @@ def _of_service_error(request: Request[Any, Any, Any], error: ServiceError) -> R
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.__cause__ is not None:
         log.error("request_failed", request_id=context.request_id, code=error.code, exc_info=error.__cause__)
     status, document = _document_of(error, context.request_id, context.dialect)
-    return _response(request, document, _headers_of(status, error.retry_after_s, context.dialect))
+    return _response(request, document, _headers_of(status, error, context.dialect))
 
 
 def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, object]]:
@@ -207,7 +209,7 @@ def _of_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[
     context = context_of(request.scope)
     log.error("request_failed", request_id=context.request_id, code=InternalError.code, exc_info=error)
     status, document = _document_of(InternalError(), context.request_id, context.dialect)
-    return _response(request, document, _headers_of(status, None, context.dialect))
+    return _response(request, document, _headers_of(status, InternalError(), context.dialect))
 
 
 def _response(

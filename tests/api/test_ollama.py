@@ -297,7 +297,7 @@ def test_running_models_have_the_time_of_their_eviction(client: Client) -> None:
     ask(client, "/api/embed", model="acme/nested", input="one")
     running = {entry["name"]: entry for entry in client.get("/api/ps").json()["models"]}
     assert set(running) == {f"{name}:latest" for name in client.get("/models").json()["cached_models"]}
-    assert running["acme/plain:latest"]["expires_at"] == "9999-12-31T23:59:59Z"
+    assert running["acme/plain:latest"]["expires_at"] == "2200-01-01T00:00:00Z"
     last_used = datetime.fromisoformat(client.get("/models/acme/nested").json()["last_used"])
     expires = datetime.fromisoformat(running["acme/nested:latest"]["expires_at"])
     assert expires - last_used == timedelta(seconds=600)

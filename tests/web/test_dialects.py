@@ -9,6 +9,7 @@ from litestar.exceptions import HTTPException
 from litestar.testing import TestClient
 
 from access.principals import UnauthenticatedError
+from access.quotas import QuotaState, RateLimitedError, quotas_of
 from engine.errors import InferenceError, InvalidInputError, OverloadedError, ServiceError
 from web.dialects import Dialect, DialectPaths, label_of
 from web.large_body_queue import LargeBodyQueue
@@ -29,6 +30,11 @@ LOUD = Dialect(
     prefixes=("/loud/",),
 )
 QUIET = Dialect("quiet", lambda _: {}, prefixes=("/loud/quiet/",), media_type="application/problem+json")
+
+
+QUOTA_USED_UP = RateLimitedError(
+    QuotaState(quotas_of(requests=1, tokens=None, window_s=300), (300_000_000,), is_admitted=False)
+)
 
 
 class Failing:
@@ -96,7 +102,8 @@ def test_one_body_is_a_problem_document_and_the_error_of_the_dialect(failing: Fa
     ("error", "expected"),
     [
         pytest.param(OverloadedError("Full.", retry_after_s=0.25), ("1", "250", "true"), id="short"),
-        pytest.param(OverloadedError("Full.", retry_after_s=300), ("300", "300000", "false"), id="long, as a 429"),
+        pytest.param(OverloadedError("Full.", retry_after_s=300), ("60", "60000", "true"), id="long, as a 429"),
+        pytest.param(QUOTA_USED_UP, ("300", "300000", "false"), id="a long wait for a quota"),
         pytest.param(InferenceError(), (None, None, "false"), id="a retry changes nothing"),
         pytest.param(ValueError(), (None, None, "false"), id="a bug"),
         pytest.param(UnauthenticatedError("No key."), (None, None, None), id="not retried anyway"),
