@@ -32,7 +32,6 @@ class EmbedOptions:
         allow_blank: accept texts of which the model sees only special tokens. They all have the same vector.
         clip: drop the characters that are far beyond the model's input before a text is tokenised; see
             `engine.pipeline.clip`. The text counts as truncated, and its tokens without those that were dropped.
-        clip_tokens: with *clip*, keep the characters of at least this many tokens, so that they are counted.
         max_tokens: cut texts to this many tokens, prompt and special tokens included; at least one token of the text
             is left. None, or more than the model's input: cut them to that. Only with ``truncate``.
     """
@@ -46,7 +45,6 @@ class EmbedOptions:
     dtype: Dtype = "float32"
     allow_blank: bool = False
     clip: bool = False
-    clip_tokens: int = 0
     max_tokens: int | None = None
 
     @property

@@ -163,7 +163,7 @@ def clip(
     """
     if tokenizer.max_tokens is None or options.long_text != "truncate":
         return texts, ()
-    limit = max(tokenizer.max_tokens, options.clip_tokens) * CLIP_CHARACTERS_PER_TOKEN
+    limit = tokenizer.max_tokens * CLIP_CHARACTERS_PER_TOKEN
     clipped = {index for index, text in enumerate(texts) if len(text) > limit}
     if not clipped:
         return texts, ()

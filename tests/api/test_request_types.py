@@ -102,12 +102,7 @@ def test_each_option_reaches_the_engine() -> None:
         "normalize": False,
         "dtype": "int8",
     }
-    others = {
-        "allow_blank",
-        "clip",
-        "clip_tokens",
-        "max_tokens",
-    }  # only routes of dialects accept blank texts and clip long ones
+    others = {"allow_blank", "clip", "max_tokens"}  # of the routes of dialects
     assert {*options, *others} == set(EmbedOptions.__dataclass_fields__)
     assert msgspec.convert({"text": "a", **options}, EmbedRequest).options == EmbedOptions(**options)  # type: ignore[arg-type]
 

@@ -358,15 +358,6 @@ async def test_clipped_text_counts_as_truncated_even_if_what_is_left_fits(embedd
     assert (run.truncated, run.tokens) == ([True], [3])
 
 
-async def test_clipped_text_keeps_as_many_tokens_as_must_be_counted(embedder: Embedder) -> None:
-    texts, options = ["one " * 900, "one " * 20_000], EmbedOptions(clip=True, clip_tokens=1000)
-    async with embedder.open("acme/tiny", texts, options) as run:
-        await all_slices(run)
-    assert run.tokens[0] == 902
-    assert 1000 < run.tokens[1] < 20_000
-    assert run.used_tokens == 2 * MAX_TOKENS
-
-
 async def test_text_that_would_be_clipped_is_rejected_if_it_may_not_be_truncated(embedder: Embedder) -> None:
     with pytest.raises(TextTooLongError) as error:
         await read_all(embedder, ["one", "one " * 10_000], options=EmbedOptions(clip=True, truncate="none"))
