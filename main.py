@@ -21,7 +21,7 @@ from litestar.params import SkipValidationMarker
 from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, tei, tei_answers, tei_examples
 from api.answer_formats import Format, accepted_format, check_format
 from api.answer_types import Health, ModelDetails, ModelList, Probe, TokenizeAnswer
-from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
+from api.fingerprint_header import fingerprint_required_by
 from api.request_types import EmbedOptionsBody, EmbedRequest, Timeout, TokenizeRequest
 from api.tei_answers import Call
 from api.tei_types import TEI_SHARED, TeiEmbedRequest, TeiTokenizeRequest
@@ -104,7 +104,7 @@ async def _embed(
     timeout_s: float | None,
 ) -> tuple[EmbedResult, Format]:
     """Embed *texts* with the options of *body*, and return the format of the answer. Headers are checked first."""
-    if_fingerprint = expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, []))
+    if_fingerprint = fingerprint_required_by(request)
     answer_format = accepted_format(request.headers.get("accept"))
     check_format(answer_format, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
     context = context_of(request.scope)
@@ -153,7 +153,7 @@ async def tokenize(
         with_pieces=data.return_tokens,
         timeout_s=request_timeout,
         on_tokens=context.charge_tokens,
-        if_fingerprint=expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, [])),
+        if_fingerprint=fingerprint_required_by(request),
     )
     return await build_answers.tokenize_answer(count, started_s=started_s)
 

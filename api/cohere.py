@@ -1,8 +1,7 @@
 """Cohere's API: embeddings, version 2 and version 1."""
 
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 from uuid import uuid4
 
 import orjson
@@ -19,7 +18,7 @@ from api.vector_answers import vectors_answer, without_prompt
 from engine.embed_results import EmbedRun
 from engine.embedder import Embedder
 from engine.vectors import Dtype, convert, to_base64
-from web.dialects import Dialect
+from web.dialects import Dialect, not_found_for_unknown_model, unknown_model_advice
 
 
 def _members(document: Mapping[str, object]) -> Mapping[str, object]:
@@ -27,21 +26,15 @@ def _members(document: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _message(document: Mapping[str, object]) -> object:
-    if document["code"] != "unknown-model" or "model" not in document:
+    if (advice := unknown_model_advice(document, "GET /v1/models")) is None:
         return document["detail"]
-    closest = " or ".join(map(repr, cast("Sequence[str]", document["closest"])))
-    hint = f"Did you mean {closest}?" if closest else "GET /v1/models lists all."
-    return f"model {str(document['model'])!r} not found, make sure the correct model ID was used. {hint}"
-
-
-def _status(code: str, native_status: int) -> int:
-    return HTTPStatus.NOT_FOUND if code == "unknown-model" else native_status
+    return f"model {document['model']!r} not found, make sure the correct model ID was used. {advice}"
 
 
 COHERE: Final = Dialect(
     name="cohere",
     members=_members,
-    status=_status,
+    status=not_found_for_unknown_model,
     fields={"model_name": "model", "dimensions": "output_dimension", "dtype": "embedding_types"},
     prefixes=("/v2/", "/v1/embed/", "/v1/rerank/"),
 )

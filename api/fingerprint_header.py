@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
+from litestar import Request
 from litestar.openapi.spec import OpenAPIType, Parameter, Schema
 
 from engine.errors import InvalidInputError
@@ -20,6 +22,11 @@ PARAMETER = Parameter(
     "X-Model-Fingerprint, with or without quotes.",
     schema=Schema(type=OpenAPIType.STRING, pattern=FORM),
 )
+
+
+def fingerprint_required_by(request: Request[Any, Any, Any]) -> str | None:
+    """Return the fingerprint that the header of *request* states; see `expected_fingerprint`."""
+    return expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, []))
 
 
 def expected_fingerprint(values: Sequence[str]) -> str | None:

@@ -3,8 +3,7 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 from litestar import Request, Response, get, post
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from api import ollama_examples, ollama_models, openapi
 from api.answer_formats import FINGERPRINT_HEADER
-from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
+from api.fingerprint_header import fingerprint_required_by
 from api.model_names import ModelNames
 from api.ollama_types import OllamaProcesses, OllamaShowAnswer, OllamaStatus, OllamaTags, OllamaVersion, ServiceInfo
 from api.request_types import Timeout
@@ -25,7 +24,7 @@ from engine.embedder import Embedder
 from engine.errors import DeadlineError
 from engine.options import EmbedOptions
 from model_manager import ModelManager
-from web.dialects import Dialect
+from web.dialects import Dialect, not_found_for_unknown_model, unknown_model_advice
 from web.request_context import context_of
 from web.responses import JsonResponse, PlainJsonAnswer
 
@@ -39,9 +38,7 @@ SAMPLE = [""] * 256
 
 def _members(document: Mapping[str, object]) -> Mapping[str, object]:
     detail = str(document["detail"])
-    if document["code"] == "unknown-model" and "model" in document:
-        closest = " or ".join(map(repr, cast("list[str]", document["closest"])))
-        advice = f"Did you mean {closest}?" if closest else "GET /api/tags lists all."
+    if (advice := unknown_model_advice(document, "GET /api/tags")) is not None:
         return {"error": f"model '{document['model']}' not found. {advice}"}
     if {"limit", "index"} <= document.keys():  # about one text, whose length is the only limit
         return {"error": f"{TOO_LONG}: {detail[:1].lower()}{detail[1:]}"}
@@ -50,14 +47,10 @@ def _members(document: Mapping[str, object]) -> Mapping[str, object]:
     return {"error": detail}
 
 
-def _status(code: str, native_status: int) -> int:
-    return HTTPStatus.NOT_FOUND if code == "unknown-model" else native_status
-
-
 OLLAMA: Final = Dialect(
     name="ollama",
     members=_members,
-    status=_status,
+    status=not_found_for_unknown_model,
     fields={"texts": "input", "model_name": "model"},
     prefixes=("/api/",),
     takes_forms=True,
@@ -216,7 +209,7 @@ async def _load(
         [""],
         caller=context_of(request.scope).caller,
         timeout_s=timeout_s,
-        if_fingerprint=expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, [])),
+        if_fingerprint=fingerprint_required_by(request),
     )
     return models.fingerprints.get(model.name, "")
 

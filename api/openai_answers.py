@@ -1,10 +1,10 @@
 """The answers of OpenAI's routes: their types, and how vectors and errors are written."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import orjson
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from engine.catalog import Model
 from engine.embed_results import EmbedRun
 from engine.model_places import LoadedModel
 from engine.vectors import little_endian, to_base64
-from web.dialects import Dialect
+from web.dialects import Dialect, not_found_for_unknown_model, unknown_model_advice
 
 DEFAULT_OWNER = "fast-embedding"
 """The owner of a model whose name states none."""
@@ -153,11 +153,9 @@ def _error_members(problem: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _message_of(problem: Mapping[str, object]) -> object:
-    if problem["code"] != "unknown-model" or "model" not in problem:
+    if (advice := unknown_model_advice(problem, "GET /v1/models")) is None:
         return problem["detail"]
-    closest = cast("Sequence[str]", problem["closest"])
-    hint = f"Did you mean {' or '.join(map(repr, closest))}?" if closest else "GET /v1/models lists all."
-    return f"The model {problem['model']!r} does not exist. {hint}"
+    return f"The model {problem['model']!r} does not exist. {advice}"
 
 
 def _param_of(problem: Mapping[str, object]) -> object:
@@ -177,14 +175,10 @@ def _type_of(status: int) -> str:
     return TYPES.get(status, "invalid_request_error")
 
 
-def _status(code: str, status: int) -> int:
-    return HTTPStatus.NOT_FOUND if code == "unknown-model" else status
-
-
 OPENAI = Dialect(
     name="openai",
     members=_error_members,
-    status=_status,
+    status=not_found_for_unknown_model,
     fields={
         "text": "input",
         "texts": "input",

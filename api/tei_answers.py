@@ -11,7 +11,7 @@ from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
-from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
+from api.fingerprint_header import fingerprint_required_by
 from api.model_names import ModelNames
 from api.request_types import TextLimits
 from api.tei_types import (
@@ -170,7 +170,7 @@ async def tokenize_answer(body: TeiTokenizeRequest, call: Call, limits: TextLimi
         with_pieces=True,
         timeout_s=call.timeout_s,
         on_tokens=context.charge_tokens,
-        if_fingerprint=expected_fingerprint(call.request.headers.getall(IF_FINGERPRINT_HEADER, [])),
+        if_fingerprint=fingerprint_required_by(call.request),
     )
     content = await asyncio.to_thread(_tokens, count, whole, with_special=body.add_special_tokens is not False)
     return JsonResponse(content, headers={FINGERPRINT_HEADER: count.fingerprint})

@@ -12,7 +12,7 @@ from litestar.types import Receive, Scope, Send
 from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
-from api.fingerprint_header import IF_FINGERPRINT_HEADER, expected_fingerprint
+from api.fingerprint_header import fingerprint_required_by
 from engine.catalog import Model
 from engine.embed_results import SLICE_TEXTS, EmbedRun
 from engine.embedder import Embedder
@@ -79,7 +79,7 @@ async def vectors_answer(
         caller=context.caller,
         timeout_s=timeout_s,
         on_tokens=context.charge_tokens,
-        if_fingerprint=expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, [])),
+        if_fingerprint=fingerprint_required_by(request),
         check_tokens=check_tokens,
     )
     if len(texts) > SLICE_TEXTS and request.scope["http_version"] != "1.0":  # which has no chunked bodies

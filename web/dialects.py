@@ -3,8 +3,10 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import cast
 
-from engine.errors import ServiceError
+from engine.errors import ServiceError, UnknownModelError
 from telemetry.metrics import NATIVE
 from web.litestar_adapter import normalize_path
 from web.responses import JSON
@@ -42,6 +44,24 @@ class Dialect:
         if match is None or match[1] not in self.fields:
             return detail
         return self.fields[match[1]] + detail[match.end() :]
+
+
+def not_found_for_unknown_model(code: str, status: int) -> int:
+    """Return 404 for an unknown model, and *status* for all other problems. A `Dialect.status` of several dialects."""
+    return HTTPStatus.NOT_FOUND if code == UnknownModelError.code else status
+
+
+def unknown_model_advice(document: Mapping[str, object], model_list: str) -> str | None:
+    """Return a sentence with the closest names for a problem *document* about an unknown model; None: it is another.
+
+    Args:
+        document: a problem document; about a model, it has the member `model`.
+        model_list: the method and path that list all models, for a name that resembles none.
+    """
+    if document["code"] != UnknownModelError.code or "model" not in document:
+        return None
+    names = " or ".join(map(repr, cast("Iterable[str]", document["closest"])))
+    return f"Did you mean {names}?" if names else f"{model_list} lists all."
 
 
 @dataclass(frozen=True, slots=True)
