@@ -23,6 +23,13 @@ made() {
     cat "$@" >"$folder/.made-from"
 }
 
+# has COMMAND: whether COMMAND is installed; if not, say what is skipped.
+has() {
+    command -v "$1" >/dev/null && return
+    echo "WARNING: $1 is not installed. The tests of the clients that need it are skipped."
+    return 1
+}
+
 python_environment() {
     local lock=$1 name folder
     name=$(basename "$lock" .txt)
@@ -38,6 +45,7 @@ python_environment() {
 node_environment() {
     local source=tests/clients/node folder=$target/node
     is_fresh "$folder" "$source"/package*.json && return
+    has npm || return 0
     mkdir -p "$folder"
     cp "$source"/package*.json "$folder"
     (cd "$folder" && npm ci --silent --no-audit --no-fund --ignore-scripts)
@@ -50,10 +58,7 @@ go_environment() {
     local folder=$target/go
     local sources=(tests/clients/go/go.{mod,sum} tests/clients/programs/openai.go)
     is_fresh "$folder" "${sources[@]}" && return
-    if ! command -v go >/dev/null; then
-        echo "WARNING: no Go here. The tests of its clients are skipped."
-        return
-    fi
+    has go || return 0
     mkdir -p "$folder"
     cp "${sources[@]}" "$folder"
     (cd "$folder" && go build -o openai openai.go)
@@ -65,6 +70,7 @@ java_environment() {
     local folder=$target/java
     local sources=(tests/clients/java/pom.xml tests/clients/programs/*.java)
     is_fresh "$folder" "${sources[@]}" && return
+    has mvn || return 0
     rm -rf "$folder"
     mkdir -p "$folder/src/main/java"
     cp "${sources[0]}" "$folder"
