@@ -1,4 +1,4 @@
-"""What Ollama's clients are told about models."""
+"""What Ollama's clients ask about models: lists, details and digests."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ ARCHITECTURE = "fastembed"
 """The prefix of keys in `model_info`. Clients read it from there, so that any name works."""
 DETAILS = OllamaDetails(format="onnx", family=ARCHITECTURE, families=[ARCHITECTURE])
 UNKNOWN_CONTEXT_LENGTH = 512
-"""Stated for a model that is not loaded and whose limit FastEmbed does not state. Clients that cut texts to it lose
-nothing that a model of the catalogue would see for sure."""
+"""The context length of a model that is not loaded and whose limit FastEmbed does not state. Clients may cut texts to
+it: it is the input length of most models of the catalogue."""
 UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 """The time of change of a model that is not a folder. Some clients require a time."""
 NEVER = datetime(2200, 1, 1, tzinfo=UTC)

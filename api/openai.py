@@ -29,7 +29,7 @@ AZURE_PATH_WITH_OWNER = "/openai/deployments/{owner:str}/{name:str}/embeddings"
 
 @dataclass(frozen=True, slots=True)
 class OpenAIParts:
-    """The parts that OpenAI's routes for embedding use. They are one dependency for the reason of `EmbeddingParts`."""
+    """The parts that OpenAI's routes for embedding use, in one dependency, as in `EmbeddingParts`."""
 
     embedder: Embedder
     names: ModelNames

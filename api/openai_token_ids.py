@@ -17,13 +17,13 @@ from engine.ledger import Account, Reservation
 
 CL100K_BASE = Path(__file__).parents[1] / "vocabularies" / "cl100k_base.tiktoken"
 CL100K_BASE_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
-"""The sum that the source of tiktoken states for this file (`tiktoken_ext/openai_public.py`)."""
+"""The sha256 that the source of tiktoken states for this file (`tiktoken_ext/openai_public.py`)."""
 MAX_INLINE_IDS = 10_000
 """Up to this many ids are decoded on the event loop, in about 1 ms; more of them in a thread."""
 SECONDS_PER_ID = 4e-7
 """Measured: 300,000 ids take 0.1 s."""
 MAX_WAITING_S = 10.0
-"""Limit on the decoding that waits, as for large bodies. One caller may hold 80 % of it."""
+"""Maximum seconds of decoding that may wait, as for large bodies. One caller may hold 80 % of it."""
 
 log = structlog.get_logger()
 
@@ -114,7 +114,7 @@ def _read(path: Path, sha256: str) -> _Table:
     """Read a vocabulary in tiktoken's format: in each line, the bytes of a token in base64, and its id.
 
     Raises:
-        VocabularyError: the file cannot be read, or its sum is another one.
+        VocabularyError: the file cannot be read, or it has another sha256.
     """
     try:
         lines = path.read_bytes()
@@ -123,7 +123,7 @@ def _read(path: Path, sha256: str) -> _Table:
     if (actual := hashlib.sha256(lines).hexdigest()) != sha256:
         raise VocabularyError(f"its sha256 is {actual}")
     content, starts = bytearray(), array("I", [0])
-    for line in lines.splitlines():  # their ids are 0, 1, 2, ...: the sum proves it
+    for line in lines.splitlines():  # their ids are 0, 1, 2, ..., because the sha256 is right
         content += base64.b64decode(line.partition(b" ")[0])
         starts.append(len(content))
     return _Table(bytes(content), starts)

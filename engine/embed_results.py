@@ -21,8 +21,8 @@ SLICE_TEXTS = 256
 """Texts of a slice. Enough to form micro-batches of texts of similar length; few enough that finished vectors take
 about 1 MB, and that the first part of an answer is soon ready."""
 MAX_STARTED = 2
-"""Slices that are queued or computed beyond the one that the reader has: the lanes have work while a slice ends and the
-next one is written. A reader who stops keeps this many slices in memory, and no lane."""
+"""Slices that are queued or computed beyond the one that the caller reads: the lanes have work while a slice ends and
+the next one is written. If the caller stops reading, this many slices stay in memory, but no lane is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class EmbedRun:
             count: called when the last slice is computed: with the model, and the number of texts and of tokens.
 
         Raises:
-            ValueError: the options split texts into chunks, whose places have no room here.
+            ValueError: the options split texts into chunks, which `postprocess` would return as several rows per text.
         """
         if options.long_text == "chunks":
             raise ValueError("long_text='chunks' has more than one vector per text")

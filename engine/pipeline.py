@@ -170,7 +170,7 @@ def clip(
     if options.truncate == "none":
         index = min(clipped)
         raise TextTooLongError(
-            f"Text {index} has {len(texts[index])} characters, which is too much for the {tokenizer.max_tokens} tokens "
+            f"Text {index} has {len(texts[index])} characters, which is too many for the {tokenizer.max_tokens} tokens "
             "that the model accepts.",
             hint="truncate='none' forbids truncation.",
             extensions={"index": index, "limit": tokenizer.max_tokens},

@@ -27,7 +27,7 @@ the estimate is rather too high, and corrected before the text waits for a lane.
 
 
 class TextAdmission:
-    """The way of a request from its texts to its place among the work of the lanes."""
+    """Tokenises the texts of requests, on the event loop or in the tokenizer thread, and admits the requests."""
 
     def __init__(self, scheduler: Scheduler, tokenizing: TokenizerQueue) -> None:
         self._scheduler = scheduler

@@ -27,7 +27,7 @@ Some clients send hundreds of texts at once, one per request, and give up if one
 callers do not wait behind theirs.
 """
 RETRY_AFTER_S = 1.0
-"""What clients are asked to wait after a rejection for this reason."""
+"""`Retry-After` of requests that are rejected because too many wait to start."""
 LOG_INTERVAL_S = 1.0
 """Seconds of rejections that one log line sums up."""
 

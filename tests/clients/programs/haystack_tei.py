@@ -1,4 +1,4 @@
-"""Haystack's embedder for text-embeddings-inference, which asks for vectors that are not normalised unless told."""
+"""Haystack's embedder for text-embeddings-inference, which asks for vectors that are not normalised by default."""
 
 from haystack import Document
 from haystack.utils import Secret

@@ -1,4 +1,4 @@
-"""LangChain for OpenAI, told to send texts."""
+"""LangChain for OpenAI, set to send texts."""
 
 from langchain_openai import OpenAIEmbeddings
 from program import API_KEY, BASE_URL, MODEL, run
