@@ -15,7 +15,7 @@ from api.cohere_types import CohereEmbedRequest, EmbeddingType
 from api.model_names import ModelNames
 from api.request_types import Timeout
 from api.vector_answers import vectors_answer, without_prompt
-from engine.embed_results import EmbedRun
+from engine.embed_run import EmbedRun
 from engine.embedder import Embedder
 from engine.vectors import Dtype, convert, to_base64
 from web.dialects import Dialect, not_found_for_unknown_model, unknown_model_advice

@@ -19,7 +19,7 @@ from api.ollama_types import OllamaProcesses, OllamaShowAnswer, OllamaStatus, Ol
 from api.request_types import Timeout
 from api.vector_answers import vectors_answer
 from engine.catalog import Model
-from engine.embed_results import EmbedRun
+from engine.embed_run import EmbedRun
 from engine.embedder import Embedder
 from engine.errors import DeadlineError
 from engine.options import EmbedOptions

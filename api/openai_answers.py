@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from engine.catalog import Model
-from engine.embed_results import EmbedRun
+from engine.embed_run import EmbedRun
 from engine.model_places import LoadedModel
 from engine.vectors import little_endian, to_base64
 from web.dialects import Dialect, not_found_for_unknown_model, unknown_model_advice

@@ -27,7 +27,8 @@ from api.tei_types import (
 )
 from api.vector_answers import vectors_answer, without_prompt
 from engine.catalog import Model
-from engine.embed_results import EmbedRun, TokenCount
+from engine.embed_results import TokenCount
+from engine.embed_run import EmbedRun
 from engine.embedder import Embedder
 from engine.errors import InvalidInputError
 from engine.model_cards import InputType

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from api.answer_formats import FINGERPRINT_HEADER
 from api.fingerprint_header import fingerprint_required_by
 from engine.catalog import Model
-from engine.embed_results import SLICE_TEXTS, EmbedRun
+from engine.embed_run import SLICE_TEXTS, EmbedRun
 from engine.embedder import Embedder
 from engine.errors import ServiceError
 from engine.model_cards import InputType

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.catalog import Catalog, Model
-from engine.embed_results import SLICE_TEXTS, EmbedResult, EmbedRun, TokenCount
+from engine.embed_results import EmbedResult, TokenCount
+from engine.embed_run import SLICE_TEXTS, EmbedRun
 from engine.encoder import Encoder
 from engine.errors import DeadlineError, FingerprintMismatchError, ModelNotAllowedError
 from engine.fair_queue import ANYONE, Caller

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from api.vector_answers import MAX_PIECE_NUMBERS
-from engine.embed_results import MAX_STARTED, SLICE_TEXTS
+from engine.embed_run import MAX_STARTED, SLICE_TEXTS
 from tests.support.raw_http import CLIENT, connected, receive_all
 from tests.support.servers import ServerProcess, running_server
 from tests.support.tiny import WORDS, TinyModel, gather, mean_of

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.catalog import Catalog, read_catalog
-from engine.embed_results import MAX_STARTED, SLICE_TEXTS, EmbedRun
+from engine.embed_run import MAX_STARTED, SLICE_TEXTS, EmbedRun
 from engine.embedder import Embedder, Usage
 from engine.encoder import Encoder, load_encoder
 from engine.errors import (
@@ -152,7 +152,7 @@ async def test_slices_are_in_the_order_of_the_texts_and_equal_the_vectors_of_emb
         slices = await all_slices(run)
     assert [len(vectors) for vectors in slices] == [SLICE_TEXTS, SLICE_TEXTS, len(texts) - 2 * SLICE_TEXTS]
     np.testing.assert_allclose(np.concatenate(slices), whole.vectors, rtol=1e-5)
-    assert (run.model, run.dimension, run.fingerprint) == (whole.model, whole.dimension, whole.fingerprint)
+    assert (run.model, run.fingerprint) == (whole.model, whole.fingerprint)
     assert (run.tokens, run.truncated) == (whole.tokens, whole.truncated)
 
 
