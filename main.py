@@ -24,7 +24,8 @@ from api.answer_types import Health, ModelDetails, ModelList, Probe, TokenizeAns
 from api.fingerprint_header import fingerprint_required_by
 from api.request_types import EmbedOptionsBody, EmbedRequest, Timeout, TokenizeRequest
 from api.tei_answers import Call
-from api.tei_types import TEI_SHARED, TeiEmbedRequest, TeiTokenizeRequest
+from api.tei_errors import TEI_SHARED
+from api.tei_types import TeiEmbedRequest, TeiTokenizeRequest
 from assembly.app import EmbeddingParts, build_app
 from assembly.lifecycle import Lifecycle
 from assembly.reports import CacheReport, MetricsReport

@@ -1,7 +1,7 @@
 """Cohere's API: embeddings, version 2 and version 1."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 from uuid import uuid4
 
 import orjson
@@ -11,6 +11,7 @@ from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
 
 from api import cohere_examples, openapi
+from api.cohere_errors import COHERE
 from api.cohere_types import CohereEmbedRequest, EmbeddingType
 from api.model_names import ModelNames
 from api.request_types import Timeout
@@ -18,26 +19,7 @@ from api.vector_answers import vectors_answer, without_prompt
 from engine.embed_run import EmbedRun
 from engine.embedder import Embedder
 from engine.vectors import Dtype, convert, to_base64
-from web.dialects import Dialect, not_found_for_unknown_model, unknown_model_advice
 
-
-def _members(document: Mapping[str, object]) -> Mapping[str, object]:
-    return {"id": document["request_id"], "message": _message(document)}
-
-
-def _message(document: Mapping[str, object]) -> object:
-    if (advice := unknown_model_advice(document, "GET /v1/models")) is None:
-        return document["detail"]
-    return f"model {document['model']!r} not found, make sure the correct model ID was used. {advice}"
-
-
-COHERE: Final = Dialect(
-    name="cohere",
-    members=_members,
-    status=not_found_for_unknown_model,
-    fields={"model_name": "model", "dimensions": "output_dimension", "dtype": "embedding_types"},
-    prefixes=("/v2/", "/v1/embed/", "/v1/rerank/"),
-)
 DTYPES: dict[EmbeddingType, Dtype] = {
     "int8": "int8",
     "uint8": "uint8",
@@ -97,7 +79,7 @@ def _rows(vectors: NDArray[Any], kind: EmbeddingType) -> bytes:
     opt={"permission": "embed", "work": "queued", "dialect": COHERE},
     tags=["Cohere"],
     security=openapi.CREDENTIALS,
-    responses=cohere_examples.embed_responses(COHERE, has_floats=False),
+    responses=cohere_examples.embed_responses(has_floats=False),
     operation_class=openapi.DialectOperation,
 )
 async def embed_v2(
@@ -117,7 +99,7 @@ async def embed_v2(
     opt={"permission": "embed", "work": "queued", "dialect": COHERE},
     tags=["Cohere"],
     security=openapi.CREDENTIALS,
-    responses=cohere_examples.embed_responses(COHERE, has_floats=True),
+    responses=cohere_examples.embed_responses(has_floats=True),
     operation_class=openapi.DialectOperation,
 )
 async def embed_v1(

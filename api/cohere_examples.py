@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from api.cohere_types import CohereEmbedAnswer, CohereEmbedRequest, CohereFloatsAnswer, CohereProblem
+from api.cohere_errors import COHERE, CohereProblem
+from api.cohere_types import CohereEmbedAnswer, CohereEmbedRequest, CohereFloatsAnswer
 from api.openapi import Responses, answer, body, dialect_problems, problem
 from api.problem_examples import MODEL_NAME, RUN, WORK
 from engine import errors
-from web.dialects import Dialect
 
 TEXT = "How do I reset my password?"
 EmbedBody = body(
@@ -20,7 +20,7 @@ _FLOATS = [[0.00687232, -0.06304797, -0.07204665, -0.03246166]]
 _ID = "da6e531f-54c5-4a73-bf92-f60566d8d753"
 
 
-def embed_responses(dialect: Dialect, *, has_floats: bool) -> Responses:
+def embed_responses(*, has_floats: bool) -> Responses:
     """Return all answers of a route that embeds; *has_floats*: bare lists of numbers are among them."""
     by_type = _answer({"float": _FLOATS, "int8": [[1, -8, -9, -4]]}, "embeddings_by_type", "2")
     floats = _answer(_FLOATS, "embeddings_floats", "1")
@@ -33,7 +33,7 @@ def embed_responses(dialect: Dialect, *, has_floats: bool) -> Responses:
         )
     else:
         success = answer(CohereEmbedAnswer, by_type, description=description, summary=shortened)
-    return {200: success, **dialect_problems(dialect, CohereProblem, *_PROBLEMS)}
+    return {200: success, **dialect_problems(COHERE, CohereProblem, *_PROBLEMS)}
 
 
 def _answer(embeddings: object, response_type: str, version: str) -> dict[str, Any]:

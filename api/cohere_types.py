@@ -1,6 +1,5 @@
 """Types of Cohere's JSON bodies and answers."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -9,7 +8,6 @@ from msgspec import UNSET, Meta, UnsetType
 from engine.errors import InvalidInputError
 from engine.model_cards import InputType
 from engine.options import EmbedOptions, Truncate
-from web.problems import Problem
 
 MAX_TEXTS = 2048
 """Cohere's own server accepts 96. Its clients for v2 do not split requests, so a higher limit helps them."""
@@ -194,11 +192,3 @@ class CohereFloatsAnswer(msgspec.Struct):
     texts: list[str]
     meta: CohereMeta
     response_type: Literal["embeddings_floats"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CohereProblem(Problem):
-    """A problem document with the members of Cohere's errors."""
-
-    id: str
-    message: str

@@ -1,8 +1,7 @@
 """Ollama's API: embeddings, and what its clients ask about models."""
 
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
@@ -15,6 +14,7 @@ from api import ollama_examples, ollama_models, openapi
 from api.answer_formats import FINGERPRINT_HEADER
 from api.fingerprint_header import fingerprint_required_by
 from api.model_names import ModelNames
+from api.ollama_errors import OLLAMA
 from api.ollama_types import OllamaProcesses, OllamaShowAnswer, OllamaStatus, OllamaTags, OllamaVersion, ServiceInfo
 from api.request_types import Timeout
 from api.vector_answers import vectors_answer
@@ -24,37 +24,15 @@ from engine.embedder import Embedder
 from engine.errors import DeadlineError
 from engine.options import EmbedOptions
 from model_manager import ModelManager
-from web.dialects import Dialect, not_found_for_unknown_model, unknown_model_advice
 from web.request_context import context_of
 from web.responses import JsonResponse, PlainJsonAnswer
 
-TOO_LONG = "the input length exceeds the context length"
-"""Ollama's words, which some clients look for."""
 MANY_TEXTS = 20_000
 """Requests with more texts are rejected before they are tokenised if they cannot be answered in time."""
 SAMPLE = [""] * 256
 """The shortest texts, whose work is estimated for that."""
 
 
-def _members(document: Mapping[str, object]) -> Mapping[str, object]:
-    detail = str(document["detail"])
-    if (advice := unknown_model_advice(document, "GET /api/tags")) is not None:
-        return {"error": f"model '{document['model']}' not found. {advice}"}
-    if {"limit", "index"} <= document.keys():  # about one text, whose length is the only limit
-        return {"error": f"{TOO_LONG}: {detail[:1].lower()}{detail[1:]}"}
-    if re.match(r"input(\[\d+\])?: Expected", detail):
-        return {"error": f"invalid input type: {detail}"}
-    return {"error": detail}
-
-
-OLLAMA: Final = Dialect(
-    name="ollama",
-    members=_members,
-    status=not_found_for_unknown_model,
-    fields={"texts": "input", "model_name": "model"},
-    prefixes=("/api/",),
-    takes_forms=True,
-)
 _OPTIONS: Final = {"permission": "models", "dialect": OLLAMA}
 _QUEUED: Final = {"permission": "embed", "work": "queued", "dialect": OLLAMA}
 
@@ -122,7 +100,7 @@ class LoadClock:
     opt=_QUEUED,
     tags=["Ollama"],
     security=openapi.CREDENTIALS,
-    responses=ollama_examples.embed_responses(OLLAMA),
+    responses=ollama_examples.embed_responses(),
     operation_class=openapi.DialectOperation,
 )
 async def embed(
@@ -168,7 +146,7 @@ async def embed(
     opt=_QUEUED,
     tags=["Ollama"],
     security=openapi.CREDENTIALS,
-    responses=ollama_examples.embeddings_responses(OLLAMA),
+    responses=ollama_examples.embeddings_responses(),
     operation_class=openapi.DialectOperation,
 )
 async def embed_prompt(
@@ -243,7 +221,7 @@ async def _check_count(
     opt=_OPTIONS,
     tags=["Ollama"],
     security=openapi.CREDENTIALS,
-    responses=ollama_examples.show_responses(OLLAMA),
+    responses=ollama_examples.show_responses(),
 )
 async def show(
     data: ollama_examples.ModelBody, models: NamedDependency[ModelManager], names: NamedDependency[ModelNames]
@@ -259,7 +237,7 @@ async def show(
     opt={"permission": "embed", "dialect": OLLAMA},
     tags=["Ollama"],
     security=openapi.CREDENTIALS,
-    responses=ollama_examples.pull_responses(OLLAMA),
+    responses=ollama_examples.pull_responses(),
     operation_class=ollama_examples.PullOperation,
 )
 async def pull(
@@ -280,7 +258,7 @@ async def pull(
     opt=_OPTIONS,
     tags=["Ollama"],
     security=openapi.CREDENTIALS,
-    responses=ollama_examples.tags_responses(OLLAMA),
+    responses=ollama_examples.tags_responses(),
 )
 async def list_tags(
     embedder: NamedDependency[Embedder], models: NamedDependency[ModelManager], names: NamedDependency[ModelNames]
@@ -294,7 +272,7 @@ async def list_tags(
     opt=_OPTIONS,
     tags=["Ollama"],
     security=openapi.CREDENTIALS,
-    responses=ollama_examples.ps_responses(OLLAMA),
+    responses=ollama_examples.ps_responses(),
 )
 async def list_running(
     embedder: NamedDependency[Embedder], models: NamedDependency[ModelManager]

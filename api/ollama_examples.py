@@ -6,6 +6,7 @@ from typing import cast
 
 from litestar.openapi.spec import Example, OpenAPIMediaType, OpenAPIResponse, OpenAPIType, Schema
 
+from api.ollama_errors import OLLAMA, OllamaProblem
 from api.ollama_types import (
     OllamaDetails,
     OllamaEmbedAnswer,
@@ -13,7 +14,6 @@ from api.ollama_types import (
     OllamaEmbeddingsRequest,
     OllamaEmbedRequest,
     OllamaModelRequest,
-    OllamaProblem,
     OllamaProcesses,
     OllamaPullRequest,
     OllamaRunning,
@@ -27,7 +27,6 @@ from api.ollama_types import (
 from api.openapi import LimitedOperation, Responses, answer, body, dialect_problems, problem
 from api.problem_examples import MODEL_NAME, NOT_ALLOWED, NOT_AUTHENTICATED, RUN, WORK, TooLargeError
 from engine import errors
-from web.dialects import Dialect
 from web.json_bodies import NotJsonError
 
 NDJSON = "application/x-ndjson"
@@ -61,7 +60,7 @@ _TOO_LARGE = problem(TooLargeError, "The body is larger than MAX_REQUEST_SIZE al
 _WRONG_NAME = problem(errors.InvalidInputError, "model: Expected a string or null, got a whole number.", field="model")
 
 
-def embed_responses(dialect: Dialect) -> Responses:
+def embed_responses() -> Responses:
     value = OllamaEmbedAnswer(NAME, [_VECTOR], total_duration=5_127_000, load_duration=0, prompt_eval_count=9)
     too_long = problem(
         errors.InvalidInputError,
@@ -72,20 +71,20 @@ def embed_responses(dialect: Dialect) -> Responses:
     )
     return {
         200: answer(OllamaEmbedAnswer, value, description="The vectors, in the order of the texts", summary=_SHORTENED),
-        **dialect_problems(dialect, OllamaProblem, _WRONG_TYPE, too_long, _UNKNOWN, *WORK, *RUN),
+        **dialect_problems(OLLAMA, OllamaProblem, _WRONG_TYPE, too_long, _UNKNOWN, *WORK, *RUN),
     }
 
 
-def embeddings_responses(dialect: Dialect) -> Responses:
+def embeddings_responses() -> Responses:
     value = OllamaEmbeddingsAnswer(_VECTOR)
     wrong = problem(errors.InvalidInputError, "prompt: Expected a string or null, got an array.", field="prompt")
     return {
         200: answer(OllamaEmbeddingsAnswer, value, description="The vector", summary=_SHORTENED),
-        **dialect_problems(dialect, OllamaProblem, wrong, _UNKNOWN, *WORK, *RUN),
+        **dialect_problems(OLLAMA, OllamaProblem, wrong, _UNKNOWN, *WORK, *RUN),
     }
 
 
-def show_responses(dialect: Dialect) -> Responses:
+def show_responses() -> Responses:
     value = OllamaShowAnswer(
         modelfile=f"FROM {MODEL_NAME}\n",
         parameters="",
@@ -104,19 +103,19 @@ def show_responses(dialect: Dialect) -> Responses:
     return {
         200: answer(OllamaShowAnswer, value, description="The model"),
         **dialect_problems(
-            dialect, OllamaProblem, _WRONG_NAME, _UNKNOWN, _NOT_JSON, _TOO_LARGE, NOT_ALLOWED, *NOT_AUTHENTICATED
+            OLLAMA, OllamaProblem, _WRONG_NAME, _UNKNOWN, _NOT_JSON, _TOO_LARGE, NOT_ALLOWED, *NOT_AUTHENTICATED
         ),
     }
 
 
-def pull_responses(dialect: Dialect) -> Responses:
+def pull_responses() -> Responses:
     one = answer(OllamaStatus, OllamaStatus("success"), description="The model may be used")
     without = {412, 504}
     work = [(status, example) for status, example in WORK if status not in without]
-    return {200: one, **dialect_problems(dialect, OllamaProblem, _WRONG_NAME, _UNKNOWN, *work)}
+    return {200: one, **dialect_problems(OLLAMA, OllamaProblem, _WRONG_NAME, _UNKNOWN, *work)}
 
 
-def tags_responses(dialect: Dialect) -> Responses:
+def tags_responses() -> Responses:
     tag = OllamaTag(
         name="all-minilm:latest",
         model="all-minilm:latest",
@@ -129,11 +128,11 @@ def tags_responses(dialect: Dialect) -> Responses:
     )
     return {
         200: answer(OllamaTags, OllamaTags([tag]), description="The models"),
-        **dialect_problems(dialect, OllamaProblem, *NOT_AUTHENTICATED),
+        **dialect_problems(OLLAMA, OllamaProblem, *NOT_AUTHENTICATED),
     }
 
 
-def ps_responses(dialect: Dialect) -> Responses:
+def ps_responses() -> Responses:
     running = OllamaRunning(
         name=f"{MODEL_NAME}:latest",
         model=f"{MODEL_NAME}:latest",
@@ -146,7 +145,7 @@ def ps_responses(dialect: Dialect) -> Responses:
     )
     return {
         200: answer(OllamaProcesses, OllamaProcesses([running]), description="The models in memory"),
-        **dialect_problems(dialect, OllamaProblem, *NOT_AUTHENTICATED),
+        **dialect_problems(OLLAMA, OllamaProblem, *NOT_AUTHENTICATED),
     }
 
 

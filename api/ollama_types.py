@@ -7,8 +7,6 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from web.problems import Problem
-
 ModelField = Annotated[str | None, Meta(description="Default: the first model of REQUIRED_MODELS.")]
 
 
@@ -160,10 +158,3 @@ class ServiceInfo:
     version: str
     docs: str
     models: list[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OllamaProblem(Problem):
-    """A problem document with the member that Ollama's clients show."""
-
-    error: str = ""

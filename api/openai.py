@@ -10,7 +10,8 @@ from litestar.response.base import ASGIResponse
 
 from api import openai_examples, openapi
 from api.model_names import ModelNames
-from api.openai_answers import OPENAI, EmbeddingsWriter, OpenAIModel, OpenAIModelList, model_entry, model_list
+from api.openai_answers import EmbeddingsWriter, OpenAIModel, OpenAIModelList, model_entry, model_list
+from api.openai_errors import OPENAI
 from api.openai_inputs import check_tokens, read_texts
 from api.openai_requests import EmbeddingsRequest, find_model
 from api.openai_token_ids import TokenVocabulary

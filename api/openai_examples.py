@@ -4,32 +4,15 @@ from dataclasses import dataclass
 
 from litestar.openapi.spec import Example, Parameter
 
-from api.openai_answers import OPENAI, Embedding, EmbeddingsAnswer, OpenAIModel, OpenAIModelList, Usage, model_list
+from api.openai_answers import Embedding, EmbeddingsAnswer, OpenAIModel, OpenAIModelList, Usage, model_list
+from api.openai_errors import OPENAI, OpenAIProblem
 from api.openai_requests import EmbeddingsRequest
 from api.openapi import DialectOperation, Responses, answer, body, dialect_problems, problem
 from api.problem_examples import MODEL_NAME, NOT_ALLOWED, NOT_AUTHENTICATED, RUN, WORK, BadRequestError
 from engine import errors
-from web.problems import Problem
 
 TEXT, OTHER_TEXT = "How do I reset my password?", "I forgot my login."
 _VECTOR = [0.00687232, -0.06304797, -0.07204665, -0.03246166]
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAIError:
-    """The member that OpenAI's clients read. `param` is the field, if the error is about one."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAIProblem(Problem):
-    """A problem document (RFC 9457) that also is OpenAI's error."""
-
-    error: OpenAIError
 
 
 EmbeddingsBody = body(

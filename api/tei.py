@@ -16,7 +16,8 @@ from api import openapi, tei_answers, tei_examples
 from api.model_names import ModelNames
 from api.request_types import TextLimits, Timeout
 from api.tei_answers import Call
-from api.tei_types import TEI, TeiInfo, TeiSentences
+from api.tei_errors import TEI
+from api.tei_types import TeiInfo, TeiSentences
 from engine.embedder import Embedder
 from model_manager import ModelManager
 

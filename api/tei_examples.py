@@ -8,15 +8,13 @@ from litestar.params import BodyKwarg
 
 from api.openapi import ModelOperation, Responses, VectorsOperation, answer, body, dialect_problems, problem
 from api.problem_examples import MODEL_NAME, NOT_AUTHENTICATED, RUN, WORK
+from api.tei_errors import TEI, EmptyInputError, TeiProblem
 from api.tei_types import (
     SEND_TEXT,
-    TEI,
-    EmptyInputError,
     TeiEmbedRequest,
     TeiInfo,
     TeiModelType,
     TeiPooling,
-    TeiProblem,
     TeiRequest,
     TeiSimilarityRequest,
     TeiToken,

@@ -1,4 +1,4 @@
-"""Types of TEI's JSON bodies (Text Embeddings Inference, Hugging Face's embedding server), and its errors."""
+"""Types of TEI's JSON bodies (Text Embeddings Inference, Hugging Face's embedding server)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,67 +7,14 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from api.tei_errors import TEI, EmptyInputError
 from engine.errors import InvalidInputError
-from telemetry.metrics import NATIVE
 from web.dialects import Dialect
-from web.problems import MEDIA_TYPE, Problem
 
 MAX_TEXTS = 2048
 """Texts per request. TEI's own default is 32, but its clients send all that they are given."""
 CLIENT_BATCH_TEXTS = 32
 """The batch size that `/info` states, which clients use as their own; TEI's default. Larger requests are accepted."""
-UNAVAILABLE, TOO_MANY_REQUESTS, BACKEND_FAILED, INVALID = 503, 429, 424, 422
-STATUSES = {
-    "invalid-input": INVALID,
-    "unknown-model": 404,
-    "model-unavailable": BACKEND_FAILED,
-    "inference-failed": BACKEND_FAILED,
-    "invalid-vector": BACKEND_FAILED,
-}
-"""Statuses that differ from the native ones, by problem code."""
-
-ErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
-
-
-class EmptyInputError(InvalidInputError):
-    """A list of texts is empty."""
-
-    code = "empty-input"
-
-    def __init__(self, field: str) -> None:
-        super().__init__(f"`{field}` cannot be empty.", extensions={"field": field, "limit": 1})
-
-
-def status_of(code: str, status: int) -> int:
-    """Return the status that TEI's clients expect. Never 503: one popular client repeats it at once, for ever."""
-    found = STATUSES.get(code, status)
-    return TOO_MANY_REQUESTS if found == UNAVAILABLE else found
-
-
-def members_of(document: Mapping[str, object]) -> Mapping[str, object]:
-    """Return TEI's members of an error, given its problem document."""
-    return {"error": document["detail"], "error_type": _error_type(document["code"], document["status"])}
-
-
-def _error_type(code: object, status: object) -> ErrorType:
-    if code == EmptyInputError.code:
-        return "Empty"
-    if status in {TOO_MANY_REQUESTS, UNAVAILABLE}:
-        return "Overloaded"
-    return "Backend" if isinstance(status, int) and (status == BACKEND_FAILED or status >= 500) else "Validation"  # noqa: PLR2004 - errors of the server
-
-
-TEI = Dialect(
-    name="tei",
-    members=members_of,
-    status=status_of,
-    fields={"texts": "inputs", "text": "inputs", "model_name": "model", "input_type": "prompt_name"},
-    prefixes=("/tei/",),
-)
-"""Requests to TEI's own paths, and to the shared ones once the body has the key `inputs`."""
-TEI_SHARED = Dialect(name=NATIVE, members=members_of, media_type=MEDIA_TYPE)
-"""Requests to the paths that TEI shares with the native API, until the body is read: native errors, TEI's members."""
-
 Direction = Literal["Left", "Right", "left", "right"]
 SEND_TEXT = "Send text as strings: token ids are not accepted."
 SEND_SENTENCES = "Send an object with 'source_sentence' and 'sentences'."
@@ -198,14 +145,6 @@ class TeiInfo:
     version: str
     sha: str | None = None
     docker_label: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeiProblem(Problem):
-    """A problem document with the members of TEI's errors."""
-
-    error: str
-    error_type: ErrorType
 
 
 def texts_of(inputs: str | list[str], field: str = "inputs") -> list[str]:

@@ -10,7 +10,8 @@ from litestar import Litestar
 from litestar.testing import TestClient
 from numpy.typing import NDArray
 
-from api.tei_types import MAX_TEXTS, members_of, status_of
+from api.tei_errors import members_of, status_of
+from api.tei_types import MAX_TEXTS
 from tests.support.apps import running_app
 from tests.support.tiny import SPECIAL, TinyModel, mean_of, row
 from web.problems import known_codes

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from api.openai_answers import OPENAI
+from api.openai_errors import OPENAI
 from serving.connection_limits import MAX_FIELDS, MAX_PIPELINED, ConnectionLimits
 from serving.connection_pool import ConnectionPool
 from serving.protocol import HttpProtocol

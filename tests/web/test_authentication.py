@@ -12,7 +12,7 @@ from litestar.testing import TestClient
 from litestar.types import Scope
 
 from access.principals import KeysUnavailableError, Principal, UnauthenticatedError
-from api.tei_types import TEI_SHARED
+from api.tei_errors import TEI_SHARED
 from tests.support.apps import settings_of
 from web.authentication import AuthenticationMiddleware, required_permission
 from web.json_bodies import StrictRequest
