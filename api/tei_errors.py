@@ -6,7 +6,7 @@ from typing import Literal
 
 from engine.errors import InvalidInputError
 from telemetry.metrics import NATIVE
-from web.dialects import Dialect
+from web.dialects import Dialect, unknown_model_advice
 from web.problems import MEDIA_TYPE, Problem
 
 UNAVAILABLE, TOO_MANY_REQUESTS, BACKEND_FAILED, INVALID = 503, 429, 424, 422
@@ -47,7 +47,10 @@ def status_of(code: str, status: int) -> int:
 
 def members_of(document: Mapping[str, object]) -> Mapping[str, object]:
     """Return TEI's members of an error, given its problem document."""
-    return {"error": document["detail"], "error_type": _error_type(document["code"], document["status"])}
+    error, advice = str(document["detail"]), unknown_model_advice(document, "GET /v1/models")
+    if advice is not None and not error.endswith(advice):
+        error = f"{error} {advice}"
+    return {"error": error, "error_type": _error_type(document["code"], document["status"])}
 
 
 def _error_type(code: object, status: object) -> ErrorType:

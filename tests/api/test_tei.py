@@ -332,6 +332,8 @@ def test_unknown_model_is_a_404_with_the_closest_names(client: Client) -> None:
         assert (status, error_type) == (404, "Validation")
         assert "tiny/plain" in document["closest"]
         assert "GET /models" not in document["error"]
+    unlike = refusal(client, "/tei/zzzz", {"inputs": "one"})[2]
+    assert unlike["error"] == "No model named 'zzzz' is offered. GET /v1/models lists all."
 
 
 def test_failures_of_a_model_are_a_424(client: Client) -> None:
