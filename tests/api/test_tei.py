@@ -61,7 +61,7 @@ def refusal(client: Client, path: str, body: Json) -> tuple[int, str, Json]:
     response = client.post(path, json=body)
     document = response.json()
     assert response.headers["content-type"] == "application/json"
-    assert document["error"] == document["detail"]
+    assert document["error"].startswith(document["detail"])
     assert document["status"] == document["status_code"] == response.status_code
     return response.status_code, document["error_type"], document
 
