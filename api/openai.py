@@ -76,10 +76,10 @@ async def create_azure_embeddings(
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
 ) -> ASGIResponse:
-    """Embed texts, as at Azure. The deployment names the model if the body does not. `api-version` is ignored."""
+    """Embed texts, as at Azure: the deployment names the model. `model` and `api-version` are ignored."""
     found = request.path_params
     deployment = "/".join(str(found[part]) for part in ("owner", "name") if part in found)
-    return await _embed(data, data.model or deployment, openai, request, request_timeout)
+    return await _embed(data, deployment, openai, request, request_timeout)
 
 
 async def _embed(

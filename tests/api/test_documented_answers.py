@@ -9,6 +9,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -82,6 +83,12 @@ def dialect_runs(body: Json, failing: Json, invalid: Json) -> dict[int, Way]:
     }
 
 
+def azure(way: Way) -> Way:
+    """Return *way* with its model in the path, where Azure's clients name it."""
+    model = way.body.get("model", "tiny/one") if isinstance(way.body, dict) else "tiny/one"
+    return replace(way, path=f"/openai/deployments/{quote(model, safe='')}/embeddings")
+
+
 def tei(body: Json) -> dict[int, Way]:
     """Return the ways to the answers of TEI's routes, and to those that TEI adds to the native ones."""
     own = {
@@ -105,7 +112,6 @@ OLLAMA_MODEL = {
     415: Way("narrow", content=b"one", headers={"Content-Type": "text/plain"}),
 }
 OPENAI = dialect_runs({"input": "one"}, {"input": "poison"}, {"input": []})
-AZURE_PATH = "/openai/deployments/tiny%2Fone/embeddings"
 UNKNOWN_KEY_TOKEN = ".".join(
     urlsafe_b64encode(part).decode().rstrip("=")
     for part in (b'{"alg": "RS256", "kid": "unknown", "typ": "JWT"}', b"{}", b"signature")
@@ -169,9 +175,7 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
     ("post", "/v1/embeddings"): OPENAI,
     ("post", "/embeddings"): OPENAI,
     ("post", "/openai/v1/embeddings"): OPENAI,
-    ("post", "/openai/deployments/{name}/embeddings"): {
-        status: replace(way, path=AZURE_PATH) for status, way in OPENAI.items()
-    },
+    ("post", "/openai/deployments/{name}/embeddings"): {status: azure(way) for status, way in OPENAI.items()},
     ("get", "/v1/models"): {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE},
     ("get", "/v1/models/{name}"): {
         200: Way("default", path=f"/v1/models/{OUTSIDE}"),

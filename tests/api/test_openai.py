@@ -403,10 +403,18 @@ def test_model_that_cannot_be_loaded_is_a_server_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deployment", ["acme/nested", "acme%2Fnested", "text-embedding-3-small"])
-def test_deployment_names_the_model_if_the_body_does_not(client: Client, deployment: str) -> None:
+def test_deployment_names_the_model(client: Client, deployment: str) -> None:
     path = f"/openai/deployments/{deployment}/embeddings"
-    assert ask(client, f"{path}?api-version=2024-10-21", input=TEXTS) == ask(client, input=TEXTS, model="acme/nested")
-    assert ask(client, path, input="one", model="acme/plain")["model"] == "acme/plain"
+    expected = ask(client, input=TEXTS, model="acme/nested")
+    assert ask(client, f"{path}?api-version=2024-10-21", input=TEXTS) == expected
+    for ignored in ("acme/plain", "text-embedding-ada-002"):  # the latter is LangChain's default
+        assert ask(client, path, input=TEXTS, model=ignored) == expected
+
+
+def test_unknown_deployment_is_named(client: Client) -> None:
+    response = client.post("/openai/deployments/unknown/embeddings", json={"input": "one", "model": "acme/plain"})
+    assert response.status_code == 404
+    assert "The model 'unknown' does not exist." in response.json()["error"]["message"]
 
 
 def test_models_lists_what_may_be_used(client: Client) -> None:
