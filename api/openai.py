@@ -107,7 +107,7 @@ async def _embed(
 
 
 @get(
-    "/v1/models",
+    ["/v1/models", "/openai/v1/models"],
     opt={"dialect": OPENAI, "permission": "models"},
     tags=TAGS,
     security=openapi.CREDENTIALS,
@@ -122,7 +122,7 @@ async def list_openai_models(
 
 
 @get(
-    "/v1/models/{name:path}",
+    ["/v1/models/{name:path}", "/openai/v1/models/{name:path}"],
     opt={"dialect": OPENAI, "permission": "models"},
     tags=TAGS,
     security=openapi.CREDENTIALS,

@@ -118,6 +118,15 @@ UNKNOWN_KEY_TOKEN = ".".join(
 )
 KEYS_UNAVAILABLE = Way("locked", headers={"Authorization": f"Bearer {UNKNOWN_KEY_TOKEN}"})
 """A token whose key has to be fetched first, from an issuer that cannot be reached."""
+MODELS = {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE}
+MODEL = {
+    200: Way("default", path=f"/v1/models/{OUTSIDE}"),
+    400: Way("default", path="/v1/models/one", headers={"Host": "no host"}),
+    401: Way("locked", path="/v1/models/one"),
+    403: Way("narrow", path=f"/v1/models/{OUTSIDE}"),
+    404: Way("default", path="/v1/models/no-such-model"),
+    503: replace(KEYS_UNAVAILABLE, path="/v1/models/one"),
+}
 SPECIAL_STATES = {"starting", "hanging", "limited", "locked"}
 """Servers that give every request of a route the same answer, or are in their state only for a while."""
 WAYS: dict[tuple[str, str], dict[int, Way]] = {
@@ -176,14 +185,11 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
     ("post", "/embeddings"): OPENAI,
     ("post", "/openai/v1/embeddings"): OPENAI,
     ("post", "/openai/deployments/{name}/embeddings"): {status: azure(way) for status, way in OPENAI.items()},
-    ("get", "/v1/models"): {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE},
-    ("get", "/v1/models/{name}"): {
-        200: Way("default", path=f"/v1/models/{OUTSIDE}"),
-        400: Way("default", path="/v1/models/one", headers={"Host": "no host"}),
-        401: Way("locked", path="/v1/models/one"),
-        403: Way("narrow", path=f"/v1/models/{OUTSIDE}"),
-        404: Way("default", path="/v1/models/no-such-model"),
-        503: replace(KEYS_UNAVAILABLE, path="/v1/models/one"),
+    ("get", "/v1/models"): MODELS,
+    ("get", "/openai/v1/models"): MODELS,
+    ("get", "/v1/models/{name}"): MODEL,
+    ("get", "/openai/v1/models/{name}"): {
+        status: replace(way, path=f"/openai{way.path}") for status, way in MODEL.items()
     },
     ("get", "/metrics"): {200: Way("default"), 401: Way("locked"), 403: Way("narrow"), 503: KEYS_UNAVAILABLE},
 }

@@ -420,6 +420,7 @@ def test_unknown_deployment_is_named(client: Client) -> None:
 def test_models_lists_what_may_be_used(client: Client) -> None:
     ask(client, input="one")
     answer = client.get("/v1/models").json()
+    assert client.get("/openai/v1/models").json() == answer
     assert answer["object"] == "list"
     models = {model["id"]: model for model in answer["data"]}
     created = models["acme/plain"].pop("created")
@@ -443,7 +444,9 @@ def test_models_lists_what_may_be_used(client: Client) -> None:
     "name", ["acme/nested", "acme%2Fnested", "ACME/Nested", "acme/nested:latest", "text-embedding-3-small"]
 )
 def test_model_is_found_by_each_of_its_names(client: Client, name: str) -> None:
-    assert client.get(f"/v1/models/{name}").json()["id"] == "acme/nested"
+    answer = client.get(f"/v1/models/{name}").json()
+    assert answer["id"] == "acme/nested"
+    assert client.get(f"/openai/v1/models/{name}").json() == answer
 
 
 def test_unknown_model_in_the_address_is_a_404(client: Client) -> None:
