@@ -12,11 +12,12 @@ TOO_LONG = "the input length exceeds the context length"
 """Ollama's words, which some clients look for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OllamaProblem(Problem):
-    """A problem document with the member that Ollama's clients show."""
+    """A problem document without `status`, with the member that Ollama's clients show."""
 
-    error: str = ""
+    status: int | None = None  # type: ignore[assignment]  # for OpenAPI: it is left out
+    error: str
 
 
 def _members(document: Mapping[str, object]) -> Mapping[str, object]:
@@ -36,5 +37,6 @@ OLLAMA: Final = Dialect(
     status=not_found_for_unknown_model,
     fields={"texts": "input", "model_name": "model"},
     prefixes=("/api/",),
+    omits=frozenset({"status"}),  # the client for Go has a text of this name, and shows the whole body instead
     takes_forms=True,
 )

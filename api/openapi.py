@@ -189,7 +189,9 @@ def dialect_problems(
     translated = []
     for _, example in examples:
         document = dialect_document(cast("Mapping[str, object]", example.value), dialect)
-        translated.append((cast("int", document["status"]), Example(summary=example.summary, value=_as_json(document))))
+        translated.append(
+            (cast("int", document["status_code"]), Example(summary=example.summary, value=_as_json(document)))
+        )
     return _by_status(problem_type, dialect.media_type, translated)
 
 

@@ -19,6 +19,9 @@ STATUSES = {
 }
 """Statuses that differ from the native ones, by problem code."""
 
+NOT_SERVED = ("rerank", "predict", "decode", "embed_all", "embed_sparse")
+"""Addresses of TEI's other kinds of models. They are a 404, in words that its clients show."""
+
 ErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
 
 
@@ -66,7 +69,7 @@ TEI = Dialect(
     members=members_of,
     status=status_of,
     fields={"texts": "inputs", "text": "inputs", "model_name": "model", "input_type": "prompt_name"},
-    prefixes=("/tei/",),
+    prefixes=("/tei/", *(f"/{name}/" for name in NOT_SERVED)),
 )
 """Requests to TEI's own paths, and to the shared ones once the body has the key `inputs`."""
 TEI_SHARED = Dialect(name=NATIVE, members=members_of, media_type=MEDIA_TYPE)

@@ -27,6 +27,7 @@ class Dialect:
         fields: the dialect's names of the native API's fields.
         prefixes: paths below which addresses that do not exist are answered in this dialect, too.
         media_type: the media type of errors.
+        omits: members of the problem document that are left out, because clients would misread them.
         takes_forms: a body that is sent as a form is JSON: curl says so if no header is given.
     """
 
@@ -36,6 +37,7 @@ class Dialect:
     fields: Mapping[str, str] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ()
     media_type: str = JSON
+    omits: frozenset[str] = frozenset()
     takes_forms: bool = False
 
     def rename(self, detail: str) -> str:

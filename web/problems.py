@@ -130,7 +130,8 @@ def dialect_document(document: Mapping[str, object], dialect: Dialect) -> dict[s
     found = {**document, "status": status, "status_code": status, "detail": dialect.rename(str(document["detail"]))}
     if (name := found.get("field")) is not None:
         found["field"] = dialect.fields.get(str(name), name)
-    return {**found, **dialect.members(found)}
+    found |= dialect.members(found)
+    return {name: value for name, value in found.items() if name not in dialect.omits}
 
 
 def _document_of(error: ServiceError, request_id: str, dialect: Dialect | None) -> tuple[int, dict[str, object]]:
@@ -145,7 +146,7 @@ def _document_of(error: ServiceError, request_id: str, dialect: Dialect | None) 
     )
     if dialect is not None:
         document = dialect_document(document, dialect)
-    return cast("int", document["status"]), document
+    return cast("int", document["status_code"]), document
 
 
 def _media_type(dialect: Dialect | None) -> str:
@@ -217,7 +218,7 @@ def _response(
 ) -> Response[dict[str, object]]:
     context = context_of(request.scope)
     context.problem_code = str(document["code"])
-    status = cast("int", document["status"])
+    status = cast("int", document["status_code"])
     return Response(document, status_code=status, media_type=_media_type(context.dialect), headers=headers)
 
 

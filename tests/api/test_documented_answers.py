@@ -327,7 +327,7 @@ def test_callers_that_accept_text_get_problems_as_json(ask: Ask) -> None:
     for status in (401, 403, 503):
         way = WAYS["get", "/metrics"][status]
         response = ask("GET", "/metrics", replace(way, headers={**way.headers, "Accept": "text/plain"}))
-        assert response.status_code == response.json()["status"] == status
+        assert response.status_code == response.json()["status_code"] == status
         assert response.headers["content-type"] == "application/problem+json"
 
 
