@@ -64,7 +64,7 @@ async def embed(
     """Embed one text; or with the key `inputs`, one or several as TEI does."""
     started_s = time.perf_counter()
     if isinstance(data, TeiEmbedRequest):
-        call = Call(request, embedding.embedder, embedding.names(), request_timeout)
+        call = Call(request, embedding.embedder, embedding.names, request_timeout)
         return ReadyResponse(await tei_answers.embed_answer(data.inputs, data, call))
     embedding.limits.check_text(data.text)
     result, answer_format = await _embed([data.text], data, embedding.embedder, request, request_timeout)
@@ -142,7 +142,7 @@ async def tokenize(
     """
     started_s = time.perf_counter()
     if isinstance(data, TeiTokenizeRequest):
-        call = Call(request, embedding.embedder, embedding.names(), request_timeout)
+        call = Call(request, embedding.embedder, embedding.names, request_timeout)
         return await tei_answers.tokenize_answer(data, call, embedding.limits)
     embedding.limits.check_texts(data.texts)
     context = context_of(request.scope)

@@ -1,6 +1,7 @@
 """Cohere's API: embeddings, version 2 and version 1."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -73,15 +74,17 @@ def _rows(vectors: NDArray[Any], kind: EmbeddingType) -> bytes:
     return orjson.dumps(convert(vectors, DTYPES.get(kind, "float32")), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 
-@post(
-    "/v2/embed",
+_embed_route = partial(
+    post,
     status_code=200,
     opt={"permission": "embed", "work": "queued", "dialect": COHERE},
     tags=["Cohere"],
     security=openapi.CREDENTIALS,
-    responses=cohere_examples.embed_responses(has_floats=False),
     operation_class=openapi.DialectOperation,
 )
+
+
+@_embed_route("/v2/embed", responses=cohere_examples.embed_responses(has_floats=False))
 async def embed_v2(
     data: cohere_examples.EmbedBody,
     embedder: NamedDependency[Embedder],
@@ -93,15 +96,7 @@ async def embed_v2(
     return await _embed(data, embedder, names, request, request_timeout, version="2")
 
 
-@post(
-    "/v1/embed",
-    status_code=200,
-    opt={"permission": "embed", "work": "queued", "dialect": COHERE},
-    tags=["Cohere"],
-    security=openapi.CREDENTIALS,
-    responses=cohere_examples.embed_responses(has_floats=True),
-    operation_class=openapi.DialectOperation,
-)
+@_embed_route("/v1/embed", responses=cohere_examples.embed_responses(has_floats=True))
 async def embed_v1(
     data: cohere_examples.EmbedBody,
     embedder: NamedDependency[Embedder],

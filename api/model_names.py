@@ -1,6 +1,6 @@
 """Names by which clients of other servers call our models: any case, `:latest`, MODEL_ALIASES and Ollama's names."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from engine.catalog import Catalog, Model, closest_names
 from engine.embedder import Embedder
@@ -59,12 +59,14 @@ def fold_name(name: str) -> str:
 class ModelNames:
     """Finds the model that a client means. Real names come first, then MODEL_ALIASES, then Ollama's names."""
 
-    def __init__(self, catalog: Catalog, embedder: Embedder, *, default_model: str, aliases: Mapping[str, str]) -> None:
+    def __init__(
+        self, catalog: Catalog, embedder: Callable[[], Embedder], *, default_model: str, aliases: Mapping[str, str]
+    ) -> None:
         """Resolve names to models of *catalog*.
 
         Args:
             catalog: all known models; it may change while the service runs.
-            embedder: knows which of them callers may use.
+            embedder: returns what knows the models that callers may use; called once the service runs.
             default_model: the model of requests that name none.
             aliases: further names of models, each with the real name.
         """
@@ -87,7 +89,7 @@ class ModelNames:
             error = UnknownModelError(wanted, self._closest(wanted))
             error.extensions["model"] = wanted[:MAX_SHOWN_NAME_CHARACTERS]
             raise error
-        return self._embedder.resolve_model(model.name)
+        return self._embedder().resolve_model(model.name)
 
     def find(self, name: str) -> Model | None:
         """Return the model that *name* means, whether or not callers may use it; None: there is none."""
@@ -107,7 +109,7 @@ class ModelNames:
 
     def _closest(self, name: str) -> list[str]:
         names = []
-        for model in self._embedder.models:
+        for model in self._embedder().models:
             others = self.other_names(model)
             names += [model.name, *(other for other in others if other in self._aliases or other in SUGGESTED_NAMES)]
         return closest_names(fold_name(name), {known.lower(): known for known in names})

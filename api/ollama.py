@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -34,7 +35,14 @@ SAMPLE = [""] * 256
 
 
 _OPTIONS: Final = {"permission": "models", "dialect": OLLAMA}
-_QUEUED: Final = {"permission": "embed", "work": "queued", "dialect": OLLAMA}
+_embed_route = partial(
+    post,
+    status_code=200,
+    opt={"permission": "embed", "work": "queued", "dialect": OLLAMA},
+    tags=["Ollama"],
+    security=openapi.CREDENTIALS,
+    operation_class=openapi.DialectOperation,
+)
 
 
 class EmbedWriter:
@@ -94,15 +102,7 @@ class LoadClock:
         }
 
 
-@post(
-    "/api/embed",
-    status_code=200,
-    opt=_QUEUED,
-    tags=["Ollama"],
-    security=openapi.CREDENTIALS,
-    responses=ollama_examples.embed_responses(),
-    operation_class=openapi.DialectOperation,
-)
+@_embed_route("/api/embed", responses=ollama_examples.embed_responses())
 async def embed(
     data: ollama_examples.EmbedBody,
     *,
@@ -140,15 +140,7 @@ async def embed(
     )
 
 
-@post(
-    "/api/embeddings",
-    status_code=200,
-    opt=_QUEUED,
-    tags=["Ollama"],
-    security=openapi.CREDENTIALS,
-    responses=ollama_examples.embeddings_responses(),
-    operation_class=openapi.DialectOperation,
-)
+@_embed_route("/api/embeddings", responses=ollama_examples.embeddings_responses())
 async def embed_prompt(
     data: ollama_examples.EmbeddingsBody,
     *,

@@ -95,7 +95,7 @@ class TokenVocabulary:
     def _leave(self, work: "asyncio.Future[list[str]]") -> None:
         self._gate.leave()
         if not work.cancelled():
-            work.exception()  # its caller may have disconnected; else asyncio would log an error that nobody received
+            work.exception()  # if its caller has disconnected, asyncio would log it as never retrieved
 
     def _read_and_decode(self, pieces: Sequence[Sequence[int]], *, is_nested: bool) -> list[str]:
         try:

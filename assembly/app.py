@@ -90,7 +90,7 @@ class EmbeddingParts:
 
     embedder: Embedder
     limits: TextLimits
-    names: Callable[[], ModelNames]
+    names: ModelNames
 
 
 def parts_of(app: Litestar) -> AppParts:
@@ -255,16 +255,20 @@ def _dependencies(
 ) -> dict[str, Provide]:
     """Return the dependencies of handlers, by name: each handler receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
-    aliases, vocabulary = dict(settings.model_aliases), TokenVocabulary()
+    vocabulary = TokenVocabulary()
+    names = ModelNames(
+        catalog,
+        lambda: service.parts.embedder,
+        default_model=settings.required_models[0],
+        aliases=dict(settings.model_aliases),
+    )
     providers: dict[str, Callable[[], Any]] = {
-        "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits, providers["names"]),
+        "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits, names),
         "limits": lambda: text_limits,
         "embedder": lambda: service.parts.embedder,
         "models": lambda: service.parts.models,
-        "names": lambda: ModelNames(
-            catalog, service.parts.embedder, default_model=service.required_models[0], aliases=aliases
-        ),
-        "openai": lambda: OpenAIParts(service.parts.embedder, providers["names"](), vocabulary),
+        "names": lambda: names,
+        "openai": lambda: OpenAIParts(service.parts.embedder, names, vocabulary),
         "scheduler": lambda: service.parts.scheduler,
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,

@@ -53,12 +53,12 @@ class JobOutcomes:
             job.result.set_exception(error)
 
     def drop(self, job: Job) -> None:
-        """Remove the waiting texts of *job*: nobody waits for its result any more."""
+        """Remove the waiting texts of *job* and ignore its result: its caller has left."""
         self.drop_waiting(job)
         if not job.result.done():
             job.result.cancel()
         elif not job.result.cancelled():
-            job.result.exception()  # asyncio logs failures that nobody retrieved
+            job.result.exception()  # otherwise asyncio logs that it was never retrieved
 
     def drop_waiting(self, job: Job) -> None:
         """Remove the texts of *job* that no lane has taken yet."""

@@ -194,7 +194,7 @@ class Scheduler:
         return job
 
     def drop(self, job: Job) -> None:
-        """Remove what waits of *job*; nobody awaits its result any more."""
+        """Remove the waiting texts of *job* and ignore its result."""
         self._outcomes.drop(job)
 
     def estimate(self, model: RunnableModel, items: Sequence[Item]) -> Estimate:

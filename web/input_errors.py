@@ -35,7 +35,7 @@ def invalid_input(message: str, place: str, expected: Any = None) -> InvalidInpu
         message: msgspec's message. It names types and fields, never the values of texts.
         place: the field, such as `texts[3]`, or the header; empty if it is the whole body.
         expected: the type of the body. Its `FIELD_HINTS`, if it has them, are sentences about unknown fields by name,
-            and its `TYPE_HINTS` sentences about fields whose value has the wrong type; `texts[]` stands for any entry
+            and its `TYPE_HINTS` sentences about fields whose value has the wrong type; `texts[]` means every entry
             of a list.
     """
     extensions: dict[str, object] = {}

@@ -32,7 +32,7 @@ def embedder() -> Iterator[Embedder]:
 @pytest.fixture(scope="module")
 def names(catalog: Catalog, embedder: Embedder) -> ModelNames:
     aliases = {"text-embedding-3-small": MINILM, "Company/Search": NOMIC}
-    return ModelNames(catalog, embedder, default_model=MINILM, aliases=aliases)
+    return ModelNames(catalog, lambda: embedder, default_model=MINILM, aliases=aliases)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_every_library_name_means_a_model_of_the_catalogue(names: ModelNames, ca
 
 
 def test_an_alias_wins_over_a_library_name(catalog: Catalog, embedder: Embedder) -> None:
-    names = ModelNames(catalog, embedder, default_model=MINILM, aliases={"nomic-embed-text:latest": MINILM})
+    names = ModelNames(catalog, lambda: embedder, default_model=MINILM, aliases={"nomic-embed-text:latest": MINILM})
     assert names.resolve("nomic-embed-text").name == MINILM
     assert names.resolve("nomic-embed-text:v1.5").name == NOMIC
     assert names.other_names(catalog.get(NOMIC)) == ["nomic-embed-text:v1.5", "nomic-embed-text:137m-v1.5-fp16"]
@@ -98,14 +98,14 @@ def test_an_alias_wins_over_a_library_name(catalog: Catalog, embedder: Embedder)
 
 def test_a_real_name_wins_over_an_alias(catalog: Catalog, embedder: Embedder) -> None:
     """A reload may bring a model with the name of an alias."""
-    names = ModelNames(catalog, embedder, default_model=MINILM, aliases={NOMIC: MINILM})
+    names = ModelNames(catalog, lambda: embedder, default_model=MINILM, aliases={NOMIC: MINILM})
     assert names.resolve(NOMIC).name == NOMIC
     assert NOMIC not in names.other_names(catalog.get(MINILM))
 
 
 def test_an_alias_without_its_model_is_unknown(catalog: Catalog, embedder: Embedder) -> None:
     """A reload may remove the model that an alias names."""
-    names = ModelNames(catalog, embedder, default_model=MINILM, aliases={"ours": "acme/gone"})
+    names = ModelNames(catalog, lambda: embedder, default_model=MINILM, aliases={"ours": "acme/gone"})
     with pytest.raises(UnknownModelError, match="'ours'"):
         names.resolve("ours")
 
@@ -133,7 +133,7 @@ def test_the_closest_names_are_drawn_from_real_names_aliases_and_library_names(
 def test_a_model_that_is_not_allowed_is_neither_found_nor_suggested_by_other_names(catalog: Catalog) -> None:
     with running_app(ALLOWED_MODELS=MINILM) as client:
         embedder = parts_of(client.app).service.parts.embedder
-        names = ModelNames(catalog, embedder, default_model=MINILM, aliases={"search": NOMIC})
+        names = ModelNames(catalog, lambda: embedder, default_model=MINILM, aliases={"search": NOMIC})
         for name in ("nomic-embed-text", "search:latest", NOMIC):
             with pytest.raises(ModelNotAllowedError):
                 names.resolve(name)

@@ -325,7 +325,9 @@ async def test_reload_does_nothing_while_the_app_does_not_run(start: Start) -> N
 async def test_alias_ends_and_returns_with_its_model(start: Start, tmp_path: Path) -> None:
     async with start(MODEL_ALIASES=f"ours={OTHER},required={REQUIRED}") as service:
         catalog, embedder = service._catalog, service.parts.embedder  # noqa: SLF001 - what the app connects
-        names = ModelNames(catalog, embedder, default_model=REQUIRED, aliases={"ours": OTHER, "required": REQUIRED})
+        names = ModelNames(
+            catalog, lambda: embedder, default_model=REQUIRED, aliases={"ours": OTHER, "required": REQUIRED}
+        )
         assert names.resolve("ours").name == OTHER
         shutil.rmtree(folder_of(OTHER, tmp_path))
         with capture_logs() as events:

@@ -2,10 +2,8 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ from numpy.typing import NDArray
 from engine.catalog import Catalog, read_catalog
 from engine.embed_run import MAX_STARTED, SLICE_TEXTS, EmbedRun
 from engine.embedder import Embedder, Usage
-from engine.encoder import Encoder, load_encoder
 from engine.errors import (
     CutOffError,
     DeadlineError,
@@ -47,26 +44,10 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     return read_catalog([folder], bundled="")
 
 
-@pytest.fixture(scope="module")
-def encoder(catalog: Catalog) -> Encoder:
-    return load_encoder(catalog.get("acme/tiny"), hub_cache_dir=Path("unused"))
-
-
-@pytest.fixture
-def tokenizing() -> Iterator[TokenizerQueue]:
-    with ThreadPoolExecutor(1) as thread:
-        yield TokenizerQueue(thread, max_queue_s=1e9)
-
-
 @pytest.fixture
 async def scheduler() -> AsyncIterator[Scheduler]:
     async with one_lane(max_bulk_queue_s=100) as scheduler:  # amounts below a billionth of it count as zero
         yield scheduler
-
-
-@pytest.fixture
-async def models(encoder: Encoder) -> OneModel:
-    return OneModel(encoder)
 
 
 @pytest.fixture

@@ -63,26 +63,10 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     return read_catalog([folder], bundled="")
 
 
-@pytest.fixture(scope="module")
-def encoder(catalog: Catalog) -> Encoder:
-    return load_encoder(catalog.get("acme/tiny"), hub_cache_dir=Path("unused"))
-
-
-@pytest.fixture
-def tokenizing() -> Iterator[TokenizerQueue]:
-    with ThreadPoolExecutor(1) as thread:
-        yield TokenizerQueue(thread, max_queue_s=1e9)
-
-
 @pytest.fixture
 async def scheduler() -> AsyncIterator[Scheduler]:
     async with one_lane() as scheduler:
         yield scheduler
-
-
-@pytest.fixture
-async def models(encoder: Encoder) -> OneModel:
-    return OneModel(encoder)
 
 
 @pytest.fixture
