@@ -1,5 +1,6 @@
 """Authentication middleware: identifies callers and checks their permission before any of the body is read."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 
@@ -17,6 +18,8 @@ from web.security_headers import Header
 REALM = "fast-embedding"
 READ_METHODS = frozenset({"GET", "OPTIONS"})
 """Routes with these methods require no permission unless they name one. HEAD arrives here as GET."""
+REPEATED_SCHEME = re.compile(rb"\A(?:bearer\s+)+", re.IGNORECASE)
+"""The scheme again, before a credential. One pass, because a header may repeat it thousands of times."""
 KEY_HEADERS = frozenset({b"x-api-key", b"api-key"})
 """Headers that contain a key and nothing else; `api-key` is Azure's."""
 
@@ -133,10 +136,9 @@ def _credentials(headers: Iterable[Header]) -> tuple[list[bytes], list[bytes]]:
     for name, value in headers:
         if name == b"authorization":
             scheme, _, credential = value.partition(b" ")
-            while credential[:7].lower() == b"bearer ":
-                credential = credential[7:].lstrip()
-            if scheme.lower() == b"bearer" and credential.strip():
-                bearers.append(credential.strip())
+            credential = REPEATED_SCHEME.sub(b"", credential.strip())
+            if scheme.lower() == b"bearer" and credential:
+                bearers.append(credential)
         elif name in KEY_HEADERS and value.strip():
             keys.append(value.strip())
     return bearers, keys
