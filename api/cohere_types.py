@@ -70,7 +70,6 @@ class CohereEmbedRequest(msgspec.Struct):
             description="The end at which a text longer than the model's input is cut; `NONE` rejects it. Default: END."
         ),
     ] = None
-
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(
