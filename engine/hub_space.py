@@ -14,6 +14,8 @@ from engine.catalog import Model
 from engine.errors import ModelUnavailableError
 from host.folder_permissions import nearest_existing
 
+COPIES_FOLDER = "optimised-models"
+"""The default folder of optimised copies, below the hub cache. They have a limit of their own and give way by age."""
 FREE_SHARE = 10
 """Without a limit, one part in so many of the disk stays free: logs and other programs need space, too."""
 INCOMPLETE = "*.incomplete"
@@ -89,7 +91,9 @@ class HubSpace:
 
     def _why_no_space(self, needed: int, *, may_fill_disk: bool) -> str | None:
         reserved = sum(download.missing_bytes for download in self._downloads)
-        if self._max_bytes is not None and (used := size_of(self._cache_dir) + reserved) + needed > self._max_bytes:
+        copies_bytes = size_of(self._cache_dir / COPIES_FOLDER)
+        used = size_of(self._cache_dir) - copies_bytes + reserved
+        if self._max_bytes is not None and used + needed > self._max_bytes:
             return (
                 f"its download needs {_mb(needed)}, and {_mb(used)} of the {_mb(self._max_bytes)} that "
                 "HUB_CACHE_MAX_SIZE allows are in use"

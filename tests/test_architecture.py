@@ -119,7 +119,7 @@ def test_libraries_are_imported_only_where_they_belong() -> None:
     ("library", "adapter"),
     [
         ("fastembed", "engine.fastembed_adapter"),
-        ("onnxruntime", "engine.fastembed_adapter"),
+        ("onnxruntime", "engine.onnx_sessions"),
         ("uvicorn", "serving.uvicorn_adapter"),
     ],
 )
