@@ -157,7 +157,7 @@ class Loader:
 
         Args:
             name: a model of the registry.
-            hub_timeout_s: replaces `engine.hub.HUB_TIMEOUT_S`.
+            hub_timeout_s: replaces `engine.hub_client.HUB_TIMEOUT_S`.
             variables: environment variables.
         """
         self._process = subprocess.Popen(
