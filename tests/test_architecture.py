@@ -305,5 +305,5 @@ def test_importing_main_loads_no_model_opens_no_socket_and_starts_no_thread() ->
         "sockets": [],
         "models": [],
         "threads": ["MainThread"],
-        "app": "Litestar",
+        "app": "LeanLitestar",
     }
