@@ -1,7 +1,7 @@
 """Finds a model's files in the cache or downloads them from the hub, and explains clearly if neither works."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from engine.fastembed_adapter import CorruptedCacheError, RegistryModel, downloa
 from engine.file_hashes import HASH_DIGITS, CorruptFileError, ExpectedFile, hash_same_kind
 from engine.fingerprint import ModelFiles, facts_of_registry, files_of_folder
 from engine.folder_files import why_missing
+from engine.hub_locks import is_held, locked
 from engine.hub_space import HubSpace
 
 QUARANTINE_SUFFIX = ".spoilt"
@@ -71,7 +72,7 @@ def fetch(
     if files := _find_preloaded(model):
         return files
     try:
-        if files := _find_cached(model, cache_dir):
+        if files := _find_complete(model, cache_dir):
             return files
     except CorruptedCacheError:
         quarantine_corrupt_files(model, cache_dir)
@@ -81,26 +82,32 @@ def fetch(
 def _download(
     model: Model, cache_dir: Path, *, progress: type[Any] | None, space: HubSpace | None, may_fill_disk: bool
 ) -> ModelFiles:
+    """Download *model*, unless another process downloads it: then wait for its files, and use them."""
     from engine import hub_client  # noqa: PLC0415 - 0.3 s of import, needed for downloads only
 
-    quarantined = sorted(_cache_folder(model, cache_dir).rglob(f"*{QUARANTINE_SUFFIX}"))
-    listed = registry_model(model.name)
-    try:
-        hub_client.confirm(listed.repository, model.card.revision)
-    except Exception as error:
-        cause = f"{_cache_state(quarantined)}, and {hub_client.reason_of(error)}"
-        raise ModelUnavailableError(model.name, cause) from error
-    folder = _cache_folder(model, cache_dir)
-    try:
-        with space.reserve(model, folder, may_fill_disk=may_fill_disk) if space else nullcontext():
-            snapshot = download(listed, cache_dir, revision=model.card.revision, progress=progress)
-    except ModelUnavailableError:
-        raise
-    except Exception as error:
-        raise ModelUnavailableError(model.name, f"its download failed: {hub_client.reason_of(error)}") from error
-    for path in quarantined:
-        path.unlink(missing_ok=True)
-    return _files_in(snapshot, model, listed)
+    listed, folder = registry_model(model.name), _cache_folder(model, cache_dir)
+    with suppress(OSError):
+        cache_dir.mkdir(parents=True, exist_ok=True)  # the lock needs it
+    with locked(cache_dir, folder.name, on_wait=lambda: log.info("download_elsewhere", model=model.name)) as lock:
+        with suppress(CorruptedCacheError):  # of a file that yet another process has begun to replace
+            if files := _find_cached(model, cache_dir):
+                return files
+        quarantined = sorted(folder.rglob(f"*{QUARANTINE_SUFFIX}"))
+        try:
+            hub_client.confirm(listed.repository, model.card.revision)
+        except Exception as error:
+            cause = f"{_cache_state(quarantined)}, and {hub_client.reason_of(error)}"
+            raise ModelUnavailableError(model.name, cause) from error
+        try:
+            with space.reserve(model, folder, may_fill_disk=may_fill_disk, lock=lock) if space else nullcontext():
+                snapshot = download(listed, cache_dir, revision=model.card.revision, progress=progress)
+        except ModelUnavailableError:
+            raise
+        except Exception as error:
+            raise ModelUnavailableError(model.name, f"its download failed: {hub_client.reason_of(error)}") from error
+        for path in quarantined:
+            path.unlink(missing_ok=True)
+        return _files_in(snapshot, model, listed)
 
 
 def use_files(
@@ -158,7 +165,7 @@ def use_cached_files(model: Model, cache_dir: Path, use: Callable[[ModelFiles], 
 def is_cached(model: Model, cache_dir: Path) -> bool:
     """Whether *model* can be loaded without the hub, judged without reading its files."""
     try:
-        return bool(model.folder or _find_preloaded(model) or _find_cached(model, cache_dir))
+        return bool(model.folder or _find_preloaded(model) or _find_complete(model, cache_dir))
     except CorruptedCacheError:
         return False
 
@@ -204,6 +211,12 @@ def _find_preloaded(model: Model) -> ModelFiles | None:
         return _find_cached(model, model.preloaded) if model.preloaded else None
     except CorruptedCacheError:
         return None
+
+
+def _find_complete(model: Model, cache_dir: Path) -> ModelFiles | None:
+    """Return the files in the cache as `_find_cached` does; None as long as a process downloads them, too."""
+    files = _find_cached(model, cache_dir)
+    return None if is_held(cache_dir, _cache_folder(model, cache_dir).name) else files
 
 
 def _find_cached(model: Model, cache_dir: Path) -> ModelFiles | None:
