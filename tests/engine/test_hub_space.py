@@ -31,8 +31,8 @@ def space(cache: Path, *, max_mb: int | None = None, total_mb: int = 1000, free_
     return HubSpace(cache, max_bytes=None if max_mb is None else max_mb * MB, disk_usage=lambda _: sizes)
 
 
-def refusal(of: HubSpace, wanted: Model, folder: Path, **options: bool) -> str:
-    with pytest.raises(ModelUnavailableError) as refused, of.reserve(wanted, folder, **options):
+def refusal(of: HubSpace, wanted: Model, folder: Path, *, may_fill_disk: bool = False) -> str:
+    with pytest.raises(ModelUnavailableError) as refused, of.reserve(wanted, folder, may_fill_disk=may_fill_disk):
         pass
     return refused.value.cause
 
