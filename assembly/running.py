@@ -34,7 +34,7 @@ from engine.hub_space import HubSpace
 from engine.lane import Lane, open_lanes
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
-from host.memory import fix_mmap_threshold
+from host.memory import fix_mmap_threshold, private_bytes
 from model_manager import ModelManager
 from web.overload_guard import RouteQueue
 
@@ -250,6 +250,7 @@ class RunningService:
             retry_pause_s=settings.model_retry_pause,
             memory_budget_bytes=settings.model_memory_budget,
             required=required,
+            private_bytes=private_bytes,
         )
 
     def _current(self, model: Model) -> Model:

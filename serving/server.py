@@ -14,7 +14,7 @@ from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_l
 from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import ConnectionPool, EarlyRejection, peer_address
 from serving.process_exit import exit_despite_threads, fail
-from serving.process_start import prepare_process
+from serving.process_start import finish_imports, prepare_process
 from serving.protocol import HttpProtocol
 from serving.uvicorn_adapter import DrainingServer
 from telemetry.log_setup import log_unhandled_errors
@@ -79,6 +79,7 @@ def serve(
         The exit code: 0 after a signal; 1 if the service failed to start or to stop, with the reason on standard error.
     """
     signals = prepare_process()
+    finish_imports()
     log_unhandled_errors()
     try:
         listening = _listen(host, port)
