@@ -27,11 +27,13 @@ from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import why_unusable_aliases
 from assembly.reports import CacheReport, FullMetricsReport, MetricsReport, NoMetricsReport
 from assembly.running import RunningService
+from assembly.worker_channel import worker_lifespan
 from config import Settings, SettingsError
 from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import UnknownModelError
+from serving.worker_process import WorkerLink
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
@@ -107,6 +109,7 @@ def build_app(
     load: Callable[..., Encoder],
     stop: Callable[[], None] | None,
     cores: int | None,
+    worker: WorkerLink | None = None,
 ) -> Litestar:
     """Build the app of *route_handlers*; the other arguments are those of `main.create_app`.
 
@@ -134,7 +137,7 @@ def build_app(
     authentication = _authentication(access, client_addresses(settings))
     app = Litestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[access.lifespan, service.lifespan],
+        lifespan=[*worker_lifespan(worker, service.lifecycle), access.lifespan, service.lifespan],
         dependencies=_dependencies(service, settings, catalog, cache, report, version=version),
         middleware=[authentication, *([RateLimitMiddleware(quotas)] if settings.enable_rate_limit else [])],
         request_class=StrictRequest,

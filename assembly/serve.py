@@ -8,13 +8,14 @@ from config import Settings
 from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import EarlyRejection
 from serving.server import serve
+from serving.worker_process import WorkerLink
 from web.allowed_hosts import AllowedHosts
 
 MAX_LARGE_BODIES = 16
 """Bodies of the maximum size that may be in memory at a time, from their first byte until they are answered."""
 
 
-def serve_app(app: Litestar) -> int:
+def serve_app(app: Litestar, *, worker: WorkerLink | None = None) -> int:
     """Serve *app* until a signal stops the process; return the exit code, as `serving.server.serve` does."""
     parts = parts_of(app)
     settings = parts.settings
@@ -35,6 +36,7 @@ def serve_app(app: Litestar) -> int:
         reload=reloading.request,
         address_of=client_addresses(settings).network_of_peer,
         watch_connections=parts.metrics.watch_connections,
+        worker=worker,
     )
 
 
