@@ -33,7 +33,7 @@ from assembly.app import EmbeddingParts, build_app
 from assembly.lifecycle import Lifecycle
 from assembly.reports import CacheReport, MetricsReport
 from assembly.serve import serve_app
-from assembly.workers import Start
+from assembly.workers import Start, end_start
 from config import Settings, SettingsError, load_settings
 from engine.embed_results import EmbedResult
 from engine.embedder import Embedder
@@ -296,7 +296,7 @@ def serve_forever(start: Start | None = None) -> int:
     try:
         app = create_app(start.settings, cores=start.cores, worker=start.worker)
     except SettingsError as error:
-        start.fail(f"Bad settings: {error}")
+        end_start(start.worker, f"Bad settings: {error}")
     return serve_app(app, worker=start.worker)
 
 

@@ -1,5 +1,6 @@
 """Builds the app: routes, middleware, error handlers and the service behind them."""
 
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def build_app(
     Raises:
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
-    _set_up_log(settings)
+    _set_up_log(settings, worker)
     catalog = open_catalog(settings)
     check_model_names(settings, catalog)
     access, settings = read_access(settings), settings.without_api_keys()
@@ -128,6 +129,7 @@ def build_app(
         quotas=quotas,
         load=load,
         stop=stop or partial(signal.raise_signal, signal.SIGTERM),
+        ready_event="service_ready" if worker is None else "models_ready",
     )
     cache = CacheReport(service, settings)
     report = _metrics_report(
@@ -137,7 +139,7 @@ def build_app(
     authentication = _authentication(access, client_addresses(settings))
     app = Litestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[*worker_lifespan(worker, service.lifecycle), access.lifespan, service.lifespan],
+        lifespan=[*worker_lifespan(worker, service), access.lifespan, service.lifespan],
         dependencies=_dependencies(service, settings, catalog, cache, report, version=version),
         middleware=[authentication, *([RateLimitMiddleware(quotas)] if settings.enable_rate_limit else [])],
         request_class=StrictRequest,
@@ -163,9 +165,12 @@ def build_app(
     return app
 
 
-def _set_up_log(settings: Settings) -> None:
-    level = "DEBUG" if settings.debug else settings.log_level
-    configure_logging(level=level, is_json=None if settings.log_format == "auto" else settings.log_format == "json")
+def _set_up_log(settings: Settings, worker: WorkerLink | None) -> None:
+    configure_logging(
+        level="DEBUG" if settings.debug else settings.log_level,
+        is_json=None if settings.log_format == "auto" else settings.log_format == "json",
+        context=None if worker is None else {"worker": worker.number, "pid": os.getpid()},
+    )
 
 
 def _add_outer_middleware(

@@ -64,6 +64,7 @@ class RunningService:
         quotas: QuotaStore,
         load: Callable[..., Encoder],
         stop: Callable[[], None],
+        ready_event: str = "service_ready",
     ) -> None:
         """Open nothing before `lifespan`.
 
@@ -74,6 +75,7 @@ class RunningService:
             quotas: connected for as long as the service runs.
             load: loads a model of the catalogue.
             stop: called if the start fails; ends the process.
+            ready_event: logged when the required models are loaded; that of a worker differs from the service's.
         """
         self.lifecycle = Lifecycle()
         self.required_models = tuple(catalog.get(name).name for name in settings.required_models)
@@ -83,6 +85,7 @@ class RunningService:
         self._quotas = quotas
         self._load = load
         self._stop = stop
+        self._ready_event = ready_event
         self._parts: ServiceParts | None = None
         self._reload = ModelReload(settings, catalog, load=partial(load, hub_cache_dir=settings.hub_cache_dir))
 
@@ -143,7 +146,7 @@ class RunningService:
             reason, bug = "an unexpected error; the log's event start_failed has the details", error
         if reason is None:
             if self.lifecycle.finish_start():
-                log.info("service_ready", seconds=self.lifecycle.uptime_s, models=list(self.required_models))
+                log.info(self._ready_event, seconds=self.lifecycle.uptime_s, models=list(self.required_models))
             return
         log.critical("start_failed", reason=reason, exc_info=bug)
         if self.lifecycle.phase == "starting":  # if it drains already, a second signal would end it at once

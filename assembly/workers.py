@@ -3,22 +3,33 @@
 The supervisor imports little: it needs neither the app nor the models.
 """
 
+import asyncio
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from assembly.worker_share import settings_of_worker, share_of, worker_count
-from config import Settings, SettingsError, load_settings
-from host.cores import usable_cores
-from host.listening_socket import ListenError, open_listening_socket
+import structlog
+
+from assembly.worker_share import take_share, worker_count
+from config import Settings, SettingsError, load_settings, settings_environment
+from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
 from host.message_channel import Handler
 from serving.process_exit import exit_despite_threads, fail
+from serving.process_signals import ProcessSignals
 from serving.process_start import prepare_process
-from serving.supervisor import Supervisor, run_supervisor
+from serving.rolling_replacement import PlanError, RollingReplacement
+from serving.supervisor import Supervisor, WorkerPlan
+from serving.supervisor_signals import SupervisorSignals
 from serving.worker_process import WorkerLink
 from telemetry.log_setup import configure_logging, log_unhandled_errors
+
+SUPERVISOR_SETTINGS = ("host", "port", "workers")
+"""Settings that only a restart of the whole service changes: the supervisor has used them."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,35 +46,29 @@ class Start:
     cores: int | None = None
     worker: WorkerLink | None = None
 
-    def fail(self, reason: str) -> NoReturn:
-        """End the process before it serves; the *reason* is one line."""
-        if self.worker is not None:
-            self.worker.report_failure(reason)
-            sys.exit(1)
-        sys.exit(reason)
-
 
 def begin() -> Start:
     """Read the settings. With several workers, supervise them; then the process ends, and this does not return."""
     link = WorkerLink.from_environment()
     try:
-        settings = load_settings()
         if link is not None:
-            return Start(
-                settings_of_worker(settings, link.number, link.workers),
-                cores=share_of(usable_cores(), link.number, link.workers),
-                worker=link,
-            )
+            share = take_share(load_settings(_env_file=None), link.number, link.workers)
+            return Start(share.settings, share.cores, link)
+        settings = load_settings()
         workers = worker_count(settings)
     except SettingsError as error:
-        reason = f"Bad settings: {error}"
-        if link is not None:
-            link.report_failure(reason)
-            sys.exit(1)
-        sys.exit(reason)
+        end_start(link, f"Bad settings: {error}")
     if workers == 1:
         return Start(settings.model_copy(update={"workers": 1}))
     sys.exit(_supervise(settings, workers))
+
+
+def end_start(link: WorkerLink | None, reason: str) -> NoReturn:
+    """End this process before it serves. *reason* is one line for standard error; the supervisor writes a worker's."""
+    if link is None:
+        sys.exit(reason)
+    link.report_failure(reason)
+    sys.exit(1)
 
 
 def supervisor_handlers(number: int) -> Mapping[str, Handler]:
@@ -75,29 +80,61 @@ def supervisor_handlers(number: int) -> Mapping[str, Handler]:
 def _supervise(settings: Settings, workers: int) -> int:
     """Run the workers until a signal stops the service; return the exit code."""
     signals = prepare_process()
-    configure_logging(
-        level="DEBUG" if settings.debug else settings.log_level,
-        is_json=None if settings.log_format == "auto" else settings.log_format == "json",
-    )
+    _set_up_log(settings)
     log_unhandled_errors()
     try:
         listening = open_listening_socket(settings.host, settings.port)
     except ListenError as error:
         return fail(str(error))
-    reason = run_supervisor(
-        lambda: Supervisor(
-            workers=workers,
-            command=[sys.executable, *sys.orig_argv[1:]],
-            environment=_environment(),
-            listening=listening,
-            drain_s=settings.shutdown_timeout,
-            handlers=supervisor_handlers,
-        ),
-        signals,
-    )
+    if has_fallen_back(settings.host, listening):
+        log.warning("ipv6_unavailable", host=settings.host, listening=ALL_IPV4)
+    failure = asyncio.run(_run_workers(settings, workers, listening, signals))
     signals.ignore_rest()
-    return exit_despite_threads(0 if reason is None else fail(reason))
+    return exit_despite_threads(0 if failure is None else fail(failure))
 
 
-def _environment() -> Mapping[str, str]:
-    return dict(os.environ)
+async def _run_workers(
+    settings: Settings, workers: int, listening: socket.socket, signals: ProcessSignals
+) -> str | None:
+    """Run the workers until a signal stops the service; return why they could not start, or None."""
+    supervisor = Supervisor(
+        workers=workers,
+        command=[sys.executable, *sys.orig_argv[1:]],
+        plan=_plan_of(settings),
+        listening=listening,
+        handlers=supervisor_handlers,
+    )
+
+    def read_plan() -> WorkerPlan:
+        try:
+            new = load_settings()
+            new = new.model_copy(update={"workers": worker_count(new)})
+        except SettingsError as error:
+            raise PlanError(str(error)) from None
+        for name in SUPERVISOR_SETTINGS:
+            old_value = workers if name == "workers" else getattr(settings, name)
+            if getattr(new, name) != old_value:
+                log.warning("restart_needed", setting=name.upper(), running=old_value, set_to=getattr(new, name))
+        _set_up_log(new)
+        return _plan_of(new)
+
+    replacement = RollingReplacement(supervisor, read_plan=read_plan)
+    SupervisorSignals(supervisor, reload=replacement.request).install(signals)
+    await supervisor.run()
+    return supervisor.failure
+
+
+def _plan_of(settings: Settings) -> WorkerPlan:
+    return WorkerPlan(
+        environment=settings_environment(os.environ),
+        drain_s=settings.shutdown_timeout,
+        stuck_s=settings.lane_stuck_seconds,
+    )
+
+
+def _set_up_log(settings: Settings) -> None:
+    configure_logging(
+        level="DEBUG" if settings.debug else settings.log_level,
+        is_json=None if settings.log_format == "auto" else settings.log_format == "json",
+        context={"process": "supervisor", "pid": os.getpid()},
+    )

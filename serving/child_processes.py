@@ -48,3 +48,13 @@ class ChildProcesses:
                     process, ended = known
                     process.returncode = os.waitstatus_to_exitcode(status)  # or its destructor would wait, too
                     ended.set_result(process.returncode)
+
+
+def end_of(code: int) -> str:
+    """Return how a process ended: its exit code, or the name of the signal that killed it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

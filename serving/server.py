@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from types import FrameType
 from typing import Protocol
 
 import structlog
@@ -96,7 +97,8 @@ def serve(
     )
     watch_connections(pool.counts)
     server = _create_server(app, pool, state, drain_s=drain_s, on_reload=reload)
-    signals.hand_over(stop=server.handle_exit, reload=server.reload, report_unused=server.report_unused)
+    stop = server.handle_exit if worker is None else _only_once(server.handle_exit)
+    signals.hand_over(stop=stop, reload=server.reload, report_unused=server.report_unused)
     is_success = server.run_until_stopped(listening)
     signals.ignore_rest()
     return exit_despite_threads(_exit_code(state, worker, is_success=is_success))
@@ -131,6 +133,22 @@ def _listen(host: str, port: int) -> socket.socket:
     if has_fallen_back(host, listening):
         log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
     return listening
+
+
+def _only_once(stop: Callable[[int, FrameType | None], None]) -> Callable[[int, FrameType | None], None]:
+    """Ignore all signals but the first one.
+
+    A worker may get several: from the supervisor, and from whatever else signals all processes of a service. Only the
+    supervisor decides on an end at once.
+    """
+    received: list[int] = []
+
+    def stop_once(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1:
+            stop(number, frame)
+
+    return stop_once
 
 
 def _exit_code(state: ServiceState, worker: WorkerLink | None, *, is_success: bool) -> int:

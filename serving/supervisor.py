@@ -1,4 +1,4 @@
-"""The supervisor: keeps N worker processes running, and stops them together.
+"""The supervisor: keeps N worker processes running, replaces them, and stops them together.
 
 uvicorn's supervisor (`uvicorn.supervisors.Multiprocess`) is not used: it stops a worker before it starts the
 replacement, restarts one that fails again and again without a pause, and knows neither whether a worker is ready nor
@@ -8,22 +8,44 @@ why one could not start.
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from types import FrameType
+from typing import Any
 
 import structlog
 
 from host.message_channel import Handler
-from serving.child_processes import ChildProcesses
-from serving.process_signals import ProcessSignals
+from serving.child_processes import ChildProcesses, end_of
 from serving.restart_policy import RestartPolicy
 from serving.worker_process import WorkerProcess, start_worker
+from serving.worker_watch import MAX_HUNG_S, wait_for_trouble
 
 KILL_MARGIN_S = 2.0
-"""How much longer than SHUTDOWN_TIMEOUT a worker may take to end; it ends by itself before that, unless it hangs."""
+"""How much longer than SHUTDOWN_TIMEOUT a worker may take to end. It ends by itself before that, unless it hangs."""
+REPLACEMENT_S = 900.0
+"""How long a replacement may take to be ready, which includes the download of models. After that, it is given up."""
+MAX_START_CRASHES = 3
+"""Crashes in a row of one worker that end the first start of the service; afterwards, crashes only cause pauses."""
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """How workers are started and stopped; a reload may change it.
+
+    Attributes:
+        environment: the environment variables of a worker.
+        drain_s: seconds from the signal to the end of a worker.
+        stuck_s: seconds until a model run counts as stuck.
+    """
+
+    environment: Mapping[str, str]
+    drain_s: float
+    stuck_s: float
 
 
 @dataclass(eq=False, slots=True)
@@ -31,22 +53,24 @@ class Slot:
     """The place of one worker: its process changes, its number stays."""
 
     number: int
-    restarts: int = 0
-    worker: WorkerProcess | None = None
     policy: RestartPolicy = field(default_factory=RestartPolicy)
+    worker: WorkerProcess | None = None
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while `worker` is replaced."""
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends the pause before the next start."""
 
 
 class Supervisor:
-    """Owns the worker processes."""
+    """Owns the worker processes. Belongs to one event loop."""
 
     def __init__(
         self,
         *,
         workers: int,
         command: Sequence[str],
-        environment: Mapping[str, str],
+        plan: WorkerPlan,
         listening: socket.socket,
-        drain_s: float,
         handlers: Callable[[int], Mapping[str, Handler]],
     ) -> None:
         """Start nothing before `run`.
@@ -54,22 +78,26 @@ class Supervisor:
         Args:
             workers: the number of worker processes.
             command: starts a worker.
-            environment: of the workers.
+            plan: how workers are started and stopped.
             listening: the socket that the service listens on.
-            drain_s: seconds from a signal to the end of a worker.
             handlers: returns the handlers for the calls of the worker with this number.
         """
+        self.plan = plan
+        self.was_ready = asyncio.Event()
+        """Set when all workers have been ready at the same time. From then on, no failure ends the service."""
+        self.replaced: Counter[tuple[int, str]] = Counter()
+        """How often workers were replaced, by number and reason: `exit` and `signal` (it has ended by itself), `hung`,
+        `stuck`, `draining` and `reload`."""
         self._command = command
-        self._environment = environment
         self._listening = listening
-        self._drain_s = drain_s
         self._handlers = handlers
         self._children = ChildProcesses()
-        self._slots = [Slot(number) for number in range(1, workers + 1)]
-        self._running: set[WorkerProcess] = set()
+        self.slots = tuple(Slot(number) for number in range(1, workers + 1))
+        self._running: dict[WorkerProcess, asyncio.Task[None]] = {}  # and the tasks that watch them
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
         self._failure: str | None = None
-        self._was_ready = False
+        self._began_s = time.monotonic()
 
     @property
     def workers(self) -> Sequence[WorkerProcess]:
@@ -77,103 +105,176 @@ class Supervisor:
         return tuple(self._running)
 
     @property
+    def restarts(self) -> int:
+        """How often a worker was replaced, for any reason."""
+        return sum(self.replaced.values())
+
+    @property
     def failure(self) -> str | None:
-        """Why the service could not start; None: it could."""
+        """Why the service could not start, in one line; None: it could."""
         return self._failure
 
     def stop(self) -> None:
-        """Drain and end; call it in the event loop."""
+        """Drain all workers and end; call it in the event loop."""
         self._stopped.set()
+
+    def kill(self) -> None:
+        """Kill all workers at once; a signal handler may call it."""
+        for worker in self.workers:
+            worker.signal(signal.SIGKILL)
 
     async def run(self) -> None:
         """Keep all workers running until `stop` is called or the first start fails; then end them all."""
         self._children.open()
-        keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
-        try:
-            await self._stopped.wait()
-        finally:
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*(self._end(worker) for worker in self.workers))
+        for slot in self.slots:
+            self.spawn(self._keep(slot))
+        await self._stopped.wait()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.gather(*(self._end(worker, worker.stop) for worker in self.workers))
 
-    async def _end(self, worker: WorkerProcess) -> None:
-        await worker.stop(self._drain_s + KILL_MARGIN_S)
-        self._forget(worker)
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run *work* as a task until the supervisor stops."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finish)
+        return task
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # a bug; without its tasks, the service
+            log.critical("supervisor_failed", exc_info=error)  # would stay with fewer workers
+            self._fail("The service failed; its log contains the reason.")
+
+    # --- One slot -------------------------------------------------------------------------------------------------
 
     async def _keep(self, slot: Slot) -> None:
-        """Start a worker in *slot*, and another one each time it ends."""
+        """Start a worker in *slot*, and another one each time it ends by itself."""
+        slot.worker = self._start(slot, self.plan)
         while True:
-            worker = slot.worker = self._start(slot)
-            watching = asyncio.create_task(self._watch_start(worker))
-            code = await asyncio.shield(worker.ended)
-            watching.cancel()
-            reason = self._forget(worker)
-            if reason is not None and not self._was_ready:
-                self._fail(reason)
-                return
+            worker = slot.worker
+            if worker is not None:
+                code = await asyncio.shield(worker.ended)
+                async with slot.changing:  # a replacement may be on its way
+                    if slot.worker is not worker:
+                        continue
+                    slot.worker = None
+                self._note_end(slot, worker, code)
+                if self._stopped.is_set():
+                    return
             pause_s = slot.policy.pause_after_failure()
-            slot.restarts += 1
-            log.error("worker_ended", worker=slot.number, worker_pid=worker.pid, ended_by=name_of(code), reason=reason)
-            await asyncio.sleep(pause_s)
+            slot.woken.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(slot.woken.wait(), pause_s)
+            async with slot.changing:
+                if slot.worker is None:
+                    slot.worker = self._start(slot, self.plan)
 
-    def _start(self, slot: Slot) -> WorkerProcess:
-        worker = start_worker(
-            self._children,
-            self._command,
-            environment=self._environment,
-            number=slot.number,
-            workers=len(self._slots),
-            restarts=slot.restarts,
-            listening=self._listening,
-            handlers=self._handlers(slot.number),
+    def _note_end(self, slot: Slot, worker: WorkerProcess, code: int) -> None:
+        """Count and log that *worker* has ended by itself; end the service if it cannot start."""
+        reason = self._forget(worker)
+        self.replaced[slot.number, "signal" if code < 0 else "exit"] += 1
+        if not self.was_ready.is_set():
+            if code > 0:
+                self._fail(
+                    reason or f"Cannot start: a worker has ended with {end_of(code)}; the log contains the reason."
+                )
+                return
+            if not worker.ready.is_set() and slot.policy.failures + 1 >= MAX_START_CRASHES:
+                self._fail(
+                    f"Cannot start: worker {slot.number} has ended with {end_of(code)} {MAX_START_CRASHES} times."
+                )
+                return
+        log.error("worker_ended", worker=slot.number, worker_pid=worker.pid, ended_with=end_of(code), reason=reason)
+
+    async def replace(self, slot: Slot, plan: WorkerPlan, reason: str) -> bool:
+        """Start a replacement of the worker in *slot*; when it is ready, let the old worker end.
+
+        Returns:
+            False: the replacement did not become ready and was ended. The old worker runs as before.
+        """
+        async with slot.changing:
+            slot.woken.set()
+            old, new = slot.worker, self._start(slot, plan)
+            if new is None or not await self._becomes_ready(new):
+                return False
+            slot.worker = new
+            self.replaced[slot.number, reason] += 1
+        if old is not None:
+            await self._end(old, old.retire if reason == "reload" else old.stop)
+        return True
+
+    async def _becomes_ready(self, worker: WorkerProcess) -> bool:
+        """Wait until *worker* is ready; return False, and end it, if that does not happen."""
+        starting: list[asyncio.Future[Any]] = [asyncio.create_task(worker.ready.wait()), worker.ended]
+        try:
+            await asyncio.wait(starting, timeout=REPLACEMENT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            starting[0].cancel()
+        if worker.is_ready:
+            return True
+        ended_with = end_of(worker.ended.result()) if worker.ended.done() else f"no answer for {REPLACEMENT_S:.0f} s"
+        reason = await self._end(worker, worker.stop)
+        log.error(
+            "replacement_failed", worker=worker.number, worker_pid=worker.pid, ended_with=ended_with, reason=reason
         )
+        return False
+
+    def _start(self, slot: Slot, plan: WorkerPlan) -> WorkerProcess | None:
+        """Start a worker; return None, and log why, if the system cannot."""
         slot.policy.started()
-        self._running.add(worker)
+        try:
+            worker = start_worker(
+                self._children,
+                self._command,
+                environment=plan.environment,
+                number=slot.number,
+                workers=len(self.slots),
+                restarts=sum(count for (number, _), count in self.replaced.items() if number == slot.number),
+                listening=self._listening,
+                handlers=self._handlers(slot.number),
+            )
+        except OSError as error:
+            log.error("worker_not_started", worker=slot.number, reason=error.strerror)  # noqa: TRY400 - no bug of ours
+            if not self.was_ready.is_set():
+                self._fail(f"Cannot start: the system cannot start worker {slot.number} ({error.strerror}).")
+            return None
+        self._running[worker] = self.spawn(self._watch(slot, worker))
         log.info("worker_started", worker=slot.number, worker_pid=worker.pid)
         return worker
 
-    async def _watch_start(self, worker: WorkerProcess) -> None:
+    # --- One process ----------------------------------------------------------------------------------------------
+
+    async def _watch(self, slot: Slot, worker: WorkerProcess) -> None:
+        """Report that *worker* is ready, and replace it if it stops working."""
         await worker.ready.wait()
         log.info("worker_ready", worker=worker.number, worker_pid=worker.pid)
-        if not self._was_ready and all(slot.worker and slot.worker.is_ready for slot in self._slots):
-            self._was_ready = True
-            log.info("workers_ready", workers=len(self._slots))
+        if not self.was_ready.is_set() and all(slot.worker and slot.worker.is_ready for slot in self.slots):
+            self.was_ready.set()
+            seconds = round(time.monotonic() - self._began_s, 3)
+            log.info("service_ready", workers=len(self.slots), seconds=seconds)
+        trouble = await wait_for_trouble(worker, hung_s=min(MAX_HUNG_S, self.plan.stuck_s))
+        if slot.worker is not worker or worker.ended.done():
+            return
+        log.error("worker_unusable", worker=worker.number, worker_pid=worker.pid, trouble=trouble)
+        worker.is_retired = True
+        if not await self.replace(slot, self.plan, trouble):
+            await worker.stop(self.plan.drain_s + KILL_MARGIN_S)  # then `_keep` starts another one
+
+    async def _end(self, worker: WorkerProcess, end: Callable[[float], Coroutine[Any, Any, None]]) -> str | None:
+        """End *worker*; return the reason it gave, if any."""
+        await end(self.plan.drain_s + KILL_MARGIN_S)
+        return self._forget(worker)
 
     def _forget(self, worker: WorkerProcess) -> str | None:
-        self._running.discard(worker)
+        if (watching := self._running.pop(worker, None)) is None:
+            return None
+        if watching is not asyncio.current_task():
+            watching.cancel()
         return worker.close()
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
         self.stop()
-
-
-def name_of(code: int) -> str:
-    """Return how a process ended: `exit code 1`, or the name of the signal that killed it."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-
-
-def run_supervisor(make: Callable[[], Supervisor], signals: ProcessSignals) -> str | None:
-    """Run a supervisor until a signal stops it; return why it could not start, or None."""
-
-    async def main() -> str | None:
-        loop = asyncio.get_running_loop()
-        supervisor = make()
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(supervisor.stop)
-
-        signals.hand_over(
-            stop=stop,
-            reload=lambda: None,
-            report_unused=lambda name: log.info("signal_ignored", signal=name),
-        )
-        await supervisor.run()
-        return supervisor.failure
-
-    return asyncio.run(main())

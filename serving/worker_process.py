@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from host.message_channel import Handler, MessageChannel
 from serving.child_processes import ChildProcesses
+from serving.process_start import WORKER_VARIABLE
 
-VARIABLE = "FAST_EMBEDDING_WORKER"
-"""The environment variable in which a worker finds what it inherits."""
 MAX_REASON_BYTES = 4096
 """Longest reason of a failed start. The system writes that much to a pipe as a whole."""
 
@@ -41,7 +40,7 @@ class WorkerLink:
     @classmethod
     def from_environment(cls) -> "WorkerLink | None":
         """Return what this process has inherited; None: it is not a worker. Returns it once only."""
-        if (text := os.environ.pop(VARIABLE, None)) is None:
+        if (text := os.environ.pop(WORKER_VARIABLE, None)) is None:
             return None
         given = json.loads(text)
         descriptors = {name: given[name] for name in ("channel", "connections", "listening", "reason")}
@@ -87,19 +86,21 @@ class WorkerProcess:
         """Its exit code, as `ChildProcesses.start` returns it."""
         self.ready = asyncio.Event()
         """Set when its required models are loaded."""
+        self.draining = asyncio.Event()
+        """Set when it ends by itself: it accepts no more requests."""
         self.is_retired = False
-        """Whether it was asked to end; it gets no more connections."""
-        self.is_hung = False
-        """Whether it does not work and will be replaced; it gets no more connections."""
+        """Whether it was asked to end, or is being replaced because it does not work: it gets no more connections."""
         self.connections_socket = connections_socket
-        self.channel = MessageChannel(channel_socket, {**handlers, "worker.ready": self._set_ready})
+        own = {"worker.ready": self._set_ready, "worker.draining": self._set_draining}
+        self.channel = MessageChannel(channel_socket, {**handlers, **own})
         self._reason_pipe = reason_pipe
         self._running = asyncio.create_task(self.channel.run())
 
     @property
     def is_ready(self) -> bool:
         """Whether it accepts requests."""
-        return self.ready.is_set() and not (self.is_retired or self.is_hung or self.ended.done())
+        is_ending = self.is_retired or self.draining.is_set() or self.ended.done()
+        return self.ready.is_set() and not is_ending
 
     def signal(self, number: int) -> None:
         """Send a signal to it, unless it has ended."""
@@ -107,9 +108,19 @@ class WorkerProcess:
             os.kill(self.pid, number)
 
     async def stop(self, timeout_s: float) -> None:
-        """Let it drain and end; kill it if it still runs after *timeout_s*."""
+        """Let it reject new work, answer what is accepted, and end. Kill it if it still runs after *timeout_s*."""
         self.is_retired = True
         self.signal(signal.SIGTERM)
+        await self._wait_for_end(timeout_s)
+
+    async def retire(self, timeout_s: float) -> None:
+        """Let it end without a lost request: others accept its connections. Kill it if it runs after *timeout_s*."""
+        self.is_retired = True
+        if not self.channel.notify("worker.retire"):
+            self.signal(signal.SIGTERM)
+        await self._wait_for_end(timeout_s)
+
+    async def _wait_for_end(self, timeout_s: float) -> None:
         await asyncio.wait([self.ended], timeout=timeout_s)
         self.signal(signal.SIGKILL)
         await asyncio.wait([self.ended])
@@ -127,6 +138,10 @@ class WorkerProcess:
 
     def _set_ready(self, _: bytes) -> bytes:
         self.ready.set()
+        return b""
+
+    def _set_draining(self, _: bytes) -> bytes:
+        self.draining.set()
         return b""
 
 
@@ -159,7 +174,7 @@ def start_worker(
     link = json.dumps({"number": number, "workers": workers, **descriptors})
     try:
         pid, ended = children.start(
-            command, environment={**environment, VARIABLE: link}, descriptors=tuple(descriptors.values())
+            command, environment={**environment, WORKER_VARIABLE: link}, descriptors=tuple(descriptors.values())
         )
     except BaseException:
         channel.close()
