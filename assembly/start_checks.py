@@ -24,6 +24,9 @@ def log_settings_without_effect(settings: Settings) -> None:
         log.warning("setting_unknown", name=found.name, place=found.place, meant=found.closest, advice=str(found))
     for name, reason in unusable_variables():
         log.warning("variable_unusable", name=name, advice=describe(name, reason))
+    if settings.workers != 1:  # those of `python main.py`, also of several workers, have 1 here
+        advice = "only `python main.py` starts workers; with another server, use its own option for them"
+        log.warning("workers_ignored", workers=settings.workers, advice=advice)
     if not settings.models_dir.is_dir():
         log.info("models_dir_missing", folder=settings.models_dir.name)
 

@@ -7,7 +7,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -104,24 +104,35 @@ async def _run_workers(
         listening=listening,
         handlers=supervisor_handlers,
     )
-
-    def read_plan() -> WorkerPlan:
-        try:
-            new = load_settings()
-            new = new.model_copy(update={"workers": worker_count(new)})
-        except SettingsError as error:
-            raise PlanError(str(error)) from None
-        for name in SUPERVISOR_SETTINGS:
-            old_value = workers if name == "workers" else getattr(settings, name)
-            if getattr(new, name) != old_value:
-                log.warning("restart_needed", setting=name.upper(), running=old_value, set_to=getattr(new, name))
-        _set_up_log(new)
-        return _plan_of(new)
-
-    replacement = RollingReplacement(supervisor, read_plan=read_plan)
+    replacement = RollingReplacement(supervisor, read_plan=lambda: new_plan(settings, workers))
     SupervisorSignals(supervisor, reload=replacement.request).install(signals)
     await supervisor.run()
     return supervisor.failure
+
+
+def new_plan(running: Settings, workers: int, *, read: Callable[[], Settings] = load_settings) -> WorkerPlan:
+    """Read the settings again, and report those that only a restart changes.
+
+    Args:
+        running: the settings with which the supervisor has started.
+        workers: the number of workers that it runs.
+        read: reads the settings.
+
+    Raises:
+        PlanError: the settings are not allowed, or `.env` cannot be read.
+    """
+    try:
+        new = read()
+        new = new.model_copy(update={"workers": worker_count(new)})
+        plan = _plan_of(new)
+    except SettingsError as error:
+        raise PlanError(str(error)) from None
+    running = running.model_copy(update={"workers": workers})
+    for name in SUPERVISOR_SETTINGS:
+        if (old_value := getattr(running, name)) != (new_value := getattr(new, name)):
+            log.warning("restart_needed", setting=name.upper(), running=old_value, wanted=new_value)
+    _set_up_log(new)
+    return plan
 
 
 def _plan_of(settings: Settings) -> WorkerPlan:

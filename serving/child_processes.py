@@ -1,4 +1,4 @@
-"""Starts child processes, and collects the exit codes of all children of this process.
+"""Starts child processes, and collects their exit codes.
 
 As process 1 of a container, this process inherits children of others. Their exit codes must be collected as well, or
 they stay as zombies. asyncio's own child watchers wait for single processes, so they cannot do that.
@@ -41,13 +41,18 @@ class ChildProcesses:
         return process.pid, ended
 
     def _collect(self) -> None:
-        with suppress(ChildProcessError):  # there is no child left
-            while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                pid, status = found
-                if (known := self._running.pop(pid, None)) is not None:
-                    process, ended = known
-                    process.returncode = os.waitstatus_to_exitcode(status)  # or its destructor would wait, too
-                    ended.set_result(process.returncode)
+        for pid in tuple(self._running):
+            self._note(*os.waitpid(pid, os.WNOHANG))
+        if os.getpid() == 1:
+            with suppress(ChildProcessError):  # there is no child left
+                while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                    self._note(*found)
+
+    def _note(self, pid: int, status: int) -> None:
+        if (known := self._running.pop(pid, None)) is not None:  # not 0, which means that the process still runs
+            process, ended = known
+            process.returncode = os.waitstatus_to_exitcode(status)  # or its destructor would wait, too
+            ended.set_result(process.returncode)
 
 
 def end_of(code: int) -> str:
