@@ -327,12 +327,13 @@ def load_settings(**overrides: object) -> Settings:
         raise SettingsError("; ".join(_message(detail, typed) for detail in error.errors())) from None
 
 
-def settings_environment(environment: Mapping[str, str], env_file: Path = ENV_FILE) -> dict[str, str]:
+def settings_environment(environment: Mapping[str, str], env_file: Path | None = None) -> dict[str, str]:
     """Return *environment* with what `.env` sets now: a process started with it needs, and reads, no `.env`.
 
     Raises:
         SettingsError: `.env` cannot be read.
     """
+    env_file = env_file or ENV_FILE
     try:
         read_env_file(env_file)
     except EnvFileError as error:
