@@ -1,11 +1,9 @@
 """All settings of the service: name, default, unit and bounds. Read from the environment and from `.env`."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from dotenv import dotenv_values
 from pydantic import ByteSize, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -325,23 +323,6 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         typed = {name.upper(): value for name, value in [*in_file.items(), *os.environ.items()] if value}
         raise SettingsError("; ".join(_message(detail, typed) for detail in error.errors())) from None
-
-
-def settings_environment(environment: Mapping[str, str], env_file: Path | None = None) -> dict[str, str]:
-    """Return *environment* with what `.env` sets now: a process started with it needs, and reads, no `.env`.
-
-    Raises:
-        SettingsError: `.env` cannot be read.
-    """
-    env_file = env_file or ENV_FILE
-    try:
-        read_env_file(env_file)
-    except EnvFileError as error:
-        raise SettingsError(str(error)) from None
-    in_file = {name.upper(): value for name, value in dotenv_values(env_file, encoding="utf-8").items() if value}
-    others = {name: value for name, value in environment.items() if name.upper() not in SETTING_NAMES}
-    given = {name.upper(): value for name, value in environment.items() if name.upper() in SETTING_NAMES and value}
-    return others | {name: value for name, value in in_file.items() if name in SETTING_NAMES} | given
 
 
 def find_unknown_names() -> list[UnknownName]:

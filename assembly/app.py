@@ -118,8 +118,7 @@ def build_app(
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
     _set_up_log(settings, worker)
-    catalog = open_catalog(settings)
-    check_model_names(settings, catalog)
+    catalog = _checked_catalog(settings)
     access, settings = read_access(settings), settings.without_api_keys()
     quotas, metrics, large_bodies = quota_store(settings), Metrics(), LargeBodyQueue()
     service = RunningService(
@@ -163,6 +162,12 @@ def build_app(
     )
     app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service)
     return app
+
+
+def _checked_catalog(settings: Settings) -> Catalog:
+    catalog = open_catalog(settings)
+    check_model_names(settings, catalog)
+    return catalog
 
 
 def _set_up_log(settings: Settings, worker: WorkerLink | None) -> None:

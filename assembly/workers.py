@@ -13,8 +13,9 @@ from typing import NoReturn
 
 import structlog
 
+from assembly.worker_environment import settings_environment
 from assembly.worker_share import take_share, worker_count
-from config import Settings, SettingsError, load_settings, settings_environment
+from config import Settings, SettingsError, load_settings
 from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
 from host.message_channel import Handler
 from serving.process_exit import exit_despite_threads, fail

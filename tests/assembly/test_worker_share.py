@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from assembly.worker_environment import settings_environment
 from assembly.worker_share import shares, worker_count
-from config import Settings, SettingsError, load_settings, settings_environment
+from config import Settings, SettingsError, load_settings
 from host.cores import usable_cores
 
 
