@@ -128,7 +128,7 @@ def build_app(
         quotas=quotas,
         load=load,
         stop=stop or partial(signal.raise_signal, signal.SIGTERM),
-        ready_event="service_ready" if worker is None else "models_ready",
+        workers=1 if worker is None else worker.workers,
     )
     cache = CacheReport(service, settings)
     report = _metrics_report(

@@ -64,7 +64,7 @@ class RunningService:
         quotas: QuotaStore,
         load: Callable[..., Encoder],
         stop: Callable[[], None],
-        ready_event: str = "service_ready",
+        workers: int = 1,
     ) -> None:
         """Open nothing before `lifespan`.
 
@@ -75,7 +75,7 @@ class RunningService:
             quotas: connected for as long as the service runs.
             load: loads a model of the catalogue.
             stop: called if the start fails; ends the process.
-            ready_event: logged when the required models are loaded; that of a worker differs from the service's.
+            workers: processes like this one; if there are several, the service is ready when all are.
         """
         self.lifecycle = Lifecycle()
         self.required_models = tuple(catalog.get(name).name for name in settings.required_models)
@@ -85,7 +85,7 @@ class RunningService:
         self._quotas = quotas
         self._load = load
         self._stop = stop
-        self._ready_event = ready_event
+        self._workers = workers
         self._parts: ServiceParts | None = None
         self._reload = ModelReload(settings, catalog, load=partial(load, hub_cache_dir=settings.hub_cache_dir))
 
@@ -146,7 +146,8 @@ class RunningService:
             reason, bug = "an unexpected error; the log's event start_failed has the details", error
         if reason is None:
             if self.lifecycle.finish_start():
-                log.info(self._ready_event, seconds=self.lifecycle.uptime_s, models=list(self.required_models))
+                event = "service_ready" if self._workers == 1 else "models_ready"
+                log.info(event, seconds=self.lifecycle.uptime_s, models=list(self.required_models))
             return
         log.critical("start_failed", reason=reason, exc_info=bug)
         if self.lifecycle.phase == "starting":  # if it drains already, a second signal would end it at once
@@ -164,7 +165,7 @@ class RunningService:
         log_open_catalog(settings)
         await asyncio.to_thread(log_unusable_folders, self._catalog.models)
         required = [parts.embedder.resolve_model(name) for name in self.required_models]
-        reason = await asyncio.to_thread(why_not_here, settings, required, self._plan)
+        reason = await asyncio.to_thread(why_not_here, settings, required, self._plan, workers=self._workers)
         if reason is None:
             await parts.models.load_all(required)
         return reason

@@ -9,7 +9,13 @@ from cli.console import megabytes
 from cli.findings import Finding
 from config import Settings
 from engine.catalog import Model
-from engine.memory_estimate import SHARED_PROCESS_BYTES, SUPERVISOR_BYTES, MemoryNeed, estimate_memory
+from engine.memory_estimate import (
+    SHARED_PROCESS_BYTES,
+    SUPERVISOR_BYTES,
+    MemoryNeed,
+    estimate_memory,
+    memory_of_workers,
+)
 from host.core_places import format_cores
 
 
@@ -51,13 +57,7 @@ class Processes:
 
     def memory(self, required: Sequence[Model]) -> MemoryNeed:
         """Estimate the memory of all processes with the *required* models."""
-        needs = [estimate_memory(required, plan.sessions_of) for plan in self.plans]
-        if self.workers == 1:
-            return needs[0]
-        return MemoryNeed(
-            SUPERVISOR_BYTES + SHARED_PROCESS_BYTES + sum(need.bytes - SHARED_PROCESS_BYTES for need in needs),
-            SUPERVISOR_BYTES + sum(need.min_bytes for need in needs),
-        )
+        return memory_of_workers([estimate_memory(required, plan.sessions_of) for plan in self.plans])
 
     def describe_memory(self, required: Sequence[Model]) -> str:
         """Return the parts of `memory` in words; empty: there is one process."""

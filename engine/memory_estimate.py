@@ -1,6 +1,6 @@
 """Estimates whether the required models fit into the memory that this process may use."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.catalog import Model
@@ -51,6 +51,16 @@ def estimate_memory(models: Iterable[Model], sessions_of: Callable[[Model], int]
     largest = max((model.size_bytes for model in models), default=0)
     loaded = sum(model.memory_bytes * sessions_of(model) for model in models)
     return MemoryNeed(PROCESS_BYTES + loaded + largest, MIN_PROCESS_BYTES + sum(model.size_bytes for model in models))
+
+
+def memory_of_workers(needs: Sequence[MemoryNeed]) -> MemoryNeed:
+    """Return what worker processes with these *needs* and their supervisor need together; one process has none."""
+    if len(needs) == 1:
+        return needs[0]
+    return MemoryNeed(
+        SUPERVISOR_BYTES + SHARED_PROCESS_BYTES + sum(need.bytes - SHARED_PROCESS_BYTES for need in needs),
+        SUPERVISOR_BYTES + sum(need.min_bytes for need in needs),
+    )
 
 
 def why_impossible(need: MemoryNeed, limit: MemoryLimit) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from assembly.serve import connection_limits
 from assembly.worker_environment import settings_environment
 from assembly.worker_share import shares, worker_count
 from config import Settings, SettingsError, load_settings
@@ -85,3 +86,12 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     file.write_text("this is no setting\n", encoding="utf-8")
     with pytest.raises(SettingsError, match="line 1"):
         settings_environment({}, file)
+
+
+def test_bodies_in_memory_are_those_of_all_workers_together() -> None:
+    given = settings(max_request_size="1MB")
+    assert [connection_limits(given, workers=count).max_bodies_bytes for count in (1, 4, 64)] == [
+        16_000_000,
+        4_000_000,
+        1_000_000,
+    ]

@@ -144,6 +144,24 @@ def test_sighup_with_a_model_that_has_become_unusable_leaves_the_workers(tiny: d
         assert status_of(server) == 200
 
 
+def test_signal_that_arrives_twice_at_once_counts_once(tiny: dict[str, str]) -> None:
+    with running_server(**tiny) as server:
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGINT)
+        assert server.wait_for_end(timeout_s=END_S) == 0
+    assert "signal_repeated" in server.log
+    assert "stopped_at_once" not in server.log
+
+
+def test_signal_during_the_first_start_ends_all_with_code_0(tiny: dict[str, str]) -> None:
+    with started_server(**tiny) as server:
+        server.wait_for("worker_started", times=2)
+        server.process.terminate()
+        assert server.wait_for_end(timeout_s=END_S) == 0
+    assert "service_ready" not in server.log
+    assert [line for line in server.lines if not line.startswith("{")] == []
+
+
 def test_second_signal_ends_all_processes_at_once(tiny: dict[str, str]) -> None:
     with running_server(**tiny) as server:
         pids = pids_of(server)
