@@ -30,6 +30,7 @@ from setting_types import (
     Seconds,
     Secrets,
     WebAddress,
+    WorkerProcesses,
     Workers,
 )
 
@@ -118,6 +119,9 @@ class Settings(BaseSettings):
     )
     model_retry_pause: Seconds = Field(30, description="Seconds until a model that failed to load is tried again.")
 
+    workers: WorkerProcesses = Field(
+        1, description="Worker processes, which share the port, the cores and the lanes. auto: one per 4 usable cores."
+    )
     thread_pool_workers: Workers = Field(
         4, description="Inference threads (lanes), at most one per usable core. auto: as many as usable cores."
     )

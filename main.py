@@ -7,6 +7,9 @@ if __name__ == "__main__":  # before the other imports, which take a second: a s
 
     if sys.argv[1:] in ([], ["serve"]):
         prepare_process()
+        from assembly.workers import begin
+
+        start = begin()
     else:
         prepare_command()
 
@@ -30,6 +33,7 @@ from assembly.app import EmbeddingParts, build_app
 from assembly.lifecycle import Lifecycle
 from assembly.reports import CacheReport, MetricsReport
 from assembly.serve import serve_app
+from assembly.workers import Start, end_start
 from config import Settings, SettingsError, load_settings
 from engine.embed_results import EmbedResult
 from engine.embedder import Embedder
@@ -37,6 +41,7 @@ from engine.encoder import Encoder, load_cached_encoder
 from engine.errors import ModelNotFoundError, UnknownModelError
 from engine.scheduler import Scheduler
 from model_manager import ModelManager
+from serving.worker_process import WorkerLink
 from web.request_context import context_of
 from web.responses import JsonResponse, ReadyResponse
 
@@ -255,6 +260,7 @@ def create_app(
     load: Callable[..., Encoder] = load_cached_encoder,
     stop: Callable[[], None] | None = None,
     cores: int | None = None,
+    worker: WorkerLink | None = None,
 ) -> Litestar:
     """Build the service. No model is loaded and no socket is opened before the app's lifespan begins.
 
@@ -263,12 +269,13 @@ def create_app(
         load: loads a model of the catalogue; tests pass their own.
         stop: called when a required model cannot be loaded; default: ends the process as SIGTERM does.
         cores: cores the app may use if it owns only a share of the process; default: all that the process may use.
+        worker: what this process has inherited from the supervisor, if it is one of several workers.
 
     Raises:
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
     settings = settings or load_settings()
-    return build_app(settings, route_handlers=ROUTES, version=VERSION, load=load, stop=stop, cores=cores)
+    return build_app(settings, route_handlers=ROUTES, version=VERSION, load=load, stop=stop, cores=cores, worker=worker)
 
 
 def _app_or_exit() -> Litestar:
@@ -278,9 +285,19 @@ def _app_or_exit() -> Litestar:
         sys.exit(f"Bad settings: {error}")
 
 
-def serve_forever() -> int:
-    """Serve until a signal stops the process, and return the exit code."""
-    return serve_app(_app_or_exit())
+def serve_forever(start: Start | None = None) -> int:
+    """Serve until a signal stops the process, and return the exit code.
+
+    Args:
+        start: how this process serves; default: it is the only one, with the settings of the environment and `.env`.
+    """
+    if start is None:
+        return serve_app(_app_or_exit())
+    try:
+        app = create_app(start.settings, cores=start.cores, worker=start.worker)
+    except SettingsError as error:
+        end_start(start.worker, f"Bad settings: {error}")
+    return serve_app(app, worker=start.worker)
 
 
 if __name__ == "__main__":
@@ -288,6 +305,6 @@ if __name__ == "__main__":
         from cli.commands import run  # serving starts faster without the commands
 
         sys.exit(run(sys.argv[1:], version=VERSION))
-    sys.exit(serve_forever())
+    sys.exit(serve_forever(start))
 elif __name__ != "__mp_main__":  # a process that a command starts needs no app
     app = _app_or_exit()

@@ -16,6 +16,8 @@ MAX_COUNT = 1_000_000_000
 """Largest number of seconds or items: practically unlimited, and small enough for timers and for JSON."""
 MAX_BYTES = 1_000_000_000_000_000
 """Largest size: 1 petabyte, for the same reason."""
+MAX_WORKERS = 64
+"""Largest number of worker processes."""
 MIN_SECRET_BYTES = 32
 """Smallest JWT_SECRET. RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash."""
 
@@ -188,6 +190,17 @@ def _read_workers(value: object) -> object:
     return number
 
 
+def _read_worker_processes(value: object) -> object:
+    """Read a number of worker processes, or `auto` in any case."""
+    word = str(value).strip().lower()
+    if word == "auto":
+        return word
+    if not re.fullmatch(r"\d{1,9}", word, re.ASCII) or not 0 < int(word) <= MAX_WORKERS:
+        message = f"use a whole number from 1 to {MAX_WORKERS}, or auto"
+        raise ValueError(message)
+    return int(word)
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -211,6 +224,7 @@ LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower
 Seconds = Annotated[float, Field(gt=0, le=MAX_COUNT, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Workers = Annotated[int | Literal["auto"], PlainValidator(_read_workers)]
+WorkerProcesses = Annotated[int | Literal["auto"], PlainValidator(_read_worker_processes)]
 OptionalCount = Annotated[int | None, BeforeValidator(_empty_is_none)]
 Bytes = Annotated[ByteSize, BeforeValidator(_check_size), Field(le=MAX_BYTES)]
 OptionalBytes = Annotated[Bytes | None, BeforeValidator(_empty_is_none)]

@@ -1,5 +1,6 @@
 """Builds the app: routes, middleware, error handlers and the service behind them."""
 
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import why_unusable_aliases
 from assembly.reports import CacheReport, FullMetricsReport, MetricsReport, NoMetricsReport
 from assembly.running import RunningService
+from assembly.worker_channel import worker_lifespan
 from config import Settings, SettingsError
 from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import UnknownModelError
+from serving.worker_process import WorkerLink
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
@@ -107,15 +110,15 @@ def build_app(
     load: Callable[..., Encoder],
     stop: Callable[[], None] | None,
     cores: int | None,
+    worker: WorkerLink | None = None,
 ) -> Litestar:
     """Build the app of *route_handlers*; the other arguments are those of `main.create_app`.
 
     Raises:
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
-    _set_up_log(settings)
-    catalog = open_catalog(settings)
-    check_model_names(settings, catalog)
+    _set_up_log(settings, worker)
+    catalog = _checked_catalog(settings)
     access, settings = read_access(settings), settings.without_api_keys()
     quotas, metrics, large_bodies = quota_store(settings), Metrics(), LargeBodyQueue()
     service = RunningService(
@@ -125,6 +128,7 @@ def build_app(
         quotas=quotas,
         load=load,
         stop=stop or partial(signal.raise_signal, signal.SIGTERM),
+        workers=1 if worker is None else worker.workers,
     )
     cache = CacheReport(service, settings)
     report = _metrics_report(
@@ -134,7 +138,7 @@ def build_app(
     authentication = _authentication(access, client_addresses(settings))
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[access.lifespan, service.lifespan],
+        lifespan=[*worker_lifespan(worker, service), access.lifespan, service.lifespan],
         dependencies=_dependencies(service, settings, catalog, cache, report, version=version),
         middleware=[authentication, *([RateLimitMiddleware(quotas)] if settings.enable_rate_limit else [])],
         request_class=StrictRequest,
@@ -160,9 +164,18 @@ def build_app(
     return app
 
 
-def _set_up_log(settings: Settings) -> None:
-    level = "DEBUG" if settings.debug else settings.log_level
-    configure_logging(level=level, is_json=None if settings.log_format == "auto" else settings.log_format == "json")
+def _checked_catalog(settings: Settings) -> Catalog:
+    catalog = open_catalog(settings)
+    check_model_names(settings, catalog)
+    return catalog
+
+
+def _set_up_log(settings: Settings, worker: WorkerLink | None) -> None:
+    configure_logging(
+        level="DEBUG" if settings.debug else settings.log_level,
+        is_json=None if settings.log_format == "auto" else settings.log_format == "json",
+        context=None if worker is None else {"worker": worker.number, "pid": os.getpid()},
+    )
 
 
 def _add_outer_middleware(

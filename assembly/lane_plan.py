@@ -64,7 +64,12 @@ def plan_lanes(settings: Settings, *, cores: int | None = None) -> LanePlan:
     """Plan for the cores that this process may use, or for *cores* if it must share them."""
     has_quota = cores is None and is_quota_tight()
     cores = cores or usable_cores()
-    spare = 1 if has_quota and cores >= MIN_CORES_WITH_A_SPARE else 0
+    spare = spare_cores(cores, has_quota=has_quota)
     workers = settings.thread_pool_workers
     lanes = cores - spare if workers == "auto" else min(workers, cores)
     return LanePlan(cores, lanes, int(settings.lone_text_memory), spare)
+
+
+def spare_cores(cores: int, *, has_quota: bool) -> int:
+    """Return how many of *cores* are left to the threads beside the lanes."""
+    return 1 if has_quota and cores >= MIN_CORES_WITH_A_SPARE else 0

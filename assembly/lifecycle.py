@@ -19,6 +19,7 @@ class Lifecycle:
         self._phase: Phase = "starting"
         self._failure: str | None = None
         self._start_ended = asyncio.Event()
+        self._drain_began = asyncio.Event()
         self._clock = clock
         self._began_s = clock()
 
@@ -56,7 +57,12 @@ class Lifecycle:
         """Accept no new work; accepted work is still answered."""
         self._phase = "draining"
         self._start_ended.set()
+        self._drain_began.set()
 
     async def wait_for_start(self) -> None:
         """Wait until the start has succeeded or failed, or the service drains."""
         await self._start_ended.wait()
+
+    async def wait_for_drain(self) -> None:
+        """Wait until the service accepts no more work."""
+        await self._drain_began.wait()

@@ -66,6 +66,7 @@ class RunningService:
         quotas: QuotaStore,
         load: Callable[..., Encoder],
         stop: Callable[[], None],
+        workers: int = 1,
     ) -> None:
         """Open nothing before `lifespan`.
 
@@ -76,6 +77,7 @@ class RunningService:
             quotas: connected for as long as the service runs.
             load: loads a model of the catalogue.
             stop: called if the start fails; ends the process.
+            workers: processes like this one; if there are several, the service is ready when all are.
         """
         self.lifecycle = Lifecycle()
         self.required_models = tuple(catalog.get(name).name for name in settings.required_models)
@@ -86,6 +88,7 @@ class RunningService:
         self._load = load
         self._stop = stop
         self._copies = open_copies(settings)
+        self._workers = workers
         self._parts: ServiceParts | None = None
         self._reload = ModelReload(settings, catalog, load=partial(load, hub_cache_dir=settings.hub_cache_dir))
 
@@ -146,7 +149,8 @@ class RunningService:
             reason, bug = "an unexpected error; the log's event start_failed has the details", error
         if reason is None:
             if self.lifecycle.finish_start():
-                log.info("service_ready", seconds=self.lifecycle.uptime_s, models=list(self.required_models))
+                event = "service_ready" if self._workers == 1 else "models_ready"
+                log.info(event, seconds=self.lifecycle.uptime_s, models=list(self.required_models))
             return
         log.critical("start_failed", reason=reason, exc_info=bug)
         if self.lifecycle.phase == "starting":  # if it drains already, a second signal would end it at once
@@ -164,7 +168,7 @@ class RunningService:
         log_open_catalog(settings)
         await asyncio.to_thread(log_unusable_folders, self._catalog.models)
         required = [parts.embedder.resolve_model(name) for name in self.required_models]
-        reason = await asyncio.to_thread(why_not_here, settings, required, self._plan)
+        reason = await asyncio.to_thread(why_not_here, settings, required, self._plan, workers=self._workers)
         if reason is None:
             await parts.models.load_all(required)
         return reason

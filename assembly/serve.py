@@ -8,13 +8,15 @@ from config import Settings
 from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import EarlyRejection
 from serving.server import serve
+from serving.worker_process import WorkerLink
 from web.allowed_hosts import AllowedHosts
 
 MAX_LARGE_BODIES = 16
-"""Bodies of the maximum size that may be in memory at a time, from their first byte until they are answered."""
+"""Bodies of the maximum size that may be in memory at a time, from their first byte until they are answered; of all
+workers together, but at least one of each."""
 
 
-def serve_app(app: Litestar) -> int:
+def serve_app(app: Litestar, *, worker: WorkerLink | None = None) -> int:
     """Serve *app* until a signal stops the process; return the exit code, as `serving.server.serve` does."""
     parts = parts_of(app)
     settings = parts.settings
@@ -27,7 +29,7 @@ def serve_app(app: Litestar) -> int:
         host=settings.host,
         port=settings.port,
         drain_s=settings.shutdown_timeout,
-        limits=connection_limits(settings),
+        limits=connection_limits(settings, workers=1 if worker is None else worker.workers),
         state=parts.service.lifecycle,
         count_failure=parts.metrics.count_error,
         reject_early=reject_early,
@@ -35,17 +37,18 @@ def serve_app(app: Litestar) -> int:
         reload=reloading.request,
         address_of=client_addresses(settings).network_of_peer,
         watch_connections=parts.metrics.watch_connections,
+        worker=worker,
     )
 
 
-def connection_limits(settings: Settings) -> ConnectionLimits:
-    """Return the limits of connections, in seconds and bytes."""
+def connection_limits(settings: Settings, *, workers: int = 1) -> ConnectionLimits:
+    """Return the limits of connections of one of several *workers*, in seconds and bytes."""
     return ConnectionLimits(
         header_timeout_s=settings.header_timeout,
         body_timeout_s=settings.body_timeout,
         keep_alive_timeout_s=settings.keep_alive_timeout,
         max_header_bytes=int(settings.max_header_size),
-        max_bodies_bytes=MAX_LARGE_BODIES * int(settings.max_request_size),
+        max_bodies_bytes=max(1, MAX_LARGE_BODIES // workers) * int(settings.max_request_size),
         max_connections=settings.max_connections,
         max_connections_per_address=settings.max_connections_per_address,
     )

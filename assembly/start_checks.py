@@ -10,7 +10,7 @@ from assembly.library_variables import describe, unusable_variables
 from config import Settings, find_unknown_names
 from engine.catalog import Model
 from engine.hub import is_cached
-from engine.memory_estimate import estimate_memory, tight_memory_fields, why_impossible
+from engine.memory_estimate import estimate_memory, memory_of_workers, tight_memory_fields, why_impossible
 from engine.model_folders import why_unusable
 from host.folder_permissions import why_not_writable
 from host.memory import memory_limit
@@ -24,6 +24,9 @@ def log_settings_without_effect(settings: Settings) -> None:
         log.warning("setting_unknown", name=found.name, place=found.place, meant=found.closest, advice=str(found))
     for name, reason in unusable_variables():
         log.warning("variable_unusable", name=name, advice=describe(name, reason))
+    if settings.workers != 1:  # those of `python main.py`, also of several workers, have 1 here
+        advice = "only `python main.py` starts workers; with another server, use its own option for them"
+        log.warning("workers_ignored", workers=settings.workers, advice=advice)
     if not settings.models_dir.is_dir():
         log.info("models_dir_missing", folder=settings.models_dir.name)
 
@@ -51,12 +54,12 @@ def log_unusable_folders(models: Iterable[Model]) -> None:
             log.warning("model_folder_unusable", model=model.name, folder=model.folder.path.name, reason=reason)
 
 
-def why_not_here(settings: Settings, required: Sequence[Model], plan: LanePlan) -> str | None:
-    """Return why the *required* models cannot be loaded on this machine; None: they can. Blocks.
+def why_not_here(settings: Settings, required: Sequence[Model], plan: LanePlan, *, workers: int = 1) -> str | None:
+    """Return why *workers* processes cannot load the *required* models on this machine; None: they can. Blocks.
 
     Whatever may fail later is logged as a warning.
     """
-    need, limit = estimate_memory(required, plan.sessions_of), memory_limit()
+    need, limit = memory_of_workers([estimate_memory(required, plan.sessions_of)] * workers), memory_limit()
     if (reason := why_impossible(need, limit)) is not None:
         return reason
     if need.is_tight(limit):

@@ -8,16 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from assembly.catalog import open_catalog
-from assembly.lane_plan import LanePlan, plan_lanes
 from cli.check_models import check_other_models, check_required_model, known_models
 from cli.check_settings import check_settings
+from cli.check_workers import Processes, plan_processes
 from cli.console import DONE, FAILED, configure_logging, megabytes, paragraphs, print_json, print_line
 from cli.findings import Finding, Level
 from cli.hub_status import check_hub
 from config import Settings, SettingsError, load_settings
 from engine.catalog import Model
 from engine.hub import is_cached
-from engine.memory_estimate import estimate_memory, why_impossible
+from engine.memory_estimate import why_impossible
+from host.cores import usable_cores
 from host.folder_permissions import nearest_existing, why_not_writable
 from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
 from host.memory import available_bytes, memory_limit
@@ -60,22 +61,32 @@ def examine() -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding("settings", "FAIL", "values", str(error))
         return
-    catalog, plan = open_catalog(settings), plan_lanes(settings)
+    try:
+        processes = plan_processes(settings)
+    except SettingsError as error:
+        yield Finding("settings", "FAIL", "values", str(error))
+        return
+    catalog, plan = open_catalog(settings), processes.plans[0]
     required = known_models(catalog, settings.required_models)
     yield from check_settings(settings, catalog)
-    yield from _check_machine(settings, plan, required)
+    yield from _check_machine(settings, processes, required)
     missing = [model for model in required if not is_cached(model, settings.hub_cache_dir)]
     for model in required:
-        yield from check_required_model(model, settings, plan, is_missing=model in missing)
+        yield from check_required_model(
+            model, processes.settings_of_each or settings, plan, is_missing=model in missing
+        )
     yield from check_other_models(settings, catalog, required)
     yield _check_hub(missing)
 
 
-def _check_machine(settings: Settings, plan: LanePlan, required: Sequence[Model]) -> Iterator[Finding]:
-    yield Finding("machine", "ok", "cores", f"{plan.cores} usable", {"usable_cores": plan.cores})
-    yield _check_lanes(settings, plan)
+def _check_machine(settings: Settings, processes: Processes, required: Sequence[Model]) -> Iterator[Finding]:
+    cores = usable_cores()
+    yield Finding("machine", "ok", "cores", f"{cores} usable", {"usable_cores": cores})
+    if settings.workers != 1:
+        yield processes.finding(settings)
+    yield _check_lanes(settings, processes)
     yield _check_address(settings)
-    yield _check_memory(plan, required)
+    yield _check_memory(processes, required)
     free = _free_disk_bytes(settings.hub_cache_dir)
     detail = "free space is unknown" if free is None else f"{megabytes(free)} free for HUB_CACHE_DIR"
     yield Finding("machine", "ok", "disk", detail, {"free_bytes": free})
@@ -85,10 +96,12 @@ def _check_machine(settings: Settings, plan: LanePlan, required: Sequence[Model]
     yield Finding("machine", level, "HUB_CACHE_DIR", detail, {"is_writable": problem is None})
 
 
-def _check_lanes(settings: Settings, plan: LanePlan) -> Finding:
-    advice = plan.advice()
-    detail = f"{plan.lanes} (THREAD_POOL_WORKERS={settings.thread_pool_workers})"
-    facts = {"lanes": plan.lanes, "unused_cores": plan.unused_cores}
+def _check_lanes(settings: Settings, processes: Processes) -> Finding:
+    advice = processes.plans[0].advice()
+    detail = f"{processes.lanes} (THREAD_POOL_WORKERS={settings.thread_pool_workers})"
+    facts = {"lanes": processes.lanes, "unused_cores": sum(plan.unused_cores for plan in processes.plans)}
+    if advice and processes.workers > 1:
+        advice = f"of each worker, {advice}"
     return Finding("machine", "warn" if advice else "ok", "lanes", f"{detail}; {advice}" if advice else detail, facts)
 
 
@@ -111,13 +124,15 @@ def _check_address(settings: Settings) -> Finding:
     return Finding("machine", "ok", "address", f"{address} is free", facts)
 
 
-def _check_memory(plan: LanePlan, required: Sequence[Model]) -> Finding:
+def _check_memory(processes: Processes, required: Sequence[Model]) -> Finding:
     limit, available = memory_limit(), available_bytes()
-    need = estimate_memory(required, plan.sessions_of)
+    need = processes.memory(required)
     facts = {"available_bytes": available, "needed_bytes": need.bytes, "limit_bytes": limit.bytes}
     if (reason := why_impossible(need, limit)) is not None:
         return Finding("machine", "FAIL", "memory", reason, facts)
-    needed = f"the service needs about {megabytes(need.bytes)} with the required models"
+    needed = (
+        f"the service needs about {megabytes(need.bytes)} with the required models{processes.describe_memory(required)}"
+    )
     if limit.bytes is None or available is None:
         return Finding("machine", "ok", "memory", f"the available memory is unknown; {needed}", facts)
     if need.is_tight(limit):

@@ -1,6 +1,6 @@
 """Estimates whether the required models fit into the memory that this process may use."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.catalog import Model
@@ -10,6 +10,10 @@ PROCESS_BYTES = 116_000_000
 """Resident memory of the service with a tiny model: 116 MB, measured by `tests/assembly/test_start_checks.py`."""
 MIN_PROCESS_BYTES = 65_000_000
 """The part of PROCESS_BYTES that no file backs, so the kernel cannot reclaim it."""
+SHARED_PROCESS_BYTES = PROCESS_BYTES - MIN_PROCESS_BYTES
+"""The part of PROCESS_BYTES that is in memory once for all worker processes: the files of the libraries."""
+SUPERVISOR_BYTES = 46_000_000
+"""Resident memory of the supervisor of workers: 46 MB, measured on Linux with Python 3.11."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,16 @@ def estimate_memory(models: Iterable[Model], sessions_of: Callable[[Model], int]
     largest = max((model.size_bytes for model in models), default=0)
     loaded = sum(model.memory_bytes * sessions_of(model) for model in models)
     return MemoryNeed(PROCESS_BYTES + loaded + largest, MIN_PROCESS_BYTES + sum(model.size_bytes for model in models))
+
+
+def memory_of_workers(needs: Sequence[MemoryNeed]) -> MemoryNeed:
+    """Return what worker processes with these *needs* and their supervisor need together; one process has none."""
+    if len(needs) == 1:
+        return needs[0]
+    return MemoryNeed(
+        SUPERVISOR_BYTES + SHARED_PROCESS_BYTES + sum(need.bytes - SHARED_PROCESS_BYTES for need in needs),
+        SUPERVISOR_BYTES + sum(need.min_bytes for need in needs),
+    )
 
 
 def why_impossible(need: MemoryNeed, limit: MemoryLimit) -> str | None:

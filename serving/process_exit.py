@@ -30,6 +30,11 @@ def end_early(signal_name: str) -> NoReturn:
     exit_now(0)
 
 
+def exit_quietly(_signal_name: str) -> NoReturn:
+    """End a worker because of a signal before it served. The supervisor reports what there is to report."""
+    exit_now(0)
+
+
 def fail(reason: str) -> int:
     """Write *reason* to standard error, after the log lines so far, and return the exit code 1."""
     flush_output()

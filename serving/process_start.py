@@ -8,6 +8,9 @@ import _signal  # type: ignore[import-not-found]  # the part in C of `signal`, w
 import gc
 import os
 
+WORKER_VARIABLE = "FAST_EMBEDDING_WORKER"
+"""The environment variable in which a worker process finds what it inherits from the supervisor."""
+
 TYPE_CHECKING = False  # for type checkers it is true; importing `typing` takes time
 
 if TYPE_CHECKING:
@@ -28,13 +31,13 @@ def prepare_process() -> "ProcessSignals":
     open_closed_streams()
     signals = installed_signals()
     from host.core_dumps import forbid_core_dumps
-    from serving.process_exit import end_early
+    from serving.process_exit import end_early, exit_quietly
     from telemetry.log_output import redirect_output
 
     if redirect_output():
         for descriptor in (1, 2):
             make_nonblocking(descriptor)
-    signals.end_early = end_early
+    signals.end_early = exit_quietly if WORKER_VARIABLE in os.environ else end_early
     forbid_core_dumps()
     gc.disable()  # imports create hardly any garbage, and looking for it takes a quarter of their time
     from host.deferred_imports import hidden

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from types import FrameType
 from typing import Protocol
 
 import structlog
@@ -17,6 +18,7 @@ from serving.process_exit import exit_despite_threads, fail
 from serving.process_start import finish_imports, prepare_process
 from serving.protocol import HttpProtocol
 from serving.uvicorn_adapter import DrainingServer
+from serving.worker_process import WorkerLink
 from telemetry.log_setup import log_unhandled_errors
 from telemetry.metrics import ConnectionCounts
 from web.dialects import Dialect
@@ -57,6 +59,7 @@ def serve(
     reload: Callable[[], None] = lambda: None,
     address_of: Callable[[Client], str | None] = peer_address,
     watch_connections: Callable[[Callable[[], ConnectionCounts]], None] = lambda _: None,
+    worker: WorkerLink | None = None,
 ) -> int:
     """Run *app* until a signal stops it.
 
@@ -74,6 +77,7 @@ def serve(
         reload: called in the event loop at each SIGHUP.
         address_of: returns the address to which a peer's connections are counted, as for `ConnectionPool`.
         watch_connections: gets the function that returns what is open now, for metrics.
+        worker: what this process has inherited, if it is one of several workers.
 
     Returns:
         The exit code: 0 after a signal; 1 if the service failed to start or to stop, with the reason on standard error.
@@ -82,7 +86,7 @@ def serve(
     finish_imports()
     log_unhandled_errors()
     try:
-        listening = _listen(host, port)
+        listening = _listen(host, port) if worker is None else worker.listening
     except ListenError as error:
         return fail(str(error))
     pool = ConnectionPool(
@@ -94,10 +98,11 @@ def serve(
     )
     watch_connections(pool.counts)
     server = _create_server(app, pool, state, drain_s=drain_s, on_reload=reload)
-    signals.hand_over(stop=server.handle_exit, reload=server.reload, report_unused=server.report_unused)
+    stop = server.handle_exit if worker is None else _only_once(server.handle_exit)
+    signals.hand_over(stop=stop, reload=server.reload, report_unused=server.report_unused)
     is_success = server.run_until_stopped(listening)
     signals.ignore_rest()
-    return exit_despite_threads(_exit_code(state, is_success=is_success))
+    return exit_despite_threads(_exit_code(state, worker, is_success=is_success))
 
 
 def _create_server(
@@ -131,11 +136,34 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _exit_code(state: ServiceState, *, is_success: bool) -> int:
-    """Return the exit code, and write to standard error why it is not 0."""
+def _only_once(stop: Callable[[int, FrameType | None], None]) -> Callable[[int, FrameType | None], None]:
+    """Ignore all signals but the first one.
+
+    A worker may get several: from the supervisor, and from whatever else signals all processes of a service. Only the
+    supervisor decides on an end at once.
+    """
+    received: list[int] = []
+
+    def stop_once(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1:
+            stop(number, frame)
+
+    return stop_once
+
+
+def _exit_code(state: ServiceState, worker: WorkerLink | None, *, is_success: bool) -> int:
+    """Return the exit code, and write to standard error why it is not 0; a worker reports it to the supervisor."""
     if state.failure is not None:
-        return fail(f"Cannot start: {state.failure}")
-    return 0 if is_success else fail("The service failed; its log contains the reason.")
+        reason = f"Cannot start: {state.failure}"
+    elif is_success:
+        return 0
+    else:
+        reason = "The service failed; its log contains the reason."
+    if worker is None:
+        return fail(reason)
+    worker.report_failure(reason)
+    return 1
 
 
 def _within_file_limit(limits: ConnectionLimits) -> ConnectionLimits:

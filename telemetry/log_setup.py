@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TextIO
 
@@ -26,12 +26,13 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s'\",:;()]|(?<=\
 """An absolute path of any system. A space is part of it if the next word contains another separator."""
 
 
-def configure_logging(*, level: str, is_json: bool | None) -> None:
+def configure_logging(*, level: str, is_json: bool | None, context: Mapping[str, object] | None = None) -> None:
     """Write the events of this process and of its libraries to standard output, without ever waiting for it.
 
     Args:
         level: lowest level that is written, such as `INFO`.
         is_json: write JSON lines; else columns for people; None: columns on a terminal, else JSON.
+        context: fields of every event, such as the number of a worker; an event's own fields win.
     """
     output = log_stream()
     write = output.writer.write if isinstance(output, LineStream) else partial(_write_text, output)
@@ -41,6 +42,7 @@ def configure_logging(*, level: str, is_json: bool | None) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         summarize_exception,
+        *([partial(_add_context, tuple(context.items()))] if context else []),
     ]
     render: list[Processor] = (
         [structlog.processors.JSONRenderer(serializer=_to_json)]
@@ -65,6 +67,14 @@ def configure_logging(*, level: str, is_json: bool | None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.simplefilter("ignore")  # warnings contain paths; developers see them in the tests
     report_dropped_lines(_log_dropped_lines)
+
+
+def _add_context(
+    context: tuple[tuple[str, object], ...], _logger: WrappedLogger, _method: str, event: EventDict
+) -> EventDict:
+    for name, value in context:
+        event.setdefault(name, value)
+    return event
 
 
 def log_unhandled_errors() -> None:

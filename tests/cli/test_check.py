@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from assembly import lane_plan
+from assembly import lane_plan, worker_share
 from cli.check import _free_disk_bytes
 from config import BUNDLED_MODEL
 from host.memory import MemoryLimit
@@ -80,6 +80,67 @@ def test_cores_that_stay_unused_are_a_warning(check: RunCommand, monkeypatch: py
     assert (found["level"], found["unused_cores"]) == ("warn", 4)
     assert found["detail"] == "4 (THREAD_POOL_WORKERS=4); 4 usable cores stay unused; set THREAD_POOL_WORKERS=auto"
     assert finding(check(THREAD_POOL_WORKERS="auto"), "lanes")["detail"] == "8 (THREAD_POOL_WORKERS=auto)"
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this machine have eight cores, in two groups."""
+    for module in (lane_plan, worker_share):
+        monkeypatch.setattr(module, "usable_cores", lambda: 8)
+        monkeypatch.setattr(module, "is_quota_tight", lambda: False)
+    halves = [frozenset(range(4)), frozenset(range(4, 8))]
+    monkeypatch.setattr(worker_share, "usable_places", lambda count: [halves[n * 2 // count] for n in range(count)])
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("settings", "workers", "lanes"),
+    [
+        pytest.param(
+            {"WORKERS": "auto", "THREAD_POOL_WORKERS": "auto"},
+            "2 (WORKERS=auto), with 4 lanes each; 1 on cores 0-3, 2 on cores 4-7",
+            "8 (THREAD_POOL_WORKERS=auto)",
+            id="auto",
+        ),
+        pytest.param(
+            {"WORKERS": "3", "THREAD_POOL_WORKERS": "8"},
+            "3 (WORKERS=3), with 2 to 3 lanes each; 1 on cores 0-3, 2 on cores 0-3, 3 on cores 4-7",
+            "8 (THREAD_POOL_WORKERS=8)",
+            id="uneven",
+        ),
+        pytest.param(
+            {"WORKERS": "2", "THREAD_POOL_WORKERS": "4"},
+            "2 (WORKERS=2), with 2 lanes each; 1 on cores 0-3, 2 on cores 4-7",
+            "4 (THREAD_POOL_WORKERS=4); of each worker, 2 usable cores stay unused; set THREAD_POOL_WORKERS=auto",
+            id="few-lanes",
+        ),
+    ],
+)
+def test_workers_share_lanes_and_cores(settings: dict[str, str], workers: str, lanes: str, check: RunCommand) -> None:
+    outcome = check(**settings)
+    assert finding(outcome, "workers")["detail"] == workers
+    assert finding(outcome, "lanes")["detail"] == lanes
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_memory_of_workers_is_the_sum_of_what_each_has_alone_and_what_they_share(check: RunCommand) -> None:
+    found = [finding(check(WORKERS=count, THREAD_POOL_WORKERS="auto"), "memory") for count in ("2", "3", "4")]
+    two, three, four = (one["needed_bytes"] for one in found)
+    assert two < three < four < 2 * two
+    assert four - three == three - two
+    assert "MB for the supervisor, 4 x " in found[-1]["detail"]
+
+
+def test_one_process_is_not_called_a_worker(check: RunCommand) -> None:
+    report = check().json["findings"]
+    assert "workers" not in [line["subject"] for line in report]
+    assert "supervisor" not in finding(check(), "memory")["detail"]
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_more_workers_than_cores_are_a_failure(check: RunCommand) -> None:
+    outcome = check(WORKERS="9")
+    assert finding(outcome, "values")["detail"].startswith("WORKERS=9 is not allowed: the service may use 8 cores;")
 
 
 def test_mistyped_name_in_the_env_file_is_a_warning(check: RunCommand, tmp_path: Path) -> None:

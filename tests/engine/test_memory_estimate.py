@@ -4,8 +4,11 @@ from engine.catalog import Model
 from engine.memory_estimate import (
     MIN_PROCESS_BYTES,
     PROCESS_BYTES,
+    SHARED_PROCESS_BYTES,
+    SUPERVISOR_BYTES,
     MemoryNeed,
     estimate_memory,
+    memory_of_workers,
     tight_memory_fields,
     why_impossible,
 )
@@ -48,3 +51,12 @@ def test_need_that_fits_is_neither_tight_nor_impossible() -> None:
     need, limit = MemoryNeed(3_000, 2_000), MemoryLimit(3_000)
     assert why_impossible(need, limit) is None
     assert not need.is_tight(limit)
+
+
+def test_workers_need_the_supervisor_and_what_they_share_once() -> None:
+    one = MemoryNeed(bytes=300_000_000, min_bytes=120_000_000)
+    assert memory_of_workers([one]) == one
+    two, three = memory_of_workers([one] * 2), memory_of_workers([one] * 3)
+    assert two.bytes == SUPERVISOR_BYTES + SHARED_PROCESS_BYTES + 2 * (one.bytes - SHARED_PROCESS_BYTES)
+    assert three.bytes - two.bytes == one.bytes - SHARED_PROCESS_BYTES
+    assert two.min_bytes == SUPERVISOR_BYTES + 2 * one.min_bytes
