@@ -29,7 +29,7 @@ class Message(IntEnum):
     ASK = 3
     """To a worker: say `TAKES` as soon as you read this."""
     RETIRE = 4
-    """To a worker: answer what has begun, return every other connection, and end."""
+    """To a worker: end when no connection is left."""
     RETURN = 10
     """To a worker: return as many connections as the number says, as soon as nothing has begun on them."""
     TAKES = 5

@@ -114,14 +114,18 @@ class ConnectionDispatcher:
         self._serve_waiting()
 
     def withdraw(self, worker: WorkerConnections) -> None:
-        """Give *worker* no more connections, and those to others that it has not taken."""
+        """Give *worker* no more connections, and to others what it has not taken and what becomes idle there."""
+        if worker.is_withdrawn:
+            return
         worker.is_withdrawn = True
         self._stop_timer(worker)
         self._take_back(worker)
+        with suppress(OSError):  # it has ended
+            worker.channel.send(Message.RETURN, MAX_NUMBER - 1)
         self._serve_waiting()
 
     def retire(self, worker: WorkerConnections) -> None:
-        """Withdraw *worker*, which returns idle connections, answers what has begun, and ends."""
+        """Withdraw *worker*, and let it end when it has no connection left."""
         self.withdraw(worker)
         with suppress(OSError):  # it has ended
             worker.channel.send(Message.RETIRE)

@@ -29,7 +29,7 @@ class HandedOver:
     @property
     def is_wanted_back(self) -> bool:
         """Whether the connection shall be given back as soon as nothing has begun on it."""
-        return self._receiver.is_retiring or self._receiver.wanted_back > 0
+        return self._receiver.wanted_back > 0
 
     def give_back(self, descriptor: int, *, is_kept: bool) -> bool:
         """Let another worker serve the connection, and return True; then it has to be closed here without a word.
@@ -66,7 +66,7 @@ class ConnectionReceiver:
         Args:
             sock: the worker's end of the pair.
             make_protocol: makes the protocol of a connection.
-            on_retire: called once when this worker shall give back its connections and end.
+            on_retire: called once when this worker shall end as soon as it has no connection left.
         """
         self.is_retiring = False
         self.wanted_back = 0

@@ -263,8 +263,6 @@ class Supervisor:
         if slot.worker is not worker or worker.ended.done():
             return
         log.error("worker_unusable", worker=worker.number, worker_pid=worker.pid, trouble=trouble)
-        if trouble == "draining":  # somebody has sent it a signal
-            worker.connections.retire()
         worker.withdraw()
         if not await self.replace(slot, self.plan, trouble):
             await worker.stop(self.plan.drain_s + KILL_MARGIN_S)  # then `_keep` starts another one

@@ -147,7 +147,7 @@ class DrainingServer(uvicorn.Server):
 
     def _give_back_idle(self) -> None:
         """Give back connections that are idle now; the others are given back when they become idle."""
-        if self._receiver is not None and (self._receiver.is_retiring or self._receiver.wanted_back):
+        if self._receiver is not None and self._receiver.wanted_back:
             for connection in tuple(self.server_state.connections):
                 cast("WorkerProtocol", connection).give_back_if_wanted()
 

@@ -36,11 +36,11 @@ class WorkerConnections:
         self.recall_timer: asyncio.TimerHandle | None = None
 
     def retire(self) -> None:
-        """Give the worker no more connections, and let it return those that are idle, answer the others, and end."""
+        """Withdraw the worker, and let it end when it has no connection left."""
         self._dispatcher.retire(self)
 
     def withdraw(self) -> None:
-        """Give the worker no more connections, because it does not work; others get what it has not taken."""
+        """Give the worker no more connections, and to others what it has not taken and what becomes idle there."""
         self._dispatcher.withdraw(self)
 
     def remove(self) -> None:

@@ -121,7 +121,7 @@ class WorkerProcess:
         await self.stop(timeout_s)
 
     def withdraw(self) -> None:
-        """Let others get new connections, because it does not work."""
+        """Let others get new connections, and what becomes idle here, because this worker does not work or drains."""
         self.is_retired = True
         self.connections.withdraw()
 
