@@ -158,13 +158,15 @@ class Settings(BaseSettings):
     )
     max_connections: Count = Field(
         1000,
-        description="Maximum number of connections. One more closes the least active one of the address with most.",
+        description="Maximum number of connections. One more closes the least active one of the address with most. "
+        "All workers together.",
     )
     max_connections_per_address: OptionalCount = Field(
         None,
         ge=1,
         le=1_000_000_000,
-        description="Maximum number of connections of one address. Empty: no limit but the above.",
+        description="Maximum number of connections of one address. Empty: no limit but the above. "
+        "All workers together.",
     )
 
     # Within these bounds all sums of quotas are exact, even in Redis, whose numbers are doubles.

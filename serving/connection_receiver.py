@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from host.handover_channel import HandoverChannel, Message, Received
 
-REPORT_S = 0.005
+REPORT_S = 0.02
 """How long ended connections are collected before the supervisor learns of them, in one message."""
 
 
