@@ -228,6 +228,8 @@ class ConnectionDispatcher:
             self._start_accepting()
 
     def _has_room(self, worker: WorkerConnections) -> None:
+        if worker not in self._workers:
+            return
         self._loop.remove_writer(worker.channel.sock)
         worker.is_full = False
         self._serve_waiting()
