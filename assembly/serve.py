@@ -51,4 +51,5 @@ def connection_limits(settings: Settings, *, workers: int = 1) -> ConnectionLimi
         max_bodies_bytes=max(1, MAX_LARGE_BODIES // workers) * int(settings.max_request_size),
         max_connections=settings.max_connections,
         max_connections_per_address=settings.max_connections_per_address,
+        workers=workers,
     )

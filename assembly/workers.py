@@ -14,7 +14,7 @@ from typing import NoReturn
 import structlog
 
 from assembly.worker_environment import settings_environment
-from assembly.worker_share import per_worker, take_share, worker_count
+from assembly.worker_share import take_share, worker_count
 from config import Settings, SettingsError, load_settings
 from host.listening_socket import ListenError
 from host.message_channel import Handler
@@ -104,7 +104,7 @@ async def _run_workers(
         command=[sys.executable, *sys.orig_argv[1:]],
         plan=_plan_of(settings),
         listening=listening,
-        max_connections_per_address=per_worker(settings.max_connections_per_address, workers),
+        max_connections_per_address=settings.max_connections_per_address,
         handlers=supervisor_handlers,
     )
     replacement = RollingReplacement(supervisor, read_plan=lambda: new_plan(settings, workers))

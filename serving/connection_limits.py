@@ -3,6 +3,7 @@
 `serving.protocol` enforces them: deadlines for slow clients, sizes and numbers.
 """
 
+import math
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -52,3 +53,9 @@ class ConnectionLimits:
     """Of all request bodies in memory together: those being received and those not answered yet."""
     max_connections: int
     max_connections_per_address: int | None = None
+    workers: int = 1
+    """Processes that have these numbers of connections together, in equal shares."""
+
+    def share_of(self, connections: int) -> int:
+        """Return the share of this process in a number of connections, rounded up."""
+        return math.ceil(connections / self.workers)

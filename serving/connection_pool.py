@@ -206,16 +206,16 @@ class ConnectionPool:
     def admit(self, newcomer: Place) -> ServiceError | None:
         """Make room for *newcomer*, or return why it is refused."""
         share, limits = newcomer.share, self.limits
-        own_limit = limits.max_connections_per_address
-        if own_limit is not None and share.connections > own_limit:
+        own_limit, max_connections = limits.max_connections_per_address, limits.share_of(limits.max_connections)
+        if own_limit is not None and share.connections > limits.share_of(own_limit):
             if (given := self._first_to_give(share)) is None:
                 return NoConnectionError(own_limit, "MAX_CONNECTIONS_PER_ADDRESS")
             self._close(given)
-        while self._open > limits.max_connections:
+        while self._open > max_connections:
             if (given := self._place_for(newcomer)) is None:
                 is_only_one = share.connections == 1
-                extra = min(limits.max_connections // EXTRA_PART + 1, MAX_EXTRA_CONNECTIONS) if is_only_one else 0
-                is_refused = self._open > limits.max_connections + extra
+                extra = min(max_connections // EXTRA_PART + 1, MAX_EXTRA_CONNECTIONS) if is_only_one else 0
+                is_refused = self._open > max_connections + extra
                 return NoConnectionError(limits.max_connections, "MAX_CONNECTIONS") if is_refused else None
             self._close(given)
         return None

@@ -163,10 +163,8 @@ def _within_file_limit(limits: ConnectionLimits) -> ConnectionLimits:
     """Allow this process as many open files as possible, and limit the connections to that number."""
     if (max_files := raise_file_limit()) is None:
         return limits
-    max_connections = max(1, max_files - OTHER_FILES)
-    if limits.max_connections <= max_connections:
+    max_connections, wanted = max(1, max_files - OTHER_FILES), limits.share_of(limits.max_connections)
+    if wanted <= max_connections:
         return limits
-    log.warning(
-        "connections_limited", max_connections=max_connections, wanted=limits.max_connections, open_files=max_files
-    )
-    return replace(limits, max_connections=max_connections)
+    log.warning("connections_limited", max_connections=max_connections, wanted=wanted, open_files=max_files)
+    return replace(limits, max_connections=max_connections * limits.workers)

@@ -6,6 +6,7 @@ why one could not start.
 """
 
 import asyncio
+import math
 import signal
 import socket
 import time
@@ -82,7 +83,7 @@ class Supervisor:
             command: starts a worker.
             plan: how workers are started and stopped.
             listening: the socket that the service listens on; the supervisor closes it.
-            max_connections_per_address: of each worker; None: there is no limit.
+            max_connections_per_address: of all workers together; None: there is no limit.
             handlers: returns the handlers for the calls of the worker with this number.
         """
         self.plan = plan
@@ -92,7 +93,10 @@ class Supervisor:
         """How often workers were replaced, by number and reason: `exit` and `signal` (it has ended by itself), `hung`,
         `stuck`, `draining` and `reload`."""
         self._command = command
-        self._dispatcher = ConnectionDispatcher(listening, max_per_address=max_connections_per_address)
+        self._dispatcher = ConnectionDispatcher(
+            listening,
+            max_per_address=max_connections_per_address and math.ceil(max_connections_per_address / workers),
+        )
         self._handlers = handlers
         self._children = ChildProcesses()
         self.slots = tuple(Slot(number) for number in range(1, workers + 1))

@@ -18,7 +18,7 @@ MAX_BYTES = 64 * PROGRESS_BYTES
 class Pool:
     """A pool with small limits, and the names of the connections that it has closed."""
 
-    def __init__(self, *, max_connections_per_address: int | None = None) -> None:
+    def __init__(self, *, max_connections_per_address: int | None = None, workers: int = 1) -> None:
         limits = ConnectionLimits(
             header_timeout_s=1,
             body_timeout_s=1,
@@ -27,6 +27,7 @@ class Pool:
             max_bodies_bytes=MAX_BYTES,
             max_connections=MAX_CONNECTIONS,
             max_connections_per_address=max_connections_per_address,
+            workers=workers,
         )
         self.clock = ManualClock()
         self.pool = ConnectionPool(
@@ -190,6 +191,17 @@ def test_limit_per_address_closes_its_own_idle_connection_or_refuses() -> None:
     assert isinstance(error, NoConnectionError)
     assert "MAX_CONNECTIONS_PER_ADDRESS" in error.detail
     assert pool.connect("proxy")[1] is pool.connect("proxy")[1] is pool.connect("proxy")[1] is None
+
+
+def test_worker_has_its_share_of_the_limits_and_errors_name_the_whole() -> None:
+    """Shares are rounded up: of an odd limit, one of two workers may have one more than the other."""
+    pool = Pool(max_connections_per_address=5, workers=2)
+    pool.fill("one", None, places=3)
+    _, error = pool.connect("one")
+    assert isinstance(error, NoConnectionError)
+    assert error.detail == "All 5 connections (MAX_CONNECTIONS_PER_ADDRESS) are in use."
+    strangers = [pool.connect(f"other {number}")[0] for number in range(MAX_CONNECTIONS)]
+    assert sum(place.is_open for place in strangers) + 3 <= MAX_CONNECTIONS // 2 + 1
 
 
 def test_place_of_a_closed_connection_is_free_at_once(pool: Pool) -> None:
