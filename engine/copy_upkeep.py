@@ -1,8 +1,5 @@
 """The work on optimised copies that no load waits for: write them, adopt them, and verify those that are in use."""
 
-import os
-import sys
-import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +10,9 @@ import structlog
 
 from engine.encoder import COMPARED, Encoder
 from engine.file_hashes import CorruptFileError
-from engine.optimised_copy import CopyState, OptimisedCopy
+from engine.optimised_copy import DAMAGED, CopyState, OptimisedCopy
 from engine.optimised_models import OptimisedModels
 from host.memory import trim_memory
-
-NICENESS = 10
-"""Priority of the thread, on Linux: requests come first."""
 
 log = structlog.get_logger()
 
@@ -36,7 +30,7 @@ class CopyUpkeep:
         """
         self._copies = copies
         self._reload = reload
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="copies", initializer=_be_nice)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="copies")
 
     def tend(self, encoder: Encoder) -> None:
         """Verify what *encoder* runs if that is an optimised copy, else write one and adopt it. Does not block.
@@ -64,7 +58,7 @@ class CopyUpkeep:
                 self._verify(encoder, encoder.copy)
             else:
                 self._write(encoder)
-            self._copies.keep()
+            self._copies.clean()
         except Exception as error:
             log.exception("optimised_copy_failed", model=encoder.name, exc_info=error)
 
@@ -97,7 +91,7 @@ class CopyUpkeep:
     def _verify(self, encoder: Encoder, copy: OptimisedCopy) -> None:
         """Compare a copy in use, and the files that were not read at the load, with their hashes."""
         if not copy.is_intact():
-            self._copies.reject(encoder.name, copy, "its files are not those that were written")
+            self._copies.reject(encoder.name, copy, DAMAGED)
         elif reason := self._why_changed(encoder):
             self._copies.forget(encoder.files) if encoder.files else None
             log.error("model_files_changed", model=encoder.name, reason=reason)
@@ -113,8 +107,3 @@ class CopyUpkeep:
         except CorruptFileError as error:
             return str(error)
         return "" if found == encoder.fingerprint else "they are not those that were verified earlier"
-
-
-def _be_nice() -> None:
-    if sys.platform == "linux":  # elsewhere, the priority is that of the process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
