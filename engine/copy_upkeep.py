@@ -1,5 +1,6 @@
 """The work on optimised copies that no load waits for: write them, adopt them, and verify those that are in use."""
 
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,12 @@ import structlog
 
 from engine.encoder import COMPARED, Encoder
 from engine.file_hashes import CorruptFileError
-from engine.optimised_copy import DAMAGED, CopyState, OptimisedCopy
+from engine.optimised_copy import BUSY, DAMAGED, CopyState, OptimisedCopy
 from engine.optimised_models import OptimisedModels
 from host.memory import trim_memory
+
+PAUSE_S, MAX_TRIES = 2.0, 300
+"""How often the thread looks whether another process has finished a copy, and how many times: ten minutes in all."""
 
 log = structlog.get_logger()
 
@@ -20,16 +24,28 @@ log = structlog.get_logger()
 class CopyUpkeep:
     """Works on one model after the other, in a thread of its own."""
 
-    def __init__(self, copies: OptimisedModels, *, reload: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        copies: OptimisedModels,
+        *,
+        reload: Callable[[str], object],
+        pause_s: float = PAUSE_S,
+        max_tries: int = MAX_TRIES,
+    ) -> None:
         """Start nothing.
 
         Args:
             copies: the copies.
             reload: called with the name of a model that must be loaded anew, because its files or its copy have
                 changed under it. Called in the thread.
+            pause_s: seconds until a copy that another process is writing is looked for again.
+            max_tries: how often it is looked for.
         """
         self._copies = copies
         self._reload = reload
+        self._pause_s = pause_s
+        self._max_tries = max_tries
+        self._closing = threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="copies")
 
     def tend(self, encoder: Encoder) -> None:
@@ -47,12 +63,19 @@ class CopyUpkeep:
 
     def close(self) -> None:
         """End what runs, and start no more."""
+        self._closing.set()
         self._copies.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _tend(self, alive: weakref.ref[Encoder]) -> None:
-        if (encoder := alive()) is None:
-            return
+        for _ in range(self._max_tries):
+            if self._tend_once(alive()) or self._closing.wait(self._pause_s):
+                return
+
+    def _tend_once(self, encoder: Encoder | None) -> bool:
+        """Verify or write the copy of *encoder*; return False if another process is writing it."""
+        if encoder is None:
+            return True
         try:
             if encoder.copy:
                 self._verify(encoder, encoder.copy)
@@ -61,6 +84,7 @@ class CopyUpkeep:
             self._copies.clean()
         except Exception as error:
             log.exception("optimised_copy_failed", model=encoder.name, exc_info=error)
+        return encoder.copy_state.reason != BUSY
 
     def _write(self, encoder: Encoder) -> None:
         files, graph = encoder.files, encoder.graph

@@ -19,7 +19,7 @@ import structlog
 
 from engine.file_hashes import CorruptFileError
 from engine.fingerprint import ModelFiles, VerifiedFiles
-from engine.optimised_copy import NOT_WRITTEN, SMALL, BrokenCopyError, OptimisedCopy, open_copy
+from engine.optimised_copy import BUSY, NOT_WRITTEN, SMALL, BrokenCopyError, OptimisedCopy, open_copy
 from engine.optimised_record import (
     RECORD,
     CopyKey,
@@ -197,7 +197,7 @@ class OptimisedModels:
                 open_folder(folder)
                 with try_lock(folder / f".{key.digest}.lock") as is_ours:
                     if not is_ours:
-                        return "another process is writing it"
+                        return BUSY
                     if not (folder / key.digest).exists():
                         self._write_new(key, files, partial(run_writer, source, ids=ids))
         except (CopyFailedError, UntrustedError, CorruptFileError, OSError) as error:

@@ -22,7 +22,7 @@ from engine.catalog import read_catalog
 from engine.encoder import load_encoder
 from engine.errors import ModelUnavailableError
 from engine.onnx_sessions import COPY_WEIGHTS
-from engine.optimised_copy import SMALL, STATIC
+from engine.optimised_copy import BUSY, SMALL, STATIC
 from engine.optimised_models import OptimisedModels
 from engine.optimised_record import RECORD
 from engine.optimised_space import make_room
@@ -64,9 +64,23 @@ def test_while_another_process_writes_the_copy_the_model_is_served_without_it(wr
     with capture_logs() as logs, try_lock(place.folder / f".{written.copy.name}.lock") as is_held:
         assert is_held
         state = place.load_and_tend().copy_state
-    assert (state.is_used, state.reason) == (False, "another process is writing it")
+    assert (state.is_used, state.reason) == (False, BUSY)
     assert [entry for entry in logs if entry["event"].startswith("optimised")] == []
     assert (place.copies, leftovers(place)) == ([], [])
+
+
+def test_the_copy_is_adopted_once_another_process_has_written_it(written: Place, place: Place) -> None:
+    shutil.copytree(written.folder, place.folder)
+    place.copy.rename(hidden := place.folder.parent / "hidden")
+    encoder, copies = place.load(), place.open()
+    with tending(copies, print, max_tries=1_000_000, pause_s=0.001) as upkeep:
+        with try_lock(place.folder / f".{written.copy.name}.lock"):
+            upkeep.tend(encoder)
+            while encoder.copy_state.reason != BUSY:
+                pass
+            hidden.rename(place.folder / written.copy.name)
+        upkeep.wait()
+    assert encoder.copy_state.is_used
 
 
 def test_what_a_killed_writer_has_left_is_replaced(written: Place, place: Place) -> None:
