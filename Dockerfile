@@ -86,6 +86,14 @@ COPY assembly/ assembly/
 COPY cli/ cli/
 COPY *.py ./
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
+# Optimised copies of these models become part of the image; names separated by commas or spaces. They are used on machines
+# whose CPU has the instruction sets of the one that builds: docs/DOCKER_SETUP.md
+ARG OPTIMISE_MODELS
+RUN if [ -n "$OPTIMISE_MODELS" ]; then \
+        OPTIMISED_MODELS_DIR=/app/optimised HUB_CACHE_DIR=/tmp/hub \
+            python main.py optimise $(echo "$OPTIMISE_MODELS" | tr ',' ' ') \
+        && chmod -R u=rwX,go=rX optimised && rm -rf /tmp/hub; \
+    fi
 USER 10001:10001
 VOLUME /data
 EXPOSE 8000

@@ -254,11 +254,21 @@ class RuntimeFacts:
     cpu: str
 
 
+@dataclass(frozen=True, slots=True)
+class OptimisedCopyFacts:
+    """Whether the model runs from its optimised copy, whose files have `size` bytes; `reason`: why it does not."""
+
+    used: bool
+    size: int
+    reason: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDetails(ModelFacts):
     """One model.
 
-    `load_time` (seconds), `loaded_at`, `last_used`, `self_check`, `stamp`, `runtime`: null while it is not in memory.
+    `load_time` (seconds), `loaded_at`, `last_used`, `self_check`, `stamp`, `runtime`, `optimised_copy`: null while it
+    is not in memory.
     `memory_bytes`: measured when it was loaded if `memory_measured`, else estimated; 0 while it is not in memory.
     `normalized`: whether vectors have length 1 when a request omits `normalize`; null: unknown before it is loaded.
     """
@@ -277,6 +287,7 @@ class ModelDetails(ModelFacts):
     self_check: SelfCheckFacts | None
     stamp: FingerprintFacts | None
     runtime: RuntimeFacts | None
+    optimised_copy: OptimisedCopyFacts | None
     usage: ModelUsage
 
 

@@ -21,6 +21,7 @@ from api.answer_types import (
     ModelDetails,
     ModelEntry,
     ModelUsage,
+    OptimisedCopyFacts,
     Probe,
     PromptPair,
     RuntimeFacts,
@@ -53,6 +54,7 @@ from engine.embedder import Usage
 from engine.fingerprint import ModelFingerprint
 from engine.ledger import Account
 from engine.model_places import LoadedModel
+from engine.optimised_copy import CopyState
 from engine.runtime import Runtime
 from engine.scheduler_state import SchedulerState
 from engine.self_check import SelfCheckResult
@@ -168,8 +170,13 @@ def model_details(model: Model, loaded: LoadedModel | None, usage: Usage) -> Mod
         self_check=_self_check_facts(check) if check else None,
         stamp=_fingerprint_facts(fingerprint) if fingerprint else None,
         runtime=_runtime_facts(fingerprint.runtime) if fingerprint else None,
+        optimised_copy=_copy_facts(loaded.encoder.copy_state) if loaded else None,
         usage=_model_usage(usage),
     )
+
+
+def _copy_facts(state: CopyState) -> OptimisedCopyFacts:
+    return OptimisedCopyFacts(state.is_used, state.size_bytes, state.reason or None)
 
 
 def _model_facts(model: Model, loaded: LoadedModel | None) -> dict[str, Any]:

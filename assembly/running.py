@@ -14,7 +14,7 @@ from access.quotas import QuotaStore
 from assembly.lane_plan import LanePlan
 from assembly.lifecycle import Lifecycle
 from assembly.model_reload import ModelReload
-from assembly.optimised import open_copies
+from assembly.optimised import copy_folder
 from assembly.start_checks import (
     log_open_catalog,
     log_settings_without_effect,
@@ -87,7 +87,7 @@ class RunningService:
         self._quotas = quotas
         self._load = load
         self._stop = stop
-        self._copies = open_copies(settings)
+        self._copies = copy_folder(settings).open()
         self._workers = workers
         self._parts: ServiceParts | None = None
         self._reload = ModelReload(settings, catalog, load=partial(load, hub_cache_dir=settings.hub_cache_dir))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from assembly.lane_plan import LanePlan
+from assembly.optimised import copy_folder
 from cli.console import megabytes
 from cli.findings import Finding, Level
 from cli.model_process import LoadReport, ModelProcessError, WorkerConfig, start_worker
@@ -13,6 +14,7 @@ from engine.catalog import Catalog, Model
 from engine.errors import ModelUnavailableError
 from engine.hub import is_cached
 from engine.hub_space import HubSpace
+from engine.optimised_copy import DAMAGED, CopyState
 from engine.self_check import SelfCheckResult
 from host.memory import available_bytes
 
@@ -41,7 +43,8 @@ def check_required_model(model: Model, settings: Settings, plan: LanePlan, *, is
 
 def _try_to_load(model: Model, settings: Settings) -> LoadReport | str:
     """Load *model* in a process of its own, or return why that is impossible."""
-    config = WorkerConfig(model, settings.hub_cache_dir, None, settings.micro_batch_tokens)
+    copies = copy_folder(settings)
+    config = WorkerConfig(model, settings.hub_cache_dir, None, settings.micro_batch_tokens, copies)
     try:
         space = HubSpace(settings.hub_cache_dir, max_bytes=settings.hub_cache_max_size)
         fetch_with_progress(model, settings.hub_cache_dir, space=space)
@@ -57,6 +60,7 @@ def _describe_loaded(report: LoadReport, facts: Mapping[str, Any]) -> Iterator[F
     memory = "memory not measured" if report.memory_bytes is None else f"{megabytes(report.memory_bytes)} in memory"
     costs = {"seconds": round(report.seconds, 3), "memory_bytes": report.memory_bytes}
     yield Finding("models", "ok", "  loaded", f"in {report.seconds:.1f} s, {memory}", {**facts, **costs})
+    yield _describe_copy(report.copy, facts)
     yield _describe_self_check(report.check, facts)
     cosine = report.check.canary_cosine
     canary = "no reference vectors" if cosine is None else f"matches its reference vectors (cosine {cosine:.6f})"
@@ -70,6 +74,12 @@ def _describe_loaded(report: LoadReport, facts: Mapping[str, Any]) -> Iterator[F
     yield Finding("models", "ok", "  fingerprint", fingerprint.digest, {**facts, **identity})
     for note in report.notes:
         yield Finding("models", "warn", "  note", note, {**facts, "note": note})
+
+
+def _describe_copy(copy: CopyState, facts: Mapping[str, Any]) -> Finding:
+    detail = f"used, {megabytes(copy.size_bytes)}" if copy.is_used else f"not used: {copy.reason}"
+    facts = {**facts, "is_used": copy.is_used, "size_bytes": copy.size_bytes, "reason": copy.reason or None}
+    return Finding("models", "warn" if copy.reason == DAMAGED else "ok", "  copy", detail, facts)
 
 
 def _describe_self_check(check: SelfCheckResult, facts: Mapping[str, Any]) -> Finding:

@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "check settings, machine, models and hub",
     "compare": "compare two models on your own texts",
     "download": "download models into the cache",
+    "optimise": "write optimised copies of models",
 }
 """Each is a module beside this one."""
 INTERRUPTED = 130

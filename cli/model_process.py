@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,6 +24,8 @@ from engine.encoder import load_encoder
 from engine.errors import InvalidVectorError, ServiceError
 from engine.fingerprint import ModelFingerprint
 from engine.model_cards import InputType
+from engine.optimised_copy import DAMAGED, CopyState
+from engine.optimised_models import CopyFolder
 from engine.planner import plan_micro_batches
 from engine.self_check import SelfCheckResult
 from engine.tokenizer import TokenizedText
@@ -56,6 +58,7 @@ class WorkerConfig:
 
     Attributes:
         input_type: what the texts are; selects the model's prompt or task.
+        copies: the optimised copies; None: the model's own files are loaded.
         micro_batch_tokens: maximum number of tokens, padding included, in one run.
     """
 
@@ -63,6 +66,7 @@ class WorkerConfig:
     hub_cache_dir: Path
     input_type: InputType | None
     micro_batch_tokens: int
+    copies: CopyFolder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class LoadReport:
     Attributes:
         memory_bytes: growth of the process by loading; None: unknown on this system.
         notes: what the operator should know about the model's folder, as sentences without a full stop.
+        copy: whether it was loaded from its optimised copy.
     """
 
     seconds: float
@@ -80,6 +85,7 @@ class LoadReport:
     check: SelfCheckResult
     fingerprint: ModelFingerprint
     notes: tuple[str, ...] = ()
+    copy: CopyState = field(default_factory=lambda: CopyState(is_used=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +137,24 @@ class ModelWorker:
     def load(self) -> LoadReport:
         started = time.perf_counter()
         try:
-            encoder = load_encoder(self._config.model, hub_cache_dir=self._config.hub_cache_dir)
+            copies = self._config.copies.open(trusts_notes=False) if self._config.copies else None
+            encoder = load_encoder(self._config.model, hub_cache_dir=self._config.hub_cache_dir, copies=copies)
         except ServiceError as error:
             raise ModelProcessError(getattr(error, "cause", error.detail)) from error
         seconds = time.perf_counter() - started
         if encoder.self_check is None or encoder.fingerprint is None:
             raise ModelProcessError("it was loaded without a self-check")
+        is_damaged = encoder.copy is not None and not encoder.copy.is_intact()
         self._tokenizer = encoder.tokenizer
         self._model = encoder.runnable(self._config.input_type)
         return LoadReport(
-            seconds, self._growth(), encoder.max_tokens, encoder.self_check, encoder.fingerprint, encoder.notes
+            seconds=seconds,
+            memory_bytes=self._growth(),
+            max_tokens=encoder.max_tokens,
+            check=encoder.self_check,
+            fingerprint=encoder.fingerprint,
+            notes=encoder.notes,
+            copy=CopyState(is_used=False, reason=DAMAGED) if is_damaged else encoder.copy_state,
         )
 
     def embed(self, texts: Sequence[str]) -> TimedVectors:

@@ -1,7 +1,5 @@
 """The work on optimised copies that no load waits for: write them, adopt them, and verify those that are in use."""
 
-import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -13,12 +11,12 @@ import structlog
 
 from engine.encoder import COMPARED, Encoder
 from engine.file_hashes import CorruptFileError
-from engine.optimised_copy import CopyState, OptimisedCopy
+from engine.optimised_copy import BUSY, DAMAGED, CopyState, OptimisedCopy
 from engine.optimised_models import OptimisedModels
 from host.memory import trim_memory
 
-NICENESS = 10
-"""Priority of the thread, on Linux: requests come first."""
+PAUSE_S, MAX_TRIES = 2.0, 300
+"""How often the thread looks whether another process has finished a copy, and how many times: ten minutes in all."""
 
 log = structlog.get_logger()
 
@@ -26,17 +24,29 @@ log = structlog.get_logger()
 class CopyUpkeep:
     """Works on one model after the other, in a thread of its own."""
 
-    def __init__(self, copies: OptimisedModels, *, reload: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        copies: OptimisedModels,
+        *,
+        reload: Callable[[str], object],
+        pause_s: float = PAUSE_S,
+        max_tries: int = MAX_TRIES,
+    ) -> None:
         """Start nothing.
 
         Args:
             copies: the copies.
             reload: called with the name of a model that must be loaded anew, because its files or its copy have
                 changed under it. Called in the thread.
+            pause_s: seconds until a copy that another process is writing is looked for again.
+            max_tries: how often it is looked for.
         """
         self._copies = copies
         self._reload = reload
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="copies", initializer=_be_nice)
+        self._pause_s = pause_s
+        self._max_tries = max_tries
+        self._closing = threading.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="copies")
 
     def tend(self, encoder: Encoder) -> None:
         """Verify what *encoder* runs if that is an optimised copy, else write one and adopt it. Does not block.
@@ -53,20 +63,28 @@ class CopyUpkeep:
 
     def close(self) -> None:
         """End what runs, and start no more."""
+        self._closing.set()
         self._copies.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _tend(self, alive: weakref.ref[Encoder]) -> None:
-        if (encoder := alive()) is None:
-            return
+        for _ in range(self._max_tries):
+            if self._tend_once(alive()) or self._closing.wait(self._pause_s):
+                return
+
+    def _tend_once(self, encoder: Encoder | None) -> bool:
+        """Verify or write the copy of *encoder*; return False if another process is writing it."""
+        if encoder is None:
+            return True
         try:
             if encoder.copy:
                 self._verify(encoder, encoder.copy)
             else:
                 self._write(encoder)
-            self._copies.keep()
+            self._copies.clean()
         except Exception as error:
             log.exception("optimised_copy_failed", model=encoder.name, exc_info=error)
+        return encoder.copy_state.reason != BUSY
 
     def _write(self, encoder: Encoder) -> None:
         files, graph = encoder.files, encoder.graph
@@ -97,7 +115,7 @@ class CopyUpkeep:
     def _verify(self, encoder: Encoder, copy: OptimisedCopy) -> None:
         """Compare a copy in use, and the files that were not read at the load, with their hashes."""
         if not copy.is_intact():
-            self._copies.reject(encoder.name, copy, "its files are not those that were written")
+            self._copies.reject(encoder.name, copy, DAMAGED)
         elif reason := self._why_changed(encoder):
             self._copies.forget(encoder.files) if encoder.files else None
             log.error("model_files_changed", model=encoder.name, reason=reason)
@@ -113,8 +131,3 @@ class CopyUpkeep:
         except CorruptFileError as error:
             return str(error)
         return "" if found == encoder.fingerprint else "they are not those that were verified earlier"
-
-
-def _be_nice() -> None:
-    if sys.platform == "linux":  # elsewhere, the priority is that of the process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -24,7 +24,7 @@ from engine.hub import use_cached_files, use_files
 from engine.manifest import Folder
 from engine.model_cards import InputType
 from engine.model_folders import why_unusable
-from engine.optimised_copy import NOT_WRITTEN, CopyState, OptimisedCopy
+from engine.optimised_copy import NOT_WRITTEN, STATIC, CopyState, OptimisedCopy
 from engine.optimised_models import OptimisedModels
 from engine.optimised_record import SourceState
 from engine.planner import Batching
@@ -203,7 +203,7 @@ def _load(model: Model, copies: OptimisedModels | None, files: ModelFiles) -> En
     """
     if model.folder:
         _check_folder(model, model.folder)
-    reason = (copies.why_off or ("static models have none" if files.is_static else "")) if copies else "not used here"
+    reason = (copies.why_off or (STATIC if files.is_static else "")) if copies else "not used here"
     if copies is None or reason:
         encoder = _load_checked(model, files)
         encoder.copy_state = CopyState(is_used=False, reason=reason)

@@ -12,7 +12,11 @@ from engine.onnx_sessions import COPY_GRAPH, COPY_WEIGHTS
 from engine.optimised_record import RECORD, CopyKey, CopyRecord, read_record
 from host.trusted_folder import UntrustedError, check_file, check_folder, hold_shared
 
+DAMAGED = "its files are not those that were written"
 NOT_WRITTEN = "none has been written yet"
+BUSY = "another process is writing it"
+NOT_NEEDED = STATIC, SMALL = ("static models have none", "the model is too small to need one")
+"""Reasons why a model never has a copy, on any machine."""
 
 
 class BrokenCopyError(UntrustedError):

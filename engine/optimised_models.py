@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +19,9 @@ import structlog
 
 from engine.file_hashes import CorruptFileError
 from engine.fingerprint import ModelFiles, VerifiedFiles
-from engine.optimised_copy import NOT_WRITTEN, BrokenCopyError, OptimisedCopy, open_copy
+from engine.optimised_copy import BUSY, NOT_WRITTEN, SMALL, BrokenCopyError, OptimisedCopy, open_copy
 from engine.optimised_record import (
     RECORD,
-    CopiedFile,
     CopyKey,
     CopyRecord,
     SourceState,
@@ -32,7 +31,7 @@ from engine.optimised_record import (
     write_note,
 )
 from engine.optimised_space import NEW, clean, copies_in, make_room, make_room_for, why_too_large
-from engine.optimised_writer import CopyFailedError, run_writer
+from engine.optimised_writer import CopiedFile, CopyFailedError, run_writer
 from host.cpu import instruction_sets
 from host.trusted_folder import (
     FOLDER_MODE,
@@ -52,6 +51,25 @@ MIN_SOURCE_BYTES = 1 << 20
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class CopyFolder:
+    """Where optimised copies are, for a process to open.
+
+    Attributes:
+        folder: where they are written.
+        max_bytes: maximum for all of them; 0: no copies are used.
+        baked: a folder with copies that is only read; None: there is none.
+    """
+
+    folder: Path
+    max_bytes: int
+    baked: Path | None = None
+
+    def open(self, *, trusts_notes: bool = True) -> "OptimisedModels":
+        """Open the folder; see `OptimisedModels`."""
+        return OptimisedModels(self.folder, max_bytes=self.max_bytes, baked=self.baked, trusts_notes=trusts_notes)
+
+
 class OptimisedModels:
     """Owns one folder of copies, and reads another one that is part of an image. Its methods block.
 
@@ -65,6 +83,7 @@ class OptimisedModels:
         *,
         max_bytes: int,
         baked: Path | None = None,
+        trusts_notes: bool = True,
         cpu: Callable[[], tuple[str, ...] | None] = instruction_sets,
         disk_usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
     ) -> None:
@@ -74,12 +93,14 @@ class OptimisedModels:
             folder: where copies are written.
             max_bytes: maximum for all copies there; 0: no copies are used.
             baked: a folder with copies that is only read.
+            trusts_notes: files that are as they were when an earlier load verified them need not be read again.
             cpu: returns what the kernels of this machine depend on.
             disk_usage: returns the total, used and free bytes of a folder's disk.
         """
         self._folder = folder
         self._max_bytes = max_bytes
         self._places = [folder, *([baked] if baked else [])]
+        self._trusts_notes = trusts_notes
         self._cpu = cpu() or () if max_bytes else ()
         self._disk_usage = disk_usage
         self._logged: set[tuple[str, str]] = set()
@@ -102,7 +123,7 @@ class OptimisedModels:
 
     def known_sources(self, files: ModelFiles) -> VerifiedFiles | None:
         """Return what an earlier load has verified of *files*, if they are as they were then. Reads none of them."""
-        if self.why_off or files.is_static:
+        if self.why_off or files.is_static or not self._trusts_notes:
             return None
         with suppress(OSError, UntrustedError, ValueError):
             check_folder(self._folder)
@@ -168,7 +189,7 @@ class OptimisedModels:
         """
         key, folder = CopyKey.of(files.verified, self._cpu), self._folder
         if _weight_bytes(files) < MIN_SOURCE_BYTES:
-            return "the model is too small to need one"
+            return SMALL
         try:
             with self._writing:
                 if self._is_closed:
@@ -176,7 +197,7 @@ class OptimisedModels:
                 open_folder(folder)
                 with try_lock(folder / f".{key.digest}.lock") as is_ours:
                     if not is_ours:
-                        return "another process is writing it"
+                        return BUSY
                     if not (folder / key.digest).exists():
                         self._write_new(key, files, partial(run_writer, source, ids=ids))
         except (CopyFailedError, UntrustedError, CorruptFileError, OSError) as error:
@@ -212,17 +233,17 @@ class OptimisedModels:
         self._log_unused(name, reason)
         remove_folder(copy.folder, lock=RECORD)
 
-    def keep(self) -> None:
-        """Mark the copies in use as used now, and remove what nobody uses any more."""
-        for copy in tuple(self._used):
-            copy.mark_used()
+    def clean(self) -> None:
+        """Remove what nobody uses any more."""
         with suppress(OSError, UntrustedError):
             check_folder(self._folder)
             clean(self._folder)
 
     def close(self) -> None:
-        """End the processes that write copies, and start no more."""
+        """End the processes that write copies, and start no more. Copies count as used until now."""
         self._is_closed = True
+        for copy in tuple(self._used):
+            copy.mark_used()
         for writer in tuple(self._writers):
             with suppress(OSError):
                 writer.kill()

@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
-from msgspec import Meta
 
 from engine.fingerprint import ModelFiles, VerifiedFiles
 from engine.onnx_sessions import COPY_OPTIONS, runtime_build
+from engine.optimised_writer import CopiedFile, Hash
 from host.small_files import read_small_file
 from host.trusted_folder import check_file, write_file
 
@@ -21,7 +21,6 @@ NOTE_SUFFIX = ".sources.json"
 KEY_DIGITS = 32
 
 Stored = TypeVar("Stored")
-Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class CopyKey(msgspec.Struct, frozen=True):
@@ -53,13 +52,6 @@ class CopyKey(msgspec.Struct, frozen=True):
     def digest(self) -> str:
         """Name of the copy's folder."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:KEY_DIGITS]
-
-
-class CopiedFile(msgspec.Struct, frozen=True):
-    """Size and hash of one file of a copy."""
-
-    size_bytes: int
-    sha256: Hash
 
 
 class CopyRecord(msgspec.Struct, frozen=True):

@@ -10,22 +10,33 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from engine.file_hashes import SHA256_DIGITS, hash_same_kind
+from engine.graph_check import explain
 from engine.model_inputs import INPUT_TYPES
 from engine.onnx_sessions import COPY_GRAPH, COPY_WEIGHTS, open_session, write_copy
-from engine.optimised_record import CopiedFile
 
 MAX_WRITE_S = 1800.0
 """How long the process may take: more than a model of ten gigabytes needs on a slow disk."""
 NICENESS = 10
 """Priority of the process: requests come first."""
 ROOT = Path(__file__).parents[1]
-MAX_REASON_CHARACTERS = 200
+PRIVATE = 0o077
+"""The permissions that the files of a copy do not have: all of other users."""
+
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class CopiedFile(msgspec.Struct, frozen=True):
+    """Size and hash of one file of a copy."""
+
+    size_bytes: int
+    sha256: Hash
 
 
 class CopyFailedError(Exception):
@@ -72,7 +83,7 @@ def run_writer(
     if process.returncode:
         last = errors.decode(errors="replace").strip().rpartition("\n")[2] if process.returncode > 0 else ""
         ended = f"the process that writes it ended with code {process.returncode}"
-        raise CopyFailedError(last[:MAX_REASON_CHARACTERS] or ended)
+        raise CopyFailedError(explain(RuntimeError(last)) if last else ended)
     return msgspec.json.decode(output, type=dict[str, CopiedFile])
 
 
@@ -84,6 +95,7 @@ def main(source: Path, folder: Path, ids: Sequence[Sequence[int]]) -> None:
         Exception: ONNX Runtime or the disk failed.
     """
     os.nice(NICENESS)
+    os.umask(PRIVATE)
     written = write_copy(source, folder)
     for path in (folder / COPY_GRAPH, folder / COPY_WEIGHTS):
         if not path.is_file():

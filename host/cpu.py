@@ -12,7 +12,7 @@ FEATURES = ("amx_int8", "avx512_vnni", "avx512f", "avx_vnni", "avx2", "i8mm", "a
 Float32 kernels differ by the last digits, those for int8 by more: without VNNI, sums of products can saturate.
 """
 
-INSTRUCTION_SETS = re.compile(r"(?:s?sse|pni|avx|amx|fma|f16c|vnni|asimd|neon|sve|sme|i8mm|bf16|fp)[\w.]*")
+INSTRUCTION_SETS = re.compile(r"(?:s?sse|pni|avx|amx|fma|f16c|vnni|asimd|neon|sve|sme|i8mm|bf16)[\w.]*|fp(?:hp)?")
 """Names of vector and matrix instruction sets in /proc/cpuinfo. The other flags change with the kernel, too."""
 MACOS_NAMES = (b"machdep.cpu.brand_string", b"hw.cpufamily")
 """What macOS calls the CPU. Each Mac's processor is one product, so its name implies its instruction sets."""

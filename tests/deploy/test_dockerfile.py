@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.openai_token_ids import CL100K_BASE
+from assembly.optimised import BAKED_COPIES_DIR
 from cli.commands import COMMANDS
 from config import BUNDLED_MODELS_DIR, HERE, PRELOADED_DIR
 from main import VERSION
@@ -175,6 +176,12 @@ def test_preloaded_models_are_stored_where_the_service_looks_for_them() -> None:
     assert f"HUB_CACHE_DIR=/app/{folder} " in STAGES["preloaded"].arguments("RUN")[0]
 
 
+def test_optimised_copies_are_stored_where_the_service_looks_for_them_and_may_be_read_by_its_user() -> None:
+    command = next(line for line in PRODUCTION.arguments("RUN") if "OPTIMISE_MODELS" in line)
+    assert f"OPTIMISED_MODELS_DIR=/app/{BAKED_COPIES_DIR.relative_to(HERE)} " in command
+    assert f"chmod -R u=rwX,go=rX {BAKED_COPIES_DIR.name}" in command
+
+
 def test_large_layers_come_before_the_code() -> None:
     targets = [copy.split()[-1] for copy in PRODUCTION.arguments("COPY")]
     assert targets[:3] == ["/opt/venv", "models/", PRELOADED_DIR.name]
@@ -182,7 +189,7 @@ def test_large_layers_come_before_the_code() -> None:
 
 
 def test_labels_contain_the_version_of_the_service() -> None:
-    assert PRODUCTION.arguments("ARG") == [f"VERSION={VERSION}", "REVISION", "CREATED"]
+    assert PRODUCTION.arguments("ARG") == ["OPTIMISE_MODELS", f"VERSION={VERSION}", "REVISION", "CREATED"]
     [label] = PRODUCTION.arguments("LABEL")
     for name in ("title", "description", "version", "revision", "created"):
         assert f"org.opencontainers.image.{name}=" in label

@@ -9,7 +9,7 @@ import pytest
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
 from engine.hub_locks import locked
-from engine.hub_space import STALE_S, HubSpace, size_of
+from engine.hub_space import COPIES_FOLDER, STALE_S, HubSpace, size_of
 
 MB = 1_000_000
 
@@ -45,6 +45,12 @@ def test_cache_may_grow_to_its_limit_and_not_beyond(tmp_path: Path) -> None:
     assert refusal(limited, model(41), folder) == (
         "its download needs 41 MB, and 60 MB of the 100 MB that HUB_CACHE_MAX_SIZE allows are in use"
     )
+
+
+def test_optimised_copies_do_not_count_for_the_limit_of_downloads(tmp_path: Path) -> None:
+    write(tmp_path / COPIES_FOLDER / "0123" / "weights.bin", 90)
+    with space(tmp_path, max_mb=100).reserve(model(100), tmp_path / "models--b"):
+        pass
 
 
 def test_downloads_under_way_are_counted_in_full_until_they_end(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ class Place:
 
 
 @contextmanager
-def tending(copies: OptimisedModels, reload: Callable[[str], object]) -> Iterator[CopyUpkeep]:
-    upkeep = CopyUpkeep(copies, reload=reload)
+def tending(copies: OptimisedModels, reload: Callable[[str], object], **options: Any) -> Iterator[CopyUpkeep]:
+    upkeep = CopyUpkeep(copies, reload=reload, **{"max_tries": 1, "pause_s": 0.0, **options})
     try:
         yield upkeep
     finally:
