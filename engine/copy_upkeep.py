@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
 import structlog
@@ -26,16 +26,25 @@ log = structlog.get_logger()
 class CopyUpkeep:
     """Works on one model after the other, in a thread of its own."""
 
-    def __init__(self, copies: OptimisedModels, *, reload: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        copies: OptimisedModels,
+        *,
+        reload: Callable[[str], object],
+        adopting: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         """Start nothing.
 
         Args:
             copies: the copies.
             reload: called with the name of a model that must be loaded anew, because its files or its copy have
                 changed under it. Called in the thread.
+            adopting: entered with the name of a model while it exchanges its sessions for those of its copy, in the
+                thread; measures what that changes.
         """
         self._copies = copies
         self._reload = reload
+        self._adopting = adopting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="copies", initializer=_be_nice)
 
     def tend(self, encoder: Encoder) -> None:
@@ -84,14 +93,15 @@ class CopyUpkeep:
     def _adopt(self, encoder: Encoder, copy: OptimisedCopy) -> str:
         """Have *encoder* run *copy*; return why that is impossible, or an empty string."""
         try:
-            reason = "" if encoder.adopt(copy) else "its vectors differ from those of the model"
+            with self._adopting(encoder.name):
+                reason = "" if encoder.adopt(copy) else "its vectors differ from those of the model"
+                trim_memory()
         except Exception as error:  # noqa: BLE001 - the model serves as before
             reason = f"the model cannot run it ({type(error).__name__})"
         if reason:
             self._copies.reject(encoder.name, copy, reason)
             return reason
         log.info("optimised_copy_adopted", model=encoder.name, size_bytes=copy.record.size_bytes)
-        trim_memory()
         return ""
 
     def _verify(self, encoder: Encoder, copy: OptimisedCopy) -> None:
