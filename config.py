@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     lone_text_memory: Bytes = Field(
         ByteSize(256_000_000),
         ge=0,
-        description="Models up to this size get a second copy, which runs a single text on up to 8 cores. 0: no model.",
+        description="Models up to this size, and those with an optimised copy, run one text on up to 8 cores. 0: none.",
     )
     max_queue_seconds: Seconds = Field(
         10,

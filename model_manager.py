@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -205,6 +205,10 @@ class ModelManager:
         self._meter.forget(name)
         await self._evict([name] if name in self._places.loaded else [], reason="changed")
 
+    def changing_memory(self, name: str, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
+        """Measure anew what a model takes, because its sessions are exchanged in the block; for any thread."""
+        return self._meter.changing(name, lambda taken: loop.call_soon_threadsafe(self._places.adopt_memory, taken))
+
     async def aclose(self) -> None:
         """Stop waiting for loads and evict all models. A load that runs in its thread finishes there."""
         for task in tuple(self._loading.values()):
@@ -282,13 +286,10 @@ class ModelManager:
         if name in self._places.required:
             self._places.required[name] = memory_bytes  # a reload may have changed its size
         log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(loaded))
-        self._executor.submit(self._finish_and_measure, encoder, asyncio.get_running_loop())
-
-    def _finish_and_measure(self, encoder: Encoder, loop: asyncio.AbstractEventLoop) -> None:
-        """Optimise a loaded model, and count what it takes; blocks."""
-        measured = self._meter.finish(partial(optimise_or_log, self._optimise), encoder)
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(self._places.adopt_memory, measured)
+        finish, loop = partial(self._meter.finish, partial(optimise_or_log, self._optimise)), asyncio.get_running_loop()
+        self._executor.submit(
+            finish, encoder, lambda taken: loop.call_soon_threadsafe(self._places.adopt_memory, taken)
+        )
 
     async def _fetch_and_load(self, model: Model, owner: str) -> tuple[Encoder, float]:
         """Get the files of *model*, then a place for it, and load it.

@@ -30,7 +30,7 @@ class LanePlan:
         cores: cores that the service may use.
         lanes: inference threads, at most one per core.
         spare: cores of a CPU quota that are left to the threads beside the lanes: HTTP, JSON and tokenising.
-        lone_text_bytes: models up to this size in memory get the second session; 0: no model does.
+        lone_text_bytes: models up to this size get the second session, and all with an optimised copy; 0: none.
     """
 
     cores: int
@@ -51,6 +51,13 @@ class LanePlan:
     def sessions_of(self, model: Model) -> int:
         """Return the copies of *model* in memory: one for the lanes, and one for lone texts if it is small enough."""
         return 2 if self.lanes > 1 and model.memory_bytes <= self.lone_text_bytes else 1
+
+    def has_lone_text_session(self, model: Model, *, is_mapped: bool) -> bool:
+        """Whether *model* gets a session for lone texts.
+
+        One of any size does if it *is_mapped*, run by its optimised copy: both sessions then share the weights.
+        """
+        return self.lanes > 1 and self.lone_text_bytes > 0 and (is_mapped or self.sessions_of(model) > 1)
 
     def advice(self) -> str | None:
         """Return how to use the cores that stay unused, in words for the operator; None: all are used."""

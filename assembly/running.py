@@ -193,7 +193,11 @@ class RunningService:
             for executor in (loading, downloading):
                 stack.callback(executor.shutdown, wait=False, cancel_futures=True)
             loop = asyncio.get_running_loop()
-            upkeep = CopyUpkeep(self._copies, reload=lambda name: _call_soon(loop, partial(self._load_anew, name)))
+            upkeep = CopyUpkeep(
+                self._copies,
+                reload=lambda name: _call_soon(loop, partial(self._load_anew, name)),
+                adopting=lambda name: self.parts.models.changing_memory(name, loop),
+            )
             stack.callback(upkeep.close)
             models = self._model_manager(loading, downloading, upkeep)
             stack.push_async_callback(models.aclose)
@@ -267,7 +271,7 @@ class RunningService:
 def _optimise(encoder: Encoder, plan: LanePlan, upkeep: CopyUpkeep) -> None:
     """Open the session for lone texts, and have an optimised copy verified or written; blocks for the former."""
     try:
-        if plan.sessions_of(encoder.model) > 1:
+        if plan.has_lone_text_session(encoder.model, is_mapped=encoder.copy is not None):
             encoder.open_lone_text_session(plan.lone_text_threads)
     finally:
         upkeep.tend(encoder)

@@ -1,8 +1,10 @@
-"""Measure the memory of one replica by its lanes, and the effect of a CPU limit that equals its lanes.
+"""Measure the memory of a replica, of more workers and replicas, and the effect of a CPU limit that equals its lanes.
 
-Run `python benchmarks/replica.py`, about 3 minutes. The second part puts the server into a control group with a CPU
-quota, as a container's limit does. That needs root, and is left out without. Its result is meaningless on a busy
-machine, where the server does not get enough CPU to reach the limit. docs/production/kubernetes.md shows the memory.
+Run `python benchmarks/replica.py`, about 4 minutes. The first server writes the optimised copy that the others map.
+Resident memory (RSS) contains mapped files in full in each process. Pss divides what processes share among them, so it
+can be added up. Private dirty memory is what the kernel cannot drop. The last part puts the server into a control group
+with a CPU quota, as a container's limit does. That needs root, and is left out without. Its result is meaningless on a
+busy machine, where the server gets too little CPU to reach the limit. docs/production/kubernetes.md has the results.
 """
 
 import argparse
@@ -11,14 +13,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
+from tempfile import TemporaryDirectory
+from typing import Any
 
 if not __package__:  # run as a script: let `benchmarks` be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.load import Job, run_load, texts_done
-from benchmarks.machine import describe_run, memory_mb_of
+from benchmarks.machine import describe_run
 from benchmarks.processes import BenchError, end_children_on_sigterm, healthy_server
 from benchmarks.tables import markdown, percentile
 from benchmarks.texts import Kind, distinct_texts
@@ -30,11 +35,18 @@ PERIOD_US = 100_000
 KINDS: tuple[Kind, ...] = ("short", "mixed")
 COUNTED_TEXTS = 512
 REPLICAS = (
-    ("1 lane", 1, "256MB"),
-    ("2 lanes, LONE_TEXT_MEMORY=0", 2, "0"),
-    ("2 lanes", 2, "256MB"),
+    ("2 lanes, no optimised copies", 2, {"OPTIMISED_MODELS_MAX_SIZE": "0"}),
+    ("1 lane", 1, {}),
+    ("2 lanes, LONE_TEXT_MEMORY=0", 2, {"LONE_TEXT_MEMORY": "0"}),
+    ("2 lanes", 2, {}),
+    *(
+        (f"2 lanes, WORKERS={workers}", 2, {"WORKERS": str(workers)})
+        for workers in range(2, min(4, usable_cores()) + 1)
+    ),
 )
-"""Name, lanes and LONE_TEXT_MEMORY."""
+"""Name, lanes and settings."""
+SETTLED_S = 3.0
+"""Time after the start in which the sessions for lone texts are opened."""
 
 
 def main() -> None:
@@ -46,7 +58,7 @@ def main() -> None:
     command = f"python benchmarks/replica.py --seconds {options.seconds:g} --rounds {options.rounds}"
     print(describe_run(command), end="\n\n")
     try:
-        print(_tokens_per_text(), _memory_by_lanes(options.seconds), sep="\n\n", end="\n\n")
+        print(_tokens_per_text(), _memory_by_settings(options.seconds), sep="\n\n", end="\n\n")
         print(_effect_of_limits(options.seconds, options.rounds))
     except BenchError as error:
         sys.exit(f"replica.py: {error}")
@@ -63,14 +75,60 @@ def _tokens_per_text() -> str:
     return markdown(["texts", "tokens, mean"], lines)
 
 
-def _memory_by_lanes(seconds: float) -> str:
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of a server in MB, its workers included."""
+
+    resident: float
+    shared_out: float
+    private_dirty: float
+
+    def written(self) -> list[str]:
+        return [f"{mb:.0f}" for mb in (self.resident, self.shared_out, self.private_dirty)]
+
+
+def memory_of(pid: int) -> Memory:
+    """Return the memory of a process and its children: RSS, Pss and private dirty."""
+    pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    found = {"Rss:": 0.0, "Pss:": 0.0, "Private_Dirty:": 0.0}
+    for each in pids:
+        for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
+            name, *value = line.split()
+            if name in found:
+                found[name] += int(value[0]) / 1024
+    return Memory(*found.values())
+
+
+def _memory_by_settings(seconds: float) -> str:
+    """Return a table of one server each, and of a second replica that starts beside one."""
     lines = []
-    for name, lanes, lone_text_memory in REPLICAS:
-        with healthy_server({"LONE_TEXT_MEMORY": lone_text_memory}, log_level="ERROR", lanes=lanes) as server:
-            ready_mb, _ = memory_mb_of(server.process.pid)
-            run_load(Job(server.port, server.process.pid, list(BULK_ALONE.streams), name, 1.0, seconds))
-            lines.append([name, *(f"{mb:.0f}" for mb in (ready_mb, *memory_mb_of(server.process.pid)))])
-    return markdown(["replica", "MB when ready", "MB after bulk work", "MB at most"], lines)
+    with TemporaryDirectory() as cache:
+        _write_copy({"HUB_CACHE_DIR": cache})
+        for name, lanes, settings in REPLICAS:
+            given = {"HUB_CACHE_DIR": cache, **settings}
+            with healthy_server(given, log_level="ERROR", lanes=lanes) as server:
+                ready = _settled(server.process.pid)
+                run_load(Job(server.port, server.process.pid, list(BULK_ALONE.streams), name, 1.0, seconds))
+                lines.append([name, *ready.written(), *memory_of(server.process.pid).written()])
+        options: dict[str, Any] = {"log_level": "ERROR", "lanes": 2}
+        with healthy_server({"HUB_CACHE_DIR": cache}, **options) as first:
+            alone = _settled(first.process.pid)
+            with healthy_server({"HUB_CACHE_DIR": cache}, **options) as second:
+                both = (memory_of(first.process.pid), _settled(second.process.pid))
+            added = sum(memory.shared_out for memory in both) - alone.shared_out
+    head = ["replica", "RSS when ready", "Pss", "private dirty", "RSS after bulk work", "Pss", "private dirty"]
+    return f"{markdown(head, lines)}\n\nMB. A second replica with the same HUB_CACHE_DIR adds {added:.0f} MB Pss."
+
+
+def _settled(pid: int) -> Memory:
+    time.sleep(SETTLED_S)
+    return memory_of(pid)
+
+
+def _write_copy(settings: dict[str, str]) -> None:
+    """Let a server write the optimised copy of the model, and end it."""
+    with healthy_server(settings, lanes=1) as server:
+        server.wait_for(lambda: any(event["event"] == "optimised_copy_adopted" for event in server.events_after(0)))
 
 
 def _effect_of_limits(seconds: float, rounds: int) -> str:

@@ -4,7 +4,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
 import structlog
@@ -31,6 +31,7 @@ class CopyUpkeep:
         reload: Callable[[str], object],
         pause_s: float = PAUSE_S,
         max_tries: int = MAX_TRIES,
+        adopting: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Start nothing.
 
@@ -40,9 +41,12 @@ class CopyUpkeep:
                 changed under it. Called in the thread.
             pause_s: seconds until a copy that another process is writing is looked for again.
             max_tries: how often it is looked for.
+            adopting: entered with the name of a model while it exchanges its sessions for those of its copy, in the
+                thread; measures what that changes.
         """
         self._copies = copies
         self._reload = reload
+        self._adopting = adopting
         self._pause_s = pause_s
         self._max_tries = max_tries
         self._closing = threading.Event()
@@ -102,14 +106,15 @@ class CopyUpkeep:
     def _adopt(self, encoder: Encoder, copy: OptimisedCopy) -> str:
         """Have *encoder* run *copy*; return why that is impossible, or an empty string."""
         try:
-            reason = "" if encoder.adopt(copy) else "its vectors differ from those of the model"
+            with self._adopting(encoder.name):
+                reason = "" if encoder.adopt(copy) else "its vectors differ from those of the model"
+                trim_memory()
         except Exception as error:  # noqa: BLE001 - the model serves as before
             reason = f"the model cannot run it ({type(error).__name__})"
         if reason:
             self._copies.reject(encoder.name, copy, reason)
             return reason
         log.info("optimised_copy_adopted", model=encoder.name, size_bytes=copy.record.size_bytes)
-        trim_memory()
         return ""
 
     def _verify(self, encoder: Encoder, copy: OptimisedCopy) -> None:

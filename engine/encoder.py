@@ -24,6 +24,7 @@ from engine.hub import use_cached_files, use_files
 from engine.manifest import Folder
 from engine.model_cards import InputType
 from engine.model_folders import why_unusable
+from engine.onnx_sessions import open_session as open_onnx
 from engine.optimised_copy import NOT_WRITTEN, STATIC, CopyState, OptimisedCopy
 from engine.optimised_models import OptimisedModels
 from engine.optimised_record import SourceState
@@ -279,14 +280,16 @@ def _check_folder(model: Model, folder: Folder) -> None:
 
 
 def _open_folder(model: Model, folder: Folder, copy: Path | None) -> Encoder:
-    """Open the model in *folder*, whose files may be anything.
+    """Open the model in *folder*, whose files may be anything. A copy is mapped while the tokenizer is read.
 
     Raises:
         UnusableModelError: they cannot be used.
         Exception: whatever FastEmbed and ONNX Runtime raise.
     """
-    tokenizer = read_tokenizer(folder.path, max_tokens=folder.manifest.max_tokens)
-    session = open_folder_session(folder, tokenizer.tokenizer, copy=copy)
+    with ThreadPoolExecutor(1, thread_name_prefix="open") as opening:
+        graph = opening.submit(open_onnx, copy, threads=1, is_copy=True) if copy else None
+        tokenizer = read_tokenizer(folder.path, max_tokens=folder.manifest.max_tokens)
+        session = open_folder_session(folder, tokenizer.tokenizer, copy=graph.result() if graph else None)
     model_type = (read_object_if_any(folder.path, "config.json") or {}).get("model_type")
     check_inputs(session.signature, model_type=str(model_type or ""))
     encoder = Encoder(model, session)

@@ -284,13 +284,13 @@ def open_session(name: str, folder: Path, *, copy: Path | None = None) -> Sessio
     return Session(embedding, reopen=reopen, tokenizer=tokenizer, padding=padding, is_copy=copy is not None)
 
 
-def open_folder_session(folder: Folder, tokenizer: Tokenizer, *, copy: Path | None = None) -> Session:
+def open_folder_session(folder: Folder, tokenizer: Tokenizer, *, copy: Any = None) -> Session:
     """Load a folder's graph with one thread. FastEmbed does not read the folder's tokenizer files.
 
     Args:
         folder: contains the graph.
         tokenizer: the folder's, with truncation and padding set up.
-        copy: the graph of an optimised copy, to run instead of the model's own; None: there is none.
+        copy: an open session of an optimised copy, to run instead of the model's own graph; None: there is none.
 
     Raises:
         Exception: whatever FastEmbed and ONNX Runtime raise for missing or broken files.
@@ -306,7 +306,7 @@ def open_folder_session(folder: Folder, tokenizer: Tokenizer, *, copy: Path | No
     inner: Any = embedding.model
     inner.tokenizer = tokenizer  # FastEmbed loads its own only if there is none
     if copy:
-        inner.model = open_onnx(copy, threads=1, is_copy=True)
+        inner.model = copy
     else:
         inner.load_onnx_model()
     padding = tokenizer.padding or {}

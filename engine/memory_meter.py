@@ -6,10 +6,13 @@ them, too.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from engine.catalog import Model
 from engine.encoder import Encoder
+
+Adopt = Callable[[dict[str, int]], object]
+"""Gets what models take, in bytes, by their names. Called in the thread that has measured it."""
 
 
 class MemoryMeter:
@@ -64,11 +67,13 @@ class MemoryMeter:
                 self._start_bytes = None
             raise
 
-    def finish(self, optimise: Callable[[Encoder], None], encoder: Encoder) -> dict[str, int]:
+    def finish(self, optimise: Callable[[Encoder], None], encoder: Encoder, adopt: Adopt) -> None:
         """Optimise a model that `load` has returned. Blocks.
 
-        Returns:
-            What was measured, by model; empty: nothing, or other loads are still running.
+        Args:
+            optimise: makes the model faster, and may take memory.
+            encoder: the model.
+            adopt: gets what was measured, by model, if this is the end of a group.
         """
         try:
             optimise(encoder)
@@ -77,7 +82,25 @@ class MemoryMeter:
                 self._loading -= 1
                 measured = {} if self._loading else self._divide()
                 self._measured.update(measured)
-        return measured
+            _report(measured, adopt)
+
+    @contextmanager
+    def changing(self, name: str, adopt: Adopt) -> Iterator[None]:
+        """Measure what changes in a loaded model that exchanges its sessions in the block; see `finish`. Blocks."""
+        with self._lock:
+            before, is_alone, freed = self._read(), not self._loading and not self._freeing, self._freed
+            self._start_bytes = None  # a load that overlaps is not measured
+        measured: dict[str, int] = {}
+        try:
+            yield
+        finally:
+            with self._lock:
+                now, known = self._read(), self._measured.get(name)
+                is_alone = is_alone and not self._loading and self._freed == freed
+                self._start_bytes = None
+                if is_alone and before is not None and now is not None and known is not None:
+                    measured[name] = self._measured[name] = max(1, known + now - before)
+            _report(measured, adopt)
 
     @contextmanager
     def freeing(self) -> Iterator[None]:
@@ -99,3 +122,9 @@ class MemoryMeter:
             return {}
         total = sum(self._group.values())
         return {name: growth * estimate // total for name, estimate in self._group.items()}
+
+
+def _report(measured: dict[str, int], adopt: Adopt) -> None:
+    if measured:
+        with suppress(RuntimeError):  # the event loop has ended
+            adopt(measured)

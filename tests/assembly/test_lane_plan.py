@@ -6,6 +6,7 @@ import pytest
 
 from assembly import lane_plan
 from assembly.lane_plan import LanePlan, plan_lanes
+from engine.catalog import Model
 from tests.support.apps import running_app, settings_of
 
 
@@ -59,3 +60,21 @@ def test_start_warns_of_unused_cores(
     assert [event["advice"] for event in events if event["event"] == "cores_unused"] == (
         ["1 usable core stays unused; set THREAD_POOL_WORKERS=auto"] if is_warned else []
     )
+
+
+@pytest.mark.parametrize(
+    ("lanes", "limit_mb", "is_mapped", "expected"),
+    [
+        pytest.param(2, 256, False, True, id="small"),
+        pytest.param(2, 10, False, False, id="too large"),
+        pytest.param(2, 10, True, True, id="too large, but mapped"),
+        pytest.param(2, 0, True, False, id="none wanted"),
+        pytest.param(1, 256, True, False, id="one lane uses the only core already"),
+    ],
+)
+def test_second_session_is_for_small_models_and_for_those_whose_weights_are_mapped(
+    lanes: int, limit_mb: int, *, is_mapped: bool, expected: bool
+) -> None:
+    model = Model("a", 4, None, 1, 100_000_000, description="", license="", source="local")
+    given = LanePlan(cores=2, lanes=lanes, lone_text_bytes=limit_mb * 1_000_000)
+    assert given.has_lone_text_session(model, is_mapped=is_mapped) is expected

@@ -35,7 +35,13 @@ class Process:
 
     def load(self, wanted: Model, by_bytes: int) -> dict[str, int]:
         encoder = self.meter.load(self.grow(by_bytes), wanted)
-        return self.meter.finish(self.grow(1), encoder)
+        return self.finish(encoder, 1)
+
+    def finish(self, encoder: Encoder, by_bytes: int = 0) -> dict[str, int]:
+        """Return what is reported at the end of a load."""
+        reported: dict[str, int] = {}
+        self.meter.finish(self.grow(by_bytes), encoder, reported.update)
+        return reported
 
 
 @pytest.fixture
@@ -62,9 +68,9 @@ def test_growth_of_loads_that_overlap_is_divided_by_their_estimates(process: Pro
     meter = process.meter
     first = meter.load(process.grow(50), A)
     second = meter.load(process.grow(150), B)
-    assert meter.finish(process.grow(0), first) == {}
+    assert process.finish(first) == {}
     assert meter.memory_bytes(A) == 100
-    assert meter.finish(process.grow(0), second) == {"a": 50, "b": 150}
+    assert process.finish(second) == {"a": 50, "b": 150}
     assert process.load(A, 29) == {"a": 30}  # alone, it is corrected
 
 
@@ -75,28 +81,46 @@ def test_load_that_fails_leaves_nothing_measured_for_those_beside_it(process: Pr
     encoder = process.meter.load(process.grow(50), A)
     with pytest.raises(MemoryError):
         process.meter.load(fail, B)
-    assert process.meter.finish(process.grow(0), encoder) == {}
+    assert process.finish(encoder) == {}
     assert process.load(A, 29) == {"a": 30}
 
 
 def test_load_is_not_measured_while_a_model_is_freed(process: Process) -> None:
     with process.meter.freeing():
         encoder = process.meter.load(process.grow(50), A)
-    assert process.meter.finish(process.grow(0), encoder) == {}
+    assert process.finish(encoder) == {}
     encoder = process.meter.load(process.grow(50), A)
     with process.meter.freeing():
         pass
-    assert process.meter.finish(process.grow(0), encoder) == {}
+    assert process.finish(encoder) == {}
     assert process.meter.memory_bytes(A) == 100
 
 
 @pytest.mark.parametrize("growth", [0, -200])
 def test_growth_that_cannot_be_one_models_is_not_believed(process: Process, growth: int) -> None:
     encoder = process.meter.load(process.grow(growth), A)
-    assert process.meter.finish(process.grow(0), encoder) == {}
+    assert process.finish(encoder) == {}
+
+
+def test_exchange_of_sessions_changes_what_the_model_takes(process: Process) -> None:
+    process.load(A, 70)
+    reported: dict[str, int] = {}
+    with process.meter.changing("a", reported.update):
+        process.grow(-50)(None)
+    assert reported == {"a": 21}
+    assert process.meter.memory_bytes(A) == 21
+
+
+def test_exchange_beside_a_load_is_not_measured_and_neither_is_the_load(process: Process) -> None:
+    process.load(A, 70)
+    reported: dict[str, int] = {}
+    with process.meter.changing("a", reported.update):
+        encoder = process.meter.load(process.grow(150), B)
+    assert process.finish(encoder) == reported == {}
+    assert (process.meter.memory_bytes(A), process.meter.memory_bytes(B)) == (71, 300)
 
 
 def test_system_that_does_not_report_memory_leaves_the_estimates() -> None:
     meter = MemoryMeter(lambda model: model.memory_bytes, read=lambda: None)
-    assert meter.finish(lambda _: None, meter.load(lambda _: cast("Encoder", None), A)) == {}
+    meter.finish(lambda _: None, meter.load(lambda _: cast("Encoder", None), A), lambda taken: pytest.fail(str(taken)))
     assert meter.memory_bytes(A) == 100
