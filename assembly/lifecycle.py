@@ -1,6 +1,6 @@
 """The lifecycle of the service: starting, healthy, draining. The phase changes only here.
 
-`serving.process_signals` receives SIGTERM, and `serving.uvicorn_adapter.DrainingServer` starts the drain here.
+`serving.process_signals` receives SIGTERM, and `serving.uvicorn_server.DrainingServer` starts the drain here.
 """
 
 import asyncio

@@ -28,8 +28,7 @@ class WorkerChannel:
             service: of this worker.
             handlers: further handlers for calls of the supervisor.
         """
-        own = {"worker.ping": self._answer_ping, "worker.retire": _drain}
-        self.channel = MessageChannel(link.channel_socket, {**handlers, **own})
+        self.channel = MessageChannel(link.channel_socket, {**handlers, "worker.ping": self._answer_ping})
         self._service = service
 
     @asynccontextmanager
@@ -67,8 +66,3 @@ def worker_lifespan(
 ) -> list[Callable[[Litestar], AbstractAsyncContextManager[None]]]:
     """Return the lifespan of the channel of *worker*; none without workers."""
     return [] if worker is None else [WorkerChannel(worker, service, handlers={}).lifespan]
-
-
-def _drain(_: bytes) -> bytes:
-    signal.raise_signal(signal.SIGTERM)
-    return b""

@@ -1,5 +1,6 @@
 """Divides what the settings state for the whole service among its worker processes."""
 
+import math
 import sys
 from dataclasses import dataclass
 
@@ -79,9 +80,18 @@ def take_share(settings: Settings, number: int, workers: int) -> WorkerShare:
     return share
 
 
+def per_worker(limit: int | None, workers: int) -> int | None:
+    """Return the share of each worker in a *limit* of connections. They are spread evenly, so the sum meets it."""
+    return None if limit is None else math.ceil(limit / workers)
+
+
 def _settings_of(settings: Settings, number: int, workers: int) -> Settings:
     """Return *settings* as worker *number* uses them. Each worker gets at least one of a thing."""
-    update: dict[str, object] = {"workers": 1}
+    update: dict[str, object] = {
+        "workers": 1,
+        "max_connections": per_worker(settings.max_connections, workers),
+        "max_connections_per_address": per_worker(settings.max_connections_per_address, workers),
+    }
     if isinstance(lanes := settings.thread_pool_workers, int):
         update["thread_pool_workers"] = max(1, share_of(lanes, number, workers))
     if (budget := settings.model_memory_budget) is not None:

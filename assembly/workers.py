@@ -14,10 +14,11 @@ from typing import NoReturn
 import structlog
 
 from assembly.worker_environment import settings_environment
-from assembly.worker_share import take_share, worker_count
+from assembly.worker_share import per_worker, take_share, worker_count
 from config import Settings, SettingsError, load_settings
-from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
+from host.listening_socket import ListenError
 from host.message_channel import Handler
+from serving.listening import listen
 from serving.process_exit import exit_despite_threads, fail
 from serving.process_signals import ProcessSignals
 from serving.process_start import prepare_process
@@ -84,11 +85,9 @@ def _supervise(settings: Settings, workers: int) -> int:
     _set_up_log(settings)
     log_unhandled_errors()
     try:
-        listening = open_listening_socket(settings.host, settings.port)
+        listening = listen(settings.host, settings.port)
     except ListenError as error:
         return fail(str(error))
-    if has_fallen_back(settings.host, listening):
-        log.warning("ipv6_unavailable", host=settings.host, listening=ALL_IPV4)
     failure = asyncio.run(_run_workers(settings, workers, listening, signals))
     signals.ignore_rest()
     return exit_despite_threads(0 if failure is None else fail(failure))
@@ -103,6 +102,7 @@ async def _run_workers(
         command=[sys.executable, *sys.orig_argv[1:]],
         plan=_plan_of(settings),
         listening=listening,
+        max_connections_per_address=per_worker(settings.max_connections_per_address, workers),
         handlers=supervisor_handlers,
     )
     replacement = RollingReplacement(supervisor, read_plan=lambda: new_plan(settings, workers))

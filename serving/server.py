@@ -1,6 +1,5 @@
 """Serves an app in this process, until a signal stops it."""
 
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,14 +10,16 @@ from typing import Protocol
 import structlog
 from litestar import Litestar
 
-from host.listening_socket import ALL_IPV4, ListenError, has_fallen_back, open_listening_socket
+from host.listening_socket import ListenError
 from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import ConnectionPool, EarlyRejection, peer_address
+from serving.listening import listen
 from serving.process_exit import exit_despite_threads, fail
 from serving.process_start import prepare_process
 from serving.protocol import HttpProtocol
-from serving.uvicorn_adapter import DrainingServer
+from serving.uvicorn_server import DrainingServer
 from serving.worker_process import WorkerLink
+from serving.worker_protocol import WorkerProtocol
 from telemetry.log_setup import log_unhandled_errors
 from telemetry.metrics import ConnectionCounts
 from web.dialects import Dialect
@@ -85,7 +86,7 @@ def serve(
     signals = prepare_process()
     log_unhandled_errors()
     try:
-        listening = _listen(host, port) if worker is None else worker.listening
+        listening = listen(host, port) if worker is None else None  # a worker gets its connections
     except ListenError as error:
         return fail(str(error))
     pool = ConnectionPool(
@@ -96,7 +97,7 @@ def serve(
         address_of=address_of,
     )
     watch_connections(pool.counts)
-    server = _create_server(app, pool, state, drain_s=drain_s, on_reload=reload)
+    server = _create_server(app, pool, state, drain_s=drain_s, on_reload=reload, worker=worker)
     stop = server.handle_exit if worker is None else _only_once(server.handle_exit)
     signals.hand_over(stop=stop, reload=server.reload, report_unused=server.report_unused)
     is_success = server.run_until_stopped(listening)
@@ -105,7 +106,13 @@ def serve(
 
 
 def _create_server(
-    app: Litestar, pool: ConnectionPool, state: ServiceState, *, drain_s: int, on_reload: Callable[[], None]
+    app: Litestar,
+    pool: ConnectionPool,
+    state: ServiceState,
+    *,
+    drain_s: int,
+    on_reload: Callable[[], None],
+    worker: WorkerLink | None,
 ) -> DrainingServer:
     """Create the server of *app*, whose connections *pool* counts."""
 
@@ -115,24 +122,13 @@ def _create_server(
 
     return DrainingServer(
         app,
-        make_protocol=partial(HttpProtocol, pool=pool),
+        make_protocol=partial(HttpProtocol if worker is None else WorkerProtocol, pool=pool),
         keep_alive_s=pool.limits.keep_alive_timeout_s,
         drain_s=drain_s,
         on_stop=start_draining,
         on_reload=on_reload,
+        connections_socket=None if worker is None else worker.connections_socket,
     )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Open the socket to listen on.
-
-    Raises:
-        ListenError: it cannot be opened.
-    """
-    listening = open_listening_socket(host, port)
-    if has_fallen_back(host, listening):
-        log.warning("ipv6_unavailable", host=host, listening=ALL_IPV4)
-    return listening
 
 
 def _only_once(stop: Callable[[int, FrameType | None], None]) -> Callable[[int, FrameType | None], None]:

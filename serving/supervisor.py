@@ -19,6 +19,7 @@ import structlog
 
 from host.message_channel import Handler
 from serving.child_processes import ChildProcesses, end_of
+from serving.connection_dispatcher import ConnectionDispatcher
 from serving.restart_policy import RestartPolicy
 from serving.worker_process import WorkerProcess, start_worker
 from serving.worker_watch import MAX_HUNG_S, wait_for_trouble
@@ -71,6 +72,7 @@ class Supervisor:
         command: Sequence[str],
         plan: WorkerPlan,
         listening: socket.socket,
+        max_connections_per_address: int | None = None,
         handlers: Callable[[int], Mapping[str, Handler]],
     ) -> None:
         """Start nothing before `run`.
@@ -79,7 +81,8 @@ class Supervisor:
             workers: the number of worker processes.
             command: starts a worker.
             plan: how workers are started and stopped.
-            listening: the socket that the service listens on.
+            listening: the socket that the service listens on; the supervisor closes it.
+            max_connections_per_address: of each worker; None: there is no limit.
             handlers: returns the handlers for the calls of the worker with this number.
         """
         self.plan = plan
@@ -89,7 +92,7 @@ class Supervisor:
         """How often workers were replaced, by number and reason: `exit` and `signal` (it has ended by itself), `hung`,
         `stuck`, `draining` and `reload`."""
         self._command = command
-        self._listening = listening
+        self._dispatcher = ConnectionDispatcher(listening, max_per_address=max_connections_per_address)
         self._handlers = handlers
         self._children = ChildProcesses()
         self.slots = tuple(Slot(number) for number in range(1, workers + 1))
@@ -134,6 +137,7 @@ class Supervisor:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await asyncio.gather(*(self._end(worker, worker.stop) for worker in self.workers))
+        self._dispatcher.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run *work* as a task until the supervisor stops."""
@@ -233,7 +237,7 @@ class Supervisor:
                 number=slot.number,
                 workers=len(self.slots),
                 restarts=sum(count for (number, _), count in self.replaced.items() if number == slot.number),
-                listening=self._listening,
+                dispatcher=self._dispatcher,
                 handlers=self._handlers(slot.number),
             )
         except OSError as error:
@@ -259,7 +263,7 @@ class Supervisor:
         if slot.worker is not worker or worker.ended.done():
             return
         log.error("worker_unusable", worker=worker.number, worker_pid=worker.pid, trouble=trouble)
-        worker.is_retired = True
+        worker.withdraw()
         if not await self.replace(slot, self.plan, trouble):
             await worker.stop(self.plan.drain_s + KILL_MARGIN_S)  # then `_keep` starts another one
 

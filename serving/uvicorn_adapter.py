@@ -1,40 +1,21 @@
-"""uvicorn's connection protocol and server, adapted: signals, drain and shutdown; pipelined requests; timers.
+"""uvicorn's connection protocol, adapted: pipelined requests, timers, what the parser does not limit.
 
-Every use of a uvicorn name that its documentation does not describe is in this module. A test checks the installed
-version for all of them.
+Every use of a uvicorn name that its documentation does not describe is in this module and in `serving.uvicorn_server`.
+A test checks the installed version for all of them.
 """
 
 import asyncio
-import math
-import signal
-import socket
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
 import httptools
-import structlog
-import uvicorn
-from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.connection_limits import FIELD_SEPARATORS, MAX_FIELDS
 from serving.half_closed import HalfClosedClient
-from serving.process_exit import exit_now
 from serving.request_heads import RequestHead, without_upgrade
 from web.security_headers import Header
-
-CLOSE_S = 1.0
-"""The part of the drain time that is kept for closing connections and models: a supervisor kills what runs longer."""
-
-REPEATED_S = 0.2
-"""Signals within this time after the first one count as the same: `timeout` and some shells send it to a process and to
-its group. The log line `drain_started` appears after this time."""
-
-log = structlog.get_logger()
 
 
 class UvicornProtocol(HttpToolsProtocol):
@@ -226,119 +207,3 @@ class UvicornProtocol(HttpToolsProtocol):
         if had_queue:
             self.queue_changed()
         self.answer_completed()
-
-
-class DrainingServer(uvicorn.Server):
-    """A server that stops in two steps: it drains (answers all accepted requests), and then it closes.
-
-    While it drains it still accepts connections, so that probes are answered. New work is rejected, and each answer
-    ends its connection.
-    """
-
-    def __init__(
-        self,
-        app: Litestar,
-        *,
-        make_protocol: Callable[..., UvicornProtocol],
-        keep_alive_s: float,
-        drain_s: int,
-        on_stop: Callable[[], None],
-        on_reload: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Prepare to serve *app*.
-
-        Args:
-            app: an ASGI app.
-            make_protocol: called for each connection, with uvicorn's keyword arguments.
-            keep_alive_s: seconds until a connection without a request is closed.
-            drain_s: seconds from the signal to the end.
-            on_stop: called at each signal; makes the app and the protocols reject new work.
-            on_reload: called in the event loop after `reload`.
-            clock: monotonic seconds.
-        """
-        config = uvicorn.Config(
-            app,
-            http=cast("type[asyncio.Protocol]", make_protocol),
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            workers=1,  # otherwise uvicorn reads WEB_CONCURRENCY, and fails if that is not a number
-            timeout_keep_alive=math.ceil(keep_alive_s),
-        )
-        super().__init__(config)
-        self._on_stop = on_stop
-        self._on_reload = on_reload
-        self._clock = clock
-        self._stop_signal: str | None = None
-        self._stopped_s = 0.0
-        self._is_reload_due = False
-        self._close_s = min(CLOSE_S, drain_s / 2)
-        self._drain_s = drain_s - self._close_s
-        self._drain_ends: float | None = None
-
-    def run_until_stopped(self, listening: socket.socket) -> bool:
-        """Serve on the socket *listening*; return False if the app failed to start or to stop, and logged why."""
-        try:
-            self.run(sockets=[listening])
-        except SystemExit:  # from uvicorn: the app failed to start
-            return False
-        return not self.lifespan.should_exit
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Install no handlers, as uvicorn would: `ProcessSignals` handles signals before, during and after the run."""
-        yield
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Drain at the first signal. At a later one end at once, with the exit code that shells use for it."""
-        self._on_stop()
-        now, name = self._clock(), signal.Signals(sig).name
-        if self._stop_signal is None:
-            self._stop_signal, self._stopped_s, self.should_exit = name, now, True
-        elif now - self._stopped_s < REPEATED_S:
-            log.info("signal_repeated", signal=name)
-        else:
-            log.warning("stopped_at_once", signal=name, unanswered=len(self.server_state.tasks))
-            exit_now(128 + sig)
-
-    def reload(self) -> None:
-        """Call `on_reload` soon; a signal handler may interrupt the event loop anywhere."""
-        self._is_reload_due = True
-
-    def report_unused(self, name: str) -> None:
-        log.info("signal_ignored", signal=name)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Return whether to close now; uvicorn calls this ten times a second."""
-        is_stopping = await super().on_tick(counter)
-        if self._is_reload_due:
-            self._is_reload_due = False
-            self._on_reload()
-        if not is_stopping or self._clock() - self._stopped_s < REPEATED_S:
-            return False
-        now = self._clock()
-        if self._drain_ends is None:
-            self._drain_ends = now + self._drain_s
-            log.info(
-                "drain_started",
-                signal=self._stop_signal,
-                requests=len(self.server_state.tasks),
-                seconds=self._drain_s,
-            )
-            for connection in self.server_state.connections:
-                cast("UvicornProtocol", connection).close_after_answers()
-        return not self.server_state.tasks or now >= self._drain_ends
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close everything; requests that are still unanswered get an error."""
-        left_s = 0.0 if self._drain_ends is None else max(0.0, self._drain_ends - self._clock())
-        self.config.timeout_graceful_shutdown = math.ceil(left_s)
-        log.info("drain_ended", unanswered=len(self.server_state.tasks))
-        try:
-            await asyncio.wait_for(super().shutdown(sockets), left_s + self._close_s)
-        except TimeoutError:
-            log.warning("shutdown_forced")  # a model run hangs, and no thread can be stopped from outside
-            exit_now(0)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from host.message_channel import Handler, MessageChannel
 from serving.child_processes import ChildProcesses
+from serving.connection_dispatcher import ConnectionDispatcher
 from serving.process_start import WORKER_VARIABLE
+from serving.worker_connections import WorkerConnections
 
 MAX_REASON_BYTES = 4096
 """Longest reason of a failed start. The system writes that much to a pipe as a whole."""
@@ -26,7 +28,6 @@ class WorkerLink:
         workers: the number of slots.
         channel_socket: for calls between this worker and the supervisor.
         connections_socket: for client connections from the supervisor.
-        listening: the socket that the service listens on.
         reason_pipe: file descriptor to which the worker writes why it cannot start.
     """
 
@@ -34,7 +35,6 @@ class WorkerLink:
     workers: int
     channel_socket: socket.socket
     connections_socket: socket.socket
-    listening: socket.socket
     reason_pipe: int
 
     @classmethod
@@ -43,7 +43,7 @@ class WorkerLink:
         if (text := os.environ.pop(WORKER_VARIABLE, None)) is None:
             return None
         given = json.loads(text)
-        descriptors = {name: given[name] for name in ("channel", "connections", "listening", "reason")}
+        descriptors = {name: given[name] for name in ("channel", "connections", "reason")}
         for descriptor in descriptors.values():
             os.set_inheritable(descriptor, False)  # noqa: FBT003 - not for the processes that this one starts
         return cls(
@@ -51,7 +51,6 @@ class WorkerLink:
             workers=given["workers"],
             channel_socket=socket.socket(fileno=descriptors["channel"]),
             connections_socket=socket.socket(fileno=descriptors["connections"]),
-            listening=socket.socket(fileno=descriptors["listening"]),
             reason_pipe=descriptors["reason"],
         )
 
@@ -72,7 +71,7 @@ class WorkerProcess:
         pid: int,
         ended: asyncio.Future[int],
         channel_socket: socket.socket,
-        connections_socket: socket.socket,
+        connections: WorkerConnections,
         reason_pipe: int,
         handlers: Mapping[str, Handler],
     ) -> None:
@@ -90,7 +89,8 @@ class WorkerProcess:
         """Set when it ends by itself: it accepts no more requests."""
         self.is_retired = False
         """Whether it was asked to end, or is being replaced because it does not work: it gets no more connections."""
-        self.connections_socket = connections_socket
+        self.connections = connections
+        """The client connections that it has."""
         own = {"worker.ready": self._set_ready, "worker.draining": self._set_draining}
         self.channel = MessageChannel(channel_socket, {**handlers, **own})
         self._reason_pipe = reason_pipe
@@ -114,11 +114,16 @@ class WorkerProcess:
         await self._wait_for_end(timeout_s)
 
     async def retire(self, timeout_s: float) -> None:
-        """Let it end without a lost request: others accept its connections. Kill it if it runs after *timeout_s*."""
+        """Let it end without a lost request: others get its connections. Stop it if it runs after *timeout_s*."""
         self.is_retired = True
-        if not self.channel.notify("worker.retire"):
-            self.signal(signal.SIGTERM)
-        await self._wait_for_end(timeout_s)
+        self.connections.retire()
+        await asyncio.wait([self.ended], timeout=timeout_s)
+        await self.stop(timeout_s)
+
+    def withdraw(self) -> None:
+        """Let others get new connections, and what becomes idle here, because this worker does not work or drains."""
+        self.is_retired = True
+        self.connections.withdraw()
 
     async def _wait_for_end(self, timeout_s: float) -> None:
         await asyncio.wait([self.ended], timeout=timeout_s)
@@ -129,7 +134,7 @@ class WorkerProcess:
         """Close what belongs to this process, after its end; return why it could not start, if it gave a reason."""
         self._running.cancel()
         self.channel.close()
-        self.connections_socket.close()
+        self.connections.remove()
         reason = b""
         with suppress(OSError):
             reason = os.read(self._reason_pipe, MAX_REASON_BYTES)
@@ -138,10 +143,12 @@ class WorkerProcess:
 
     def _set_ready(self, _: bytes) -> bytes:
         self.ready.set()
+        self.connections.set_ready()
         return b""
 
     def _set_draining(self, _: bytes) -> bytes:
         self.draining.set()
+        self.connections.is_ready = False  # others are better, if there are any
         return b""
 
 
@@ -153,7 +160,7 @@ def start_worker(
     number: int,
     workers: int,
     restarts: int,
-    listening: socket.socket,
+    dispatcher: ConnectionDispatcher,
     handlers: Mapping[str, Handler],
 ) -> WorkerProcess:
     """Start a worker by *command*.
@@ -162,13 +169,12 @@ def start_worker(
         OSError: the system cannot start a process, or has no free file descriptor.
     """
     channel, its_channel = socket.socketpair()
-    connections, its_connections = socket.socketpair()
+    connections = dispatcher.add_worker(number)
     reason, its_reason = os.pipe()
     os.set_blocking(reason, False)
     descriptors = {
         "channel": its_channel.fileno(),
-        "connections": its_connections.fileno(),
-        "listening": listening.fileno(),
+        "connections": connections.worker_end.fileno(),
         "reason": its_reason,
     }
     link = json.dumps({"number": number, "workers": workers, **descriptors})
@@ -178,12 +184,11 @@ def start_worker(
         )
     except BaseException:
         channel.close()
-        connections.close()
+        connections.remove()
         os.close(reason)
         raise
     finally:
         its_channel.close()
-        its_connections.close()
         os.close(its_reason)
     return WorkerProcess(
         number=number,
@@ -191,7 +196,7 @@ def start_worker(
         pid=pid,
         ended=ended,
         channel_socket=channel,
-        connections_socket=connections,
+        connections=connections,
         reason_pipe=reason,
         handlers=handlers,
     )

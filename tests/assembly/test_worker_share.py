@@ -54,10 +54,17 @@ def test_each_worker_has_a_lane_and_a_core_at_least() -> None:
     assert sum(share.cores for share in shares(settings(), 1)) <= usable_cores()
 
 
+@pytest.mark.parametrize(("limit", "share"), [(1000, 334), (999, 333), (1, 1)])
+def test_limits_of_connections_are_divided_and_rounded_up(limit: int, share: int) -> None:
+    given = settings(max_connections=limit, max_connections_per_address=limit)
+    found = {(one.settings.max_connections, one.settings.max_connections_per_address) for one in shares(given, 3)}
+    assert found == {(share, share)}
+
+
 def test_other_settings_stay_as_they_are() -> None:
     given = settings(thread_pool_workers="auto", max_text_length=77)
     [share, _] = shares(given, 2)
-    assert share.settings == given.model_copy(update={"workers": 1})
+    assert share.settings == given.model_copy(update={"workers": 1, "max_connections": given.max_connections // 2})
 
 
 def test_environment_of_a_worker_has_what_the_file_sets(tmp_path: Path) -> None:

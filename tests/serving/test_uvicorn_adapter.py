@@ -121,4 +121,4 @@ async def test_installed_versions_have_every_undocumented_name_that_the_adapter_
     listening.close()
     await asyncio.gather(*protocol.tasks)
     versions = f"uvicorn {version('uvicorn')} and httptools {version('httptools')}"
-    assert found == [], f"serving/uvicorn_adapter.py relies on names that {versions} do not have"
+    assert found == [], f"serving/uvicorn_*.py rely on names that {versions} do not have"

@@ -12,6 +12,7 @@ import sys
 import msgspec
 
 from host.message_channel import MessageChannel
+from serving.connection_receiver import ConnectionReceiver
 from serving.process_start import prepare_process
 from serving.worker_process import WorkerLink
 from serving.worker_watch import Pulse
@@ -24,17 +25,12 @@ async def work(link: WorkerLink, behaviour: str) -> None:
     def ping(_: bytes) -> bytes:
         return msgspec.msgpack.encode(Pulse(is_stuck=behaviour == "be stuck"))
 
-    def retire(_: bytes) -> bytes:
-        ended.set()
-        return b""
-
     def say_draining(_: bytes) -> bytes:
         channel.notify("worker.draining")
         return b""
 
-    channel = MessageChannel(
-        link.channel_socket, {"worker.ping": ping, "worker.retire": retire, "test.drain": say_draining}
-    )
+    channel = MessageChannel(link.channel_socket, {"worker.ping": ping, "test.drain": say_draining})
+    ConnectionReceiver(link.connections_socket, make_protocol=lambda _: asyncio.Protocol(), on_retire=ended.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await channel.open()
     if behaviour != "wait":
