@@ -99,6 +99,14 @@ class Settings(BaseSettings):
     hub_cache_max_size: OptionalBytes = Field(
         None, ge=1, description="Maximum size of HUB_CACHE_DIR, such as 20GB. Empty: all but a tenth of the disk."
     )
+    optimised_models_dir: OptionalFilePath = Field(
+        None, description="Folder for optimised copies of models. Empty: optimised-models in HUB_CACHE_DIR."
+    )
+    optimised_models_max_size: Bytes = Field(
+        ByteSize(4_000_000_000),
+        ge=0,
+        description="Maximum size of all optimised copies. One more removes the least recently used. 0: no copies.",
+    )
     max_cached_models: Count = Field(
         5, description="Maximum number of models in memory. One more evicts one that few callers use."
     )

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,6 +19,7 @@ from engine.encoder import Encoder
 from engine.errors import DrainingError, ModelUnavailableError, OverloadedError
 from engine.hub import NotCachedError
 from engine.load_steps import cause_of, free, load_or_free, optimise_or_log
+from engine.memory_meter import MemoryMeter
 from engine.model_places import LoadedModel, ModelPlaces
 from host.memory import trim_memory
 
@@ -56,6 +57,7 @@ class ModelManager:
         required: Sequence[Model] = (),
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
+        private_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Start with no model in memory.
 
@@ -64,7 +66,7 @@ class ModelManager:
             load: loads and warms a model; blocks; raises `ModelUnavailableError`, or `NotCachedError` if its files must
                 be fetched again, which is done once.
             optimise: makes a loaded model faster; its first callers do not wait for it; blocks.
-            memory_bytes: estimates the memory that a model takes once it is loaded.
+            memory_bytes: estimates the memory that a model takes once it is loaded; counts until it was measured.
             executor: runs the blocking functions, apart from inference and downloads.
             capacity: maximum number of models in memory, required ones included.
             ttl_s: seconds without a lease after which `evict_idle` evicts a model.
@@ -73,11 +75,13 @@ class ModelManager:
             required: models that are never evicted; their places and memory are kept before they are loaded, too.
             clock: monotonic, in seconds.
             now: the time of day, for people to read.
+            private_bytes: returns the private memory of this process; None: unknown, so estimates count.
         """
         self._downloads = downloads
         self._load = load
         self._optimise = optimise
-        self._memory_bytes = memory_bytes
+        self._meter = MemoryMeter(memory_bytes, read=private_bytes)
+        self._memory_bytes = self._meter.memory_bytes
         self._executor = executor
         self._ttl_s = ttl_s
         self._retry_pause_s = retry_pause_s
@@ -198,6 +202,7 @@ class ModelManager:
         if name in self._loading:
             await asyncio.wait([self._loading[name]])
         self._failures.pop(name, None)
+        self._meter.forget(name)
         await self._evict([name] if name in self._places.loaded else [], reason="changed")
 
     async def aclose(self) -> None:
@@ -256,7 +261,7 @@ class ModelManager:
         """Load *model*. Fetch its files first: a model that cannot be fetched must not evict another one."""
         name = model.name
         try:
-            self._check_place(name, self._memory_bytes(model))
+            self._places.check(name, self._memory_bytes(model))  # before it is downloaded
             try:
                 encoder, started = await self._fetch_and_load(model, owner)
             except NotCachedError as error:
@@ -277,7 +282,13 @@ class ModelManager:
         if name in self._places.required:
             self._places.required[name] = memory_bytes  # a reload may have changed its size
         log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(loaded))
-        self._executor.submit(optimise_or_log, self._optimise, encoder)
+        self._executor.submit(self._finish_and_measure, encoder, asyncio.get_running_loop())
+
+    def _finish_and_measure(self, encoder: Encoder, loop: asyncio.AbstractEventLoop) -> None:
+        """Optimise a loaded model, and count what it takes; blocks."""
+        measured = self._meter.finish(partial(optimise_or_log, self._optimise), encoder)
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(self._places.adopt_memory, measured)
 
     async def _fetch_and_load(self, model: Model, owner: str) -> tuple[Encoder, float]:
         """Get the files of *model*, then a place for it, and load it.
@@ -292,12 +303,7 @@ class ModelManager:
         await self._reserve(name, self._memory_bytes(model))
         started_s = self._clock()
         run = asyncio.get_running_loop().run_in_executor
-        return await run(self._executor, load_or_free, self._load, model), started_s
-
-    def _check_place(self, name: str, needed_bytes: int) -> None:
-        """Refuse a model that could never have a place, before it is downloaded."""
-        if (cause := self._places.why_never(name, needed_bytes)) is not None:
-            raise ModelUnavailableError(name, cause)
+        return await run(self._executor, self._meter.load, partial(load_or_free, self._load), model), started_s
 
     def _record_failure(self, failure: ModelUnavailableError, write: Callable[..., object], **fields: object) -> None:
         """Log a failed load, and delay the next attempt."""
@@ -339,4 +345,5 @@ class ModelManager:
             log.info("model_dropped", model=name, reason=reason, loaded=len(loaded))
         if evicted:
             self._notify()
-            await asyncio.get_running_loop().run_in_executor(self._executor, free, evicted)
+            with self._meter.freeing():
+                await asyncio.get_running_loop().run_in_executor(self._executor, free, evicted)

@@ -259,6 +259,7 @@ class ModelDetails(ModelFacts):
     """One model.
 
     `load_time` (seconds), `loaded_at`, `last_used`, `self_check`, `stamp`, `runtime`: null while it is not in memory.
+    `memory_bytes`: measured when it was loaded if `memory_measured`, else estimated; 0 while it is not in memory.
     `normalized`: whether vectors have length 1 when a request omits `normalize`; null: unknown before it is loaded.
     """
 
@@ -266,6 +267,8 @@ class ModelDetails(ModelFacts):
     load_time: float | None
     loaded_at: datetime | None
     last_used: datetime | None
+    memory_bytes: int
+    memory_measured: bool
     needs_prompt: bool
     prompts: PromptPair
     uses_tasks: bool

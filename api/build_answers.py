@@ -158,6 +158,8 @@ def model_details(model: Model, loaded: LoadedModel | None, usage: Usage) -> Mod
         load_time=round(loaded.load_s, 3) if loaded else None,
         loaded_at=loaded.loaded_at if loaded else None,
         last_used=loaded.last_used if loaded else None,
+        memory_bytes=loaded.memory_bytes if loaded else 0,
+        memory_measured=bool(loaded and loaded.is_measured),
         needs_prompt=card.needs_prompt,
         prompts=PromptPair(card.prompts.query, card.prompts.document),
         uses_tasks=card.uses_tasks,

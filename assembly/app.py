@@ -43,7 +43,7 @@ from web.cors import cors_config, cors_headers
 from web.dialects import Dialect, DialectPaths
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import dialect_routes, options_routes, paths_with, wrap
+from web.litestar_adapter import LeanLitestar, dialect_routes, options_routes, paths_with, wrap
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
@@ -136,7 +136,7 @@ def build_app(
     )
     cors = cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
     authentication = _authentication(access, client_addresses(settings))
-    app = Litestar(
+    app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
         lifespan=[*worker_lifespan(worker, service), access.lifespan, service.lifespan],
         dependencies=_dependencies(service, settings, catalog, cache, report, version=version),

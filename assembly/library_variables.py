@@ -9,8 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-import httpx
-
 from env_file import drop_library_variables
 from host.folder_permissions import why_not_writable
 
@@ -39,8 +37,9 @@ def unusable_variables(*, resolve: bool = False) -> list[tuple[str, str]]:
         elif resolve and check is _proxy and not _is_resolvable(value):
             found[name] = "the name of its host cannot be resolved"
     found |= _unread_bundles(environment)
-    if not any(name.upper() in PROXIES for name in found) and not _has_valid_exceptions():
-        found |= {name: "it has a malformed entry" for name in environment if name.upper() == "NO_PROXY"}
+    exceptions = [name for name in environment if name.upper() == "NO_PROXY"]
+    if exceptions and not any(name.upper() in PROXIES for name in found) and not _has_valid_exceptions():
+        found |= dict.fromkeys(exceptions, "it has a malformed entry")
     return sorted(found.items())
 
 
@@ -61,6 +60,8 @@ def _proxy(value: str) -> str | None:
         return "use an address like http://proxy.example:3128"
     if parts.scheme.startswith("socks") and find_spec("socksio") is None:
         return "proxies of SOCKS need the package socksio; use one of HTTP"
+    import httpx  # noqa: PLC0415 - 0.1 s of import, needed with a proxy only
+
     try:
         httpx.URL(value if "://" in value else f"http://{value}")
     except httpx.InvalidURL:
@@ -79,6 +80,8 @@ def _is_resolvable(proxy: str) -> bool:
 
 def _has_valid_exceptions() -> bool:
     """Whether httpx can read NO_PROXY; the proxies are valid."""
+    import httpx  # noqa: PLC0415 - 0.1 s of import, needed with NO_PROXY only
+
     try:
         httpx.Client(verify=False).close()  # noqa: S501 - it sends nothing
     except (httpx.InvalidURL, ValueError):

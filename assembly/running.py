@@ -1,7 +1,7 @@
 """The running service: opens its parts with the app, loads the required models, drains, and closes the parts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from access.quotas import QuotaStore
 from assembly.lane_plan import LanePlan
 from assembly.lifecycle import Lifecycle
 from assembly.model_reload import ModelReload
+from assembly.optimised import open_copies
 from assembly.start_checks import (
     log_open_catalog,
     log_settings_without_effect,
@@ -22,6 +23,7 @@ from assembly.start_checks import (
 )
 from config import Settings
 from engine.catalog import Catalog, Model
+from engine.copy_upkeep import CopyUpkeep
 from engine.download_queue import SLOTS, DownloadQueue
 from engine.downloads import Downloads
 from engine.embedder import Embedder
@@ -32,7 +34,7 @@ from engine.hub_space import HubSpace
 from engine.lane import Lane, open_lanes
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
-from host.memory import fix_mmap_threshold
+from host.memory import fix_mmap_threshold, private_bytes
 from model_manager import ModelManager
 from web.overload_guard import RouteQueue
 
@@ -85,6 +87,7 @@ class RunningService:
         self._quotas = quotas
         self._load = load
         self._stop = stop
+        self._copies = open_copies(settings)
         self._workers = workers
         self._parts: ServiceParts | None = None
         self._reload = ModelReload(settings, catalog, load=partial(load, hub_cache_dir=settings.hub_cache_dir))
@@ -189,7 +192,10 @@ class RunningService:
                 stack.callback(lane.close)
             for executor in (loading, downloading):
                 stack.callback(executor.shutdown, wait=False, cancel_futures=True)
-            models = self._model_manager(loading, downloading)
+            loop = asyncio.get_running_loop()
+            upkeep = CopyUpkeep(self._copies, reload=lambda name: _call_soon(loop, partial(self._load_anew, name)))
+            stack.callback(upkeep.close)
+            models = self._model_manager(loading, downloading, upkeep)
             stack.push_async_callback(models.aclose)
             scheduler = Scheduler(
                 lanes=lanes,
@@ -212,7 +218,18 @@ class RunningService:
             )
             yield ServiceParts(models, scheduler, queue, embedder)
 
-    def _model_manager(self, loading: ThreadPoolExecutor, downloading: ThreadPoolExecutor) -> ModelManager:
+    async def _load_anew(self, name: str) -> None:
+        """Drop a model whose files or optimised copy have changed under it, and load it again if it is required."""
+        if (parts := self._parts) is None or self.lifecycle.phase == "draining":
+            return
+        await parts.models.forget(name)
+        if name in parts.models.required:
+            with suppress(ServiceError):  # the manager has logged it
+                await parts.models.load_all([self._catalog.get(name)])
+
+    def _model_manager(
+        self, loading: ThreadPoolExecutor, downloading: ThreadPoolExecutor, upkeep: CopyUpkeep
+    ) -> ModelManager:
         settings, plan, cache_dir = self._settings, self._plan, self._settings.hub_cache_dir
         required = [self._catalog.get(name) for name in self.required_models]
         space = HubSpace(cache_dir, max_bytes=settings.hub_cache_max_size)
@@ -226,10 +243,10 @@ class RunningService:
                 download_executor=downloading,
                 queue=DownloadQueue(),
             ),
-            load=lambda model: self._load(self._current(model), hub_cache_dir=settings.hub_cache_dir),
-            optimise=lambda encoder: (
-                encoder.open_lone_text_session(plan.lone_text_threads) if plan.sessions_of(encoder.model) > 1 else None
+            load=lambda model: self._load(
+                self._current(model), hub_cache_dir=settings.hub_cache_dir, copies=self._copies
             ),
+            optimise=lambda encoder: _optimise(encoder, plan, upkeep),
             memory_bytes=lambda model: model.memory_bytes * plan.sessions_of(model),
             executor=loading,
             capacity=settings.max_cached_models,
@@ -237,6 +254,7 @@ class RunningService:
             retry_pause_s=settings.model_retry_pause,
             memory_budget_bytes=settings.model_memory_budget,
             required=required,
+            private_bytes=private_bytes,
         )
 
     def _current(self, model: Model) -> Model:
@@ -244,3 +262,18 @@ class RunningService:
         current = self._catalog.find(model.name) or model
         is_preloaded = model.folder is not None or model.preloaded is not None  # not if that cache is corrupt
         return current if is_preloaded else replace(current, preloaded=None)
+
+
+def _optimise(encoder: Encoder, plan: LanePlan, upkeep: CopyUpkeep) -> None:
+    """Open the session for lone texts, and have an optimised copy verified or written; blocks for the former."""
+    try:
+        if plan.sessions_of(encoder.model) > 1:
+            encoder.open_lone_text_session(plan.lone_text_threads)
+    finally:
+        upkeep.tend(encoder)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Start *work* on the event loop, from another thread; without effect if the loop has ended."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(lambda: asyncio.ensure_future(work()))

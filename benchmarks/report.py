@@ -7,6 +7,7 @@ from typing import TypeVar
 from benchmarks.machine import Machine
 from benchmarks.measure import Served, most_frequent
 from benchmarks.session import Findings, Plan, Sample
+from benchmarks.startup import start_table
 from benchmarks.tables import markdown
 from benchmarks.verdicts import Verdict, overhead_of
 from benchmarks.workloads import LOADS, SHARED_ROW, Row
@@ -152,12 +153,7 @@ def _start(findings: Findings) -> str:
     starts = findings.starts
     if not starts:
         return ""
-    lines = [
-        ["`python main.py` to the first correct answer", _median(starts, lambda one: one.server_s, 2)],
-        ["a process that imports FastEmbed and loads the model", _median(starts, lambda one: one.load_s, 2)],
-        ["a process that imports FastEmbed", _median(starts, lambda one: one.import_s, 2)],
-    ]
-    return f"### 8. Start\n\n{markdown(['', 's'], lines)}\n\nStarts of each, alternately: {len(starts)}.\n\n"
+    return f"### 8. Start\n\n{start_table(starts)}\n\nStarts of each, alternately: {len(starts)}.\n\n"
 
 
 def _memory(findings: Findings) -> str:

@@ -7,7 +7,6 @@ import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
 
-import loguru
 import structlog
 from rich.console import Console
 from rich.table import Table
@@ -81,7 +80,6 @@ def configure_logging(level: int = logging.WARNING) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)
-    loguru.logger.disable("fastembed")  # the commands report its failures, without paths of files
     warnings.simplefilter("ignore")  # warnings are for developers, who see them in the tests; they contain paths
 
 

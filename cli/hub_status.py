@@ -6,7 +6,7 @@ from urllib.parse import urlsplit, urlunsplit
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from engine.hub import HUB_TIMEOUT_S
+from engine.hub_client import HUB_TIMEOUT_S
 
 SERVER_ERROR = 500
 

@@ -4,7 +4,7 @@ A text is tokenised once. Its tokens are counted and perhaps truncated, and the 
 tokens that are counted are the tokens that the model sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ import structlog
 from engine.catalog import Model
 from engine.errors import NO_MEMORY, ModelUnavailableError
 from engine.fastembed_adapter import Method, Session, is_out_of_memory, open_folder_session, open_session
-from engine.fingerprint import ModelFiles, ModelFingerprint
+from engine.file_hashes import CorruptFileError
+from engine.fingerprint import ModelFiles, ModelFingerprint, VerifiedFiles
 from engine.folder_files import UnusableModelError, read_object_if_any
 from engine.folder_notes import contradictions
 from engine.folder_tokenizer import read_tokenizer
@@ -23,28 +24,21 @@ from engine.hub import use_cached_files, use_files
 from engine.manifest import Folder
 from engine.model_cards import InputType
 from engine.model_folders import why_unusable
+from engine.optimised_copy import NOT_WRITTEN, CopyState, OptimisedCopy
+from engine.optimised_models import OptimisedModels
+from engine.optimised_record import SourceState
 from engine.planner import Batching
-from engine.self_check import MAX_DRIFT, PROBES, SelfCheckResult, drift_of, run_self_check
+from engine.self_check import MAX_DRIFT, PROBES, SelfCheckResult, run_self_check
+from engine.sessions import Sessions
 from engine.tokenizer import TextTokenizer, TokenizedText
 from engine.vectors import Matrix
 
+TASK_METHODS: tuple[Method, Method] = ("query_embed", "passage_embed")
+"""How FastEmbed embeds queries and documents with a model that has tasks."""
+COMPARED = (*PROBES, " ".join(PROBES * 12))
+"""Texts for which an optimised copy must return the same vectors to the last bit: some short ones, and a long one."""
+
 log = structlog.get_logger()
-
-
-class Sessions:
-    """A model's sessions: one with a single thread, and perhaps one that runs a lone text on all cores.
-
-    Lanes that work beside each other use the first. The second is for a text that arrives while nothing else runs:
-    sharing one run among threads costs throughput, but a lone text has cores to spare.
-    """
-
-    def __init__(self, one_thread: Session) -> None:
-        self.one_thread = one_thread
-        self.lone_text: Session | None = None
-
-    def run(self, method: Method, items: Sequence[TokenizedText], *, is_lone: bool) -> Matrix:
-        session = (self.lone_text if is_lone else None) or self.one_thread
-        return session.run(method, items)
 
 
 class Encoder:
@@ -56,6 +50,11 @@ class Encoder:
         fingerprint: identifies what makes the vectors; None before `load_encoder` has set it.
         self_check: what `warm_up` has measured; None before that.
         notes: what the operator should know about the model's folder, as sentences without a full stop.
+        files: what it was loaded from; None before `load_encoder` has set it.
+        is_trusted: its files were not read: they are as they were when an earlier load verified them.
+        file_states: those of its files before they were verified.
+        copy: the optimised copy that it runs; None: it runs the model's own files.
+        copy_state: whether it runs an optimised copy, and why not.
     """
 
     def __init__(self, model: Model, session: Session) -> None:
@@ -68,6 +67,11 @@ class Encoder:
         self.fingerprint: ModelFingerprint | None = None
         self.self_check: SelfCheckResult | None = None
         self.notes: tuple[str, ...] = ()
+        self.files: ModelFiles | None = None
+        self.is_trusted = False
+        self.file_states: Mapping[str, SourceState] = {}
+        self.copy: OptimisedCopy | None = None
+        self.copy_state = CopyState(is_used=False)
         self._sessions = Sessions(session)
         self.tokenizer = TextTokenizer(
             session.tokenizer,
@@ -110,8 +114,8 @@ class Encoder:
         self.batching = self.self_check.batching
         self.seconds_per_token = self.self_check.seconds_per_token
         self._tasks = {
-            "query": TaskEncoder(self, self._sessions, "query_embed"),
-            "document": TaskEncoder(self, self._sessions, "passage_embed"),
+            "query": TaskEncoder(self, self._sessions, TASK_METHODS[0]),
+            "document": TaskEncoder(self, self._sessions, TASK_METHODS[1]),
         }
 
     def open_lone_text_session(self, threads: int) -> None:
@@ -119,15 +123,30 @@ class Encoder:
 
         The session is dropped if its vectors differ from those of the first. Static models have none.
         """
-        one_thread = self._sessions.one_thread
-        if one_thread.is_static:
+        if self._sessions.one_thread.is_static:
             return
-        lone_text, items = one_thread.open_lone_text_session(threads), self.tokenizer.tokenize(PROBES[:1])
-        drift = drift_of(lone_text.run("embed", items), one_thread.run("embed", items))
-        if drift <= MAX_DRIFT:
-            self._sessions.lone_text = lone_text
-        else:
+        drift = self._sessions.open_lone_text(threads, self.tokenizer.tokenize(PROBES[:1]))
+        if drift > MAX_DRIFT:
             log.warning("lone_text_session_dropped", model=self.name, drift=drift)
+
+    @property
+    def graph(self) -> Path | None:
+        """The ONNX file that runs; None: the model is static."""
+        session = self._sessions.one_thread
+        return None if session.is_static else session.graph
+
+    def adopt(self, copy: OptimisedCopy) -> bool:
+        """Run *copy* from now on, if it returns the same vectors to the last bit; else return False.
+
+        Raises:
+            Exception: whatever ONNX Runtime raises.
+        """
+        items = self.tokenizer.tokenize(COMPARED)
+        runs = [[item] for item in items] + ([items] if self.batching == "mixed" else [])
+        if not self._sessions.adopt(copy.graph, runs, TASK_METHODS if self.model.card.uses_tasks else ("embed",)):
+            return False
+        self.copy, self.copy_state = copy, copy.state
+        return True
 
 
 class TaskEncoder:
@@ -149,43 +168,89 @@ class TaskEncoder:
         return self._sessions.run(self._method, items, is_lone=is_lone)
 
 
-def load_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
+def load_encoder(model: Model, *, hub_cache_dir: Path, copies: OptimisedModels | None = None) -> Encoder:
     """Load *model*, verify its files and check its vectors.
 
     Blocks, for minutes if the model has to be downloaded. A corrupt file of the hub is downloaded once more.
+
+    Args:
+        model: a model of the catalogue.
+        hub_cache_dir: the hub cache.
+        copies: the optimised copies, of which the model's own is used; None: none is.
 
     Raises:
         ModelUnavailableError: the model is not in the cache and cannot be downloaded, its files cannot be used, or its
             vectors are wrong.
     """
-    return use_files(model, hub_cache_dir, partial(_load, model))
+    return use_files(model, hub_cache_dir, partial(_load, model, copies))
 
 
-def load_cached_encoder(model: Model, *, hub_cache_dir: Path) -> Encoder:
+def load_cached_encoder(model: Model, *, hub_cache_dir: Path, copies: OptimisedModels | None = None) -> Encoder:
     """Load *model* as `load_encoder` does, but download nothing. Blocks.
 
     Raises:
         NotCachedError: its files must be fetched first: some are gone, or were corrupt.
         ModelUnavailableError: its files cannot be used, or its vectors are wrong.
     """
-    return use_cached_files(model, hub_cache_dir, partial(_load, model))
+    return use_cached_files(model, hub_cache_dir, partial(_load, model, copies))
 
 
-def _load(model: Model, files: ModelFiles) -> Encoder:
-    """Open the session while another thread reads the files, so only the slower of the two counts.
+def _load(model: Model, copies: OptimisedModels | None, files: ModelFiles) -> Encoder:
+    """Load the model by its optimised copy if there is one, else by its own files.
 
     Raises:
         CorruptFileError: a file is not the expected one, whether or not it could be opened.
     """
     if model.folder:
         _check_folder(model, model.folder)
+    reason = (copies.why_off or ("static models have none" if files.is_static else "")) if copies else "not used here"
+    if copies is None or reason:
+        encoder = _load_checked(model, files)
+        encoder.copy_state = CopyState(is_used=False, reason=reason)
+        return encoder
+    known = copies.known_sources(files)
+    states = {} if known else copies.states_of(files)
+    sources = known or (files.verified if copies.has_any() else None)
+    copy, failure = copies.find(model.name, sources) if sources else NOT_WRITTEN, None
+    if isinstance(copy, OptimisedCopy):
+        try:
+            encoder = _load_checked(model, files, known, copy)
+        except (ModelUnavailableError, CorruptFileError) as error:
+            failure = error
+        else:
+            copies.remember(files, states)
+            return encoder
+    encoder = _load_checked(model, files)
+    if isinstance(copy, OptimisedCopy):  # the model's own files can be used, so it was the copy
+        copies.reject(model.name, copy, reason := f"the model cannot run it ({failure})")
+        copy = reason
+    encoder.copy_state, encoder.file_states = CopyState(is_used=False, reason=copy), states
+    copies.remember(files, states)
+    return encoder
+
+
+def _load_checked(
+    model: Model, files: ModelFiles, known: VerifiedFiles | None = None, copy: OptimisedCopy | None = None
+) -> Encoder:
+    """Open the session while another thread reads the files, so only the slower of the two counts. Check the vectors.
+
+    Args:
+        model: what to load.
+        files: its files.
+        known: the result of an earlier verification; None: they are verified now.
+        copy: what is opened instead of the model's own graph.
+
+    Raises:
+        CorruptFileError: a file is not the expected one, whether or not it could be opened.
+    """
+    graph = copy.graph if copy else None
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
-        fingerprint = hashing.submit(lambda: files.fingerprint)
+        fingerprint = hashing.submit(lambda: files.fingerprint_of(known) if known else files.fingerprint)
         try:
             if model.folder:
-                encoder = _open_folder(model, model.folder)
+                encoder = _open_folder(model, model.folder, graph)
             else:
-                encoder = Encoder(model, open_session(model.name, files.folder))
+                encoder = Encoder(model, open_session(model.name, files.folder, copy=graph))
         except Exception as error:
             fingerprint.result()  # if a file is corrupt, this raises the better explanation
             raise _unusable(model, error) from error
@@ -196,6 +261,9 @@ def _load(model: Model, files: ModelFiles) -> Encoder:
         raise
     except Exception as error:
         raise _unusable(model, error) from error
+    encoder.files, encoder.is_trusted = files, known is not None
+    if copy:
+        encoder.copy, encoder.copy_state = copy, copy.state
     _log_self_check(encoder)
     return encoder
 
@@ -210,7 +278,7 @@ def _check_folder(model: Model, folder: Folder) -> None:
         raise _unusable(model, UnusableModelError(reason))
 
 
-def _open_folder(model: Model, folder: Folder) -> Encoder:
+def _open_folder(model: Model, folder: Folder, copy: Path | None) -> Encoder:
     """Open the model in *folder*, whose files may be anything.
 
     Raises:
@@ -218,7 +286,7 @@ def _open_folder(model: Model, folder: Folder) -> Encoder:
         Exception: whatever FastEmbed and ONNX Runtime raise.
     """
     tokenizer = read_tokenizer(folder.path, max_tokens=folder.manifest.max_tokens)
-    session = open_folder_session(folder, tokenizer.tokenizer)
+    session = open_folder_session(folder, tokenizer.tokenizer, copy=copy)
     model_type = (read_object_if_any(folder.path, "config.json") or {}).get("model_type")
     check_inputs(session.signature, model_type=str(model_type or ""))
     encoder = Encoder(model, session)

@@ -1,4 +1,4 @@
-"""The only module that uses FastEmbed and ONNX Runtime, including names that they keep private.
+"""The only module that uses FastEmbed, including names that it and ONNX Runtime keep private.
 
 `tests/engine/test_fastembed_adapter.py` checks that the installed versions still have each private name.
 """
@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
-from fastembed import TextEmbedding
-from fastembed.common.model_description import ModelSource, PoolingType
-from fastembed.common.model_management import CorruptedCacheError as CorruptedCacheError  # noqa: PLC0414 - re-exported
-from fastembed.text.custom_text_embedding import CustomTextEmbedding
-from fastembed.text.onnx_text_model import OnnxTextModel
-from fastembed.text.static_embedding import StaticTextEmbedding
-from huggingface_hub import snapshot_download
-from huggingface_hub.file_download import repo_folder_name
 from tokenizers import Tokenizer
 
+from engine.fastembed_imports import CorruptedCacheError as CorruptedCacheError  # noqa: PLC0414 - re-exported
+from engine.fastembed_imports import (
+    CustomTextEmbedding,
+    ModelSource,
+    OnnxTextModel,
+    PoolingType,
+    StaticTextEmbedding,
+    TextEmbedding,
+    hub_name,
+    import_hub,
+)
 from engine.graph_check import GraphInput, Signature
 from engine.manifest import TOKENIZER_FILES, Folder
 from engine.model_inputs import INPUT_TYPES, concatenate_ids, fit_inputs, pad
+from engine.onnx_sessions import open_session as open_onnx
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix
 
@@ -36,12 +39,6 @@ POOLINGS = {
     "last_token": PoolingType.LAST_TOKEN,
     "none": PoolingType.DISABLED,
 }
-SPIN_US = 50
-"""How long a thread of the lone-text session waits for the next operator before it sleeps, in microseconds.
-
-Spinning makes a lone text 1.5 times as fast. ONNX Runtime's default is far longer than one operator takes, so its
-threads would go on spinning after the run and compete with the lanes for cores.
-"""
 NO_CACHE_DIR = str(Path(__file__).parent)
 """A cache folder for FastEmbed, which creates the one it is given even if it stores nothing there.
 
@@ -49,8 +46,6 @@ It must exist, and must not be the model's: a model folder that an operator move
 """
 OUT_OF_MEMORY_TEXTS = ("Failed to allocate memory", "bad_alloc")
 """Parts of ONNX Runtime's messages when memory runs out; it has no exception class for that."""
-
-onnxruntime.set_default_logger_severity(4)  # fatal only: a failed run raises, and the service logs that
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +76,8 @@ class RegistryModel:
 
     @property
     def cache_folder(self) -> str:
-        """Name of the repository's folder in a hub cache."""
-        return repo_folder_name(repo_id=self.repository, repo_type="model")
+        """Name of the repository's folder in a hub cache, without the hub's client, which takes 0.3 s to import."""
+        return "--".join(["models", *self.repository.split("/")])
 
 
 def registry_models() -> list[RegistryModel]:
@@ -148,11 +143,8 @@ def download(model: RegistryModel, cache_dir: Path, *, revision: str = "", progr
     if not revision:
         return _snapshot(model, cache_dir, **({"tqdm_class": progress} if progress else {}))
     files = [*TOKENIZER_FILES, *model.files]
-    return Path(
-        snapshot_download(
-            model.repository, revision=revision, cache_dir=cache_dir, allow_patterns=files, tqdm_class=progress
-        )
-    )
+    options = {"revision": revision, "cache_dir": cache_dir, "allow_patterns": files, "tqdm_class": progress}
+    return Path(hub_name("snapshot_download")(model.repository, **options))
 
 
 def find_snapshot(model: RegistryModel, cache_dir: Path, *, revision: str = "") -> Path | None:
@@ -172,6 +164,7 @@ def find_snapshot(model: RegistryModel, cache_dir: Path, *, revision: str = "") 
 
 
 def _snapshot(model: RegistryModel, cache_dir: Path, **options: Any) -> Path:
+    import_hub()
     find = TextEmbedding.download_files_from_huggingface
     return Path(find(model.repository, str(cache_dir), list(model.files), **options))
 
@@ -182,6 +175,7 @@ class Session:
     Attributes:
         tokenizer: the model's, with truncation and padding as FastEmbed has set them.
         is_static: a static model looks tokens up in a table; it has no ONNX session.
+        is_copy: an optimised copy runs, not the model's own file.
     """
 
     def __init__(
@@ -191,6 +185,7 @@ class Session:
         reopen: Callable[..., TextEmbedding],
         tokenizer: Tokenizer,
         padding: Mapping[str, Any],
+        is_copy: bool = False,
     ) -> None:
         """Replace the method of *embedding* that tokenises; use `open_session`.
 
@@ -199,8 +194,10 @@ class Session:
             reopen: creates the same FastEmbed object again; passes options on to it.
             tokenizer: the model's.
             padding: its padding options.
+            is_copy: *embedding* runs an optimised copy.
         """
         self.tokenizer = tokenizer
+        self.is_copy = is_copy
         self.is_static = isinstance(embedding.model, StaticTextEmbedding)
         self._embedding = embedding
         self._model = embedding.model
@@ -234,28 +231,33 @@ class Session:
         vectors = getattr(self._embedding, method)(list(items), batch_size=len(items))
         return np.stack([np.asarray(vector, dtype=np.float32) for vector in vectors])
 
-    def open_lone_text_session(self, threads: int) -> "Session":
-        """Load the model's ONNX file a second time, for runs of *threads* threads. Not for static models.
+    @property
+    def graph(self) -> Path:
+        """The ONNX file that runs. Not for static models."""
+        return Path(self._model.model._model_path)  # type: ignore[attr-defined]  # noqa: SLF001
 
-        FastEmbed does not pass on the options that such a session needs.
-        """
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
-        path = self._model.model._model_path  # type: ignore[attr-defined]  # noqa: SLF001
+    def open_lone_text_session(self, threads: int) -> "Session":
+        """Load the model's ONNX file a second time, for runs of *threads* threads. Not for static models."""
+        return self._with(open_onnx(self.graph, threads=threads, is_copy=self.is_copy, spins=False), self.is_copy)
+
+    def open_copy(self, graph: Path) -> "Session":
+        """Open the same model by its optimised copy *graph*, with one thread. Not for static models."""
+        return self._with(open_onnx(graph, threads=1, is_copy=True), is_copy=True)
+
+    def _with(self, graph: Any, is_copy: bool) -> "Session":  # noqa: FBT001 - private
         embedding = self._reopen(lazy_load=True)
         inner: Any = embedding.model
-        inner.model = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return Session(embedding, reopen=self._reopen, tokenizer=self.tokenizer, padding=self._padding)
+        inner.model = graph
+        return Session(embedding, reopen=self._reopen, tokenizer=self.tokenizer, padding=self._padding, is_copy=is_copy)
 
 
-def open_session(name: str, folder: Path) -> Session:
+def open_session(name: str, folder: Path, *, copy: Path | None = None) -> Session:
     """Load a model with one thread, so that several lanes can work beside each other.
 
     Args:
         name: a name of FastEmbed's registry.
         folder: contains the model's files.
+        copy: the graph of an optimised copy, to run instead of the model's own; None: there is none.
 
     Raises:
         TypeError: FastEmbed has no tokenizer for it, so its tokens cannot be counted.
@@ -269,20 +271,26 @@ def open_session(name: str, folder: Path) -> Session:
         cache_dir=NO_CACHE_DIR,
         specific_model_path=str(folder),
     )
-    embedding = reopen()
+    embedding = reopen(lazy_load=copy is not None)
+    inner: Any = embedding.model
+    if copy:
+        inner.model = open_onnx(copy, threads=1, is_copy=True)
+        inner._ensure_tokenizer()  # noqa: SLF001 - what FastEmbed does after it has opened the graph
     tokenizer = getattr(embedding.model, "tokenizer", None)
     if not isinstance(tokenizer, Tokenizer) or not isinstance(embedding.model, OnnxTextModel | StaticTextEmbedding):
         message = "it has no tokenizer, so its tokens cannot be counted"
         raise TypeError(message)
-    return Session(embedding, reopen=reopen, tokenizer=tokenizer, padding=tokenizer.padding or {})
+    padding = tokenizer.padding or {}
+    return Session(embedding, reopen=reopen, tokenizer=tokenizer, padding=padding, is_copy=copy is not None)
 
 
-def open_folder_session(folder: Folder, tokenizer: Tokenizer) -> Session:
+def open_folder_session(folder: Folder, tokenizer: Tokenizer, *, copy: Path | None = None) -> Session:
     """Load a folder's graph with one thread. FastEmbed does not read the folder's tokenizer files.
 
     Args:
         folder: contains the graph.
         tokenizer: the folder's, with truncation and padding set up.
+        copy: the graph of an optimised copy, to run instead of the model's own; None: there is none.
 
     Raises:
         Exception: whatever FastEmbed and ONNX Runtime raise for missing or broken files.
@@ -297,8 +305,12 @@ def open_folder_session(folder: Folder, tokenizer: Tokenizer) -> Session:
     embedding = reopen(lazy_load=True)
     inner: Any = embedding.model
     inner.tokenizer = tokenizer  # FastEmbed loads its own only if there is none
-    inner.load_onnx_model()
-    return Session(embedding, reopen=reopen, tokenizer=tokenizer, padding=tokenizer.padding or {})
+    if copy:
+        inner.model = open_onnx(copy, threads=1, is_copy=True)
+    else:
+        inner.load_onnx_model()
+    padding = tokenizer.padding or {}
+    return Session(embedding, reopen=reopen, tokenizer=tokenizer, padding=padding, is_copy=copy is not None)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -66,6 +66,23 @@ class VectorFacts:
     layer_norm: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedFiles:
+    """What was read of a model's files when they were verified.
+
+    Attributes:
+        graph_hash: sha256 of the ONNX file (or that of a static model).
+        hashes: sha256 of each file, by name.
+        weights: files with the graph's weights, by the name that the graph gives them.
+        output: the output of the graph that is used, by name if the graph tells, else by position.
+    """
+
+    graph_hash: str
+    hashes: Mapping[str, str]
+    weights: Mapping[str, str]
+    output: int | str
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """The files that one model is loaded from.
@@ -86,6 +103,11 @@ class ModelFiles:
     expected: Mapping[str, ExpectedFile]
     facts: VectorFacts
 
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        """The files that are read, or listed, without those that only the ONNX file names."""
+        return tuple(dict.fromkeys([*self.listed, self.model_file, *self._tokenizer_files]))
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All files of the model that are read, or listed, relative to *folder*.
@@ -93,7 +115,19 @@ class ModelFiles:
         Raises:
             CorruptFileError: the ONNX file is missing or incomplete, or names a file outside its folder.
         """
-        return tuple(dict.fromkeys([*self.listed, self.model_file, *self._tokenizer_files, *self._weights.values()]))
+        return tuple(dict.fromkeys([*self.known_names, *self._weights.values()]))
+
+    @cached_property
+    def verified(self) -> VerifiedFiles:
+        """Read and verify all files. Blocks: one or two seconds per gigabyte.
+
+        Raises:
+            CorruptFileError: a file is missing or is not the expected one.
+        """
+        # The known files first: if the ONNX file is corrupt, its hash says so better than its content.
+        hashes = {name: self._hash(name) for name in self.known_names}
+        hashes |= {name: self._hash(name) for name in self._weights.values() if name not in hashes}
+        return VerifiedFiles(hashes[self.model_file], hashes, self._weights, self._output)
 
     @cached_property
     def fingerprint(self) -> "ModelFingerprint":
@@ -102,32 +136,33 @@ class ModelFiles:
         Raises:
             CorruptFileError: a file is missing or is not the expected one.
         """
-        # The known files first: if the ONNX file is corrupt, its hash says so better than its content.
-        known = [*self.listed, self.model_file, *self._tokenizer_files]
-        hashes = {name: self._hash(name) for name in dict.fromkeys(known)}
-        hashes |= {name: self._hash(name) for name in self._weights.values() if name not in hashes}
+        return self.fingerprint_of(self.verified)
+
+    def fingerprint_of(self, sources: VerifiedFiles) -> "ModelFingerprint":
+        """Return the fingerprint of files with these hashes. Reads the tokenizer files."""
         facts = {
             "recipe": RECIPE,
-            "model": hashes[self.model_file],
-            "weights": {location: hashes[name] for location, name in sorted(self._weights.items())},
-            "tokens": tokenizer_facts(self.folder, max_tokens=self.facts.max_tokens, is_static=self._is_static),
-            "vectors": {**_as_json(self.facts), "max_tokens": None, "output": self._output},
+            "model": sources.graph_hash,
+            "weights": {location: sources.hashes[name] for location, name in sorted(sources.weights.items())},
+            "tokens": tokenizer_facts(self.folder, max_tokens=self.facts.max_tokens, is_static=self.is_static),
+            "vectors": {**_as_json(self.facts), "max_tokens": None, "output": sources.output},
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return ModelFingerprint(self.revision, hashes[self.model_file], digest[:FINGERPRINT_DIGITS], read_runtime())
+        return ModelFingerprint(self.revision, sources.graph_hash, digest[:FINGERPRINT_DIGITS], read_runtime())
 
     @property
-    def _is_static(self) -> bool:
+    def is_static(self) -> bool:
+        """Whether the model is a static one, which has no graph."""
         return self.facts.pooling == STATIC
 
     @property
     def _tokenizer_files(self) -> list[str]:
-        read = (TOKENIZER,) if self._is_static else TOKENIZER_FILES
+        read = (TOKENIZER,) if self.is_static else TOKENIZER_FILES
         return [name for name in read if (self.folder / name).is_file()]
 
     @cached_property
     def _graph(self) -> GraphFacts:
-        if self._is_static:
+        if self.is_static:
             return GraphFacts()
         try:
             return read_graph(self.folder / self.model_file)

@@ -1,21 +1,12 @@
 """Finds a model's files in the cache or downloads them from the hub, and explains clearly if neither works."""
 
-import errno
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
@@ -23,18 +14,14 @@ from engine.fastembed_adapter import CorruptedCacheError, RegistryModel, downloa
 from engine.file_hashes import HASH_DIGITS, CorruptFileError, ExpectedFile, hash_same_kind
 from engine.fingerprint import ModelFiles, facts_of_registry, files_of_folder
 from engine.folder_files import why_missing
+from engine.hub_locks import is_held, locked
 from engine.hub_space import HubSpace
 
-HUB_TIMEOUT_S = 5.0
-"""How long the hub may take to confirm that it has a model. A download that has begun has no time limit."""
 QUARANTINE_SUFFIX = ".spoilt"
 """Added to the name of a corrupt file: nothing loads it, and the next complete download deletes it.
 
 It stays the same in all versions, or the files that an earlier version renamed would be loaded.
 """
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-"""Errors of writing to a disk. Unlike errors of opening a file, these do not contain the file's name."""
-
 
 Used = TypeVar("Used")
 
@@ -85,27 +72,42 @@ def fetch(
     if files := _find_preloaded(model):
         return files
     try:
-        if files := _find_cached(model, cache_dir):
+        if files := _find_complete(model, cache_dir):
             return files
     except CorruptedCacheError:
         quarantine_corrupt_files(model, cache_dir)
-    quarantined = sorted(_cache_folder(model, cache_dir).rglob(f"*{QUARANTINE_SUFFIX}"))
-    listed = registry_model(model.name)
-    try:
-        HfApi().model_info(listed.repository, revision=model.card.revision or None, timeout=HUB_TIMEOUT_S)
-    except Exception as error:
-        raise ModelUnavailableError(model.name, f"{_cache_state(quarantined)}, and {_reason(error)}") from error
-    folder = _cache_folder(model, cache_dir)
-    try:
-        with space.reserve(model, folder, may_fill_disk=may_fill_disk) if space else nullcontext():
-            snapshot = download(listed, cache_dir, revision=model.card.revision, progress=progress)
-    except ModelUnavailableError:
-        raise
-    except Exception as error:
-        raise ModelUnavailableError(model.name, f"its download failed: {_reason(error)}") from error
-    for path in quarantined:
-        path.unlink(missing_ok=True)
-    return _files_in(snapshot, model, listed)
+    return _download(model, cache_dir, progress=progress, space=space, may_fill_disk=may_fill_disk)
+
+
+def _download(
+    model: Model, cache_dir: Path, *, progress: type[Any] | None, space: HubSpace | None, may_fill_disk: bool
+) -> ModelFiles:
+    """Download *model*, unless another process downloads it: then wait for its files, and use them."""
+    from engine import hub_client  # noqa: PLC0415 - 0.3 s of import, needed for downloads only
+
+    listed, folder = registry_model(model.name), _cache_folder(model, cache_dir)
+    with suppress(OSError):
+        cache_dir.mkdir(parents=True, exist_ok=True)  # the lock needs it
+    with locked(cache_dir, folder.name, on_wait=lambda: log.info("download_elsewhere", model=model.name)) as lock:
+        with suppress(CorruptedCacheError):  # of a file that yet another process has begun to replace
+            if files := _find_cached(model, cache_dir):
+                return files
+        quarantined = sorted(folder.rglob(f"*{QUARANTINE_SUFFIX}"))
+        try:
+            hub_client.confirm(listed.repository, model.card.revision)
+        except Exception as error:
+            cause = f"{_cache_state(quarantined)}, and {hub_client.reason_of(error)}"
+            raise ModelUnavailableError(model.name, cause) from error
+        try:
+            with space.reserve(model, folder, may_fill_disk=may_fill_disk, lock=lock) if space else nullcontext():
+                snapshot = download(listed, cache_dir, revision=model.card.revision, progress=progress)
+        except ModelUnavailableError:
+            raise
+        except Exception as error:
+            raise ModelUnavailableError(model.name, f"its download failed: {hub_client.reason_of(error)}") from error
+        for path in quarantined:
+            path.unlink(missing_ok=True)
+        return _files_in(snapshot, model, listed)
 
 
 def use_files(
@@ -163,7 +165,7 @@ def use_cached_files(model: Model, cache_dir: Path, use: Callable[[ModelFiles], 
 def is_cached(model: Model, cache_dir: Path) -> bool:
     """Whether *model* can be loaded without the hub, judged without reading its files."""
     try:
-        return bool(model.folder or _find_preloaded(model) or _find_cached(model, cache_dir))
+        return bool(model.folder or _find_preloaded(model) or _find_complete(model, cache_dir))
     except CorruptedCacheError:
         return False
 
@@ -211,6 +213,12 @@ def _find_preloaded(model: Model) -> ModelFiles | None:
         return None
 
 
+def _find_complete(model: Model, cache_dir: Path) -> ModelFiles | None:
+    """Return the files in the cache as `_find_cached` does; None as long as a process downloads them, too."""
+    files = _find_cached(model, cache_dir)
+    return None if is_held(cache_dir, _cache_folder(model, cache_dir).name) else files
+
+
 def _find_cached(model: Model, cache_dir: Path) -> ModelFiles | None:
     """Return the files in the cache; None if they are not complete.
 
@@ -249,20 +257,3 @@ def _cache_state(quarantined: list[Path]) -> str:
         return "it is not in the cache"
     names = sorted({path.name.removesuffix(QUARANTINE_SUFFIX) for path in quarantined})
     return f"its cached files were corrupt and have been put aside ({', '.join(names)})"
-
-
-def _reason(error: Exception) -> str:
-    """Say why the hub or the disk failed, without paths and URLs."""
-    match error:
-        case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE disables the hub"
-        case GatedRepoError():
-            return "the hub requires that you accept the model's terms (set HF_TOKEN)"
-        case RepositoryNotFoundError() | RevisionNotFoundError():
-            is_unknown = isinstance(error, RepositoryNotFoundError)
-            return f"the hub does not have {'it' if is_unknown else 'the revision that its card states'}"
-        case HfHubHTTPError():
-            return f"the hub answered with status {error.response.status_code}"
-        case OSError(strerror=str(strerror)) if error.filename or error.errno in DISK_ERRORS:
-            return f"the cache cannot be written ({strerror})"
-    return f"the hub cannot be reached ({type(error).__name__})"

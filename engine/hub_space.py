@@ -1,4 +1,7 @@
-"""Bounds the disk space of the hub cache: a download that does not fit is refused before it begins."""
+"""Bounds the disk space of the hub cache: a download that does not fit is refused before it begins.
+
+What other processes download into the same cache counts, too: they leave the size in their locks.
+"""
 
 import os
 import shutil
@@ -12,10 +15,15 @@ from pathlib import Path
 
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
+from engine.hub_locks import LOCKS, HubLock, held_numbers, locked
 from host.folder_permissions import nearest_existing
 
+COPIES_FOLDER = "optimised-models"
+"""The default folder of optimised copies, below the hub cache. They have a limit of their own and give way by age."""
 FREE_SHARE = 10
 """Without a limit, one part in so many of the disk stays free: logs and other programs need space, too."""
+SPACE = "space"
+"""The lock within which processes look for space and reserve it, one at a time."""
 INCOMPLETE = "*.incomplete"
 """Files of downloads under way. The hub's client never resumes one: their names are random."""
 STALE_S = 3600.0
@@ -64,32 +72,45 @@ class HubSpace:
         self._lock = threading.Lock()
 
     @contextmanager
-    def reserve(self, model: Model, folder: Path, *, may_fill_disk: bool = False) -> Iterator[None]:
+    def reserve(
+        self, model: Model, folder: Path, *, may_fill_disk: bool = False, lock: HubLock | None = None
+    ) -> Iterator[None]:
         """Reserve the size of *model*, as its card states it, for the length of the block.
 
         Args:
             model: what is downloaded.
             folder: of its repository in the cache.
             may_fill_disk: use the last tenth of the disk, too: the operator asked for this model.
+            lock: the lock on the download, named as *folder*, through which other processes see what it needs.
 
         Raises:
             ModelUnavailableError: there is not enough space, with the other downloads under way.
         """
-        with self._lock:
+        with self._lock, locked(self._cache_dir, SPACE):
             _delete_stale_files(self._cache_dir)
             if (cause := self._why_no_space(model.size_bytes, may_fill_disk=may_fill_disk)) is not None:
                 raise ModelUnavailableError(model.name, cause)
             download = _Download(folder, size_of(folder) + model.size_bytes)
             self._downloads.append(download)
+            if lock:
+                lock.write(download.end_bytes)
         try:
             yield
         finally:
             with self._lock:
                 self._downloads.remove(download)
+                if lock:
+                    lock.clear()
 
     def _why_no_space(self, needed: int, *, may_fill_disk: bool) -> str | None:
-        reserved = sum(download.missing_bytes for download in self._downloads)
-        if self._max_bytes is not None and (used := size_of(self._cache_dir) + reserved) + needed > self._max_bytes:
+        own = {download.folder.name for download in self._downloads}
+        others = [
+            _Download(self._cache_dir / name, end_bytes)
+            for name, end_bytes in held_numbers(self._cache_dir).items()
+            if name not in own
+        ]
+        reserved = sum(download.missing_bytes for download in (*self._downloads, *others))
+        if self._max_bytes is not None and (used := self._used_bytes() + reserved) + needed > self._max_bytes:
             return (
                 f"its download needs {_mb(needed)}, and {_mb(used)} of the {_mb(self._max_bytes)} that "
                 "HUB_CACHE_MAX_SIZE allows are in use"
@@ -105,6 +126,10 @@ class HubSpace:
             beside = f", of which {_mb(kept)} stay free unless HUB_CACHE_MAX_SIZE is set" if kept else ""
             return f"its download needs {_mb(needed)}, and the disk has {_mb(max(0, free - reserved))} left{beside}"
         return None
+
+    def _used_bytes(self) -> int:
+        others = (LOCKS, COPIES_FOLDER)
+        return size_of(self._cache_dir) - sum(size_of(self._cache_dir / name) for name in others)
 
 
 def size_of(folder: Path) -> int:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from engine.catalog import Model
 from host.memory import MemoryLimit
 
-PROCESS_BYTES = 135_000_000
-"""Resident memory of the service with a tiny model: 132 MB, measured by `tests/assembly/test_start_checks.py`."""
-MIN_PROCESS_BYTES = 75_000_000
+PROCESS_BYTES = 116_000_000
+"""Resident memory of the service with a tiny model: 116 MB, measured by `tests/assembly/test_start_checks.py`."""
+MIN_PROCESS_BYTES = 65_000_000
 """The part of PROCESS_BYTES that no file backs, so the kernel cannot reclaim it."""
 SHARED_PROCESS_BYTES = PROCESS_BYTES - MIN_PROCESS_BYTES
 """The part of PROCESS_BYTES that is in memory once for all worker processes: the files of the libraries."""

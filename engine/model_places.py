@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from engine.encoder import Encoder
+from engine.errors import ModelUnavailableError
 
 RECENT_S = 600.0
 """Seconds for which a caller counts as a user of a model after its last request."""
@@ -20,6 +21,7 @@ class LoadedModel:
     """A model in memory.
 
     Attributes:
+        is_measured: *memory_bytes* was measured; else it is an estimate.
         load_s: seconds that loading and warming took.
         loaded_at: time of day at which it was loaded.
         loaded_s: the same moment on the manager's clock.
@@ -34,6 +36,7 @@ class LoadedModel:
     loaded_s: float
     used_s: float
     callers: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    is_measured: bool = False
 
     @property
     def last_used(self) -> datetime:
@@ -84,6 +87,15 @@ class ModelPlaces:
             return f"{self._needed(needed_bytes)}, more than MODEL_MEMORY_BUDGET leaves beside REQUIRED_MODELS"
         return None
 
+    def check(self, name: str, needed_bytes: int) -> None:
+        """Refuse a model that could never have a place.
+
+        Raises:
+            ModelUnavailableError: the reason is that of `why_never`.
+        """
+        if (cause := self.why_never(name, needed_bytes)) is not None:
+            raise ModelUnavailableError(name, cause)
+
     def reserve(self, name: str, needed_bytes: int) -> bool:
         """Reserve a place for a model that is about to load; return whether there was one."""
         if name not in self.required:
@@ -99,6 +111,14 @@ class ModelPlaces:
     def release(self, name: str) -> int:
         """Give up a reservation, if there is one, and return its memory."""
         return self._reserved.pop(name, 0)
+
+    def adopt_memory(self, measured: Mapping[str, int]) -> None:
+        """Count what was measured from now on, for the models that are still in memory."""
+        for name, memory_bytes in measured.items():
+            if (model := self.loaded.get(name)) is not None:
+                model.memory_bytes, model.is_measured = memory_bytes, True
+            if name in self.required:
+                self.required[name] = memory_bytes
 
     def mark_used(self, name: str, caller: str, now_s: float) -> None:
         """Make this model the most recently used one, if it is in memory."""

@@ -5,6 +5,7 @@ module imports nothing that is not part of the interpreter, and its functions im
 """
 
 import _signal  # type: ignore[import-not-found]  # the part in C of `signal`, which takes 10 ms to import
+import gc
 import os
 
 WORKER_VARIABLE = "FAST_EMBEDDING_WORKER"
@@ -38,7 +39,18 @@ def prepare_process() -> "ProcessSignals":
             make_nonblocking(descriptor)
     signals.end_early = exit_quietly if WORKER_VARIABLE in os.environ else end_early
     forbid_core_dumps()
+    gc.disable()  # imports create hardly any garbage, and looking for it takes a quarter of their time
+    from host.deferred_imports import hidden
+
+    with hidden("rich"):  # structlog imports it for tracebacks, which `telemetry.log_setup` formats itself
+        import structlog  # noqa: F401 - for those that import it later
     return signals
+
+
+def finish_imports() -> None:
+    """Collect garbage again, but only what is created from now on: modules and routes stay for the process's life."""
+    gc.freeze()
+    gc.enable()
 
 
 def prepare_command() -> None:

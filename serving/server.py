@@ -15,7 +15,7 @@ from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import ConnectionPool, EarlyRejection, peer_address
 from serving.listening import listen
 from serving.process_exit import exit_despite_threads, fail
-from serving.process_start import prepare_process
+from serving.process_start import finish_imports, prepare_process
 from serving.protocol import HttpProtocol
 from serving.uvicorn_server import DrainingServer
 from serving.worker_process import WorkerLink
@@ -84,6 +84,7 @@ def serve(
         The exit code: 0 after a signal; 1 if the service failed to start or to stop, with the reason on standard error.
     """
     signals = prepare_process()
+    finish_imports()
     log_unhandled_errors()
     try:
         listening = listen(host, port) if worker is None else None  # a worker gets its connections

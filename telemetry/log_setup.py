@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TextIO
 
-import loguru
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -66,7 +65,6 @@ def configure_logging(*, level: str, is_json: bool | None, context: Mapping[str,
     logging.basicConfig(handlers=[handler], level=max(logging.INFO, logging.getLevelName(level)), force=True)
     for name in VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
-    loguru.logger.disable("fastembed")  # we log its failures ourselves, without URLs of files
     warnings.simplefilter("ignore")  # warnings contain paths; developers see them in the tests
     report_dropped_lines(_log_dropped_lines)
 

@@ -118,8 +118,8 @@ def test_libraries_are_imported_only_where_they_belong() -> None:
 @pytest.mark.parametrize(
     ("library", "adapters"),
     [
-        ("fastembed", {"engine.fastembed_adapter"}),
-        ("onnxruntime", {"engine.fastembed_adapter"}),
+        ("fastembed", {"engine.fastembed_imports"}),
+        ("onnxruntime", {"engine.onnx_sessions"}),
         ("uvicorn", {"serving.uvicorn_adapter", "serving.uvicorn_server"}),
     ],
 )
@@ -226,6 +226,43 @@ def test_functions_are_short() -> None:
     assert long == {}
 
 
+NEEDED_LATER = (
+    *("PIL", "fastembed.image", "huggingface_hub", "requests", "loguru", "tqdm", "httpx", "rich"),
+    *("prometheus_client", "redis", "jwt", "cryptography", "jsonschema"),
+)
+"""What serving the bundled model needs never, or not before somebody asks for it. All of it takes 0.6 s to import."""
+
+IMPORT_AS_THE_SERVER = """
+import sys
+from serving.process_start import finish_imports, prepare_process
+prepare_process()
+import main
+finish_imports()
+from assembly.catalog import open_catalog
+from config import Settings
+from engine.encoder import load_cached_encoder
+settings = Settings(_env_file=None)
+model = open_catalog(settings).get(settings.required_models[0])
+load_cached_encoder(model, hub_cache_dir=settings.hub_cache_dir)
+print(*sys.modules)
+"""
+
+
+def test_starting_and_loading_the_bundled_model_imports_nothing_that_is_needed_later() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_AS_THE_SERVER],
+        cwd=ROOT,
+        env=environment({}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert {"main", "fastembed.text", "onnxruntime"} <= imported
+    assert imported.isdisjoint(NEEDED_LATER)
+
+
 IMPORT_MAIN = """
 import gc, json, os, threading
 import main
@@ -268,5 +305,5 @@ def test_importing_main_loads_no_model_opens_no_socket_and_starts_no_thread() ->
         "sockets": [],
         "models": [],
         "threads": ["MainThread"],
-        "app": "Litestar",
+        "app": "LeanLitestar",
     }

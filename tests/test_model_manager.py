@@ -120,7 +120,13 @@ Make = Callable[..., ModelManager]
 async def make(loader: Loader, clock: ManualClock, executor: ThreadPoolExecutor) -> AsyncIterator[Make]:
     made: list[ModelManager] = []
 
-    def make(*, capacity: int = 2, budget: int | None = None, required: Sequence[Model] = ()) -> ModelManager:
+    def make(
+        *,
+        capacity: int = 2,
+        budget: int | None = None,
+        required: Sequence[Model] = (),
+        private_bytes: Callable[[], int | None] = lambda: None,
+    ) -> ModelManager:
         manager = ModelManager(
             downloads=Downloads(
                 fetch=loader.fetch,
@@ -139,6 +145,7 @@ async def make(loader: Loader, clock: ManualClock, executor: ThreadPoolExecutor)
             memory_budget_bytes=budget,
             required=required,
             clock=clock,
+            private_bytes=private_bytes,
         )
         made.append(manager)
         return manager
@@ -492,6 +499,27 @@ async def test_required_model_outlives_its_ttl(make: Make, clock: ManualClock) -
     clock.now_s = 10 * TTL_S
     await models.evict_idle()
     assert [*models.loaded] == ["a"]
+
+
+async def test_budget_counts_what_was_measured_once_a_model_was_loaded(make: Make, loader: Loader) -> None:
+    """The process grows by 40 with each load, though the estimate is 100: two fit where the estimates allow one."""
+    readings = iter(range(0, 1000, 40))
+    models = make(capacity=9, budget=150, required=[A], private_bytes=lambda: next(readings))
+    await use(models, A)
+    await measured(models, loader, "a")
+    await use(models, B)
+    await measured(models, loader, "b")
+    assert models.loaded == ("a", "b")
+    found = [models.find(name) for name in models.loaded]
+    assert [(one.memory_bytes, one.is_measured) for one in found if one] == [(40, True), (40, True)]
+
+
+async def measured(models: ModelManager, loader: Loader, name: str) -> None:
+    """Wait until what a model takes was measured."""
+    assert await asyncio.to_thread(loader.optimised.get, timeout=10) == name
+    async with asyncio.timeout(10):
+        while (found := models.find(name)) is None or not found.is_measured:  # noqa: ASYNC110 - no event marks it
+            await asyncio.sleep(0)
 
 
 async def test_memory_of_required_models_is_kept_for_them(make: Make) -> None:

@@ -8,11 +8,14 @@ from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugi
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 from litestar.handlers import route as routed
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
 from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, HTTPScope, Scope
 from litestar.utils.path import normalize_path
 
 __all__ = [
+    "LeanLitestar",
     "StructSchemaPlugin",
     "body_type",
     "dialect_routes",
@@ -24,6 +27,14 @@ __all__ = [
     "set_route",
     "wrap",
 ]
+
+
+class LeanLitestar(Litestar):
+    """Litestar without its plugins for pydantic and attrs, which take 50 ms to import: no body or answer uses them."""
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        return [*plugins, MsgspecDIPlugin()]
 
 
 def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:

@@ -71,7 +71,7 @@ def test_models_that_cannot_fit_into_memory_end_the_start(limits: Path, tiny_mod
     (limits / "memory.max").write_text("50000000\n")
     reason = why_not_here(tiny_models, limits)
     assert reason is not None
-    assert reason.startswith("The models of REQUIRED_MODELS need at least 75 MB of memory")
+    assert reason.startswith("The models of REQUIRED_MODELS need at least 65 MB of memory")
     assert "may use only 50 MB (the limit of its container or systemd unit)" in reason
 
 
@@ -84,7 +84,7 @@ def test_models_that_hardly_fit_are_loaded_with_a_warning(limits: Path, tiny_mod
         "memory_tight",
         "warning",
         100,
-        135,
+        116,
     )
     assert "MODEL_MEMORY_BUDGET" in event["advice"]
 

@@ -2,6 +2,8 @@
 
 import inspect
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from operator import attrgetter
@@ -9,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fastembed import TextEmbedding
+from huggingface_hub.file_download import repo_folder_name
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
+from engine.fastembed_adapter import registry_models
+from tests.support.servers import ROOT
 from tests.support.tiny import TinyModel
 
 NAME, MODEL_FILE = "BAAI/bge-small-en-v1.5", "model_optimized.onnx"
@@ -44,9 +49,6 @@ NAMES_OF_MODULES: dict[str, Callable[[Any], object]] = {
     "fastembed.text.custom_text_embedding:CustomTextEmbedding.load_onnx_model": takes("self"),
     "fastembed.text.static_embedding:StaticTextEmbedding._list_supported_models": lambda models: models(),
     "fastembed.text.static_embedding:StaticTextEmbedding._token_ids": takes("self", "documents"),
-    "huggingface_hub.file_download:repo_folder_name": lambda name: (
-        name(repo_id="a/b", repo_type="model") == "models--a--b"
-    ),
 }
 NAMES_OF_A_LOADED_MODEL: dict[str, Callable[[Any], object]] = {
     "model.tokenizer": lambda tokenizer: isinstance(tokenizer, Tokenizer),
@@ -75,3 +77,38 @@ def test_installed_versions_have_every_private_name_that_the_adapter_uses(tmp_pa
         *problems(NAMES_OF_MODULES, pkgutil.resolve_name),
         *problems(NAMES_OF_A_LOADED_MODEL, lambda name: attrgetter(name)(embedding)),
     ] == [], f"engine/fastembed_adapter.py relies on names that {versions} do not have"
+
+
+IMPORT_AFTER_THE_ENGINE = """
+import sys
+from engine.fastembed_adapter import CorruptedCacheError, TextEmbedding as used
+from engine.fastembed_imports import import_hub, model_management
+import fastembed
+from fastembed import ImageEmbedding, TextEmbedding
+from fastembed.common.model_management import CorruptedCacheError as raised
+assert used is TextEmbedding and raised is CorruptedCacheError
+assert fastembed.text.TextEmbedding is used
+import_hub()
+import huggingface_hub, requests
+assert model_management.snapshot_download is huggingface_hub.snapshot_download
+assert model_management.requests is requests
+assert all(isinstance(kind, type) and issubclass(kind, Exception) for kind in model_management._HF_DOWNLOAD_ERRORS)
+left = [name for name, value in vars(model_management).items() if type(value).__name__ == "Deferred"]
+assert left == [], left
+print("complete")
+"""
+
+
+def test_fastembed_is_complete_for_whoever_imports_it_after_the_engine() -> None:
+    """In a process of its own: here, other tests have imported FastEmbed as a whole."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_AFTER_THE_ENGINE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("complete\n", "")
+
+
+def test_folder_in_a_hub_cache_has_the_name_that_the_hub_gives_it() -> None:
+    assert all(
+        model.cache_folder == repo_folder_name(repo_id=model.repository, repo_type="model")
+        for model in registry_models()
+    )

@@ -8,6 +8,7 @@ import pytest
 
 from engine.catalog import Model
 from engine.errors import ModelUnavailableError
+from engine.hub_locks import locked
 from engine.hub_space import STALE_S, HubSpace, size_of
 
 MB = 1_000_000
@@ -30,8 +31,8 @@ def space(cache: Path, *, max_mb: int | None = None, total_mb: int = 1000, free_
     return HubSpace(cache, max_bytes=None if max_mb is None else max_mb * MB, disk_usage=lambda _: sizes)
 
 
-def refusal(of: HubSpace, wanted: Model, folder: Path, **options: bool) -> str:
-    with pytest.raises(ModelUnavailableError) as refused, of.reserve(wanted, folder, **options):
+def refusal(of: HubSpace, wanted: Model, folder: Path, *, may_fill_disk: bool = False) -> str:
+    with pytest.raises(ModelUnavailableError) as refused, of.reserve(wanted, folder, may_fill_disk=may_fill_disk):
         pass
     return refused.value.cause
 
@@ -121,3 +122,15 @@ def test_folder_that_does_not_exist_yet_is_empty(tmp_path: Path) -> None:
     cache = tmp_path / "not" / "yet"
     with HubSpace(cache, max_bytes=MB).reserve(model(1), cache / "models--a"):
         assert not cache.exists()
+
+
+def test_downloads_of_other_processes_count_until_they_end(tmp_path: Path) -> None:
+    """The lock of a download belongs to an open file, so two of this process are as those of two processes."""
+    ours, theirs = space(tmp_path, max_mb=100), space(tmp_path, max_mb=100)
+    folder = tmp_path / "models--a"
+    with locked(tmp_path, folder.name) as lock, theirs.reserve(model(60), folder, lock=lock):
+        write(folder / "blobs" / "1.incomplete", 30)
+        assert "60 MB of the 100 MB" in refusal(ours, model(41), tmp_path / "models--b")
+        with ours.reserve(model(40), tmp_path / "models--b"):
+            assert "100 MB of the 100 MB" in refusal(ours, model(1), tmp_path / "models--c")
+    assert "30 MB of the 100 MB" in refusal(ours, model(71), tmp_path / "models--b")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from host.memory import MemoryLimit, available_bytes, memory_limit, trim_memory
+from host.memory import MemoryLimit, available_bytes, memory_limit, private_bytes, trim_memory
 
 MACHINE = 8_000_000 * 1024
 V1_UNLIMITED = "9223372036854771712"
@@ -98,6 +98,27 @@ def test_available_memory_is_unknown_if_the_system_does_not_report_it(tmp_path: 
         (tmp_path / "meminfo").write_text(content)
         assert available_bytes(proc=tmp_path, cgroup=tmp_path) is None
     assert available_bytes(proc=tmp_path / "nowhere", cgroup=tmp_path) is None
+
+
+def test_private_memory_is_that_of_this_process_alone(tmp_path: Path) -> None:
+    lines = ["Rss: 900 kB", "Shared_Clean: 100 kB", "Private_Clean: 10 kB", "Private_Dirty: 5 kB", "Swap: 2 kB"]
+    write(tmp_path / "self/smaps_rollup", "\n".join(lines))
+    assert private_bytes(proc=tmp_path) == 17 * 1024
+
+
+def test_private_memory_is_unknown_if_the_system_does_not_report_it(tmp_path: Path) -> None:
+    assert private_bytes(proc=tmp_path) is None
+    for content in ("", "Private_Dirty:", "Private_Dirty: many kB"):
+        write(tmp_path / "self/smaps_rollup", content)
+        assert private_bytes(proc=tmp_path) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="private memory is read from /proc")
+def test_private_memory_grows_with_what_is_allocated() -> None:
+    before = private_bytes() or 0
+    block = bytearray(b"x") * 50_000_000
+    assert 45_000_000 < (private_bytes() or 0) - before < 60_000_000
+    assert block
 
 
 class Cycle:

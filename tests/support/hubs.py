@@ -157,7 +157,7 @@ class Loader:
 
         Args:
             name: a model of the registry.
-            hub_timeout_s: replaces `engine.hub.HUB_TIMEOUT_S`.
+            hub_timeout_s: replaces `engine.hub_client.HUB_TIMEOUT_S`.
             variables: environment variables.
         """
         self._process = subprocess.Popen(
@@ -174,17 +174,35 @@ class Loader:
 
         Return the `vector` of *text* and the `fingerprint`, or the `cause` why it is unavailable.
         """
+        self.start(cache_dir, text, preloaded=preloaded, revision=revision)
+        return self.outcome()
+
+    def start(self, cache_dir: Path, text: str = "", *, preloaded: Path | None = None, revision: str = "") -> None:
+        """Let the process begin to load; `outcome` waits for its end."""
         assert self._process.stdin
-        assert self._process.stdout
         request = {"cache_dir": str(cache_dir), "text": text, "preloaded": str(preloaded) if preloaded else None}
         request["revision"] = revision
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
+
+    def outcome(self) -> Json:
+        """Wait for the end of a load."""
+        assert self._process.stdout
         for line in self._process.stdout:
             if line.startswith(OUTCOME):
                 outcome: Json = json.loads(line.removeprefix(OUTCOME))
                 return outcome
         raise AssertionError("the loading process has ended")
+
+    def wait_for_event(self, name: str) -> None:
+        """Wait until the process logs an event."""
+        assert self._process.stdout
+        assert any(name in line for line in iter(self._process.stdout.readline, ""))
+
+    def kill(self) -> None:
+        """End the process as the kernel does when memory runs out."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """Stop the process and wait for its end."""

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import engine.hub
+import engine.hub_client
 from engine.catalog import read_catalog
 from engine.encoder import load_encoder
 from engine.errors import ModelUnavailableError
@@ -27,7 +27,7 @@ def attempt(name: str, cache_dir: Path, text: str, preloaded: Path | None, revis
 
 
 if len(sys.argv) > 2:
-    engine.hub.HUB_TIMEOUT_S = float(sys.argv[2])
+    engine.hub_client.HUB_TIMEOUT_S = float(sys.argv[2])
 for line in sys.stdin:
     request = json.loads(line)
     preloaded = Path(request["preloaded"]) if request["preloaded"] else None

@@ -79,12 +79,15 @@ def free_port() -> int:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment without the service's settings, plus *settings*."""
+    """Return this process's environment without the service's settings, plus *settings*.
+
+    Optimised copies are off unless *settings* turn them on: each server would write one of the bundled model.
+    """
     from config import Settings  # noqa: PLC0415 - with --base-url none of the service's packages need be installed
 
     names = {name.upper() for name in Settings.model_fields}
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in names}
-    return {**inherited, **settings}
+    return {**inherited, "OPTIMISED_MODELS_MAX_SIZE": "0", **settings}
 
 
 @contextmanager

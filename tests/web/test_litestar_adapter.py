@@ -6,7 +6,16 @@ from litestar.params import FromPath, JSONBody
 from litestar.testing import TestClient
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from web.litestar_adapter import body_type, normalize_path, options_routes, paths_with, route_of, route_option, wrap
+from web.litestar_adapter import (
+    LeanLitestar,
+    body_type,
+    normalize_path,
+    options_routes,
+    paths_with,
+    route_of,
+    route_option,
+    wrap,
+)
 
 
 @get("/asked/{name:path}", opt={"work": "queued"})
@@ -54,3 +63,17 @@ def test_options_names_the_methods_of_all_routes_of_an_address() -> None:
         assert client.options("/asked/a").headers["allow"] == "GET, OPTIONS, POST"
         assert client.options("/typed").headers["allow"] == "OPTIONS, POST"
         assert client.get("/asked/a").status_code == 200
+
+
+def test_app_has_no_plugins_for_libraries_that_no_body_uses() -> None:
+    @get("/", sync_to_thread=False)
+    def answer() -> dict[str, int]:
+        return {"a": 1}
+
+    app = LeanLitestar([answer], openapi_config=None, logging_config=None)
+    assert {plugin.__class__.__module__.partition("litestar.plugins.")[2] for plugin in app.plugins} <= {
+        "core._msgspec",
+        "",
+    }
+    with TestClient(app) as client:
+        assert client.get("/").json() == {"a": 1}
