@@ -32,6 +32,7 @@ from setting_types import (
     WebAddress,
     WorkerProcesses,
     Workers,
+    plain_message,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -305,14 +306,6 @@ SETTING_NAMES = tuple(name.upper() for name in Settings.model_fields)
 """The settings as they are written in the environment."""
 
 
-PLAIN_MESSAGES = {
-    "bool_parsing": "use true or false",
-    "int_parsing": "use a whole number",
-    "float_parsing": "use a number",
-}
-"""What to write instead of a value that pydantic cannot parse, by its error type."""
-
-
 def load_settings(**overrides: object) -> Settings:
     """Read the settings.
 
@@ -344,10 +337,8 @@ def find_unknown_names() -> list[UnknownName]:
 
 def _message(error: ErrorDetails, typed: dict[str, str]) -> str:
     """Return one line: the setting, its value as it was typed, and what is allowed."""
-    message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
-        return message
+        return error["msg"].removeprefix("Value error, ")
     name = str(error["loc"][0])
     value = "" if name in SECRETS or name.endswith("_file") else f"={typed.get(name.upper(), error['input'])!r}"
-    message = PLAIN_MESSAGES.get(error["type"], f"{message[:1].lower()}{message[1:]}")
-    return f"{name.upper()}{value} is not allowed: {message}"
+    return f"{name.upper()}{value} is not allowed: {plain_message(error)}"
