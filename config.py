@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import ByteSize, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from env_file import EnvFileError, UnknownName, read_env_file, unknown_names
+from setting_errors import SettingsError as SettingsError  # noqa: PLC0414 - re-exported
+from setting_errors import explained
 from setting_types import (
     Aliases,
     Bytes,
@@ -32,7 +33,6 @@ from setting_types import (
     WebAddress,
     WorkerProcesses,
     Workers,
-    plain_message,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -45,18 +45,6 @@ BUNDLED_MODELS_DIR = HERE / "models"
 BUNDLED_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PRELOADED_DIR = HERE / "preloaded"
 """Hub models that are part of an image, laid out as in the hub's cache. Nothing writes there."""
-SECRETS = frozenset({"redis_url", "api_keys", "jwt_secret", "jwt_jwks_url"})
-"""Settings whose values never appear in messages, not even when they are wrong.
-
-Nor do those that end in `_FILE`: the value may be a secret that was meant for the setting without the ending.
-"""
-
-
-class SettingsError(Exception):
-    """The settings cannot be used; the message is one line, a full sentence, for the person who starts the service."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message if message.endswith((".", "?")) else f"{message}.")
 
 
 class Settings(BaseSettings):
@@ -323,7 +311,7 @@ def load_settings(**overrides: object) -> Settings:
         raise SettingsError(str(error)) from None
     except ValidationError as error:
         typed = {name.upper(): value for name, value in [*in_file.items(), *os.environ.items()] if value}
-        raise SettingsError("; ".join(_message(detail, typed) for detail in error.errors())) from None
+        raise SettingsError("; ".join(explained(detail, typed) for detail in error.errors())) from None
 
 
 def find_unknown_names() -> list[UnknownName]:
@@ -333,12 +321,3 @@ def find_unknown_names() -> list[UnknownName]:
         EnvFileError: `.env` cannot be read.
     """
     return unknown_names(read_env_file(ENV_FILE), os.environ, SETTING_NAMES)
-
-
-def _message(error: ErrorDetails, typed: dict[str, str]) -> str:
-    """Return one line: the setting, its value as it was typed, and what is allowed."""
-    if not error["loc"]:
-        return error["msg"].removeprefix("Value error, ")
-    name = str(error["loc"][0])
-    value = "" if name in SECRETS or name.endswith("_file") else f"={typed.get(name.upper(), error['input'])!r}"
-    return f"{name.upper()}{value} is not allowed: {plain_message(error)}"

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, cast
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainValidator, SecretStr
-from pydantic_core import ErrorDetails
 from pydantic_settings import NoDecode
 
 MAX_COUNT = 1_000_000_000
@@ -19,20 +18,8 @@ MAX_BYTES = 1_000_000_000_000_000
 """Largest size: 1 petabyte, for the same reason."""
 MAX_WORKERS = 64
 """Largest number of worker processes."""
-PLAIN_MESSAGES = {
-    "bool_parsing": "use true or false",
-    "int_parsing": "use a whole number",
-    "float_parsing": "use a number",
-}
-"""What to write instead of a value that pydantic cannot parse, by its error type."""
 MIN_SECRET_BYTES = 32
 """Smallest JWT_SECRET. RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash."""
-
-
-def plain_message(error: ErrorDetails) -> str:
-    """Return what is allowed instead of the value that caused *error*."""
-    message = error["msg"].removeprefix("Value error, ")
-    return PLAIN_MESSAGES.get(error["type"], f"{message[:1].lower()}{message[1:]}")
 
 
 def _split_list(value: object) -> object:

@@ -18,6 +18,7 @@ from assembly.worker_share import per_worker, take_share, worker_count
 from config import Settings, SettingsError, load_settings
 from host.listening_socket import ListenError
 from host.message_channel import Handler
+from host.open_files import raise_file_limit
 from serving.listening import listen
 from serving.process_exit import exit_despite_threads, fail
 from serving.process_signals import ProcessSignals
@@ -97,6 +98,7 @@ async def _run_workers(
     settings: Settings, workers: int, listening: socket.socket, signals: ProcessSignals
 ) -> str | None:
     """Run the workers until a signal stops the service; return why they could not start, or None."""
+    raise_file_limit()  # connections on their way to workers count
     supervisor = Supervisor(
         workers=workers,
         command=[sys.executable, *sys.orig_argv[1:]],

@@ -1,6 +1,5 @@
 """Serves an app in this process, until a signal stops it."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ import structlog
 from litestar import Litestar
 
 from host.listening_socket import ListenError
+from host.open_files import raise_file_limit
 from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import ConnectionPool, EarlyRejection, peer_address
 from serving.listening import listen
@@ -24,9 +24,6 @@ from telemetry.log_setup import log_unhandled_errors
 from telemetry.metrics import ConnectionCounts
 from web.dialects import Dialect
 from web.request_context import Client
-
-if sys.platform != "win32":
-    import resource
 
 OTHER_FILES = 100
 """Open files kept for everything but client connections: models, the hub, Redis, the log."""
@@ -164,12 +161,8 @@ def _exit_code(state: ServiceState, worker: WorkerLink | None, *, is_success: bo
 
 def _within_file_limit(limits: ConnectionLimits) -> ConnectionLimits:
     """Allow this process as many open files as possible, and limit the connections to that number."""
-    if sys.platform == "win32":
+    if (max_files := raise_file_limit()) is None:
         return limits
-    _, max_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if max_files == resource.RLIM_INFINITY:
-        return limits
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))
     max_connections = max(1, max_files - OTHER_FILES)
     if limits.max_connections <= max_connections:
         return limits

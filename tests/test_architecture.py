@@ -12,7 +12,7 @@ import pytest
 from tests.support.servers import ROOT, environment
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"setting_types", "env_file"}),
+    frozenset({"setting_errors", "setting_types", "env_file"}),
     frozenset({"host", "config", "telemetry"}),
     frozenset({"engine"}),
     frozenset({"model_manager", "access"}),

@@ -15,12 +15,12 @@ from config import (
     BUNDLED_MODELS_DIR,
     ENV_FILE,
     HERE,
-    SECRETS,
     SETTING_NAMES,
     Settings,
     SettingsError,
     load_settings,
 )
+from setting_errors import SECRETS
 
 ENV_EXAMPLE = (HERE / ".env.example").read_text("utf-8")
 SETTING_LINE = r"(?m)^(?:# )?([A-Z][A-Z0-9_]+)="
