@@ -258,7 +258,9 @@ class Supervisor:
         """Report that *worker* is ready, and replace it if it stops working."""
         await worker.ready.wait()
         log.info("worker_ready", worker=worker.number, worker_pid=worker.pid)
-        if not self.was_ready.is_set() and all(slot.worker and slot.worker.is_ready for slot in self.slots):
+        worker.is_reported = True
+        reported = [slot.worker for slot in self.slots if slot.worker and slot.worker.is_reported]
+        if not self.was_ready.is_set() and all(one.is_ready for one in reported) and len(reported) == len(self.slots):
             self.was_ready.set()
             seconds = round(time.monotonic() - self._began_s, 3)
             log.info("service_ready", workers=len(self.slots), seconds=seconds)
