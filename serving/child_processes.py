@@ -8,8 +8,12 @@ import asyncio
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+
+POLL_S = 0.005
+"""Pause between two looks at processes that were killed."""
 
 
 class ChildProcesses:
@@ -40,9 +44,17 @@ class ChildProcesses:
         self._running[process.pid] = process, ended
         return process.pid, ended
 
+    def wait_for_all(self, timeout_s: float) -> None:
+        """Block until no process runs that `start` has started, for at most *timeout_s*."""
+        ends_s = time.monotonic() + timeout_s
+        while self._running and time.monotonic() < ends_s:
+            self._collect()
+            time.sleep(POLL_S)
+
     def _collect(self) -> None:
         for pid in tuple(self._running):
-            self._note(*os.waitpid(pid, os.WNOHANG))
+            with suppress(ChildProcessError):  # a signal handler has interrupted this function, and called it
+                self._note(*os.waitpid(pid, os.WNOHANG))
         if os.getpid() == 1:
             with suppress(ChildProcessError):  # there is no child left
                 while (found := os.waitpid(-1, os.WNOHANG))[0]:

@@ -27,6 +27,8 @@ from serving.worker_watch import MAX_HUNG_S, wait_for_trouble
 
 KILL_MARGIN_S = 2.0
 """How much longer than SHUTDOWN_TIMEOUT a worker may take to end. It ends by itself before that, unless it hangs."""
+KILLED_S = 1.0
+"""How long the supervisor waits for workers that it has killed at once: then their memory is free when it has ended."""
 REPLACEMENT_S = 900.0
 """How long a replacement may take to be ready, which includes the download of models. After that, it is given up."""
 MAX_START_CRASHES = 3
@@ -129,6 +131,7 @@ class Supervisor:
         """Kill all workers at once; a signal handler may call it."""
         for worker in self.workers:
             worker.signal(signal.SIGKILL)
+        self._children.wait_for_all(KILLED_S)
 
     async def run(self) -> None:
         """Keep all workers running until `stop` is called or the first start fails; then end them all."""
@@ -259,7 +262,9 @@ class Supervisor:
         """Report that *worker* is ready, and replace it if it stops working."""
         await worker.ready.wait()
         log.info("worker_ready", worker=worker.number, worker_pid=worker.pid)
-        if not self.was_ready.is_set() and all(slot.worker and slot.worker.is_ready for slot in self.slots):
+        worker.is_reported = True
+        reported = [slot.worker for slot in self.slots if slot.worker and slot.worker.is_reported]
+        if not self.was_ready.is_set() and all(one.is_ready for one in reported) and len(reported) == len(self.slots):
             self.was_ready.set()
             seconds = round(time.monotonic() - self._began_s, 3)
             log.info("service_ready", workers=len(self.slots), seconds=seconds)

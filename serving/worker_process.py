@@ -85,6 +85,8 @@ class WorkerProcess:
         """Its exit code, as `ChildProcesses.start` returns it."""
         self.ready = asyncio.Event()
         """Set when its required models are loaded."""
+        self.is_reported = False
+        """Whether the log says that it is ready; only then may the log say that all are."""
         self.draining = asyncio.Event()
         """Set when it ends by itself: it accepts no more requests."""
         self.is_retired = False
