@@ -10,7 +10,7 @@ import structlog
 
 from access.api_keys import STABLE_S, KeyFormatError, KeyRing, read_entries, reason_of
 from access.principals import NoTokens, TokenVerifier
-from access.quotas import MemoryQuotas, NoQuotas, Quota, QuotaStore, quotas_of
+from access.quotas import MemoryQuotas, NoQuotas, QuotaStore, quotas_of
 from access.worker_quotas import WorkerQuotas
 from assembly.secret_files import jwt_secret, redis_url
 from config import Settings, SettingsError
@@ -77,13 +77,6 @@ def read_access(settings: Settings) -> Access:
     )
 
 
-def quotas_of_callers(settings: Settings) -> tuple[Quota, ...]:
-    """Return the quotas of each caller."""
-    return quotas_of(
-        requests=settings.rate_limit_requests, tokens=settings.rate_limit_tokens, window_s=settings.rate_limit_window
-    )
-
-
 def quota_store(settings: Settings, *, supervisor: MessageChannel | None = None) -> QuotaStore:
     """Return the store that counts requests and tokens per caller. It opens no socket before it runs.
 
@@ -96,7 +89,9 @@ def quota_store(settings: Settings, *, supervisor: MessageChannel | None = None)
     """
     if not settings.enable_rate_limit:
         return NoQuotas()
-    quotas = quotas_of_callers(settings)
+    quotas = quotas_of(
+        requests=settings.rate_limit_requests, tokens=settings.rate_limit_tokens, window_s=settings.rate_limit_window
+    )
     memory = MemoryQuotas(quotas)
     if (url := redis_url(settings)) is None:
         return memory if supervisor is None else WorkerQuotas(quotas, channel=supervisor, memory=memory)

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from access.quotas import MemoryQuotas
 from access.worker_quotas import QuotaHandlers
-from assembly.access import quotas_of_callers
 from assembly.worker_reports import Worker, WorkerReports
 from config import Settings
 from host.message_channel import Handler
@@ -38,10 +36,8 @@ class SharedState:
             restarts=restarts,
             overdue_s=settings.lane_stuck_seconds + settings.shutdown_timeout + REPLACEMENT_S,
         )
-        is_counting = settings.enable_rate_limit and settings.redis_url is None and settings.redis_url_file is None
-        memory = MemoryQuotas(quotas_of_callers(settings))
-        self._quotas: Mapping[str, Handler] = QuotaHandlers(memory).handlers if is_counting else {}
+        self._quotas = QuotaHandlers()  # used only if workers ask
 
     def handlers(self, number: int) -> Mapping[str, Handler]:
         """Return the handlers for the channel of a new process in slot *number*."""
-        return {**self._quotas, **self.reports.handlers(number)}
+        return {**self._quotas.handlers, **self.reports.handlers(number)}

@@ -66,9 +66,9 @@ async def worker(
             yield Opened(store, checks)
 
 
-def supervisor_of(quotas: tuple[Quota, ...] = QUOTAS, clock: ManualClock | None = None) -> dict[str, Handler]:
+def supervisor_of(clock: ManualClock | None = None) -> dict[str, Handler]:
     """Return the supervisor's handlers; without *clock* its time stands still."""
-    return dict(QuotaHandlers(MemoryQuotas(quotas, clock=clock or ManualClock())).handlers)
+    return dict(QuotaHandlers(clock=clock or ManualClock()).handlers)
 
 
 async def test_workers_together_admit_exactly_the_quota() -> None:
@@ -100,7 +100,7 @@ async def test_any_interleaving_of_workers_decides_as_one_store(
 ) -> None:
     """Each step is a worker, a caller, None for a request or the tokens to charge, and seconds that pass."""
     quotas, clock = quotas_of(requests=requests, tokens=tokens, window_s=60), ManualClock()
-    one_store, handlers = MemoryQuotas(quotas, clock=clock), supervisor_of(quotas, clock)
+    one_store, handlers = MemoryQuotas(quotas, clock=clock), supervisor_of(clock)
     async with AsyncExitStack() as stack:
         workers = [await stack.enter_async_context(worker(handlers, quotas=quotas)) for _ in range(3)]
         for number, keys, charged, passed_s in steps:
@@ -120,7 +120,7 @@ async def test_any_interleaving_of_workers_decides_as_one_store(
 @settings(deadline=None, max_examples=40)
 async def test_concurrent_workers_never_admit_more_than_one_store_would(plans: list[list[ShareKeys]]) -> None:
     quotas = quotas_of(requests=3, tokens=None, window_s=DAY_S)
-    handlers, one_store = supervisor_of(quotas), MemoryQuotas(quotas, clock=ManualClock())
+    handlers, one_store = supervisor_of(), MemoryQuotas(quotas, clock=ManualClock())
     async with AsyncExitStack() as stack:
         workers = [await stack.enter_async_context(worker(handlers, quotas=quotas)) for _ in plans]
         asked = [(one, keys) for one, plan in zip(workers, plans, strict=True) for keys in plan]
@@ -191,3 +191,12 @@ async def test_only_requests_in_flight_wait_for_a_supervisor_that_hangs_and_it_i
             assert (one.quotas.store, one.quotas.fallbacks) == ("supervisor", 1)
     assert not state.is_admitted  # the supervisor has counted the requests that had given up
     assert [line["event"] for line in logged] == ["limits_fell_back", "limits_recovered"]
+
+
+async def test_workers_with_other_limits_do_not_share_counts() -> None:
+    """While a reload changes the limits, the old workers count as before, and the new ones from zero."""
+    handlers, more = supervisor_of(), quotas_of(requests=30, tokens=1000, window_s=DAY_S)
+    async with worker(handlers) as old, worker(handlers, quotas=more) as new, worker(handlers, quotas=more) as newer:
+        assert await old.admitted(25) == 20
+        assert [await new.admitted(25), await newer.admitted(25)] == [25, 5]
+        assert await old.admitted(1) == 0
