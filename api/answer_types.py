@@ -290,7 +290,8 @@ class ModelWorkers:
 class ModelDetailsOfWorkers(ModelDetails):
     """One model, with several workers.
 
-    `usage` is that of all. `loaded_at` is the earliest one, and all else from the worker that used it last.
+    `usage` and `memory_bytes` are those of all. `loaded_at` is the earliest one, and all else from the worker that used
+    it last.
     """
 
     workers: ModelWorkers

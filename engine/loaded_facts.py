@@ -15,7 +15,8 @@ class LoadedFacts:
     """A model in memory.
 
     Attributes:
-        memory_bytes: estimate of what it takes, in all processes that have it.
+        memory_bytes: what it takes, in all processes that have it.
+        is_measured: *memory_bytes* was measured in each of them; else it is an estimate.
         load_s: seconds that loading and warming took.
         loaded_at: when it was loaded.
         last_used: when it was last leased or released.
@@ -26,6 +27,7 @@ class LoadedFacts:
     """
 
     memory_bytes: int
+    is_measured: bool
     load_s: float
     loaded_at: datetime
     last_used: datetime
@@ -41,6 +43,7 @@ class LoadedFacts:
         encoder = loaded.encoder
         return cls(
             memory_bytes=loaded.memory_bytes,
+            is_measured=loaded.is_measured,
             load_s=loaded.load_s,
             loaded_at=loaded.loaded_at,
             last_used=loaded.last_used,
@@ -73,6 +76,7 @@ def merge_facts(of_workers: Iterable[Mapping[str, LoadedFacts]]) -> dict[str, Lo
             latest,
             loaded_at=min(facts.loaded_at for facts in found),
             memory_bytes=sum(facts.memory_bytes for facts in found),
+            is_measured=all(facts.is_measured for facts in found),
             workers=len(found),
         )
     return merged
