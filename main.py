@@ -30,8 +30,7 @@ from api.tei_answers import Call
 from api.tei_errors import TEI_SHARED
 from api.tei_types import TeiEmbedRequest, TeiTokenizeRequest
 from assembly.app import EmbeddingParts, build_app
-from assembly.lifecycle import Lifecycle
-from assembly.reports import CacheReport, MetricsReport
+from assembly.reports import MetricsReport, ServiceReport
 from assembly.serve import serve_app
 from assembly.workers import Start, end_start
 from config import Settings, SettingsError, load_settings
@@ -39,8 +38,7 @@ from engine.embed_results import EmbedResult
 from engine.embedder import Embedder
 from engine.encoder import Encoder, load_cached_encoder
 from engine.errors import ModelNotFoundError, UnknownModelError
-from engine.scheduler import Scheduler
-from model_manager import ModelManager
+from engine.loaded_facts import ModelsInMemory
 from serving.worker_process import WorkerLink
 from web.request_context import context_of
 from web.responses import JsonResponse, ReadyResponse
@@ -165,27 +163,27 @@ async def tokenize(
 
 
 @get("/health", opt={"polled": True, "any_host": True}, responses=openapi_examples.HEALTH, tags=["Operation"])
-async def health(lifecycle: NamedDependency[Lifecycle], cache_report: NamedDependency[CacheReport]) -> Response[Health]:
+async def health(service_report: NamedDependency[ServiceReport]) -> Response[Health]:
     """Whether the service accepts work: 200 `healthy`, or 503 `starting` or `draining`."""
-    content = Health(lifecycle.phase, cache_report.read(), lifecycle.uptime_s)
-    return JsonResponse(content, status_code=200 if lifecycle.is_healthy else 503)
+    content = service_report.health()
+    return JsonResponse(content, status_code=200 if content.status == "healthy" else 503)
 
 
 tei_health = get("/tei/health", opt={"polled": True, "any_host": True}, include_in_schema=False)(health.fn)
 
 
 @get("/health/live", opt={"polled": True, "any_host": True}, responses=openapi_examples.LIVE, tags=["Operation"])
-async def live(scheduler: NamedDependency[Scheduler]) -> Response[Any]:
+async def live(service_report: NamedDependency[ServiceReport]) -> Response[Any]:
     """Whether the process works at all. An orchestrator restarts one that answers 503, or that does not answer."""
-    return build_answers.live_answer(scheduler.stuck)
+    return build_answers.live_answer(service_report.stuck)
 
 
 @get("/health/ready", opt={"polled": True, "any_host": True}, responses=openapi_examples.READY, tags=["Operation"])
-async def ready(lifecycle: NamedDependency[Lifecycle]) -> Response[Probe]:
-    """Whether requests should be sent to this process."""
-    if lifecycle.phase == "healthy":
+async def ready(service_report: NamedDependency[ServiceReport]) -> Response[Probe]:
+    """Whether requests should be sent to this service."""
+    if (phase := service_report.phase) == "healthy":
         return JsonResponse(Probe("ready"))
-    return JsonResponse(Probe(lifecycle.phase), status_code=503)
+    return JsonResponse(Probe(phase), status_code=503)
 
 
 @get(
@@ -197,16 +195,17 @@ async def ready(lifecycle: NamedDependency[Lifecycle]) -> Response[Probe]:
 )
 async def list_models(
     embedder: NamedDependency[Embedder],
-    models: NamedDependency[ModelManager],
+    in_memory: NamedDependency[ModelsInMemory],
     required_models: NamedDependency[tuple[str, ...]],
 ) -> Response[ModelList]:
     """All models that may be used, those that need no download first."""
+    loaded = await in_memory.read()
     return JsonResponse(
         ModelList(
             required_models=list(required_models),
-            cached_models=list(models.loaded),
+            cached_models=list(loaded),
             allowed_models=embedder.allowed_models,
-            available_models=[build_answers.model_entry(model, models.find(model.name)) for model in embedder.models],
+            available_models=[build_answers.model_entry(model, loaded.get(model.name)) for model in embedder.models],
         )
     )
 
@@ -223,15 +222,14 @@ async def show_model(
         str, openapi.model_in_path("May contain slashes, plain or percent-encoded.", openapi_examples.MODEL_NAME)
     ],
     embedder: NamedDependency[Embedder],
-    models: NamedDependency[ModelManager],
+    service_report: NamedDependency[ServiceReport],
 ) -> Response[ModelDetails]:
     """What is known of one model, and what it has done."""
     try:
         model = embedder.resolve_model(name.strip("/"))
     except UnknownModelError as error:  # an unknown model in the URL is a 404, in a body a 400
         raise ModelNotFoundError(error.name, error.closest) from None
-    loaded, usage = models.find(model.name), embedder.usage(model.name)
-    return JsonResponse(build_answers.model_details(model, loaded, usage))
+    return JsonResponse(await service_report.model(model))
 
 
 @get(

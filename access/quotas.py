@@ -17,7 +17,8 @@ from typing import Literal, Protocol
 
 from engine.errors import ServiceError
 
-Store = Literal["off", "memory", "redis"]
+Store = Literal["off", "memory", "supervisor", "redis"]
+"""Where usage is counted: nowhere, in this process, in the supervisor of several workers, in Redis."""
 ShareKeys = tuple[str, ...]
 """`Principal.share_keys`: the caller's own key, and perhaps that of its wide network."""
 

@@ -14,6 +14,8 @@ from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 from numpy.typing import NDArray
 
+from api.metric_types import CacheInfo, ModelUsage
+
 Vectors = NDArray[np.float32]
 """Shape ``(dim,)`` or ``(texts, dim)``. In JSON as numbers with no more digits than float32 needs, or as base64."""
 
@@ -117,23 +119,28 @@ class TokenizeAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheInfo:
-    """The models in memory, least recently used first, and the limits for evicting them; times in seconds."""
-
-    cached_models: list[str]
-    num_cached: int
-    max_cached: int
-    cache_ttl: float
-    cleanup_interval: float
-
-
-@dataclass(frozen=True, slots=True)
 class Health:
     """Whether the service accepts work."""
 
     status: Literal["healthy", "starting", "draining"]
     cache_info: CacheInfo
     uptime_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCounts:
+    """The workers: how many there are, how many of them accept work, and how often one was replaced."""
+
+    number: int
+    ready: int
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class HealthOfWorkers(Health):
+    """Whether the service accepts work, with several workers: all of them."""
+
+    workers: WorkerCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +194,6 @@ class ModelList:
     cached_models: list[str]
     allowed_models: list[str] | None
     available_models: list[ModelEntry]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelUsage:
-    """Work done by a model since the service started."""
-
-    requests: int
-    texts: int
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +287,25 @@ class ModelDetails(ModelFacts):
     runtime: RuntimeFacts | None
     optimised_copy: OptimisedCopyFacts | None
     usage: ModelUsage
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWorkers:
+    """How many workers there are, and how many of them have the model in memory."""
+
+    number: int
+    loaded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDetailsOfWorkers(ModelDetails):
+    """One model, with several workers.
+
+    `usage` and `memory_bytes` are those of all. `loaded_at` is the earliest one, and all else from the worker that used
+    it last.
+    """
+
+    workers: ModelWorkers
 
 
 class VectorsSchema(OpenAPISchemaPlugin):

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from api.answer_formats import ARROW, FINGERPRINT_HEADER, OCTETS, Format, arrow, octets
 from api.answer_types import (
-    CacheInfo,
     Chunk,
     ChunksAnswer,
     EmbedAnswer,
@@ -20,7 +18,6 @@ from api.answer_types import (
     FingerprintFacts,
     ModelDetails,
     ModelEntry,
-    ModelUsage,
     OptimisedCopyFacts,
     Probe,
     PromptPair,
@@ -34,33 +31,17 @@ from api.answer_types import (
     TrainedSizes,
     WorkEstimate,
 )
-from api.metric_types import (
-    BacklogMetrics,
-    ConnectionMetrics,
-    DialectMetrics,
-    EndpointMetrics,
-    LimitMetrics,
-    LogMetrics,
-    MetricsAnswer,
-    MicroBatchMetrics,
-    ModelLoadMetrics,
-    QueueMetrics,
-)
+from api.metric_types import ModelUsage
+from api.process_reports import StuckModel
 from api.request_types import Encoding
 from engine.catalog import Model
-from engine.downloads import LoadState
 from engine.embed_results import EmbedResult, TokenCount
-from engine.embedder import Usage
 from engine.fingerprint import ModelFingerprint
-from engine.ledger import Account
-from engine.model_places import LoadedModel
+from engine.loaded_facts import LoadedFacts
 from engine.optimised_copy import CopyState
 from engine.runtime import Runtime
-from engine.scheduler_state import SchedulerState
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
-from engine.watchdog import StuckRun
-from telemetry.metrics import Metrics
 from web.responses import JSON, JsonResponse
 
 
@@ -139,21 +120,21 @@ def _ms_since(started_s: float) -> float:
     return round((time.perf_counter() - started_s) * 1e3, 3)
 
 
-def live_answer(stuck: Sequence[StuckRun]) -> Response[Any]:
+def live_answer(stuck: Sequence[StuckModel]) -> Response[Any]:
     """Answer a liveness probe: 200, or 503 with the runs that do not end."""
     if not stuck:
         return JsonResponse(Probe("live"))
-    lanes = [StuckLane(run.model, round(run.seconds, 3)) for run in stuck]
+    lanes = [StuckLane(run.model_name, run.seconds) for run in stuck]
     return JsonResponse(StuckProbe("stuck", lanes), status_code=503)
 
 
-def model_entry(model: Model, loaded: LoadedModel | None) -> ModelEntry:
+def model_entry(model: Model, loaded: LoadedFacts | None) -> ModelEntry:
     return ModelEntry(name=model.name, **_model_facts(model, loaded))
 
 
-def model_details(model: Model, loaded: LoadedModel | None, usage: Usage) -> ModelDetails:
+def model_details(model: Model, loaded: LoadedFacts | None, usage: ModelUsage) -> ModelDetails:
     card = model.card
-    check, fingerprint = (loaded.encoder.self_check, loaded.encoder.fingerprint) if loaded else (None, None)
+    check, fingerprint = (loaded.self_check, loaded.fingerprint) if loaded else (None, None)
     return ModelDetails(
         model_name=model.name,
         **_model_facts(model, loaded),
@@ -170,8 +151,8 @@ def model_details(model: Model, loaded: LoadedModel | None, usage: Usage) -> Mod
         self_check=_self_check_facts(check) if check else None,
         stamp=_fingerprint_facts(fingerprint) if fingerprint else None,
         runtime=_runtime_facts(fingerprint.runtime) if fingerprint else None,
-        optimised_copy=_copy_facts(loaded.encoder.copy_state) if loaded else None,
-        usage=_model_usage(usage),
+        optimised_copy=_copy_facts(loaded.copy_state) if loaded else None,
+        usage=usage,
     )
 
 
@@ -179,11 +160,11 @@ def _copy_facts(state: CopyState) -> OptimisedCopyFacts:
     return OptimisedCopyFacts(state.is_used, state.size_bytes, state.reason or None)
 
 
-def _model_facts(model: Model, loaded: LoadedModel | None) -> dict[str, Any]:
+def _model_facts(model: Model, loaded: LoadedFacts | None) -> dict[str, Any]:
     """Return the fields of `ModelFacts`."""
     return {
         "dimension": model.dim,
-        "max_tokens": loaded.encoder.max_tokens if loaded else model.max_tokens,
+        "max_tokens": loaded.max_tokens if loaded else model.max_tokens,
         "size": model.size_bytes,
         "description": model.description,
         "license": model.license,
@@ -220,60 +201,3 @@ def _runtime_facts(runtime: Runtime) -> RuntimeFacts:
         tokenizers=runtime.tokenizers,
         cpu=runtime.cpu,
     )
-
-
-def _model_usage(usage: Usage) -> ModelUsage:
-    return ModelUsage(usage.requests, usage.texts, usage.tokens)
-
-
-def metrics_answer(
-    metrics: Metrics,
-    state: SchedulerState,
-    used: Mapping[str, Usage],
-    accounts: Iterable[Account],
-    *,
-    cache_info: CacheInfo,
-    uptime_s: float,
-    loads: LoadState,
-    limits: LimitMetrics,
-) -> MetricsAnswer:
-    return MetricsAnswer(
-        total_requests=metrics.requests,
-        total_embeddings=sum(usage.texts for usage in used.values()),
-        uptime_seconds=uptime_s,
-        cache_info=cache_info,
-        errors=metrics.errors,
-        endpoints={name: EndpointMetrics(*numbers) for name, numbers in metrics.endpoints().items()},
-        dialects={name: DialectMetrics(*numbers) for name, numbers in metrics.dialects().items()},
-        queue=QueueMetrics(
-            waiting_requests=state.waiting_requests,
-            waiting_texts=state.waiting_texts,
-            waiting_seconds=round(state.waiting_seconds, 3),
-            running=state.running,
-            lanes=state.lanes,
-            lanes_stuck=state.lanes_stuck,
-            lanes_died=state.lanes_died,
-        ),
-        backlog={account.kind: _backlog(account) for account in accounts},
-        micro_batches=MicroBatchMetrics(
-            runs=state.micro_batches,
-            texts=state.texts,
-            padded_tokens=state.padded_tokens,
-            dropped_texts=state.dropped_texts,
-        ),
-        models={name: _model_usage(usage) for name, usage in used.items()},
-        model_loads=ModelLoadMetrics(
-            loads=loads.loads,
-            downloads_running=loads.downloads_running,
-            downloads_waiting=loads.downloads_waiting,
-            downloads_refused=loads.downloads_refused,
-        ),
-        limits=limits,
-        log=LogMetrics(metrics.log_lines_dropped),
-        connections=ConnectionMetrics(**asdict(metrics.connections)),
-    )
-
-
-def _backlog(account: Account) -> BacklogMetrics:
-    backlog = account.backlog
-    return BacklogMetrics(round(backlog.seconds, 3), round(backlog.limit_seconds, 3), backlog.callers)

@@ -1,9 +1,38 @@
-"""Answer types of `GET /metrics`. Every JSON key of the answer is defined here."""
+"""Answer types of `GET /metrics`. Every JSON key of the answer is defined here.
+
+With several workers, the answer of each is a part of the whole. Fields without a rule of `telemetry.merging` count
+something since the start, so a new counter is one line here.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from api.answer_types import CacheInfo, ModelUsage
+from telemetry.merging import Current, Derived, Highest, Names, Setting, first_of
+
+LimitStore = Literal["off", "memory", "supervisor", "redis"]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInfo:
+    """The models in memory, least recently used first, and the limits for evicting them; times in seconds.
+
+    With several workers: the models that any of them has in memory, and the limits of each.
+    """
+
+    cached_models: Names[list[str]]
+    num_cached: Highest[int]
+    max_cached: Setting[int]
+    cache_ttl: Setting[float]
+    cleanup_interval: Setting[float]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """Work done by a model since the service started."""
+
+    requests: int
+    texts: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +40,7 @@ class EndpointMetrics:
     """One endpoint: answers since the start, and percentiles of its latest 2,048 latencies in milliseconds."""
 
     requests: int
-    latency_ms: dict[str, float]
+    latency_ms: Derived[dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +60,12 @@ class QueueMetrics:
     ended unexpectedly since the start.
     """
 
-    waiting_requests: int
-    waiting_texts: int
-    waiting_seconds: float
-    running: int
-    lanes: int
-    lanes_stuck: int
+    waiting_requests: Current[int]
+    waiting_texts: Current[int]
+    waiting_seconds: Highest[float]
+    running: Current[int]
+    lanes: Current[int]
+    lanes_stuck: Current[int]
     lanes_died: int
 
 
@@ -44,9 +73,9 @@ class QueueMetrics:
 class BacklogMetrics:
     """Work of one kind that waits: seconds until it is done, its limit, and how many callers hold some of it."""
 
-    seconds: float
-    limit_seconds: float
-    callers: int
+    seconds: Highest[float]
+    limit_seconds: Highest[float]
+    callers: Current[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +90,13 @@ class MicroBatchMetrics:
 
 @dataclass(frozen=True, slots=True)
 class LimitMetrics:
-    """Where quotas are counted (`off`: nowhere), and how often memory has replaced an unreachable Redis."""
+    """Where quotas are counted, and how often memory has replaced an unreachable store.
 
-    store: Literal["off", "memory", "redis"]
+    `off`: nowhere; `memory`: in this process; `supervisor`: in the supervisor, for all workers; `redis`: in Redis. If
+    one of several workers counts by itself, it is `memory`.
+    """
+
+    store: Annotated[LimitStore, first_of("memory", "supervisor", "redis", "off")]
     fallbacks: int
 
 
@@ -71,9 +104,9 @@ class LimitMetrics:
 class ModelLoadMetrics:
     """Models that are being loaded, and their downloads: those that run, that wait, and that were refused in all."""
 
-    loads: int
-    downloads_running: int
-    downloads_waiting: int
+    loads: Current[int]
+    downloads_running: Current[int]
+    downloads_waiting: Current[int]
     downloads_refused: int
 
 
@@ -92,11 +125,11 @@ class ConnectionMetrics:
     are 0 under other servers than `python main.py`.
     """
 
-    open: int
-    idle: int
-    receiving: int
-    processing: int
-    body_bytes: int
+    open: Current[int]
+    idle: Current[int]
+    receiving: Current[int]
+    processing: Current[int]
+    body_bytes: Current[int]
     closed_for_others: int
 
 
@@ -106,7 +139,7 @@ class MetricsAnswer:
 
     total_requests: int
     total_embeddings: int
-    uptime_seconds: float
+    uptime_seconds: Setting[float]
     cache_info: CacheInfo
     errors: dict[str, int]
     endpoints: dict[str, EndpointMetrics]
@@ -119,3 +152,46 @@ class MetricsAnswer:
     limits: LimitMetrics
     log: LogMetrics
     connections: ConnectionMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMetrics:
+    """One worker process: the number of its slot, and its own amounts of this moment.
+
+    `requests` and `embeddings` count from the start of this process. `resident_bytes` contain all pages that it shares
+    with other processes, `proportional_bytes` its part of them; null: unknown on this system. `restarts` are those of
+    the slot, by reason. `stale`: it has not answered in time, so all this is from its last report.
+    """
+
+    worker: int
+    pid: int
+    status: Literal["starting", "healthy", "draining"]
+    stale: bool
+    uptime_seconds: float
+    requests: int
+    embeddings: int
+    queue_seconds: float
+    lanes: int
+    connections: int
+    cached_models: list[str]
+    resident_bytes: int | None
+    proportional_bytes: int | None
+    restarts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersMetrics:
+    """The workers: their number, how many accept work, how often any was replaced, and each process that runs."""
+
+    number: int
+    ready: int
+    restarts: int
+    supervisor_resident_bytes: int | None
+    processes: list[WorkerMetrics]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsOfWorkers(MetricsAnswer):
+    """The answer with several workers: that of the whole, and `workers`."""
+
+    workers: WorkersMetrics

@@ -23,6 +23,7 @@ from engine.catalog import Model
 from engine.embed_run import EmbedRun
 from engine.embedder import Embedder
 from engine.errors import DeadlineError
+from engine.loaded_facts import ModelsInMemory
 from engine.options import EmbedOptions
 from model_manager import ModelManager
 from web.request_context import context_of
@@ -216,11 +217,11 @@ async def _check_count(
     responses=ollama_examples.show_responses(),
 )
 async def show(
-    data: ollama_examples.ModelBody, models: NamedDependency[ModelManager], names: NamedDependency[ModelNames]
+    data: ollama_examples.ModelBody, in_memory: NamedDependency[ModelsInMemory], names: NamedDependency[ModelNames]
 ) -> Response[OllamaShowAnswer]:
     """What Ollama's clients ask about one model: its longest input and its dimension."""
     model = names.resolve(data.model or data.name)
-    return JsonResponse(ollama_models.show_answer(model, models.find(model.name)))
+    return JsonResponse(ollama_models.show_answer(model, (await in_memory.read()).get(model.name)))
 
 
 @post(
@@ -253,10 +254,12 @@ async def pull(
     responses=ollama_examples.tags_responses(),
 )
 async def list_tags(
-    embedder: NamedDependency[Embedder], models: NamedDependency[ModelManager], names: NamedDependency[ModelNames]
+    embedder: NamedDependency[Embedder],
+    in_memory: NamedDependency[ModelsInMemory],
+    names: NamedDependency[ModelNames],
 ) -> Response[OllamaTags]:
     """All models that may be used, under their real names, aliases and names in Ollama's library."""
-    return JsonResponse(OllamaTags(ollama_models.tags_of(embedder.models, models, names)))
+    return JsonResponse(OllamaTags(ollama_models.tags_of(embedder.models, await in_memory.read(), names)))
 
 
 @get(
@@ -267,10 +270,10 @@ async def list_tags(
     responses=ollama_examples.ps_responses(),
 )
 async def list_running(
-    embedder: NamedDependency[Embedder], models: NamedDependency[ModelManager]
+    embedder: NamedDependency[Embedder], in_memory: NamedDependency[ModelsInMemory]
 ) -> Response[OllamaProcesses]:
     """The models in memory, and when each is evicted if nothing uses it."""
-    return JsonResponse(OllamaProcesses(ollama_models.running_models(embedder.models, models)))
+    return JsonResponse(OllamaProcesses(ollama_models.running_models(embedder.models, await in_memory.read())))
 
 
 @get("/api/version", opt={"dialect": OLLAMA, "polled": True}, tags=["Ollama"], responses=ollama_examples.VERSION)

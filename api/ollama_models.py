@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from api.model_names import LATEST, ModelNames
 from api.ollama_types import OllamaDetails, OllamaRunning, OllamaShowAnswer, OllamaTag
 from engine.catalog import Model
-from engine.model_places import LoadedModel
-from model_manager import ModelManager
+from engine.loaded_facts import LoadedFacts
 
 ARCHITECTURE = "fastembed"
 """The prefix of keys in `model_info`. Clients read it from there, so that any name works."""
@@ -28,19 +27,19 @@ def with_tag(name: str) -> str:
     return name if ":" in name else f"{name}{LATEST}"
 
 
-def tags_of(models: Iterable[Model], manager: ModelManager, names: ModelNames) -> list[OllamaTag]:
+def tags_of(models: Iterable[Model], in_memory: Mapping[str, LoadedFacts], names: ModelNames) -> list[OllamaTag]:
     """Return an entry for each name of each model: first its real one, then aliases and the name in Ollama's library.
 
     Clients look for the name that they are configured with, so a model has an entry for each.
     """
     return [
-        _tag(name, model, manager.find(model.name))
+        _tag(name, model, in_memory.get(model.name))
         for model in models
         for name in [model.name, *names.other_names(model)]
     ]
 
 
-def running_models(models: Iterable[Model], manager: ModelManager) -> list[OllamaRunning]:
+def running_models(models: Iterable[Model], in_memory: Mapping[str, LoadedFacts]) -> list[OllamaRunning]:
     """Return those of *models* that are in memory."""
     return [
         OllamaRunning(
@@ -50,15 +49,15 @@ def running_models(models: Iterable[Model], manager: ModelManager) -> list[Ollam
             size_vram=0,
             digest=digest_of(model, loaded),
             context_length=context_length(model, loaded),
-            expires_at=manager.expires_at(model.name) or NEVER,
+            expires_at=loaded.expires_at or NEVER,
             details=DETAILS,
         )
         for model in models
-        if (loaded := manager.find(model.name)) is not None
+        if (loaded := in_memory.get(model.name)) is not None
     ]
 
 
-def show_answer(model: Model, loaded: LoadedModel | None) -> OllamaShowAnswer:
+def show_answer(model: Model, loaded: LoadedFacts | None) -> OllamaShowAnswer:
     return OllamaShowAnswer(
         modelfile=f"FROM {model.name}\n",
         parameters="",
@@ -76,25 +75,25 @@ def show_answer(model: Model, loaded: LoadedModel | None) -> OllamaShowAnswer:
     )
 
 
-def context_length(model: Model, loaded: LoadedModel | None) -> int:
+def context_length(model: Model, loaded: LoadedFacts | None) -> int:
     """Return the longest input in tokens, special tokens included."""
-    found = loaded.encoder.max_tokens if loaded else None
+    found = loaded.max_tokens if loaded else None
     return found or model.max_tokens or UNKNOWN_CONTEXT_LENGTH
 
 
-def digest_of(model: Model, loaded: LoadedModel | None) -> str:
+def digest_of(model: Model, loaded: LoadedFacts | None) -> str:
     """Return the fingerprint (16 digits) of a loaded model; for others a sha256 (64 digits) of what identifies it.
 
     A fingerprint needs the content of all files, so it is known only once the model is loaded.
     """
-    if loaded is not None and loaded.encoder.fingerprint is not None:
-        return loaded.encoder.fingerprint.digest
+    if loaded is not None and loaded.fingerprint is not None:
+        return loaded.fingerprint.digest
     files = [(name, size) for name, size, _ in model.folder.state] if model.folder else []
     facts = [model.name, model.source, model.dim, model.size_bytes, model.card.revision, files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _tag(name: str, model: Model, loaded: LoadedModel | None) -> OllamaTag:
+def _tag(name: str, model: Model, loaded: LoadedFacts | None) -> OllamaTag:
     return OllamaTag(
         name=with_tag(name),
         model=with_tag(name),

@@ -18,7 +18,7 @@ from api.openai_token_ids import TokenVocabulary
 from api.request_types import Timeout
 from api.vector_answers import vectors_answer, without_prompt
 from engine.embedder import Embedder
-from model_manager import ModelManager
+from engine.loaded_facts import ModelsInMemory
 from web.request_context import context_of
 from web.responses import JsonResponse
 
@@ -114,10 +114,11 @@ async def _embed(
     responses=openai_examples.MODELS,
 )
 async def list_openai_models(
-    embedder: NamedDependency[Embedder], models: NamedDependency[ModelManager]
+    embedder: NamedDependency[Embedder], in_memory: NamedDependency[ModelsInMemory]
 ) -> Response[OpenAIModelList]:
     """All models that may be used, those that need no download first."""
-    entries = [model_entry(model, models.find(model.name)) for model in embedder.models]
+    loaded = await in_memory.read()
+    entries = [model_entry(model, loaded.get(model.name)) for model in embedder.models]
     return JsonResponse(model_list(entries))
 
 
@@ -136,11 +137,11 @@ async def show_openai_model(
         ),
     ],
     names: NamedDependency[ModelNames],
-    models: NamedDependency[ModelManager],
+    in_memory: NamedDependency[ModelsInMemory],
 ) -> Response[OpenAIModel]:
     """One model."""
     model, _ = find_model(names, name.strip("/"))
-    return JsonResponse(model_entry(model, models.find(model.name)))
+    return JsonResponse(model_entry(model, (await in_memory.read()).get(model.name)))
 
 
 ROUTES = (

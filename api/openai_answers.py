@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from engine.catalog import Model
 from engine.embed_run import EmbedRun
-from engine.model_places import LoadedModel
+from engine.loaded_facts import LoadedFacts
 from engine.vectors import little_endian, to_base64
 
 DEFAULT_OWNER = "fast-embedding"
@@ -105,9 +105,9 @@ class EmbeddingsWriter:
         return b"]," + orjson.dumps({"model": run.model.name, "usage": usage})[1:]
 
 
-def model_entry(model: Model, loaded: LoadedModel | None) -> OpenAIModel:
+def model_entry(model: Model, loaded: LoadedFacts | None) -> OpenAIModel:
     """Describe *model*; *loaded*: it, if it is in memory."""
-    fingerprint = loaded.encoder.fingerprint if loaded else None
+    fingerprint = loaded.fingerprint if loaded else None
     owner, slash, _ = model.name.partition("/")
     return OpenAIModel(
         id=model.name,
@@ -115,7 +115,7 @@ def model_entry(model: Model, loaded: LoadedModel | None) -> OpenAIModel:
         created=int(loaded.loaded_at.timestamp()) if loaded else 0,
         owned_by=owner if slash else DEFAULT_OWNER,
         dimension=model.dim,
-        max_tokens=loaded.encoder.max_tokens if loaded else model.max_tokens,
+        max_tokens=loaded.max_tokens if loaded else model.max_tokens,
         size=model.size_bytes,
         fingerprint=fingerprint.digest if fingerprint else None,
     )

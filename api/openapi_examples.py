@@ -1,22 +1,21 @@
 """OpenAPI descriptions of every route: its body and all its answers, each with a valid example."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 
 from access.principals import MissingPermissionError
 from api.answer_formats import ARROW, NotAcceptableError
 from api.answer_types import (
-    CacheInfo,
     Chunk,
     ChunksAnswer,
     EmbedAnswer,
     EmbedBatchAnswer,
     FingerprintFacts,
     Health,
+    HealthOfWorkers,
     ModelDetails,
     ModelEntry,
     ModelList,
-    ModelUsage,
     OptimisedCopyFacts,
     Probe,
     PromptPair,
@@ -28,19 +27,25 @@ from api.answer_types import (
     Token,
     TokenizeAnswer,
     TrainedSizes,
+    WorkerCounts,
     WorkEstimate,
 )
 from api.metric_types import (
     BacklogMetrics,
+    CacheInfo,
     ConnectionMetrics,
     DialectMetrics,
     EndpointMetrics,
     LimitMetrics,
     LogMetrics,
     MetricsAnswer,
+    MetricsOfWorkers,
     MicroBatchMetrics,
     ModelLoadMetrics,
+    ModelUsage,
     QueueMetrics,
+    WorkerMetrics,
+    WorkersMetrics,
 )
 from api.openapi import Responses, answer, body, problem, problems
 from api.problem_examples import MODEL_NAME, NOT_ALLOWED, NOT_AUTHENTICATED, RUN, WORK, BadRequestError
@@ -180,8 +185,59 @@ TOKENIZE: Responses = {
     ),
     **{status: answers for status, answers in _WORK_PROBLEMS.items() if status not in _STATUSES_OF_RUNS},
 }
+_WORKERS = WorkersMetrics(
+    number=2,
+    ready=2,
+    restarts=0,
+    supervisor_resident_bytes=48_021_504,
+    processes=[
+        WorkerMetrics(
+            worker=1,
+            pid=8,
+            status="healthy",
+            stale=False,
+            uptime_seconds=86.4,
+            requests=7,
+            embeddings=170,
+            queue_seconds=0.0,
+            lanes=1,
+            connections=4,
+            cached_models=[MODEL_NAME],
+            resident_bytes=221_388_800,
+            proportional_bytes=173_773_824,
+            restarts={"reload": 1},
+        )
+    ],
+)
+_METRICS = MetricsAnswer(
+    total_requests=14,
+    total_embeddings=340,
+    uptime_seconds=86.4,
+    cache_info=_CACHE,
+    errors={"invalid-input": 1},
+    endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
+    dialects={"native": DialectMetrics(12, 0), "openai": DialectMetrics(3, 1)},
+    queue=QueueMetrics(0, 0, waiting_seconds=0.0, running=1, lanes=2, lanes_stuck=0, lanes_died=0),
+    backlog={"bulk": BacklogMetrics(12.4, 60.0, callers=2)},
+    micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
+    models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
+    model_loads=ModelLoadMetrics(loads=0, downloads_running=0, downloads_waiting=0, downloads_refused=0),
+    limits=LimitMetrics("redis", fallbacks=0),
+    log=LogMetrics(lines_dropped=0),
+    connections=ConnectionMetrics(9, idle=7, receiving=1, processing=1, body_bytes=5120, closed_for_others=0),
+)
 HEALTH: Responses = {
-    200: answer(Health, Health("healthy", _CACHE, 86.4), description="The service accepts work"),
+    200: answer(
+        Health,
+        Health("healthy", _CACHE, 86.4),
+        description="The service accepts work",
+        further=[
+            (
+                "With several workers",
+                HealthOfWorkers("healthy", _CACHE, 86.4, WorkerCounts(number=2, ready=2, restarts=0)),
+            )
+        ],
+    ),
     503: answer(
         Health, Health("starting", CacheInfo([], 0, 5, 3600.0, 60.0), 0.4), description="It starts or shuts down"
     ),
@@ -260,24 +316,16 @@ MODEL: Responses = {
 METRICS: Responses = {
     200: answer(
         MetricsAnswer,
-        MetricsAnswer(
-            total_requests=14,
-            total_embeddings=340,
-            uptime_seconds=86.4,
-            cache_info=_CACHE,
-            errors={"invalid-input": 1},
-            endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
-            dialects={"native": DialectMetrics(12, 0), "openai": DialectMetrics(3, 1)},
-            queue=QueueMetrics(0, 0, waiting_seconds=0.0, running=1, lanes=2, lanes_stuck=0, lanes_died=0),
-            backlog={"bulk": BacklogMetrics(12.4, 60.0, callers=2)},
-            micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
-            models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
-            model_loads=ModelLoadMetrics(loads=0, downloads_running=0, downloads_waiting=0, downloads_refused=0),
-            limits=LimitMetrics("redis", fallbacks=0),
-            log=LogMetrics(lines_dropped=0),
-            connections=ConnectionMetrics(9, idle=7, receiving=1, processing=1, body_bytes=5120, closed_for_others=0),
-        ),
-        description="The counters",
+        _METRICS,
+        description="The counters. With several workers, they are those of all, and `workers` lists each of them",
+        further=[
+            (
+                "With several workers",
+                MetricsOfWorkers(
+                    **{one.name: getattr(_METRICS, one.name) for one in fields(_METRICS)}, workers=_WORKERS
+                ),
+            )
+        ],
     ),
     **problems(
         *NOT_AUTHENTICATED,

@@ -19,7 +19,7 @@ from api.tei_answers import Call
 from api.tei_errors import TEI
 from api.tei_types import TeiInfo, TeiSentences
 from engine.embedder import Embedder
-from model_manager import ModelManager
+from engine.loaded_facts import ModelsInMemory
 
 AnyRequest = Request[Any, Any, Any]
 MODEL_PATHS = ("/tei/{name:str}", "/tei/{owner:str}/{name:str}")
@@ -77,13 +77,13 @@ async def tokenize(
 
 async def info(
     names: NamedDependency[ModelNames],
-    models: NamedDependency[ModelManager],
+    in_memory: NamedDependency[ModelsInMemory],
     version: NamedDependency[str],
     request: AnyRequest,
 ) -> Response[TeiInfo]:
     """Describe the model, and the batch size that clients should use."""
     model = names.resolve(tei_answers.model_in_url(request))
-    return tei_answers.info_answer(model, models.find(model.name), version)
+    return tei_answers.info_answer(model, (await in_memory.read()).get(model.name), version)
 
 
 def _posts(

@@ -31,8 +31,8 @@ from engine.embed_results import TokenCount
 from engine.embed_run import EmbedRun
 from engine.embedder import Embedder
 from engine.errors import InvalidInputError
+from engine.loaded_facts import LoadedFacts
 from engine.model_cards import InputType
-from engine.model_places import LoadedModel
 from engine.options import EmbedOptions, Truncate
 from engine.tokenizer import Token
 from web.input_errors import MAX_QUOTED
@@ -205,14 +205,14 @@ def _token(piece: Token, text: str) -> TeiToken:
     return TeiToken(piece.id, text[piece.start : piece.end], piece.special, piece.start, piece.end)
 
 
-def info_answer(model: Model, loaded: LoadedModel | None, version: str) -> Response[TeiInfo]:
+def info_answer(model: Model, loaded: LoadedFacts | None, version: str) -> Response[TeiInfo]:
     """Describe *model*, which may be in memory."""
-    fingerprint = loaded.encoder.fingerprint if loaded else None
+    fingerprint = loaded.fingerprint if loaded else None
     content = TeiInfo(
         model_id=model.name,
         model_sha=(fingerprint.revision if fingerprint else model.card.revision) or None,
         model_type=TeiModelType(TeiPooling(model.card.pooling)),
-        max_input_length=(loaded.encoder.max_tokens if loaded else model.max_tokens) or UNSTATED_TOKENS,
+        max_input_length=(loaded.max_tokens if loaded else model.max_tokens) or UNSTATED_TOKENS,
         version=version,
     )
     return JsonResponse(content, headers={FINGERPRINT_HEADER: fingerprint.digest} if fingerprint else {})

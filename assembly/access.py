@@ -11,8 +11,10 @@ import structlog
 from access.api_keys import STABLE_S, KeyFormatError, KeyRing, read_entries, reason_of
 from access.principals import NoTokens, TokenVerifier
 from access.quotas import MemoryQuotas, NoQuotas, QuotaStore, quotas_of
+from access.worker_quotas import WorkerQuotas
 from assembly.secret_files import jwt_secret, redis_url
 from config import Settings, SettingsError
+from host.message_channel import MessageChannel
 
 UNTERMINATED = (
     f"API_KEYS_FILE does not end with a line break: changes are used only after {STABLE_S:.0f} s; end its last line"
@@ -75,8 +77,12 @@ def read_access(settings: Settings) -> Access:
     )
 
 
-def quota_store(settings: Settings) -> QuotaStore:
+def quota_store(settings: Settings, *, supervisor: MessageChannel | None = None) -> QuotaStore:
     """Return the store that counts requests and tokens per caller. It opens no socket before it runs.
+
+    Args:
+        settings: say what is counted, and where.
+        supervisor: leads to the process that counts for all workers without Redis; None: this is the only process.
 
     Raises:
         SettingsError: REDIS_URL has an option that the client does not support, or its file cannot be used.
@@ -88,7 +94,7 @@ def quota_store(settings: Settings) -> QuotaStore:
     )
     memory = MemoryQuotas(quotas)
     if (url := redis_url(settings)) is None:
-        return memory
+        return memory if supervisor is None else WorkerQuotas(quotas, channel=supervisor, memory=memory)
     from access.redis_quotas import RedisQuotas  # noqa: PLC0415 - 0.2 s of import, only paid with Redis
 
     try:

@@ -14,7 +14,6 @@ from litestar.types import ASGIApp
 
 from access.api_keys import KeyRing
 from access.client_addresses import ClientAddresses
-from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
@@ -26,9 +25,10 @@ from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import why_unusable_aliases
-from assembly.reports import CacheReport, FullMetricsReport, MetricsReport, NoMetricsReport
+from assembly.peers import find_peers
+from assembly.process_reporter import ProcessReporter
 from assembly.running import RunningService
-from assembly.worker_channel import worker_lifespan
+from assembly.worker_channel import WorkerChannel
 from config import Settings, SettingsError
 from engine.catalog import Catalog
 from engine.embedder import Embedder
@@ -120,7 +120,9 @@ def build_app(
     _set_up_log(settings, worker)
     catalog = _checked_catalog(settings)
     access, settings = read_access(settings), settings.without_api_keys()
-    quotas, metrics, large_bodies = quota_store(settings), Metrics(), LargeBodyQueue()
+    channel = None if worker is None else WorkerChannel(worker)
+    quotas = quota_store(settings, supervisor=None if channel is None else channel.channel)
+    metrics, large_bodies = Metrics(), LargeBodyQueue()
     service = RunningService(
         settings,
         catalog=catalog,
@@ -130,16 +132,14 @@ def build_app(
         stop=stop or partial(signal.raise_signal, signal.SIGTERM),
         workers=1 if worker is None else worker.workers,
     )
-    cache = CacheReport(service, settings)
-    report = _metrics_report(
-        settings, service, cache, metrics=metrics, quotas=quotas, large_bodies=large_bodies, version=version
-    )
+    reporter = ProcessReporter(service, settings, metrics=metrics, quotas=quotas, large_bodies=large_bodies)
+    peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
     cors = cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
     authentication = _authentication(access, client_addresses(settings))
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[*worker_lifespan(worker, service), access.lifespan, service.lifespan],
-        dependencies=_dependencies(service, settings, catalog, cache, report, version=version),
+        lifespan=[*peers.first, access.lifespan, service.lifespan, *peers.last],
+        dependencies=_dependencies(service, settings, catalog, version=version) | peers.dependencies,
         middleware=[authentication, *([RateLimitMiddleware(quotas)] if settings.enable_rate_limit else [])],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
@@ -215,29 +215,6 @@ def _add_outer_middleware(
     return guard
 
 
-def _metrics_report(
-    settings: Settings,
-    service: RunningService,
-    cache: CacheReport,
-    *,
-    metrics: Metrics,
-    quotas: QuotaStore,
-    large_bodies: LargeBodyQueue,
-    version: str,
-) -> MetricsReport:
-    if not settings.enable_metrics:
-        return NoMetricsReport()
-    return FullMetricsReport(
-        service,
-        cache=cache,
-        metrics=metrics,
-        quotas=quotas,
-        large_bodies=large_bodies,
-        max_queue_s=settings.max_queue_seconds,
-        version=version,
-    )
-
-
 def client_addresses(settings: Settings) -> ClientAddresses:
     """Return what identifies callers by their network addresses."""
     return ClientAddresses(
@@ -261,8 +238,6 @@ def _dependencies(
     service: RunningService,
     settings: Settings,
     catalog: Catalog,
-    cache: CacheReport,
-    report: MetricsReport,
     *,
     version: str,
 ) -> dict[str, Provide]:
@@ -286,8 +261,6 @@ def _dependencies(
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,
         "required_models": lambda: service.required_models,
-        "cache_report": lambda: cache,
-        "metrics_report": lambda: report,
     }
     return {name: Provide(provider, sync_to_thread=False) for name, provider in providers.items()}
 

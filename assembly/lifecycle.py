@@ -6,9 +6,8 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Literal
 
-Phase = Literal["starting", "healthy", "draining"]
+from api.process_reports import Phase
 
 
 class Lifecycle:
@@ -22,6 +21,8 @@ class Lifecycle:
         self._drain_began = asyncio.Event()
         self._clock = clock
         self._began_s = clock()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when the phase has changed."""
 
     @property
     def phase(self) -> Phase:
@@ -44,7 +45,7 @@ class Lifecycle:
     def finish_start(self) -> bool:
         """Accept work from now on, unless the service drains already; return whether it accepts work."""
         if self._phase == "starting":
-            self._phase = "healthy"
+            self._enter("healthy")
         self._start_ended.set()
         return self.is_healthy
 
@@ -55,7 +56,7 @@ class Lifecycle:
 
     def start_draining(self) -> None:
         """Accept no new work; accepted work is still answered."""
-        self._phase = "draining"
+        self._enter("draining")
         self._start_ended.set()
         self._drain_began.set()
 
@@ -66,3 +67,7 @@ class Lifecycle:
     async def wait_for_drain(self) -> None:
         """Wait until the service accepts no more work."""
         await self._drain_began.wait()
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self.on_change()

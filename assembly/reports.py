@@ -1,38 +1,74 @@
-"""Collects what `/health` and `/metrics` report from the running parts, when a request asks for it."""
+"""Answers what `/health`, `/metrics` and `/models` ask about the whole service, from the reports of its processes."""
 
 import asyncio
+from dataclasses import fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from litestar import Response
 
-from access.quotas import QuotaStore
+from api import build_answers
 from api.answer_formats import accepted_text_format
-from api.answer_types import CacheInfo
-from api.build_answers import metrics_answer
+from api.answer_types import Health, HealthOfWorkers, ModelDetails, ModelDetailsOfWorkers, ModelWorkers, WorkerCounts
 from api.metric_types import (
-    LimitMetrics,
+    CacheInfo,
+    LogMetrics,
     MetricsAnswer,
+    MetricsOfWorkers,
+    ModelUsage,
+    WorkerMetrics,
+    WorkersMetrics,
 )
-from assembly.lifecycle import Lifecycle
-from assembly.running import RunningService
-from config import Settings
+from api.process_reports import Collected, Counts, Phase, ServiceView, StuckModel
+from assembly.process_reporter import ProcessReporter, models_of
+from assembly.processes import Processes
+from engine.catalog import Model
 from engine.errors import MetricsDisabledError
-from telemetry.metrics import Metrics
-from web.large_body_queue import LargeBodyQueue
+from engine.loaded_facts import merge_facts
+from telemetry.merging import merge
+from telemetry.metrics import percentiles_ms
 from web.problems import known_codes
 from web.responses import JsonResponse
 
+UNUSED = ModelUsage(0, 0, 0)
 
-class CacheReport:
-    """Reports the models in memory and the limits beyond which they are evicted."""
 
-    def __init__(self, service: RunningService, settings: Settings) -> None:
-        self._service = service
-        self._limits = settings.max_cached_models, settings.model_cache_ttl, settings.cleanup_interval
+class ServiceReport:
+    """Reports the health of the whole service, and its models."""
 
-    def read(self) -> CacheInfo:
-        loaded = list(self._service.parts.models.loaded)
-        return CacheInfo(loaded, len(loaded), *self._limits)
+    def __init__(self, processes: Processes, reporter: ProcessReporter) -> None:
+        self._processes = processes
+        self._reporter = reporter
+
+    @property
+    def phase(self) -> Phase:
+        return self._processes.phase
+
+    @property
+    def stuck(self) -> list[StuckModel]:
+        """Model runs for which an orchestrator must restart the service."""
+        return self._processes.stuck
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the models in memory, least recently used first."""
+        return self._processes.loaded
+
+    def health(self) -> Health:
+        processes = self._processes
+        facts = (processes.phase, self._reporter.cache_info(processes.loaded), processes.uptime_s)
+        view = processes.view
+        return Health(*facts) if view is None else HealthOfWorkers(*facts, _worker_counts(view))
+
+    async def model(self, model: Model) -> ModelDetails:
+        """Return what is known of *model*, and what it has done."""
+        collected = await self._processes.collect()
+        loaded = merge_facts(models_of(part.report) for part in collected.workers).get(model.name)
+        usage = whole_of(collected).answer.models.get(model.name, UNUSED)
+        details = build_answers.model_details(model, loaded, usage)
+        if (view := self._processes.view) is None:
+            return details
+        workers = ModelWorkers(view.workers, loaded.workers if loaded else 0)
+        return ModelDetailsOfWorkers(**_fields(details), workers=workers)
 
 
 @runtime_checkable
@@ -58,55 +94,86 @@ class NoMetricsReport:
 
 
 class FullMetricsReport:
-    """Answers `GET /metrics` with the metrics of all parts."""
+    """Answers `GET /metrics` with the metrics of all processes."""
 
-    def __init__(
-        self,
-        service: RunningService,
-        *,
-        cache: CacheReport,
-        metrics: Metrics,
-        quotas: QuotaStore,
-        large_bodies: LargeBodyQueue,
-        max_queue_s: float,
-        version: str,
-    ) -> None:
-        self._service = service
-        self._cache = cache
-        self._metrics = metrics
-        self._quotas = quotas
-        self._large_bodies = large_bodies
+    def __init__(self, processes: Processes, *, max_queue_s: float, version: str) -> None:
+        self._processes = processes
         self._max_queue_s = max_queue_s
         self._version = version
 
     async def answer(self, accept: str | None) -> Response[Any]:
-        parts, lifecycle = self._service.parts, self._service.lifecycle
-        content = metrics_answer(
-            self._metrics,
-            parts.scheduler.state(),
-            parts.embedder.usage_by_model,
-            (self._large_bodies.account, parts.tokenizing.account, *parts.scheduler.accounts),
-            cache_info=self._cache.read(),
-            uptime_s=lifecycle.uptime_s,
-            loads=parts.models.load_state,
-            limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),
-        )
+        collected = await self._processes.collect(with_usage=True)
         text_format = accepted_text_format(accept)
         if text_format is None:
-            return JsonResponse(content)
-        return await asyncio.to_thread(self._text, text_format, content, lifecycle)
+            return JsonResponse(metrics_of(collected, self._processes))
+        return await asyncio.to_thread(self._text, text_format, collected)
 
-    def _text(self, text_format: str, content: MetricsAnswer, lifecycle: Lifecycle) -> Response[Any]:
+    def _text(self, text_format: str, collected: Collected) -> Response[Any]:
         """Write the same numbers for Prometheus. Blocks: the first call imports the library that writes them."""
         from api.prometheus import Families, text_answer  # noqa: PLC0415 - 0.1 s of import, needed for Prometheus only
 
         families = Families(
-            answer=content,
-            latencies=self._metrics.latencies(),
-            fingerprints=self._service.parts.models.fingerprints,
+            whole=whole_of(collected),
+            collected=collected,
+            view=self._processes.view,
+            uptime_s=self._processes.uptime_s,
             max_queue_s=self._max_queue_s,
             version=self._version,
-            is_ready=lifecycle.is_healthy,
             error_codes=known_codes(),
         )
         return text_answer(text_format, families)
+
+
+def whole_of(collected: Collected) -> Counts:
+    """Return what all processes have counted, those that have ended included."""
+    ended = [] if collected.ended is None else [collected.ended]
+    whole = merge([*(part.report.counts for part in collected.workers), *ended])
+    answer = whole.answer
+    percentiles = {name: percentiles_ms(recent_s) for name, recent_s in whole.recent_s.items() if recent_s}
+    endpoints = {
+        name: replace(endpoint, latency_ms=percentiles.get(name, {})) for name, endpoint in answer.endpoints.items()
+    }
+    cache_info: CacheInfo = replace(answer.cache_info, num_cached=len(answer.cache_info.cached_models))
+    log = LogMetrics(answer.log.lines_dropped + collected.supervisor_lines_dropped)
+    return replace(whole, answer=replace(answer, endpoints=endpoints, cache_info=cache_info, log=log))
+
+
+def metrics_of(collected: Collected, processes: Processes) -> MetricsAnswer:
+    """Return the JSON answer about all processes."""
+    answer = replace(whole_of(collected).answer, uptime_seconds=processes.uptime_s)
+    if (view := processes.view) is None:
+        return answer
+    workers = WorkersMetrics(
+        number=view.workers,
+        ready=sum(part.report.phase == "healthy" for part in collected.workers),
+        restarts=sum(found.count for found in collected.restarts),
+        supervisor_resident_bytes=collected.supervisor.resident_bytes if collected.supervisor else None,
+        processes=[
+            WorkerMetrics(
+                worker=part.number,
+                pid=part.report.pid,
+                status=part.report.phase,
+                stale=part.is_stale,
+                uptime_seconds=part.report.counts.answer.uptime_seconds,
+                requests=part.report.counts.answer.total_requests,
+                embeddings=part.report.counts.answer.total_embeddings,
+                queue_seconds=part.report.counts.answer.queue.waiting_seconds,
+                lanes=part.report.counts.answer.queue.lanes,
+                connections=part.report.counts.answer.connections.open,
+                cached_models=part.report.counts.answer.cache_info.cached_models,
+                resident_bytes=part.report.usage.resident_bytes if part.report.usage else None,
+                proportional_bytes=part.report.usage.proportional_bytes if part.report.usage else None,
+                restarts={found.reason: found.count for found in collected.restarts if found.number == part.number},
+            )
+            for part in collected.workers
+        ],
+    )
+    return MetricsOfWorkers(**_fields(answer), workers=workers)
+
+
+def _worker_counts(view: ServiceView) -> WorkerCounts:
+    return WorkerCounts(view.workers, view.ready, view.restarts)
+
+
+def _fields(answer: Any) -> dict[str, Any]:
+    return {field.name: getattr(answer, field.name) for field in fields(answer)}

@@ -2,13 +2,15 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import structlog
 from litestar import Litestar
 
+from assembly.lifecycle import Lifecycle
 from assembly.running import RunningService
 from host.message_channel import Handler, MessageChannel
 from serving.worker_process import WorkerLink
@@ -20,22 +22,20 @@ log = structlog.get_logger()
 class WorkerChannel:
     """Owns the channel while the app runs."""
 
-    def __init__(self, link: WorkerLink, service: RunningService, *, handlers: Mapping[str, Handler]) -> None:
-        """Send nothing before `lifespan`.
-
-        Args:
-            link: from the supervisor.
-            service: of this worker.
-            handlers: further handlers for calls of the supervisor.
-        """
-        self.channel = MessageChannel(link.channel_socket, {**handlers, "worker.ping": self._answer_ping})
-        self._service = service
+    def __init__(self, link: WorkerLink) -> None:
+        """Send nothing before `lifespan`; *link* is from the supervisor."""
+        self.number = link.number
+        self.handlers: dict[str, Handler] = {}
+        """For calls of the supervisor; complete before `lifespan`."""
+        self.channel = MessageChannel(link.channel_socket, self.handlers)
 
     @asynccontextmanager
-    async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
-        """Keep the channel open; this is the first lifespan to begin and the last to end."""
+    async def lifespan(self, service: RunningService, _: Litestar) -> AsyncIterator[None]:
+        """Keep the channel of *service* open; this is the first lifespan to begin and the last to end."""
+        self.handlers["worker.ping"] = partial(_answer_ping, service)
         await self.channel.open()
-        tasks = [asyncio.create_task(work) for work in (self._watch_supervisor(), self._report_states())]
+        works = (self._watch_supervisor(), self._report_states(service.lifecycle))
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             yield
         finally:
@@ -43,17 +43,13 @@ class WorkerChannel:
                 task.cancel()
             self.channel.close()
 
-    def _answer_ping(self, _: bytes) -> bytes:
-        return msgspec.msgpack.encode(Pulse(is_stuck=self._service.parts.scheduler.stuck != []))
-
     async def _watch_supervisor(self) -> None:
         """Drain and end when the supervisor has ended: nothing else would stop this worker."""
         await self.channel.run()
         log.error("supervisor_lost")
         signal.raise_signal(signal.SIGTERM)
 
-    async def _report_states(self) -> None:
-        lifecycle = self._service.lifecycle
+    async def _report_states(self, lifecycle: Lifecycle) -> None:
         await lifecycle.wait_for_start()
         if lifecycle.is_healthy:
             self.channel.notify("worker.ready")
@@ -61,8 +57,5 @@ class WorkerChannel:
             self.channel.notify("worker.draining")
 
 
-def worker_lifespan(
-    worker: WorkerLink | None, service: RunningService
-) -> list[Callable[[Litestar], AbstractAsyncContextManager[None]]]:
-    """Return the lifespan of the channel of *worker*; none without workers."""
-    return [] if worker is None else [WorkerChannel(worker, service, handlers={}).lifespan]
+def _answer_ping(service: RunningService, _: bytes) -> bytes:
+    return msgspec.msgpack.encode(Pulse(is_stuck=service.parts.scheduler.stuck != []))

@@ -7,17 +7,17 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
 import structlog
 
+from assembly.shared_state import SharedState
 from assembly.worker_environment import settings_environment
 from assembly.worker_share import take_share, worker_count
 from config import Settings, SettingsError, load_settings
 from host.listening_socket import ListenError
-from host.message_channel import Handler
 from host.open_files import raise_file_limit
 from serving.listening import listen
 from serving.process_exit import exit_despite_threads, fail
@@ -74,12 +74,6 @@ def end_start(link: WorkerLink | None, reason: str) -> NoReturn:
     sys.exit(1)
 
 
-def supervisor_handlers(number: int) -> Mapping[str, Handler]:
-    """Return the handlers for the calls of worker *number*."""
-    del number
-    return {}
-
-
 def _supervise(settings: Settings, workers: int) -> int:
     """Run the workers until a signal stops the service; return the exit code."""
     signals = prepare_process()
@@ -105,7 +99,11 @@ async def _run_workers(
         plan=_plan_of(settings),
         listening=listening,
         max_connections_per_address=settings.max_connections_per_address,
-        handlers=supervisor_handlers,
+        handlers=lambda number: shared.handlers(number),  # noqa: PLW0108 - it is made below
+        on_change=lambda: shared.reports.refresh(is_draining=supervisor.is_stopping),
+    )
+    shared = SharedState(
+        settings, slots=workers, workers=lambda: supervisor.workers, restarts=lambda: supervisor.replaced
     )
     replacement = RollingReplacement(supervisor, read_plan=lambda: new_plan(settings, workers))
     SupervisorSignals(supervisor, reload=replacement.request).install(signals)

@@ -77,6 +77,7 @@ class Supervisor:
         listening: socket.socket,
         max_connections_per_address: int | None = None,
         handlers: Callable[[int], Mapping[str, Handler]],
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """Start nothing before `run`.
 
@@ -87,7 +88,9 @@ class Supervisor:
             listening: the socket that the service listens on; the supervisor closes it.
             max_connections_per_address: of all workers together; None: there is no limit.
             handlers: returns the handlers for the calls of the worker with this number.
+            on_change: called when a worker is ready or has ended, and when all are about to be stopped.
         """
+        self._on_change = on_change
         self.plan = plan
         self.was_ready = asyncio.Event()
         """Set when all workers have been ready at the same time. From then on, no failure ends the service."""
@@ -119,6 +122,10 @@ class Supervisor:
         return sum(self.replaced.values())
 
     @property
+    def is_stopping(self) -> bool:
+        return self._stopped.is_set()
+
+    @property
     def failure(self) -> str | None:
         """Why the service could not start, in one line; None: it could."""
         return self._failure
@@ -126,6 +133,7 @@ class Supervisor:
     def stop(self) -> None:
         """Drain all workers and end; call it in the event loop."""
         self._stopped.set()
+        self._on_change()
 
     def kill(self) -> None:
         """Kill all workers at once; a signal handler may call it."""
@@ -168,6 +176,7 @@ class Supervisor:
             worker = slot.worker
             if worker is not None:
                 code = await asyncio.shield(worker.ended)
+                await worker.read_rest()
                 async with slot.changing:  # a replacement may be on its way
                     if slot.worker is not worker:
                         continue
@@ -261,6 +270,7 @@ class Supervisor:
     async def _watch(self, slot: Slot, worker: WorkerProcess) -> None:
         """Report that *worker* is ready, and replace it if it stops working."""
         await worker.ready.wait()
+        self._on_change()
         log.info("worker_ready", worker=worker.number, worker_pid=worker.pid)
         worker.is_reported = True
         reported = [slot.worker for slot in self.slots if slot.worker and slot.worker.is_reported]
@@ -286,6 +296,7 @@ class Supervisor:
             return None
         if watching is not asyncio.current_task():
             watching.cancel()
+        self._on_change()
         return worker.close()
 
     def _fail(self, reason: str) -> None:

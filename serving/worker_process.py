@@ -15,6 +15,8 @@ from serving.connection_dispatcher import ConnectionDispatcher
 from serving.process_start import WORKER_VARIABLE
 from serving.worker_connections import WorkerConnections
 
+READ_REST_S = 1.0
+"""How long to read what a process has sent before its end. It is there already, unless a child has kept the socket."""
 MAX_REASON_BYTES = 4096
 """Longest reason of a failed start. The system writes that much to a pipe as a whole."""
 
@@ -131,6 +133,10 @@ class WorkerProcess:
         await asyncio.wait([self.ended], timeout=timeout_s)
         self.signal(signal.SIGKILL)
         await asyncio.wait([self.ended])
+
+    async def read_rest(self) -> None:
+        """After the end of the process: handle what it has sent before."""
+        await asyncio.wait([self._running], timeout=READ_REST_S)
 
     def close(self) -> str | None:
         """Close what belongs to this process, after its end; return why it could not start, if it gave a reason."""

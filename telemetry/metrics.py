@@ -5,8 +5,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from telemetry.log_output import dropped_lines
 
 MAX_RECENT_LATENCIES = 2048
@@ -71,6 +69,8 @@ class Metrics:
         self._endpoints: defaultdict[tuple[str, str], _Endpoint] = defaultdict(_Endpoint)  # by endpoint and dialect
         self._errors_of: Counter[str] = Counter()  # by dialect
         self._connections: Callable[[], ConnectionCounts] = ConnectionCounts
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when something was counted."""
 
     def count(self, endpoint: str, seconds: float, problem_code: str | None, dialect: str = NATIVE) -> None:
         """Count one answered request in *dialect*, and its error if *problem_code* is not None."""
@@ -80,11 +80,13 @@ class Metrics:
         metrics.recent_s.append(seconds)
         if problem_code is not None:
             self._errors_of[dialect] += 1
-            self.count_error(problem_code)
+            self._errors[problem_code] += 1
+        self.on_change()
 
     def count_error(self, problem_code: str) -> None:
         """Count an error only, for a connection that failed before it became a request."""
         self._errors[problem_code] += 1
+        self.on_change()
 
     def watch_connections(self, counts: Callable[[], ConnectionCounts]) -> None:
         """Report what *counts* returns; without it, as under another server, there are no connections to report."""
@@ -110,15 +112,19 @@ class Metrics:
         """Lines of the log that could not be written since the start of the process."""
         return self._dropped_lines()
 
-    def endpoints(self) -> dict[str, tuple[int, dict[str, float]]]:
-        """Return, per endpoint, the answers since the start and the percentiles of recent latencies in milliseconds."""
-        by_name: defaultdict[str, list[_Endpoint]] = defaultdict(list)
+    def endpoints(self) -> dict[str, int]:
+        """Return, per endpoint, the answers since the start."""
+        answers: Counter[str] = Counter()
         for (name, _), metrics in self._endpoints.items():
-            by_name[name].append(metrics)
-        return {
-            name: (sum(sum(one.counts) for one in found), _percentiles_ms([s for one in found for s in one.recent_s]))
-            for name, found in by_name.items()
-        }
+            answers[name] += sum(metrics.counts)
+        return dict(answers)
+
+    def recent_s(self) -> dict[str, list[float]]:
+        """Return the latest latencies of each endpoint, for `percentiles_ms`."""
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for (name, _), metrics in self._endpoints.items():
+            found[name] += metrics.recent_s
+        return dict(found)
 
     def dialects(self) -> dict[str, tuple[int, int]]:
         """Return, per dialect, the answers since the start and how many of them were errors."""
@@ -132,6 +138,13 @@ class Metrics:
         return {key: Latencies(tuple(metrics.counts), metrics.total_s) for key, metrics in self._endpoints.items()}
 
 
-def _percentiles_ms(latencies_s: Sequence[float]) -> dict[str, float]:
-    values = np.percentile(np.asarray(latencies_s, dtype=np.float64) * 1e3, PERCENTILES)
-    return {f"p{percent}": round(float(value), 3) for percent, value in zip(PERCENTILES, values, strict=True)}
+def percentiles_ms(latencies_s: Sequence[float]) -> dict[str, float]:
+    """Return the percentiles of at least one latency, in milliseconds. Between two latencies they are interpolated."""
+    ordered = sorted(latencies_s)
+    return {f"p{percent}": round(_percentile(ordered, percent) * 1e3, 3) for percent in PERCENTILES}
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    whole, rest = divmod((len(ordered) - 1) * percent, 100)
+    low, high = ordered[whole], ordered[min(whole + 1, len(ordered) - 1)]
+    return low + (high - low) * rest / 100

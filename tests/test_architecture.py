@@ -165,7 +165,7 @@ def test_dialects_do_not_import_each_other() -> None:
     """Modules of api/ may use only these of their own package, and a dialect's modules each other."""
     names = (
         *("answer_types", "metric_types", "request_types", "answer_formats", "fingerprint_header", "openapi"),
-        *("model_names", "problem_examples", "vector_answers"),
+        *("model_names", "problem_examples", "process_reports", "vector_answers"),
     )
     shared = {"api", *(f"api.{name}" for name in names)}
     wrong = [
@@ -179,9 +179,9 @@ def test_dialects_do_not_import_each_other() -> None:
 
 
 def dialect_of(module: str) -> str:
-    """Return the dialect of a module such as `api.openai_answers`; for the others, the module."""
+    """Return the dialect of a module such as `api.openai_answers`, or `prometheus`; for the others, the module."""
     first = module.removeprefix("api.").partition("_")[0]
-    return first if first in {"openai", "ollama", "cohere", "tei", "voyage"} else module
+    return first if first in {"openai", "ollama", "cohere", "tei", "voyage", "prometheus"} else module
 
 
 def test_packages_have_no_second_level() -> None:

@@ -11,9 +11,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_plain
 
 from api.answer_formats import OPEN_METRICS, PLAIN, TEXT_TYPES
-from api.answer_types import CacheInfo, ModelUsage
 from api.metric_types import (
     BacklogMetrics,
+    CacheInfo,
     ConnectionMetrics,
     DialectMetrics,
     EndpointMetrics,
@@ -22,9 +22,13 @@ from api.metric_types import (
     MetricsAnswer,
     MicroBatchMetrics,
     ModelLoadMetrics,
+    ModelUsage,
     QueueMetrics,
 )
+from api.process_reports import Collected, Counts, Phase, ProcessReport, Restarts, ServiceView, WorkerPart
 from api.prometheus import Families, text_answer
+from host.process_usage import ProcessUsage
+from telemetry.merging import merge
 from telemetry.metrics import BUCKET_BOUNDS_S, Latencies
 from tests.support.servers import ROOT
 
@@ -58,16 +62,65 @@ ANSWER = MetricsAnswer(  # each number occurs once
         open=306, idle=101, receiving=102, processing=103, body_bytes=104, closed_for_others=105
     ),
 )
-FACTS = Families(
-    answer=ANSWER,
-    latencies={
-        ("POST /embed", "native"): Latencies((4, 0, 3, *[0] * (len(BUCKET_BOUNDS_S) - 3), 24), total_s=91.25),
-        ("(no route)", "native"): Latencies((32, *[0] * len(BUCKET_BOUNDS_S)), total_s=92.25),
-    },
-    fingerprints={"tiny/one": "d232dbe4e7fddd67"},
+LATENCIES = {
+    ("POST /embed", "native"): Latencies((4, 0, 3, *[0] * (len(BUCKET_BOUNDS_S) - 3), 24), total_s=91.25),
+    ("(no route)", "native"): Latencies((32, *[0] * len(BUCKET_BOUNDS_S)), total_s=92.25),
+}
+
+
+def facts_of(answer: MetricsAnswer = ANSWER, *, phase: Phase = "healthy") -> Families:
+    """Return what is written about the only process, with this *answer*."""
+    counts = Counts(answer=answer, latencies=LATENCIES, recent_s={})
+    report = ProcessReport(pid=1, phase=phase, stuck=[], counts=counts, fingerprints={"tiny/one": "d232dbe4e7fddd67"})
+    return Families(
+        whole=counts,
+        collected=Collected(workers=[WorkerPart(0, report)], restarts=[]),
+        view=None,
+        uptime_s=answer.uptime_seconds,
+        max_queue_s=81.0,
+        version="1.2.3",
+    )
+
+
+FACTS = facts_of()
+USAGE = ProcessUsage(
+    pid=7,
+    cpu_seconds=401.5,
+    resident_bytes=402,
+    proportional_bytes=403,
+    virtual_bytes=404,
+    open_files=405,
+    max_files=406,
+    started_s=407.5,
+)
+VIEW = ServiceView(phase="healthy", started_s=0.0, workers=3, ready=2, restarts=5, stuck=[], cached_models=[])
+
+
+def part_of(number: int, *, texts: int = 42, started_s: float = 1.0, is_stale: bool = False) -> WorkerPart:
+    """Return the report of a worker in which *texts* texts wait, and which has counted what `ANSWER` says."""
+    answer = replace(ANSWER, queue=replace(ANSWER.queue, waiting_texts=texts))
+    report = ProcessReport(
+        pid=number,
+        phase="healthy",
+        stuck=[],
+        counts=Counts(answer=answer, latencies=LATENCIES, recent_s={}),
+        fingerprints={"tiny/one": f"fingerprint-{number}"},
+        usage=replace(USAGE, pid=number, started_s=started_s),
+    )
+    return WorkerPart(number, report, is_stale=is_stale)
+
+
+PARTS = [part_of(1), part_of(2, texts=3, started_s=5.0), part_of(2, texts=4, is_stale=True)]
+"""Two workers: the second one drains, and has a replacement in the same place."""
+OF_WORKERS = Families(
+    whole=merge([part.report.counts for part in PARTS]),
+    collected=Collected(
+        workers=PARTS, restarts=[Restarts(2, "hung", 5)], supervisor=replace(USAGE, resident_bytes=502)
+    ),
+    view=VIEW,
+    uptime_s=11.5,
     max_queue_s=81.0,
     version="1.2.3",
-    is_ready=True,
 )
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -142,7 +195,7 @@ def test_text_has_what_the_json_answer_lacks(wanted: str) -> None:
     assert values["process_resident_memory_bytes", ()] > 1e7
     assert values["process_cpu_seconds_total", ()] > 0
     assert values["process_open_fds", ()] > 0
-    assert samples(read_back(wanted, replace(FACTS, is_ready=False)))["fast_embedding_ready", ()] == 0
+    assert samples(read_back(wanted, facts_of(phase="draining")))["fast_embedding_ready", ()] == 0
 
 
 @each_format
@@ -161,12 +214,62 @@ def test_answer_leaves_nothing_in_the_global_registry() -> None:
     assert not [metric.name for metric in REGISTRY.collect() if metric.name.startswith("fast_embedding_")]
 
 
+def labels(**values: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(values.items()))
+
+
+@each_format
+def test_counters_of_workers_are_sums_and_gauges_have_the_label_of_the_worker(wanted: str) -> None:
+    values = samples(read_back(wanted, OF_WORKERS))
+    assert values["fast_embedding_requests_total", labels(endpoint="POST /embed", dialect="native")] == 3 * 31
+    assert values["fast_embedding_model_texts_total", labels(model="tiny/one")] == 3 * 52
+    assert values["fast_embedding_lanes_died_total", ()] == 3 * 47
+    assert values["fast_embedding_queue_texts", labels(worker="1")] == 42
+    assert values["fast_embedding_queue_texts", labels(worker="2")] == 3 + 4
+    assert values["fast_embedding_queue_seconds", labels(worker="2")] == 43.5
+    assert values["fast_embedding_connections", labels(worker="2", state="idle")] == 2 * 101
+    assert values["fast_embedding_backlog_seconds", labels(worker="1", kind="bulk")] == 104.5
+    assert values["fast_embedding_limits_info", labels(worker="1", store="redis")] == 1
+    assert values["fast_embedding_uptime_seconds", ()] == 11.5
+    model = labels(model="tiny/one", fingerprint="fingerprint-2", worker="2")
+    assert values["fast_embedding_model_info", model] == 1
+
+
+@each_format
+def test_each_place_of_a_worker_is_reported_also_if_none_runs_there(wanted: str) -> None:
+    values = samples(read_back(wanted, OF_WORKERS))
+    ready = {pairs: value for (name, pairs), value in values.items() if name == "fast_embedding_ready"}
+    assert ready == {labels(worker="1"): 1, labels(worker="2"): 1, labels(worker="3"): 0}
+    assert values["fast_embedding_workers", ()] == 3
+    assert values["fast_embedding_worker_restarts_total", labels(worker="2", reason="hung")] == 5
+    assert values["fast_embedding_worker_restarts_total", labels(worker="3", reason="signal")] == 0
+    assert values["fast_embedding_worker_stale", labels(worker="2")] == 0, "that of the process started last"
+
+
+@each_format
+def test_all_processes_report_what_they_take(wanted: str) -> None:
+    values = samples(read_back(wanted, OF_WORKERS))
+    for worker in ("1", "2", "supervisor"):
+        assert values["process_cpu_seconds_total", labels(worker=worker)] == 401.5
+    assert values["process_resident_memory_bytes", labels(worker="supervisor")] == 502
+    assert values["process_start_time_seconds", labels(worker="2")] == 5
+    assert values["fast_embedding_worker_memory_bytes", labels(worker="1")] == 403
+
+
+def test_workers_have_the_metrics_of_one_process_and_no_other_ones_without_a_word() -> None:
+    alone, together = ({metric.name for metric in read_back(PLAIN, facts)} for facts in (FACTS, OF_WORKERS))
+    assert alone <= together
+    assert all("worker" in name for name in together - alone)
+
+
 def test_guide_lists_exactly_these_metrics() -> None:
     guide = (ROOT / "docs/production/monitoring.md").read_text(encoding="utf-8")
     rows = [line for line in guide.splitlines() if line.startswith(("| `fast_embedding_", "| `process_"))]
     suffixes = {"counter": "_total", "info": "_info"}
     named = [name for row in rows for name in re.findall(r"`((?:fast_embedding|process)_\w+)`", row.split("|")[1])]
-    assert sorted(named) == sorted(metric.name + suffixes.get(metric.type, "") for metric in read_back(OPEN_METRICS))
+    assert sorted(named) == sorted(
+        metric.name + suffixes.get(metric.type, "") for metric in read_back(OPEN_METRICS, OF_WORKERS)
+    )
 
 
 @each_format
@@ -177,5 +280,5 @@ def test_content_type_has_the_version_of_the_format(wanted: str) -> None:
 @each_format
 def test_model_name_with_special_characters_is_escaped(wanted: str) -> None:
     name = 'a"b\\c\nd'
-    values = samples(read_back(wanted, replace(FACTS, answer=replace(ANSWER, models={name: ModelUsage(1, 2, 3)}))))
+    values = samples(read_back(wanted, facts_of(replace(ANSWER, models={name: ModelUsage(1, 2, 3)}))))
     assert values["fast_embedding_model_texts_total", (("model", name),)] == 2

@@ -1,6 +1,6 @@
 import pytest
 
-from telemetry.metrics import BUCKET_BOUNDS_S, MAX_RECENT_LATENCIES, NATIVE, Metrics
+from telemetry.metrics import BUCKET_BOUNDS_S, MAX_RECENT_LATENCIES, NATIVE, Metrics, percentiles_ms
 
 
 @pytest.fixture
@@ -16,10 +16,8 @@ def test_answers_are_counted_per_endpoint_and_in_total(metrics: Metrics) -> None
     for endpoint, seconds in (("POST /embed", 0.001), ("POST /embed", 0.001), ("GET /health", 0.009)):
         metrics.count(endpoint, seconds, None)
     assert metrics.requests == 3
-    assert {name: (count, percentiles["p50"]) for name, (count, percentiles) in metrics.endpoints().items()} == {
-        "POST /embed": (2, 1.0),
-        "GET /health": (1, 9.0),
-    }
+    assert metrics.endpoints() == {"POST /embed": 2, "GET /health": 1}
+    assert metrics.recent_s() == {"POST /embed": [0.001, 0.001], "GET /health": [0.009]}
 
 
 def test_errors_are_counted_by_code_and_returned_as_a_copy(metrics: Metrics) -> None:
@@ -31,21 +29,18 @@ def test_errors_are_counted_by_code_and_returned_as_a_copy(metrics: Metrics) -> 
     assert metrics.requests == 4
 
 
-def test_percentiles_are_in_milliseconds(metrics: Metrics) -> None:
-    for ms in range(1, 102):
-        metrics.count("POST /embed", ms / 1e3, None)
-    metrics.count("GET /health", 0.0012345, None)
-    assert metrics.endpoints() == {
-        "POST /embed": (101, {"p50": 51.0, "p95": 96.0, "p99": 100.0}),
-        "GET /health": (1, {"p50": 1.234, "p95": 1.234, "p99": 1.234}),
-    }
+def test_percentiles_are_in_milliseconds_and_interpolated() -> None:
+    assert percentiles_ms([ms / 1e3 for ms in range(101, 0, -1)]) == {"p50": 51.0, "p95": 96.0, "p99": 100.0}
+    assert percentiles_ms([0.0012345]) == {"p50": 1.234, "p95": 1.234, "p99": 1.234}
+    assert percentiles_ms([0.001, 0.003]) == {"p50": 2.0, "p95": 2.9, "p99": 2.98}
 
 
 def test_percentiles_describe_recent_answers_and_counts_all_of_them(metrics: Metrics) -> None:
     for seconds in (9.0, 0.001):
         for _ in range(MAX_RECENT_LATENCIES):
             metrics.count("a", seconds, None)
-    assert metrics.endpoints()["a"] == (2 * MAX_RECENT_LATENCIES, {"p50": 1.0, "p95": 1.0, "p99": 1.0})
+    assert metrics.endpoints()["a"] == 2 * MAX_RECENT_LATENCIES
+    assert metrics.recent_s()["a"] == [0.001] * MAX_RECENT_LATENCIES
     histogram = metrics.latencies()["a", NATIVE]
     assert sum(histogram.counts) == 2 * MAX_RECENT_LATENCIES
     assert histogram.total_s == pytest.approx(9.001 * MAX_RECENT_LATENCIES)
@@ -75,7 +70,8 @@ def test_a_dialect_has_its_own_answers_and_errors_but_shares_the_endpoint(metric
     metrics.count("POST /embed", 0.001, None)
     metrics.count("POST /embed", 0.003, "invalid-input", "tei")
     assert metrics.dialects() == {"native": (1, 0), "tei": (1, 1)}
-    assert metrics.endpoints() == {"POST /embed": (2, {"p50": 2.0, "p95": 2.9, "p99": 2.98})}
+    assert metrics.endpoints() == {"POST /embed": 2}
+    assert metrics.recent_s() == {"POST /embed": [0.001, 0.003]}
     assert {key: sum(found.counts) for key, found in metrics.latencies().items()} == {
         ("POST /embed", "native"): 1,
         ("POST /embed", "tei"): 1,

@@ -1,0 +1,97 @@
+"""Reads what this process has counted, and its present state, from the running parts."""
+
+import os
+from typing import Final
+
+import msgspec
+
+from access.quotas import QuotaStore
+from api.metric_answers import metrics_answer
+from api.metric_types import CacheInfo, LimitMetrics
+from api.process_reports import Counts, ProcessReport, StuckModel
+from assembly.running import RunningService
+from config import Settings
+from engine.loaded_facts import LoadedFacts
+from host.process_usage import ProcessUsage
+from telemetry.metrics import Metrics
+from web.large_body_queue import LargeBodyQueue
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(dict[str, LoadedFacts])
+
+
+class ProcessReporter:
+    """Reports this process, whether it is the only one or a worker."""
+
+    def __init__(
+        self,
+        service: RunningService,
+        settings: Settings,
+        *,
+        metrics: Metrics,
+        quotas: QuotaStore,
+        large_bodies: LargeBodyQueue,
+    ) -> None:
+        self._service = service
+        self._cache_limits = settings.max_cached_models, settings.model_cache_ttl, settings.cleanup_interval
+        self._metrics = metrics
+        self._quotas = quotas
+        self._large_bodies = large_bodies
+
+    def cache_info(self, names: list[str]) -> CacheInfo:
+        """Return the answer about the models *names*, which are in memory."""
+        return CacheInfo(names, len(names), *self._cache_limits)
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the models in memory of this process, least recently used first."""
+        return list(self._service.parts.models.loaded)
+
+    @property
+    def stuck(self) -> list[StuckModel]:
+        """Its model runs that do not end."""
+        return [StuckModel(run.model, round(run.seconds, 3)) for run in self._service.parts.scheduler.stuck]
+
+    def models(self) -> dict[str, LoadedFacts]:
+        """Return the models in memory of this process, by name."""
+        models = self._service.parts.models
+        loaded = {name: models.find(name) for name in models.loaded}
+        return {name: LoadedFacts.of(one, models.expires_at(name)) for name, one in loaded.items() if one is not None}
+
+    def read(self, *, usage: ProcessUsage | None = None, is_full: bool = False) -> ProcessReport:
+        """Return the report of this process.
+
+        Args:
+            usage: what it takes, if that is asked for: reading it blocks.
+            is_full: include latest latencies and facts of models, which are too large to be sent many times a second.
+        """
+        parts = self._service.parts
+        return ProcessReport(
+            pid=os.getpid(),
+            phase=self._service.lifecycle.phase,
+            stuck=self.stuck,
+            counts=self._counts(is_full=is_full),
+            fingerprints=parts.models.fingerprints,
+            models=_ENCODER.encode(self.models()) if is_full else b"",
+            usage=usage,
+        )
+
+    def _counts(self, *, is_full: bool) -> Counts:
+        parts = self._service.parts
+        answer = metrics_answer(
+            self._metrics,
+            parts.scheduler.state(),
+            parts.embedder.usage_by_model,
+            (self._large_bodies.account, parts.tokenizing.account, *parts.scheduler.accounts),
+            cache_info=self.cache_info(self.loaded),
+            uptime_s=self._service.lifecycle.uptime_s,
+            loads=parts.models.load_state,
+            limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),
+        )
+        recent_s = self._metrics.recent_s() if is_full else {}
+        return Counts(answer=answer, latencies=self._metrics.latencies(), recent_s=recent_s)
+
+
+def models_of(report: ProcessReport) -> dict[str, LoadedFacts]:
+    """Return the models in memory of the worker with this report, by name."""
+    return _DECODER.decode(report.models) if report.models else {}

@@ -1,0 +1,43 @@
+"""What the supervisor keeps for all workers: their quotas, and their reports. Imports little."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from access.worker_quotas import QuotaHandlers
+from assembly.worker_reports import Worker, WorkerReports
+from config import Settings
+from host.message_channel import Handler
+
+REPLACEMENT_S = 60.0
+"""Seconds in which a worker that hangs is replaced, besides SHUTDOWN_TIMEOUT, in which it may end by itself."""
+
+
+class SharedState:
+    """Owns the state that all workers share, and answers them on their channels."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        slots: int,
+        workers: Callable[[], Sequence[Worker]],
+        restarts: Callable[[], Mapping[tuple[int, str], int]],
+    ) -> None:
+        """Know nothing of any worker yet.
+
+        Args:
+            settings: of the whole service.
+            slots: the number of workers.
+            workers: returns the worker processes that run.
+            restarts: returns how often workers were replaced, by slot and reason.
+        """
+        self.reports = WorkerReports(
+            slots=slots,
+            workers=workers,
+            restarts=restarts,
+            overdue_s=settings.lane_stuck_seconds + settings.shutdown_timeout + REPLACEMENT_S,
+        )
+        self._quotas = QuotaHandlers()  # used only if workers ask
+
+    def handlers(self, number: int) -> Mapping[str, Handler]:
+        """Return the handlers for the channel of a new process in slot *number*."""
+        return {**self._quotas.handlers, **self.reports.handlers(number)}
