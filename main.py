@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from litestar import Litestar, Request, Response, get, post
+from litestar import Litestar, Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import SkipValidationMarker
+from litestar.response.base import ASGIResponse
 
 from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, tei, tei_answers, tei_examples
 from api.answer_formats import Format, accepted_format, check_format
-from api.answer_types import Health, ModelDetails, ModelList, Probe, TokenizeAnswer
+from api.answer_types import Health, ModelList, Probe
 from api.fingerprint_header import fingerprint_required_by
 from api.request_types import EmbedOptionsBody, EmbedRequest, Timeout, TokenizeRequest
 from api.tei_answers import Call
@@ -42,8 +43,8 @@ from engine.errors import ModelNotFoundError, UnknownModelError
 from engine.scheduler import Scheduler
 from model_manager import ModelManager
 from serving.worker_process import WorkerLink
-from web.request_context import context_of
-from web.responses import JsonResponse, ReadyResponse
+from web.request_context import context_of, header_values
+from web.responses import json_answer
 
 VERSION = "2.0.0"
 
@@ -65,12 +66,12 @@ async def embed(
     embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
-) -> Response[Any]:
+) -> ASGIResponse:
     """Embed one text; or with the key `inputs`, one or several as TEI does."""
     started_s = time.perf_counter()
     if isinstance(data, TeiEmbedRequest):
         call = Call(request, embedding.embedder, embedding.names, request_timeout)
-        return ReadyResponse(await tei_answers.embed_answer(data.inputs, data, call))
+        return await tei_answers.embed_answer(data.inputs, data, call)
     embedding.limits.check_text(data.text)
     result, answer_format = await _embed([data.text], data, embedding.embedder, request, request_timeout)
     return await build_answers.embed_answer(
@@ -92,7 +93,7 @@ async def embed_batch(
     embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
-) -> Response[Any]:
+) -> ASGIResponse:
     """Embed several texts; the vectors are in the order of the texts."""
     started_s = time.perf_counter()
     embedding.limits.check_texts(data.texts)
@@ -111,7 +112,7 @@ async def _embed(
 ) -> tuple[EmbedResult, Format]:
     """Embed *texts* with the options of *body*, and return the format of the answer. Headers are checked first."""
     if_fingerprint = fingerprint_required_by(request)
-    answer_format = accepted_format(request.headers.get("accept"))
+    answer_format = accepted_format(", ".join(header_values(request.scope, b"accept")))
     check_format(answer_format, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
     context = context_of(request.scope)
     result = await embedder.embed(
@@ -140,7 +141,7 @@ async def tokenize(
     embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
-) -> Response[TokenizeAnswer]:
+) -> ASGIResponse:
     """Count the tokens of texts and estimate the work of embedding them; no model is run.
 
     With the key `inputs`, return the tokens as TEI does.
@@ -165,27 +166,27 @@ async def tokenize(
 
 
 @get("/health", opt={"polled": True, "any_host": True}, responses=openapi_examples.HEALTH, tags=["Operation"])
-async def health(lifecycle: NamedDependency[Lifecycle], cache_report: NamedDependency[CacheReport]) -> Response[Health]:
+async def health(lifecycle: NamedDependency[Lifecycle], cache_report: NamedDependency[CacheReport]) -> ASGIResponse:
     """Whether the service accepts work: 200 `healthy`, or 503 `starting` or `draining`."""
     content = Health(lifecycle.phase, cache_report.read(), lifecycle.uptime_s)
-    return JsonResponse(content, status_code=200 if lifecycle.is_healthy else 503)
+    return json_answer(content, status=200 if lifecycle.is_healthy else 503)
 
 
 tei_health = get("/tei/health", opt={"polled": True, "any_host": True}, include_in_schema=False)(health.fn)
 
 
 @get("/health/live", opt={"polled": True, "any_host": True}, responses=openapi_examples.LIVE, tags=["Operation"])
-async def live(scheduler: NamedDependency[Scheduler]) -> Response[Any]:
+async def live(scheduler: NamedDependency[Scheduler]) -> ASGIResponse:
     """Whether the process works at all. An orchestrator restarts one that answers 503, or that does not answer."""
     return build_answers.live_answer(scheduler.stuck)
 
 
 @get("/health/ready", opt={"polled": True, "any_host": True}, responses=openapi_examples.READY, tags=["Operation"])
-async def ready(lifecycle: NamedDependency[Lifecycle]) -> Response[Probe]:
+async def ready(lifecycle: NamedDependency[Lifecycle]) -> ASGIResponse:
     """Whether requests should be sent to this process."""
     if lifecycle.phase == "healthy":
-        return JsonResponse(Probe("ready"))
-    return JsonResponse(Probe(lifecycle.phase), status_code=503)
+        return json_answer(Probe("ready"))
+    return json_answer(Probe(lifecycle.phase), status=503)
 
 
 @get(
@@ -199,9 +200,9 @@ async def list_models(
     embedder: NamedDependency[Embedder],
     models: NamedDependency[ModelManager],
     required_models: NamedDependency[tuple[str, ...]],
-) -> Response[ModelList]:
+) -> ASGIResponse:
     """All models that may be used, those that need no download first."""
-    return JsonResponse(
+    return json_answer(
         ModelList(
             required_models=list(required_models),
             cached_models=list(models.loaded),
@@ -224,14 +225,14 @@ async def show_model(
     ],
     embedder: NamedDependency[Embedder],
     models: NamedDependency[ModelManager],
-) -> Response[ModelDetails]:
+) -> ASGIResponse:
     """What is known of one model, and what it has done."""
     try:
         model = embedder.resolve_model(name.strip("/"))
     except UnknownModelError as error:  # an unknown model in the URL is a 404, in a body a 400
         raise ModelNotFoundError(error.name, error.closest) from None
     loaded, usage = models.find(model.name), embedder.usage(model.name)
-    return JsonResponse(build_answers.model_details(model, loaded, usage))
+    return json_answer(build_answers.model_details(model, loaded, usage))
 
 
 @get(
@@ -242,9 +243,7 @@ async def show_model(
     operation_class=openapi.MetricsOperation,
     tags=["Operation"],
 )
-async def show_metrics(
-    metrics_report: NamedDependency[MetricsReport], request: Request[Any, Any, Any]
-) -> Response[Any]:
+async def show_metrics(metrics_report: NamedDependency[MetricsReport], request: Request[Any, Any, Any]) -> ASGIResponse:
     """What the service has done since it started, as JSON or as text for Prometheus; 403 without ENABLE_METRICS."""
     return await metrics_report.answer(request.headers.get("accept"))
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from litestar import Request, Response, get, post
+from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 
 from api import openai_examples, openapi
 from api.model_names import ModelNames
-from api.openai_answers import EmbeddingsWriter, OpenAIModel, OpenAIModelList, model_entry, model_list
+from api.openai_answers import EmbeddingsWriter, model_entry, model_list
 from api.openai_errors import OPENAI
 from api.openai_inputs import check_tokens, read_texts
 from api.openai_requests import EmbeddingsRequest, find_model
@@ -20,7 +20,7 @@ from api.vector_answers import vectors_answer, without_prompt
 from engine.embedder import Embedder
 from model_manager import ModelManager
 from web.request_context import context_of
-from web.responses import JsonResponse
+from web.responses import json_answer
 
 TAGS = ["OpenAI"]
 AZURE_PATH = "/openai/deployments/{name:str}/embeddings"
@@ -115,10 +115,10 @@ async def _embed(
 )
 async def list_openai_models(
     embedder: NamedDependency[Embedder], models: NamedDependency[ModelManager]
-) -> Response[OpenAIModelList]:
+) -> ASGIResponse:
     """All models that may be used, those that need no download first."""
     entries = [model_entry(model, models.find(model.name)) for model in embedder.models]
-    return JsonResponse(model_list(entries))
+    return json_answer(model_list(entries))
 
 
 @get(
@@ -137,10 +137,10 @@ async def show_openai_model(
     ],
     names: NamedDependency[ModelNames],
     models: NamedDependency[ModelManager],
-) -> Response[OpenAIModel]:
+) -> ASGIResponse:
     """One model."""
     model, _ = find_model(names, name.strip("/"))
-    return JsonResponse(model_entry(model, models.find(model.name)))
+    return json_answer(model_entry(model, models.find(model.name)))
 
 
 ROUTES = (

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
-from litestar import Response
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -21,11 +19,12 @@ from api.metric_types import (
     MetricsAnswer,
 )
 from telemetry.metrics import BUCKET_BOUNDS_S, Latencies
+from web.responses import PlainAnswer
 
 PREFIX = "fast_embedding_"
 
 
-def text_answer(text_format: str, families: "Families") -> Response[Any]:
+def text_answer(text_format: str, families: "Families") -> PlainAnswer:
     """Answer in *text_format*, a key of TEXT_TYPES, with *families* and the process metrics of the operating system."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(families)
@@ -33,7 +32,7 @@ def text_answer(text_format: str, families: "Families") -> Response[Any]:
     write: Callable[[CollectorRegistry], bytes] = (
         generate_open_metrics if text_format == OPEN_METRICS else generate_latest
     )
-    return Response(write(registry), headers={"Content-Type": TEXT_TYPES[text_format]})
+    return PlainAnswer(write(registry), media_type=TEXT_TYPES[text_format])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

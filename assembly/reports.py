@@ -1,9 +1,9 @@
 """Collects what `/health` and `/metrics` report from the running parts, when a request asks for it."""
 
 import asyncio
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from litestar import Response
+from litestar.response.base import ASGIResponse
 
 from access.quotas import QuotaStore
 from api.answer_formats import accepted_text_format
@@ -20,7 +20,7 @@ from engine.errors import MetricsDisabledError
 from telemetry.metrics import Metrics
 from web.large_body_queue import LargeBodyQueue
 from web.problems import known_codes
-from web.responses import JsonResponse
+from web.responses import json_answer
 
 
 class CacheReport:
@@ -39,7 +39,7 @@ class CacheReport:
 class MetricsReport(Protocol):
     """Answers `GET /metrics`."""
 
-    async def answer(self, accept: str | None) -> Response[Any]:
+    async def answer(self, accept: str | None) -> ASGIResponse:
         """Answer in the format that the *accept* header prefers: JSON, or text for Prometheus."""
         ...
 
@@ -47,7 +47,7 @@ class MetricsReport(Protocol):
 class NoMetricsReport:
     """Rejects `GET /metrics`: the service runs with ENABLE_METRICS=false."""
 
-    async def answer(self, accept: str | None) -> Response[Any]:
+    async def answer(self, accept: str | None) -> ASGIResponse:
         """Reject the request.
 
         Raises:
@@ -79,7 +79,7 @@ class FullMetricsReport:
         self._max_queue_s = max_queue_s
         self._version = version
 
-    async def answer(self, accept: str | None) -> Response[Any]:
+    async def answer(self, accept: str | None) -> ASGIResponse:
         parts, lifecycle = self._service.parts, self._service.lifecycle
         content = metrics_answer(
             self._metrics,
@@ -93,10 +93,10 @@ class FullMetricsReport:
         )
         text_format = accepted_text_format(accept)
         if text_format is None:
-            return JsonResponse(content)
+            return json_answer(content)
         return await asyncio.to_thread(self._text, text_format, content, lifecycle)
 
-    def _text(self, text_format: str, content: MetricsAnswer, lifecycle: Lifecycle) -> Response[Any]:
+    def _text(self, text_format: str, content: MetricsAnswer, lifecycle: Lifecycle) -> ASGIResponse:
         """Write the same numbers for Prometheus. Blocks: the first call imports the library that writes them."""
         from api.prometheus import Families, text_answer  # noqa: PLC0415 - 0.1 s of import, needed for Prometheus only
 
