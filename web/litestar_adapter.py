@@ -124,8 +124,8 @@ def paths_with(app: Litestar, option: str, values: Iterable[object]) -> frozense
 
 
 def dialect_routes(app: Litestar) -> list[tuple[str, Any]]:
-    """Return path template and dialect of all routes with the option `dialect`."""
-    return [(path, dialect) for path, dialect in _options(app, "dialect") if dialect is not None]
+    """Return path template and dialect of all routes; a route without the option `dialect` has None."""
+    return list(_options(app, "dialect"))
 
 
 def _options(app: Litestar, option: str) -> Iterator[tuple[str, Any]]:
