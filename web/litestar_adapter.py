@@ -8,10 +8,10 @@ from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugi
 from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.handlers import route as routed
-from litestar.plugins import PluginProtocol
-from litestar.plugins.core import MsgspecDIPlugin
 from litestar.middleware._internal.cors import CORSMiddleware
 from litestar.params import HeaderParameter
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
 from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.utils.path import normalize_path
