@@ -134,8 +134,7 @@ def build_app(
     report = _metrics_report(
         settings, service, cache, metrics=metrics, quotas=quotas, large_bodies=large_bodies, version=version
     )
-    cors = cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
-    authentication = _authentication(access, client_addresses(settings))
+    cors, authentication = _cors(settings), _authentication(access, client_addresses(settings))
     providers = _providers(service, settings, catalog, cache, report, version=version)
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
@@ -177,6 +176,10 @@ def _set_up_log(settings: Settings, worker: WorkerLink | None) -> None:
         is_json=None if settings.log_format == "auto" else settings.log_format == "json",
         context=None if worker is None else {"worker": worker.number, "pid": os.getpid()},
     )
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    return cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
 
 
 def _rate_limits(settings: Settings, quotas: QuotaStore) -> list[RateLimitMiddleware]:
