@@ -70,7 +70,6 @@ class RequestLog:
         self._clock = clock
         self._large_bodies = large_bodies
         self._find_dialect = find_dialect
-        self._log = log.bind()  # once: it takes as long as writing a line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -117,7 +116,7 @@ class RequestLog:
         if context.logged_elsewhere:
             return
         is_polled = route in self._polled and scope["method"] == HttpMethod.GET.value
-        write = self._log.debug if is_polled else self._log.info
+        write = log.debug if is_polled else log.info
         write(
             "request_answered",
             request_id=context.request_id,
