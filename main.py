@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from litestar import Litestar, Request, Response, get, post
+from litestar import Litestar, Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import SkipValidationMarker
+from litestar.response.base import ASGIResponse
 
 from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, tei, tei_answers, tei_examples
 from api.answer_formats import Format, accepted_format, check_format
-from api.answer_types import Health, ModelDetails, ModelList, Probe, TokenizeAnswer
+from api.answer_types import ModelList, Probe
 from api.fingerprint_header import fingerprint_required_by
 from api.request_types import EmbedOptionsBody, EmbedRequest, Timeout, TokenizeRequest
 from api.tei_answers import Call
@@ -40,8 +41,8 @@ from engine.encoder import Encoder, load_cached_encoder
 from engine.errors import ModelNotFoundError, UnknownModelError
 from engine.loaded_facts import ModelsInMemory
 from serving.worker_process import WorkerLink
-from web.request_context import context_of
-from web.responses import JsonResponse, ReadyResponse
+from web.request_context import context_of, header_values
+from web.responses import json_answer
 
 VERSION = "2.0.0"
 
@@ -63,12 +64,12 @@ async def embed(
     embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
-) -> Response[Any]:
+) -> ASGIResponse:
     """Embed one text; or with the key `inputs`, one or several as TEI does."""
     started_s = time.perf_counter()
     if isinstance(data, TeiEmbedRequest):
         call = Call(request, embedding.embedder, embedding.names, request_timeout)
-        return ReadyResponse(await tei_answers.embed_answer(data.inputs, data, call))
+        return await tei_answers.embed_answer(data.inputs, data, call)
     embedding.limits.check_text(data.text)
     result, answer_format = await _embed([data.text], data, embedding.embedder, request, request_timeout)
     return await build_answers.embed_answer(
@@ -90,7 +91,7 @@ async def embed_batch(
     embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
-) -> Response[Any]:
+) -> ASGIResponse:
     """Embed several texts; the vectors are in the order of the texts."""
     started_s = time.perf_counter()
     embedding.limits.check_texts(data.texts)
@@ -109,7 +110,7 @@ async def _embed(
 ) -> tuple[EmbedResult, Format]:
     """Embed *texts* with the options of *body*, and return the format of the answer. Headers are checked first."""
     if_fingerprint = fingerprint_required_by(request)
-    answer_format = accepted_format(request.headers.get("accept"))
+    answer_format = accepted_format(", ".join(header_values(request.scope, b"accept")))
     check_format(answer_format, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
     context = context_of(request.scope)
     result = await embedder.embed(
@@ -138,7 +139,7 @@ async def tokenize(
     embedding: NamedDependency[EmbeddingParts],
     request: Request[Any, Any, Any],
     request_timeout: Timeout = None,
-) -> Response[TokenizeAnswer]:
+) -> ASGIResponse:
     """Count the tokens of texts and estimate the work of embedding them; no model is run.
 
     With the key `inputs`, return the tokens as TEI does.
@@ -163,27 +164,27 @@ async def tokenize(
 
 
 @get("/health", opt={"polled": True, "any_host": True}, responses=openapi_examples.HEALTH, tags=["Operation"])
-async def health(service_report: NamedDependency[ServiceReport]) -> Response[Health]:
+async def health(service_report: NamedDependency[ServiceReport]) -> ASGIResponse:
     """Whether the service accepts work: 200 `healthy`, or 503 `starting` or `draining`."""
     content = service_report.health()
-    return JsonResponse(content, status_code=200 if content.status == "healthy" else 503)
+    return json_answer(content, status=200 if content.status == "healthy" else 503)
 
 
 tei_health = get("/tei/health", opt={"polled": True, "any_host": True}, include_in_schema=False)(health.fn)
 
 
 @get("/health/live", opt={"polled": True, "any_host": True}, responses=openapi_examples.LIVE, tags=["Operation"])
-async def live(service_report: NamedDependency[ServiceReport]) -> Response[Any]:
+async def live(service_report: NamedDependency[ServiceReport]) -> ASGIResponse:
     """Whether the process works at all. An orchestrator restarts one that answers 503, or that does not answer."""
     return build_answers.live_answer(service_report.stuck)
 
 
 @get("/health/ready", opt={"polled": True, "any_host": True}, responses=openapi_examples.READY, tags=["Operation"])
-async def ready(service_report: NamedDependency[ServiceReport]) -> Response[Probe]:
+async def ready(service_report: NamedDependency[ServiceReport]) -> ASGIResponse:
     """Whether requests should be sent to this service."""
     if (phase := service_report.phase) == "healthy":
-        return JsonResponse(Probe("ready"))
-    return JsonResponse(Probe(phase), status_code=503)
+        return json_answer(Probe("ready"))
+    return json_answer(Probe(phase), status=503)
 
 
 @get(
@@ -197,10 +198,10 @@ async def list_models(
     embedder: NamedDependency[Embedder],
     in_memory: NamedDependency[ModelsInMemory],
     required_models: NamedDependency[tuple[str, ...]],
-) -> Response[ModelList]:
+) -> ASGIResponse:
     """All models that may be used, those that need no download first."""
     loaded = await in_memory.read()
-    return JsonResponse(
+    return json_answer(
         ModelList(
             required_models=list(required_models),
             cached_models=list(loaded),
@@ -223,13 +224,13 @@ async def show_model(
     ],
     embedder: NamedDependency[Embedder],
     service_report: NamedDependency[ServiceReport],
-) -> Response[ModelDetails]:
+) -> ASGIResponse:
     """What is known of one model, and what it has done."""
     try:
         model = embedder.resolve_model(name.strip("/"))
     except UnknownModelError as error:  # an unknown model in the URL is a 404, in a body a 400
         raise ModelNotFoundError(error.name, error.closest) from None
-    return JsonResponse(await service_report.model(model))
+    return json_answer(await service_report.model(model))
 
 
 @get(
@@ -240,9 +241,7 @@ async def show_model(
     operation_class=openapi.MetricsOperation,
     tags=["Operation"],
 )
-async def show_metrics(
-    metrics_report: NamedDependency[MetricsReport], request: Request[Any, Any, Any]
-) -> Response[Any]:
+async def show_metrics(metrics_report: NamedDependency[MetricsReport], request: Request[Any, Any, Any]) -> ASGIResponse:
     """What the service has done since it started, as JSON or as text for Prometheus; 403 without ENABLE_METRICS."""
     return await metrics_report.answer(request.headers.get("accept"))
 

@@ -40,6 +40,7 @@ class ClientAddresses:
                 and so many of these networks; if it is not less than *ipv6_prefix_bits*, there is none.
         """
         self._trusted = tuple(trusted)
+        self._trusts = lru_cache(MAX_PRINCIPALS)(self._is_trusted)
         self._prefixes = ipv4_prefix_bits, ipv6_prefix_bits, ipv6_wide_prefix_bits
 
     def principal_of(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
@@ -72,7 +73,7 @@ class ClientAddresses:
             proxy = address
         return proxy
 
-    def _trusts(self, address: Address) -> bool:
+    def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 
 

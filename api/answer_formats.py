@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final, Literal
 
-from litestar import Response
 from litestar.datastructures.headers import Accept
 
 from engine.embed_results import EmbedResult
 from engine.errors import InvalidInputError, ServiceError
 from engine.vectors import little_endian
-from web.responses import JSON
+from web.responses import JSON, PlainAnswer
 
 OCTETS: Final = "application/octet-stream"
 ARROW: Final = "application/vnd.apache.arrow.stream"
@@ -93,7 +92,7 @@ def check_format(answer_format: Format, *, is_base64: bool, has_chunks: bool) ->
         raise NotAcceptableError(_NO_PYARROW)
 
 
-def octets(result: EmbedResult) -> Response[bytes]:
+def octets(result: EmbedResult) -> PlainAnswer:
     """Answer with the bytes of the matrix, row by row and little-endian."""
     vectors = little_endian(result.vectors)
     headers = {
@@ -103,10 +102,10 @@ def octets(result: EmbedResult) -> Response[bytes]:
         "X-Embedding-Truncated": str(sum(result.truncated)),
         FINGERPRINT_HEADER: result.fingerprint,
     }
-    return Response(vectors.tobytes(), media_type=OCTETS, headers=headers)
+    return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS)
 
 
-def arrow(result: EmbedResult) -> Response[bytes]:
+def arrow(result: EmbedResult) -> PlainAnswer:
     """Answer with an Arrow stream of one table: a row per vector, with `tokens` and `truncated` of its text.
 
     With chunks, `index`, `start`, `end` and `tokens` are those of the chunk. The first call blocks for up to 1 s.
@@ -124,7 +123,7 @@ def arrow(result: EmbedResult) -> Response[bytes]:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return Response(sink.getvalue().to_pybytes(), media_type=ARROW, headers={FINGERPRINT_HEADER: result.fingerprint})
+    return PlainAnswer(sink.getvalue().to_pybytes(), headers={FINGERPRINT_HEADER: result.fingerprint}, media_type=ARROW)
 
 
 def _metadata(result: EmbedResult) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from litestar import Response
+from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
 
 from api.answer_formats import ARROW, FINGERPRINT_HEADER, OCTETS, Format, arrow, octets
@@ -42,12 +42,12 @@ from engine.optimised_copy import CopyState
 from engine.runtime import Runtime
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
-from web.responses import JSON, JsonResponse
+from web.responses import JSON, json_answer
 
 
 async def embed_answer(
     result: EmbedResult, *, text_length: int, encoding: Encoding, answer_format: Format, started_s: float
-) -> Response[Any]:
+) -> ASGIResponse:
     """Answer a request for one text that arrived at *started_s*, on `time.perf_counter`."""
     if answer_format != JSON or result.chunks is not None:
         return await batch_answer(result, encoding=encoding, answer_format=answer_format, started_s=started_s)
@@ -60,12 +60,12 @@ async def embed_answer(
         truncated=result.truncated[0],
         processing_time_ms=_ms_since(started_s),
     )
-    return JsonResponse(content, headers={FINGERPRINT_HEADER: result.fingerprint})
+    return json_answer(content, headers={FINGERPRINT_HEADER: result.fingerprint})
 
 
 async def batch_answer(
     result: EmbedResult, *, encoding: Encoding, answer_format: Format, started_s: float
-) -> Response[Any]:
+) -> ASGIResponse:
     """Answer a request for several texts, or for chunks, that arrived at *started_s*, on `time.perf_counter`."""
     if answer_format == OCTETS:
         return octets(result)
@@ -85,14 +85,14 @@ async def batch_answer(
     else:
         chunks = [Chunk(chunk.index, chunk.start, chunk.end, chunk.tokens) for chunk in result.chunks]
         content = ChunksAnswer(embeddings, chunks, *facts)
-    return JsonResponse(content, headers={FINGERPRINT_HEADER: result.fingerprint})
+    return json_answer(content, headers={FINGERPRINT_HEADER: result.fingerprint})
 
 
-async def tokenize_answer(count: TokenCount, *, started_s: float) -> Response[TokenizeAnswer]:
+async def tokenize_answer(count: TokenCount, *, started_s: float) -> ASGIResponse:
     """Answer a request for tokens that arrived at *started_s*, on `time.perf_counter`."""
     texts = _texts(count) if count.pieces is None else await asyncio.to_thread(_texts, count)
     estimate = WorkEstimate(count.estimate.micro_batches, round(count.estimate.seconds * 1e3, 3))
-    return JsonResponse(
+    return json_answer(
         TokenizeAnswer(count.model.name, count.max_tokens, len(texts), texts, estimate, _ms_since(started_s))
     )
 
@@ -120,12 +120,12 @@ def _ms_since(started_s: float) -> float:
     return round((time.perf_counter() - started_s) * 1e3, 3)
 
 
-def live_answer(stuck: Sequence[StuckModel]) -> Response[Any]:
+def live_answer(stuck: Sequence[StuckModel]) -> ASGIResponse:
     """Answer a liveness probe: 200, or 503 with the runs that do not end."""
     if not stuck:
-        return JsonResponse(Probe("live"))
+        return json_answer(Probe("live"))
     lanes = [StuckLane(run.model_name, run.seconds) for run in stuck]
-    return JsonResponse(StuckProbe("stuck", lanes), status_code=503)
+    return json_answer(StuckProbe("stuck", lanes), status=503)
 
 
 def model_entry(model: Model, loaded: LoadedFacts | None) -> ModelEntry:

@@ -8,6 +8,7 @@ from litestar import Request
 from litestar.openapi.spec import OpenAPIType, Parameter, Schema
 
 from engine.errors import InvalidInputError
+from web.request_context import header_values
 
 IF_FINGERPRINT_HEADER = "If-Model-Fingerprint"
 FORM = r'^("?)[0-9A-Fa-f]{16}\1$'
@@ -26,7 +27,7 @@ PARAMETER = Parameter(
 
 def fingerprint_required_by(request: Request[Any, Any, Any]) -> str | None:
     """Return the fingerprint that the header of *request* states; see `expected_fingerprint`."""
-    return expected_fingerprint(request.headers.getall(IF_FINGERPRINT_HEADER, []))
+    return expected_fingerprint(header_values(request.scope, b"if-model-fingerprint"))
 
 
 def expected_fingerprint(values: Sequence[str]) -> str | None:

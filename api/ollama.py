@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
-from litestar import Request, Response, get, post
+from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from api.answer_formats import FINGERPRINT_HEADER
 from api.fingerprint_header import fingerprint_required_by
 from api.model_names import ModelNames
 from api.ollama_errors import OLLAMA
-from api.ollama_types import OllamaProcesses, OllamaShowAnswer, OllamaStatus, OllamaTags, OllamaVersion, ServiceInfo
+from api.ollama_types import OllamaProcesses, OllamaStatus, OllamaTags, OllamaVersion
 from api.request_types import Timeout
 from api.vector_answers import vectors_answer
 from engine.catalog import Model
@@ -27,7 +27,7 @@ from engine.loaded_facts import ModelsInMemory
 from engine.options import EmbedOptions
 from model_manager import ModelManager
 from web.request_context import context_of
-from web.responses import JsonResponse, PlainJsonAnswer
+from web.responses import PlainAnswer, json_answer
 
 MANY_TEXTS = 20_000
 """Requests with more texts are rejected before they are tokenised if they cannot be answered in time."""
@@ -120,7 +120,7 @@ async def embed(
     if not texts:
         fingerprint = await _load(model, embedder, models, request, request_timeout)
         content: dict[str, object] = {"model": name, "embeddings": [], **clock.facts(0)}
-        return PlainJsonAnswer(200, orjson.dumps(content), {FINGERPRINT_HEADER: fingerprint})
+        return PlainAnswer(orjson.dumps(content), headers={FINGERPRINT_HEADER: fingerprint})
     dimensions = data.dimensions or 0
     is_cut = data.truncate is not False
     await _check_count(len(texts), model, embedder, request, request_timeout)
@@ -155,7 +155,7 @@ async def embed_prompt(
     model = names.resolve(data.model)
     if not data.prompt:
         fingerprint = await _load(model, embedder, models, request, request_timeout)
-        return PlainJsonAnswer(200, b'{"embedding":[]}', {FINGERPRINT_HEADER: fingerprint})
+        return PlainAnswer(b'{"embedding":[]}', headers={FINGERPRINT_HEADER: fingerprint})
     return await vectors_answer(
         embedder,
         request,
@@ -218,10 +218,10 @@ async def _check_count(
 )
 async def show(
     data: ollama_examples.ModelBody, in_memory: NamedDependency[ModelsInMemory], names: NamedDependency[ModelNames]
-) -> Response[OllamaShowAnswer]:
+) -> ASGIResponse:
     """What Ollama's clients ask about one model: its longest input and its dimension."""
     model = names.resolve(data.model or data.name)
-    return JsonResponse(ollama_models.show_answer(model, (await in_memory.read()).get(model.name)))
+    return json_answer(ollama_models.show_answer(model, (await in_memory.read()).get(model.name)))
 
 
 @post(
@@ -235,15 +235,15 @@ async def show(
 )
 async def pull(
     data: ollama_examples.PullBody, models: NamedDependency[ModelManager], names: NamedDependency[ModelNames]
-) -> Response[Any]:
+) -> ASGIResponse:
     """Answer `success` for a model that may be used. The first request that uses it downloads it."""
     model = names.resolve(data.model or data.name)
     if data.stream is False:
-        return JsonResponse(OllamaStatus("success"))
+        return json_answer(OllamaStatus("success"))
     is_here = model.source != "hub" or models.find(model.name) is not None
     steps = [] if is_here else ["the first request that uses the model downloads it unless it is in the cache"]
     lines = [orjson.dumps(OllamaStatus(status)) for status in ("pulling manifest", *steps, "success")]
-    return Response(b"\n".join([*lines, b""]), media_type=ollama_examples.NDJSON)
+    return PlainAnswer(b"\n".join([*lines, b""]), media_type=ollama_examples.NDJSON)
 
 
 @get(
@@ -257,9 +257,9 @@ async def list_tags(
     embedder: NamedDependency[Embedder],
     in_memory: NamedDependency[ModelsInMemory],
     names: NamedDependency[ModelNames],
-) -> Response[OllamaTags]:
+) -> ASGIResponse:
     """All models that may be used, under their real names, aliases and names in Ollama's library."""
-    return JsonResponse(OllamaTags(ollama_models.tags_of(embedder.models, await in_memory.read(), names)))
+    return json_answer(OllamaTags(ollama_models.tags_of(embedder.models, await in_memory.read(), names)))
 
 
 @get(
@@ -269,30 +269,28 @@ async def list_tags(
     security=openapi.CREDENTIALS,
     responses=ollama_examples.ps_responses(),
 )
-async def list_running(
-    embedder: NamedDependency[Embedder], in_memory: NamedDependency[ModelsInMemory]
-) -> Response[OllamaProcesses]:
+async def list_running(embedder: NamedDependency[Embedder], in_memory: NamedDependency[ModelsInMemory]) -> ASGIResponse:
     """The models in memory, and when each is evicted if nothing uses it."""
-    return JsonResponse(OllamaProcesses(ollama_models.running_models(embedder.models, await in_memory.read())))
+    return json_answer(OllamaProcesses(ollama_models.running_models(embedder.models, await in_memory.read())))
 
 
 @get("/api/version", opt={"dialect": OLLAMA, "polled": True}, tags=["Ollama"], responses=ollama_examples.VERSION)
-async def show_version(version: NamedDependency[str]) -> Response[OllamaVersion]:
+async def show_version(version: NamedDependency[str]) -> ASGIResponse:
     """The version of this service."""
-    return JsonResponse(OllamaVersion(version))
+    return json_answer(OllamaVersion(version))
 
 
 @get("/", opt={"shows_more_with": "models", "polled": True}, tags=["Ollama"], responses=ollama_examples.ROOT)
 async def show_service(
     embedder: NamedDependency[Embedder], request: Request[Any, Any, Any], version: NamedDependency[str]
-) -> Response[ServiceInfo]:
+) -> ASGIResponse:
     """What this service is. Ollama's clients ask before each job whether anything answers here."""
     context = context_of(request.scope)
     context.dialect = None  # the path's is that of POST, TEI's
     may_see_models = context.principal is not None
     names: Sequence[str] = [model.name for model in embedder.models] if may_see_models else []
     info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": "/schema"}
-    return JsonResponse({**info, "models": names} if may_see_models else info)
+    return json_answer({**info, "models": names} if may_see_models else info)
 
 
 ROUTES = (embed, embed_prompt, show, pull, list_tags, list_running, show_version, show_service)

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from litestar import Request, Response, get, post
+from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 
 from api import openai_examples, openapi
 from api.model_names import ModelNames
-from api.openai_answers import EmbeddingsWriter, OpenAIModel, OpenAIModelList, model_entry, model_list
+from api.openai_answers import EmbeddingsWriter, model_entry, model_list
 from api.openai_errors import OPENAI
 from api.openai_inputs import check_tokens, read_texts
 from api.openai_requests import EmbeddingsRequest, find_model
@@ -20,7 +20,7 @@ from api.vector_answers import vectors_answer, without_prompt
 from engine.embedder import Embedder
 from engine.loaded_facts import ModelsInMemory
 from web.request_context import context_of
-from web.responses import JsonResponse
+from web.responses import json_answer
 
 TAGS = ["OpenAI"]
 AZURE_PATH = "/openai/deployments/{name:str}/embeddings"
@@ -115,11 +115,11 @@ async def _embed(
 )
 async def list_openai_models(
     embedder: NamedDependency[Embedder], in_memory: NamedDependency[ModelsInMemory]
-) -> Response[OpenAIModelList]:
+) -> ASGIResponse:
     """All models that may be used, those that need no download first."""
     loaded = await in_memory.read()
     entries = [model_entry(model, loaded.get(model.name)) for model in embedder.models]
-    return JsonResponse(model_list(entries))
+    return json_answer(model_list(entries))
 
 
 @get(
@@ -138,10 +138,10 @@ async def show_openai_model(
     ],
     names: NamedDependency[ModelNames],
     in_memory: NamedDependency[ModelsInMemory],
-) -> Response[OpenAIModel]:
+) -> ASGIResponse:
     """One model."""
     model, _ = find_model(names, name.strip("/"))
-    return JsonResponse(model_entry(model, (await in_memory.read()).get(model.name)))
+    return json_answer(model_entry(model, (await in_memory.read()).get(model.name)))
 
 
 ROUTES = (

@@ -4,9 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
-from typing import Any
 
-from litestar import Response
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
@@ -17,9 +15,10 @@ from api.process_reports import Collected, Counts, ServiceView
 from api.prometheus_families import PREFIX, counter, counters, gauge, info, labelled
 from api.prometheus_workers import Slot, process_families, slot_of, worker_families
 from telemetry.metrics import BUCKET_BOUNDS_S
+from web.responses import PlainAnswer
 
 
-def text_answer(text_format: str, families: "Families") -> Response[Any]:
+def text_answer(text_format: str, families: "Families") -> PlainAnswer:
     """Answer in *text_format*, a key of TEXT_TYPES, with *families* and the process metrics of the operating system."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(families)
@@ -28,7 +27,7 @@ def text_answer(text_format: str, families: "Families") -> Response[Any]:
     write: Callable[[CollectorRegistry], bytes] = (
         generate_open_metrics if text_format == OPEN_METRICS else generate_latest
     )
-    return Response(write(registry), headers={"Content-Type": TEXT_TYPES[text_format]})
+    return PlainAnswer(write(registry), media_type=TEXT_TYPES[text_format])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

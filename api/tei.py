@@ -7,7 +7,7 @@ handlers of the native `/embed` and `/tokenize` call `embed_answer` and `tokeniz
 from collections.abc import Callable
 from typing import Any
 
-from litestar import Request, Response, get, post
+from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
@@ -17,7 +17,7 @@ from api.model_names import ModelNames
 from api.request_types import TextLimits, Timeout
 from api.tei_answers import Call
 from api.tei_errors import TEI
-from api.tei_types import TeiInfo, TeiSentences
+from api.tei_types import TeiSentences
 from engine.embedder import Embedder
 from engine.loaded_facts import ModelsInMemory
 
@@ -70,7 +70,7 @@ async def tokenize(
     limits: NamedDependency[TextLimits],
     request: AnyRequest,
     request_timeout: Timeout = None,
-) -> Response[Any]:
+) -> ASGIResponse:
     """Return the tokens of texts; no model is run."""
     return await tei_answers.tokenize_answer(data, Call(request, embedder, names, request_timeout), limits)
 
@@ -80,7 +80,7 @@ async def info(
     in_memory: NamedDependency[ModelsInMemory],
     version: NamedDependency[str],
     request: AnyRequest,
-) -> Response[TeiInfo]:
+) -> ASGIResponse:
     """Describe the model, and the batch size that clients should use."""
     model = names.resolve(tei_answers.model_in_url(request))
     return tei_answers.info_answer(model, (await in_memory.read()).get(model.name), version)

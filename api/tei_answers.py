@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-from litestar import Request, Response
+from litestar import Request
 from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
 
@@ -37,7 +37,7 @@ from engine.options import EmbedOptions, Truncate
 from engine.tokenizer import Token
 from web.input_errors import MAX_QUOTED
 from web.request_context import context_of
-from web.responses import JsonResponse
+from web.responses import json_answer
 
 PROMPTS: Mapping[str, InputType] = {
     "query": "query",
@@ -155,7 +155,7 @@ def _input_type(prompt_name: str | None) -> InputType | None:
     return found
 
 
-async def tokenize_answer(body: TeiTokenizeRequest, call: Call, limits: TextLimits) -> Response[Any]:
+async def tokenize_answer(body: TeiTokenizeRequest, call: Call, limits: TextLimits) -> ASGIResponse:
     """Answer a request for tokens."""
     texts = texts_of(body.inputs)
     _check_characters(texts, limits.max_texts * limits.max_characters)
@@ -174,7 +174,7 @@ async def tokenize_answer(body: TeiTokenizeRequest, call: Call, limits: TextLimi
         if_fingerprint=fingerprint_required_by(call.request),
     )
     content = await asyncio.to_thread(_tokens, count, whole, with_special=body.add_special_tokens is not False)
-    return JsonResponse(content, headers={FINGERPRINT_HEADER: count.fingerprint})
+    return json_answer(content, headers={FINGERPRINT_HEADER: count.fingerprint})
 
 
 def _check_characters(texts: Sequence[str], limit: int) -> None:
@@ -205,7 +205,7 @@ def _token(piece: Token, text: str) -> TeiToken:
     return TeiToken(piece.id, text[piece.start : piece.end], piece.special, piece.start, piece.end)
 
 
-def info_answer(model: Model, loaded: LoadedFacts | None, version: str) -> Response[TeiInfo]:
+def info_answer(model: Model, loaded: LoadedFacts | None, version: str) -> ASGIResponse:
     """Describe *model*, which may be in memory."""
     fingerprint = loaded.fingerprint if loaded else None
     content = TeiInfo(
@@ -215,4 +215,4 @@ def info_answer(model: Model, loaded: LoadedFacts | None, version: str) -> Respo
         max_input_length=(loaded.max_tokens if loaded else model.max_tokens) or UNSTATED_TOKENS,
         version=version,
     )
-    return JsonResponse(content, headers={FINGERPRINT_HEADER: fingerprint.digest} if fingerprint else {})
+    return json_answer(content, headers={FINGERPRINT_HEADER: fingerprint.digest} if fingerprint else {})

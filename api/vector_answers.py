@@ -20,7 +20,7 @@ from engine.errors import ServiceError
 from engine.model_cards import InputType
 from engine.options import EmbedOptions
 from web.request_context import RequestContext, context_of
-from web.responses import JSON, PlainJsonAnswer, encoded_headers
+from web.responses import JSON, PlainAnswer, encoded_headers
 
 MAX_PIECE_NUMBERS = 16_384
 """Numbers that are written at once: as decimals, the slowest format, they take about 1 ms of the event loop. Other
@@ -90,7 +90,7 @@ async def vectors_answer(
         body.extend(pieces)
 
     run = await _write(opened, writer, put)
-    return PlainJsonAnswer(200, b"".join(body), _headers(run))
+    return PlainAnswer(b"".join(body), headers=_headers(run))
 
 
 class StreamedAnswer(ASGIResponse):

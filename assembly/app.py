@@ -14,6 +14,7 @@ from litestar.types import ASGIApp
 
 from access.api_keys import KeyRing
 from access.client_addresses import ClientAddresses
+from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
@@ -41,9 +42,10 @@ from web.allowed_hosts import AllowedHosts, HostGuard
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config, cors_headers
 from web.dialects import Dialect, DialectPaths
+from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import LeanLitestar, dialect_routes, options_routes, paths_with, wrap
+from web.litestar_adapter import LeanLitestar, dialect_routes, options_routes, paths_with, without_cors, wrap
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
@@ -87,8 +89,7 @@ class AppParts:
 class EmbeddingParts:
     """The parts that the routes for embedding and tokenising use.
 
-    They are one dependency, because Litestar resolves several dependencies of a route in a task group, which costs a
-    third more function calls per request.
+    They are one dependency, because Litestar resolves several dependencies of a request in a task group.
     """
 
     embedder: Embedder
@@ -134,13 +135,13 @@ def build_app(
     )
     reporter = ProcessReporter(service, settings, metrics=metrics, quotas=quotas, large_bodies=large_bodies)
     peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
-    cors = cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
-    authentication = _authentication(access, client_addresses(settings))
+    cors, authentication = _cors(settings), _authentication(access, client_addresses(settings))
+    providers = _providers(service, settings, catalog, version=version) | peers.providers
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
         lifespan=[*peers.first, access.lifespan, service.lifespan, *peers.last],
-        dependencies=_dependencies(service, settings, catalog, version=version) | peers.dependencies,
-        middleware=[authentication, *([RateLimitMiddleware(quotas)] if settings.enable_rate_limit else [])],
+        dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
+        middleware=[authentication, *_rate_limits(settings, quotas), DirectCalls(providers)],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
@@ -178,6 +179,14 @@ def _set_up_log(settings: Settings, worker: WorkerLink | None) -> None:
     )
 
 
+def _cors(settings: Settings) -> CORSConfig | None:
+    return cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
+
+
+def _rate_limits(settings: Settings, quotas: QuotaStore) -> list[RateLimitMiddleware]:
+    return [RateLimitMiddleware(quotas)] if settings.enable_rate_limit else []
+
+
 def _add_outer_middleware(
     app: Litestar,
     service: RunningService,
@@ -191,7 +200,7 @@ def _add_outer_middleware(
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
-        app.asgi_handler,
+        without_cors(app.asgi_handler),
         queues={path: queue for work, queue in service.queues.items() for path in paths_with(app, "work", [work])},
         identify=authentication.find_embed_caller,
         locate=authentication.locate,
@@ -234,14 +243,14 @@ def _authentication(access: Access, addresses: ClientAddresses) -> Authenticatio
     )
 
 
-def _dependencies(
+def _providers(
     service: RunningService,
     settings: Settings,
     catalog: Catalog,
     *,
     version: str,
-) -> dict[str, Provide]:
-    """Return the dependencies of handlers, by name: each handler receives exactly the parts it uses."""
+) -> dict[str, Callable[[], Any]]:
+    """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
     names = ModelNames(
@@ -250,7 +259,7 @@ def _dependencies(
         default_model=settings.required_models[0],
         aliases=dict(settings.model_aliases),
     )
-    providers: dict[str, Callable[[], Any]] = {
+    return {
         "embedding": lambda: EmbeddingParts(service.parts.embedder, text_limits, names),
         "limits": lambda: text_limits,
         "embedder": lambda: service.parts.embedder,
@@ -262,7 +271,6 @@ def _dependencies(
         "version": lambda: version,
         "required_models": lambda: service.required_models,
     }
-    return {name: Provide(provider, sync_to_thread=False) for name, provider in providers.items()}
 
 
 def check_model_names(settings: Settings, catalog: Catalog) -> None:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from litestar import Litestar
-from litestar.di import Provide
 
 from assembly.process_reporter import ProcessReporter
 from assembly.processes import OneOfWorkers, OneProcess, Processes
@@ -18,6 +17,7 @@ from config import Settings
 from telemetry.metrics import Metrics
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
+Providers = dict[str, Callable[[], Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,12 @@ class Peers:
     """What an app needs of the other processes of its service.
 
     Attributes:
-        dependencies: of the routes that report on all processes.
+        providers: of the dependencies of routes that report on all processes, by name.
         first: lifespans that begin before all others of the app.
         last: lifespans that begin after all others.
     """
 
-    dependencies: dict[str, Provide]
+    providers: Providers
     first: tuple[Lifespan, ...] = ()
     last: tuple[Lifespan, ...] = ()
 
@@ -55,29 +55,26 @@ def find_peers(
         version: of the service.
     """
 
-    def dependencies(processes: Processes) -> dict[str, Provide]:
-        return _dependencies(processes, reporter, settings, version=version)
+    def providers(processes: Processes) -> Providers:
+        return _providers(processes, reporter, settings, version=version)
 
     if channel is None:
-        return Peers(dependencies(OneProcess(reporter, service.lifecycle)))
+        return Peers(providers(OneProcess(reporter, service.lifecycle)))
     workers = OneOfWorkers(reporter, service.lifecycle, number=channel.number, channel=channel.channel)
     channel.handlers |= workers.handlers
     metrics.on_change = workers.report_soon
-    return Peers(dependencies(workers), first=(partial(channel.lifespan, service),), last=(workers.lifespan,))
+    return Peers(providers(workers), first=(partial(channel.lifespan, service),), last=(workers.lifespan,))
 
 
-def _dependencies(
-    processes: Processes, reporter: ProcessReporter, settings: Settings, *, version: str
-) -> dict[str, Provide]:
+def _providers(processes: Processes, reporter: ProcessReporter, settings: Settings, *, version: str) -> Providers:
     service_report = ServiceReport(processes, reporter)
     metrics_report: MetricsReport = (
         FullMetricsReport(processes, max_queue_s=settings.max_queue_seconds, version=version)
         if settings.enable_metrics
         else NoMetricsReport()
     )
-    providers: dict[str, Callable[[], Any]] = {
+    return {
         "in_memory": lambda: processes,
         "service_report": lambda: service_report,
         "metrics_report": lambda: metrics_report,
     }
-    return {name: Provide(provider, sync_to_thread=False) for name, provider in providers.items()}

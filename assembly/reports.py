@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import fields, replace
 from typing import Any, Protocol, runtime_checkable
 
-from litestar import Response
+from litestar.response.base import ASGIResponse
 
 from api import build_answers
 from api.answer_formats import accepted_text_format
@@ -27,7 +27,7 @@ from engine.loaded_facts import merge_facts
 from telemetry.merging import merge
 from telemetry.metrics import percentiles_ms
 from web.problems import known_codes
-from web.responses import JsonResponse
+from web.responses import json_answer
 
 UNUSED = ModelUsage(0, 0, 0)
 
@@ -75,7 +75,7 @@ class ServiceReport:
 class MetricsReport(Protocol):
     """Answers `GET /metrics`."""
 
-    async def answer(self, accept: str | None) -> Response[Any]:
+    async def answer(self, accept: str | None) -> ASGIResponse:
         """Answer in the format that the *accept* header prefers: JSON, or text for Prometheus."""
         ...
 
@@ -83,7 +83,7 @@ class MetricsReport(Protocol):
 class NoMetricsReport:
     """Rejects `GET /metrics`: the service runs with ENABLE_METRICS=false."""
 
-    async def answer(self, accept: str | None) -> Response[Any]:
+    async def answer(self, accept: str | None) -> ASGIResponse:
         """Reject the request.
 
         Raises:
@@ -101,14 +101,14 @@ class FullMetricsReport:
         self._max_queue_s = max_queue_s
         self._version = version
 
-    async def answer(self, accept: str | None) -> Response[Any]:
+    async def answer(self, accept: str | None) -> ASGIResponse:
         collected = await self._processes.collect(with_usage=True)
         text_format = accepted_text_format(accept)
         if text_format is None:
-            return JsonResponse(metrics_of(collected, self._processes))
+            return json_answer(metrics_of(collected, self._processes))
         return await asyncio.to_thread(self._text, text_format, collected)
 
-    def _text(self, text_format: str, collected: Collected) -> Response[Any]:
+    def _text(self, text_format: str, collected: Collected) -> ASGIResponse:
         """Write the same numbers for Prometheus. Blocks: the first call imports the library that writes them."""
         from api.prometheus import Families, text_answer  # noqa: PLC0415 - 0.1 s of import, needed for Prometheus only
 

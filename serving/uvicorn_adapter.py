@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from serving.connection_limits import FIELD_SEPARATORS, MAX_FIELDS
 from serving.half_closed import HalfClosedClient
+from serving.joined_send import JoinedSend
 from serving.request_heads import RequestHead, without_upgrade
 from web.security_headers import Header
 
@@ -196,12 +197,13 @@ class UvicornProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Give the request to the app, or queue it behind an earlier one."""
         super().on_headers_complete()
+        self.cycle.send = cast("Any", JoinedSend(self.cycle, self.cycle.send))  # type: ignore[method-assign]
         self._unanswered_cycles.append(self.cycle)
         if self.pipeline:
             self.queue_changed()
 
     def on_response_complete(self) -> None:
-        self._unanswered_cycles.popleft()
+        del self._unanswered_cycles.popleft().send  # a reference cycle
         had_queue = bool(self.pipeline)
         super().on_response_complete()
         if had_queue:

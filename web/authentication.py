@@ -5,8 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 
 from litestar.enums import ScopeType
-from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from access.principals import PERMISSIONS, MissingPermissionError, Principal, UnauthenticatedError
 from engine.errors import ServiceError
@@ -24,7 +23,7 @@ KEY_HEADERS = frozenset({b"x-api-key", b"api-key"})
 """Headers that contain a key and nothing else; `api-key` is Azure's."""
 
 
-class AuthenticationMiddleware(ASGIMiddleware):
+class AuthenticationMiddleware:
     """Puts the caller's `Principal` into the request context, and rejects callers without the route's permission.
 
     A route names the permission it requires in its option `permission`. Keys and tokens are granted `embed` and
@@ -32,8 +31,6 @@ class AuthenticationMiddleware(ASGIMiddleware):
     that answers with more for callers with a permission names it in its option `shows_more_with`: callers without it
     have no principal.
     """
-
-    scopes = (ScopeType.HTTP,)
 
     def __init__(
         self,
@@ -56,9 +53,19 @@ class AuthenticationMiddleware(ASGIMiddleware):
         self._verify_token = verify_token
         self._principal_at = principal_at
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        """Return what Litestar calls for each request of a route, before *app*."""
+
+        async def authenticate(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == ScopeType.HTTP:
+                await self._authenticate(scope)
+            await app(scope, receive, send)
+
+        return authenticate
+
+    async def _authenticate(self, scope: HTTPScope) -> None:
         permission = required_permission(scope)
-        if permission is not None and scope["type"] == ScopeType.HTTP:
+        if permission is not None:
             context = context_of(scope)
             if permission in self._protected:
                 try:
@@ -69,9 +76,8 @@ class AuthenticationMiddleware(ASGIMiddleware):
                     raise
             else:
                 context.principal = self._principal_at(scope["client"], scope["headers"])
-        elif scope["type"] == ScopeType.HTTP and (hidden := route_option(scope, "shows_more_with")) is not None:
+        elif (hidden := route_option(scope, "shows_more_with")) is not None:
             context_of(scope).principal = await self._find_viewer(scope["client"], scope["headers"], hidden)
-        await next_app(scope, receive, send)
 
     async def _find_viewer(self, client: Client, headers: Iterable[Header], permission: str) -> Principal | None:
         """Return the principal of a caller that has *permission*; None: it does not have it."""
@@ -86,7 +92,7 @@ class AuthenticationMiddleware(ASGIMiddleware):
     def find_embed_caller(self, client: Client, headers: Iterable[Header]) -> Caller | None:
         """Return who calls a route that requires `embed`, as far as that is known without verifying a token.
 
-        None: only `handle` can find it out. Permissions are not checked.
+        None: only the middleware can find it out. Permissions are not checked.
         """
         if "embed" not in self._protected:
             return self.locate(client, headers)
@@ -121,9 +127,9 @@ def _check_permission(principal: Principal, permission: str) -> None:
         raise MissingPermissionError(permission)
 
 
-def required_permission(scope: Scope) -> str | None:
+def required_permission(scope: HTTPScope) -> str | None:
     """Return the permission that the route of *scope* requires; None: none. Writing methods default to `embed`."""
-    default = None if scope["method"] in READ_METHODS else "embed"  # type: ignore[typeddict-item]  # only HTTP here
+    default = None if scope["method"] in READ_METHODS else "embed"
     return route_option(scope, "permission", default)
 
 

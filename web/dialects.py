@@ -82,18 +82,24 @@ def label_of(dialect: Dialect | None) -> str:
 class DialectPaths:
     """Finds the dialect of a request by its path, before it is routed."""
 
-    def __init__(self, routes: Iterable[tuple[str, Dialect]]) -> None:
-        """Index *routes*, pairs of a path template and its dialect; a template's parameters match by prefix only."""
+    def __init__(self, routes: Iterable[tuple[str, Dialect | None]]) -> None:
+        """Index *routes*, pairs of a path template and its dialect; a template's parameters match by prefix only.
+
+        A route without a dialect is native unless its path is below a prefix of a dialect.
+        """
         found = list(routes)
-        self._by_path = {path: dialect for path, dialect in found if "{" not in path}
-        by_prefix = {prefix: dialect for _, dialect in found for prefix in dialect.prefixes}
+        by_prefix = {prefix: dialect for _, dialect in found if dialect is not None for prefix in dialect.prefixes}
         self._by_prefix = sorted(by_prefix.items(), key=lambda entry: -len(entry[0]))
+        paths = {path: dialect for path, dialect in found if "{" not in path and dialect is not None}
+        native = {path: self._find_by_prefix(path) for path, _ in found if "{" not in path}
+        self._by_path: dict[str, Dialect | None] = {**native, **paths}
 
     def find(self, path: str) -> Dialect | None:
         """Return the dialect of *path*, which may have a query; None: it is native."""
-        if (dialect := self._by_path.get(path)) is not None:
-            return dialect
+        if path in self._by_path:
+            return self._by_path[path]
         normal = normalize_path(path.partition("?")[0])
-        if (dialect := self._by_path.get(normal)) is not None:
-            return dialect
-        return next((dialect for prefix, dialect in self._by_prefix if f"{normal}/".startswith(prefix)), None)
+        return self._by_path[normal] if normal in self._by_path else self._find_by_prefix(normal)
+
+    def _find_by_prefix(self, path: str) -> Dialect | None:
+        return next((dialect for prefix, dialect in self._by_prefix if f"{path}/".startswith(prefix)), None)

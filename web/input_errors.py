@@ -14,6 +14,8 @@ UNKNOWN_FIELD = "Object contains unknown field"
 """How msgspec starts the message about a field that the type does not have."""
 WRONG_TYPE = "Expected"
 """How msgspec starts the message about a value of the wrong type."""
+EMPTY_BODY = "The body is empty; send a JSON object"
+"""The message about a body of no bytes, which is not JSON either."""
 MAX_QUOTED = 200
 """Maximum number of characters that a message repeats of what a caller sent, such as a field name."""
 PLAIN_TYPES: Mapping[str, tuple[str, ...]] = {

@@ -4,18 +4,22 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 from litestar import Request
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.types import HTTPRequestEvent
 
 from engine.errors import InvalidInputError, ServiceError
 from web.input_errors import MAX_QUOTED, invalid_input
 from web.large_body_queue import Result
 from web.litestar_adapter import body_type
-from web.request_context import context_of
+from web.request_context import context_of, header_values
+from web.responses import JSON
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+JSON_TYPES = re.compile(r"application/(json|.*\+json)")
 FORM = "application/x-www-form-urlencoded"
 LARGE_BYTES = 1_000_000
 """Bodies above this size are joined and decoded one at a time, in the `LargeBodyQueue`: each blocks the event loop."""
@@ -37,9 +41,29 @@ class StrictRequest(Request[Any, Any, Any]):
     async def body(self) -> bytes:
         """Return the whole body. A large one waits in the `LargeBodyQueue`."""
         if self._whole_body is None:
-            pieces = [piece async for piece in self.stream() if piece]
-            self._whole_body = await self._run_queued(partial(b"".join, pieces), sum(map(len, pieces)))
+            pieces = await self._receive_pieces()
+            if len(pieces) == 1:
+                self._whole_body = pieces[0]
+            else:
+                self._whole_body = await self._run_queued(partial(b"".join, pieces), sum(map(len, pieces)))
         return self._whole_body
+
+    async def _receive_pieces(self) -> list[bytes]:
+        """Receive the body, with the same limit as Litestar's `stream`."""
+        limit = cast("int", self.app.request_max_body_size)
+        announced = header_values(self.scope, b"content-length")
+        if announced and announced[0].isdecimal() and int(announced[0]) > limit:
+            raise RequestEntityTooLarge
+        pieces: list[bytes] = []
+        size, has_more = 0, True
+        while has_more:
+            event = cast("HTTPRequestEvent", await self.receive())  # a disconnect cancels the task instead
+            pieces.append(event["body"])
+            has_more = event.get("more_body", False)
+            size += len(pieces[-1])
+            if size > limit:
+                raise RequestEntityTooLarge
+        return pieces
 
     async def json(self) -> Any:
         """Return the body as the type that the route declares, or as the one of several that its keys select.
@@ -53,11 +77,11 @@ class StrictRequest(Request[Any, Any, Any]):
             OverloadedError: the body is large, and too many other large bodies of the caller are waiting.
         """
         dialect = context_of(self.scope).dialect
-        media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        media_type = _first(header_values(self.scope, b"content-type"), JSON).partition(";")[0].strip().lower()
         is_curls = media_type == FORM and dialect is not None and dialect.takes_forms
-        if not is_curls and not re.fullmatch(r"application/(json|.*\+json)", media_type):
+        if not is_curls and not JSON_TYPES.fullmatch(media_type):
             raise NotJsonError("Send the body as JSON, with the header 'Content-Type: application/json'.")
-        if self.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        if _first(header_values(self.scope, b"content-encoding"), "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body uncompressed, without the header 'Content-Encoding'.")
         body = await self.body()
         return await self._run_queued(partial(self._decode_body, body), len(body))
@@ -87,6 +111,10 @@ class StrictRequest(Request[Any, Any, Any]):
         if size_bytes <= LARGE_BYTES or context.large_bodies is None:
             return work()
         return await context.large_bodies.run(work, caller=context.caller, size_bytes=size_bytes)
+
+
+def _first(values: list[str], default: str) -> str:
+    return values[0] if values else default
 
 
 def _decode(body: bytes, expected: Any) -> Any:

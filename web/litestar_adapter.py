@@ -5,18 +5,21 @@ from typing import Any
 
 from litestar import Litestar, Request, Response
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin
-from litestar.enums import HttpMethod
+from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.handlers import route as routed
+from litestar.middleware._internal.cors import CORSMiddleware
+from litestar.params import HeaderParameter
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.routes import HTTPRoute
-from litestar.types import ASGIApp, HTTPScope, Scope
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.utils.path import normalize_path
 
 __all__ = [
     "LeanLitestar",
     "StructSchemaPlugin",
+    "arguments_of",
     "body_type",
     "dialect_routes",
     "normalize_path",
@@ -25,6 +28,7 @@ __all__ = [
     "route_of",
     "route_option",
     "set_route",
+    "without_cors",
     "wrap",
 ]
 
@@ -40,6 +44,22 @@ class LeanLitestar(Litestar):
 def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
     """Put *middleware* around all of Litestar, so that it sees 404s, CORS answers and crashes, too."""
     app.asgi_handler = middleware(app.asgi_handler)
+
+
+def without_cors(handler: ASGIApp) -> ASGIApp:
+    """Return *handler*, an app's `asgi_handler`, without its CORS middleware for requests that have no `Origin`.
+
+    These get the same answer: the middleware reads all headers, and then does nothing.
+    """
+    if not isinstance(handler, CORSMiddleware):
+        return handler
+    inner = handler.app
+
+    async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+        is_plain = scope["type"] == ScopeType.HTTP and all(name != b"origin" for name, _ in scope["headers"])
+        await (inner if is_plain else handler)(scope, receive, send)
+
+    return choose
 
 
 def options_routes(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
@@ -70,6 +90,17 @@ def body_type(request: Request[Any, Any, Any]) -> Any:
     return field.annotation if field else Any
 
 
+def arguments_of(handler: HTTPRouteHandler) -> tuple[set[str], dict[str, str]]:
+    """Return the names of the arguments of *handler*; and those that are request headers, with the headers' names."""
+    found = handler.parsed_fn_signature.parameters
+    headers = {
+        name: field.kwarg_definition.name or name
+        for name, field in found.items()
+        if isinstance(field.kwarg_definition, HeaderParameter)
+    }
+    return set(found), headers
+
+
 def route_of(scope: HTTPScope) -> str | None:
     """Return the path template of the route, such as `/models/{name}`; None if no route matched."""
     return scope.get("path_template")
@@ -93,8 +124,8 @@ def paths_with(app: Litestar, option: str, values: Iterable[object]) -> frozense
 
 
 def dialect_routes(app: Litestar) -> list[tuple[str, Any]]:
-    """Return path template and dialect of all routes with the option `dialect`."""
-    return [(path, dialect) for path, dialect in _options(app, "dialect") if dialect is not None]
+    """Return path template and dialect of all routes; a route without the option `dialect` has None."""
+    return list(_options(app, "dialect"))
 
 
 def _options(app: Litestar, option: str) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from litestar.types import ExceptionHandlersMap
 
 from engine.errors import InvalidInputError, ServiceError
 from web.dialects import Dialect
-from web.input_errors import invalid_input
+from web.input_errors import EMPTY_BODY, invalid_input
 from web.request_context import context_of
 from web.security_headers import Header
 
@@ -228,5 +228,5 @@ def _of_validation(error: ValidationException) -> InvalidInputError:
     message, where = str(found.get("message", error.detail)), str(found.get("key", ""))
     where = HEADER_NAMES.get(where, where)
     if (where, message) == ("data", "'data'"):
-        where, message = "", "The body is empty; send a JSON object"
+        where, message = "", EMPTY_BODY
     return invalid_input(message, where)

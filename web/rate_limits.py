@@ -15,7 +15,6 @@ that share a quota with their wide network see its policies, too: `network-reque
 from functools import lru_cache
 
 from litestar.enums import ScopeType
-from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from access.quotas import Quota, QuotaState, QuotaStore, RateLimitedError, ShareKeys
@@ -30,25 +29,27 @@ LIMIT_HEADERS = {
 """The headers of every answer of a limited route, with their descriptions for OpenAPI."""
 
 
-class RateLimitMiddleware(ASGIMiddleware):
+class RateLimitMiddleware:
     """Counts requests against the principal's quota and rejects those beyond it. Runs after authentication."""
-
-    scopes = (ScopeType.HTTP,)
 
     def __init__(self, store: QuotaStore) -> None:
         """Count in *store*."""
         self._store = store
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        """Pass the request on, or reject it.
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        """Return what Litestar calls for each request of a route, before *app*.
 
-        Raises:
-            RateLimitedError: the caller's quota is used up.
+        It raises a `RateLimitedError` if the caller's quota is used up.
         """
-        principal = context_of(scope).principal
-        if principal is not None and required_permission(scope) == "embed":
-            await self._take(scope, principal.share_keys)
-        await next_app(scope, receive, send)
+
+        async def limit(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == ScopeType.HTTP and required_permission(scope) == "embed":
+                principal = context_of(scope).principal
+                if principal is not None:
+                    await self._take(scope, principal.share_keys)
+            await app(scope, receive, send)
+
+        return limit
 
     async def _take(self, scope: Scope, keys: ShareKeys) -> None:
         context = context_of(scope)

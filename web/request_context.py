@@ -64,3 +64,8 @@ def context_of(scope: Mapping[str, object]) -> RequestContext:
     if context is None:
         context = state[KEY] = RequestContext()
     return context
+
+
+def header_values(scope: Mapping[str, Any], name: bytes) -> list[str]:
+    """Return the values of all headers with this *name*, in lower case. Litestar would convert all headers."""
+    return [value.decode("latin-1") for found, value in scope["headers"] if found == name]

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
 
 import structlog
 from litestar.enums import HttpMethod, ScopeType
@@ -81,7 +80,7 @@ class RequestLog:
         context.request_id = request_id_of(scope["headers"])
         context.large_bodies = self._large_bodies
         context.dialect = self._find_dialect(scope["path"])
-        answer = _Answer(context, send, partial(self._error_headers, scope))
+        answer = _Answer(context, send, scope, self._error_headers)
         watch = _DisconnectWatch(receive, context)
         try:
             if context.rejection is not None:
@@ -141,10 +140,17 @@ def _caller_fields(principal: Principal | None) -> dict[str, str]:
 class _Answer:
     """The `send` of one request: records the status and adds the headers that every answer has."""
 
-    def __init__(self, context: RequestContext, send: Send, error_headers: Callable[[], list[Header]]) -> None:
+    def __init__(
+        self,
+        context: RequestContext,
+        send: Send,
+        scope: HTTPScope,
+        error_headers: Callable[[HTTPScope], list[Header]],
+    ) -> None:
         self.status = 0
         self._context = context
         self._send = send
+        self._scope = scope
         self._error_headers = error_headers
 
     async def send(self, message: Message) -> None:
@@ -158,7 +164,7 @@ class _Answer:
     async def send_error(self, error: ServiceError) -> None:
         self._context.problem_code = error.code
         status, headers, body = problem_answer(error, self._context.request_id, self._context.dialect)
-        all_headers = [*headers, *self._error_headers()]
+        all_headers = [*headers, *self._error_headers(self._scope)]
         await self.send({"type": "http.response.start", "status": status, "headers": all_headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 

@@ -14,7 +14,13 @@ PAGE_POLICY: Header = (b"content-security-policy", b"frame-ancestors 'none'; bas
 """For the pages at /schema, which load scripts. All other answers are data and may load nothing."""
 
 
+DATA_HEADERS = (*SECURITY_HEADERS, DATA_POLICY)
+PAGE_HEADERS = (*SECURITY_HEADERS, PAGE_POLICY)
+
+
 def security_headers_for(headers: list[Header]) -> tuple[Header, ...]:
     """Return the headers to add to an answer with these *headers*."""
-    is_page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
-    return (*SECURITY_HEADERS, PAGE_POLICY if is_page else DATA_POLICY)
+    for name, value in headers:
+        if name == b"content-type" and value.startswith(b"text/html"):
+            return PAGE_HEADERS
+    return DATA_HEADERS

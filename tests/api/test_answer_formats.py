@@ -93,18 +93,18 @@ def test_metrics_are_text_if_the_accept_header_prefers_text(accept: str | None, 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "i1", "u1"])
 def test_matrix_is_little_endian_and_its_headers_describe_it(dtype: str) -> None:
     response = octets(answer(dtype))
-    shape = [int(size) for size in response.headers["X-Embedding-Shape"].split(",")]
-    stored = np.dtype(response.headers["X-Embedding-Dtype"]).newbyteorder("<")
-    np.testing.assert_array_equal(np.frombuffer(response.content, stored).reshape(shape), answer(dtype).vectors)
-    assert response.headers["X-Embedding-Tokens"] == "8"
-    assert response.headers["X-Embedding-Truncated"] == "1"
-    assert response.headers["X-Model-Fingerprint"] == "0123456789abcdef"
+    shape = [int(size) for size in response.answer_headers["X-Embedding-Shape"].split(",")]
+    stored = np.dtype(response.answer_headers["X-Embedding-Dtype"]).newbyteorder("<")
+    np.testing.assert_array_equal(np.frombuffer(response.body, stored).reshape(shape), answer(dtype).vectors)
+    assert response.answer_headers["X-Embedding-Tokens"] == "8"
+    assert response.answer_headers["X-Embedding-Truncated"] == "1"
+    assert response.answer_headers["X-Model-Fingerprint"] == "0123456789abcdef"
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f2", "i1", "u1"])
 def test_arrow_table_has_the_exact_numbers_and_the_model(dtype: str) -> None:
     ipc = pytest.importorskip("pyarrow.ipc")
-    table = ipc.open_stream(arrow(answer(dtype)).content).read_all()
+    table = ipc.open_stream(arrow(answer(dtype)).body).read_all()
     np.testing.assert_array_equal(np.array(table["embedding"].to_pylist(), dtype), answer(dtype).vectors)
     assert table.drop_columns("embedding").to_pylist() == [
         {"tokens": 3, "truncated": False},
@@ -116,7 +116,7 @@ def test_arrow_table_has_the_exact_numbers_and_the_model(dtype: str) -> None:
 def test_arrow_table_of_chunks_has_their_character_ranges() -> None:
     ipc = pytest.importorskip("pyarrow.ipc")
     chunks = [Chunk(0, 0, 7, 16), Chunk(0, 8, 9, 3)]
-    table = ipc.open_stream(arrow(answer("<f4", chunks=chunks)).content).read_all()
+    table = ipc.open_stream(arrow(answer("<f4", chunks=chunks)).body).read_all()
     assert table.drop_columns("embedding").to_pylist() == [
         {"index": 0, "start": 0, "end": 7, "tokens": 16},
         {"index": 0, "start": 8, "end": 9, "tokens": 3},

@@ -128,7 +128,7 @@ each_format = pytest.mark.parametrize("wanted", TEXT_TYPES)
 
 
 def read_back(wanted: str, facts: Families = FACTS) -> list[Metric]:
-    text: bytes = text_answer(wanted, facts).content
+    text: bytes = text_answer(wanted, facts).body
     return list(READERS[wanted](text.decode()))
 
 
@@ -274,7 +274,7 @@ def test_guide_lists_exactly_these_metrics() -> None:
 
 @each_format
 def test_content_type_has_the_version_of_the_format(wanted: str) -> None:
-    assert text_answer(wanted, FACTS).headers["Content-Type"] == TEXT_TYPES[wanted]
+    assert text_answer(wanted, FACTS).media_type == TEXT_TYPES[wanted]
 
 
 @each_format

@@ -9,7 +9,7 @@ import pytest
 from litestar import Litestar, Request, get, post, put
 from litestar.routes import HTTPRoute
 from litestar.testing import TestClient
-from litestar.types import Scope
+from litestar.types import HTTPScope
 
 from access.principals import KeysUnavailableError, Principal, UnauthenticatedError
 from api.tei_errors import TEI_SHARED
@@ -259,7 +259,7 @@ def test_every_route_of_the_service_but_health_needs_a_permission() -> None:
         assert isinstance(route, HTTPRoute)
         for method, (handler, _) in route.route_handler_map.items():
             if method != "OPTIONS":
-                permission = required_permission(cast("Scope", {"method": method, "route_handler": handler}))
+                permission = required_permission(cast("HTTPScope", {"method": method, "route_handler": handler}))
                 is_native = handler.opt.get("dialect") in {None, TEI_SHARED}
                 paths.setdefault(permission, set()).add(route.path if is_native else "a dialect's")
     probes = {"/health", "/health/live", "/health/ready", "/tei/health"}

@@ -1,0 +1,116 @@
+"""An answer is written at once as far as possible, by the cycle of the installed uvicorn."""
+
+import asyncio
+import logging
+from typing import Any, cast
+
+import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from serving.joined_send import JoinedSend
+
+
+class Written(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def cycle_on(transport: Written, *, method: str = "POST", keep_alive: bool = True) -> RequestResponseCycle:
+    log = logging.getLogger(__name__)
+    return RequestResponseCycle(
+        scope=cast("Any", {"type": "http", "method": method}),
+        transport=transport,
+        flow=FlowControl(transport),
+        logger=log,
+        access_logger=log,
+        access_log=False,
+        default_headers=[],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=keep_alive,
+        on_response=lambda: None,
+    )
+
+
+def start(*headers: tuple[bytes, bytes]) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": 200, "headers": list(headers)}
+
+
+def body(content: bytes, *, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
+@pytest.mark.parametrize(
+    ("method", "messages", "writes"),
+    [
+        (
+            "POST",
+            [start((b"content-length", b"2")), body(b"ab")],
+            [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab"],
+        ),
+        (
+            "POST",
+            [start(), body(b"a", more=True), body(b"b")],
+            [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n", b"1\r\nb\r\n0\r\n\r\n"],
+        ),
+        (
+            "GET",
+            [start((b"content-length", b"0")), body(b"")],
+            [b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"],
+        ),
+        (
+            "HEAD",
+            [start((b"content-length", b"2")), body(b"ab")],
+            [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"],
+        ),
+    ],
+    ids=["whole", "in pieces", "empty", "head only"],
+)
+async def test_head_is_written_with_the_first_part_of_the_body(
+    method: str, messages: list[dict[str, Any]], writes: list[bytes]
+) -> None:
+    transport = Written()
+    cycle = cycle_on(transport, method=method)
+    send = JoinedSend(cycle, cycle.send)
+    for message in messages:
+        await send(message)
+    assert transport.writes == writes
+    assert cycle.transport is transport
+    assert cycle.response_complete
+
+
+async def test_connection_that_ends_with_the_answer_is_closed_after_it() -> None:
+    transport = Written()
+    cycle = cycle_on(transport, keep_alive=False)
+    send = JoinedSend(cycle, cycle.send)
+    await send(start((b"content-length", b"1")))
+    assert not transport.is_closed
+    await send(body(b"a"))
+    assert transport.writes[0].endswith(b"connection: close\r\n\r\na")
+    assert transport.is_closed
+
+
+async def test_nothing_is_written_while_the_client_does_not_receive() -> None:
+    transport = Written()
+    cycle = cycle_on(transport)
+    send = JoinedSend(cycle, cycle.send)
+    cycle.flow.pause_writing()
+    await send(start((b"content-length", b"1")))
+    sending = asyncio.ensure_future(send(body(b"a")))
+    await asyncio.sleep(0)
+    assert not transport.writes
+    assert cycle.transport is transport  # an answer to a half-closed client may replace it meanwhile
+    cycle.flow.resume_writing()
+    await sending
+    assert len(transport.writes) == 1

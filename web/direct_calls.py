@@ -1,0 +1,103 @@
+"""Direct calls: runs a route's handler without Litestar's injection of arguments, which costs more than the handler.
+
+Litestar injects all kinds of arguments, by steps that each request takes: it resolves dependencies, several of them in
+tasks, and converts every argument. Our handlers receive the body, parts of the service and the request itself; these
+are known without that. Handlers with other arguments, such as parameters of the path, are run by Litestar.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.handlers import HTTPRouteHandler
+from litestar.response.base import ASGIResponse
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from web.input_errors import EMPTY_BODY, invalid_input
+from web.json_bodies import StrictRequest
+from web.litestar_adapter import arguments_of
+
+Provider = Callable[[], Any]
+"""Returns a part of the service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to call one handler.
+
+    Attributes:
+        handler: the handler.
+        providers: of its arguments that are parts of the service, by name.
+        takes_body: it has the argument `data`.
+        takes_request: it has the argument `request`.
+        headers: request headers that are arguments; a request with one of them is left to Litestar, which checks it.
+    """
+
+    handler: HTTPRouteHandler
+    providers: tuple[tuple[str, Provider], ...]
+    takes_body: bool
+    takes_request: bool
+    headers: frozenset[bytes]
+
+
+class DirectCalls:
+    """The innermost middleware of every route.
+
+    Hooks of Litestar around a handler, such as guards and `before_request`, do not run; no route has any.
+    """
+
+    def __init__(self, providers: Mapping[str, Provider]) -> None:
+        """Run asynchronous handlers whose arguments are `data`, `request`, headers, and *providers* by name."""
+        self._providers = providers
+        self._plans: dict[HTTPRouteHandler, Plan | None] = {}  # None: Litestar runs it
+
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        """Return what is called for each request of a route; *app* is the rest of Litestar's own way."""
+
+        async def run(scope: Scope, receive: Receive, send: Send) -> None:
+            plan = self._plan_of(scope["route_handler"]) if scope["type"] == ScopeType.HTTP else None
+            if plan is None or any(name in plan.headers for name, _ in scope["headers"]):
+                await app(scope, receive, send)
+            else:
+                await _run(plan, scope, receive, send)
+
+        return run
+
+    def _plan_of(self, handler: Any) -> Plan | None:
+        try:
+            return self._plans[handler]
+        except KeyError:
+            plan = self._plans[handler] = self._new_plan(handler)
+            return plan
+
+    def _new_plan(self, handler: Any) -> Plan | None:
+        if not isinstance(handler, HTTPRouteHandler) or not iscoroutinefunction(handler.fn):
+            return None
+        names, headers = arguments_of(handler)
+        parts = names - headers.keys() - {"data", "request"}
+        if not parts <= self._providers.keys():
+            return None
+        return Plan(
+            handler=handler,
+            providers=tuple((name, self._providers[name]) for name in parts),
+            takes_body="data" in names,
+            takes_request="request" in names,
+            headers=frozenset(name.lower().encode() for name in headers.values()),
+        )
+
+
+async def _run(plan: Plan, scope: Scope, receive: Receive, send: Send) -> None:
+    request = StrictRequest(scope, receive, send)
+    arguments = {name: provide() for name, provide in plan.providers}
+    if plan.takes_request:
+        arguments["request"] = request
+    if plan.takes_body:
+        if not await request.body():
+            raise invalid_input(EMPTY_BODY, "")
+        arguments["data"] = await request.json()
+    answer = await plan.handler.fn(**arguments)
+    if not isinstance(answer, ASGIResponse):
+        answer = await plan.handler.to_response(scope["litestar_app"], answer, request)
+    await answer(scope, receive, send)
