@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from engine.lane import Lane
 
-MAX_WAIT_S = 0.006
-"""A lane waits at most this long, and no longer than its last run took: about as long as a run of one text of the
-bundled model. Its core is seldom idle meanwhile, because the event loop uses it for the same callers."""
+MAX_WAIT_S = 0.010
+"""A lane waits at most this long, and no longer than its last run took. That is enough for about 10 requests of the
+event loop, which meanwhile uses the lane's core if no other is free."""
 MIN_SUCCESS = 0.75
-"""Lanes wait while at least this share of the latest waits has ended because the texts arrived. In simulations it is
-above 0.9 if clients send one text after the other, and below 0.6 if texts arrive at random."""
+"""Lanes wait while at least this share of the latest waits has ended because the texts arrived. Clients that send one
+text after the other stay above it. Texts that arrive at random stay below, unless there are very many."""
 SMOOTHING = 0.85
 """Weight of the previous share in the exponential moving average: the latest 7 waits make up about two thirds."""
 TRIAL_INTERVAL = 8
