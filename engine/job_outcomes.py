@@ -21,7 +21,7 @@ class JobOutcomes:
 
     def deliver(self, batch: MicroBatch, matrix: Matrix) -> None:
         """Give the rows of *matrix* to the jobs of *batch*."""
-        for job, rows in batch.rows_by_job().items():
+        for job, rows in batch.rows_by_job.items():
             try:
                 job.deliver(rows, matrix)
             except Exception as error:  # noqa: BLE001 - the other jobs of this micro-batch must still get their vectors
@@ -29,7 +29,7 @@ class JobOutcomes:
 
     def fail_or_isolate(self, batch: MicroBatch, error: Exception) -> None:
         """Fail the only job of a failed micro-batch. If there are several, requeue each to run without the others."""
-        jobs = batch.rows_by_job()
+        jobs = batch.rows_by_job
         for job, rows in jobs.items():
             if isinstance(error, LaneLostError):
                 self.fail(job, LaneLostError(error.detail), cause=error.__cause__)
@@ -42,7 +42,7 @@ class JobOutcomes:
     def requeue(self, batches: Iterable[MicroBatch]) -> None:
         """Let the texts of micro-batches that no thread has started wait again."""
         for batch in batches:
-            for job, rows in batch.rows_by_job().items():
+            for job, rows in batch.rows_by_job.items():
                 self._requeue(job, rows)
 
     def fail(self, job: Job, error: ServiceError, *, cause: BaseException | None = None) -> None:

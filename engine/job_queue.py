@@ -131,33 +131,30 @@ class MicroBatch:
         parts: per text, its job and its index there.
         expected_end: on the scheduler's clock, in seconds.
         is_lone: it is a single text, and nothing else runs or waits, so it may use all cores.
+        items: the texts.
+        longest: tokens of the longest text: the others are padded to it.
+        rows_by_job: per job, the pairs (row of the micro-batch, index of the text in the job).
     """
 
     model: RunnableModel
     parts: list[tuple[Job, int]]
     expected_end: float = 0.0
     is_lone: bool = False
+    items: list[Item] = field(init=False)
+    longest: int = field(init=False)
+    rows_by_job: dict[Job, list[tuple[int, int]]] = field(init=False)
 
-    @property
-    def items(self) -> list[Item]:
-        return [job.items[index] for job, index in self.parts]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest text: the others are padded to it."""
-        return max(item.length for item in self.items)
+    def __post_init__(self) -> None:
+        self.items = [job.items[index] for job, index in self.parts]
+        self.longest = max(item.length for item in self.items)
+        self.rows_by_job = {}
+        for row, (job, index) in enumerate(self.parts):
+            self.rows_by_job.setdefault(job, []).append((row, index))
 
     @property
     def is_small(self) -> bool:
         """Whether it consists of small jobs; small and large jobs never share a micro-batch."""
         return self.parts[0][0].is_small
-
-    def rows_by_job(self) -> dict[Job, list[tuple[int, int]]]:
-        """Return, per job, the pairs (row of the micro-batch, index of the text in the job)."""
-        rows: dict[Job, list[tuple[int, int]]] = {}
-        for row, (job, index) in enumerate(self.parts):
-            rows.setdefault(job, []).append((row, index))
-        return rows
 
 
 Flow = tuple[Caller, bool]
@@ -229,7 +226,7 @@ class JobQueue:
         first = window.index((head, head.waiting[0]))
         chosen = next(part for part in cheapest_split(lengths, budget_tokens=budget_tokens) if first in part)
         batch = MicroBatch(head.model, [window[position] for position in chosen])
-        for job, rows in batch.rows_by_job().items():
+        for job, rows in batch.rows_by_job.items():
             self.remove(job, [index for _, index in rows])
         return batch
 

@@ -160,6 +160,8 @@ class Reservation:
     def resize(self, amount: float) -> None:
         """Hold *amount* from now on; unchecked, because accepted work is not thrown out."""
         change = amount - self.amount
+        if not change:
+            return
         self.amount = amount
         for account in self.accounts:
             if change > 0:

@@ -77,31 +77,25 @@ def cheapest_split(lengths: Sequence[int], *, budget_tokens: int, max_texts: int
     best = [0] * (count + 1)  # best[i]: minimum cost of lengths[i:]
     end = [0] * count  # end[i]: where the first batch of lengths[i:] ends
     for start in range(count - 1, -1, -1):
-        best[start], end[start] = _best_first_batch(lengths, start, best, budget_tokens, max_texts or count)
+        longest = lengths[start]
+        max_end = min(count, start + min(max_texts or count, max(1, budget_tokens // max(1, longest))))
+        # A run of its own is cheaper than padding by more than the cost of a run; the texts behind it are shorter.
+        shortest = longest - RUN_COST_TOKENS
+        cost_so_far = cost(1, longest)
+        chosen, least = start + 1, cost_so_far + best[start + 1]
+        for stop in range(start + 2, max_end + 1):
+            if lengths[stop - 1] < shortest:
+                break
+            cost_so_far += longest
+            if cost_so_far + best[stop] <= least:  # among equal costs, prefer the fuller first batch
+                chosen, least = stop, cost_so_far + best[stop]
+        best[start], end[start] = least, chosen
     batches = []
     start = 0
     while start < count:
         batches.append(range(start, end[start]))
         start = end[start]
     return batches
-
-
-def _best_first_batch(
-    lengths: Sequence[int], start: int, best: Sequence[int], budget_tokens: int, max_texts: int
-) -> tuple[int, int]:
-    """Return the minimum cost of ``lengths[start:]`` and the end of its first batch, given *best* of later starts."""
-    longest = lengths[start]
-    max_end = min(len(lengths), start + min(max_texts, max(1, budget_tokens // max(1, longest))))
-    # A run of its own is cheaper than padding a text by more than the cost of a run. The texts behind it are shorter.
-    shortest = longest - RUN_COST_TOKENS
-    chosen, least = start + 1, cost(1, longest) + best[start + 1]
-    for end in range(start + 2, max_end + 1):
-        if lengths[end - 1] < shortest:
-            break
-        total = cost(end - start, longest) + best[end]
-        if total <= least:  # among equal costs, prefer the fuller first batch
-            chosen, least = end, total
-    return least, chosen
 
 
 def _split_by_length(ordered: Sequence[int], budget_tokens: int) -> list[range]:

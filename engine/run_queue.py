@@ -123,7 +123,7 @@ class RunQueue:
     def _charge(self, batch: MicroBatch, first: Caller) -> None:
         """Let the callers of *batch* pay for it, each for their own texts; *first* is the one who was next."""
         per_text_s = self._seconds(batch) / len(batch.parts)
-        for job, rows in batch.rows_by_job().items():
+        for job, rows in batch.rows_by_job.items():
             seconds = per_text_s * len(rows)
             max_lead_s = math.inf if job.caller == first else MAX_LEAD_S
             self._clock.charge(job.caller, seconds, max_lead=max_lead_s)

@@ -2,16 +2,17 @@
 
 One scheduler owns the queue and all lanes, so models share the cores instead of competing for them.
 
-- **Admission** (`engine.admission`): `reserve` and `submit` admit a request whole, or reject it whole before any work.
+- **Admission** (`engine.admission`): `reserve` and `admit` admit a request whole, or reject it whole before any work.
   The limit is on the queued work, in estimated seconds, and each caller may hold a share of it.
 - **Queue** (`engine.run_queue`): fair between callers. Of one caller's requests, each has one number, its arrival plus
   its estimated run time, and the lowest goes first. So small requests overtake large ones. No request starves: its
   number stays, later ones grow.
 - **Micro-batches** (`engine.planner`): a free lane takes the first text of the queue, and fills the micro-batch with
-  texts of the same model and of similar length, so that little padding is computed. There is no batching timer: an
-  idle service starts every text at once, and in a busy one the waiting texts form the batches.
-- **Lanes** (`engine.lane`): one thread per usable core. Each gets its next micro-batch shortly before the current one
-  is expected to end, so that its thread need not wait for the event loop.
+  texts of the same model and of similar length, so that little padding is computed. An idle service starts every text
+  at once, and in a busy one the waiting texts form the batches; a lane waits a few milliseconds at most, for the next
+  texts of the callers that it has just answered (`engine.gathering`).
+- **Lanes** (`engine.lane`): one thread per usable core. If there is enough work, each gets its next micro-batch shortly
+  before the current one is expected to end, so that its thread need not wait for the event loop.
 - **Express lane**: one more thread, for small requests only. It works while every lane is busy with a large request, so
   a query does not wait for a micro-batch of a bulk job to end.
 - **Failures**: if a micro-batch of several requests fails, each of them runs again on its own, so only the request that
@@ -31,6 +32,7 @@ from engine.admission import Admission, Admitted, Work
 from engine.duration_estimator import DurationEstimator
 from engine.errors import CutOffError, DrainingError, InferenceError, OverloadedError
 from engine.fair_queue import ANYONE, Caller
+from engine.gathering import Gathering
 from engine.job_outcomes import JobOutcomes
 from engine.job_queue import Item, Job, MicroBatch, RunnableModel
 from engine.lane import PREFETCH_S, Lane
@@ -42,9 +44,6 @@ from engine.vectors import Matrix
 from engine.watchdog import StuckRun, Watchdog
 from engine.work_estimate import Estimate, budget_tokens, estimate_work
 
-MIN_PREFETCH_TOKENS = 48
-"""Small requests are queued on a busy lane only once they total this many tokens. Fewer would waste the fixed cost of a
-run, and more may arrive before the lane is free."""
 CLOSE_TIMEOUT_S = 5.0
 """How long closing waits for running micro-batches. The callers had the whole shutdown timeout before."""
 
@@ -52,7 +51,7 @@ log = structlog.get_logger()
 
 
 class Scheduler:
-    """Owns the queue and the lanes. `submit` is the only way to run a model."""
+    """Owns the queue and the lanes. `admit`, then `run` or `start`, is the only way to run a model."""
 
     def __init__(
         self,
@@ -94,6 +93,8 @@ class Scheduler:
         self._totals = SchedulerState(lanes=len(lanes))  # only the counters since the start are kept up to date here
         self._is_closed = False
         self._batch_ended = asyncio.Event()
+        self._gathering = Gathering(self._dispatch)
+        self._is_dispatch_due = False
 
     def reserve(self, model: RunnableModel, lengths: Sequence[int], caller: Caller, deadline_s: float) -> Reservation:
         """Reserve the lanes for a request before it is tokenised.
@@ -109,37 +110,6 @@ class Scheduler:
         """
         return self._admission.reserve(caller, self._work(model, lengths), deadline_s)
 
-    async def submit(
-        self,
-        model: RunnableModel,
-        items: Sequence[Item],
-        *,
-        caller: Caller = ANYONE,
-        deadline_s: float = math.inf,
-        reservation: Reservation | None = None,
-    ) -> Matrix:
-        """Run *items* through *model*. If the caller is cancelled, its waiting texts are dropped.
-
-        Args:
-            model: a leased model.
-            items: texts that were tokenised for it, at least one.
-            caller: who sent them.
-            deadline_s: seconds until the caller no longer waits.
-            reservation: of this request, from `reserve`; None: it is admitted now. It is given back.
-
-        Returns:
-            Float32 vectors of shape ``(len(items), dim)``, in the order of *items*.
-
-        Raises:
-            OverloadedError: the caller has too much work queued; no part of this request was computed.
-            DrainingError: the scheduler is closing.
-            InferenceError: the model raised an error, or returned vectors of the wrong shape.
-            LaneLostError: the thread that ran the model died, or none could be started.
-        """
-        admitted = self.admit(model, items, caller=caller, deadline_s=deadline_s, reservation=reservation)
-        with admitted.reservation:
-            return await self.run(admitted, items)
-
     def admit(
         self,
         model: RunnableModel,
@@ -149,7 +119,22 @@ class Scheduler:
         deadline_s: float = math.inf,
         reservation: Reservation | None = None,
     ) -> Admitted:
-        """Admit a request, so that `run` or `start` can run its texts. See `submit` for arguments and errors."""
+        """Admit a request, so that `run` or `start` can run its texts.
+
+        Args:
+            model: a leased model.
+            items: texts that were tokenised for it, at least one.
+            caller: who sent them.
+            deadline_s: seconds until the caller no longer waits.
+            reservation: of this request, from `reserve`; None: it is admitted now.
+
+        Returns:
+            The request. Its reservation is the caller's to give back.
+
+        Raises:
+            OverloadedError: the caller has too much work queued; no part of this request was computed.
+            DrainingError: the scheduler is closing.
+        """
         if self._is_closed:
             raise DrainingError
         work = self._work(model, [item.length for item in items])
@@ -160,7 +145,15 @@ class Scheduler:
         return Admitted(model, work.tokens, self._admission.class_of(work.tokens), self._clock() + work.lane_s, held)
 
     async def run(self, admitted: Admitted, items: Sequence[Item]) -> Matrix:
-        """Run all *items* of an admitted request; see `submit`."""
+        """Run all *items* of an admitted request. If its caller is cancelled, its waiting texts are dropped.
+
+        Returns:
+            Float32 vectors of shape ``(len(items), dim)``, in the order of *items*.
+
+        Raises:
+            InferenceError: the model raised an error, or returned vectors of the wrong shape.
+            LaneLostError: the thread that ran the model died, or none could be started.
+        """
         job = self.start(admitted, items)
         try:
             return await job.result
@@ -190,7 +183,10 @@ class Scheduler:
             else admitted.split(separate_cost(len(items), sum(item.length for item in items))),
         )
         self._queue.add(job)
-        self._dispatch()
+        self._gathering.count(len(items))
+        if not self._is_dispatch_due:  # once for all requests that arrive in one iteration of the event loop
+            self._is_dispatch_due = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
         return job
 
     def drop(self, job: Job) -> None:
@@ -199,9 +195,8 @@ class Scheduler:
 
     def estimate(self, model: RunnableModel, items: Sequence[Item]) -> Estimate:
         """Return the micro-batches of *items* on an idle service, and their duration at the measured speed."""
-        lengths = [item.length for item in items]
         return estimate_work(
-            lengths,
+            [item.length for item in items],
             model.batching,
             lanes=len(self._lanes),
             micro_batch_tokens=self._micro_batch_tokens,
@@ -210,8 +205,7 @@ class Scheduler:
 
     def is_tight(self) -> bool:
         """Return whether `overload` may return an error for some caller. It does not, as long as much room is free."""
-        small = self._admission.small
-        return small.held >= small.limit / 2
+        return self._admission.small.held >= self._admission.small.limit / 2
 
     def overload(self, caller: Caller = ANYONE) -> OverloadedError | None:
         """Return the error that any request of *caller* would get now; None: a small one is admitted."""
@@ -254,7 +248,7 @@ class Scheduler:
                     self._batch_ended.clear()
                     await self._batch_ended.wait()
         self._watchdog.close()
-        for job in [job for lane in self._all_lanes for batch in lane.batches for job in batch.rows_by_job()]:
+        for job in [job for lane in self._all_lanes for batch in lane.batches for job in batch.rows_by_job]:
             self._outcomes.fail(job, CutOffError())
 
     def _work(self, model: RunnableModel, lengths: Sequence[int]) -> Work:
@@ -269,6 +263,7 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         """Start what can start. A job that cannot be dispatched fails, so that it does not block the others."""
+        self._is_dispatch_due = False
         try:
             self._fill_lanes()
         except Exception as error:
@@ -287,9 +282,12 @@ class Scheduler:
             self._start(self._express, self._queue.take_small(), now)
 
     def _has_work_for(self, lane: Lane) -> bool:
-        if not lane.batches:
-            return bool(self._queue)
-        return self._queue.has_large or self._queue.small_tokens >= MIN_PREFETCH_TOKENS
+        """Whether *lane* should get a micro-batch now: a busy one only if it would not be fuller later."""
+        if self._queue.has_large or self._queue.small_tokens >= self._micro_batch_tokens:
+            return True
+        if lane.batches or not self._queue:
+            return False
+        return lane not in self._gathering or not any(other.batches for other in self._lanes)
 
     def _needs_express(self, now: float) -> bool:
         """Whether small requests wait and no lane is free soon; else a lane runs them, in fewer micro-batches."""
@@ -299,12 +297,11 @@ class Scheduler:
 
     def _take(self) -> MicroBatch:
         """Take the next micro-batch from the queue."""
-        idle = sum(not lane.batches for lane in self._lanes)
-        return self._queue.take(
-            lambda waiting_tokens: budget_tokens(waiting_tokens, idle, micro_batch_tokens=self._micro_batch_tokens)
-        )
+        idle, most = sum(not lane.batches for lane in self._lanes), self._micro_batch_tokens
+        return self._queue.take(lambda waiting_tokens: budget_tokens(waiting_tokens, idle, micro_batch_tokens=most))
 
     def _start(self, lane: Lane, batch: MicroBatch, now: float) -> None:
+        self._gathering.end(lane)
         batch.is_lone = len(batch.parts) == 1 and not self._queue and not self._running()
         starts = max([now, *(earlier.expected_end for earlier in lane.batches)])
         batch.expected_end = starts + self._durations.seconds(batch)
@@ -317,25 +314,24 @@ class Scheduler:
         self._batch_ended.set()
         self._watchdog.record_end(lane, batch, seconds)
         if isinstance(outcome, Exception):
-            log.warning(
-                "micro_batch_failed", model=batch.model.name, texts=len(batch.parts), error=type(outcome).__name__
-            )
+            name, texts = batch.model.name, len(batch.parts)
+            log.warning("micro_batch_failed", model=name, texts=texts, error=type(outcome).__name__)
             self._outcomes.fail_or_isolate(batch, outcome)
             self._dispatch()
         else:
             self._record(batch, seconds)
+            if batch.is_small and not lane.batches and lane is not self._express:
+                self._gathering.begin(lane, len(batch.parts), seconds, is_crowded=bool(self._queue))
             self._dispatch()
             self._outcomes.deliver(batch, outcome)
 
     def _record(self, batch: MicroBatch, seconds: float) -> None:
         self._durations.record(batch, seconds)
-        texts, longest = len(batch.parts), batch.longest
+        name, texts, longest = batch.model.name, len(batch.parts), batch.longest
         self._totals.micro_batches += 1
         self._totals.texts += texts
         self._totals.padded_tokens += texts * longest
-        log.debug(
-            "micro_batch_encoded", model=batch.model.name, texts=texts, longest=longest, ms=round(seconds * 1e3, 2)
-        )
+        log.debug("micro_batch_encoded", model=name, texts=texts, longest=longest, ms=round(seconds * 1e3, 2))
 
     def _requeue_unstarted(self, lane: Lane) -> None:
         """Requeue what waits behind a micro-batch that may never end, so that another lane can run it."""

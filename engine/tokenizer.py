@@ -30,6 +30,7 @@ class TokenizedText:
         weight: how many of *ids* are the text's own, without prompt and special tokens; 0 unless requested.
         span: start and end of these tokens in the caller's text, in characters; None unless requested.
         is_clipped: characters of the text were dropped before it was tokenised, so *tokens* are not all.
+        length: number of tokens that the model sees.
     """
 
     tokens: int
@@ -37,15 +38,14 @@ class TokenizedText:
     weight: int = 0
     span: Span | None = None
     is_clipped: bool = False
+    length: int = field(init=False)
 
-    @property
-    def length(self) -> int:
-        """Number of tokens that the model sees."""
-        return len(self.ids)
+    def __post_init__(self) -> None:
+        self.length = len(self.ids)  # an attribute: it is read a dozen times on the way to the lane
 
     @property
     def is_truncated(self) -> bool:
-        return self.is_clipped or len(self.ids) < self.tokens
+        return self.is_clipped or self.length < self.tokens
 
 
 @dataclass(frozen=True, slots=True)

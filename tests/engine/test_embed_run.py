@@ -29,7 +29,7 @@ from engine.options import EmbedOptions
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
 from tests.support.gated import GatedModel, Text
-from tests.support.one_model import OneModel, one_lane
+from tests.support.one_model import OneModel, one_lane, run_texts
 from tests.support.tiny import MAX_TOKENS, WORDS, TinyModel
 
 GOOD = [word for word in WORDS if word not in {"poison", "nan", "null"}]
@@ -258,7 +258,7 @@ async def test_failure_of_a_slice_that_nobody_reads_is_not_reported_as_forgotten
 
 async def test_cancelled_request_drops_what_waits(embedder: Embedder, scheduler: Scheduler) -> None:
     blocking = GatedModel()
-    blocked = asyncio.create_task(scheduler.submit(blocking, [Text(100)]))
+    blocked = asyncio.create_task(run_texts(scheduler, blocking, [Text(100)]))
     await blocking.started(runs=1)
     reading = asyncio.create_task(read_all(embedder, MANY))
     await until(lambda: scheduler.state().waiting_texts > 0)
@@ -280,7 +280,7 @@ async def test_deadline_ends_a_request_that_waits_for_the_model_or_for_its_write
     embedder: Embedder, scheduler: Scheduler, place: str
 ) -> None:
     blocking = GatedModel(is_open=place == "writer")
-    blocked = asyncio.create_task(scheduler.submit(blocking, [Text(100)]))
+    blocked = asyncio.create_task(run_texts(scheduler, blocking, [Text(100)]))
     await blocking.started(runs=1)
     with pytest.raises(DeadlineError):
         await read_all(embedder, MANY, timeout_s=0.5, write=asyncio.Event().wait)

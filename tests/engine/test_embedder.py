@@ -39,7 +39,7 @@ from engine.text_admission import MAX_INLINE_CHARACTERS, MAX_INLINE_TEXTS, TextA
 from engine.tokenizer_queue import TokenizerQueue
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import WORDS, any_texts
-from tests.support.one_model import OneModel, one_lane
+from tests.support.one_model import OneModel, one_lane, run_texts
 from tests.support.tiny import MAX_TOKENS, TinyModel, mean_of
 from tests.support.tiny_models import (
     PROBE_WORDS,
@@ -185,8 +185,9 @@ async def test_waiting_work_is_dropped_when_its_deadline_passes(
     embedder: Embedder, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocking = GatedModel()
-    blocked = [asyncio.create_task(scheduler.submit(blocking, [item])) for item in (Text(100, 0), Text(100, 1))]
+    blocked = [asyncio.create_task(run_texts(scheduler, blocking, [Text(100, 0)]))]
     await blocking.started(1)
+    blocked.append(asyncio.create_task(run_texts(scheduler, blocking, [Text(100, 1)])))
     texts = ["one two " * 200, "two one " * 200, "one", "two", "one"]
     request = asyncio.create_task(embedder.embed("acme/tiny", texts, timeout_s=30))
     while scheduler.state().waiting_texts < 1 + len(texts):  # noqa: ASYNC110 - the scheduler gives no other sign

@@ -20,6 +20,7 @@ from engine.scheduler import Scheduler
 from engine.vectors import Matrix
 from tests.support.clock import ManualClock
 from tests.support.gated import DyingModel, GatedModel, Text
+from tests.support.one_model import run_texts
 
 MICRO_BATCH_TOKENS = 512
 LARGE = 100
@@ -97,7 +98,7 @@ async def limited(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> A
 
 
 def submit(scheduler: Scheduler, model: GatedModel, *texts: Text, **options: Any) -> asyncio.Task[Matrix]:
-    return asyncio.create_task(scheduler.submit(model, texts, **options))
+    return asyncio.create_task(run_texts(scheduler, model, texts, **options))
 
 
 async def submitted() -> None:
@@ -122,7 +123,7 @@ def model_of(batching: Batching, *, is_open: bool = False) -> GatedModel:
 async def test_vectors_are_in_the_order_of_the_texts(two_lanes: Scheduler) -> None:
     model = GatedModel(is_open=True)
     lengths = [3, 300, 40, 41, 5, 300, 12]
-    vectors = await two_lanes.submit(model, [Text(length, number) for number, length in enumerate(lengths)])
+    vectors = await run_texts(two_lanes, model, [Text(length, number) for number, length in enumerate(lengths)])
     assert vectors.dtype == np.float32
     assert vectors[:, 0].tolist() == list(range(len(lengths)))
     assert len(model.runs) > 1
@@ -154,7 +155,7 @@ async def test_only_a_single_text_on_an_idle_service_may_use_all_cores(two_lanes
     await model.started(2)
     model.open()
     await asyncio.gather(first, second)
-    await two_lanes.submit(model, [Text(SMALL, 2), Text(SMALL, 3)])
+    await run_texts(two_lanes, model, [Text(SMALL, 2), Text(SMALL, 3)])
     assert model.lone_runs == 1
 
 
@@ -175,6 +176,24 @@ async def test_lane_starts_its_next_micro_batch_while_the_event_loop_is_blocked(
     model.open()
     await asyncio.gather(first, second, third)
     assert model.runs == [[0], [1], [2]]
+
+
+async def test_texts_of_callers_that_answer_each_answer_share_their_runs(
+    two_lanes: Scheduler, model: GatedModel
+) -> None:
+    """A lane that started at once would miss the texts that it has just answered, and run half as many at a time."""
+    large = submit(two_lanes, model, Text(LARGE, 0))
+    await model.started(1)
+    other, clients, texts = GatedModel("other", is_open=True), 4, 80
+
+    async def send_one_after_the_other() -> None:
+        for number in range(texts):
+            await run_texts(two_lanes, other, [Text(SMALL, number)])
+
+    await asyncio.gather(*(send_one_after_the_other() for _ in range(clients)))
+    assert len(other.runs) < 1.4 * texts
+    model.open()
+    await large
 
 
 async def runs_of_waiting(scheduler: Scheduler, model: GatedModel, *requests: Sequence[Text]) -> list[list[int]]:
@@ -273,7 +292,7 @@ async def test_express_lane_runs_a_query_while_all_lanes_run_bulk_work(two_lanes
     bulk = submit(two_lanes, model, *texts_of(LARGE, 32))
     await model.started(2)
     query = GatedModel("query", is_open=True)
-    assert (await two_lanes.submit(query, [Text(SMALL, 7)])).tolist() == [[7.0]]
+    assert (await run_texts(two_lanes, query, [Text(SMALL, 7)])).tolist() == [[7.0]]
     assert not bulk.done()
     assert len(model.runs) == 2
 
@@ -392,7 +411,7 @@ async def test_request_above_the_callers_share_is_rejected_whole_with_the_time_t
     await submitted()
     assert scheduler.state().waiting_seconds == pytest.approx(5 * request_s)
     with pytest.raises(OverloadedError) as error:
-        await scheduler.submit(model, texts_of(LARGE, 10, first=1000))
+        await run_texts(scheduler, model, texts_of(LARGE, 10, first=1000))
     assert error.value.retry_after_s is not None
     newcomer = submit(scheduler, model, *texts_of(LARGE, 10, first=2000), caller=("other",))
     model.open()
@@ -450,7 +469,7 @@ async def test_many_short_texts_are_accepted_if_their_runs_can_end_before_the_de
         scheduler.reserve(model, [SMALL] * len(texts), ("caller",), 0.9 * estimated_s)
     with scheduler.reserve(model, [SMALL] * len(texts), ("caller",), estimated_s):
         pass
-    assert len(await scheduler.submit(model, texts, deadline_s=estimated_s)) == len(texts)
+    assert len(await run_texts(scheduler, model, texts, deadline_s=estimated_s)) == len(texts)
     await scheduler.aclose()
 
 
@@ -462,7 +481,7 @@ async def test_request_that_cannot_be_queued_leaves_nothing_in_the_ledger(
 
     monkeypatch.setattr("engine.job_queue.np.empty", fail)
     with pytest.raises(MemoryError):
-        await one_lane.submit(model, texts_of(LARGE, 4))
+        await run_texts(one_lane, model, texts_of(LARGE, 4))
     assert [account.held for account in one_lane.accounts] == [0.0, 0.0]
 
 
@@ -472,7 +491,7 @@ async def test_small_requests_are_not_rejected_for_work_that_they_overtake(
     jobs = [submit(limited, model, *texts_of(LARGE, 4)) for _ in range(5)]
     await model.started(1)
     with limited.reserve(model, [LARGE], ANYONE, 60.0), pytest.raises(OverloadedError):
-        await limited.submit(model, texts_of(LARGE, 4))
+        await run_texts(limited, model, texts_of(LARGE, 4))
     small = submit(limited, model, Text(SMALL, 7))
     model.open()
     assert (await small).tolist() == [[7.0]]
@@ -510,7 +529,7 @@ async def test_huge_request_on_a_slow_model_does_not_lock_others_out(lanes: list
 @pytest.mark.parametrize("texts", [10, 100])
 async def test_empty_queue_admits_a_request_of_any_size(texts: int, lanes: list[Lane], clock: ManualClock) -> None:
     scheduler = scheduler_of(lanes, clock, count=1, max_queue_s=0.001, max_bulk_queue_s=0.001)
-    assert len(await scheduler.submit(GatedModel(is_open=True), texts_of(LARGE, texts))) == texts
+    assert len(await run_texts(scheduler, GatedModel(is_open=True), texts_of(LARGE, texts))) == texts
     await scheduler.aclose()
 
 
@@ -560,9 +579,9 @@ async def test_model_error_fails_its_request_only(one_lane: Scheduler, error: Ex
             raise error
 
     with pytest.raises(InferenceError) as failure:
-        await one_lane.submit(FailingModel(is_open=True), [Text(SMALL, 1)])
+        await run_texts(one_lane, FailingModel(is_open=True), [Text(SMALL, 1)])
     assert failure.value.__cause__ is error
-    assert (await one_lane.submit(GatedModel(is_open=True), [Text(SMALL, 1)])).tolist() == [[1.0]]
+    assert (await run_texts(one_lane, GatedModel(is_open=True), [Text(SMALL, 1)])).tolist() == [[1.0]]
 
 
 @each_batching
@@ -585,7 +604,7 @@ async def test_missing_vectors_are_an_inference_error(one_lane: Scheduler) -> No
     model = GatedModel(is_open=True)
     model.omitted_vectors = 1
     with pytest.raises(InferenceError):
-        await one_lane.submit(model, [Text(SMALL, 1), Text(SMALL, 2)])
+        await run_texts(one_lane, model, [Text(SMALL, 1), Text(SMALL, 2)])
 
 
 async def test_waiting_texts_of_a_failed_request_never_run(one_lane: Scheduler, model: GatedModel) -> None:
@@ -609,7 +628,7 @@ async def test_thread_that_dies_fails_all_requests_of_its_run_and_work_goes_on(o
     errors = await asyncio.gather(first, *others, return_exceptions=True)
     assert [type(error) for error in errors] == [LaneLostError] * 3
     assert len(set(map(id, errors))) == 3
-    assert (await one_lane.submit(GatedModel(is_open=True), [Text(SMALL, 2)])).tolist() == [[2.0]]
+    assert (await run_texts(one_lane, GatedModel(is_open=True), [Text(SMALL, 2)])).tolist() == [[2.0]]
     state = one_lane.state()
     assert (state.lanes_died, state.running, state.waiting_texts) == (2, 0, 0)
 
@@ -648,7 +667,7 @@ async def test_express_lane_runs_small_requests_while_the_only_lane_is_stuck(
     await model.started(1)
     clock.now_s = 10.0
     healthy = GatedModel("healthy", is_open=True)
-    assert (await one_lane.submit(healthy, [Text(SMALL, 1)])).tolist() == [[1.0]]
+    assert (await run_texts(one_lane, healthy, [Text(SMALL, 1)])).tolist() == [[1.0]]
     assert not stuck.done()
 
 
@@ -727,7 +746,7 @@ async def test_closing_answers_running_requests_and_fails_waiting_ones(
     await submitted()
     assert not closing.done()
     with pytest.raises(DrainingError):
-        await scheduler.submit(model, [Text(SMALL, 2)])
+        await run_texts(scheduler, model, [Text(SMALL, 2)])
     model.open()
     await closing
     assert (await running).tolist() == [[0.0]]
@@ -764,7 +783,7 @@ def run_all(batching: Batching, requests: Sequence[Sequence[int]], *, lanes: int
         with ExitStack() as stack:
             clock = ManualClock()
             scheduler = scheduler_of(open_lanes(clock, stack), clock, count=lanes)
-            answers = await asyncio.gather(*(scheduler.submit(model, request) for request in texts))
+            answers = await asyncio.gather(*(run_texts(scheduler, model, request) for request in texts))
             for request, vectors in zip(texts, answers, strict=True):
                 assert vectors[:, 0].tolist() == [text.number for text in request]
             await scheduler.aclose()

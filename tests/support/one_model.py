@@ -1,13 +1,18 @@
 """The parts of an `Embedder` around one model, as tests of the engine put them together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from engine.catalog import Model
 from engine.encoder import Encoder
+from engine.fair_queue import ANYONE, Caller
+from engine.job_queue import Item, RunnableModel
 from engine.lane import Lane
+from engine.ledger import Reservation
 from engine.scheduler import Scheduler
+from engine.vectors import Matrix
 
 
 class OneModel:
@@ -46,3 +51,18 @@ async def one_lane(*, max_bulk_queue_s: float = 1e9) -> AsyncIterator[Scheduler]
     await scheduler.aclose()
     lane.close()
     express.close()
+
+
+async def run_texts(
+    scheduler: Scheduler,
+    model: RunnableModel,
+    items: Sequence[Item],
+    *,
+    caller: Caller = ANYONE,
+    deadline_s: float = math.inf,
+    reservation: Reservation | None = None,
+) -> Matrix:
+    """Admit *items* and run them, as `Embedder.embed` does."""
+    admitted = scheduler.admit(model, items, caller=caller, deadline_s=deadline_s, reservation=reservation)
+    with admitted.reservation:
+        return await scheduler.run(admitted, items)
