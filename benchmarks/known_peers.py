@@ -51,6 +51,7 @@ class Peer:
     model: str = MODEL
     python: str = ""
     needs: str = ""
+    cwd: str = "."
     command: Sequence[str] = ()
     prepare: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -99,7 +100,7 @@ def running(peer: Peer, folder: Path) -> Iterator[Side]:
         return
     environment = {"HF_HUB_OFFLINE": "1", **peer.env}
     log_file = folder / f"{_file_name(peer.name)}.server.log"
-    with started(peer.command, environment, peer.url, log_file) as pid:
+    with started(peer.command, environment, peer.url, log_file, cwd=peer.cwd) as pid:
         if peer.prepare:
             done = subprocess.run(
                 peer.prepare,

@@ -127,7 +127,9 @@ def target_of(base_url: str, dialect: str, model: str) -> Target:
 
 
 @contextmanager
-def started(command: Sequence[str], env: Mapping[str, str], url: str, log_file: Path) -> Iterator[int]:
+def started(
+    command: Sequence[str], env: Mapping[str, str], url: str, log_file: Path, *, cwd: str = "."
+) -> Iterator[int]:
     """Start a peer and wait until its port accepts connections; end it and its children with the block.
 
     Raises:
@@ -137,6 +139,7 @@ def started(command: Sequence[str], env: Mapping[str, str], url: str, log_file: 
     with log_file.open("wb") as output:
         process = subprocess.Popen(
             command,
+            cwd=cwd,
             env={**os.environ, **env},
             stdin=subprocess.DEVNULL,
             stdout=output,
