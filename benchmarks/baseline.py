@@ -23,14 +23,18 @@ class Baseline:
         self._model = TextEmbedding(MODEL, specific_model_path=folder)
 
     def call(self, *, stream: dict[str, Any], seed: str, warm_s: float, seconds: float) -> dict[str, Any]:
-        """Call `embed()` once per request, one request at a time, for at least *seconds*."""
+        """Call `embed()` once per request, one request at a time, for at least *seconds*.
+
+        `first` in the answer is the number of the stream's first request that was timed.
+        """
         requests = Stream(**stream).requests(seed)
-        self._embed_for(warm_s, requests)
+        first = len(self._embed_for(warm_s, requests))
         began_at, began_cpu_s = time.perf_counter(), time.process_time()
         latencies_s = self._embed_for(seconds, requests)
         return {
             "seconds": time.perf_counter() - began_at,
             "cpu_s": time.process_time() - began_cpu_s,
+            "first": first,
             "latencies_ms": [latency_s * 1000 for latency_s in latencies_s],
         }
 

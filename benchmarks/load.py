@@ -16,13 +16,17 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.machine import cpu_s_of, cpu_s_of_all
+from benchmarks.formats import Target
+from benchmarks.machine import cpu_s_of_all, cpu_s_of_tree
 from benchmarks.processes import BenchError, spawned
 from benchmarks.texts import Stream
+from benchmarks.tokens import bundled_tokens
 
-PREBUILT_TEXTS_PER_S = 1000
-"""Texts built beforehand per second of load: more than a fast server takes. Later ones are built when needed."""
+PREBUILT_TEXTS_PER_S = {"short": 1000, "mixed": 300, "cut": 300, "full": 100}
+"""Texts built beforehand per second of load: more than two cores embed. Later ones are built when needed."""
 RECEIVE_BYTES = 1 << 18
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+"""Ends a chunked answer. JSON contains no line breaks of this kind, and servers send no trailers with it."""
 ANSWER_TIMEOUT_S = 120.0
 
 
@@ -36,14 +40,20 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to send: the clients of all streams at once, for *warm_s* uncounted and then *seconds* counted seconds."""
+    """What to send: the clients of all streams at once, for *warm_s* uncounted and then *seconds* counted seconds.
+
+    Attributes:
+        server_pid: whose CPU is counted, with that of its children; None: nobody's, and the report says 0.
+        target: where to and in which format; None: `/embed` and `/embed/batch` on *port*.
+    """
 
     port: int
-    server_pid: int
+    server_pid: int | None
     streams: list[Stream]
     seed: str
     warm_s: float
     seconds: float
+    target: Target | None = None
 
 
 @dataclass(slots=True)
@@ -87,6 +97,17 @@ def run_load(job: Job) -> Report:
     return Report(**{**answer, "streams": [StreamReport(**stream) for stream in answer["streams"]]})
 
 
+def tokens_done(report: Report, streams: Sequence[Stream], seed: str) -> float:
+    """Return the tokens that the model got of the texts answered inside the window; see `benchmarks/tokens.py`."""
+    total = 0.0
+    for stream, found in zip(streams, report.streams, strict=True):
+        last = max((number for number, _ in found.shares), default=-1)
+        texts = itertools.islice(stream.requests(seed), last + 1)
+        counted = [sum(bundled_tokens().count(request)) for request in texts]
+        total += sum(share * counted[number] for number, share in found.shares)
+    return total
+
+
 def texts_done(report: Report, streams: Sequence[Stream]) -> float:
     """Return the number of texts answered inside the window; those of requests across its edges count in part."""
     done = [sum(share for _, share in stream.shares) for stream in report.streams]
@@ -96,21 +117,24 @@ def texts_done(report: Report, streams: Sequence[Stream]) -> float:
 class Client:
     """One keep-alive connection and its current request."""
 
-    def __init__(self, stream: int, port: int) -> None:
+    def __init__(self, stream: int, target: Target) -> None:
         self.stream = stream
         self.number = -1
         self.sent_at = 0.0
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.is_last = False
+        self.socket = socket.create_connection((target.host, target.port), timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(0)
         self.unsent = memoryview(b"")
         self._head = b""
         self._body_left = -1
+        self._is_chunked = False
+        self._end = b""
 
     def begin(self, number: int, request: bytes) -> None:
         self.number = number
         self.unsent = memoryview(request)
-        self._head, self._body_left = b"", -1
+        self._head, self._body_left, self._is_chunked = b"", -1, False
         self.sent_at = time.perf_counter()
         self.send()
 
@@ -124,10 +148,12 @@ class Client:
             raise RefusedError("The server closed a connection with an unanswered request.")
         if self._body_left >= 0:
             self._body_left -= len(received)
+        elif self._is_chunked:
+            self._end = (self._end + received)[-len(LAST_CHUNK) :]
         else:
             self._head += received
             self._read_head()
-        return self._body_left == 0
+        return self._body_left == 0 or (self._is_chunked and self._end == LAST_CHUNK)
 
     def _read_head(self) -> None:
         end = self._head.find(b"\r\n\r\n")
@@ -135,7 +161,13 @@ class Client:
             return
         if self._head[9:12] != b"200":
             raise RefusedError(self._refusal(end))
-        self._body_left = content_length(self._head[: end + 2]) - (len(self._head) - end - 4)
+        head = self._head[: end + 2].lower()
+        self.is_last = b"\r\nconnection: close\r\n" in head
+        self._is_chunked = b"\r\ntransfer-encoding: chunked\r\n" in head
+        if self._is_chunked:
+            self._end = self._head[end + 2 :][-len(LAST_CHUNK) :]
+        else:
+            self._body_left = content_length(head) - (len(self._head) - end - 4)
 
     def _refusal(self, end: int) -> str:
         """Return the status and the beginning of the body, which may come a moment later."""
@@ -152,6 +184,7 @@ class Load:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._target = job.target or Target(job.port)
         self._requests = [_prebuilt(stream, job) for stream in job.streams]
         self._reports = [StreamReport() for _ in job.streams]
         self._selector = selectors.DefaultSelector()
@@ -160,7 +193,7 @@ class Load:
 
     def run(self) -> Report:
         streams = [n for n, stream in enumerate(self._job.streams) for _ in range(stream.clients)]
-        clients = [Client(n, self._job.port) for n in streams]
+        clients = [Client(n, self._target) for n in streams]
         self._from = time.perf_counter() + self._job.warm_s
         self._to = self._from + self._job.seconds
         for client in clients:
@@ -174,7 +207,10 @@ class Load:
         return Report(window_s, server_s, own_s, all_s, self._reports)
 
     def _clocks(self) -> tuple[float, float, float, float]:
-        return time.perf_counter(), cpu_s_of(self._job.server_pid), time.process_time(), cpu_s_of_all()
+        return time.perf_counter(), self._server_cpu_s(), time.process_time(), cpu_s_of_all()
+
+    def _server_cpu_s(self) -> float:
+        return 0.0 if self._job.server_pid is None else cpu_s_of_tree(self._job.server_pid)
 
     def _exchange_until(self, end: float) -> None:
         while self._selector.get_map() and (left := end - time.perf_counter()) > 0:
@@ -189,7 +225,15 @@ class Load:
             self._watch(client)
         if events & selectors.EVENT_READ and client.read():
             self._count(client, time.perf_counter())
-            self._next(client)
+            self._next(self._reconnected(client) if client.is_last else client)
+
+    def _reconnected(self, client: Client) -> Client:
+        """Return a new client in place of one whose connection the server closes."""
+        self._selector.unregister(client.socket)
+        client.socket.close()
+        new = Client(client.stream, self._target)
+        self._selector.register(new.socket, selectors.EVENT_READ, new)
+        return new
 
     def _next(self, client: Client) -> None:
         if time.perf_counter() >= self._to:
@@ -216,22 +260,15 @@ class Load:
 
 def _prebuilt(stream: Stream, job: Job) -> Iterator[tuple[int, bytes]]:
     """Return numbered requests without end, of which the first ones are built already."""
-    requests = (http_request(texts) for texts in stream.requests(job.seed))
-    count = int((job.warm_s + job.seconds) * PREBUILT_TEXTS_PER_S / stream.texts_per_request) + 1
+    target = job.target or Target(job.port)
+    requests = (target.request(texts) for texts in stream.requests(job.seed))
+    count = int((job.warm_s + job.seconds) * PREBUILT_TEXTS_PER_S[stream.kind] / stream.texts_per_request) + 1
     return enumerate(itertools.chain(list(itertools.islice(requests, count)), requests))
 
 
 def http_request(texts: list[str]) -> bytes:
     """Return a request to `/embed` for one text, to `/embed/batch` for more."""
-    path, content = ("/embed", {"text": texts[0]}) if len(texts) == 1 else ("/embed/batch", {"texts": texts})
-    body = json.dumps(content).encode()
-    head = [
-        f"POST {path} HTTP/1.1",
-        "Host: 127.0.0.1",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-    ]
-    return "\r\n".join([*head, "", ""]).encode() + body
+    return Target(80).request(texts)
 
 
 def content_length(head: bytes) -> int:
@@ -243,7 +280,9 @@ def content_length(head: bytes) -> int:
 def main() -> None:
     plain: dict[str, Any] = json.load(sys.stdin)
     try:
-        job = Job(**{**plain, "streams": [Stream(**stream) for stream in plain["streams"]]})
+        target = Target(**plain["target"]) if plain["target"] else None
+        streams = [Stream(**stream) for stream in plain["streams"]]
+        job = Job(**{**plain, "streams": streams, "target": target})
         answer = asdict(Load(job).run())
     except (RefusedError, OSError, ValueError) as error:
         answer = {"error": str(error) or type(error).__name__}

@@ -57,6 +57,18 @@ def _end(process: subprocess.Popen[str]) -> None:
                 pipe.close()
 
 
+def end_tree(process: subprocess.Popen[bytes], pids: list[int]) -> None:
+    """End a process that this one started, and what is left of *pids*, its descendants."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(MAX_EXIT_S)
+    for pid in pids[1:]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
 def end_children_on_sigterm() -> None:
     """Handle SIGTERM like Ctrl-C, so that blocks of `spawned` end their processes."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -54,7 +54,7 @@ generator runs on the same cores; its share is of one core.
 def page(plan: Plan, findings: Findings, found: list[Verdict], machine: Machine, command: str) -> str:
     facts = {
         "Date": machine.date,
-        "CPU": f"{machine.cpu}, {machine.cores} usable cores",
+        "CPU": f"{machine.cpu} ({machine.features}), {machine.cores} usable cores",
         "System": f"{machine.system}, Python {machine.python}",
         "Packages": machine.packages,
         "Revision": machine.revision,

@@ -4,18 +4,21 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Literal
 
-Kind = Literal["short", "mixed"]
+Kind = Literal["short", "mixed", "cut", "full"]
+"""*cut*: mixed texts, none above the model's limit. *full*: each exactly at the limit."""
 
 SHORT_WORDS = (4, 9)
 MIXED_WORDS = (4, 300)
 MIXED_MEDIAN_WORDS = 45
 MIXED_SIGMA = 0.8
+FULL_WORDS = 300
+"""Enough for the 256 tokens of the bundled model; the rest is cut."""
 STRATA = 32
 NUMBERS = ("{0:.0f}", "{0:.0f}", "{0:,.0f}", "{0:,.2f}", "{0:.0f}%", "${0:,.2f}")
 
@@ -45,16 +48,32 @@ class Stream:
 
 def distinct_texts(kind: Kind, seed: str) -> Iterator[str]:
     """Yield texts without end: the same for the same *seed*, and none twice."""
+    finish = _finish(kind)
     rng = random.Random(f"{kind}/{seed}")
-    lengths = _short_lengths(rng) if kind == "short" else _mixed_lengths(rng)
+    lengths = _lengths(kind, rng)
     writer = Writer(rng)
     seen: set[str] = set()
     for words in lengths:
-        text = writer.text(words, is_prose=kind == "mixed")
+        text = finish(writer.text(words, is_prose=kind != "short"))
         while text in seen:
-            text = writer.text(words, is_prose=kind == "mixed")
+            text = finish(writer.text(words, is_prose=kind != "short"))
         seen.add(text)
         yield text
+
+
+def _finish(kind: Kind) -> Callable[[str], str]:
+    if kind not in {"cut", "full"}:
+        return str
+    from benchmarks.tokens import bundled_tokens  # noqa: PLC0415 - only these texts need a tokenizer
+
+    return bundled_tokens().cut if kind == "cut" else bundled_tokens().fill
+
+
+def _lengths(kind: Kind, rng: random.Random) -> Iterator[int]:
+    """Return lengths in words without end."""
+    if kind == "full":
+        return itertools.repeat(FULL_WORDS)
+    return _short_lengths(rng) if kind == "short" else _mixed_lengths(rng)
 
 
 def _short_lengths(rng: random.Random) -> Iterator[int]:
