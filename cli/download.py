@@ -3,15 +3,12 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from assembly.catalog import open_catalog
 from assembly.library_variables import describe as describe_variable
 from assembly.library_variables import unusable_variables
+from cli.chosen_models import chosen_models, describe_models
 from cli.console import (
     DONE,
     FAILED,
-    WRONG_USE,
-    CommandError,
-    find_models,
     megabytes,
     open_settings,
     paragraphs,
@@ -37,8 +34,7 @@ def describe(parser: ArgumentParser) -> None:
         "HUB_CACHE_MAX_SIZE limits the cache. "
         "HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as in every program that uses the Hugging Face hub."
     )
-    parser.add_argument("models", metavar="MODEL", nargs="*", help="names of models in the catalogue")
-    parser.add_argument("--all-required", action="store_true", help="also the models of REQUIRED_MODELS")
+    describe_models(parser)
 
 
 def run(arguments: Namespace) -> int:
@@ -48,10 +44,7 @@ def run(arguments: Namespace) -> int:
         CommandError: no model is named, or one does not exist; nothing was downloaded.
     """
     settings = open_settings()
-    names = [*arguments.models, *(settings.required_models if arguments.all_required else ())]
-    if not names:
-        raise CommandError("Name at least one model, or use --all-required.", exit_code=WRONG_USE)
-    models = find_models(open_catalog(settings), names)
+    models = chosen_models(arguments, settings)
     space = HubSpace(settings.hub_cache_dir, max_bytes=settings.hub_cache_max_size)
     succeeded = [_download(model, settings.hub_cache_dir, space) for model in models]
     if not all(done or model.folder for model, done in zip(models, succeeded, strict=True)):

@@ -3,14 +3,11 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from assembly.catalog import open_catalog
 from assembly.optimised import copy_folder
+from cli.chosen_models import chosen_models, describe_models
 from cli.console import (
     DONE,
     FAILED,
-    WRONG_USE,
-    CommandError,
-    find_models,
     megabytes,
     open_settings,
     paragraphs,
@@ -32,8 +29,7 @@ def describe(parser: ArgumentParser) -> None:
         "only on machines whose CPU has the same instruction sets. The exit code is 0 if all models that can have a "
         "copy have one, else 1."
     )
-    parser.add_argument("models", metavar="MODEL", nargs="*", help="names of models in the catalogue")
-    parser.add_argument("--all-required", action="store_true", help="also the models of REQUIRED_MODELS")
+    describe_models(parser)
 
 
 def run(arguments: Namespace) -> int:
@@ -43,10 +39,7 @@ def run(arguments: Namespace) -> int:
         CommandError: no model is named, or one does not exist; nothing was written.
     """
     settings = open_settings()
-    names = [*arguments.models, *(settings.required_models if arguments.all_required else ())]
-    if not names:
-        raise CommandError("Name at least one model, or use --all-required.", exit_code=WRONG_USE)
-    models = find_models(open_catalog(settings), names)
+    models = chosen_models(arguments, settings)
     copies = copy_folder(settings).open()
     succeeded = [_optimise(model, settings.hub_cache_dir, copies) for model in models]
     return DONE if all(succeeded) else FAILED
