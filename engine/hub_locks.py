@@ -7,7 +7,6 @@ itself.
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,8 +17,6 @@ if sys.platform != "win32":
 LOCKS = ".locks"
 """The folder in which the hub's client keeps its own locks; it takes no other folder for a model."""
 SUFFIX = ".fast-embedding-lock"
-PAUSE_S = 0.05
-"""Time between two attempts to get a lock for which there is a limit."""
 
 
 class HubLock:
@@ -42,21 +39,18 @@ class HubLock:
 
 
 @contextmanager
-def locked(
-    cache_dir: Path, name: str, *, on_wait: Callable[[], object] = lambda: None, max_wait_s: float | None = None
-) -> Iterator[HubLock]:
+def locked(cache_dir: Path, name: str, *, on_wait: Callable[[], object] = lambda: None) -> Iterator[HubLock]:
     """Hold the lock *name* for the length of the block. Blocks while another process, or another thread, holds it.
 
     Args:
         cache_dir: the hub cache.
         name: what is locked.
         on_wait: called once if the lock is held.
-        max_wait_s: after this time, go on without the lock; None: wait as long as it is held.
     """
     path = cache_dir / LOCKS / f"{name}{SUFFIX}"
     descriptor = _open(path)
     try:
-        if descriptor is not None and not _acquire(descriptor, on_wait, max_wait_s):
+        if descriptor is not None and not _acquire(descriptor, on_wait):
             os.close(descriptor)
             descriptor = None
         yield HubLock(path, descriptor)
@@ -92,8 +86,8 @@ def _open(path: Path) -> int | None:
     return None
 
 
-def _acquire(descriptor: int, on_wait: Callable[[], object], max_wait_s: float | None) -> bool:
-    """Lock an open file; return False if it cannot be locked, or not in time."""
+def _acquire(descriptor: int, on_wait: Callable[[], object]) -> bool:
+    """Lock an open file; return False if it cannot be locked."""
     if sys.platform == "win32":
         return False
     try:
@@ -104,16 +98,8 @@ def _acquire(descriptor: int, on_wait: Callable[[], object], max_wait_s: float |
         return False  # some network file systems have no locks
     else:
         return True
-    if max_wait_s is None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return True
-    ends_s = time.monotonic() + max_wait_s
-    while time.monotonic() < ends_s:
-        time.sleep(PAUSE_S)
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    return False
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return True
 
 
 def _is_held(path: Path) -> bool:

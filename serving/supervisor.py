@@ -117,11 +117,6 @@ class Supervisor:
         return tuple(self._running)
 
     @property
-    def restarts(self) -> int:
-        """How often a worker was replaced, for any reason."""
-        return sum(self.replaced.values())
-
-    @property
     def is_stopping(self) -> bool:
         return self._stopped.is_set()
 
@@ -252,7 +247,6 @@ class Supervisor:
                 environment=plan.environment,
                 number=slot.number,
                 workers=len(self.slots),
-                restarts=sum(count for (number, _), count in self.replaced.items() if number == slot.number),
                 dispatcher=self._dispatcher,
                 handlers=self._handlers(slot.number),
             )

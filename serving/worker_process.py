@@ -69,7 +69,6 @@ class WorkerProcess:
         self,
         *,
         number: int,
-        restarts: int,
         pid: int,
         ended: asyncio.Future[int],
         channel_socket: socket.socket,
@@ -80,8 +79,6 @@ class WorkerProcess:
         """Describe a process that was just started; `start_worker` calls this."""
         self.number = number
         """The number of its slot."""
-        self.restarts = restarts
-        """How often a process of this slot was replaced before."""
         self.pid = pid
         self.ended = ended
         """Its exit code, as `ChildProcesses.start` returns it."""
@@ -167,7 +164,6 @@ def start_worker(
     environment: Mapping[str, str],
     number: int,
     workers: int,
-    restarts: int,
     dispatcher: ConnectionDispatcher,
     handlers: Mapping[str, Handler],
 ) -> WorkerProcess:
@@ -200,7 +196,6 @@ def start_worker(
         os.close(its_reason)
     return WorkerProcess(
         number=number,
-        restarts=restarts,
         pid=pid,
         ended=ended,
         channel_socket=channel,

@@ -96,14 +96,6 @@ def test_lock_is_held_by_one_at_a_time_and_by_nobody_after_the_block(tmp_path: P
     assert not is_held(tmp_path, "a")
 
 
-def test_wait_for_a_lock_ends_after_its_limit_without_the_lock(tmp_path: Path) -> None:
-    with locked(tmp_path, "a") as held, locked(tmp_path, "a", max_wait_s=0.01) as lock:
-        lock.write(1)
-        assert held_numbers(tmp_path) == {}
-        held.write(2)
-        assert held_numbers(tmp_path) == {"a": 2}
-
-
 def test_number_counts_only_while_the_lock_is_held(tmp_path: Path) -> None:
     with locked(tmp_path, "a") as lock, locked(tmp_path, "b"):
         lock.write(5)

@@ -2,8 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -11,27 +9,12 @@ from host.message_channel import (
     MAX_MESSAGE_BYTES,
     MAX_WAITING_BYTES,
     ChannelClosedError,
-    Handler,
     MessageChannel,
     RemoteCallError,
 )
+from tests.support.channels import channel_ends
 
 TIMEOUT_S = 10.0
-
-
-@asynccontextmanager
-async def channels(
-    left: Mapping[str, Handler], right: Mapping[str, Handler]
-) -> AsyncIterator[tuple[MessageChannel, MessageChannel]]:
-    ends = [MessageChannel(sock, handlers) for sock, handlers in zip(socket.socketpair(), (left, right), strict=True)]
-    for end in ends:
-        await end.open()
-    try:
-        yield ends[0], ends[1]
-    finally:
-        for end in ends:
-            end.close()
-            await end.run()
 
 
 async def later(payload: bytes) -> bytes:
@@ -40,7 +23,7 @@ async def later(payload: bytes) -> bytes:
 
 
 async def test_each_end_calls_the_other_and_gets_the_answer_to_its_own_call() -> None:
-    async with channels({"upper": bytes.upper}, {"reverse": later}) as (left, right):
+    async with channel_ends({"upper": bytes.upper}, {"reverse": later}) as (left, right):
         answers = await asyncio.gather(
             *(left.call("reverse", b"%d." % number, timeout_s=TIMEOUT_S) for number in range(100)),
             *(right.call("upper", b"x%d" % number, timeout_s=TIMEOUT_S) for number in range(100)),
@@ -50,7 +33,7 @@ async def test_each_end_calls_the_other_and_gets_the_answer_to_its_own_call() ->
 
 async def test_a_message_larger_than_the_sockets_buffer_arrives_whole() -> None:
     payload = bytes(range(256)) * 12_000
-    async with channels({}, {"echo": bytes}) as (left, _):
+    async with channel_ends({}, {"echo": bytes}) as (left, _):
         assert await left.call("echo", payload, timeout_s=TIMEOUT_S) == payload
 
 
@@ -61,7 +44,7 @@ async def test_notices_arrive_in_order_before_a_later_call() -> None:
         seen.append(payload)
         return b""
 
-    async with channels({}, {"note": note, "echo": bytes}) as (left, _):
+    async with channel_ends({}, {"note": note, "echo": bytes}) as (left, _):
         assert all(left.notify("note", b"%d" % number) for number in range(10))
         await left.call("echo", timeout_s=TIMEOUT_S)
     assert seen == [b"%d" % number for number in range(10)]
@@ -75,7 +58,7 @@ async def test_a_handler_that_fails_is_an_error_of_that_call_only(method: str) -
     async def fails_later(payload: bytes) -> bytes:
         return fails(payload)
 
-    async with channels({}, {"fails": fails, "fails_later": fails_later, "echo": bytes}) as (left, _):
+    async with channel_ends({}, {"fails": fails, "fails_later": fails_later, "echo": bytes}) as (left, _):
         with pytest.raises(RemoteCallError):
             await left.call(method, timeout_s=TIMEOUT_S)
         assert await left.call("echo", b"still here", timeout_s=TIMEOUT_S) == b"still here"
@@ -89,7 +72,7 @@ async def test_calls_end_when_the_other_process_does() -> None:
         await asyncio.Event().wait()
         return b""
 
-    async with channels({}, {"never": never}) as (left, right):
+    async with channel_ends({}, {"never": never}) as (left, right):
         call = asyncio.create_task(left.call("never", timeout_s=TIMEOUT_S))
         await waits.wait()
         right.close()
@@ -109,7 +92,7 @@ async def test_an_answer_that_comes_too_late_is_a_time_out_and_harms_no_later_ca
         await go_on.wait()
         return payload
 
-    async with channels({}, {"slow": slow}) as (left, _):
+    async with channel_ends({}, {"slow": slow}) as (left, _):
         with pytest.raises(TimeoutError):
             await left.call("slow", b"first", timeout_s=0)
         go_on.set()
