@@ -54,12 +54,16 @@ def estimate_memory(models: Iterable[Model], sessions_of: Callable[[Model], int]
 
 
 def memory_of_workers(needs: Sequence[MemoryNeed]) -> MemoryNeed:
-    """Return what worker processes with these *needs* and their supervisor need together; one process has none."""
+    """Return what worker processes with these *needs* and their supervisor need together; one process has none.
+
+    The lower bound has the weights once: workers share those of an optimised copy.
+    """
     if len(needs) == 1:
         return needs[0]
+    weights = max(need.min_bytes for need in needs) - MIN_PROCESS_BYTES
     return MemoryNeed(
         SUPERVISOR_BYTES + SHARED_PROCESS_BYTES + sum(need.bytes - SHARED_PROCESS_BYTES for need in needs),
-        SUPERVISOR_BYTES + sum(need.min_bytes for need in needs),
+        SUPERVISOR_BYTES + len(needs) * MIN_PROCESS_BYTES + weights,
     )
 
 

@@ -59,4 +59,11 @@ def test_workers_need_the_supervisor_and_what_they_share_once() -> None:
     two, three = memory_of_workers([one] * 2), memory_of_workers([one] * 3)
     assert two.bytes == SUPERVISOR_BYTES + SHARED_PROCESS_BYTES + 2 * (one.bytes - SHARED_PROCESS_BYTES)
     assert three.bytes - two.bytes == one.bytes - SHARED_PROCESS_BYTES
-    assert two.min_bytes == SUPERVISOR_BYTES + 2 * one.min_bytes
+    assert two.min_bytes == SUPERVISOR_BYTES + MIN_PROCESS_BYTES + one.min_bytes
+
+
+def test_workers_may_start_where_only_the_weights_of_an_optimised_copy_fit() -> None:
+    need = memory_of_workers([estimate_memory([model(1300)], lambda _: 1)] * 4)
+    limit = MemoryLimit(4_000_000_000)
+    assert why_impossible(need, limit) is None
+    assert need.is_tight(limit)
