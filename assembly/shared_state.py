@@ -22,7 +22,7 @@ class SharedState:
         workers: Callable[[], Sequence[Worker]],
         restarts: Callable[[], Mapping[tuple[int, str], int]],
     ) -> None:
-        """Know nothing of any worker yet.
+        """Hold no report yet.
 
         Args:
             settings: of the whole service.

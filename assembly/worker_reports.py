@@ -78,7 +78,7 @@ class WorkerReports:
         dropped_lines: Callable[[], int] = dropped_lines,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Know nothing of any worker yet.
+        """Hold no report yet.
 
         Args:
             slots: the number of workers.
