@@ -251,7 +251,7 @@ class OneOfWorkers:
             WorkerPart(part.number, part.report, is_stale=True) for part in known.workers if part.report.pid != own.pid
         ]
         return Collected(
-            workers=[WorkerPart(self._number, own), *others],
+            workers=sorted([WorkerPart(self._number, own), *others], key=lambda part: part.number),
             ended=known.ended,
             restarts=known.restarts,
             supervisor=known.supervisor,

@@ -145,7 +145,7 @@ def metrics_of(collected: Collected, processes: Processes) -> MetricsAnswer:
         return answer
     workers = WorkersMetrics(
         number=view.workers,
-        ready=sum(part.report.phase == "healthy" for part in collected.workers),
+        ready=view.ready,
         restarts=sum(found.count for found in collected.restarts),
         supervisor_resident_bytes=collected.supervisor.resident_bytes if collected.supervisor else None,
         processes=[

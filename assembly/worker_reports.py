@@ -170,7 +170,7 @@ class WorkerReports:
 
     def _view(self, running: Mapping[int, Worker]) -> ServiceView:
         reports = [kept.report for kept in self._kept if kept.report]
-        ready = [worker.number for worker in running.values() if worker.is_ready]
+        ready = {worker.number for worker in running.values() if worker.is_ready}  # a replacement has the same number
         self._were_ready.update(ready)
         stuck = [run for report in reports for run in report.stuck]
         return ServiceView(

@@ -246,6 +246,9 @@ async def test_a_draining_process_and_its_replacement_share_a_slot(two: Two) -> 
     running, first, second = two
     first.count(3)
     replacement = await running.start(1)
+    view = second.processes.view
+    assert view is not None
+    assert view.ready == 2, "the old process and its replacement count once"
     first.reporter.lifecycle.start_draining()
     first.is_ready = False
     replacement.count(2)
@@ -316,6 +319,18 @@ async def test_run_that_does_not_end_is_a_reason_to_restart_only_if_its_worker_w
     assert second.processes.stuck == [StuckModel("m", OVERDUE_S + 1)]
 
 
+async def test_without_supervisor_processes_of_one_slot_stay_together(two: Two) -> None:
+    running, first, second = two
+    await running.start(2)
+    await second.processes.collect()
+    second.channel.close()
+    await second.own_channel.run()
+    collected = await second.processes.collect()
+    assert [part.number for part in collected.workers] == [1, 2, 2]
+    running.workers.remove(second)
+    await second.stack.aclose()
+
+
 async def test_without_supervisor_a_worker_answers_with_what_it_knows(two: Two) -> None:
     running, first, second = two
     first.count(3)
@@ -326,7 +341,7 @@ async def test_without_supervisor_a_worker_answers_with_what_it_knows(two: Two) 
     second.count(1)
     collected = await second.processes.collect()
     assert whole_of(collected).answer.total_requests == 8
-    assert [(part.number, part.is_stale) for part in collected.workers] == [(2, False), (1, True)]
+    assert [(part.number, part.is_stale) for part in collected.workers] == [(1, True), (2, False)]
     second.reporter.lifecycle.start_draining()
     assert second.processes.phase == "draining"
     running.workers.remove(second)
