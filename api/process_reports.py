@@ -60,11 +60,11 @@ class Question:
 
     Attributes:
         own: its own report.
-        with_usage: what each process takes is asked for; to count that takes the system milliseconds.
+        for_metrics: what each process takes, and its latest latencies are asked for, too; that takes milliseconds.
     """
 
     own: ProcessReport
-    with_usage: bool
+    for_metrics: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,9 @@ class Reporter(Protocol):
 
     def models(self) -> dict[str, LoadedFacts]: ...
 
-    def read(self, *, usage: ProcessUsage | None = None, is_full: bool = False) -> ProcessReport: ...
+    def read(
+        self, *, usage: ProcessUsage | None = None, with_models: bool = False, with_recent: bool = False
+    ) -> ProcessReport: ...
 
 
 class Processes(Protocol):
@@ -82,8 +84,11 @@ class Processes(Protocol):
         """Models in memory of any process."""
         ...
 
-    async def collect(self, *, with_usage: bool = False) -> Collected:
-        """Return the reports of all processes, as they are now; *with_usage* also what each takes."""
+    async def collect(self, *, for_metrics: bool = False) -> Collected:
+        """Return the reports of all processes, as they are now.
+
+        *for_metrics*: with what only metrics need, which is the larger part: what each takes, and latest latencies.
+        """
         ...
 
     async def read(self) -> Mapping[str, LoadedFacts]:
@@ -116,8 +121,10 @@ class OneProcess:
     def loaded(self) -> list[str]:
         return self._reporter.loaded
 
-    async def collect(self, *, with_usage: bool = False) -> Collected:  # noqa: ARG002 - Prometheus' library reads it
-        return Collected(workers=[WorkerPart(0, self._reporter.read(is_full=True))], restarts=[])
+    async def collect(self, *, for_metrics: bool = False) -> Collected:
+        return Collected(
+            workers=[WorkerPart(0, self._reporter.read(with_models=True, with_recent=for_metrics))], restarts=[]
+        )
 
     async def read(self) -> Mapping[str, LoadedFacts]:
         return self._reporter.models()
@@ -184,14 +191,14 @@ class OneOfWorkers:
         own = self._reporter.loaded
         return [*(name for name in elsewhere if name not in own), *own]
 
-    async def collect(self, *, with_usage: bool = False) -> Collected:
+    async def collect(self, *, for_metrics: bool = False) -> Collected:
         """Return the reports of all processes.
 
         If the supervisor does not answer in time, the last reports of the others are used, marked as stale.
         """
-        own = await self._read_own(with_usage=with_usage)
+        own = await self._read_own(for_metrics=for_metrics)
         try:
-            answer = await self._channel.call(COLLECT, encode(Question(own, with_usage)), timeout_s=COLLECT_TIMEOUT_S)
+            answer = await self._channel.call(COLLECT, encode(Question(own, for_metrics)), timeout_s=COLLECT_TIMEOUT_S)
             self._collected = _decode_collected(answer)
         except (ChannelClosedError, RemoteCallError, TimeoutError):
             self._collected = self._last_known(own)
@@ -234,12 +241,12 @@ class OneOfWorkers:
             self._push = None
         self._channel.notify(PUSH, encode(self._reporter.read()))
 
-    async def _read_own(self, *, with_usage: bool) -> ProcessReport:
-        usage = await asyncio.to_thread(process_usage) if with_usage else None
-        return self._reporter.read(usage=usage, is_full=True)
+    async def _read_own(self, *, for_metrics: bool) -> ProcessReport:
+        usage = await asyncio.to_thread(process_usage) if for_metrics else None
+        return self._reporter.read(usage=usage, with_models=True, with_recent=for_metrics)
 
     async def _read_for_others(self, payload: bytes) -> bytes:
-        return encode(await self._read_own(with_usage=msgspec.msgpack.decode(payload, type=bool)))
+        return encode(await self._read_own(for_metrics=msgspec.msgpack.decode(payload, type=bool)))
 
     def _take_view(self, payload: bytes) -> bytes:
         self._view = _decode_view(payload)

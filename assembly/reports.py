@@ -102,7 +102,7 @@ class FullMetricsReport:
         self._version = version
 
     async def answer(self, accept: str | None) -> ASGIResponse:
-        collected = await self._processes.collect(with_usage=True)
+        collected = await self._processes.collect(for_metrics=True)
         text_format = accepted_text_format(accept)
         if text_format is None:
             return json_answer(metrics_of(collected, self._processes))

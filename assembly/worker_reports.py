@@ -146,7 +146,7 @@ class WorkerReports:
                 workers=parts,
                 ended=self._ended,
                 restarts=restarts,
-                supervisor=process_usage(),
+                supervisor=process_usage() if question.for_metrics else None,
                 supervisor_lines_dropped=self._dropped_lines(),
             )
         )
@@ -154,7 +154,7 @@ class WorkerReports:
     async def _read(self, kept: _Kept, worker: Worker, question: Question) -> bool:
         """Ask a worker for its report; return whether it has answered in time."""
         try:
-            payload = await worker.channel.call("report.read", _encode(question.with_usage), timeout_s=READ_TIMEOUT_S)
+            payload = await worker.channel.call("report.read", _encode(question.for_metrics), timeout_s=READ_TIMEOUT_S)
         except (ChannelClosedError, RemoteCallError, TimeoutError):
             return False
         kept.keep(_decode(payload))
