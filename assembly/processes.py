@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -17,6 +18,7 @@ from litestar import Litestar
 from api.process_reports import Collected, Phase, ProcessReport, Question, ServiceView, StuckModel, WorkerPart
 from assembly.lifecycle import Lifecycle
 from assembly.process_reporter import models_of
+from assembly.shared_rounds import SharedRounds
 from engine.loaded_facts import LoadedFacts, merge_facts
 from host.message_channel import ChannelClosedError, Handler, MessageChannel, RemoteCallError
 from host.process_usage import ProcessUsage, process_usage
@@ -158,6 +160,9 @@ class OneOfWorkers:
         self._clock = clock
         self._view: ServiceView | None = None
         self._collected: Collected | None = None
+        self._rounds = {
+            for_metrics: SharedRounds(partial(self._collect, for_metrics=for_metrics)) for for_metrics in (False, True)
+        }
         self._push: asyncio.TimerHandle | None = None
         self._is_running = False
 
@@ -194,8 +199,12 @@ class OneOfWorkers:
     async def collect(self, *, for_metrics: bool = False) -> Collected:
         """Return the reports of all processes.
 
-        If the supervisor does not answer in time, the last reports of the others are used, marked as stale.
+        However many ask at a time, the others are asked once. If the supervisor does not answer in time, the last
+        reports of the others are used, marked as stale.
         """
+        return await self._rounds[for_metrics].result()
+
+    async def _collect(self, *, for_metrics: bool) -> Collected:
         own = await self._read_own(for_metrics=for_metrics)
         try:
             answer = await self._channel.call(COLLECT, encode(Question(own, for_metrics)), timeout_s=COLLECT_TIMEOUT_S)
