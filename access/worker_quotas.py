@@ -112,13 +112,21 @@ class WorkerQuotas(SharedQuotas):
         units = {quota.name: quota.units for quota in quotas}
         self._limits = _Limits(units["requests"], units.get("tokens"), quotas[0].window_s)
 
+    def charge(self, keys: ShareKeys, tokens: int) -> None:
+        """Charge the tokens at once: before the answer, after which the caller may go on with another worker."""
+        if self.fallback_reason is not None or not self._send_charge(keys, tokens):
+            super().charge(keys, tokens)
+
     async def _take(self, keys: ShareKeys) -> QuotaState:
         taken = _decode_taken(await self._channel.call(TAKE, _encode(_Take(self._limits, keys)), timeout_s=NO_LIMIT_S))
         return QuotaState(charged_quotas(self.quotas, keys), taken.used, is_admitted=taken.is_admitted)
 
     async def _charge(self, keys: ShareKeys, tokens: int) -> None:
-        if not self._channel.notify(CHARGE, _encode(_Charge(self._limits, keys, tokens))):
+        if not self._send_charge(keys, tokens):
             raise ChannelClosedError
+
+    def _send_charge(self, keys: ShareKeys, tokens: int) -> bool:
+        return self._channel.notify(CHARGE, _encode(_Charge(self._limits, keys, tokens)))
 
     async def _check(self) -> None:
         await self._channel.call(CHECK, timeout_s=NO_LIMIT_S)

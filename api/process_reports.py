@@ -60,11 +60,11 @@ class Question:
 
     Attributes:
         own: its own report.
-        with_usage: what each process takes is asked for; to count that takes the system milliseconds.
+        for_metrics: what each process takes, and its latest latencies are asked for, too; that takes milliseconds.
     """
 
     own: ProcessReport
-    with_usage: bool
+    for_metrics: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class ServiceView:
     Attributes:
         started_s: when the supervisor was started, on the monotonic clock that all processes of a machine share.
         workers: the number of slots.
-        ready: workers that accept work.
+        ready: slots in which a process accepts work.
         restarts: replacements so far, of all slots.
         stuck: model runs whose worker should have been replaced by now.
         cached_models: models in memory of any worker.

@@ -58,25 +58,28 @@ class ProcessReporter:
         loaded = {name: models.find(name) for name in models.loaded}
         return {name: LoadedFacts.of(one, models.expires_at(name)) for name, one in loaded.items() if one is not None}
 
-    def read(self, *, usage: ProcessUsage | None = None, is_full: bool = False) -> ProcessReport:
+    def read(
+        self, *, usage: ProcessUsage | None = None, with_models: bool = False, with_recent: bool = False
+    ) -> ProcessReport:
         """Return the report of this process.
 
         Args:
             usage: what it takes, if that is asked for: reading it blocks.
-            is_full: include latest latencies and facts of models, which are too large to be sent many times a second.
+            with_models: include facts of models.
+            with_recent: include latest latencies: up to 2,048 numbers per endpoint.
         """
         parts = self._service.parts
         return ProcessReport(
             pid=os.getpid(),
             phase=self._service.lifecycle.phase,
             stuck=self.stuck,
-            counts=self._counts(is_full=is_full),
+            counts=self._counts(with_recent=with_recent),
             fingerprints=parts.models.fingerprints,
-            models=_ENCODER.encode(self.models()) if is_full else b"",
+            models=_ENCODER.encode(self.models()) if with_models else b"",
             usage=usage,
         )
 
-    def _counts(self, *, is_full: bool) -> Counts:
+    def _counts(self, *, with_recent: bool) -> Counts:
         parts = self._service.parts
         answer = metrics_answer(
             self._metrics,
@@ -88,7 +91,7 @@ class ProcessReporter:
             loads=parts.models.load_state,
             limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),
         )
-        recent_s = self._metrics.recent_s() if is_full else {}
+        recent_s = self._metrics.recent_s() if with_recent else {}
         return Counts(answer=answer, latencies=self._metrics.latencies(), recent_s=recent_s)
 
 

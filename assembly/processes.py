@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -17,6 +18,7 @@ from litestar import Litestar
 from api.process_reports import Collected, Phase, ProcessReport, Question, ServiceView, StuckModel, WorkerPart
 from assembly.lifecycle import Lifecycle
 from assembly.process_reporter import models_of
+from assembly.shared_rounds import SharedRounds
 from engine.loaded_facts import LoadedFacts, merge_facts
 from host.message_channel import ChannelClosedError, Handler, MessageChannel, RemoteCallError
 from host.process_usage import ProcessUsage, process_usage
@@ -51,7 +53,9 @@ class Reporter(Protocol):
 
     def models(self) -> dict[str, LoadedFacts]: ...
 
-    def read(self, *, usage: ProcessUsage | None = None, is_full: bool = False) -> ProcessReport: ...
+    def read(
+        self, *, usage: ProcessUsage | None = None, with_models: bool = False, with_recent: bool = False
+    ) -> ProcessReport: ...
 
 
 class Processes(Protocol):
@@ -82,8 +86,11 @@ class Processes(Protocol):
         """Models in memory of any process."""
         ...
 
-    async def collect(self, *, with_usage: bool = False) -> Collected:
-        """Return the reports of all processes, as they are now; *with_usage* also what each takes."""
+    async def collect(self, *, for_metrics: bool = False) -> Collected:
+        """Return the reports of all processes, as they are now.
+
+        *for_metrics*: with what only metrics need, which is the larger part: what each takes, and latest latencies.
+        """
         ...
 
     async def read(self) -> Mapping[str, LoadedFacts]:
@@ -116,8 +123,10 @@ class OneProcess:
     def loaded(self) -> list[str]:
         return self._reporter.loaded
 
-    async def collect(self, *, with_usage: bool = False) -> Collected:  # noqa: ARG002 - Prometheus' library reads it
-        return Collected(workers=[WorkerPart(0, self._reporter.read(is_full=True))], restarts=[])
+    async def collect(self, *, for_metrics: bool = False) -> Collected:
+        return Collected(
+            workers=[WorkerPart(0, self._reporter.read(with_models=True, with_recent=for_metrics))], restarts=[]
+        )
 
     async def read(self) -> Mapping[str, LoadedFacts]:
         return self._reporter.models()
@@ -151,6 +160,9 @@ class OneOfWorkers:
         self._clock = clock
         self._view: ServiceView | None = None
         self._collected: Collected | None = None
+        self._rounds = {
+            for_metrics: SharedRounds(partial(self._collect, for_metrics=for_metrics)) for for_metrics in (False, True)
+        }
         self._push: asyncio.TimerHandle | None = None
         self._is_running = False
 
@@ -184,14 +196,18 @@ class OneOfWorkers:
         own = self._reporter.loaded
         return [*(name for name in elsewhere if name not in own), *own]
 
-    async def collect(self, *, with_usage: bool = False) -> Collected:
+    async def collect(self, *, for_metrics: bool = False) -> Collected:
         """Return the reports of all processes.
 
-        If the supervisor does not answer in time, the last reports of the others are used, marked as stale.
+        However many ask at a time, the others are asked once. If the supervisor does not answer in time, the last
+        reports of the others are used, marked as stale.
         """
-        own = await self._read_own(with_usage=with_usage)
+        return await self._rounds[for_metrics].result()
+
+    async def _collect(self, *, for_metrics: bool) -> Collected:
+        own = await self._read_own(for_metrics=for_metrics)
         try:
-            answer = await self._channel.call(COLLECT, encode(Question(own, with_usage)), timeout_s=COLLECT_TIMEOUT_S)
+            answer = await self._channel.call(COLLECT, encode(Question(own, for_metrics)), timeout_s=COLLECT_TIMEOUT_S)
             self._collected = _decode_collected(answer)
         except (ChannelClosedError, RemoteCallError, TimeoutError):
             self._collected = self._last_known(own)
@@ -234,12 +250,12 @@ class OneOfWorkers:
             self._push = None
         self._channel.notify(PUSH, encode(self._reporter.read()))
 
-    async def _read_own(self, *, with_usage: bool) -> ProcessReport:
-        usage = await asyncio.to_thread(process_usage) if with_usage else None
-        return self._reporter.read(usage=usage, is_full=True)
+    async def _read_own(self, *, for_metrics: bool) -> ProcessReport:
+        usage = await asyncio.to_thread(process_usage) if for_metrics else None
+        return self._reporter.read(usage=usage, with_models=True, with_recent=for_metrics)
 
     async def _read_for_others(self, payload: bytes) -> bytes:
-        return encode(await self._read_own(with_usage=msgspec.msgpack.decode(payload, type=bool)))
+        return encode(await self._read_own(for_metrics=msgspec.msgpack.decode(payload, type=bool)))
 
     def _take_view(self, payload: bytes) -> bytes:
         self._view = _decode_view(payload)
@@ -251,7 +267,7 @@ class OneOfWorkers:
             WorkerPart(part.number, part.report, is_stale=True) for part in known.workers if part.report.pid != own.pid
         ]
         return Collected(
-            workers=[WorkerPart(self._number, own), *others],
+            workers=sorted([WorkerPart(self._number, own), *others], key=lambda part: part.number),
             ended=known.ended,
             restarts=known.restarts,
             supervisor=known.supervisor,

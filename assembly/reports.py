@@ -102,7 +102,7 @@ class FullMetricsReport:
         self._version = version
 
     async def answer(self, accept: str | None) -> ASGIResponse:
-        collected = await self._processes.collect(with_usage=True)
+        collected = await self._processes.collect(for_metrics=True)
         text_format = accepted_text_format(accept)
         if text_format is None:
             return json_answer(metrics_of(collected, self._processes))
@@ -145,7 +145,7 @@ def metrics_of(collected: Collected, processes: Processes) -> MetricsAnswer:
         return answer
     workers = WorkersMetrics(
         number=view.workers,
-        ready=sum(part.report.phase == "healthy" for part in collected.workers),
+        ready=view.ready,
         restarts=sum(found.count for found in collected.restarts),
         supervisor_resident_bytes=collected.supervisor.resident_bytes if collected.supervisor else None,
         processes=[

@@ -146,7 +146,7 @@ class WorkerReports:
                 workers=parts,
                 ended=self._ended,
                 restarts=restarts,
-                supervisor=process_usage(),
+                supervisor=process_usage() if question.for_metrics else None,
                 supervisor_lines_dropped=self._dropped_lines(),
             )
         )
@@ -154,7 +154,7 @@ class WorkerReports:
     async def _read(self, kept: _Kept, worker: Worker, question: Question) -> bool:
         """Ask a worker for its report; return whether it has answered in time."""
         try:
-            payload = await worker.channel.call("report.read", _encode(question.with_usage), timeout_s=READ_TIMEOUT_S)
+            payload = await worker.channel.call("report.read", _encode(question.for_metrics), timeout_s=READ_TIMEOUT_S)
         except (ChannelClosedError, RemoteCallError, TimeoutError):
             return False
         kept.keep(_decode(payload))
@@ -170,7 +170,7 @@ class WorkerReports:
 
     def _view(self, running: Mapping[int, Worker]) -> ServiceView:
         reports = [kept.report for kept in self._kept if kept.report]
-        ready = [worker.number for worker in running.values() if worker.is_ready]
+        ready = {worker.number for worker in running.values() if worker.is_ready}  # a replacement has the same number
         self._were_ready.update(ready)
         stuck = [run for report in reports for run in report.stuck]
         return ServiceView(

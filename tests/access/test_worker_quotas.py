@@ -136,9 +136,19 @@ async def test_what_a_worker_has_used_is_not_forgotten_when_it_is_replaced() -> 
     async with worker(handlers) as first:
         await first.take(5)
         await first.charge(300)
+        await first.take(keys=("nobody else",))  # now the supervisor has read the charge
     async with worker(handlers) as second:
         [state] = await second.take()
         assert left(state) == [14, 700]
+
+
+async def test_charge_is_sent_before_the_answer_of_its_request_can_be() -> None:
+    async with worker(supervisor_of()) as first:
+        before = asyncio.all_tasks()
+        first.quotas.charge(ALICE, 300)
+        assert asyncio.all_tasks() == before, "the charge waits for a turn of the event loop"
+        [state] = await first.take()
+        assert left(state) == [19, 700]
 
 
 async def test_without_supervisor_a_worker_counts_by_itself() -> None:

@@ -46,7 +46,10 @@ class PartsReporter:
     def models(self) -> dict[str, LoadedFacts]:
         return {}
 
-    def read(self, *, usage: ProcessUsage | None = None, is_full: bool = False) -> ProcessReport:
+    def read(
+        self, *, usage: ProcessUsage | None = None, with_models: bool = False, with_recent: bool = False
+    ) -> ProcessReport:
+        del with_models
         answer = metrics_answer(
             self.metrics,
             self.scheduler,
@@ -57,7 +60,7 @@ class PartsReporter:
             loads=LoadState(0, 0, 0, 0),
             limits=LimitMetrics("supervisor", 0),
         )
-        recent_s = self.metrics.recent_s() if is_full else {}
+        recent_s = self.metrics.recent_s() if with_recent else {}
         return ProcessReport(
             pid=self.pid,
             phase=self.lifecycle.phase,
@@ -187,7 +190,7 @@ async def test_any_worker_answers_for_all_of_them(two: Two) -> None:
     first.reporter.usage["m"] = Usage(1, 2, 3)
     second.reporter.usage["m"] = Usage(10, 20, 30)
     for worker in (first, second):
-        collected = await worker.processes.collect()
+        collected = await worker.processes.collect(for_metrics=True)
         answer = whole_of(collected).answer
         assert (answer.total_requests, answer.errors, answer.total_embeddings) == (7, {"overloaded": 4}, 22)
         assert answer.endpoints[ENDPOINT].latency_ms == {"p50": 125.0, "p95": 125.0, "p99": 125.0}
@@ -196,6 +199,16 @@ async def test_any_worker_answers_for_all_of_them(two: Two) -> None:
             (1, first.pid, False),
             (2, second.pid, False),
         ]
+
+
+async def test_questions_about_models_carry_nothing_that_only_metrics_need(two: Two) -> None:
+    _, first, second = two
+    first.count(3)
+    second.count(4)
+    collected = await second.processes.collect()
+    assert [part.report.counts.recent_s for part in collected.workers] == [{}, {}]
+    assert [part.report.usage for part in collected.workers] == [None, None]
+    assert collected.supervisor is None
 
 
 async def test_counters_never_go_back_when_workers_end_and_are_replaced(two: Two) -> None:
@@ -235,7 +248,7 @@ async def test_worker_that_does_not_answer_is_stale_and_counts_with_its_last_rep
 
     first.handlers["report.read"] = hang
     second.count(4)
-    collected = await second.processes.collect(with_usage=True)
+    collected = await second.processes.collect(for_metrics=True)
     assert whole_of(collected).answer.total_requests == 7
     assert [part.is_stale for part in collected.workers] == [True, False]
     assert collected.workers[1].report.usage is not None
@@ -246,6 +259,9 @@ async def test_a_draining_process_and_its_replacement_share_a_slot(two: Two) -> 
     running, first, second = two
     first.count(3)
     replacement = await running.start(1)
+    view = second.processes.view
+    assert view is not None
+    assert view.ready == 2, "the old process and its replacement count once"
     first.reporter.lifecycle.start_draining()
     first.is_ready = False
     replacement.count(2)
@@ -316,6 +332,18 @@ async def test_run_that_does_not_end_is_a_reason_to_restart_only_if_its_worker_w
     assert second.processes.stuck == [StuckModel("m", OVERDUE_S + 1)]
 
 
+async def test_without_supervisor_processes_of_one_slot_stay_together(two: Two) -> None:
+    running, _, second = two
+    await running.start(2)
+    await second.processes.collect()
+    second.channel.close()
+    await second.own_channel.run()
+    collected = await second.processes.collect()
+    assert [part.number for part in collected.workers] == [1, 2, 2]
+    running.workers.remove(second)
+    await second.stack.aclose()
+
+
 async def test_without_supervisor_a_worker_answers_with_what_it_knows(two: Two) -> None:
     running, first, second = two
     first.count(3)
@@ -326,7 +354,7 @@ async def test_without_supervisor_a_worker_answers_with_what_it_knows(two: Two) 
     second.count(1)
     collected = await second.processes.collect()
     assert whole_of(collected).answer.total_requests == 8
-    assert [(part.number, part.is_stale) for part in collected.workers] == [(2, False), (1, True)]
+    assert [(part.number, part.is_stale) for part in collected.workers] == [(1, True), (2, False)]
     second.reporter.lifecycle.start_draining()
     assert second.processes.phase == "draining"
     running.workers.remove(second)
