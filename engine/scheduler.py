@@ -8,9 +8,10 @@ One scheduler owns the queue and all lanes, so models share the cores instead of
   its estimated run time, and the lowest goes first. So small requests overtake large ones. No request starves: its
   number stays, later ones grow.
 - **Micro-batches** (`engine.planner`): a free lane takes the first text of the queue, and fills the micro-batch with
-  texts of the same model and of similar length, so that little padding is computed. An idle service starts every text
-  at once, and in a busy one the waiting texts form the batches; a lane waits a few milliseconds at most, for the next
-  texts of the callers that it has just answered (`engine.gathering`).
+  texts of the same model and of similar length, so that little padding is computed. An idle service starts texts at
+  once; short ones that arrive in the same iteration of the event loop share a run, even if several lanes are idle. In a
+  busy one the waiting texts form the batches; a lane waits 10 ms at most, for the next texts of the callers that it has
+  just answered (`engine.gathering`).
 - **Lanes** (`engine.lane`): one thread per usable core. If there is enough work, each gets its next micro-batch shortly
   before the current one is expected to end, so that its thread need not wait for the event loop.
 - **Express lane**: one more thread, for small requests only. It works while every lane is busy with a large request, so

@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 Message = MutableMapping[str, Any]
 
+MAX_JOINED_BYTES = 256 * 1024
+"""Larger parts are written after the head: joining copies them, which costs more than a second write."""
+
 
 class Exchange(Protocol):
     """A request and its answer, as far as it is used here."""
@@ -25,9 +28,11 @@ class JoinedSend:
         self._start: Message | None = None
 
     async def __call__(self, message: Message) -> None:
-        """Send *message*, or keep it."""
+        """Send *message*, or keep it. A start that comes while another one is kept replaces it: the app has failed."""
         exchange = self._exchange
-        if self._start is not None:
+        if message["type"] == "http.response.start" and exchange.scope["method"] != "HEAD":  # which has no body
+            self._start = message
+        elif self._start is not None:
             start, self._start = self._start, None
             if exchange.flow.write_paused:
                 await exchange.flow.drain()  # so that nothing below waits while the transport is replaced
@@ -38,8 +43,6 @@ class JoinedSend:
                 await self._send(message)
             finally:
                 exchange.transport = transport
-        elif message["type"] == "http.response.start" and exchange.scope["method"] != "HEAD":  # which has no body
-            self._start = message
         else:
             await self._send(message)
 
@@ -54,8 +57,11 @@ class _FirstWrites:
     def write(self, data: bytes) -> None:
         if self._head is None:
             self._head = data
-        else:
+        elif len(data) <= MAX_JOINED_BYTES:
             self._transport.write(self._head + data)
+        else:
+            self._transport.write(self._head)
+            self._transport.write(data)
 
     def close(self) -> None:
         self._transport.close()

@@ -17,7 +17,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from web.input_errors import EMPTY_BODY, invalid_input
 from web.json_bodies import StrictRequest
-from web.litestar_adapter import arguments_of
+from web.litestar_adapter import arguments_of, has_hooks
 
 Provider = Callable[[], Any]
 """Returns a part of the service."""
@@ -45,7 +45,7 @@ class Plan:
 class DirectCalls:
     """The innermost middleware of every route.
 
-    Hooks of Litestar around a handler, such as guards and `before_request`, do not run; no route has any.
+    Handlers with hooks of Litestar, such as guards and `before_request`, are left to it.
     """
 
     def __init__(self, providers: Mapping[str, Provider]) -> None:
@@ -73,7 +73,7 @@ class DirectCalls:
             return plan
 
     def _new_plan(self, handler: Any) -> Plan | None:
-        if not isinstance(handler, HTTPRouteHandler) or not iscoroutinefunction(handler.fn):
+        if not isinstance(handler, HTTPRouteHandler) or not iscoroutinefunction(handler.fn) or has_hooks(handler):
             return None
         names, headers = arguments_of(handler)
         parts = names - headers.keys() - {"data", "request"}

@@ -13,7 +13,7 @@ from litestar.params import HeaderParameter
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.routes import HTTPRoute
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, Empty, HTTPScope, Receive, Scope, Send
 from litestar.utils.path import normalize_path
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "arguments_of",
     "body_type",
     "dialect_routes",
+    "has_hooks",
     "normalize_path",
     "options_routes",
     "paths_with",
@@ -99,6 +100,15 @@ def arguments_of(handler: HTTPRouteHandler) -> tuple[set[str], dict[str, str]]:
         if isinstance(field.kwarg_definition, HeaderParameter)
     }
     return set(found), headers
+
+
+def has_hooks(handler: HTTPRouteHandler) -> bool:
+    """Return whether Litestar itself does something before *handler* or instead of it, or allows it a body of its own.
+
+    Such are guards, `before_request`, a cache, and its own limit for bodies.
+    """
+    has_own_limit = handler.request_max_body_size is not Empty
+    return bool(handler.resolve_guards() or handler.resolve_before_request() or handler.cache or has_own_limit)
 
 
 def route_of(scope: HTTPScope) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from serving.joined_send import JoinedSend
+from serving.joined_send import MAX_JOINED_BYTES, JoinedSend
 
 
 class Written(asyncio.Transport):
@@ -88,6 +88,34 @@ async def test_head_is_written_with_the_first_part_of_the_body(
     assert transport.writes == writes
     assert cycle.transport is transport
     assert cycle.response_complete
+
+
+async def test_large_body_is_not_copied_to_join_it() -> None:
+    transport = Written()
+    cycle = cycle_on(transport)
+    send, content = JoinedSend(cycle, cycle.send), bytes(MAX_JOINED_BYTES + 1)
+    await send(start((b"content-length", b"%d" % len(content))))
+    await send(body(content))
+    assert [len(written) for written in transport.writes[1:]] == [len(content)]
+    assert transport.writes[0].endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("does_raise", [True, False], ids=["raises", "returns"])
+async def test_app_that_fails_between_head_and_body_is_answered_500(*, does_raise: bool) -> None:
+    """Nothing of its answer is written yet; without another one the client would wait in vain."""
+
+    async def failing_app(scope: object, receive: object, send: Any) -> None:  # noqa: ARG001 - ASGI's signature
+        await send(start((b"content-length", b"2")))
+        if does_raise:
+            raise ValueError
+
+    transport = Written()
+    cycle = cycle_on(transport)
+    cycle.send = cast("Any", JoinedSend(cycle, cycle.send))  # type: ignore[method-assign]  # as the protocol does
+    await cycle.run_asgi(failing_app)
+    assert b"".join(transport.writes).startswith(b"HTTP/1.1 500 ")
+    assert cycle.response_complete
+    assert transport.is_closed
 
 
 async def test_connection_that_ends_with_the_answer_is_closed_after_it() -> None:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from litestar import Litestar, Request, Response, get, post
 from litestar.di import NamedDependency, Provide
+from litestar.exceptions import PermissionDeniedException
 from litestar.params import FromPath, HeaderParameter, JSONBody
 from litestar.testing import TestClient
 
@@ -42,6 +43,15 @@ def synchronous(way: NamedDependency[str]) -> dict[str, str]:
     return {"way": way}
 
 
+def refuse(*_: object) -> None:
+    raise PermissionDeniedException
+
+
+@get("/guarded", guards=[refuse])
+async def guarded(way: NamedDependency[str]) -> dict[str, str]:
+    return {"way": way}
+
+
 @get("/ready")
 async def ready(way: NamedDependency[str]) -> Any:
     return json_answer({"way": way}, status=503)
@@ -50,7 +60,7 @@ async def ready(way: NamedDependency[str]) -> Any:
 @pytest.fixture
 def client() -> Iterator[TestClient[Litestar]]:
     app = Litestar(
-        [with_body, with_path, synchronous, ready],
+        [with_body, with_path, synchronous, guarded, ready],
         dependencies={"way": Provide(lambda: "litestar", sync_to_thread=False)},
         middleware=[DirectCalls({"way": lambda: "direct"})],
         request_class=StrictRequest,
@@ -88,6 +98,10 @@ def test_answer_that_is_ready_is_sent_as_it_is(client: TestClient[Litestar]) -> 
 )
 def test_other_handlers_are_left_to_litestar(path: str, answer: object, client: TestClient[Litestar]) -> None:
     assert client.get(path).json() == answer
+
+
+def test_guard_is_not_skipped(client: TestClient[Litestar]) -> None:
+    assert client.get("/guarded").status_code == 403
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"text": 1}', b'{"text": "bad"}'])
