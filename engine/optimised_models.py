@@ -215,7 +215,7 @@ class OptimisedModels:
         shutil.rmtree(new, ignore_errors=True)  # of a process that was killed: its lock is ours now
         new.mkdir(mode=FOLDER_MODE)
         try:
-            record = CopyRecord(key, write(folder=new, started=self._writers.add))
+            record = CopyRecord(key, write(folder=new, started=self._started))
             if record.size_bytes > max_bytes:
                 raise CopyFailedError(why_too_large(record.size_bytes, max_bytes))
             if replace(files).verified != files.verified:  # read again: the writer may have read other files
@@ -227,6 +227,11 @@ class OptimisedModels:
             shutil.rmtree(new, ignore_errors=True)
             self._writers = {writer for writer in self._writers if writer.poll() is None}
         log.info("optimised_copy_written", copy=key.digest, size_bytes=record.size_bytes)
+
+    def _started(self, writer: subprocess.Popen[bytes]) -> None:
+        self._writers.add(writer)
+        if self._is_closed:  # since it was last looked at, so `close` may have missed this process
+            writer.kill()
 
     def reject(self, name: str, copy: OptimisedCopy, reason: str) -> None:
         """Remove a copy that cannot be used, and log it."""
