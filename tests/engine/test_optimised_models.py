@@ -158,6 +158,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "no weights": lambda copy: (copy / COPY_WEIGHTS).unlink(),
     "no record": lambda copy: (copy / RECORD).unlink(),
     "graph is no ONNX": lambda copy: replace(copy / COPY_GRAPH, b"\xff" * (copy / COPY_GRAPH).stat().st_size),
+    "a bit of the graph": lambda copy: change_byte(copy / COPY_GRAPH, -1),
     "record is a list": lambda copy: replace(copy / RECORD, b"[]"),
     "record of another model": lambda copy: change_record(copy, key={**key_of(copy), "graph": "0" * 64}),
     "record of another format": lambda copy: change_record(copy, key={**key_of(copy), "format": FORMAT + 1}),
