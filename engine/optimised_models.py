@@ -134,7 +134,7 @@ class OptimisedModels:
         """Note that *files* have been verified in these states, so that the next load need not read them first."""
         if states and not self.why_off:
             with suppress(OSError, UntrustedError):
-                check_folder(self._folder)
+                open_folder(self._folder)  # with a copy in the image, nothing else has created it
                 write_note(note_path(self._folder, files), files, states)
 
     def forget(self, files: ModelFiles) -> None:

@@ -249,6 +249,15 @@ def test_copy_in_an_image_is_used_where_nothing_can_be_written(written: Place, t
     assert encoder.graph == written.copy / COPY_GRAPH
 
 
+def test_with_a_copy_in_an_image_only_the_first_start_reads_the_files_before_it_serves(
+    written: Place, tmp_path: Path
+) -> None:
+    place = Place(tmp_path / "copies", written.models)
+    assert not place.load(baked=written.folder).is_trusted
+    assert place.load(baked=written.folder).is_trusted
+    assert place.copies == []
+
+
 def test_wrong_bits_are_found_after_the_start_and_the_model_is_loaded_anew(place: Place, expected: Any) -> None:
     """They are found by the copy's hash, wherever they are: here in a weight's last bits, which no check can see."""
     change_byte(place.copy / COPY_WEIGHTS, 0)
