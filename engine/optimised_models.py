@@ -104,6 +104,8 @@ class OptimisedModels:
         self._cpu = cpu() or () if max_bytes else ()
         self._disk_usage = disk_usage
         self._logged: set[tuple[str, str]] = set()
+        self._rejected: dict[tuple[Path, int], str] = {}  # copies that could not be removed, with the reason
+        self._forgotten: set[Path] = set()  # notes that may still be there, in a folder that is read-only
         self._writing = threading.Lock()
         self._writers: set[subprocess.Popen[bytes]] = set()
         self._is_closed = False
@@ -125,9 +127,10 @@ class OptimisedModels:
         """Return what an earlier load has verified of *files*, if they are as they were then. Reads none of them."""
         if self.why_off or files.is_static or not self._trusts_notes:
             return None
+        path = note_path(self._folder, files)
         with suppress(OSError, UntrustedError, ValueError):
             check_folder(self._folder)
-            return read_note(note_path(self._folder, files), files)
+            return None if path in self._forgotten else read_note(path, files)
         return None
 
     def remember(self, files: ModelFiles, states: Mapping[str, SourceState]) -> None:
@@ -135,12 +138,14 @@ class OptimisedModels:
         if states and not self.why_off:
             with suppress(OSError, UntrustedError):
                 open_folder(self._folder)  # with a copy in the image, nothing else has created it
-                write_note(note_path(self._folder, files), files, states)
+                write_note(path := note_path(self._folder, files), files, states)
+                self._forgotten.discard(path)
 
     def forget(self, files: ModelFiles) -> None:
         """Have the next load read *files* before it uses them."""
+        self._forgotten.add(path := note_path(self._folder, files))
         with suppress(OSError):
-            note_path(self._folder, files).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def states_of(self, files: ModelFiles) -> dict[str, SourceState]:
         """Return the states of *files*; empty if no copy is possible, or a file is missing."""
@@ -163,6 +168,9 @@ class OptimisedModels:
         key, reason = CopyKey.of(sources, self._cpu), NOT_WRITTEN
         for place in self._places:
             try:
+                if rejected := self._rejected.get(_identity(place / key.digest)):
+                    reason = rejected
+                    continue
                 copy = open_copy(place, key)
             except FileNotFoundError:
                 continue
@@ -234,9 +242,11 @@ class OptimisedModels:
             writer.kill()
 
     def reject(self, name: str, copy: OptimisedCopy, reason: str) -> None:
-        """Remove a copy that cannot be used, and log it."""
+        """Remove a copy that cannot be used, and log it. If it stays, as in an image, this process does not use it."""
         self._log_unused(name, reason)
         remove_folder(copy.folder, lock=RECORD)
+        with suppress(OSError):
+            self._rejected[_identity(copy.folder)] = reason
 
     def clean(self) -> None:
         """Remove what nobody uses any more."""
@@ -257,6 +267,10 @@ class OptimisedModels:
         if (name, reason) not in self._logged:
             self._logged.add((name, reason))
             log.warning("optimised_copy_not_used", model=name, reason=reason)
+
+
+def _identity(folder: Path) -> tuple[Path, int]:
+    return folder, folder.stat().st_ino
 
 
 def _weight_bytes(files: ModelFiles) -> int:
