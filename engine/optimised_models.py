@@ -104,6 +104,8 @@ class OptimisedModels:
         self._cpu = cpu() or () if max_bytes else ()
         self._disk_usage = disk_usage
         self._logged: set[tuple[str, str]] = set()
+        self._rejected: dict[tuple[Path, int], str] = {}  # copies that could not be removed, with the reason
+        self._forgotten: set[Path] = set()  # notes that may still be there, in a folder that is read-only
         self._writing = threading.Lock()
         self._writers: set[subprocess.Popen[bytes]] = set()
         self._is_closed = False
@@ -125,22 +127,25 @@ class OptimisedModels:
         """Return what an earlier load has verified of *files*, if they are as they were then. Reads none of them."""
         if self.why_off or files.is_static or not self._trusts_notes:
             return None
+        path = note_path(self._folder, files)
         with suppress(OSError, UntrustedError, ValueError):
             check_folder(self._folder)
-            return read_note(note_path(self._folder, files), files)
+            return None if path in self._forgotten else read_note(path, files)
         return None
 
     def remember(self, files: ModelFiles, states: Mapping[str, SourceState]) -> None:
         """Note that *files* have been verified in these states, so that the next load need not read them first."""
         if states and not self.why_off:
             with suppress(OSError, UntrustedError):
-                check_folder(self._folder)
-                write_note(note_path(self._folder, files), files, states)
+                open_folder(self._folder)  # with a copy in the image, nothing else has created it
+                write_note(path := note_path(self._folder, files), files, states)
+                self._forgotten.discard(path)
 
     def forget(self, files: ModelFiles) -> None:
         """Have the next load read *files* before it uses them."""
+        self._forgotten.add(path := note_path(self._folder, files))
         with suppress(OSError):
-            note_path(self._folder, files).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def states_of(self, files: ModelFiles) -> dict[str, SourceState]:
         """Return the states of *files*; empty if no copy is possible, or a file is missing."""
@@ -163,6 +168,9 @@ class OptimisedModels:
         key, reason = CopyKey.of(sources, self._cpu), NOT_WRITTEN
         for place in self._places:
             try:
+                if rejected := self._rejected.get(_identity(place / key.digest)):
+                    reason = rejected
+                    continue
                 copy = open_copy(place, key)
             except FileNotFoundError:
                 continue
@@ -215,7 +223,7 @@ class OptimisedModels:
         shutil.rmtree(new, ignore_errors=True)  # of a process that was killed: its lock is ours now
         new.mkdir(mode=FOLDER_MODE)
         try:
-            record = CopyRecord(key, write(folder=new, started=self._writers.add))
+            record = CopyRecord(key, write(folder=new, started=self._started))
             if record.size_bytes > max_bytes:
                 raise CopyFailedError(why_too_large(record.size_bytes, max_bytes))
             if replace(files).verified != files.verified:  # read again: the writer may have read other files
@@ -228,10 +236,17 @@ class OptimisedModels:
             self._writers = {writer for writer in self._writers if writer.poll() is None}
         log.info("optimised_copy_written", copy=key.digest, size_bytes=record.size_bytes)
 
+    def _started(self, writer: subprocess.Popen[bytes]) -> None:
+        self._writers.add(writer)
+        if self._is_closed:  # since it was last looked at, so `close` may have missed this process
+            writer.kill()
+
     def reject(self, name: str, copy: OptimisedCopy, reason: str) -> None:
-        """Remove a copy that cannot be used, and log it."""
+        """Remove a copy that cannot be used, and log it. If it stays, as in an image, this process does not use it."""
         self._log_unused(name, reason)
         remove_folder(copy.folder, lock=RECORD)
+        with suppress(OSError):
+            self._rejected[_identity(copy.folder)] = reason
 
     def clean(self) -> None:
         """Remove what nobody uses any more."""
@@ -252,6 +267,10 @@ class OptimisedModels:
         if (name, reason) not in self._logged:
             self._logged.add((name, reason))
             log.warning("optimised_copy_not_used", model=name, reason=reason)
+
+
+def _identity(folder: Path) -> tuple[Path, int]:
+    return folder, folder.stat().st_ino
 
 
 def _weight_bytes(files: ModelFiles) -> int:

@@ -30,9 +30,14 @@ log = structlog.get_logger()
 
 
 def make_room_for(
-    folder: Path, weight_bytes: int, *, max_bytes: int, disk_usage: Callable[[Path], tuple[int, int, int]]
+    folder: Path,
+    weight_bytes: int,
+    *,
+    max_bytes: int,
+    disk_usage: Callable[[Path], tuple[int, int, int]],
+    available_memory: Callable[[], int | None] = available_bytes,
 ) -> str | None:
-    """Make room for the copy of a model with files of *weight_bytes*.
+    """Make room for the copy of a model with files of *weight_bytes*. Without enough memory, no other copy goes.
 
     Returns:
         Why the copy should not be written; None: it can be.
@@ -40,13 +45,13 @@ def make_room_for(
     needed = round(weight_bytes * COPY_FACTOR)
     if needed > max_bytes:
         return why_too_large(needed, max_bytes)
+    memory, available = weight_bytes * WRITER_FACTOR + WRITER_BYTES, available_memory()
+    if available is not None and memory > available:
+        return f"writing it takes {_mb(memory)} of memory, and {_mb(available)} are available"
     make_room(folder, max_bytes=max_bytes, room_bytes=needed)
     total, _, free = disk_usage(nearest_existing(folder))
     if total and needed > free - (kept := total // FREE_SHARE):
         return f"it needs {_mb(needed)}, and the disk has {_mb(free)} left, of which {_mb(kept)} stay free"
-    memory, available = weight_bytes * WRITER_FACTOR + WRITER_BYTES, available_bytes()
-    if available is not None and memory > available:
-        return f"writing it takes {_mb(memory)} of memory, and {_mb(available)} are available"
     return None
 
 

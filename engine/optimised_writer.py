@@ -1,14 +1,17 @@
 """Writes an optimised copy of a model: `python -m engine.optimised_writer SOURCE FOLDER IDS`, a process of its own.
 
 The process needs twice the memory of the weights, and runs code of ONNX Runtime on graphs that it may never have seen.
-Neither its memory nor its end concerns the service.
+Neither its memory nor its end concerns the service, whose secrets it does not get. It ends with the service.
 """
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +28,11 @@ MAX_WRITE_S = 1800.0
 """How long the process may take: more than a model of ten gigabytes needs on a slow disk."""
 NICENESS = 10
 """Priority of the process: requests come first."""
+INHERITED = re.compile("PATH|HOME|TMPDIR|TZ|LANG|LC_.*|LD_.*|DYLD_.*|PYTHON.*|MALLOC_.*|GLIBC_.*|OMP_.*|ORT_.*")
+"""Environment variables that the process gets: what Python and libraries need, and no settings of the service."""
+OOM_SCORE = Path("/proc/self/oom_score_adj")
+FIRST_TO_END = "1000"
+"""If memory runs out, the kernel ends the process, not the service."""
 ROOT = Path(__file__).parents[1]
 PRIVATE = 0o077
 """The permissions that the files of a copy do not have: all of other users."""
@@ -67,24 +75,44 @@ def run_writer(
         str(folder.absolute()),
         json.dumps(ids),
     ]
-    try:
-        process = subprocess.Popen(  # noqa: S603 - our own code; the paths are those of the model and of the copy
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-    except OSError as error:
-        raise CopyFailedError(f"no process could be started ({error.strerror})") from error
-    started(process)
-    try:
-        output, errors = process.communicate(timeout=MAX_WRITE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise CopyFailedError("it took too long") from None
+    with _process(command) as process:
+        started(process)
+        try:
+            output, errors = process.communicate(timeout=MAX_WRITE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise CopyFailedError("it took too long") from None
     if process.returncode:
         last = errors.decode(errors="replace").strip().rpartition("\n")[2] if process.returncode > 0 else ""
         ended = f"the process that writes it ended with code {process.returncode}"
         raise CopyFailedError(explain(RuntimeError(last)) if last else ended)
-    return msgspec.json.decode(output, type=dict[str, CopiedFile])
+    try:
+        return msgspec.json.decode(output, type=dict[str, CopiedFile])
+    except msgspec.MsgspecError as error:
+        raise CopyFailedError("the process that writes it has not said what it has written") from error
+
+
+@contextmanager
+def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the process. Its input is a pipe that ends with this process, or with the block."""
+    with ExitStack() as stack:
+        try:
+            ends = os.pipe()
+            for end in ends:
+                stack.callback(os.close, end)
+            process = subprocess.Popen(  # noqa: S603 - our own code; the paths are those of the model and of the copy
+                command,
+                cwd=ROOT,
+                env={name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)},
+                stdin=ends[0],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                process_group=0,  # Ctrl-C is for the service, which ends the process
+            )
+        except OSError as error:
+            raise CopyFailedError(f"no process could be started ({error.strerror})") from error
+        yield process
 
 
 def main(source: Path, folder: Path, ids: Sequence[Sequence[int]]) -> None:
@@ -96,6 +124,9 @@ def main(source: Path, folder: Path, ids: Sequence[Sequence[int]]) -> None:
     """
     os.nice(NICENESS)
     os.umask(PRIVATE)
+    with suppress(OSError):  # only Linux has it
+        OOM_SCORE.write_text(FIRST_TO_END)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     written = write_copy(source, folder)
     for path in (folder / COPY_GRAPH, folder / COPY_WEIGHTS):
         if not path.is_file():
@@ -110,6 +141,11 @@ def main(source: Path, folder: Path, ids: Sequence[Sequence[int]]) -> None:
         if not all(np.array_equal(one, other, equal_nan=True) for one, other in pairs):
             raise SystemExit("its outputs differ from those of the model")
     sys.stdout.buffer.write(msgspec.json.encode(copied))
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns when the other end of the pipe is closed
+    os._exit(1)
 
 
 def _sha256(path: Path) -> str:

@@ -81,14 +81,25 @@ def private_bytes(*, proc: Path = PROC) -> int | None:
 
 
 def available_bytes(*, proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
-    """Return the memory that is still available, to the machine or the container, whichever is less; None: unknown."""
+    """Return the memory that is still available, to the machine or the container, whichever is less; None: unknown.
+
+    Pages of files that were read and are not in use, as after a download, are available: the kernel takes them back.
+    """
     found = []
     if (of_machine := _meminfo(proc, "MemAvailable")) is not None:
         found.append(of_machine)
     for limit, usage in _limits_and_usages(proc, cgroup):
         with suppress(OSError, ValueError):
-            found.append(max(0, limit - int(usage.read_text())))
+            found.append(max(0, limit - max(0, int(usage.read_text()) - _unused_files(usage.parent))))
     return min(found, default=None)
+
+
+def _unused_files(folder: Path) -> int:
+    """Return the bytes of files that a cgroup, with those below it, holds in memory and does not use."""
+    with suppress(OSError, ValueError, KeyError):
+        stated = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return int(stated.get("total_inactive_file") or stated["inactive_file"])  # the first: version 1, with children
+    return 0
 
 
 def fix_mmap_threshold() -> None:

@@ -14,9 +14,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
+from engine.catalog import read_catalog
+from engine.encoder import load_encoder
 from engine.onnx_sessions import COPY_GRAPH, COPY_WEIGHTS
 from engine.optimised_record import FORMAT, RECORD
-from tests.support.optimised import WIDE, Place, vectors_of, write_wide_model
+from tests.support.optimised import WIDE, Place, tending, vectors_of, write_wide_model
 
 OTHER_CPU = ("x86_64", "sse2")
 
@@ -158,6 +160,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "no weights": lambda copy: (copy / COPY_WEIGHTS).unlink(),
     "no record": lambda copy: (copy / RECORD).unlink(),
     "graph is no ONNX": lambda copy: replace(copy / COPY_GRAPH, b"\xff" * (copy / COPY_GRAPH).stat().st_size),
+    "a bit of the graph": lambda copy: change_byte(copy / COPY_GRAPH, -1),
     "record is a list": lambda copy: replace(copy / RECORD, b"[]"),
     "record of another model": lambda copy: change_record(copy, key={**key_of(copy), "graph": "0" * 64}),
     "record of another format": lambda copy: change_record(copy, key={**key_of(copy), "format": FORMAT + 1}),
@@ -246,6 +249,50 @@ def test_copy_in_an_image_is_used_where_nothing_can_be_written(written: Place, t
     (tmp_path / "file").write_text("")
     encoder = place.load(baked=written.folder)
     assert encoder.graph == written.copy / COPY_GRAPH
+
+
+def test_with_a_copy_in_an_image_only_the_first_start_reads_the_files_before_it_serves(
+    written: Place, tmp_path: Path
+) -> None:
+    place = Place(tmp_path / "copies", written.models)
+    assert not place.load(baked=written.folder).is_trusted
+    assert place.load(baked=written.folder).is_trusted
+    assert place.copies == []
+
+
+def test_a_damaged_copy_in_a_read_only_image_is_used_only_once(written: Place, tmp_path: Path, expected: Any) -> None:
+    """Without an end, the model would be dropped and loaded again and again."""
+    shutil.copytree(written.folder, image := tmp_path / "image")
+    place, in_image = Place(tmp_path / "copies", written.models), Place(image, written.models).copy
+    change_byte(in_image / COPY_WEIGHTS, 0)
+    taken = image / f".{in_image.name}.{os.getpid()}.gone" / "file"  # so the copy cannot be removed
+    taken.parent.mkdir()
+    taken.touch()
+    copies, model = place.open(baked=image), read_catalog([place.models], bundled="").get(WIDE)
+    used = []
+    with tending(copies, place.reloads.append) as upkeep:
+        for _ in range(2):
+            encoder = load_encoder(model, hub_cache_dir=tmp_path / "none", copies=copies)
+            used.append(encoder.copy and encoder.copy.folder)
+            upkeep.tend(encoder)
+            upkeep.wait()
+    assert used == [in_image, None]
+    assert place.reloads == [WIDE]
+    assert encoder.graph == place.copy / COPY_GRAPH
+    np.testing.assert_array_equal(vectors_of(encoder), expected)
+
+
+def test_a_note_that_cannot_be_removed_is_not_believed_again(place: Place) -> None:
+    copies, files = place.open(), place.load().files
+    assert files
+    assert copies.known_sources(files)
+    [note] = place.folder.glob("*.json")
+    content = note.read_bytes()
+    copies.forget(files)
+    note.write_bytes(content)
+    assert copies.known_sources(files) is None
+    copies.remember(files, copies.states_of(files))
+    assert copies.known_sources(files)
 
 
 def test_wrong_bits_are_found_after_the_start_and_the_model_is_loaded_anew(place: Place, expected: Any) -> None:

@@ -25,7 +25,7 @@ from engine.onnx_sessions import COPY_WEIGHTS
 from engine.optimised_copy import BUSY, SMALL, STATIC
 from engine.optimised_models import OptimisedModels
 from engine.optimised_record import RECORD
-from engine.optimised_space import make_room
+from engine.optimised_space import make_room, make_room_for
 from host.trusted_folder import try_lock
 from tests.support.optimised import MAX_BYTES, WIDE, WIDE_DIM, Place, tending, vectors_of, write_wide_model
 from tests.support.servers import ROOT, environment
@@ -181,6 +181,19 @@ def test_the_copy_that_was_not_used_for_longest_gives_way_to_a_new_one(place: Pl
     assert place.load_and_tend(WIDE, max_bytes=limit).copy_state.is_used
     assert first not in place.copies
     assert second in place.copies
+
+
+def test_no_copy_gives_way_to_one_for_which_there_is_too_little_memory(place: Place) -> None:
+    place.load_and_tend()
+    reason = make_room_for(
+        place.folder,
+        COPY_BYTES // 3,
+        max_bytes=COPY_BYTES,
+        disk_usage=lambda _: (10**9, 0, 10**9),
+        available_memory=lambda: 100_000_000,
+    )
+    assert reason == "writing it takes 105 MB of memory, and 100 MB are available"
+    assert len(place.copies) == 1
 
 
 def test_a_copy_in_use_does_not_give_way(place: Place) -> None:

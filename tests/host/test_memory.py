@@ -93,6 +93,24 @@ def test_available_memory_follows_the_limit_of_a_parent(
     assert available_bytes(proc=proc, cgroup=tmp_path) == 2000
 
 
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        pytest.param("anon 500\ninactive_file 300\nactive_file 200\n", 2300, id="v2"),
+        pytest.param("inactive_file 1\ntotal_inactive_file 300\n", 2300, id="v1: with those of children"),
+        pytest.param("inactive_file 5000\n", 3000, id="more than is used"),
+        pytest.param("anon 500\n", 2000, id="not stated"),
+        pytest.param("inactive_file\n", 2000, id="no number"),
+    ],
+)
+def test_memory_with_files_that_nobody_uses_is_available(stated: str, expected: int, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable:      5 kB\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text(stated)
+    assert available_bytes(proc=tmp_path, cgroup=tmp_path) == expected
+
+
 def test_available_memory_is_unknown_if_the_system_does_not_report_it(tmp_path: Path) -> None:
     for content in ("", "MemAvailable:\n", "MemAvailable: many kB\n"):
         (tmp_path / "meminfo").write_text(content)

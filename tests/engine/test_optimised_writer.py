@@ -1,0 +1,51 @@
+"""The process that writes an optimised copy: what it inherits, and that it ends with the one that has started it."""
+
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.optimised_writer import CopyFailedError, run_writer
+from tests.support.servers import ROOT
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from engine.optimised_writer import run_writer
+source, folder = map(Path, sys.argv[1:])
+run_writer(source, ids=[], folder=folder, started=lambda process: print(process.pid, flush=True))
+"""
+MAX_WAIT_MS = 30_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux about a process")
+def test_the_writer_gets_no_secret_gives_way_and_ends_with_the_service(tmp_path: Path) -> None:
+    os.mkfifo(source := tmp_path / "model.onnx")  # whoever reads it waits
+    service = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(source), str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "API_KEYS": "a-secret", "AWS_SECRET_ACCESS_KEY": "another-secret"},
+        stdout=subprocess.PIPE,
+    )
+    assert service.stdout
+    writer = int(service.stdout.readline())
+    ended = select.poll()
+    ended.register(os.pidfd_open(writer), select.POLLIN)
+    with source.open("wb"):  # returns when the writer has opened it
+        assert b"secret" not in Path(f"/proc/{writer}/environ").read_bytes()
+        assert Path(f"/proc/{writer}/oom_score_adj").read_text().strip() == "1000"
+        assert os.getpriority(os.PRIO_PROCESS, writer) > os.getpriority(os.PRIO_PROCESS, 0)
+        assert not ended.poll(0)
+        service.kill()
+        service.communicate()
+        assert ended.poll(MAX_WAIT_MS)
+
+
+def test_a_writer_that_cannot_read_the_model_says_so_in_one_sentence(tmp_path: Path) -> None:
+    (source := tmp_path / "model.onnx").write_bytes(b"nothing")
+    with pytest.raises(CopyFailedError) as failure:
+        run_writer(source, ids=[], folder=tmp_path, started=lambda _: None)
+    assert "\n" not in str(failure.value)
