@@ -38,7 +38,9 @@ class RollingReplacement:
         self._is_running = False
 
     def request(self) -> None:
-        """Replace all workers soon; call it in the event loop."""
+        """Replace all workers soon, unless they are being stopped; call it in the event loop."""
+        if self._supervisor.is_stopping:
+            return
         self._is_due = True
         if not self._is_running:
             self._is_running = True

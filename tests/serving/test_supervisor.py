@@ -276,6 +276,17 @@ async def test_stop_during_a_reload_ends_the_replacement_too(log: WatchedLog) ->
             os.kill(pid, 0)
 
 
+async def test_reload_that_is_asked_for_while_all_workers_drain_starts_nothing(log: WatchedLog) -> None:
+    async with supervising(1, plan()) as (supervisor, running):
+        await supervisor.was_ready.wait()
+        supervisor.stop()
+        await asyncio.sleep(0)  # the workers are being stopped now
+        RollingReplacement(supervisor, read_plan=plan).request()
+        await running
+        assert log.of("reload_started") == []
+        assert len(log.of("worker_started")) == 1
+
+
 async def test_reload_of_a_slot_that_pauses_after_failures_starts_it_at_once(log: WatchedLog) -> None:
     async with ready(1) as supervisor:
         supervisor.plan = plan("exit 7")
