@@ -207,7 +207,7 @@ class ConnectionPool:
         """Make room for *newcomer*, or return why it is refused."""
         share, limits = newcomer.share, self.limits
         own_limit, max_connections = limits.max_connections_per_address, limits.share_of(limits.max_connections)
-        if own_limit is not None and share.connections > limits.share_of(own_limit):
+        while own_limit is not None and share.connections > limits.share_of(own_limit):
             if (given := self._first_to_give(share)) is None:
                 return NoConnectionError(own_limit, "MAX_CONNECTIONS_PER_ADDRESS")
             self._close(given)

@@ -193,6 +193,13 @@ def test_limit_per_address_closes_its_own_idle_connection_or_refuses() -> None:
     assert pool.connect("proxy")[1] is pool.connect("proxy")[1] is pool.connect("proxy")[1] is None
 
 
+def test_refused_connection_leaves_no_place_for_the_next_one_of_its_address() -> None:
+    pool = Pool(max_connections_per_address=2)
+    pool.fill("one", None, places=2)
+    refused = [pool.connect("one", IDLE) for _ in range(4)]  # the client may still read why
+    assert all(isinstance(error, NoConnectionError) for _, error in refused)
+
+
 def test_worker_has_its_share_of_the_limits_and_errors_name_the_whole() -> None:
     """Shares are rounded up: of an odd limit, one of two workers may have one more than the other."""
     pool = Pool(max_connections_per_address=5, workers=2)
