@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from host.message_channel import Handler, MessageChannel
@@ -173,27 +173,26 @@ def start_worker(
         OSError: the system cannot start a process, or has no free file descriptor.
     """
     channel, its_channel = socket.socketpair()
-    connections = dispatcher.add_worker(number)
-    reason, its_reason = os.pipe()
-    os.set_blocking(reason, False)
-    descriptors = {
-        "channel": its_channel.fileno(),
-        "connections": connections.worker_end.fileno(),
-        "reason": its_reason,
-    }
-    link = json.dumps({"number": number, "workers": workers, **descriptors})
-    try:
-        pid, ended = children.start(
-            command, environment={**environment, WORKER_VARIABLE: link}, descriptors=tuple(descriptors.values())
-        )
-    except BaseException:
-        channel.close()
-        connections.remove()
-        os.close(reason)
-        raise
-    finally:
-        its_channel.close()
-        os.close(its_reason)
+    with its_channel, ExitStack() as undo:
+        undo.callback(channel.close)
+        connections = dispatcher.add_worker(number)
+        undo.callback(connections.remove)
+        reason, its_reason = os.pipe()
+        undo.callback(os.close, reason)
+        os.set_blocking(reason, False)
+        descriptors = {
+            "channel": its_channel.fileno(),
+            "connections": connections.worker_end.fileno(),
+            "reason": its_reason,
+        }
+        link = json.dumps({"number": number, "workers": workers, **descriptors})
+        try:
+            pid, ended = children.start(
+                command, environment={**environment, WORKER_VARIABLE: link}, descriptors=tuple(descriptors.values())
+            )
+        finally:
+            os.close(its_reason)
+        undo.pop_all()
     return WorkerProcess(
         number=number,
         pid=pid,

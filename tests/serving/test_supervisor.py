@@ -1,6 +1,7 @@
 """The supervisor with real processes: `tests.support.plain_worker`, which serves nothing."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -318,6 +320,23 @@ async def test_workers_leave_no_descriptor_open_in_the_supervisor(log: WatchedLo
         await log.wait_for("reload_ended")
         await asyncio.sleep(0)  # the channel's transport closes its socket in the next turn
         assert open_files() == before
+
+
+@pytest.mark.skipif(not FDS.exists(), reason="only Linux lists the open files of a process")
+async def test_start_without_a_free_descriptor_leaves_none_open(
+    log: WatchedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with ready(1) as supervisor:
+        before = open_files()
+        monkeypatch.setattr("serving.worker_process.os.pipe", fail)
+        assert not await supervisor.replace(supervisor.slots[0], plan(), "reload")
+        await asyncio.sleep(0)
+        assert open_files() == before
+        monkeypatch.undo()
+    assert len(log.of("worker_not_started")) == 1
 
 
 @pytest.mark.parametrize(("code", "name"), [(0, "exit code 0"), (-9, "SIGKILL"), (-123, "signal 123")])
