@@ -59,11 +59,12 @@ def begin() -> Start:
             return Start(share.settings, share.cores, link)
         settings = load_settings()
         workers = worker_count(settings)
+        if workers == 1:
+            return Start(settings.model_copy(update={"workers": 1}))
+        plan = _plan_of(settings)
     except SettingsError as error:
         end_start(link, f"Bad settings: {error}")
-    if workers == 1:
-        return Start(settings.model_copy(update={"workers": 1}))
-    sys.exit(_supervise(settings, workers))
+    sys.exit(_supervise(settings, workers, plan))
 
 
 def end_start(link: WorkerLink | None, reason: str) -> NoReturn:
@@ -74,7 +75,7 @@ def end_start(link: WorkerLink | None, reason: str) -> NoReturn:
     sys.exit(1)
 
 
-def _supervise(settings: Settings, workers: int) -> int:
+def _supervise(settings: Settings, workers: int, plan: WorkerPlan) -> int:
     """Run the workers until a signal stops the service; return the exit code."""
     signals = prepare_process()
     _set_up_log(settings)
@@ -83,20 +84,20 @@ def _supervise(settings: Settings, workers: int) -> int:
         listening = listen(settings.host, settings.port)
     except ListenError as error:
         return fail(str(error))
-    failure = asyncio.run(_run_workers(settings, workers, listening, signals))
+    failure = asyncio.run(_run_workers(settings, workers, plan, listening, signals))
     signals.ignore_rest()
     return exit_despite_threads(0 if failure is None else fail(failure))
 
 
 async def _run_workers(
-    settings: Settings, workers: int, listening: socket.socket, signals: ProcessSignals
+    settings: Settings, workers: int, plan: WorkerPlan, listening: socket.socket, signals: ProcessSignals
 ) -> str | None:
     """Run the workers until a signal stops the service; return why they could not start, or None."""
     raise_file_limit()  # connections on their way to workers count
     supervisor = Supervisor(
         workers=workers,
         command=[sys.executable, *sys.orig_argv[1:]],
-        plan=_plan_of(settings),
+        plan=plan,
         listening=listening,
         max_connections_per_address=settings.max_connections_per_address,
         handlers=lambda number: shared.handlers(number),  # noqa: PLW0108 - it is made below

@@ -95,3 +95,10 @@ def test_bodies_in_memory_are_those_of_all_workers_together() -> None:
         4_000_000,
         1_000_000,
     ]
+
+
+def test_value_that_no_process_can_inherit_is_refused_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"API_KEYS={'k' * (128 << 10)}\n")
+    with pytest.raises(SettingsError, match=r"API_KEYS in \.env is longer .* use API_KEYS_FILE or WORKERS=1"):
+        settings_environment({}, file)
