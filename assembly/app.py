@@ -24,6 +24,7 @@ from api.openai_token_ids import TokenVocabulary
 from api.request_types import TextLimits
 from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
+from assembly.client_addresses import client_addresses
 from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import why_unusable_aliases
 from assembly.peers import find_peers
@@ -222,16 +223,6 @@ def _add_outer_middleware(
     )
     wrap(app, lambda _: log())
     return guard
-
-
-def client_addresses(settings: Settings) -> ClientAddresses:
-    """Return what identifies callers by their network addresses."""
-    return ClientAddresses(
-        trusted=settings.trusted_proxies,
-        ipv4_prefix_bits=settings.ipv4_caller_prefix,
-        ipv6_prefix_bits=settings.ipv6_caller_prefix,
-        ipv6_wide_prefix_bits=settings.ipv6_wide_caller_prefix,
-    )
 
 
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:

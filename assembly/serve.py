@@ -2,7 +2,8 @@
 
 from litestar import Litestar
 
-from assembly.app import client_addresses, parts_of
+from assembly.app import parts_of
+from assembly.client_addresses import client_addresses
 from assembly.reloading import Reloading
 from config import Settings
 from serving.connection_limits import ConnectionLimits

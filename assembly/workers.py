@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import structlog
 
+from assembly.client_addresses import client_addresses
 from assembly.shared_state import SharedState
 from assembly.worker_environment import settings_environment
 from assembly.worker_share import take_share, worker_count
@@ -100,6 +101,7 @@ async def _run_workers(
         plan=plan,
         listening=listening,
         max_connections_per_address=settings.max_connections_per_address,
+        address_of=client_addresses(settings).network_of_peer,
         handlers=lambda number: shared.handlers(number),  # noqa: PLW0108 - it is made below
         on_change=lambda: shared.reports.refresh(is_draining=supervisor.is_stopping),
     )

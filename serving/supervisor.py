@@ -20,7 +20,7 @@ import structlog
 
 from host.message_channel import Handler
 from serving.child_processes import ChildProcesses, end_of
-from serving.connection_dispatcher import ConnectionDispatcher
+from serving.connection_dispatcher import Address, ConnectionDispatcher, host_of
 from serving.restart_policy import RestartPolicy
 from serving.worker_process import WorkerProcess, start_worker
 from serving.worker_watch import MAX_HUNG_S, wait_for_trouble
@@ -76,6 +76,7 @@ class Supervisor:
         plan: WorkerPlan,
         listening: socket.socket,
         max_connections_per_address: int | None = None,
+        address_of: Callable[[Address], object] = host_of,
         handlers: Callable[[int], Mapping[str, Handler]],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
@@ -87,6 +88,8 @@ class Supervisor:
             plan: how workers are started and stopped.
             listening: the socket that the service listens on; the supervisor closes it.
             max_connections_per_address: of all workers together; None: there is no limit.
+            address_of: returns the address to which a peer's connections are counted, as workers count them; None: to
+                none.
             handlers: returns the handlers for the calls of the worker with this number.
             on_change: called when a worker is ready or has ended, and when all are about to be stopped.
         """
@@ -101,6 +104,7 @@ class Supervisor:
         self._dispatcher = ConnectionDispatcher(
             listening,
             max_per_address=max_connections_per_address and math.ceil(max_connections_per_address / workers),
+            address_of=address_of,
         )
         self._handlers = handlers
         self._children = ChildProcesses()
