@@ -207,7 +207,7 @@ class TextLimits:
         Raises:
             InvalidInputError: it is blank or too long; with the extensions `field` and `limit`.
         """
-        self._check(text, "text", {"field": "text"})
+        self._check(text, "text")
 
     def check_texts(self, texts: Sequence[str]) -> None:
         """Check all texts of a request.
@@ -226,13 +226,18 @@ class TextLimits:
                 extensions={"field": "texts", "limit": self.max_texts},
             )
         for index, text in enumerate(texts):
-            self._check(text, f"texts[{index}]", {"field": "texts", "index": index})
+            self._check(text, "texts", index)
 
-    def _check(self, text: str, place: str, extensions: dict[str, object]) -> None:
-        if not text or text.isspace():
+    def _check(self, text: str, field: str, index: int | None = None) -> None:
+        is_blank = not text or text.isspace()
+        if not is_blank and len(text) <= self.max_characters:
+            return
+        place, extensions = field, dict[str, object](field=field)
+        if index is not None:
+            place, extensions = f"{field}[{index}]", {**extensions, "index": index}
+        if is_blank:
             raise InvalidInputError(f"{place}: the text is {'blank' if text else 'empty'}.", extensions=extensions)
-        if len(text) > self.max_characters:
-            raise InvalidInputError(
-                f"{place}: {len(text)} characters are more than the {self.max_characters} allowed in one text.",
-                extensions={**extensions, "limit": self.max_characters},
-            )
+        raise InvalidInputError(
+            f"{place}: {len(text)} characters are more than the {self.max_characters} allowed in one text.",
+            extensions={**extensions, "limit": self.max_characters},
+        )

@@ -76,9 +76,14 @@ def cheapest_split(lengths: Sequence[int], *, budget_tokens: int, max_texts: int
     count = len(lengths)
     best = [0] * (count + 1)  # best[i]: minimum cost of lengths[i:]
     end = [0] * count  # end[i]: where the first batch of lengths[i:] ends
+    rest = 0  # tokens of lengths[start:]
     for start in range(count - 1, -1, -1):
         longest = lengths[start]
+        rest += longest
         max_end = min(count, start + min(max_texts or count, max(1, budget_tokens // max(1, longest))))
+        if max_end == count and (count - start) * longest - rest <= RUN_COST_TOKENS:
+            best[start], end[start] = cost(count - start, longest), count  # another run would cost more than padding
+            continue
         # A run of its own is cheaper than padding by more than the cost of a run; the texts behind it are shorter.
         shortest = longest - RUN_COST_TOKENS
         cost_so_far = cost(1, longest)

@@ -265,6 +265,8 @@ class Scheduler:
     def _dispatch(self) -> None:
         """Start what can start. A job that cannot be dispatched fails, so that it does not block the others."""
         self._is_dispatch_due = False
+        if not self._queue:
+            return
         try:
             self._fill_lanes()
         except Exception as error:

@@ -12,7 +12,7 @@ from engine.options import EmbedOptions
 from engine.pipeline import ModelInputs, clip, preprocess
 from engine.scheduler import Scheduler
 from engine.tokenizer import TextTokenizer
-from engine.tokenizer_queue import TokenizerQueue, size_of
+from engine.tokenizer_queue import TokenizerQueue, sizes_of
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ def _is_short(texts: Sequence[str]) -> bool:
 
 def _estimated_tokens(texts: Sequence[str], tokenizer: TextTokenizer, options: EmbedOptions) -> list[int]:
     """Return about how many tokens the model will see of each text."""
-    tokens = [size_of(text) // BYTES_PER_TOKEN + 2 for text in texts]
+    tokens = [size // BYTES_PER_TOKEN + 2 for size in sizes_of(texts)]
     if options.long_text == "truncate" and tokenizer.max_tokens is not None:
         return [min(number, tokenizer.max_tokens) for number in tokens]
     return tokens

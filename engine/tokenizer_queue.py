@@ -33,9 +33,14 @@ def size_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
-def _work_bytes(text: str) -> int:
-    """Return the bytes that predict the time to tokenise *text*."""
-    return max(size_of(text), MIN_TEXT_BYTES)
+def sizes_of(texts: Sequence[str]) -> list[int]:
+    """Return `size_of` of each text."""
+    return list(map(len, texts)) if all(map(str.isascii, texts)) else list(map(size_of, texts))
+
+
+def _work_bytes(texts: Sequence[str]) -> list[int]:
+    """Return, per text, the bytes that predict the time to tokenise it."""
+    return [max(size, MIN_TEXT_BYTES) for size in sizes_of(texts)]
 
 
 class TokenizerQueue:
@@ -65,7 +70,7 @@ class TokenizerQueue:
         Raises:
             OverloadedError: too much of the caller's work waits already.
         """
-        seconds = sum(map(_work_bytes, texts)) * self._seconds_per_byte * passes
+        seconds = sum(_work_bytes(texts)) * self._seconds_per_byte * passes
         counted_s = min(seconds, self.account.limit / SHARE_OF_FREE / 2)  # a huge request is not rejected for ever
         self.account.check(caller, counted_s)
         reservation = Reservation((self.account,), caller)
@@ -121,8 +126,8 @@ def _slices(texts: Sequence[str]) -> list[tuple[int, Sequence[str], int]]:
     """Split *texts*: per slice, the index of its first text, its texts, and the bytes that they count as."""
     slices: list[tuple[int, Sequence[str], int]] = []
     first, total = 0, 0
-    for index, text in enumerate(texts):
-        total += _work_bytes(text)
+    for index, size in enumerate(_work_bytes(texts)):
+        total += size
         if total >= SLICE_BYTES or index == len(texts) - 1:
             slices.append((first, texts[first : index + 1], total))
             first, total = index + 1, 0
