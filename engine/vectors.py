@@ -1,6 +1,7 @@
 """Pure numpy functions on vectors: check, normalize, shorten, average, convert and serialize."""
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -29,12 +30,12 @@ def check_finite_nonzero(vectors: Matrix, *, text_indexes: Sequence[int] | None 
     Raises:
         InvalidVectorError: a vector contains NaN or infinity, or has a norm of zero; names the first such text.
     """
-    peaks = np.abs(vectors).max(axis=1)  # NaN if the row contains one; a sum of squares would overflow much earlier
-    bad = ~((peaks > 0.0) & (peaks < np.inf))
-    if bad.any():
-        row = int(bad.argmax())
-        reason = "has a norm of zero" if peaks[row] == 0.0 else "contains NaN or infinity"
-        raise InvalidVectorError(text_indexes[row] if text_indexes else row, reason)
+    # NaN if the row contains one; a sum of squares would overflow much earlier
+    peaks: list[float] = np.abs(vectors).max(axis=1).tolist()
+    for row, peak in enumerate(peaks):
+        if not 0.0 < peak < math.inf:
+            reason = "has a norm of zero" if peak == 0.0 else "contains NaN or infinity"
+            raise InvalidVectorError(text_indexes[row] if text_indexes else row, reason)
 
 
 def normalize(vectors: Matrix) -> Matrix:

@@ -11,6 +11,10 @@ import os
 WORKER_VARIABLE = "FAST_EMBEDDING_WORKER"
 """The environment variable in which a worker process finds what it inherits from the supervisor."""
 
+GC_OBJECTS = 10_000
+"""New objects after which Python looks for cycles in them. Its default of 700 is less than the requests in progress
+hold: each search then goes through all of those, 2 % of the event loop's CPU, and finds next to nothing."""
+
 TYPE_CHECKING = False  # for type checkers it is true; importing `typing` takes time
 
 if TYPE_CHECKING:
@@ -50,6 +54,7 @@ def prepare_process() -> "ProcessSignals":
 def finish_imports() -> None:
     """Collect garbage again, but only what is created from now on: modules and routes stay for the process's life."""
     gc.freeze()
+    gc.set_threshold(GC_OBJECTS)
     gc.enable()
 
 
