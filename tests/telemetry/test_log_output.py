@@ -25,8 +25,15 @@ class Pipe:
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
+        self._open = {self.reading, self.writing}
         if sys.platform == "linux":
             fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def close(self, *descriptors: int) -> None:
+        """Close these ends, or both, unless they are closed: another thread may have their numbers by now."""
+        for descriptor in self._open & set(descriptors or self._open):
+            self._open.remove(descriptor)
+            os.close(descriptor)
 
     def fill(self) -> int:
         """Write until nothing more fits; return the bytes."""
@@ -55,9 +62,9 @@ class Pipe:
         reader = threading.Thread(target=read)
         reader.start()
         writer.flush(WAIT_S)
-        os.close(self.writing)
+        self.close(self.writing)
         reader.join(WAIT_S)
-        os.close(self.reading)
+        self.close(self.reading)
         return bytes(content).splitlines()
 
 
@@ -65,9 +72,7 @@ class Pipe:
 def pipe() -> Iterator[Pipe]:
     pipe = Pipe()
     yield pipe
-    for descriptor in (pipe.reading, pipe.writing):
-        with suppress(OSError):
-            os.close(descriptor)
+    pipe.close()
 
 
 def test_lines_are_written_in_order_and_none_is_lost(pipe: Pipe) -> None:
@@ -117,7 +122,7 @@ def test_output_that_somebody_made_nonblocking_is_waited_for(pipe: Pipe) -> None
 
 
 def test_lines_for_a_reader_that_has_left_are_dropped_and_counted(pipe: Pipe) -> None:
-    os.close(pipe.reading)
+    pipe.close(pipe.reading)
     writer = LineWriter(pipe.writing)
     writer.write(b"a\nb\n")
     writer.flush(WAIT_S)
