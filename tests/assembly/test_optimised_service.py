@@ -14,7 +14,7 @@ from engine.onnx_sessions import COPY_WEIGHTS
 from tests.support.apps import running_app
 from tests.support.optimised import WIDE, Place, write_wide_model
 
-pytestmark = pytest.mark.slow  # each test starts the service two or three times
+pytestmark = [pytest.mark.slow, pytest.mark.processes]  # each test starts the service two or three times
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ def copy_line(output: str) -> str:
     return next(" ".join(line.split()) for line in output.splitlines() if line.split()[1:2] == ["copy"])
 
 
+@pytest.mark.processes
 @pytest.mark.slow  # six commands, three of which start a process
 def test_optimise_writes_copies_that_check_reports(run_command: RunCommand, tmp_path: Path) -> None:
     write_wide_model(tmp_path / "models")

@@ -52,6 +52,7 @@ def pss_of_two(place: Place, *, max_bytes: int) -> int:
         return sum(pss_of(process.pid) for process in processes)
 
 
+@pytest.mark.processes
 @pytest.mark.slow  # three processes with the bundled model
 @pytest.mark.skipif(not SMAPS.exists(), reason="only Linux says what processes share")
 def test_two_processes_with_a_copy_take_less_memory_than_without(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The process that writes an optimised copy: what it inherits, and that it ends with the one that has started it."""
 
+import hashlib
+import json
 import os
 import select
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.optimised_writer import CopyFailedError, run_writer
+from tests.support.optimised import write_wide_model
 from tests.support.servers import ROOT
 
 SCRIPT = """
@@ -42,6 +45,23 @@ def test_the_writer_gets_no_secret_gives_way_and_ends_with_the_service(tmp_path:
         service.kill()
         service.communicate()
         assert ended.poll(MAX_WAIT_MS)
+
+
+def test_the_process_prints_what_it_has_written(tmp_path: Path) -> None:
+    source = write_wide_model(tmp_path) / "model.onnx"
+    (folder := tmp_path / "copy").mkdir()
+    command = [sys.executable, "-m", "engine.optimised_writer", str(source), str(folder), "[[1, 2, 3], [4]]"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout
+        printed = json.loads(process.stdout.read())
+        assert process.wait() == 0  # its input is still open: it would end at once otherwise
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(written) == 2
+    assert printed == {
+        name: {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in written.items()
+    }
 
 
 def test_a_writer_that_cannot_read_the_model_says_so_in_one_sentence(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_what_killed_writers_of_other_models_have_left_is_removed(place: Place) 
     assert leftovers(place) == []
 
 
+@pytest.mark.processes
 @pytest.mark.slow  # two processes, each of which starts another
 def test_of_two_processes_one_writes_the_copy(place: Place) -> None:
     settings = {

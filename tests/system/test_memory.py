@@ -10,6 +10,7 @@ from tests.support.servers import ServerProcess, running_server
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.processes,
     pytest.mark.timeout(120),
     pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by /proc"),
 ]

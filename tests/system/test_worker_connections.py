@@ -32,6 +32,7 @@ from tests.support.servers import ROOT, ServerProcess, environment, running_serv
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.processes,
     pytest.mark.timeout(180),
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
     pytest.mark.skipif(usable_cores() < 2, reason="needs two cores"),

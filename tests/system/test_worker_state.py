@@ -17,6 +17,7 @@ from tests.support.servers import ServerProcess, started_server
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.processes,
     pytest.mark.timeout(120),
     pytest.mark.skipif(usable_cores() < 2, reason="needs two cores for two workers"),
 ]
