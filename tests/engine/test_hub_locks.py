@@ -1,5 +1,7 @@
 """Processes that share a hub cache: one downloads, the others wait. With real processes, locks and a hub."""
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -109,3 +111,16 @@ def test_folder_in_which_nothing_can_be_written_has_no_locks(tmp_path: Path) -> 
         lock.write(5)
         assert not is_held(tmp_path / "file", "a")
         assert held_numbers(tmp_path / "file") == {}
+
+
+def test_on_a_file_system_without_locks_each_process_works_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked(tmp_path, "a") as lock, locked(tmp_path, "a"):
+        lock.write(7)
+        assert not is_held(tmp_path, "a")
+        assert held_numbers(tmp_path) == {}

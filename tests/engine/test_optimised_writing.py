@@ -27,7 +27,7 @@ from engine.optimised_models import OptimisedModels
 from engine.optimised_record import RECORD
 from engine.optimised_space import make_room, make_room_for
 from host.trusted_folder import try_lock
-from tests.support.optimised import MAX_BYTES, WIDE, WIDE_DIM, Place, tending, vectors_of, write_wide_model
+from tests.support.optimised import MAX_BYTES, TEXTS, WIDE, WIDE_DIM, Place, tending, vectors_of, write_wide_model
 from tests.support.servers import ROOT, environment
 from tests.support.tiny import TinyModel, row
 from tests.support.tiny_models import PROBE_WORDS, TASKED, cache_static, cache_tasked, matmul, noisy
@@ -157,6 +157,60 @@ def test_without_room_no_copy_is_written(options: dict[str, Any], expected: str,
     assert place.copies == []
     lines = [entry["event"] for entry in logs if entry["event"].startswith("optimised")]
     assert lines == ([] if options == {"max_bytes": 0} else ["optimised_copy_not_used"])
+
+
+def test_a_copy_that_turns_out_larger_than_all_may_be_is_not_kept(place: Place) -> None:
+    size_bytes = place.load_and_tend().copy_state.size_bytes
+    weights = sum(path.stat().st_size for path in place.models.glob("*/model.onnx*"))
+    assert weights < size_bytes - 1
+    elsewhere = Place(place.folder.with_name("elsewhere"), place.models)
+    state = elsewhere.load_and_tend(max_bytes=size_bytes - 1).copy_state
+    assert "OPTIMISED_MODELS_MAX_SIZE allows" in state.reason
+    assert elsewhere.copies == []
+
+
+def test_a_copy_that_fails_while_it_is_adopted_is_removed_and_the_model_serves_on(place: Place) -> None:
+    @contextmanager
+    def failing(_: str) -> Iterator[None]:
+        yield
+        raise MemoryError
+
+    copies = place.open()
+    encoder = load_encoder(place.model, hub_cache_dir=place.models / "none", copies=copies)
+    with tending(copies, place.reloads.append, adopting=failing) as upkeep:
+        upkeep.tend(encoder)
+        upkeep.wait()
+    assert encoder.copy_state.reason == "the model cannot run it (MemoryError)"
+    assert place.copies == []
+    assert len(vectors_of(encoder)) == 2 * len(TEXTS)
+
+
+def test_a_reload_that_fails_is_logged_and_later_models_are_tended(place: Place) -> None:
+    place.load_and_tend()
+    weights = place.copy / COPY_WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.write_bytes(content)
+    copies = place.open()
+    encoder = load_encoder(place.model, hub_cache_dir=place.models / "none", copies=copies)
+
+    def fail(_: str) -> None:
+        raise RuntimeError
+
+    with capture_logs() as logs, tending(copies, fail) as upkeep:
+        upkeep.tend(encoder)
+        upkeep.wait()
+    assert [line["event"] for line in logs] == ["optimised_copy_not_used", "optimised_copy_failed"]
+
+
+def test_files_of_a_model_have_no_states_if_there_can_be_no_copy_or_one_is_missing(place: Place) -> None:
+    files = place.load(max_bytes=0).files
+    assert files is not None
+    assert place.open().states_of(files)
+    assert place.open(max_bytes=0).states_of(files) == {}
+    assert place.open(max_bytes=0).find(WIDE, files.verified) == "OPTIMISED_MODELS_MAX_SIZE is 0"
+    (files.folder / "model.onnx").unlink()
+    assert place.open().states_of(files) == {}
 
 
 @pytest.mark.parametrize("folder", ["file/copies", "/proc/copies", "/sys/copies"])

@@ -125,3 +125,12 @@ async def test_a_broken_message_closes_the_channel(sent: bytes) -> None:
         async with asyncio.timeout(TIMEOUT_S):
             await channel.run()
         assert not channel.is_open
+
+
+async def test_a_channel_may_be_closed_before_it_was_opened() -> None:
+    here, there = socket.socketpair()
+    with there:
+        channel = MessageChannel(here, {})
+        channel.close()
+        assert not channel.notify("note")
+        assert there.recv(1) == b""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.catalog import read_catalog
+from engine.catalog import Model, read_catalog
 from engine.copy_upkeep import CopyUpkeep
 from engine.encoder import Encoder, load_encoder
 from engine.optimised_models import OptimisedModels
@@ -34,6 +34,11 @@ class Place:
     folder: Path
     models: Path
     reloads: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> Model:
+        """The wide model."""
+        return read_catalog([self.models], bundled="").get(WIDE)
 
     def open(self, **options: Any) -> OptimisedModels:
         """Open the folder of copies as a process does at its start."""
