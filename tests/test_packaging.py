@@ -99,3 +99,13 @@ def test_installed_command_serves_with_the_env_file_of_the_working_directory(ins
     finally:
         server.stop()
     assert server.process.returncode == 0
+
+
+def test_command_of_the_package_does_what_main_does() -> None:
+    code = "import sys; from cli.launch import main; sys.argv = ['fast-embedding', '--version']; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    direct = subprocess.run(
+        [sys.executable, "main.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (direct.returncode, direct.stdout)
+    assert done.stdout

@@ -210,3 +210,11 @@ async def test_workers_with_other_limits_do_not_share_counts() -> None:
         assert await old.admitted(25) == 20
         assert [await new.admitted(25), await newer.admitted(25)] == [25, 5]
         assert await old.admitted(1) == 0
+
+
+async def test_counts_of_the_limits_before_the_last_two_reloads_are_forgotten() -> None:
+    handlers = supervisor_of()
+    for requests, admitted in ((20, 20), (30, 30), (40, 40), (30, 0), (20, 20)):
+        quotas = quotas_of(requests=requests, tokens=None, window_s=DAY_S)
+        async with worker(handlers, quotas=quotas) as one:
+            assert await one.admitted(50) == admitted

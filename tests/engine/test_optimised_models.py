@@ -18,6 +18,7 @@ from engine.catalog import read_catalog
 from engine.encoder import load_encoder
 from engine.onnx_sessions import COPY_GRAPH, COPY_WEIGHTS
 from engine.optimised_record import FORMAT, RECORD
+from engine.optimised_space import copies_in
 from tests.support.optimised import WIDE, Place, tending, vectors_of, write_wide_model
 
 OTHER_CPU = ("x86_64", "sse2")
@@ -306,3 +307,19 @@ def test_wrong_bits_are_found_after_the_start_and_the_model_is_loaded_anew(place
     assert again.copy_state.is_used
     np.testing.assert_array_equal(vectors_of(again), expected)
     assert place.reloads == [WIDE]
+
+
+def test_a_copy_whose_vectors_are_no_numbers_is_rejected_at_the_load(place: Place, expected: Any) -> None:
+    weights = place.copy / COPY_WEIGHTS
+    weights.write_bytes(b"\xff" * weights.stat().st_size)
+    with capture_logs() as logs:
+        encoder = place.load()
+    assert not encoder.copy_state.is_used
+    assert "NaN" in encoder.copy_state.reason
+    assert reasons(logs) == [encoder.copy_state.reason]
+    assert place.copies == []
+    np.testing.assert_array_equal(vectors_of(encoder), expected)
+
+
+def test_a_folder_that_cannot_be_read_contains_no_copies(tmp_path: Path) -> None:
+    assert copies_in(tmp_path / "absent") == []

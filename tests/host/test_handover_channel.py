@@ -107,3 +107,20 @@ def test_end_of_the_other_side_is_none(pair: Pair) -> None:
     assert there.receive() == []
     here.close()
     assert there.receive() is None
+
+
+def test_channel_that_was_closed_here_receives_nothing(pair: Pair) -> None:
+    here, _ = pair
+    here.close()
+    assert here.receive() is None
+
+
+def test_other_side_that_does_not_read_is_an_error_in_the_end(pair: Pair) -> None:
+    here, _ = pair
+    for number in range(200_000):
+        here.queue(Message.CLOSED, number)
+    assert not here.flush()
+    for number in range(200_000):
+        here.queue(Message.CLOSED, number)
+    with pytest.raises(BlockingIOError):
+        here.send(Message.CLOSED, 0)

@@ -270,3 +270,31 @@ def test_every_route_of_the_service_but_health_needs_a_permission() -> None:
         "metrics": {"/metrics"},
         "models": {"/models", "/models/{name:path}", "a dialect's"},
     }
+
+
+@pytest.mark.parametrize(
+    ("protected", "headers", "caller"),
+    [
+        pytest.param((), [], "address", id="anyone may call"),
+        pytest.param(("embed",), [(b"x-api-key", b"embedder-key")], "embedder", id="key"),
+        pytest.param(("embed",), [(b"authorization", b"Bearer embedder-key")], "embedder", id="bearer"),
+        pytest.param(("embed",), [(b"x-api-key", b"wrong")], None, id="unknown key"),
+        pytest.param(("embed",), [], None, id="no key"),
+        pytest.param(
+            ("embed",), [(b"x-api-key", b"embedder-key"), (b"authorization", b"Bearer admin-key")], None, id="two keys"
+        ),
+    ],
+)
+def test_caller_of_an_embedding_route_is_found_without_verifying_a_token(
+    protected: tuple[str, ...], headers: list[tuple[bytes, bytes]], caller: str | None
+) -> None:
+    at_address = Principal("address", network=NETWORK)
+    middleware = AuthenticationMiddleware(
+        protected=frozenset(protected),
+        find_key=KEYS.get,
+        verify_token=verify_token,
+        principal_at=lambda *_: at_address,
+    )
+    known = {"address": at_address, "embedder": KEYS[b"embedder-key"]}
+    found = middleware.find_embed_caller(("192.0.2.1", 1), headers)
+    assert found == (known[caller].share_keys if caller else None)
