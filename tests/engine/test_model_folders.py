@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from engine.catalog import read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import ModelUnavailableError
+from engine.model_folders import IgnoredFolder, find_folders
 from tests.support.tiny import MAX_TOKENS, WORDS, TinyModel, mean_of, row, table_of
 
 NAME = "acme/tiny"
@@ -466,3 +467,9 @@ def test_truncation_and_padding_sides_are_read_from_tokenizer_json_if_there_is_n
     assert encoder.tokenizer.default_side == "start"
     np.testing.assert_allclose(vectors_of(encoder, ["one " * 20 + "five " * 14]), [mean_of(["five"] * 14)], rtol=1e-5)
     assert row("five").shape == (4,)
+
+
+def test_folder_whose_name_is_too_long_for_the_system_is_reported_as_unreadable(tmp_path: Path) -> None:
+    [ignored] = find_folders(tmp_path / ("x" * 300))
+    assert isinstance(ignored, IgnoredFolder)
+    assert "cannot be read" in ignored.reason

@@ -98,3 +98,8 @@ def test_hidden_module_counts_as_absent_within_the_block_only() -> None:
     with hidden("deferred_client"), pytest.raises(ImportError):
         import_module("deferred_client")
     assert import_module("deferred_client").connect("a") == "connected to a"
+
+
+def test_a_stand_in_has_no_special_methods_that_only_the_real_object_would_have() -> None:
+    assert not hasattr(Deferred("client.connect"), "__wrapped__")
+    assert isinstance(Deferred("client").connect, Deferred)

@@ -1,5 +1,6 @@
 """Folders that no other user can write, and locks between processes."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -105,3 +106,15 @@ def test_removed_folder_loses_its_name_at_once_and_its_files_when_nobody_uses_th
     os.close(opened)
     remove_folder(left, lock="record")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_file_system_without_locks_no_lock_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("fcntl.flock", flock)
+    for _ in range(3):  # each time with the same descriptor: it is closed
+        with pytest.raises(OSError, match="locks") as failure:
+            hold_shared(tmp_path / "file")
+        assert failure.value.errno == errno.ENOLCK
