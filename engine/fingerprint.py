@@ -74,7 +74,7 @@ class VerifiedFiles:
         graph_hash: sha256 of the ONNX file (or that of a static model).
         hashes: sha256 of each file, by name.
         weights: files with the graph's weights, by the name that the graph gives them.
-        output: the output of the graph that is used, by name if the graph tells, else by position.
+        output: the output of the graph that is used, by name if the graph states it, else by position.
     """
 
     graph_hash: str

@@ -249,7 +249,7 @@ class OptimisedModels:
             self._rejected[_identity(copy.folder)] = reason
 
     def clean(self) -> None:
-        """Remove what nobody uses any more."""
+        """Remove what is no longer in use."""
         with suppress(OSError, UntrustedError):
             check_folder(self._folder)
             clean(self._folder)

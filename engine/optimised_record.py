@@ -66,7 +66,7 @@ class CopyRecord(msgspec.Struct, frozen=True):
 
 
 class SourceState(msgspec.Struct, frozen=True, array_like=True):
-    """What the file system says about a file. Whoever changes the file, changes one of these."""
+    """What the file system says about a file. A change of the file changes one of these."""
 
     size_bytes: int
     modified_ns: int

@@ -77,7 +77,7 @@ def make_room(folder: Path, *, max_bytes: int, room_bytes: int = 0) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Remove what killed processes have left, evicted copies that nobody uses any more, and the oldest notes."""
+    """Remove what killed processes have left, evicted copies that are no longer in use, and the oldest notes."""
     for left in folder.glob(f".*{GONE}"):
         remove_folder(left, lock=RECORD)
     for left in folder.glob(f".*{NEW}"):

@@ -19,6 +19,9 @@ IGNORED_SIGNALS = ("SIGTTOU", "SIGTTIN")
 """Their default action stops a process in the background that writes to its terminal."""
 TERMINAL = "/dev/tty"
 """The controlling terminal of the process that opens it."""
+REPEATED_S = 0.2
+"""Signals within this time after the first one count as the same: `timeout` and some shells send it to a process and to
+its group. The log line `drain_started` appears after this time."""
 
 
 class ProcessSignals:

@@ -9,11 +9,8 @@ from types import FrameType
 import structlog
 
 from serving.process_exit import exit_now
-from serving.process_signals import ProcessSignals
+from serving.process_signals import REPEATED_S, ProcessSignals
 from serving.supervisor import Supervisor
-
-REPEATED_S = 0.2
-"""Signals within this time after the first one count as the same, as with one process."""
 
 log = structlog.get_logger()
 

@@ -19,15 +19,12 @@ from litestar import Litestar
 
 from serving.connection_receiver import ConnectionReceiver, HandedOver
 from serving.process_exit import exit_now
+from serving.process_signals import REPEATED_S
 from serving.uvicorn_adapter import UvicornProtocol
 from serving.worker_protocol import WorkerProtocol
 
 CLOSE_S = 1.0
 """The part of the drain time that is kept for closing connections and models: a supervisor kills what runs longer."""
-
-REPEATED_S = 0.2
-"""Signals within this time after the first one count as the same: `timeout` and some shells send it to a process and to
-its group. The log line `drain_started` appears after this time."""
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from host.cores import usable_cores
-from serving.supervisor_signals import REPEATED_S
+from serving.process_signals import REPEATED_S
 from tests.support.servers import ServerProcess, running_server, started_server, started_uvicorn, stopped_at_the_end
 from tests.support.tiny import WORDS
 
