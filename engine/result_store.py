@@ -1,0 +1,76 @@
+"""What the embedder needs of a result cache: results of texts by key, in memory and perhaps in a slower store.
+
+A key is a keyed hash of everything that makes a result (`engine.result_keys`). A result is a few bytes that
+`engine.text_results` packs and unpacks: the model's float32 vector before dimensions, normalisation and dtype, and what
+answers report of the text's tokens. The store does not look into it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What a request allows.
+
+    Attributes:
+        may_read: results that were kept may be used, and those of equal texts in flight (else: `no-cache`).
+        may_keep: results of this request may be kept (else: `no-store`).
+    """
+
+    may_read: bool = True
+    may_keep: bool = True
+
+
+@dataclass(slots=True)
+class CacheCounts:
+    """Where the results of a request's texts come from; together they are the number of its texts.
+
+    Attributes:
+        hit: kept results.
+        miss: computed for this request.
+        coalesced: computed once for several equal texts, of this request or of others in flight.
+    """
+
+    hit: int = 0
+    miss: int = 0
+    coalesced: int = 0
+
+
+class ResultStore(Protocol):
+    """Keeps results. Nothing here raises because of a store that is full, slow or gone: then there are fewer hits."""
+
+    @property
+    def generation(self) -> int:
+        """Changes when all results are deleted. Results of texts that came before must not be kept afterwards."""
+
+    @property
+    def is_layered(self) -> bool:
+        """Whether `fetch` may find what `get` does not."""
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return what is in memory, in the order of *keys*, and count each as used."""
+
+    async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return what the slower store has, and keep it in memory. *namespace* is that of the model (`result_keys`)."""
+
+    def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
+        """Keep results: in memory at once, in the slower store later. Nothing is kept if *generation* has passed."""
+
+
+class NoResults:
+    """The store of a service without a result cache."""
+
+    generation = 0
+    is_layered = False
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [None] * len(keys)
+
+    async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        del namespace
+        return [None] * len(keys)
+
+    def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
+        del namespace, results, generation
