@@ -51,6 +51,7 @@ class Admitted:
         kind: its class, which is that of each of its jobs.
         sort_key: as `Job.sort_key`, the same for all its jobs, so that they run in the order in which they start.
         reservation: what is held for texts that no job has got yet.
+        coalesced: number of its texts that got the vector of an equal text, of the jobs that `Scheduler.run` has run.
         counted_s_per_token: as `Job.counted_s_per_token`.
     """
 
@@ -59,6 +60,7 @@ class Admitted:
     kind: RequestClass
     sort_key: float
     reservation: Reservation
+    coalesced: int = 0
     counted_s_per_token: float = field(init=False)
 
     def __post_init__(self) -> None:

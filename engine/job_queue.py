@@ -57,10 +57,13 @@ class Job:
         is_small: the express lane may run it, and it shares micro-batches with small jobs only.
         is_bulk: it is so large that interactive requests of the same caller go before it.
         reservation: what it holds in the ledger, and for whom.
+        keys: of each of *items*: texts of one model with equal keys have equal vectors, so they run once for all; None:
+            no other job shares its vectors.
         is_isolated: a shared micro-batch has failed, so from now on its micro-batches contain only its own texts.
         waiting: indexes of *items* that no lane has taken yet, longest text first.
         caller: whose it is.
         unfinished: number of texts whose vectors are still missing.
+        coalesced: number of texts that got the vector of an equal text; final once *result* is resolved.
         vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end.
     """
 
@@ -72,10 +75,12 @@ class Job:
     is_small: bool
     is_bulk: bool = False
     reservation: Reservation = field(default_factory=lambda: Reservation(()))
+    keys: Sequence[bytes] | None = None
     is_isolated: bool = False
     waiting: list[int] = field(default_factory=list)
     caller: Caller = field(init=False)
     unfinished: int = field(init=False)
+    coalesced: int = 0
     vectors: Matrix = field(init=False)
 
     def __post_init__(self) -> None:

@@ -145,8 +145,13 @@ class Scheduler:
             held = self._admission.correct(reservation, work)
         return Admitted(model, work.tokens, self._admission.class_of(work.tokens), self._clock() + work.lane_s, held)
 
-    async def run(self, admitted: Admitted, items: Sequence[Item]) -> Matrix:
+    async def run(self, admitted: Admitted, items: Sequence[Item], keys: Sequence[bytes] | None = None) -> Matrix:
         """Run all *items* of an admitted request. If its caller is cancelled, its waiting texts are dropped.
+
+        Args:
+            admitted: the request; `Admitted.coalesced` is final afterwards.
+            items: its texts.
+            keys: as `Job.keys`.
 
         Returns:
             Float32 vectors of shape ``(len(items), dim)``, in the order of *items*.
@@ -155,16 +160,20 @@ class Scheduler:
             InferenceError: the model raised an error, or returned vectors of the wrong shape.
             LaneLostError: the thread that ran the model died, or none could be started.
         """
-        job = self.start(admitted, items)
+        job = self.start(admitted, items, keys=keys)
         try:
             return await job.result
         finally:
             self.drop(job)
+            admitted.coalesced += job.coalesced
 
-    def start(self, admitted: Admitted, items: Sequence[Item], *, is_last: bool = True) -> Job:
+    def start(
+        self, admitted: Admitted, items: Sequence[Item], *, is_last: bool = True, keys: Sequence[bytes] | None = None
+    ) -> Job:
         """Queue texts of an admitted request: all of them, or a slice. The caller must `drop` the job at its end.
 
         The job takes over its part of the request's reservation, or what is left of it if the slice *is_last*.
+        *keys* are `Job.keys`; `Job.coalesced` is final once `Job.result` is resolved.
 
         Raises:
             DrainingError: the scheduler is closing.
@@ -179,6 +188,7 @@ class Scheduler:
             sort_key=admitted.sort_key,
             is_small=admitted.kind == "small",
             is_bulk=admitted.kind == "bulk",
+            keys=keys,
             reservation=admitted.reservation
             if is_last
             else admitted.split(separate_cost(len(items), sum(item.length for item in items))),
