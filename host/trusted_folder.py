@@ -6,6 +6,7 @@ short. So files are used only if no other user can write them, and are never cha
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -88,7 +89,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")  # process ids repeat between containers
     try:
         with open(new, "wb", opener=lambda name, flags: os.open(name, flags, FILE_MODE)) as file:
             file.write(content)
