@@ -15,16 +15,17 @@ from dataclasses import dataclass
 
 from result_cache.frequency_sketch import FrequencySketch
 
-ENTRY_BYTES = 320
+ENTRY_BYTES = 280
 """What an entry takes besides its result: the key, the headers of two `bytes`, a node and a part of a hash table."""
 EXPIRY_ENTRY_BYTES = 200
 """What the time of an entry's expiry takes: a number, a node and a part of a hash table."""
 FRAGMENTS = 16
 """One byte is counted for every 16 bytes of a result: gaps between blocks that are too small to be used again."""
-PROTECTED_SHARE = 0.8
-"""The rest is enough for results that are used again soon, and for a bulk job's own repeats."""
+PROTECTED_SHARE = 0.5
+"""The other half is for whatever came last: documents that fit there are found again when they are indexed again,
+however the memory was used before."""
 MAX_ENTRY_SHARE = 1 / 16
-"""A larger result is not kept: it would replace a third of what is on probation, or more."""
+"""A larger result is not kept: it would replace an eighth of what is on probation, or more."""
 USES_PER_GENERATION = 2
 """Uses per kept result after which counts of uses go over to the next generation."""
 MIN_USES_PER_GENERATION = 100
