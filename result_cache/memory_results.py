@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from result_cache.frequency_sketch import FrequencySketch
 
-ENTRY_BYTES = 280
+ENTRY_BYTES = 240
 """What an entry takes besides its result: the key, the headers of two `bytes`, a node and a part of a hash table."""
 EXPIRY_ENTRY_BYTES = 200
 """What the time of an entry's expiry takes: a number, a node and a part of a hash table."""
-FRAGMENTS = 16
-"""One byte is counted for every 16 bytes of a result: gaps between blocks that are too small to be used again."""
+FRAGMENTS = 32
+"""One byte is counted for every 32 bytes of a result: gaps between blocks that are too small to be used again."""
 PROTECTED_SHARE = 0.5
 """The other half is for whatever came last: documents that fit there are found again when they are indexed again,
 however the memory was used before."""
@@ -44,7 +44,8 @@ class ResultCounts:
         bytes: the memory they take, with everything that belongs to an entry.
         limit_bytes: the most they may take: the setting without the counts of uses.
         evictions: results that were removed because others needed their room.
-        rejections: results that were not kept because they are too large (`MAX_ENTRY_SHARE`).
+        rejections: results that were too large to keep (`MAX_ENTRY_SHARE`), and those that came again, but were not
+            protected because what is protected was used as often. A larger limit helps against both.
         expirations: results that were removed because of their age.
     """
 
@@ -175,6 +176,7 @@ class MemoryResults:
                 break
             if self._sketch.uses(other) >= uses:
                 self._protected.move_to_end(other)  # the next new result is compared with another one
+                self._rejections += 1
                 return False
             room += self._size_of(result)
         return True

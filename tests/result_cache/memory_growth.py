@@ -8,12 +8,13 @@ import random
 import sys
 from math import exp, log
 
-from host.memory import private_bytes, trim_memory
+from host.memory import fix_mmap_threshold, private_bytes, trim_memory
 from result_cache.memory_results import MemoryResults
 
 
 def main() -> None:
     limit_bytes, smallest, largest, number = map(int, sys.argv[1:])
+    fix_mmap_threshold()  # as the service does
     source = random.Random(1)  # noqa: S311 - the same sizes in every run
     memory = MemoryResults(limit_bytes=limit_bytes)
     used = [source.randbytes(16) for _ in range(100)]
@@ -23,7 +24,7 @@ def main() -> None:
         size = int(exp(source.uniform(log(smallest), log(largest))))
         key = used[count % 100] if count % 3 == 0 else source.randbytes(16)
         if memory.get(key) is None:
-            memory.put(key, bytes(size))
+            memory.put(key, b"x" * size)  # not zeros, whose pages the kernel provides only when they are written
         bytearray(source.randrange(300_000))  # as request bodies do, between the results
     full = private_bytes() or 0
     counts = memory.counts()

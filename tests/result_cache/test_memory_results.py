@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from result_cache.memory_results import ENTRY_BYTES, EXPIRY_ENTRY_BYTES, FRAGMENTS, MAX_ENTRY_SHARE, MemoryResults
+from result_cache.memory_results import (
+    ENTRY_BYTES,
+    EXPIRY_ENTRY_BYTES,
+    FRAGMENTS,
+    MAX_ENTRY_SHARE,
+    PROTECTED_SHARE,
+    MemoryResults,
+)
 from tests.support.clock import ManualClock
 from tests.support.servers import ROOT
 
@@ -109,6 +116,7 @@ def test_a_part_of_documents_that_do_not_fit_is_found_again(memory: MemoryResult
     documents = keys(2 * FITS)
     for _ in range(4):
         look_up(memory, documents)
+    assert memory.counts().rejections > 0
     again = 0
     for key in documents:
         again += memory.get(key) is not None
@@ -125,8 +133,9 @@ def test_what_was_used_long_ago_makes_room_in_the_end(memory: MemoryResults) -> 
 
 
 def test_a_large_result_replaces_small_ones_only_if_it_was_used_more_often(memory: MemoryResults) -> None:
-    """The small ones nearly fill the protected half."""
-    small = keys(int(0.64 * FITS))
+    memory.put(bytes(16), ROW)
+    counts = memory.counts()
+    small = keys(int(0.95 * PROTECTED_SHARE * counts.limit_bytes / counts.bytes))  # they nearly fill what is protected
     look_up(memory, small * 3)
     look_up(memory, keys(2 * FITS, seed=2))
     [large] = keys(1, seed=3)
@@ -243,7 +252,7 @@ def test_any_sequence_keeps_the_bound_and_returns_what_was_put_last(
     [
         pytest.param(64, 300, 200_000, 30_000, id="random-sizes"),
         pytest.param(64, 1544, 1544, 60_000, id="one-size"),
-        pytest.param(16, 300, 500, 40_000, id="small"),
+        pytest.param(16, 300, 500, 55_000, id="small"),
         pytest.param(32, 20_000, 200_000, 4000, id="large"),
     ],
 )
