@@ -241,7 +241,7 @@ class ConnectionDispatcher:
         """Let the fullest worker return idle connections if another one has clearly fewer, as after its restart."""
         self._balance_timer = None
         able = self._able()
-        if len(able) < 2:  # noqa: PLR2004 - there is nobody to share with
+        if len(able) < 2:  # noqa: PLR2004 - there is no other worker
             return
         sizes = [len(worker.open) for worker in able]
         fullest, least = able[sizes.index(max(sizes))], min(sizes)

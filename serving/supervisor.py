@@ -288,7 +288,7 @@ class Supervisor:
         trouble = await wait_for_trouble(worker, hung_s=min(MAX_HUNG_S, self.plan.stuck_s))
         if slot.worker is not worker or worker.ended.done():
             return
-        write = log.warning if trouble == "draining" else log.error  # somebody has sent it a signal
+        write = log.warning if trouble == "draining" else log.error  # it has received a signal
         write("worker_unusable", worker=worker.number, worker_pid=worker.pid, trouble=trouble)
         worker.withdraw()
         if not await self.replace(slot, self.plan, trouble):
