@@ -12,6 +12,7 @@ from engine.encoder import Encoder
 from engine.job_queue import Job
 from engine.options import EmbedOptions
 from engine.pipeline import ModelInputs, postprocess
+from engine.result_store import CacheCounts
 from engine.scheduler import Scheduler
 
 SLICE_TEXTS = 256
@@ -31,6 +32,7 @@ class EmbedRun:
         used_tokens: the number of tokens that the model runs, of all texts.
         truncated: per text, whether the model sees only a part of it.
         fingerprint: as `EmbedResult.fingerprint`.
+        cache: as `EmbedResult.cache`, of the slices that have started; texts of the others count as computed.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class EmbedRun:
         self.used_tokens = inputs.used_tokens
         self.truncated = inputs.truncated
         self.fingerprint = encoder.fingerprint.digest if encoder.fingerprint else ""
+        self.cache = CacheCounts(miss=len(self.tokens))
         self._options = options
         self._scheduler = scheduler
         self._admitted = admitted

@@ -1,6 +1,7 @@
 """The only path from texts to vectors: every route calls `Embedder.embed`, `Embedder.open` or `Embedder.tokenize`."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from engine.fair_queue import ANYONE, Caller
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions
 from engine.pipeline import ModelInputs, postprocess
+from engine.result_keys import KEY_BYTES, ResultKeys
+from engine.result_store import CACHE_USE, CacheCounts, CacheUse, NoResults, ResultStore
 from engine.scheduler import Scheduler
 from engine.text_admission import TextAdmission
 from engine.tokenizer import Token, TokenizedText
@@ -26,6 +29,9 @@ class ModelLeases(Protocol):
 
     def lease(self, model: Model, *, caller: str = "") -> AbstractAsyncContextManager[Encoder]:
         """Load *model* if necessary, and keep it in memory until the block ends."""
+
+    def peek(self, model: Model, *, caller: str = "") -> Encoder | None:
+        """Return *model* if it is in memory and may be leased. This counts as use."""
 
 
 @dataclass(slots=True)
@@ -50,6 +56,8 @@ class Embedder:
         scheduler: Scheduler,
         tokenizing: TokenizerQueue,
         timeout_s: float,
+        results: ResultStore | None = None,
+        keys: ResultKeys | None = None,
     ) -> None:
         """Connect the parts.
 
@@ -61,6 +69,8 @@ class Embedder:
             scheduler: runs models.
             tokenizing: tokenises long texts.
             timeout_s: maximum seconds of a request.
+            results: keeps the results of texts; None: nothing is kept.
+            keys: makes the keys of results; None: with a random secret, shared by all callers.
         """
         self._catalog = catalog
         self._allowed = frozenset(catalog.get(name).name for name in allowed)
@@ -69,6 +79,8 @@ class Embedder:
         self._scheduler = scheduler
         self._texts = TextAdmission(scheduler, tokenizing)
         self._timeout_s = timeout_s
+        self._results: ResultStore = results or NoResults()
+        self._keys = keys or ResultKeys(secrets.token_bytes(KEY_BYTES), per_caller=False)
         self._usage: dict[str, Usage] = {}
 
     def resolve_model(self, name: str) -> Model:
@@ -117,6 +129,7 @@ class Embedder:
         timeout_s: float | None = None,
         on_tokens: Callable[[int], None] | None = None,
         if_fingerprint: str | None = None,
+        cache: CacheUse = CACHE_USE,
     ) -> EmbedResult:
         """Embed *texts*. Their number and lengths must have been checked.
 
@@ -129,10 +142,12 @@ class Embedder:
             on_tokens: called before the model runs, with the number of tokens of all texts. If it raises, the request
                 fails with that error.
             if_fingerprint: the fingerprint that the model must have; None: any.
+            cache: what the request allows of the result cache.
 
         Raises:
             ServiceError: any of `engine.errors`. After a `DeadlineError`, waiting work was dropped.
         """
+        del cache
 
         def check(inputs: ModelInputs) -> None:
             if on_tokens is not None:
@@ -154,6 +169,7 @@ class Embedder:
             inputs.truncated,
             chunks=inputs.chunks if options.long_text == "chunks" else None,
             fingerprint=encoder.fingerprint.digest if encoder.fingerprint else "",
+            cache=CacheCounts(miss=len(texts)),
         )
         self._count(model, len(result.tokens), sum(result.tokens))
         return result
@@ -170,6 +186,7 @@ class Embedder:
         on_tokens: Callable[[int], None] | None = None,
         if_fingerprint: str | None = None,
         check_tokens: Callable[[Sequence[int]], None] | None = None,
+        cache: CacheUse = CACHE_USE,
     ) -> AsyncIterator[EmbedRun]:
         """Embed any number of *texts* in slices, for an answer that is written while it is computed.
 
@@ -187,11 +204,13 @@ class Embedder:
             if_fingerprint: as `embed`.
             check_tokens: called before `on_tokens` with the tokens per text before truncation. If it raises, the
                 request fails with that error.
+            cache: as `embed`.
 
         Raises:
             ServiceError: as `embed`, at the start of the block, from `EmbedRun.slices`, or at the deadline, from any
                 place in the block.
         """
+        del cache
 
         def check(inputs: ModelInputs) -> None:
             if check_tokens is not None:
