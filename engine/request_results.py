@@ -7,7 +7,7 @@ vectors of that, and `vectors` returns the vectors of all texts of the slice.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
 from engine.result_keys import ResultKeys, namespace_of, window_keys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
-from engine.text_results import TextResult, pack, unpack
+from engine.text_results import TextResult, is_usable, pack, unpack
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix
 
@@ -123,6 +123,7 @@ class RequestResults:
         self._found: dict[int, TextResult] = {}
         self._items: dict[int, list[TokenizedText]] = {}
         self._missing = deque(range(len(self._texts)))
+        self._kept = set[int]()
         self.counts = CacheCounts(miss=len(self._texts), coalesced=len(texts) - len(self._texts))
 
     @property
@@ -190,6 +191,22 @@ class RequestResults:
         )
         return MissingSlice(left, inputs, self._keys_of(left, by_text) if self._use.may_read else None, found)
 
+    def keep_early(self, part: MissingSlice, raw: Matrix, items: Sequence[int]) -> None:
+        """Keep the vectors of some *items* of a slice, while the others are computed, so that other requests find them.
+
+        Texts that are split into windows wait for `add`. What that will reject is not kept.
+        """
+        if self._has_windows:
+            return
+        vectors = raw[list(items)]
+        self._keep(
+            {
+                part.numbers[item]: TextResult(vectors[row : row + 1], *_facts_of([part.inputs.items[item]]))
+                for row, item in enumerate(items)
+                if is_usable(vectors[row : row + 1])
+            }
+        )
+
     def add(self, part: MissingSlice, raw: Matrix, *, coalesced_items: int, texts: range) -> None:
         """Accept the model's vectors of a slice that was taken, and keep them.
 
@@ -200,25 +217,21 @@ class RequestResults:
             texts: the slice; later ones may contain its texts again.
 
         Raises:
-            InvalidVectorError: a vector is unusable; none of them is kept.
+            InvalidVectorError: a vector is unusable.
         """
         vectors, by_text = pool(raw, part.inputs, self._options), part.inputs.by_text
-        has_chunks, row, packed = self._options.long_text == "chunks", 0, dict[bytes, bytes]()
+        has_chunks, row, results = self._options.long_text == "chunks", 0, dict[int, TextResult]()
         for number, items in zip(part.numbers, by_text, strict=True):
             rows = vectors[row : row + (len(items) if has_chunks else 1)]
             row += len(rows)
-            result = TextResult(
+            results[number] = TextResult(
                 # Of a slice that has been read, no more stays in memory than later slices need.
                 rows if self._places[number][-1] < texts.stop else rows.copy(),
                 *_facts_of(items, has_windows=self._has_windows),
                 [(*(item.span or (0, 0)), item.length) for item in items] if has_chunks else (),
             )
-            self._found[number] = result
-            if self.keys and self._use.may_keep:
-                packed[self.keys[number]] = pack(result)
-        if packed:
-            self._cache.changes += 1
-            self._cache.store.put(self._namespace, packed, generation=self._generation)
+        self._found |= results
+        self._keep(results)
         # An item is a text, or one of its windows: then this is an estimate.
         coalesced = coalesced_items * len(by_text) // len(part.inputs.items)
         self.counts.miss -= coalesced
@@ -257,6 +270,16 @@ class RequestResults:
     @property
     def _namespace(self) -> str:
         return namespace_of(self.encoder.fingerprint) if self.encoder.fingerprint else ""
+
+    def _keep(self, results: Mapping[int, TextResult]) -> None:
+        """Keep the results of texts with these numbers, once each."""
+        if self.keys and self._use.may_keep:
+            new = [number for number in results if number not in self._kept]
+            if new:
+                self._kept.update(new)
+                packed = {self.keys[number]: pack(results[number]) for number in new}
+                self._cache.changes += 1
+                self._cache.store.put(self._namespace, packed, generation=self._generation)
 
     def _receive(self, numbers: Sequence[int], kept: Iterable[bytes | None]) -> bool:
         """Accept kept results of texts with these *numbers*; return whether there is one."""
@@ -298,7 +321,7 @@ def _lookup_slices(texts: Sequence[str]) -> Iterator[range]:
             start, characters = stop, 0
 
 
-def _facts_of(items: Sequence[TokenizedText], *, has_windows: bool) -> tuple[int, int, bool]:
+def _facts_of(items: Sequence[TokenizedText], *, has_windows: bool = False) -> tuple[int, int, bool]:
     """Return the tokens of a text before truncation, those that the model runs, and whether the text is cut."""
     first = items[0]
     if has_windows:  # together they contain all of the text

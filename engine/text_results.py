@@ -80,13 +80,13 @@ def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
     numbers = np.frombuffer(packed, NUMBERS, offset=start)
     vectors = numbers.reshape(rows, dim)
     # The sum of squares is the quickest check, but it may overflow or underflow.
-    if not (rows == 1 and 0.0 < numbers.dot(numbers) < math.inf) and not _is_usable(vectors):
+    if not (rows == 1 and 0.0 < numbers.dot(numbers) < math.inf) and not is_usable(vectors):
         return None
     windows = tuple(WINDOW.iter_unpack(packed[HEADER.size : start])) if has_windows else ()
     return TextResult(vectors, tokens, used_tokens, bool(flags & IS_TRUNCATED), windows)
 
 
-def _is_usable(vectors: Matrix) -> bool:
+def is_usable(vectors: Matrix) -> bool:
     """Return whether each vector is finite and not zero."""
     peaks = np.abs(vectors).max(axis=1)
     return bool(((peaks > 0.0) & (peaks < math.inf)).all())
