@@ -7,7 +7,6 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -53,8 +52,8 @@ def pack(result: TextResult) -> bytes:
     rows, dim = result.vectors.shape
     flags = result.is_truncated * IS_TRUNCATED | bool(result.windows) * HAS_WINDOWS
     header = HEADER.pack(MAGIC, VERSION, FLOAT32, flags, rows, dim, result.tokens, result.used_tokens)
-    windows = struct.pack(f"<{3 * len(result.windows)}I", *chain(*result.windows))
-    return header + windows + result.vectors.astype(NUMBERS, copy=False).tobytes()
+    numbers = result.vectors.astype(NUMBERS, copy=False).tobytes()
+    return header + b"".join([WINDOW.pack(*window) for window in result.windows]) + numbers
 
 
 def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
