@@ -78,11 +78,11 @@ class Admitted:
             is_small=self.kind == "small",
             is_bulk=self.kind == "bulk",
             keys=keys,
-            reservation=self.reservation if is_last else self._split(items),
+            reservation=self.reservation if is_last else self.split(items),
         )
 
-    def _split(self, items: Sequence[Item]) -> Reservation:
-        """Hold less by the part of *items*; return an empty reservation for the job that holds it from now on."""
+    def split(self, items: Sequence[Item]) -> Reservation:
+        """Hold less by the part of *items*; return an empty reservation for a job that holds it from now on."""
         part_s = separate_cost(len(items), sum(item.length for item in items)) * self.counted_s_per_token
         self.reservation.resize(max(0.0, self.reservation.amount - part_s))
         return Reservation(self.reservation.accounts, self.reservation.caller)
