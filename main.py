@@ -25,6 +25,7 @@ from litestar.response.base import ASGIResponse
 from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, tei, tei_answers, tei_examples
 from api.answer_formats import Format, accepted_format, check_format
 from api.answer_types import ModelList, Probe
+from api.cache_headers import cache_use_of
 from api.fingerprint_header import fingerprint_required_by
 from api.request_types import EmbedOptionsBody, EmbedRequest, Timeout, TokenizeRequest
 from api.result_cache_admin import CLEAR, ResultCacheAdmin
@@ -122,6 +123,7 @@ async def _embed(
         timeout_s=timeout_s,
         on_tokens=context.charge_tokens,
         if_fingerprint=if_fingerprint,
+        cache=cache_use_of(request),
     )
     return result, answer_format
 

@@ -18,6 +18,7 @@ from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
+from api.cache_headers import CACHE_HEADERS
 from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
@@ -61,6 +62,7 @@ EXPOSED_HEADERS = [
     "WWW-Authenticate",
     FINGERPRINT_HEADER,
     *EMBEDDING_HEADERS,
+    *CACHE_HEADERS,
     *LIMIT_HEADERS,
 ]
 """The headers that pages of other origins may read."""
