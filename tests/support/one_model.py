@@ -61,6 +61,7 @@ async def run_texts(
     scheduler: Scheduler,
     model: RunnableModel,
     items: Sequence[Item],
+    keys: Sequence[bytes] | None = None,
     *,
     caller: Caller = ANYONE,
     deadline_s: float = math.inf,
@@ -69,4 +70,4 @@ async def run_texts(
     """Admit *items* and run them, as `Embedder.embed` does."""
     admitted = scheduler.admit(model, items, caller=caller, deadline_s=deadline_s, reservation=reservation)
     with admitted.reservation:
-        return await scheduler.run(admitted, items)
+        return await scheduler.run(admitted, items, keys)
