@@ -23,6 +23,10 @@ class CacheUse:
     may_keep: bool = True
 
 
+CACHE_USE = CacheUse()
+"""What requests allow that do not say otherwise."""
+
+
 @dataclass(slots=True)
 class CacheCounts:
     """Where the results of a request's texts come from; together they are the number of its texts.

@@ -9,9 +9,10 @@ One scheduler owns the queue and all lanes, so models share the cores instead of
   number stays, later ones grow.
 - **Micro-batches** (`engine.planner`): a free lane takes the first text of the queue, and fills the micro-batch with
   texts of the same model and of similar length, so that little padding is computed. An idle service starts texts at
-  once; short ones that arrive in the same iteration of the event loop share a run, even if several lanes are idle. In a
+  once; short ones that arrive in the same iteration of the event loop share a run if only a few lanes are idle. In a
   busy one the waiting texts form the batches; a lane waits 10 ms at most, for the next texts of the callers that it has
   just answered (`engine.gathering`).
+- **Equal texts** of several requests run once (`engine.equal_texts`). They wait, count and are charged like others.
 - **Lanes** (`engine.lane`): one thread per usable core. If there is enough work, each gets its next micro-batch shortly
   before the current one is expected to end, so that its thread need not wait for the event loop.
 - **Express lane**: one more thread, for small requests only. It works while every lane is busy with a large request, so
@@ -83,7 +84,7 @@ class Scheduler:
         self._micro_batch_tokens = micro_batch_tokens
         self._clock = clock
         self._durations = DurationEstimator()
-        self._queue = RunQueue(self._durations.seconds)
+        self._queue = RunQueue(self._durations.seconds, self._is_overdue)
         self._outcomes = JobOutcomes(self._queue)
         self._admission = Admission(
             lanes=len(lanes),
@@ -145,8 +146,13 @@ class Scheduler:
             held = self._admission.correct(reservation, work)
         return Admitted(model, work.tokens, self._admission.class_of(work.tokens), self._clock() + work.lane_s, held)
 
-    async def run(self, admitted: Admitted, items: Sequence[Item]) -> Matrix:
+    async def run(self, admitted: Admitted, items: Sequence[Item], keys: Sequence[bytes] | None = None) -> Matrix:
         """Run all *items* of an admitted request. If its caller is cancelled, its waiting texts are dropped.
+
+        Args:
+            admitted: the request; `Admitted.coalesced` is final afterwards.
+            items: its texts.
+            keys: as `Job.keys`.
 
         Returns:
             Float32 vectors of shape ``(len(items), dim)``, in the order of *items*.
@@ -155,34 +161,27 @@ class Scheduler:
             InferenceError: the model raised an error, or returned vectors of the wrong shape.
             LaneLostError: the thread that ran the model died, or none could be started.
         """
-        job = self.start(admitted, items)
+        job = self.start(admitted, items, keys=keys)
         try:
             return await job.result
         finally:
             self.drop(job)
+            admitted.coalesced += job.coalesced
 
-    def start(self, admitted: Admitted, items: Sequence[Item], *, is_last: bool = True) -> Job:
+    def start(
+        self, admitted: Admitted, items: Sequence[Item], *, is_last: bool = True, keys: Sequence[bytes] | None = None
+    ) -> Job:
         """Queue texts of an admitted request: all of them, or a slice. The caller must `drop` the job at its end.
 
         The job takes over its part of the request's reservation, or what is left of it if the slice *is_last*.
+        *keys* are `Job.keys`; `Job.coalesced` is final once `Job.result` is resolved.
 
         Raises:
             DrainingError: the scheduler is closing.
         """
         if self._is_closed:
             raise DrainingError
-        job = Job(
-            model=admitted.model,
-            items=items,
-            result=asyncio.get_running_loop().create_future(),
-            counted_s_per_token=admitted.counted_s_per_token,
-            sort_key=admitted.sort_key,
-            is_small=admitted.kind == "small",
-            is_bulk=admitted.kind == "bulk",
-            reservation=admitted.reservation
-            if is_last
-            else admitted.split(separate_cost(len(items), sum(item.length for item in items))),
-        )
+        job = admitted.job(items, keys, is_last=is_last)
         self._queue.add(job)
         self._gathering.count(len(items))
         if not self._is_dispatch_due:  # once for all requests that arrive in one iteration of the event loop
@@ -225,6 +224,7 @@ class Scheduler:
         return replace(
             self._totals,
             dropped_texts=self._outcomes.dropped_texts,
+            coalesced_texts=self._outcomes.coalesced_texts,
             waiting_requests=len(jobs),
             waiting_texts=sum(len(job.waiting) for job in jobs),
             waiting_seconds=self._admission.interactive.backlog.seconds,
@@ -261,6 +261,10 @@ class Scheduler:
 
     def _running(self) -> int:
         return sum(len(lane.batches) for lane in self._all_lanes)
+
+    def _is_overdue(self, batch: MicroBatch) -> bool:
+        now = self._clock()
+        return any(batch in lane.batches and lane.is_overdue(now) for lane in self._all_lanes)
 
     def _dispatch(self) -> None:
         """Start what can start. A job that cannot be dispatched fails, so that it does not block the others."""
@@ -315,6 +319,7 @@ class Scheduler:
     def _on_done(self, lane: Lane, batch: MicroBatch, outcome: Matrix | Exception, seconds: float) -> None:
         """Give the lane its next micro-batch first, then deliver the vectors: the lane must not wait for that."""
         self._batch_ended.set()
+        self._queue.end(batch)
         self._watchdog.record_end(lane, batch, seconds)
         if isinstance(outcome, Exception):
             name, texts = batch.model.name, len(batch.parts)
@@ -324,7 +329,8 @@ class Scheduler:
         else:
             self._record(batch, seconds)
             if batch.is_small and not lane.batches and lane is not self._express:
-                self._gathering.begin(lane, len(batch.parts), seconds, is_crowded=bool(self._queue))
+                answered = len(batch.parts) + sum(job.is_small for job in batch.attached)
+                self._gathering.begin(lane, answered, seconds, is_crowded=bool(self._queue))
             self._dispatch()
             self._outcomes.deliver(batch, outcome)
 

@@ -24,7 +24,7 @@ from engine.encoder import Encoder, load_encoder
 from engine.errors import DrainingError, ModelUnavailableError, OverloadedError
 from engine.hub import NotCachedError
 from engine.model_places import MAX_RECENT_CALLERS, RECENT_S
-from model_manager import DOWNLOAD_RETRY_S, ModelManager
+from model_manager import DOWNLOAD_RETRY_S, MAX_IDLE_WAIT_S, ModelManager
 from tests.support.clock import ManualClock
 from tests.support.tiny import TinyModel
 from tests.support.tiny_models import PROBE_WORDS, too_large
@@ -264,6 +264,38 @@ async def test_leased_model_outlives_its_ttl(make: Make, clock: ManualClock) -> 
         assert [*models.loaded] == ["a"]
     await models.evict_idle()
     assert [*models.loaded] == ["a"]  # its time to live begins when it is released
+
+
+async def test_model_that_is_only_looked_at_counts_as_used(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=2)
+    assert models.peek(A) is None
+    async with models.lease(A) as encoder:
+        pass
+    await use(models, B)
+    clock.now_s = TTL_S / 2
+    assert models.peek(A, caller="reader") is encoder
+    assert [*models.loaded] == ["b", "a"]
+    clock.now_s = TTL_S
+    await models.evict_idle()
+    assert [*models.loaded] == ["a"]
+    await models.forget("a")
+    assert models.peek(A) is None
+
+
+async def test_model_that_accepts_no_new_leases_cannot_be_looked_at(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=1)
+    async with contextlib.AsyncExitStack() as first:
+        assert await first.enter_async_context(models.lease(A)) is models.peek(A)
+        waiting = asyncio.create_task(use(models, B))
+        await run_other_tasks()
+        clock.now_s = MAX_IDLE_WAIT_S
+        async with models.lease(A):
+            pass  # its end is a change, after which the load closes the model to new leases
+        await run_other_tasks()
+        assert [*models.loaded] == ["a"]
+        assert models.peek(A) is None
+    await waiting
+    assert models.peek(B) is not None
 
 
 async def test_the_memory_budget_makes_room_like_the_capacity(make: Make) -> None:
