@@ -37,6 +37,10 @@ class LayeredResults:
     def is_layered(self) -> bool:
         return self._slower is not None
 
+    @property
+    def is_empty(self) -> bool:
+        return self._memory.is_empty
+
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self._memory.get(key) for key in keys]
 

@@ -119,6 +119,11 @@ class MemoryResults:
         if was_protected or (is_full and self._deserves_protection(key, size)):
             self._protect(key, result)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no result, not even an expired one."""
+        return not self._probation and not self._protected
+
     def clear(self) -> None:
         """Remove all results. The memory goes back to the kernel after `host.memory.trim_memory`."""
         self._probation = OrderedDict()  # `OrderedDict.clear` would keep its tables

@@ -135,7 +135,7 @@ async def test_secret_is_read_from_a_file_without_the_line_break_at_its_end(end:
     (tmp_path / "redis").write_bytes(f"redis://:hush@redis.example:6379/0{end}".encode())
     access = read_access(settings_of(JWT_SECRET_FILE=str(tmp_path / "jwt")))
     assert access.sources == ("JWT_SECRET_FILE",)
-    assert access.protected == {"embed"}
+    assert access.protected == {"embed", "admin"}
     assert await access.tokens.verify(token(SECRET, "HS256").encode())
     assert of_redis(REDIS_URL_FILE=str(tmp_path / "redis")) == "hush@redis.example"
 

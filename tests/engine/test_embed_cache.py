@@ -126,6 +126,34 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
+async def test_without_room_for_other_work_only_kept_results_are_returned(
+    embedder: Embedder, make: Make, models: OneModel, scheduler: Scheduler
+) -> None:
+    refusal = OverloadedError("The queue is full.", retry_after_s=1)
+    full = CacheUse(refusal=refusal)
+    charged = list[int]()
+    await embedder.embed(None, ["one", "two"])
+    assert (await embedder.embed(None, ["two", "one"], cache=full)).cache == CacheCounts(hit=2)
+    for texts in (["three"], ["one", "three"]):
+        with pytest.raises(OverloadedError) as refused:
+            await embedder.embed(None, texts, cache=full, on_tokens=charged.append)
+        assert refused.value is refusal
+        with pytest.raises(OverloadedError):
+            await read_all(embedder, texts, cache=full, on_tokens=charged.append)
+    models.gate.clear()  # the model is not in memory, and waiting for it would not end
+    with pytest.raises(OverloadedError):
+        await embedder.embed(None, ["one"], cache=full, on_tokens=charged.append)
+    models.gate.set()
+    assert (charged, scheduler.state().texts, embedder.has_results) == ([], 2, True)
+    slower = dict[tuple[str, bytes], bytes]()
+    await make(DictResults(slower)).embed(None, ["one"])
+    replica = make(DictResults(slower))
+    assert not replica.has_results
+    assert (await replica.embed(None, ["one"], cache=full)).cache == CacheCounts(hit=1)
+    with pytest.raises(OverloadedError):
+        await replica.embed(None, ["one", "two"], cache=full)
+
+
 async def test_text_is_run_once_for_all_its_repeats_and_for_later_requests(
     embedder: Embedder, scheduler: Scheduler
 ) -> None:

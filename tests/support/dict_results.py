@@ -13,6 +13,10 @@ class DictResults:
         self.fetched_keys = 0
 
     @property
+    def is_empty(self) -> bool:
+        return not self.memory
+
+    @property
     def is_layered(self) -> bool:
         return self.slower is not None
 
