@@ -78,6 +78,7 @@ COPY vocabularies/ vocabularies/
 COPY host/ host/
 COPY engine/ engine/
 COPY access/ access/
+COPY result_cache/ result_cache/
 COPY telemetry/ telemetry/
 COPY web/ web/
 COPY api/ api/
