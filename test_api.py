@@ -1082,6 +1082,7 @@ def test_openapi_describes_every_endpoint(document: Json) -> None:
         ("GET", "/models"),
         ("GET", "/models/{name}"),
         ("GET", "/metrics"),
+        ("DELETE", "/cache"),
     }
     for _, _, operation in operations(document):
         assert operation["summary"]

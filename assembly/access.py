@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from access.api_keys import STABLE_S, KeyFormatError, KeyRing, read_entries, reason_of
-from access.principals import NoTokens, TokenVerifier
+from access.principals import ADMIN, NoTokens, TokenVerifier
 from access.quotas import MemoryQuotas, NoQuotas, QuotaStore, quotas_of
 from access.worker_quotas import WorkerQuotas
 from assembly.secret_files import jwt_secret, redis_url
@@ -72,7 +72,7 @@ def read_access(settings: Settings) -> Access:
         keys=_keys(settings),
         tokens=_tokens(settings),
         sources=sources,
-        protected=frozenset({"embed", *settings.closed_routes} if sources else ()),
+        protected=frozenset({"embed", ADMIN, *settings.closed_routes} if sources else ()),
         is_exposed=not sources and not is_loopback(settings.host),
     )
 

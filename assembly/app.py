@@ -18,10 +18,12 @@ from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
+from api.cache_headers import CACHE_HEADERS
 from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
 from api.request_types import TextLimits
+from api.result_cache_admin import NoResultCache
 from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.client_addresses import client_addresses
@@ -60,6 +62,7 @@ EXPOSED_HEADERS = [
     "WWW-Authenticate",
     FINGERPRINT_HEADER,
     *EMBEDDING_HEADERS,
+    *CACHE_HEADERS,
     *LIMIT_HEADERS,
 ]
 """The headers that pages of other origins may read."""
@@ -231,6 +234,7 @@ def _authentication(access: Access, addresses: ClientAddresses) -> Authenticatio
         find_key=access.keys.find,
         verify_token=access.tokens.verify,
         principal_at=addresses.principal_of,
+        is_local=addresses.is_local,
     )
 
 
@@ -261,6 +265,7 @@ def _providers(
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,
         "required_models": lambda: service.required_models,
+        "result_cache": NoResultCache,
     }
 
 

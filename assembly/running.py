@@ -104,13 +104,22 @@ class RunningService:
     def queues(self) -> dict[str, RouteQueue]:
         """The queues for the kinds of work that a route states in its option `work`."""
 
-        def queue_of(find: Callable[[ServiceParts], Scheduler | TokenizerQueue]) -> RouteQueue:
+        def queue_of(
+            find: Callable[[ServiceParts], Scheduler | TokenizerQueue], has_results: Callable[[], bool]
+        ) -> RouteQueue:
             return RouteQueue(
+                has_results=has_results,
                 is_tight=lambda: self._parts is not None and find(self._parts).is_tight(),
                 overload=lambda caller: None if self._parts is None else find(self._parts).overload(caller),
             )
 
-        return {"queued": queue_of(lambda parts: parts.scheduler), "unqueued": queue_of(lambda parts: parts.tokenizing)}
+        def has_results() -> bool:
+            return self._parts is not None and self._parts.embedder.has_results
+
+        return {
+            "queued": queue_of(lambda parts: parts.scheduler, has_results),
+            "unqueued": queue_of(lambda parts: parts.tokenizing, lambda: False),
+        }
 
     async def reload(self) -> None:
         """Read the model folders again, and serve what has changed. Without effect while the app does not run.

@@ -86,6 +86,11 @@ class Embedder:
         return self._timeout_s
 
     @property
+    def has_results(self) -> bool:
+        """Whether results are kept in memory, so that some requests need no lane."""
+        return not self._results.is_empty
+
+    @property
     def models(self) -> list[Model]:
         """The models that callers may use; those that need no download come first."""
         return self._models.all

@@ -53,6 +53,10 @@ class ResultStore(Protocol):
     def is_layered(self) -> bool:
         """Whether `fetch` may find what `get` does not."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in memory, so that `get` finds nothing."""
+
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return what is in memory, in the order of *keys*, and count each as used."""
 
@@ -68,6 +72,7 @@ class NoResults:
 
     generation = 0
     is_layered = False
+    is_empty = True
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [None] * len(keys)

@@ -14,6 +14,7 @@ from tests.support.clock import ManualClock
 from web import overload_guard
 from web.dialects import Rejection
 from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING, OverloadGuard, RouteQueue
+from web.request_context import context_of
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
 CALLER, OTHER = ("192.0.2.1",), ("192.0.2.2",)
@@ -29,9 +30,12 @@ class GuardedApp:
         self.full_for: set[Caller] = {CALLER, OTHER}
         self.clock = ManualClock()
         self.counted: list[tuple[str, str | None]] = []
+        self.keeps_results = False
+        self.answers = iter(list[int]())
         lanes = RouteQueue(
             is_tight=lambda: self.error is not None,
             overload=lambda caller: self.error if caller in self.full_for else None,
+            has_results=lambda: self.keeps_results,
         )
         never_full = RouteQueue(is_tight=lambda: False, overload=lambda _: None)
         self.guard = OverloadGuard(
@@ -44,8 +48,13 @@ class GuardedApp:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del receive, send
+        del receive
         self.entered.append(scope["state"]["number"])
+        if (status := next(self.answers, None)) is not None:
+            if status != 200:
+                context_of(scope).problem_code = {503: "overloaded", 400: "invalid-input"}[status]
+                self.clock.now_s += 0.05
+            await send({"type": "http.response.start", "status": status, "headers": []})
 
     def count(self, endpoint: str, seconds: float, code: str | None, dialect: str) -> None:
         assert (seconds, dialect) == (0.0, "native")
@@ -199,3 +208,98 @@ async def test_server_rejects_nothing_else_early(service: GuardedApp) -> None:
     for path in ("/tokenize", "/health", "/health?x=/embed", "/nothing"):
         assert service.guard.reject_early(path, CLIENT, []) is None
     assert service.counted == []
+
+
+# --- Results that are kept ----------------------------------------------------------------------------------------
+
+SMALL = [(b"content-length", b"20")]
+
+
+async def drop(_: object) -> None: ...
+
+
+def full_but_keeping(service: GuardedApp, *answers: int) -> None:
+    """Let the queue be full, although results are kept; the app answers with these statuses."""
+    service.error, service.keeps_results, service.answers = FULL, True, iter(answers)
+
+
+async def enter(service: GuardedApp, **changes: Any) -> Any:
+    scope = scope_of(**{"headers": SMALL, **changes})
+    await service.guard(scope, never, drop)  # type: ignore[arg-type]
+    return context_of(scope)
+
+
+async def test_small_request_is_read_although_the_queue_is_full_if_results_are_kept(service: GuardedApp) -> None:
+    full_but_keeping(service, *[200] * 50)
+    for number in range(50):
+        assert service.guard.reject_early("/embed", CLIENT, SMALL) is None
+        context = await enter(service, state={"number": number})
+        assert not context.logged_elsewhere
+        await asyncio.sleep(0)
+    assert service.entered == list(range(50))
+    assert service.counted == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"headers": []}, id="unknown length"),
+        pytest.param({"headers": [(b"content-length", b"1000000")]}, id="large"),
+        pytest.param({"headers": [*SMALL, (b"cache-control", b"no-cache")]}, id="no-cache"),
+    ],
+)
+async def test_other_requests_are_rejected_unread_although_results_are_kept(
+    service: GuardedApp, changes: dict[str, Any]
+) -> None:
+    full_but_keeping(service)
+    assert service.guard.reject_early("/embed", CLIENT, changes["headers"]) == Rejection(FULL, None)
+    with pytest.raises(OverloadedError) as rejected:
+        await enter(service, **changes)
+    assert rejected.value is FULL
+
+
+async def test_refusals_by_the_app_are_logged_as_the_guards_own_and_end_in_them(
+    service: GuardedApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload_guard, "LOG_INTERVAL_S", 0)
+    full_but_keeping(service, *[503] * 50)
+    with capture_logs() as lines:
+        while service.guard.reject_early("/embed", CLIENT, SMALL) is None:
+            assert (await enter(service)).logged_elsewhere
+        with pytest.raises(OverloadedError) as rejected:
+            await enter(service)
+        await loop_iterations(5)
+    assert rejected.value is FULL
+    assert 1 <= len(service.entered) < 10
+    assert [(line["event"], line["requests"]) for line in lines] == [("requests_refused", len(service.entered) + 2)]
+    other = (OTHER[0], 1)
+    assert service.guard.reject_early("/embed", other, SMALL) is None  # the room is shared fairly
+
+
+async def test_other_errors_of_the_app_are_logged_as_usual(service: GuardedApp) -> None:
+    full_but_keeping(service, 400)
+    with capture_logs() as lines:
+        assert not (await enter(service)).logged_elsewhere
+    assert lines == []
+
+
+async def test_waiting_requests_that_may_be_answered_stay_when_the_service_becomes_full(service: GuardedApp) -> None:
+    large = [(b"content-length", b"1000000")]
+    asking = [
+        asyncio.create_task(service.guard(scope_of(number, headers=SMALL if number % 2 else large), never, drop))  # type: ignore[arg-type]
+        for number in range(10 * MAX_STARTS_PER_ITERATION)
+    ]
+    await loop_iterations(1)
+    full_but_keeping(service, *[200] * 100)
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    later = range(MAX_STARTS_PER_ITERATION, 10 * MAX_STARTS_PER_ITERATION)
+    assert [answers[number] for number in later] == [None if number % 2 else FULL for number in later]
+
+
+async def test_request_of_a_caller_with_room_in_the_queue_is_no_lookup(service: GuardedApp) -> None:
+    full_but_keeping(service, *[503] * 50)
+    service.full_for = {CALLER}
+    for _ in range(50):
+        assert not (await enter(service, client=(OTHER[0], 1))).logged_elsewhere
+        await asyncio.sleep(0)
+    assert len(service.entered) == 50
