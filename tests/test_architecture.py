@@ -37,7 +37,7 @@ LIBRARIES = {
     "pydantic": {"config", "setting_types"},
     "pydantic_settings": {"config", "setting_types"},
     "prometheus_client": {"api"},
-    "redis": {"access", "cli", "result_cache"},
+    "redis": {"access", "host"},
     "rich": {"cli"},
     "tqdm": {"cli"},
     "jwt": {"access"},
