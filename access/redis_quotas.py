@@ -80,6 +80,7 @@ class RedisQuotas(SharedQuotas):
         super().__init__(quotas, store="redis", memory=memory, timeout_s=timeout_s, pause=pause)
         # One retry, for a connection that Redis has closed since its last use.
         self._redis = RedisClient(url, max_connections=MAX_CONNECTIONS, stale_retries=1)
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # a cluster's client would raise an error instead of waiting
         self._script = self._redis.commands.register_script(TAKE)
         # Replicas with other quotas count other shares, so they must not share counters.
         self._suffix = "/".join(str(number) for quota in quotas for number in (quota.units, quota.window_s))
@@ -110,9 +111,10 @@ class RedisQuotas(SharedQuotas):
         arguments: list[int] = [self.quotas[0].window_us, int(force)]
         for quota, shares in zip(quotas, taken, strict=True):
             arguments += quota.shares_per_us, quota.needed, shares
-        is_admitted, *used = await self._script(
-            keys=self._redis_keys(keys), args=arguments, client=self._redis.commands
-        )
+        async with self._free:
+            is_admitted, *used = await self._script(
+                keys=self._redis_keys(keys), args=arguments, client=self._redis.commands
+            )
         return QuotaState(quotas, tuple(map(int, used)), is_admitted=bool(is_admitted))
 
     def _redis_keys(self, keys: ShareKeys) -> list[str]:

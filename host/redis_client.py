@@ -28,7 +28,7 @@ from redis.exceptions import (
 
 from host.time_limits import time_limit
 
-ErrorKind = Literal["timeout", "connection", "refused", "full", "read-only", "oversized", "protocol"]
+ErrorKind = Literal["timeout", "connection", "refused", "full", "read-only", "oversized", "protocol", "unexpected"]
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 """Largest reply that is read. Whoever can write to Redis could otherwise fill our memory with a few huge values."""
 CLOSE_S = 1.0
@@ -64,8 +64,9 @@ KINDS: tuple[tuple[tuple[type[BaseException], ...], ErrorKind], ...] = (
     ((ReadOnlyError,), "read-only"),
     ((ResponseError, AuthenticationError, AuthorizationError), "refused"),
     ((ConnectionError, OSError, RedisClusterException), "connection"),
+    ((InvalidResponse, ValueError, RecursionError), "protocol"),
 )
-"""What errors mean; the first that fits. Anything else is a reply that is not in the protocol of Redis."""
+"""What errors mean; the first that fits."""
 
 
 class RedisClient:
@@ -122,7 +123,7 @@ class RedisClient:
         """
         if not self._is_known:
             with suppress(ResponseError):
-                if await self._mode() == b"cluster":
+                if await self._is_part_of_a_cluster():
                     self._cluster = self._new_cluster()
             self._is_known = True
         if self._cluster is not None:
@@ -167,9 +168,11 @@ class RedisClient:
                 if self._cluster is not None and not only_idle:
                     await self._cluster.aclose()
 
-    async def _mode(self) -> bytes:
+    async def _is_part_of_a_cluster(self) -> bool:
         facts = await self._server.execute_command("HELLO")
-        return dict(zip(facts[::2], facts[1::2], strict=True))[b"mode"]
+        if not isinstance(facts, list):
+            raise InvalidResponse("a reply does not fit its command")
+        return (b"mode", b"cluster") in zip(facts[::2], facts[1::2], strict=False)
 
     def _new_cluster(self) -> RedisCluster:
         options = {**self._options}
@@ -190,4 +193,4 @@ def kind_of(error: BaseException) -> ErrorKind:
     for kinds, kind in KINDS:
         if isinstance(error, kinds):
             return kind
-    return "protocol"
+    return "unexpected"

@@ -4,13 +4,15 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
+from host.redis_client import ErrorKind
 from result_cache.circuit_breaker import BreakerState
 from telemetry.metrics import Latencies
 
 LATENCY_BOUNDS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Upper bounds of the buckets of the latency histogram, in seconds."""
-ERROR_KINDS = ("timeout", "connection", "refused", "full", "read-only", "oversized", "protocol", "bad-value")
+ERROR_KINDS = (*get_args(ErrorKind), "bad-value")
 """The labels of errors. `bad-value`: this service did not write the value there, or somebody has changed it."""
 
 

@@ -44,7 +44,7 @@ UNLINK_KEYS = 500
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 10.0
 """Pauses before Redis is tried again."""
-LOST: frozenset[ErrorKind] = frozenset({"timeout", "connection", "protocol", "oversized"})
+LOST: frozenset[ErrorKind] = frozenset({"timeout", "connection", "protocol", "oversized", "unexpected"})
 """Errors of writes that concern reads, too. After others, reads go on: Redis is full, or a replica, for example."""
 
 log = structlog.get_logger()
@@ -176,10 +176,10 @@ class RedisResults:
 
     async def _fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
         seal, results = self._seal(namespace), []
+        names = [self._name(namespace, key) for key in keys]
         try:
-            async with time_limit(self._timeout_s):
-                values = await self._reads.values([self._name(namespace, key) for key in keys])
-        except TimeoutError:  # the read goes on for others, and counts as failed when its own time is over
+            values = await self._reads.values(names, timeout_s=self._timeout_s)
+        except TimeoutError:
             return [None] * len(keys)
         for key, value in zip(keys, values, strict=True):
             result = None if value is None or len(value) > MAX_VALUE_BYTES else seal.open(key, value)
@@ -276,7 +276,8 @@ class RedisResults:
         """Do not use Redis until a check succeeds."""
         kind = self._count(error)
         if self._breaker.fail():
-            log.warning("result_cache_lost", store="redis", reason=kind, exc_info=error if kind == "protocol" else None)
+            trace = error if kind == "unexpected" else None
+            log.warning("result_cache_lost", store="redis", reason=kind, exc_info=trace)
             self._reads.release()
             self._counter.dropped += self._queue.clear()
 

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from host.time_limits import time_limit
+
 Read = Callable[[Sequence[bytes]], Awaitable[Sequence[bytes | None]]]
 
 
@@ -16,14 +18,14 @@ class _Waiting:
 
 
 class SharedReads:
-    """Begins a read at once while few are in flight; what comes meanwhile is read together.
+    """Reads for a caller at once while few reads are in flight; those who come meanwhile are served together next.
 
     So a lone request does not wait, and under load, a read serves many requests: they need fewer round trips, and none
     of them waits for a connection.
     """
 
     def __init__(self, read: Read, *, max_reads: int, max_keys: int) -> None:
-        """Read with *read*, which never raises.
+        """Read with *read*, which raises no error.
 
         Args:
             read: returns the values of keys, in their order.
@@ -33,15 +35,26 @@ class SharedReads:
         self._read = read
         self._max_reads = max_reads
         self._max_keys = max_keys
+        self._in_flight = 0
         self._waiting: deque[_Waiting] = deque()
-        self._reads: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def values(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        """Return the values of *keys*. Callers may leave while they wait."""
+    async def values(self, keys: Sequence[bytes], *, timeout_s: float) -> Sequence[bytes | None]:
+        """Return the values of *keys*. Callers may leave.
+
+        Raises:
+            TimeoutError: others were served for so long.
+        """
+        if self._in_flight < self._max_reads:
+            self._in_flight += 1
+            try:
+                return await self._read(keys)
+            finally:
+                self._end()
         waiting = _Waiting(keys, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
-        self._begin()
-        return await waiting.values
+        async with time_limit(timeout_s):
+            return await waiting.values
 
     def release(self) -> None:
         """Let those who wait for a read that has not begun go, without values."""
@@ -52,19 +65,18 @@ class SharedReads:
 
     async def aclose(self) -> None:
         """Cancel all reads; nobody waits for them any more."""
-        for task in self._reads:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._reads, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self) -> None:
-        while len(self._reads) < self._max_reads and (together := self._next()):
+    def _end(self) -> None:
+        """Begin the next read after one has ended."""
+        self._in_flight -= 1
+        if together := self._next():
+            self._in_flight += 1
             task = asyncio.get_running_loop().create_task(self._read_for(together))
-            self._reads.add(task)
-            task.add_done_callback(self._end)
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._reads.discard(task)
-        self._begin()
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _next(self) -> list[_Waiting]:
         """Take as many as one read may serve; callers that have left are dropped."""
@@ -78,7 +90,10 @@ class SharedReads:
         return together
 
     async def _read_for(self, together: Sequence[_Waiting]) -> None:
-        values = iter(await self._read([key for waiting in together for key in waiting.keys]))
+        try:
+            values = iter(await self._read([key for waiting in together for key in waiting.keys]))
+        finally:
+            self._end()
         for waiting in together:
             found = list(islice(values, len(waiting.keys)))
             if not waiting.values.done():

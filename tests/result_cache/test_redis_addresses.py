@@ -10,7 +10,15 @@ import pytest
 from access.quotas import MemoryQuotas, quotas_of
 from access.redis_quotas import RedisQuotas
 from host.redis_client import MAX_REPLY_BYTES
-from tests.result_cache.test_redis_results import KEYS, PASSWORD, RESULTS, SHORT_TIMEOUT_S, opened
+from tests.result_cache.test_redis_results import (
+    KEYS,
+    NEEDED,
+    NEEDED_IN_CLUSTERS,
+    PASSWORD,
+    RESULTS,
+    SHORT_TIMEOUT_S,
+    opened,
+)
 from tests.support.certificates import certified
 from tests.support.redis_servers import RedisServer, running_cluster, running_redis
 from tests.support.servers import free_port
@@ -76,8 +84,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Redis
 async def test_cluster_is_found_by_the_address_of_one_server(cluster: Sequence[RedisServer]) -> None:
     async with opened(cluster[0].url) as one, opened(cluster[2].url) as another:
         await one.put(RESULTS)
-        assert await another.get(*RESULTS, b"unknown key here") == [*RESULTS.values(), None]
-        assert (one.counts.writes, another.counts.hits) == (len(RESULTS), len(RESULTS))
+        assert await another.get(*RESULTS, b"unknown key here", KEYS[0]) == [*RESULTS.values(), None, RESULTS[KEYS[0]]]
+        assert (one.counts.writes, another.counts.hits) == (len(RESULTS), len(RESULTS) + 1)
         assert all(len(server.stored()) > len(RESULTS) / 6 for server in cluster), "each server has its part"
         assert await one.results.clear() == len(RESULTS)
         assert [server.stored() for server in cluster] == [[], [], []]
@@ -110,18 +118,17 @@ async def test_cluster_with_a_missing_server_costs_nothing_and_comes_back(cluste
         await there.results.clear()
 
 
-async def test_password_in_a_cluster_is_used(cluster: Sequence[RedisServer]) -> None:
+async def test_rights_that_the_docs_name_are_enough_in_a_cluster(cluster: Sequence[RedisServer]) -> None:
     for server in cluster:
-        server.run("CONFIG", "SET", "requirepass", PASSWORD)
-    try:
-        async with opened(cluster[0].url.replace("//", f"//:{PASSWORD}@")) as there:
-            await there.put(RESULTS)
-            assert await there.get(*RESULTS) == list(RESULTS.values())
-            assert await there.results.clear() == len(RESULTS)
-            assert there.events == []
-    finally:
-        for server in cluster:
-            server.run(f"AUTH {PASSWORD}\r\nCONFIG", "SET", "requirepass", '""')
+        server.run(
+            *("ACL", "SETUSER", "cache", "on", f">{PASSWORD}", "~fast-embedding:result:*", "resetchannels", "-@all"),
+            *(*NEEDED, *NEEDED_IN_CLUSTERS),
+        )
+    async with opened(cluster[0].url.replace("//", f"//cache:{PASSWORD}@")) as there:
+        await there.put(RESULTS)
+        assert await there.get(*RESULTS) == list(RESULTS.values())
+        assert await there.results.clear() == len(RESULTS)
+        assert there.events == []
 
 
 async def test_quotas_are_counted_in_a_cluster(cluster: Sequence[RedisServer]) -> None:

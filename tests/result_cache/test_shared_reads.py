@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from result_cache.shared_reads import SharedReads
 
 
@@ -26,7 +28,7 @@ async def settle() -> None:
 
 
 def asked(reads: SharedReads, *keys: bytes) -> asyncio.Task[Sequence[bytes | None]]:
-    return asyncio.get_running_loop().create_task(reads.values(keys))
+    return asyncio.get_running_loop().create_task(reads.values(keys, timeout_s=30))
 
 
 async def test_lone_request_is_read_at_once() -> None:
@@ -71,12 +73,24 @@ async def test_caller_that_leaves_takes_nothing_from_others() -> None:
     reads = SharedReads(store.read, max_reads=1, max_keys=4)
     first, leaves, stays = asked(reads, b"a"), asked(reads, b"b"), asked(reads, b"c")
     await settle()
-    first.cancel()
     leaves.cancel()
-    store.go.release()
+    first.cancel()
     store.go.release()
     assert await stays == [b"cc"]
     assert store.reads == [[b"a"], [b"c"]], "nobody waits for b any more"
+
+
+async def test_wait_for_others_is_bounded() -> None:
+    store = HeldStore()
+    reads = SharedReads(store.read, max_reads=1, max_keys=4)
+    first = asked(reads, b"a")
+    await settle()
+    with pytest.raises(TimeoutError):
+        await reads.values([b"b"], timeout_s=0.01)
+    store.go.release()
+    assert await first == [b"aa"]
+    await settle()
+    assert store.reads == [[b"a"]], "nobody waits for b any more"
 
 
 async def test_released_callers_get_no_values_and_reads_in_flight_go_on() -> None:
@@ -94,11 +108,14 @@ async def test_released_callers_get_no_values_and_reads_in_flight_go_on() -> Non
 async def test_no_read_is_left_over_when_it_is_closed() -> None:
     store = HeldStore()
     before = asyncio.all_tasks()
-    reads = SharedReads(store.read, max_reads=2, max_keys=1)
-    waiting = [asked(reads, key) for key in (b"a", b"b", b"c")]
+    reads = SharedReads(store.read, max_reads=1, max_keys=4)
+    first, second = asked(reads, b"a"), asked(reads, b"b")
     await settle()
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    store.go.release()
+    await first
+    await settle()
+    second.cancel()
+    await settle()
+    assert (len(asyncio.all_tasks() - before), store.reads) == (1, [[b"a"], [b"b"]]), "the read that has begun"
     await reads.aclose()
     assert asyncio.all_tasks() == before
