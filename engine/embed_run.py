@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, Self
 
 from numpy.typing import NDArray
@@ -139,4 +140,7 @@ class EmbedRun:
         if not missing.numbers:
             return None
         is_last = self._results.is_complete
-        return missing, self._scheduler.start(admitted, missing.inputs.items, is_last=is_last, keys=missing.keys)
+        job = self._scheduler.start(admitted, missing.inputs.items, is_last=is_last, keys=missing.keys)
+        if job.is_bulk:  # it runs for so long that others may ask for its first texts
+            job.on_rows = partial(self._results.keep_early, missing, job.vectors)
+        return missing, job

@@ -7,7 +7,7 @@ vectors of that, and `vectors` returns the vectors of all texts of the slice.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
 from engine.result_keys import ResultKeys, namespace_of, window_keys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
-from engine.text_results import TextResult, pack, unpack
+from engine.text_results import TextResult, is_usable, pack, unpack
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix
 
@@ -26,6 +26,10 @@ LOOKUP_TEXTS = 256
 LOOKUP_CHARACTERS = 500_000
 """Texts whose results are looked up at once, and their characters: 1 to 2 ms of the event loop. Other requests are
 served in between."""
+
+
+_Facts = tuple[int, int, bool]
+"""Of a text: its tokens before truncation, those that the model runs, and whether it is cut."""
 
 
 class ResultCache:
@@ -113,6 +117,7 @@ class RequestResults:
         self.used_tokens = 0
         self.truncated: list[bool] = []
         self._cache, self._options, self._use = cache, options, use
+        self._has_windows, self._has_chunks = options.long_text != "truncate", options.long_text == "chunks"
         self._generation, self._seen_changes = cache.store.generation, cache.changes
         numbers: dict[str, int] = {}
         self._numbers = [numbers.setdefault(text, len(numbers)) for text in texts]
@@ -122,7 +127,9 @@ class RequestResults:
             self._places[number].append(index)
         self._found: dict[int, TextResult] = {}
         self._items: dict[int, list[TokenizedText]] = {}
+        self._facts: list[_Facts] = []
         self._missing = deque(range(len(self._texts)))
+        self._kept = set[int]()
         self.counts = CacheCounts(miss=len(self._texts), coalesced=len(texts) - len(self._texts))
 
     @property
@@ -163,8 +170,14 @@ class RequestResults:
 
     def count_tokens(self) -> None:
         """Set the numbers of tokens. Each text has a result, or its tokens were adopted."""
-        facts = [self._facts_of(number) for number in range(len(self._texts))]
-        of_texts = [facts[number] for number in self._numbers]
+        found, items, has_windows = self._found, self._items, self._has_windows
+        self._facts = [
+            (result.tokens, result.used_tokens, result.is_truncated)
+            if (result := found.get(number)) is not None
+            else _facts_of(items[number], has_windows=has_windows)
+            for number in range(len(self._texts))
+        ]
+        of_texts = [self._facts[number] for number in self._numbers]
         self.tokens = [tokens for tokens, _, _ in of_texts]
         self.used_tokens = sum([used for _, used, _ in of_texts])
         self.truncated = [is_truncated for _, _, is_truncated in of_texts]
@@ -190,6 +203,22 @@ class RequestResults:
         )
         return MissingSlice(left, inputs, self._keys_of(left, by_text) if self._use.may_read else None, found)
 
+    def keep_early(self, part: MissingSlice, raw: Matrix, items: Sequence[int]) -> None:
+        """Keep the vectors of some *items* of a slice, while the others are computed, so that other requests find them.
+
+        Texts that are split into windows wait for `add`. What that will reject is not kept.
+        """
+        if self._has_windows:
+            return
+        vectors = raw[list(items)]
+        self._keep(
+            {
+                part.numbers[item]: TextResult(vectors[row : row + 1], *self._facts[part.numbers[item]])
+                for row, item in enumerate(items)
+                if is_usable(vectors[row : row + 1])
+            }
+        )
+
     def add(self, part: MissingSlice, raw: Matrix, *, coalesced_items: int, texts: range) -> None:
         """Accept the model's vectors of a slice that was taken, and keep them.
 
@@ -200,25 +229,21 @@ class RequestResults:
             texts: the slice; later ones may contain its texts again.
 
         Raises:
-            InvalidVectorError: a vector is unusable; none of them is kept.
+            InvalidVectorError: a vector is unusable.
         """
         vectors, by_text = pool(raw, part.inputs, self._options), part.inputs.by_text
-        has_chunks, row, packed = self._options.long_text == "chunks", 0, dict[bytes, bytes]()
+        has_chunks, row, results = self._has_chunks, 0, dict[int, TextResult]()
         for number, items in zip(part.numbers, by_text, strict=True):
             rows = vectors[row : row + (len(items) if has_chunks else 1)]
             row += len(rows)
-            result = TextResult(
+            results[number] = TextResult(
                 # Of a slice that has been read, no more stays in memory than later slices need.
                 rows if self._places[number][-1] < texts.stop else rows.copy(),
-                *_facts_of(items, has_windows=self._has_windows),
+                *self._facts[number],
                 [(*(item.span or (0, 0)), item.length) for item in items] if has_chunks else (),
             )
-            self._found[number] = result
-            if self.keys and self._use.may_keep:
-                packed[self.keys[number]] = pack(result)
-        if packed:
-            self._cache.changes += 1
-            self._cache.store.put(self._namespace, packed, generation=self._generation)
+        self._found |= results
+        self._keep(results)
         # An item is a text, or one of its windows: then this is an estimate.
         coalesced = coalesced_items * len(by_text) // len(part.inputs.items)
         self.counts.miss -= coalesced
@@ -227,7 +252,7 @@ class RequestResults:
     def vectors(self, texts: range) -> tuple[Matrix, Sequence[int]]:
         """Return the vectors of a slice of *texts*, before dimensions and dtype, and per row the index of its text."""
         rows = [self._found[self._numbers[index]].vectors for index in texts]
-        if self._options.long_text == "chunks":
+        if self._has_chunks:
             indexes: Sequence[int] = [index for index, some in zip(texts, rows, strict=True) for _ in some]
         else:
             indexes = texts
@@ -242,7 +267,7 @@ class RequestResults:
     @property
     def chunks(self) -> list[Chunk] | None:
         """Per row of the vectors of all texts, its text and its place there; None: each text has one row."""
-        if self._options.long_text != "chunks":
+        if not self._has_chunks:
             return None
         return [
             Chunk(index, *window)
@@ -251,16 +276,22 @@ class RequestResults:
         ]
 
     @property
-    def _has_windows(self) -> bool:
-        return self._options.long_text != "truncate"
-
-    @property
     def _namespace(self) -> str:
         return namespace_of(self.encoder.fingerprint) if self.encoder.fingerprint else ""
 
+    def _keep(self, results: Mapping[int, TextResult]) -> None:
+        """Keep the results of texts with these numbers, once each."""
+        if self.keys and self._use.may_keep:
+            new = [number for number in results if number not in self._kept]
+            if new:
+                self._kept.update(new)
+                packed = {self.keys[number]: pack(results[number]) for number in new}
+                self._cache.changes += 1
+                self._cache.store.put(self._namespace, packed, generation=self._generation)
+
     def _receive(self, numbers: Sequence[int], kept: Iterable[bytes | None]) -> bool:
         """Accept kept results of texts with these *numbers*; return whether there is one."""
-        dim, has_windows, has_found = self.encoder.dim, self._options.long_text == "chunks", False
+        dim, has_windows, has_found = self.encoder.dim, self._has_chunks, False
         for number, packed in zip(numbers, kept, strict=True):
             if packed is not None and (result := unpack(packed, dim, has_windows=has_windows)) is not None:
                 self._found[number], has_found = result, True
@@ -269,11 +300,6 @@ class RequestResults:
                 self.counts.miss -= 1
                 self.counts.coalesced -= repeated
         return has_found
-
-    def _facts_of(self, number: int) -> tuple[int, int, bool]:
-        if (result := self._found.get(number)) is not None:
-            return result.tokens, result.used_tokens, result.is_truncated
-        return _facts_of(self._items[number], has_windows=self._has_windows)
 
     def _keys_of(self, numbers: list[int], by_text: list[list[TokenizedText]]) -> list[bytes] | None:
         """Return the keys of the items of these distinct texts."""
@@ -298,7 +324,7 @@ def _lookup_slices(texts: Sequence[str]) -> Iterator[range]:
             start, characters = stop, 0
 
 
-def _facts_of(items: Sequence[TokenizedText], *, has_windows: bool) -> tuple[int, int, bool]:
+def _facts_of(items: Sequence[TokenizedText], *, has_windows: bool) -> _Facts:
     """Return the tokens of a text before truncation, those that the model runs, and whether the text is cut."""
     first = items[0]
     if has_windows:  # together they contain all of the text

@@ -7,7 +7,6 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -53,8 +52,8 @@ def pack(result: TextResult) -> bytes:
     rows, dim = result.vectors.shape
     flags = result.is_truncated * IS_TRUNCATED | bool(result.windows) * HAS_WINDOWS
     header = HEADER.pack(MAGIC, VERSION, FLOAT32, flags, rows, dim, result.tokens, result.used_tokens)
-    windows = struct.pack(f"<{3 * len(result.windows)}I", *chain(*result.windows))
-    return header + windows + result.vectors.astype(NUMBERS, copy=False).tobytes()
+    numbers = result.vectors.astype(NUMBERS, copy=False).tobytes()
+    return header + b"".join([WINDOW.pack(*window) for window in result.windows]) + numbers
 
 
 def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
@@ -80,13 +79,13 @@ def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
     numbers = np.frombuffer(packed, NUMBERS, offset=start)
     vectors = numbers.reshape(rows, dim)
     # The sum of squares is the quickest check, but it may overflow or underflow.
-    if not (rows == 1 and 0.0 < numbers.dot(numbers) < math.inf) and not _is_usable(vectors):
+    if not (rows == 1 and 0.0 < numbers.dot(numbers) < math.inf) and not is_usable(vectors):
         return None
     windows = tuple(WINDOW.iter_unpack(packed[HEADER.size : start])) if has_windows else ()
     return TextResult(vectors, tokens, used_tokens, bool(flags & IS_TRUNCATED), windows)
 
 
-def _is_usable(vectors: Matrix) -> bool:
+def is_usable(vectors: Matrix) -> bool:
     """Return whether each vector is finite and not zero."""
     peaks = np.abs(vectors).max(axis=1)
     return bool(((peaks > 0.0) & (peaks < math.inf)).all())

@@ -109,6 +109,12 @@ def facts(result: EmbedResult) -> tuple[object, ...]:
     return result.vectors.tobytes(), result.dimension, result.tokens, result.truncated, result.chunks
 
 
+def key_of(encoder: Encoder, text: str, options: EmbedOptions) -> bytes:
+    assert encoder.fingerprint
+    [key] = KEYS.keys(encoder.fingerprint, encoder.model.card, [text], options, ANYONE)
+    return key
+
+
 async def read_all(embedder: Embedder, texts: Sequence[str], **arguments: Any) -> tuple[NDArray[Any], CacheCounts]:
     async with embedder.open(None, texts, **arguments) as run:
         slices = [vectors async for vectors in run.slices()]
@@ -199,23 +205,28 @@ async def test_hooks_of_an_opened_request_get_the_tokens_of_all_texts_in_order(e
     ],
 )
 async def test_error_names_the_place_of_the_text_in_the_request_each_time(
-    embedder: Embedder, results: DictResults, bad: str, options: EmbedOptions, error: type[InvalidInputError]
+    *,
+    embedder: Embedder,
+    encoder: Encoder,
+    results: DictResults,
+    bad: str,
+    options: EmbedOptions,
+    error: type[InvalidInputError],
 ) -> None:
     await embedder.embed(None, ["one", "two"], options)
-    kept = set(results.memory)
+    key = key_of(encoder, bad, options)
     for texts in (["one", "two", "one", "three", bad, bad], ["two", bad, "one"], ["one"] * 70 + [bad]):
         with pytest.raises(error) as raised:
             await embedder.embed(None, texts, options)
         assert raised.value.extensions["index"] == texts.index(bad)
-        assert set(results.memory) == kept
+        assert key not in results.memory
 
 
 async def test_number_that_is_too_large_for_the_type_is_an_error_for_kept_vectors_as_well(
-    catalog: Catalog, make: Make, models: OneModel, results: DictResults
+    embedder: Embedder, encoder: Encoder, results: DictResults
 ) -> None:
-    embedder = make(results)
     await embedder.embed(None, ["one", "two"])
-    [key] = KEYS.keys(models.encoder.fingerprint, catalog.get("acme/tiny").card, ["two"], DEFAULTS, ANYONE)  # type: ignore[arg-type]
+    key = key_of(encoder, "two", DEFAULTS)
     results.memory[key] = results.memory[key][:-4] + np.float32(1e6).tobytes()
     with pytest.raises(InvalidInputError, match="1e\\+06"):
         await embedder.embed(None, ["one", "two"], EmbedOptions(dtype="float16"))
@@ -417,6 +428,18 @@ async def test_slice_uses_what_another_request_has_kept_since_the_start(
         assert scheduler.accounts[1].held == pytest.approx(0.0, abs=1e-9)
     assert scheduler.state().texts == len(texts)
     assert run.cache == CacheCounts(hit=kept, miss=len(texts) - kept)
+
+
+async def test_text_of_bulk_work_is_found_as_soon_as_it_was_computed(
+    embedder: Embedder, encoder: Encoder, results: DictResults, scheduler: Scheduler
+) -> None:
+    bulk = asyncio.create_task(embedder.embed(None, FOUR_SLICES))
+    await until(lambda: len(results.memory) > 0)
+    assert not bulk.done()
+    found = [text for text in FOUR_SLICES if key_of(encoder, text, DEFAULTS) in results.memory]
+    assert (await embedder.embed(None, found)).cache == CacheCounts(hit=len(found))
+    assert (await bulk).cache == CacheCounts(miss=len(FOUR_SLICES))
+    assert scheduler.state().texts == len(FOUR_SLICES) == len(results.memory)
 
 
 async def test_repeats_in_later_slices_are_run_once(embedder: Embedder, scheduler: Scheduler) -> None:
