@@ -335,14 +335,18 @@ async def test_redis_may_restart_between_two_requests(own: RedisServer) -> None:
         await there.put(RESULTS)
         own.kill()
         own.start()
-        await asyncio.sleep(0)  # the event loop sees that the connections are closed
+        for _ in range(3):
+            await asyncio.sleep(0)  # the event loop sees that the connections are closed
         assert await there.get(KEYS[0]) == [None]
         await there.put({KEYS[0]: b"result"})
         assert await there.get(KEYS[0]) == [b"result"]
         assert there.events == []
 
 
-async def test_frozen_redis_costs_only_requests_in_flight_their_time(own: RedisServer) -> None:
+async def test_frozen_redis_costs_only_requests_in_flight_their_time(
+    own: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("result_cache.redis_results.CONNECT_S", 2 * SHORT_TIMEOUT_S)
     async with opened(own.url, timeout_s=SHORT_TIMEOUT_S) as there:
         own.freeze()
         loop = asyncio.get_running_loop()
@@ -424,7 +428,10 @@ async def test_redis_that_refuses_us_is_not_used(password: str, reason: str) -> 
         pytest.param(None, "timeout", id="silent"),
     ],
 )
-async def test_server_that_is_no_redis_costs_nothing(answer: bytes | None, reason: str) -> None:
+async def test_server_that_is_no_redis_costs_nothing(
+    answer: bytes | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("result_cache.redis_results.CONNECT_S", 2 * SHORT_TIMEOUT_S)
     asked = 0
 
     class Program(asyncio.Protocol):

@@ -12,11 +12,11 @@ class HeldStore:
     """A store whose reads end when the test says so. The value of a key is twice the key."""
 
     def __init__(self) -> None:
-        self.reads: list[Sequence[bytes]] = []
+        self.reads: list[list[bytes]] = []
         self.go = asyncio.Semaphore(0)
 
     async def read(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        self.reads.append(keys)
+        self.reads.append(list(keys))
         await self.go.acquire()
         return [key * 2 for key in keys]
 
