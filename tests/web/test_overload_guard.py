@@ -1,6 +1,7 @@
 """The overload guard: what it admits, what waits, and what it rejects before the request is read."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from engine.ledger import SHARE_OF_FREE
 from tests.support.clock import ManualClock
 from web import overload_guard
 from web.dialects import Rejection
-from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING, OverloadGuard, RouteQueue
+from web.overload_guard import MAX_ITERATION_S, MAX_WAIT_S, MAX_WAITING, MAX_WOKEN, OverloadGuard, RouteQueue
 from web.request_context import context_of
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
@@ -29,6 +30,7 @@ class GuardedApp:
         self.error: OverloadedError | None = None
         self.full_for: set[Caller] = {CALLER, OTHER}
         self.clock = ManualClock()
+        self.seconds = MAX_ITERATION_S / MAX_WOKEN  # that each request takes of the event loop
         self.counted: list[tuple[str, str | None]] = []
         self.keeps_results = False
         self.answers = iter(list[int]())
@@ -50,10 +52,11 @@ class GuardedApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive
         self.entered.append(scope["state"]["number"])
+        self.clock.now_s += self.seconds
         if (status := next(self.answers, None)) is not None:
             if status != 200:
                 context_of(scope).problem_code = {503: "overloaded", 400: "invalid-input"}[status]
-                self.clock.now_s += 0.05
+                self.clock.now_s += 0.005
             await send({"type": "http.response.start", "status": status, "headers": []})
 
     def count(self, endpoint: str, seconds: float, code: str | None, dialect: str) -> None:
@@ -117,41 +120,47 @@ async def test_other_requests_are_admitted_at_once(service: GuardedApp, changes:
 
 
 async def test_few_requests_are_admitted_per_iteration_of_the_event_loop(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(3 * MAX_STARTS_PER_ITERATION)]
+    asking = [service.ask(number) for number in range(3 * MAX_WOKEN)]
     await loop_iterations(1)
-    assert service.entered == list(range(MAX_STARTS_PER_ITERATION))
+    assert service.entered == list(range(MAX_WOKEN))
     await asyncio.gather(*asking)
-    assert service.entered == list(range(3 * MAX_STARTS_PER_ITERATION))
+    assert service.entered == list(range(3 * MAX_WOKEN))
+
+
+async def test_more_requests_start_at_once_if_they_take_less_time(service: GuardedApp) -> None:
+    service.seconds = MAX_ITERATION_S / 100
+    asking = [service.ask(number) for number in range(10 * MAX_WOKEN)]
+    await loop_iterations(1)
+    assert service.entered == list(range(10 * MAX_WOKEN))
+    await asyncio.gather(*asking)
 
 
 async def test_waiting_requests_are_rejected_when_the_service_becomes_full(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(10 * MAX_STARTS_PER_ITERATION)]
+    asking = [service.ask(number) for number in range(10 * MAX_WOKEN)]
     await loop_iterations(1)
     service.error = FULL
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert answers == [None] * MAX_STARTS_PER_ITERATION + [FULL] * 9 * MAX_STARTS_PER_ITERATION
+    assert answers == [None] * MAX_WOKEN + [FULL] * 9 * MAX_WOKEN
 
 
 async def test_requests_that_wait_too_long_are_rejected(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(2 * MAX_STARTS_PER_ITERATION)]
+    asking = [service.ask(number) for number in range(2 * MAX_WOKEN)]
     await loop_iterations(1)
     service.clock.now_s += MAX_WAIT_S + 0.1
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert [type(answer) for answer in answers[MAX_STARTS_PER_ITERATION:]] == [
-        OverloadedError
-    ] * MAX_STARTS_PER_ITERATION
+    assert [type(answer) for answer in answers[MAX_WOKEN:]] == [OverloadedError] * MAX_WOKEN
 
 
 async def test_requests_of_a_caller_are_rejected_when_too_many_wait(service: GuardedApp) -> None:
     share = MAX_WAITING * SHARE_OF_FREE // (1 + SHARE_OF_FREE)
-    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + share + 1)]
+    asking = [service.ask(number) for number in range(MAX_WOKEN + share + 1)]
     await loop_iterations(1)
     newcomer = service.ask(-1, client=(OTHER[0], 1))
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers.pop(), OverloadedError)
-    assert answers == [None] * (MAX_STARTS_PER_ITERATION + share)
+    assert answers == [None] * (MAX_WOKEN + share)
     await newcomer
-    assert service.entered.index(-1) <= 3 * MAX_STARTS_PER_ITERATION
+    assert service.entered.index(-1) <= 3 * MAX_WOKEN
 
 
 async def test_only_callers_at_their_share_are_rejected(service: GuardedApp) -> None:
@@ -165,16 +174,16 @@ async def test_only_callers_at_their_share_are_rejected(service: GuardedApp) -> 
 
 
 async def test_cancelled_request_does_not_use_a_slot(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + 2)]
+    asking = [service.ask(number) for number in range(MAX_WOKEN + 2)]
     await loop_iterations(1)
-    asking[MAX_STARTS_PER_ITERATION].cancel()
+    asking[MAX_WOKEN].cancel()
     await asyncio.gather(*asking, return_exceptions=True)
-    assert service.entered == [*range(MAX_STARTS_PER_ITERATION), MAX_STARTS_PER_ITERATION + 1]
+    assert service.entered == [*range(MAX_WOKEN), MAX_WOKEN + 1]
 
 
 async def test_requests_that_never_start_do_not_delay_the_next_one_of_their_caller(service: GuardedApp) -> None:
     client = (OTHER[0], 1)
-    starting = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION)]
+    starting = [service.ask(number) for number in range(MAX_WOKEN)]
     flood = [service.ask(number) for number in range(100)]
     left = [service.ask(-2, client=client) for _ in range(100)]
     await loop_iterations(1)
@@ -182,7 +191,7 @@ async def test_requests_that_never_start_do_not_delay_the_next_one_of_their_call
         request.cancel()
     later = service.ask(-1, client=client)
     await asyncio.gather(*starting, *left, *flood, later, return_exceptions=True)
-    assert service.entered.index(-1) <= 3 * MAX_STARTS_PER_ITERATION
+    assert service.entered.index(-1) <= 3 * MAX_WOKEN
     assert -2 not in service.entered
 
 
@@ -262,6 +271,8 @@ async def test_refusals_by_the_app_are_logged_as_the_guards_own_and_end_in_them(
     service: GuardedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overload_guard, "LOG_INTERVAL_S", 0)
+    monkeypatch.setattr(overload_guard, "MAX_ITERATION_S", math.inf)  # all in one iteration of the event loop
+    service.seconds = 0
     full_but_keeping(service, *[503] * 50)
     with capture_logs() as lines:
         while service.guard.reject_early("/embed", CLIENT, SMALL) is None:
@@ -270,7 +281,7 @@ async def test_refusals_by_the_app_are_logged_as_the_guards_own_and_end_in_them(
             await enter(service)
         await loop_iterations(5)
     assert rejected.value is FULL
-    assert 1 <= len(service.entered) < 10
+    assert 1 <= len(service.entered) < 50
     assert [(line["event"], line["requests"]) for line in lines] == [("requests_refused", len(service.entered) + 2)]
     other = (OTHER[0], 1)
     assert service.guard.reject_early("/embed", other, SMALL) is None  # the room is shared fairly
@@ -287,12 +298,12 @@ async def test_waiting_requests_that_may_be_answered_stay_when_the_service_becom
     large = [(b"content-length", b"1000000")]
     asking = [
         asyncio.create_task(service.guard(scope_of(number, headers=SMALL if number % 2 else large), never, drop))  # type: ignore[arg-type]
-        for number in range(10 * MAX_STARTS_PER_ITERATION)
+        for number in range(10 * MAX_WOKEN)
     ]
     await loop_iterations(1)
     full_but_keeping(service, *[200] * 100)
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    later = range(MAX_STARTS_PER_ITERATION, 10 * MAX_STARTS_PER_ITERATION)
+    later = range(MAX_WOKEN, 10 * MAX_WOKEN)
     assert [answers[number] for number in later] == [None if number % 2 else FULL for number in later]
 
 
