@@ -28,7 +28,7 @@ def test_without_a_key_everything_is_open() -> None:
 def test_with_keys_embedding_needs_one_and_closed_routes_do_too() -> None:
     access = read_access(settings_of(API_KEYS=f"alice:{KEY}", CLOSED_ROUTES="Metrics, docs"))
     assert access.sources == ("API_KEYS",)
-    assert access.protected == {"embed", "metrics", "docs"}
+    assert access.protected == {"embed", "admin", "metrics", "docs"}
     assert access.keys.find(KEY.encode()) == Principal("key", "alice", permissions=frozenset({"embed"}))
 
 
