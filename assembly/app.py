@@ -23,7 +23,6 @@ from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
 from api.request_types import TextLimits
-from api.result_cache_admin import NoResultCache
 from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.client_addresses import client_addresses
@@ -31,6 +30,7 @@ from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import why_unusable_aliases
 from assembly.peers import find_peers
 from assembly.process_reporter import ProcessReporter
+from assembly.result_cache import open_result_cache
 from assembly.running import RunningService
 from assembly.worker_channel import WorkerChannel
 from config import Settings, SettingsError
@@ -124,15 +124,15 @@ def build_app(
     """
     _set_up_log(settings, worker)
     catalog = _checked_catalog(settings)
-    access, settings = read_access(settings), settings.without_api_keys()
-    channel = None if worker is None else WorkerChannel(worker)
+    access, results, settings = read_access(settings), open_result_cache(settings), settings.without_api_keys()
+    channel, metrics, large_bodies = (None if worker is None else WorkerChannel(worker)), Metrics(), LargeBodyQueue()
     quotas = quota_store(settings, supervisor=None if channel is None else channel.channel)
-    metrics, large_bodies = Metrics(), LargeBodyQueue()
     service = RunningService(
         settings,
         catalog=catalog,
         plan=plan_lanes(settings, cores=cores),
         quotas=quotas,
+        results=results,
         load=load,
         stop=stop or partial(signal.raise_signal, signal.SIGTERM),
         workers=1 if worker is None else worker.workers,
@@ -265,7 +265,6 @@ def _providers(
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,
         "required_models": lambda: service.required_models,
-        "result_cache": NoResultCache,
     }
 
 

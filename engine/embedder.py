@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from engine.catalog import Catalog, Model
@@ -25,11 +25,12 @@ from engine.tokenizer_queue import TokenizerQueue
 
 @dataclass(slots=True)
 class Usage:
-    """What one model has done since the start: answered requests, and their texts and tokens."""
+    """What one model has done since the start: answered requests, texts, tokens, and where the results came from."""
 
     requests: int = 0
     texts: int = 0
     tokens: int = 0
+    cache: CacheCounts = field(default_factory=CacheCounts)
 
 
 class Embedder:
@@ -86,7 +87,7 @@ class Embedder:
 
     @property
     def has_results(self) -> bool:
-        """Whether results are in memory, so that some requests need no lane."""
+        """Whether results are kept in memory, so that some requests need no lane."""
         return not self._cache.store.is_empty
 
     @property
@@ -98,11 +99,6 @@ class Embedder:
     def allowed_models(self) -> list[str] | None:
         """Names of the allowed models; None: all of the catalogue."""
         return self._models.allowed
-
-    @property
-    def cache_counts(self) -> CacheCounts:
-        """Where the results of all texts of answered requests came from."""
-        return self._cache.counts
 
     @property
     def usage_by_model(self) -> dict[str, Usage]:
@@ -347,4 +343,4 @@ class Embedder:
         usage.requests += 1
         usage.texts += len(run.tokens)
         usage.tokens += tokens
-        self._cache.count(run.cache)
+        usage.cache.add(run.cache)

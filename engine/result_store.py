@@ -50,6 +50,12 @@ class CacheCounts:
     miss: int = 0
     coalesced: int = 0
 
+    def add(self, others: "CacheCounts") -> None:
+        """Add those of a request that was answered."""
+        self.hit += others.hit
+        self.miss += others.miss
+        self.coalesced += others.coalesced
+
 
 class ResultStore(Protocol):
     """Keeps results. Nothing here raises because of a store that is full, slow or gone: then there are fewer hits."""

@@ -1,12 +1,13 @@
 """Estimates how often keys were used lately, in a fixed amount of memory, also those of results that are not kept."""
 
 import struct
+from collections.abc import Callable
 
 MAX_USES = 15
 """No key counts for more within a generation: what was used very often is forgotten as soon as everything else."""
 MIN_CELLS = 1 << 10
 
-_cells_of = struct.Struct("<4I").unpack
+_cells_of: Callable[[bytes], tuple[int, int, int, int]] = struct.Struct("<4I").unpack
 
 
 class FrequencySketch:

@@ -164,7 +164,8 @@ async def test_text_is_run_once_for_all_its_repeats_and_for_later_requests(
     assert second.vectors[[0, 2, 3]].tobytes() == first.vectors[[1, 1, 0]].tobytes()
     third = await embedder.embed(None, ["one", "three"])
     assert (third.cache, scheduler.state().texts) == (CacheCounts(hit=2), 3)
-    assert embedder.cache_counts == CacheCounts(hit=5, miss=3, coalesced=3)
+    [usage] = embedder.usage_by_model.values()
+    assert usage.cache == CacheCounts(hit=5, miss=3, coalesced=3)
 
 
 @pytest.mark.parametrize("long_text", ["truncate", "mean", "chunks"])
@@ -324,7 +325,7 @@ async def test_request_that_is_over_its_quota_leaves_no_trace(
     embedder: Embedder, results: DictResults, scheduler: Scheduler, kept: list[str]
 ) -> None:
     await embedder.embed(None, kept)
-    usage, counts, memory = str(embedder.usage_by_model), str(embedder.cache_counts), dict(results.memory)
+    usage, memory = str(embedder.usage_by_model), dict(results.memory)
     texts_run = scheduler.state().texts
 
     def refuse(_: int) -> None:
@@ -332,7 +333,7 @@ async def test_request_that_is_over_its_quota_leaves_no_trace(
 
     with pytest.raises(OverloadedError):
         await embedder.embed(None, ["one", "two"], on_tokens=refuse)
-    assert (str(embedder.usage_by_model), str(embedder.cache_counts), results.memory) == (usage, counts, memory)
+    assert (str(embedder.usage_by_model), results.memory) == (usage, memory)
     assert scheduler.state().texts == texts_run
 
 

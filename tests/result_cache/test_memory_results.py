@@ -251,8 +251,8 @@ def test_any_sequence_keeps_the_bound_and_returns_what_was_put_last(
     ("limit_mb", "smallest", "largest", "number"),
     [
         pytest.param(64, 300, 200_000, 30_000, id="random-sizes"),
-        pytest.param(64, 1544, 1544, 60_000, id="one-size"),
-        pytest.param(16, 300, 500, 55_000, id="small"),
+        pytest.param(32, 1544, 1544, 30_000, id="one-size"),
+        pytest.param(12, 300, 500, 35_000, id="small"),
         pytest.param(32, 20_000, 200_000, 4000, id="large"),
     ],
 )

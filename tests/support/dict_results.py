@@ -13,12 +13,12 @@ class DictResults:
         self.fetched_keys = 0
 
     @property
-    def is_empty(self) -> bool:
-        return not self.memory
-
-    @property
     def is_layered(self) -> bool:
         return self.slower is not None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.memory
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self.memory.get(key) for key in keys]

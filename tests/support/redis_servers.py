@@ -6,14 +6,17 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.support.servers import free_port
 
 START_S = 30
+SLOTS = 16_384
+"""Parts into which a cluster divides all keys."""
 
 
 class RedisServer:
@@ -77,6 +80,27 @@ def running_redis(*arguments: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def running_cluster(folder: Path, *, servers: int) -> Iterator[Sequence[RedisServer]]:
+    """Start a cluster without replicas. Its servers write what they know of each other to *folder*."""
+    with ExitStack() as stack:
+        cluster = []
+        for number in range(servers):
+            bus = str(free_port())
+            options = ("--cluster-enabled", "yes", "--cluster-config-file", f"{number}.conf", "--cluster-port", bus)
+            cluster.append(stack.enter_context(running_redis(*options, "--dir", str(folder))))
+            cluster[0].run("CLUSTER", "MEET", "127.0.0.1", str(cluster[-1].port), bus)
+        bounds = [SLOTS * number // servers for number in range(servers + 1)]
+        for server, first, end in zip(cluster, bounds[:-1], bounds[1:], strict=True):
+            server.run("CLUSTER", "ADDSLOTSRANGE", str(first), str(end - 1))
+        for server in cluster:  # they also need time to learn of each other's slots
+            while not {"cluster_state:ok", f"cluster_known_nodes:{servers}"} <= set(
+                server.run("CLUSTER", "INFO").splitlines()
+            ):
+                pass
+        yield cluster
 
 
 def needed(command: str) -> str:
