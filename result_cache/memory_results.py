@@ -104,6 +104,11 @@ class MemoryResults:
         self._uses = 0
         self._evictions = self._rejections = self._expirations = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is kept; what has expired may count."""
+        return not self._bytes
+
     def get(self, key: bytes) -> bytes | None:
         """Return the result with this key, and count it as used; None if it is not kept."""
         if self._expiries:
@@ -138,6 +143,10 @@ class MemoryResults:
             self._expiries[key] = self._clock() + self._ttl_s
         if was_protected or (is_full and self._deserves_protection(key, size)):
             self._protect(key, result)
+
+    def room_for(self, result_bytes: int) -> int:
+        """Return how many results of this size fit when nothing else is kept."""
+        return self._limit_bytes // self._size_of(bytes(result_bytes))
 
     def clear(self) -> None:
         """Remove all results. The memory goes back to the kernel after `host.memory.trim_memory`."""

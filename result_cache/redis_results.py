@@ -121,7 +121,7 @@ class RedisResults:
         results: list[bytes | None] = []
         for start in range(0, len(keys), MAX_KEYS):
             part = keys[start : start + MAX_KEYS]
-            if not self._may_read():
+            if not self.may_read():
                 results += [None] * (len(keys) - start)
                 break
             results += await self._fetch(namespace, part)
@@ -136,15 +136,19 @@ class RedisResults:
         if self._queue and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write_queue())
 
+    async def drop_waiting(self) -> None:
+        """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards."""
+        self._counter.dropped += self._queue.clear()
+        if self._writing is not None:
+            await self._writing
+
     async def clear(self) -> int:
         """Delete all results of the services with this secret, and return their number.
 
         Raises:
             RedisUnreachableError: Redis cannot be reached, or does not allow it. It may have deleted some of them.
         """
-        self._counter.dropped += self._queue.clear()
-        if self._writing is not None:
-            await self._writing  # what is being written must not come after the scan
+        await self.drop_waiting()
         try:
             await self._check()
             return await self._delete_all()
@@ -166,7 +170,7 @@ class RedisResults:
             if name is None:
                 return deleted
 
-    def _may_read(self) -> bool:
+    def may_read(self) -> bool:
         """Return whether Redis works. If not, and its pause is over, have it checked."""
         if self._breaker.is_closed:
             return True
