@@ -18,8 +18,11 @@ from web.request_context import Client, context_of
 from web.route_table import RouteTable
 from web.security_headers import Header
 
-MAX_STARTS_PER_ITERATION = 4
-"""Requests that start in one iteration of the event loop. They take some milliseconds; then sockets are read again."""
+MAX_ITERATION_S = 0.005
+"""Requests start in one iteration of the event loop until it has taken this long; then sockets are read again. The next
+ones wait, which costs each of them as much as a third of a request that is answered from the result cache."""
+MAX_WOKEN = 4
+"""Requests that wait, and are woken in one iteration: how long they take is known only when they have started."""
 MAX_WAITING, MAX_WAIT_S = 1000, 10.0
 """How many requests may wait to start, of which one caller may hold 80 %, and for how many seconds.
 
@@ -97,7 +100,7 @@ class OverloadGuard:
         self._clock = clock
         self._waiting: FairQueue[_Waiting] = FairQueue()
         self._account = Account("start", MAX_WAITING)
-        self._started = 0  # in this iteration of the event loop
+        self._began: float | None = None  # when the first request of this iteration of the event loop started
         self._rejected = 0
         self._rejected_since = 0.0
 
@@ -125,10 +128,10 @@ class OverloadGuard:
             route = self._routes.find(scope["path"])
             if route is not None:
                 self._check(scope, route, self._overload_of(route, scope["client"], scope["headers"]))
-                if self._waiting or self._started >= MAX_STARTS_PER_ITERATION:
+                if self._waiting or self._is_iteration_over():
                     await self._wait(scope, route)
                 else:
-                    self._count_start()
+                    self._note_start()
         await self._app(scope, receive, send)
 
     def _overload_of(self, route: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
@@ -168,29 +171,36 @@ class OverloadGuard:
     def _is_late(self, waiting: _Waiting) -> bool:
         return self._clock() - waiting.since > MAX_WAIT_S
 
-    def _count_start(self) -> None:
-        if not self._started:
+    def _is_iteration_over(self) -> bool:
+        return self._began is not None and self._clock() - self._began >= MAX_ITERATION_S
+
+    def _note_start(self) -> None:
+        if self._began is None:
+            self._began = self._clock()
             asyncio.get_running_loop().call_soon(self._begin_iteration)
-        self._started += 1
 
     def _begin_iteration(self) -> None:
         """After the event loop has read the sockets, wake the next requests, and all that will be rejected."""
-        self._started = 0
+        self._began = None
         for caller in self._waiting.callers:
             while (first := self._waiting.first(caller)) is not None and self._must_reject(first, caller):
                 self._waiting.remove(first, caller)
                 self._wake(first)
-        while self._waiting and self._started < MAX_STARTS_PER_ITERATION:
-            self._wake(self._waiting.pop())
+        woken = 0
+        while self._waiting and woken < MAX_WOKEN:
+            woken += self._wake(self._waiting.pop())
 
     def _must_reject(self, waiting: _Waiting, caller: Caller) -> bool:
         queue = self._queues[waiting.route]
         return self._is_late(waiting) or (queue.is_tight() and queue.overload(caller) is not None)
 
-    def _wake(self, waiting: _Waiting) -> None:
-        if not waiting.may_start.done():  # done: the caller has disconnected, so the task was cancelled
-            waiting.may_start.set_result(None)
-            self._count_start()
+    def _wake(self, waiting: _Waiting) -> bool:
+        """Let a request start, and return whether it does: its caller may have disconnected, which cancelled it."""
+        if waiting.may_start.done():
+            return False
+        waiting.may_start.set_result(None)
+        self._note_start()
+        return True
 
     def _count_rejection(self) -> None:
         if not self._rejected:

@@ -13,7 +13,7 @@ from engine.ledger import SHARE_OF_FREE
 from tests.support.clock import ManualClock
 from web import overload_guard
 from web.dialects import Rejection
-from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING, OverloadGuard, RouteQueue
+from web.overload_guard import MAX_ITERATION_S, MAX_WAIT_S, MAX_WAITING, MAX_WOKEN, OverloadGuard, RouteQueue
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
 CALLER, OTHER = ("192.0.2.1",), ("192.0.2.2",)
@@ -28,6 +28,7 @@ class GuardedApp:
         self.error: OverloadedError | None = None
         self.full_for: set[Caller] = {CALLER, OTHER}
         self.clock = ManualClock()
+        self.seconds = MAX_ITERATION_S / MAX_WOKEN  # that each request takes of the event loop
         self.counted: list[tuple[str, str | None]] = []
         lanes = RouteQueue(
             is_tight=lambda: self.error is not None,
@@ -46,6 +47,7 @@ class GuardedApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive, send
         self.entered.append(scope["state"]["number"])
+        self.clock.now_s += self.seconds
 
     def count(self, endpoint: str, seconds: float, code: str | None, dialect: str) -> None:
         assert (seconds, dialect) == (0.0, "native")
@@ -108,41 +110,47 @@ async def test_other_requests_are_admitted_at_once(service: GuardedApp, changes:
 
 
 async def test_few_requests_are_admitted_per_iteration_of_the_event_loop(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(3 * MAX_STARTS_PER_ITERATION)]
+    asking = [service.ask(number) for number in range(3 * MAX_WOKEN)]
     await loop_iterations(1)
-    assert service.entered == list(range(MAX_STARTS_PER_ITERATION))
+    assert service.entered == list(range(MAX_WOKEN))
     await asyncio.gather(*asking)
-    assert service.entered == list(range(3 * MAX_STARTS_PER_ITERATION))
+    assert service.entered == list(range(3 * MAX_WOKEN))
+
+
+async def test_more_requests_start_at_once_if_they_take_less_time(service: GuardedApp) -> None:
+    service.seconds = MAX_ITERATION_S / 100
+    asking = [service.ask(number) for number in range(10 * MAX_WOKEN)]
+    await loop_iterations(1)
+    assert service.entered == list(range(10 * MAX_WOKEN))
+    await asyncio.gather(*asking)
 
 
 async def test_waiting_requests_are_rejected_when_the_service_becomes_full(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(10 * MAX_STARTS_PER_ITERATION)]
+    asking = [service.ask(number) for number in range(10 * MAX_WOKEN)]
     await loop_iterations(1)
     service.error = FULL
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert answers == [None] * MAX_STARTS_PER_ITERATION + [FULL] * 9 * MAX_STARTS_PER_ITERATION
+    assert answers == [None] * MAX_WOKEN + [FULL] * 9 * MAX_WOKEN
 
 
 async def test_requests_that_wait_too_long_are_rejected(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(2 * MAX_STARTS_PER_ITERATION)]
+    asking = [service.ask(number) for number in range(2 * MAX_WOKEN)]
     await loop_iterations(1)
     service.clock.now_s += MAX_WAIT_S + 0.1
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert [type(answer) for answer in answers[MAX_STARTS_PER_ITERATION:]] == [
-        OverloadedError
-    ] * MAX_STARTS_PER_ITERATION
+    assert [type(answer) for answer in answers[MAX_WOKEN:]] == [OverloadedError] * MAX_WOKEN
 
 
 async def test_requests_of_a_caller_are_rejected_when_too_many_wait(service: GuardedApp) -> None:
     share = MAX_WAITING * SHARE_OF_FREE // (1 + SHARE_OF_FREE)
-    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + share + 1)]
+    asking = [service.ask(number) for number in range(MAX_WOKEN + share + 1)]
     await loop_iterations(1)
     newcomer = service.ask(-1, client=(OTHER[0], 1))
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers.pop(), OverloadedError)
-    assert answers == [None] * (MAX_STARTS_PER_ITERATION + share)
+    assert answers == [None] * (MAX_WOKEN + share)
     await newcomer
-    assert service.entered.index(-1) <= 3 * MAX_STARTS_PER_ITERATION
+    assert service.entered.index(-1) <= 3 * MAX_WOKEN
 
 
 async def test_only_callers_at_their_share_are_rejected(service: GuardedApp) -> None:
@@ -156,16 +164,16 @@ async def test_only_callers_at_their_share_are_rejected(service: GuardedApp) -> 
 
 
 async def test_cancelled_request_does_not_use_a_slot(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + 2)]
+    asking = [service.ask(number) for number in range(MAX_WOKEN + 2)]
     await loop_iterations(1)
-    asking[MAX_STARTS_PER_ITERATION].cancel()
+    asking[MAX_WOKEN].cancel()
     await asyncio.gather(*asking, return_exceptions=True)
-    assert service.entered == [*range(MAX_STARTS_PER_ITERATION), MAX_STARTS_PER_ITERATION + 1]
+    assert service.entered == [*range(MAX_WOKEN), MAX_WOKEN + 1]
 
 
 async def test_requests_that_never_start_do_not_delay_the_next_one_of_their_caller(service: GuardedApp) -> None:
     client = (OTHER[0], 1)
-    starting = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION)]
+    starting = [service.ask(number) for number in range(MAX_WOKEN)]
     flood = [service.ask(number) for number in range(100)]
     left = [service.ask(-2, client=client) for _ in range(100)]
     await loop_iterations(1)
@@ -173,7 +181,7 @@ async def test_requests_that_never_start_do_not_delay_the_next_one_of_their_call
         request.cancel()
     later = service.ask(-1, client=client)
     await asyncio.gather(*starting, *left, *flood, later, return_exceptions=True)
-    assert service.entered.index(-1) <= 3 * MAX_STARTS_PER_ITERATION
+    assert service.entered.index(-1) <= 3 * MAX_WOKEN
     assert -2 not in service.entered
 
 
