@@ -139,7 +139,7 @@ def compare(
         old: the catalogue in use.
         new: what the folders contain.
         required: names of models that must not vanish.
-        failures: why models of *new* cannot be loaded, by name in lower case, as far as that was tried.
+        failures: why models of *new* that were tried cannot be loaded, by name in lower case.
     """
     before = {model.name.lower(): model for model in old.models}
     after = {model.name.lower(): _spelled_as(before.get(model.name.lower()), model) for model in new.models}

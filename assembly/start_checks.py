@@ -48,7 +48,7 @@ def why_list_models(settings: Settings) -> str | None:
 
 
 def log_unusable_folders(models: Iterable[Model]) -> None:
-    """Log each model folder that cannot be loaded, as far as the beginning of its files shows. Blocks."""
+    """Log each model folder that cannot be loaded, judging by the beginning of its files. Blocks."""
     for model in models:
         if model.folder and (reason := why_unusable(model.folder)):
             log.warning("model_folder_unusable", model=model.name, folder=model.folder.path.name, reason=reason)

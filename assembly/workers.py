@@ -100,7 +100,6 @@ async def _run_workers(
         command=[sys.executable, *sys.orig_argv[1:]],
         plan=plan,
         listening=listening,
-        max_connections_per_address=settings.max_connections_per_address,
         address_of=client_addresses(settings).network_of_peer,
         handlers=lambda number: shared.handlers(number),  # noqa: PLW0108 - it is made below
         on_change=lambda: shared.reports.refresh(is_draining=supervisor.is_stopping),
@@ -144,6 +143,7 @@ def _plan_of(settings: Settings) -> WorkerPlan:
         environment=settings_environment(os.environ),
         drain_s=settings.shutdown_timeout,
         stuck_s=settings.lane_stuck_seconds,
+        max_connections_per_address=settings.max_connections_per_address,
     )
 
 

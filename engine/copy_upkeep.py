@@ -15,8 +15,9 @@ from engine.optimised_copy import BUSY, DAMAGED, CopyState, OptimisedCopy
 from engine.optimised_models import OptimisedModels
 from host.memory import trim_memory
 
-PAUSE_S, MAX_TRIES = 2.0, 300
-"""How often the thread looks whether another process has finished a copy, and how many times: ten minutes in all."""
+PAUSE_S, MAX_TRIES = 2.0, 900
+"""How often the thread looks whether another process has finished a copy, and how many times: as long as writing one
+may take (`engine.optimised_writer.MAX_WRITE_S`)."""
 
 log = structlog.get_logger()
 

@@ -92,7 +92,7 @@ class ModelFiles:
         model_file: the ONNX file (or that of a static model), relative to *folder*.
         revision: the hub's commit, or what the manifest states; empty: unknown.
         listed: files that must exist and be the expected ones, relative to *folder*.
-        expected: hashes and sizes by file name, as far as they are known.
+        expected: the known hashes and sizes, by file name.
         facts: what vectors depend on besides the files.
     """
 

@@ -125,7 +125,7 @@ def use_files(
         cache_dir: the hub cache; corrupt files are renamed there.
         use: reads the files; raises `CorruptFileError`.
         progress: see `fetch`.
-        space: see `fetch`; whoever calls this directly is the operator, so downloads may fill the disk.
+        space: see `fetch`; commands of the operator pass none, so their downloads may fill the disk.
 
     Raises:
         ModelUnavailableError: as `fetch`; or a corrupt file cannot be downloaded again, or is corrupt again.

@@ -1,7 +1,7 @@
 """Measures the memory that models take: how much the process's private memory grows while they are loaded.
 
-Private memory belongs to this process alone. Weights that are mapped from a file count as far as no other process maps
-them, too.
+Private memory belongs to this process alone. Weights that are mapped from a file count only if no other
+process maps them, too.
 """
 
 import threading
@@ -43,7 +43,7 @@ class MemoryMeter:
         self._freed_before = 0
 
     def memory_bytes(self, model: Model) -> int:
-        """Return what *model* takes, as far as it is known."""
+        """Return what *model* takes: as measured, or else as estimated."""
         return self._measured.get(model.name, self._estimate(model))
 
     def forget(self, name: str) -> None:

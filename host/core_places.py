@@ -1,4 +1,4 @@
-"""Which cores each of several processes gets: neighbours stay together, as far as the kernel shows who they are."""
+"""Which cores each of several processes gets: cores that share a cache stay together, if the kernel reports them."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The class of the CPU, and its instruction sets, as far as numeric libraries choose their code by them."""
+"""The class of the CPU, and those of its instruction sets by which numeric libraries choose their code."""
 
 import ctypes
 import platform

@@ -1,7 +1,7 @@
 """Sends open connections from one process to another, with short messages in the same order, over a Unix socket pair.
 
 The system keeps a connection that was sent and not received yet: it stays open although its sender has closed its own
-descriptor, and whoever holds the receiving end may receive it.
+descriptor, and any process with the receiving end may receive it.
 """
 
 import array

@@ -1,11 +1,12 @@
 """Folders whose content only this user, or root, can have written: checks, locks, and changes as a whole.
 
-Whoever can write a file that the service maps into memory decides what it computes, and ends it by cutting the file
-short. So files are used only if no other user can write them, and are never changed in place.
+A user who can write a file that the service maps into memory decides what it computes, and can end it by cutting the
+file short. So files are used only if no other user can write them, and are never changed in place.
 """
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ class UntrustedError(Exception):
 
 
 def check_folder(path: Path) -> None:
-    """Check that *path* is a folder that nobody but this user and root can write.
+    """Check that *path* is a folder that only this user and root can write.
 
     Raises:
         UntrustedError: it is not.
@@ -48,7 +49,7 @@ def check_folder(path: Path) -> None:
 
 
 def check_file(path: Path) -> os.stat_result:
-    """Check that *path* is a regular file that nobody but this user and root can write, and return its status.
+    """Check that *path* is a regular file that only this user and root can write, and return its status.
 
     Raises:
         UntrustedError: it is not.
@@ -88,7 +89,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")  # process ids repeat between containers
     try:
         with open(new, "wb", opener=lambda name, flags: os.open(name, flags, FILE_MODE)) as file:
             file.write(content)
@@ -114,8 +115,8 @@ def publish_folder(new: Path, path: Path) -> None:
 def remove_folder(path: Path, *, lock: str) -> None:
     """Remove a folder and its files. What cannot be removed stays.
 
-    The folder loses its name first, so that nobody finds a part of it. Its files are removed only when no process holds
-    the lock of its file *lock*: on network file systems, a mapped file that is removed elsewhere ends the process.
+    The folder loses its name first, so that no process finds a part of it. Its files are removed only when no process
+    holds the lock of its file *lock*: on network file systems, a mapped file that is removed elsewhere kills its user.
     """
     gone = path if path.suffix == GONE else path.with_name(f".{path.name.strip('.')}.{os.getpid()}{GONE}")
     with suppress(OSError):

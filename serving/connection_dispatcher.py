@@ -57,7 +57,6 @@ class ConnectionDispatcher:
         self,
         listening: socket.socket,
         *,
-        max_per_address: int | None = None,
         address_of: Callable[[Address], object] = host_of,
         recall_s: float = RECALL_S,
         retry_s: float = RETRY_S,
@@ -67,8 +66,6 @@ class ConnectionDispatcher:
 
         Args:
             listening: is made non-blocking; the dispatcher closes it.
-            max_per_address: connections of one address per worker; a worker that has so many gets another one only if
-                all have. None: there is no limit.
             address_of: returns to which address the connections of a peer are counted.
             recall_s: after so many seconds, a connection that a worker has not taken goes to another one.
             retry_s: for so many seconds, nothing is accepted when the system has no open file or memory left.
@@ -76,7 +73,8 @@ class ConnectionDispatcher:
         """
         listening.setblocking(False)  # noqa: FBT003 - as the standard library's own
         self._listening = listening
-        self._max_per_address = max_per_address
+        self.max_per_address: int | None = None
+        """Connections of one address per worker; a worker that has so many gets another one only if all have."""
         self._address_of = address_of
         self._recall_s = recall_s
         self._retry_s = retry_s
@@ -171,7 +169,7 @@ class ConnectionDispatcher:
                     self._retry = self._loop.call_later(self._retry_s, self._start_accepting)
                     return
                 continue  # the client has left already, or its network has: see accept(2)
-            address = None if self._max_per_address is None else self._address_of(peer)
+            address = None if self.max_per_address is None else self._address_of(peer)
             number = next(self._numbers) % MAX_NUMBER
             if not self._give(_Waiting(number, sock.detach(), address, Message.NEW)):
                 self._stop_accepting()
@@ -206,8 +204,8 @@ class ConnectionDispatcher:
     def _choose(self, address: object) -> WorkerConnections | None:
         """Return the worker with the fewest connections; of several, the one that has waited longest for one."""
         able = self._able()
-        if address is not None and self._max_per_address is not None:
-            limit = self._max_per_address
+        if address is not None and self.max_per_address is not None:
+            limit = self.max_per_address
             able = [worker for worker in able if worker.by_address[address] < limit] or able
         return min(able, key=lambda worker: (len(worker.open), worker.last_given), default=None)
 
@@ -243,7 +241,7 @@ class ConnectionDispatcher:
         """Let the fullest worker return idle connections if another one has clearly fewer, as after its restart."""
         self._balance_timer = None
         able = self._able()
-        if len(able) < 2:  # noqa: PLR2004 - there is nobody to share with
+        if len(able) < 2:  # noqa: PLR2004 - there is no other worker
             return
         sizes = [len(worker.open) for worker in able]
         fullest, least = able[sizes.index(max(sizes))], min(sizes)

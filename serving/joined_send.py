@@ -11,7 +11,7 @@ MAX_JOINED_BYTES = 256 * 1024
 
 
 class Exchange(Protocol):
-    """A request and its answer, as far as it is used here."""
+    """What is used here of uvicorn's object for a request and its answer."""
 
     transport: asyncio.Transport
     flow: Any
@@ -37,7 +37,7 @@ class JoinedSend:
             if exchange.flow.write_paused:
                 await exchange.flow.drain()  # so that nothing below waits while the transport is replaced
             transport = exchange.transport
-            exchange.transport = _FirstWrites(transport)  # type: ignore[assignment]  # as far as it is used
+            exchange.transport = _FirstWrites(transport)  # type: ignore[assignment]  # has what is used
             try:
                 await self._send(start)
                 await self._send(message)

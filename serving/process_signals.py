@@ -56,7 +56,7 @@ class ProcessSignals:
         for number, handler in numbers.items():
             signal.signal(number, handler)
         if sys.platform != "win32":
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # whoever started this process may have blocked some
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # the parent process may have blocked some
 
     def hand_over(
         self,

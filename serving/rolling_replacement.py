@@ -68,5 +68,5 @@ class RollingReplacement:
             if not await self._supervisor.replace(slot, plan, "reload"):
                 log.error("reload_failed", reason="the replacement of a worker did not become ready", replaced=replaced)
                 return
-            self._supervisor.plan = plan
+            self._supervisor.adopt(plan)
         log.info("reload_ended", seconds=round(self._clock() - started_s, 3))

@@ -45,11 +45,13 @@ class WorkerPlan:
         environment: the environment variables of a worker.
         drain_s: seconds from the signal to the end of a worker.
         stuck_s: seconds until a model run counts as stuck.
+        max_connections_per_address: of all workers together; None: there is no limit.
     """
 
     environment: Mapping[str, str]
     drain_s: float
     stuck_s: float
+    max_connections_per_address: int | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -75,7 +77,6 @@ class Supervisor:
         command: Sequence[str],
         plan: WorkerPlan,
         listening: socket.socket,
-        max_connections_per_address: int | None = None,
         address_of: Callable[[Address], object] = host_of,
         handlers: Callable[[int], Mapping[str, Handler]],
         on_change: Callable[[], None] = lambda: None,
@@ -87,33 +88,34 @@ class Supervisor:
             command: starts a worker.
             plan: how workers are started and stopped.
             listening: the socket that the service listens on; the supervisor closes it.
-            max_connections_per_address: of all workers together; None: there is no limit.
             address_of: returns the address to which a peer's connections are counted, as workers count them; None: to
                 none.
             handlers: returns the handlers for the calls of the worker with this number.
             on_change: called when a worker is ready or has ended, and when all are about to be stopped.
         """
         self._on_change = on_change
-        self.plan = plan
         self.was_ready = asyncio.Event()
         """Set when all workers have been ready at the same time. From then on, no failure ends the service."""
         self.replaced: Counter[tuple[int, str]] = Counter()
         """How often workers were replaced, by number and reason: `exit` and `signal` (it has ended by itself), `hung`,
         `stuck`, `draining` and `reload`."""
         self._command = command
-        self._dispatcher = ConnectionDispatcher(
-            listening,
-            max_per_address=max_connections_per_address and math.ceil(max_connections_per_address / workers),
-            address_of=address_of,
-        )
+        self._dispatcher = ConnectionDispatcher(listening, address_of=address_of)
         self._handlers = handlers
         self._children = ChildProcesses()
         self.slots = tuple(Slot(number) for number in range(1, workers + 1))
+        self.adopt(plan)
         self._running: dict[WorkerProcess, asyncio.Task[None]] = {}  # and the tasks that watch them
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
         self._failure: str | None = None
         self._began_s = time.monotonic()
+
+    def adopt(self, plan: WorkerPlan) -> None:
+        """Start and stop workers as *plan* says from now on."""
+        self.plan = plan
+        most = plan.max_connections_per_address
+        self._dispatcher.max_per_address = most and math.ceil(most / len(self.slots))
 
     @property
     def workers(self) -> Sequence[WorkerProcess]:
@@ -222,7 +224,7 @@ class Supervisor:
             slot.worker = new
             self.replaced[slot.number, reason] += 1
         if old is not None:
-            await self._end(old, old.retire if reason == "reload" else old.stop)
+            await self._end(old, old.retire if reason == "reload" else old.stop, drain_s=_drain_s(reason, self.plan))
         return True
 
     async def _becomes_ready(self, worker: WorkerProcess) -> bool:
@@ -267,7 +269,14 @@ class Supervisor:
 
     async def _watch(self, slot: Slot, worker: WorkerProcess) -> None:
         """Report that *worker* is ready, and replace it if it stops working."""
-        await worker.ready.wait()
+        try:
+            # At the first start, the orchestrator decides how long a start may take.
+            await asyncio.wait_for(worker.ready.wait(), REPLACEMENT_S if self.was_ready.is_set() else None)
+        except TimeoutError:
+            if slot.worker is worker:  # else `replace` waits for it, and for no longer
+                log.error("worker_unusable", worker=worker.number, worker_pid=worker.pid, trouble="not ready")  # noqa: TRY400 - no bug of ours
+                await worker.stop(KILL_MARGIN_S)  # then `_keep` starts another one
+            return
         self._on_change()
         log.info("worker_ready", worker=worker.number, worker_pid=worker.pid)
         worker.is_reported = True
@@ -279,14 +288,17 @@ class Supervisor:
         trouble = await wait_for_trouble(worker, hung_s=min(MAX_HUNG_S, self.plan.stuck_s))
         if slot.worker is not worker or worker.ended.done():
             return
-        log.error("worker_unusable", worker=worker.number, worker_pid=worker.pid, trouble=trouble)
+        write = log.warning if trouble == "draining" else log.error  # it has received a signal
+        write("worker_unusable", worker=worker.number, worker_pid=worker.pid, trouble=trouble)
         worker.withdraw()
         if not await self.replace(slot, self.plan, trouble):
-            await worker.stop(self.plan.drain_s + KILL_MARGIN_S)  # then `_keep` starts another one
+            await worker.stop(_drain_s(trouble, self.plan) + KILL_MARGIN_S)  # then `_keep` starts another one
 
-    async def _end(self, worker: WorkerProcess, end: Callable[[float], Coroutine[Any, Any, None]]) -> str | None:
-        """End *worker*; return the reason it gave, if any."""
-        await end(self.plan.drain_s + KILL_MARGIN_S)
+    async def _end(
+        self, worker: WorkerProcess, end: Callable[[float], Coroutine[Any, Any, None]], *, drain_s: float | None = None
+    ) -> str | None:
+        """End *worker*, which may drain for *drain_s* (default: as planned); return the reason it gave, if any."""
+        await end((self.plan.drain_s if drain_s is None else drain_s) + KILL_MARGIN_S)
         return self._forget(worker)
 
     def _forget(self, worker: WorkerProcess) -> str | None:
@@ -300,3 +312,8 @@ class Supervisor:
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
         self.stop()
+
+
+def _drain_s(reason: str, plan: WorkerPlan) -> float:
+    """Return the time for a worker that is replaced for *reason*. One that hangs does not notice the signal."""
+    return 0.0 if reason == "hung" else plan.drain_s

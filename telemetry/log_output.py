@@ -153,7 +153,7 @@ class LineWriter:
         while True:
             try:
                 return os.write(descriptor, data)
-            except BlockingIOError:  # whoever started this process, or shares the output, made it non-blocking
+            except BlockingIOError:  # the parent process, or one that shares the output, made it non-blocking
                 ready = select.poll()
                 ready.register(descriptor, select.POLLOUT)
                 ready.poll()

@@ -245,7 +245,8 @@ async def test_retiring_worker_returns_connections_and_no_client_notices() -> No
 
 
 async def test_address_has_its_limit_in_all_workers_before_one_gets_more() -> None:
-    async with service(max_per_address=2, address_of=lambda peer: peer[1] % 1) as here:
+    async with service(address_of=lambda peer: peer[1] % 1) as here:
+        here.dispatcher.max_per_address = 2
         full, other = here.add(b"a"), here.add(b"b")
         await ask_all(await here.connect(4))
         for number in list(other.known.open)[:1]:

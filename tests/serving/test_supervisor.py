@@ -161,7 +161,7 @@ async def test_after_the_first_start_a_worker_that_cannot_start_only_delays(log:
 
 
 async def test_worker_that_hangs_is_killed_after_its_replacement_is_ready(log: WatchedLog) -> None:
-    async with ready(2, plan(drain_s=0.1, stuck_s=SHORT_S)) as supervisor:
+    async with ready(2, plan(drain_s=600, stuck_s=SHORT_S)) as supervisor:  # it does not get the time to drain
         old = worker_of(supervisor, 1)
         os.kill(old.pid, signal.SIGSTOP)
         new = await successor_of(log, supervisor, old)
@@ -193,12 +193,26 @@ async def test_worker_that_drains_by_itself_is_replaced_before_it_ends(log: Watc
 
 
 async def test_hung_worker_whose_replacement_fails_is_ended_and_started_again(log: WatchedLog) -> None:
-    async with ready(1, plan(drain_s=0.1, stuck_s=SHORT_S)) as supervisor:
+    async with ready(1, plan(drain_s=600, stuck_s=SHORT_S)) as supervisor:
         old = worker_of(supervisor, 1)
         os.kill(old.pid, signal.SIGSTOP)
-        supervisor.plan = plan("fail Cannot start: no memory.", drain_s=0.1)
+        supervisor.plan = plan("fail Cannot start: no memory.", drain_s=600)
         assert await old.ended == -signal.SIGKILL
         supervisor.plan = plan()
+        await successor_of(log, supervisor, old)
+
+
+async def test_worker_that_is_started_again_and_not_ready_in_time_is_ended_and_started_again(
+    log: WatchedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ready(1) as supervisor:
+        monkeypatch.setattr("serving.supervisor.REPLACEMENT_S", SHORT_S)
+        old = worker_of(supervisor, 1)
+        supervisor.plan = plan("wait")
+        old.signal(signal.SIGKILL)
+        await log.wait_for("worker_unusable", trouble="not ready")
+        supervisor.plan = plan()
+        monkeypatch.setattr("serving.supervisor.REPLACEMENT_S", 60.0)
         await successor_of(log, supervisor, old)
 
 
