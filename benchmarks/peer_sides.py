@@ -133,19 +133,22 @@ def started(
     """Start a peer and wait until its port accepts connections; end it and its children with the block.
 
     Raises:
-        BenchError: it ended, or did not get ready in time.
+        BenchError: it cannot be started, has ended, or was not ready in time.
     """
     parts = urlsplit(url)
     with log_file.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**os.environ, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise BenchError(f"`{command[0]}` cannot be started ({error.strerror})") from None
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _accepts(parts.hostname or "", parts.port or 80):

@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -64,6 +64,7 @@ class Job:
         caller: whose it is.
         unfinished: number of texts whose vectors are still missing.
         coalesced: number of texts that got the vector of an equal text; final once *result* is resolved.
+        on_rows: called with the indexes of texts whose vectors have come, while others are missing; None: not at all.
         vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end.
     """
 
@@ -81,6 +82,7 @@ class Job:
     caller: Caller = field(init=False)
     unfinished: int = field(init=False)
     coalesced: int = 0
+    on_rows: Callable[[Sequence[int]], None] | None = None
     vectors: Matrix = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +100,8 @@ class Job:
         self.unfinished -= len(rows)
         if not self.unfinished:
             self.result.set_result(self.vectors)
+        elif self.on_rows is not None:
+            self.on_rows([index for _, index in rows])
 
     def requeue(self, indexes: Iterable[int]) -> None:
         self.waiting = sorted([*self.waiting, *indexes], key=lambda index: -self.items[index].length)

@@ -116,7 +116,7 @@ def remove_folder(path: Path, *, lock: str) -> None:
     """Remove a folder and its files. What cannot be removed stays.
 
     The folder loses its name first, so that no process finds a part of it. Its files are removed only when no process
-    holds the lock of its file *lock*: on network file systems, a mapped file that is removed elsewhere ends the process.
+    holds the lock of its file *lock*: on network file systems, a mapped file that is removed elsewhere kills its user.
     """
     gone = path if path.suffix == GONE else path.with_name(f".{path.name.strip('.')}.{os.getpid()}{GONE}")
     with suppress(OSError):
