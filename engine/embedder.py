@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from engine.catalog import Catalog, Model
@@ -25,11 +25,12 @@ from engine.tokenizer_queue import TokenizerQueue
 
 @dataclass(slots=True)
 class Usage:
-    """What one model has done since the start: answered requests, and their texts and tokens."""
+    """What one model has done since the start: answered requests, texts, tokens, and where the results came from."""
 
     requests: int = 0
     texts: int = 0
     tokens: int = 0
+    cache: CacheCounts = field(default_factory=CacheCounts)
 
 
 class Embedder:
@@ -82,8 +83,12 @@ class Embedder:
 
     @property
     def timeout_s(self) -> float:
-        """Maximum seconds of a request."""
         return self._timeout_s
+
+    @property
+    def has_results(self) -> bool:
+        """Whether results are kept in memory, so that some requests need no lane."""
+        return not self._cache.store.is_empty
 
     @property
     def models(self) -> list[Model]:
@@ -94,11 +99,6 @@ class Embedder:
     def allowed_models(self) -> list[str] | None:
         """Names of the allowed models; None: all of the catalogue."""
         return self._models.allowed
-
-    @property
-    def cache_counts(self) -> CacheCounts:
-        """Where the results of all texts of answered requests came from."""
-        return self._cache.counts
 
     @property
     def usage_by_model(self) -> dict[str, Usage]:
@@ -296,8 +296,8 @@ class Embedder:
         """Find the results of *texts*; tokenise and admit those that are missing, all of them or nothing.
 
         If the model and all results are in memory, the request needs neither a lease nor room in the queue. *check* is
-        called once the tokens of all texts are known, before the model runs; if it raises, the request fails with that
-        error. *count* is called when the last slice, of *slice_texts* texts, is computed.
+        called once the tokens of all texts are known; if it raises, the request fails with that error. *count* is
+        called when the last slice, of *slice_texts* texts, is computed.
         """
         model, deadline_s = self._models.resolve(model_name), self._deadline_s(timeout_s)
         options.check(model)
@@ -313,6 +313,8 @@ class Embedder:
                 async with until(deadline_s) if is_long else nullcontext():  # a single slice is read at once
                     yield start(results)
                 return
+        if results is None or not self._cache.store.is_layered:  # the model is not in memory, or nothing else is kept
+            cache.refuse()
         async with self._models.lease(
             model, options, caller=caller, deadline_s=deadline_s, if_fingerprint=if_fingerprint
         ) as encoder:
@@ -324,6 +326,7 @@ class Embedder:
                 check(results)
                 yield start(results)
                 return
+            cache.refuse()
             admitted = await self._texts.admit(
                 results, options, caller=caller, deadline_s=deadline_s, check=check, is_compact=is_long
             )
@@ -340,4 +343,4 @@ class Embedder:
         usage.requests += 1
         usage.texts += len(run.tokens)
         usage.tokens += tokens
-        self._cache.count(run.cache)
+        usage.cache.add(run.cache)

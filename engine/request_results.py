@@ -38,13 +38,11 @@ class ResultCache:
     Attributes:
         store: keeps them.
         changes: grows when there are more results in memory; then a text that was missing may be found.
-        counts: where the results of all texts of answered requests came from.
     """
 
     def __init__(self, store: ResultStore, keys: ResultKeys) -> None:
         self.store = store
         self.changes = 0
-        self.counts = CacheCounts()
         self._keys = keys
 
     async def results_of(
@@ -70,12 +68,6 @@ class ResultCache:
                 results.look_up(part)
             results.forget_found()
         return results
-
-    def count(self, counts: CacheCounts) -> None:
-        """Add the counts of a request that was answered."""
-        self.counts.hit += counts.hit
-        self.counts.miss += counts.miss
-        self.counts.coalesced += counts.coalesced
 
 
 @dataclass(frozen=True, slots=True)

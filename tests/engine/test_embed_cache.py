@@ -129,6 +129,34 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
+async def test_without_room_for_other_work_only_kept_results_are_returned(
+    embedder: Embedder, make: Make, models: OneModel, scheduler: Scheduler
+) -> None:
+    refusal = OverloadedError("The queue is full.", retry_after_s=1)
+    full = CacheUse(refusal=refusal)
+    charged = list[int]()
+    await embedder.embed(None, ["one", "two"])
+    assert (await embedder.embed(None, ["two", "one"], cache=full)).cache == CacheCounts(hit=2)
+    for texts in (["three"], ["one", "three"]):
+        with pytest.raises(OverloadedError) as refused:
+            await embedder.embed(None, texts, cache=full, on_tokens=charged.append)
+        assert refused.value is refusal
+        with pytest.raises(OverloadedError):
+            await read_all(embedder, texts, cache=full, on_tokens=charged.append)
+    models.gate.clear()  # the model is not in memory, and waiting for it would not end
+    with pytest.raises(OverloadedError):
+        await embedder.embed(None, ["one"], cache=full, on_tokens=charged.append)
+    models.gate.set()
+    assert (charged, scheduler.state().texts, embedder.has_results) == ([], 2, True)
+    slower = dict[tuple[str, bytes], bytes]()
+    await make(DictResults(slower)).embed(None, ["one"])
+    replica = make(DictResults(slower))
+    assert not replica.has_results
+    assert (await replica.embed(None, ["one"], cache=full)).cache == CacheCounts(hit=1)
+    with pytest.raises(OverloadedError):
+        await replica.embed(None, ["one", "two"], cache=full)
+
+
 async def test_text_is_run_once_for_all_its_repeats_and_for_later_requests(
     embedder: Embedder, scheduler: Scheduler
 ) -> None:
@@ -139,7 +167,8 @@ async def test_text_is_run_once_for_all_its_repeats_and_for_later_requests(
     assert second.vectors[[0, 2, 3]].tobytes() == first.vectors[[1, 1, 0]].tobytes()
     third = await embedder.embed(None, ["one", "three"])
     assert (third.cache, scheduler.state().texts) == (CacheCounts(hit=2), 3)
-    assert embedder.cache_counts == CacheCounts(hit=5, miss=3, coalesced=3)
+    [usage] = embedder.usage_by_model.values()
+    assert usage.cache == CacheCounts(hit=5, miss=3, coalesced=3)
 
 
 @pytest.mark.parametrize("long_text", ["truncate", "mean", "chunks"])
@@ -299,7 +328,7 @@ async def test_request_that_is_over_its_quota_leaves_no_trace(
     embedder: Embedder, results: DictResults, scheduler: Scheduler, kept: list[str]
 ) -> None:
     await embedder.embed(None, kept)
-    usage, counts, memory = str(embedder.usage_by_model), str(embedder.cache_counts), dict(results.memory)
+    usage, memory = str(embedder.usage_by_model), dict(results.memory)
     texts_run = scheduler.state().texts
 
     def refuse(_: int) -> None:
@@ -307,7 +336,7 @@ async def test_request_that_is_over_its_quota_leaves_no_trace(
 
     with pytest.raises(OverloadedError):
         await embedder.embed(None, ["one", "two"], on_tokens=refuse)
-    assert (str(embedder.usage_by_model), str(embedder.cache_counts), results.memory) == (usage, counts, memory)
+    assert (str(embedder.usage_by_model), results.memory) == (usage, memory)
     assert scheduler.state().texts == texts_run
 
 

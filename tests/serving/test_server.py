@@ -271,7 +271,9 @@ def test_failure_of_a_model_is_logged_with_the_request_and_the_place_in_the_code
 
 @pytest.fixture(scope="module")
 def one_lane() -> Iterator[ServerProcess]:
-    with running_server(THREAD_POOL_WORKERS="1", MAX_QUEUE_SECONDS="0.1", LOG_LEVEL="DEBUG") as server:
+    """A service that overload hits early. It keeps no results, since hits are no work."""
+    settings = {"THREAD_POOL_WORKERS": "1", "MAX_QUEUE_SECONDS": "0.1", "RESULT_CACHE_MB": "0"}
+    with running_server(**settings, LOG_LEVEL="DEBUG") as server:
         yield server
 
 

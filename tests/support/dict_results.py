@@ -16,6 +16,10 @@ class DictResults:
     def is_layered(self) -> bool:
         return self.slower is not None
 
+    @property
+    def is_empty(self) -> bool:
+        return not self.memory
+
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self.memory.get(key) for key in keys]
 
