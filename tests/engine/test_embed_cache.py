@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -31,11 +31,12 @@ from engine.errors import (
     TextTooLongError,
 )
 from engine.fair_queue import ANYONE
-from engine.options import DEFAULTS, EmbedOptions
+from engine.options import DEFAULTS, EmbedOptions, LongText
 from engine.result_keys import ResultKeys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
+from engine.vectors import Dtype
 from tests.support.dict_results import DictResults
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import any_texts
@@ -52,8 +53,7 @@ MANY = FOUR_SLICES[: 2 * SLICE_TEXTS + 100]
 OPTIONS = [
     EmbedOptions(dimensions=dimensions, normalize=normalize, dtype=dtype, long_text=long_text)
     for dimensions, normalize, dtype, long_text in itertools.product(
-        (None, 2), (None, True, False), ("float32", "float16", "int8", "uint8", "binary", "ubinary"),
-        ("truncate", "mean", "chunks"),
+        (None, 2), (None, True, False), get_args(Dtype), get_args(LongText)
     )
     if normalize is not False or dtype not in {"int8", "uint8"}
 ]  # fmt: skip
@@ -531,8 +531,8 @@ def bundled() -> BundledModel:
 def test_answers_with_a_cache_equal_those_without(bundled: BundledModel, data: st.DataObject, *, at_once: bool) -> None:
     pool = data.draw(st.lists(any_texts | st.just("river " * 300), min_size=1, max_size=5))
     options = [
-        EmbedOptions(allow_blank=True, long_text=long_text, normalize=normalize)  # type: ignore[arg-type]  # strings
-        for long_text in ("truncate", "mean", "chunks")
+        EmbedOptions(allow_blank=True, long_text=long_text, normalize=normalize)
+        for long_text in get_args(LongText)
         for normalize in (None, True)
     ]
     request = st.tuples(st.lists(st.sampled_from(pool), min_size=1, max_size=6), st.sampled_from(options))
