@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(server_with: Callable[..., ServerProcess], folder: Path) -> ServerProcess:
-    return server_with(MODELS_DIR=str(folder), REQUIRED_MODELS="acme/wide")
+    return server_with(MODELS_DIR=str(folder), REQUIRED_MODELS="acme/wide", RESULT_CACHE_MB="0")  # texts repeat
 
 
 @pytest.fixture(autouse=True)
