@@ -34,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(server_with: Callable[..., ServerProcess], folder: Path) -> ServerProcess:
-    return server_with(MODELS_DIR=str(folder), REQUIRED_MODELS="acme/wide")
+    """A service that computes the same texts for each test: it keeps no results."""
+    return server_with(MODELS_DIR=str(folder), REQUIRED_MODELS="acme/wide", RESULT_CACHE_MB="0")
 
 
 @pytest.fixture(autouse=True)
