@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from api import ollama_examples, ollama_models, openapi
 from api.answer_formats import FINGERPRINT_HEADER
-from api.cache_headers import CACHE_HEADER, cache_state
+from api.cache_headers import CACHE_HEADER, cache_state, cache_use_of
 from api.fingerprint_header import fingerprint_required_by
 from api.model_names import ModelNames
 from api.ollama_errors import OLLAMA
@@ -181,6 +181,7 @@ async def _load(
     timeout_s: float | None,
 ) -> str:
     """Load *model* if it is not in memory, and return its fingerprint."""
+    cache_use_of(request).refuse()
     await embedder.tokenize(
         model.name,
         [""],
@@ -204,6 +205,7 @@ async def _check_count(
     """
     if count <= MANY_TEXTS:
         return
+    cache_use_of(request).refuse()
     sample = await embedder.tokenize(model.name, SAMPLE, caller=context_of(request.scope).caller, timeout_s=timeout_s)
     seconds = sample.estimate.seconds * count / len(SAMPLE)
     allowed_s = min(timeout_s or embedder.timeout_s, embedder.timeout_s)

@@ -6,6 +6,7 @@ for as long as their callers do.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +15,7 @@ from engine.errors import DeadlineError, OverloadedError
 from engine.fair_queue import Caller
 from engine.job_queue import Item, Job, RunnableModel
 from engine.ledger import SHARE_OF_FREE, Account, Reservation
-from engine.planner import MAX_SMALL_TOKENS, separate_cost
+from engine.planner import MAX_SMALL_TOKENS, RUN_COST_TOKENS, separate_cost
 
 BULK_MICRO_BATCHES = 4
 """A request is bulk if its modelled cost exceeds this many full micro-batches. At 256 tokens per micro-batch, that is
@@ -96,7 +97,15 @@ class Admission:
         self.interactive = Account("interactive", max_queue_s, threads=lanes)
         self.bulk = Account("bulk", max_bulk_queue_s, threads=lanes)
         self._lanes = lanes
+        self._micro_batch_tokens = micro_batch_tokens
         self._bulk_tokens = micro_batch_tokens * BULK_MICRO_BATCHES
+
+    def work(self, lengths: Sequence[int], seconds_per_token: float) -> Work:
+        """Return the work of texts with this many tokens each, for a model of this speed."""
+        real_tokens = sum(lengths)
+        tokens = separate_cost(len(lengths), real_tokens)
+        least_tokens = real_tokens + RUN_COST_TOKENS * math.ceil(real_tokens / self._micro_batch_tokens)
+        return Work(tokens, tokens * seconds_per_token, min(tokens, least_tokens) * seconds_per_token)
 
     def class_of(self, tokens: int) -> RequestClass:
         """Return the class of a request with this modelled cost."""

@@ -83,7 +83,6 @@ class Embedder:
 
     @property
     def timeout_s(self) -> float:
-        """Maximum seconds of a request."""
         return self._timeout_s
 
     @property
@@ -297,8 +296,8 @@ class Embedder:
         """Find the results of *texts*; tokenise and admit those that are missing, all of them or nothing.
 
         If the model and all results are in memory, the request needs neither a lease nor room in the queue. *check* is
-        called once the tokens of all texts are known, before the model runs; if it raises, the request fails with that
-        error. *count* is called when the last slice, of *slice_texts* texts, is computed.
+        called once the tokens of all texts are known; if it raises, the request fails with that error. *count* is
+        called when the last slice, of *slice_texts* texts, is computed.
         """
         model, deadline_s = self._models.resolve(model_name), self._deadline_s(timeout_s)
         options.check(model)
@@ -314,6 +313,8 @@ class Embedder:
                 async with until(deadline_s) if is_long else nullcontext():  # a single slice is read at once
                     yield start(results)
                 return
+        if results is None or not self._cache.store.is_layered:  # the model is not in memory, or nothing else is kept
+            cache.refuse()
         async with self._models.lease(
             model, options, caller=caller, deadline_s=deadline_s, if_fingerprint=if_fingerprint
         ) as encoder:
@@ -325,6 +326,7 @@ class Embedder:
                 check(results)
                 yield start(results)
                 return
+            cache.refuse()
             admitted = await self._texts.admit(
                 results, options, caller=caller, deadline_s=deadline_s, check=check, is_compact=is_long
             )

@@ -68,6 +68,10 @@ class RunQueue:
         """Tokens of all waiting texts of small jobs, without padding."""
         return self._small.tokens
 
+    def has_full_batch(self, budget_tokens: int) -> bool:
+        """Return whether the next micro-batch would not be fuller later: there is large work, or enough small work."""
+        return self.has_large or self.small_tokens >= budget_tokens
+
     def add(self, job: Job) -> None:
         """Add a new job: the texts that get the rows of equal ones that run do not wait."""
         if job.keys is not None:

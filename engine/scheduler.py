@@ -30,7 +30,7 @@ from dataclasses import replace
 
 import structlog
 
-from engine.admission import Admission, Admitted, Work
+from engine.admission import Admission, Admitted
 from engine.duration_estimator import DurationEstimator
 from engine.errors import CutOffError, DrainingError, InferenceError, OverloadedError
 from engine.fair_queue import ANYONE, Caller
@@ -39,7 +39,7 @@ from engine.job_outcomes import JobOutcomes
 from engine.job_queue import Item, Job, MicroBatch, RunnableModel
 from engine.lane import PREFETCH_S, Lane
 from engine.ledger import Account, Reservation
-from engine.planner import MAX_SMALL_TOKENS, RUN_COST_TOKENS, separate_cost
+from engine.planner import MAX_SMALL_TOKENS
 from engine.run_queue import RunQueue
 from engine.scheduler_state import SchedulerState
 from engine.vectors import Matrix
@@ -97,6 +97,7 @@ class Scheduler:
         self._batch_ended = asyncio.Event()
         self._gathering = Gathering(self._dispatch)
         self._is_dispatch_due = False
+        self._prefetch: asyncio.TimerHandle | None = None
 
     def reserve(self, model: RunnableModel, lengths: Sequence[int], caller: Caller, deadline_s: float) -> Reservation:
         """Reserve the lanes for a request before it is tokenised.
@@ -110,7 +111,8 @@ class Scheduler:
         Raises:
             OverloadedError: the caller has too much work queued; no part of this request was computed.
         """
-        return self._admission.reserve(caller, self._work(model, lengths), deadline_s)
+        work = self._admission.work(lengths, self._durations.seconds_per_token(model))
+        return self._admission.reserve(caller, work, deadline_s)
 
     def admit(
         self,
@@ -139,7 +141,7 @@ class Scheduler:
         """
         if self._is_closed:
             raise DrainingError
-        work = self._work(model, [item.length for item in items])
+        work = self._admission.work([item.length for item in items], self._durations.seconds_per_token(model))
         if reservation is None:
             held = self._admission.reserve(caller, work, deadline_s)
         else:
@@ -252,13 +254,6 @@ class Scheduler:
         for job in [job for lane in self._all_lanes for batch in lane.batches for job in batch.rows_by_job]:
             self._outcomes.fail(job, CutOffError())
 
-    def _work(self, model: RunnableModel, lengths: Sequence[int]) -> Work:
-        real_tokens = sum(lengths)
-        tokens = separate_cost(len(lengths), real_tokens)
-        least_tokens = real_tokens + RUN_COST_TOKENS * math.ceil(real_tokens / self._micro_batch_tokens)
-        s_per_token = self._durations.seconds_per_token(model)
-        return Work(tokens, tokens * s_per_token, least_s=min(tokens, least_tokens) * s_per_token)
-
     def _running(self) -> int:
         return sum(len(lane.batches) for lane in self._all_lanes)
 
@@ -280,17 +275,23 @@ class Scheduler:
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _fill_lanes(self) -> None:
-        """Submit the next micro-batch to each lane that accepts work, idle lanes first."""
+        """Submit the next micro-batch to each lane that accepts work, idle lanes first, and plan when to look again."""
         now = self._clock()
         for lane in sorted(self._lanes, key=lambda lane: len(lane.batches)):
             if lane.accepts_work(now) and self._has_work_for(lane):
                 self._start(lane, self._take(), now)
         if self._needs_express(now):
             self._start(self._express, self._queue.take_small(), now)
+        if self._prefetch is not None:
+            self._prefetch.cancel()
+        starts = [lane.batches[0].expected_end - PREFETCH_S for lane in self._lanes if len(lane.batches) == 1]
+        later = [start - now for start in starts if start > now]
+        if later and self._queue.has_full_batch(self._micro_batch_tokens):
+            self._prefetch = asyncio.get_running_loop().call_later(min(later), self._dispatch)
 
     def _has_work_for(self, lane: Lane) -> bool:
         """Whether *lane* should get a micro-batch now: a busy one only if it would not be fuller later."""
-        if self._queue.has_large or self._queue.small_tokens >= self._micro_batch_tokens:
+        if self._queue.has_full_batch(self._micro_batch_tokens):
             return True
         if lane.batches or not self._queue:
             return False
@@ -314,7 +315,6 @@ class Scheduler:
         batch.expected_end = starts + self._durations.seconds(batch)
         lane.submit(batch, self._on_done)
         self._watchdog.watch()
-        asyncio.get_running_loop().call_later(batch.expected_end - PREFETCH_S - now, self._dispatch)
 
     def _on_done(self, lane: Lane, batch: MicroBatch, outcome: Matrix | Exception, seconds: float) -> None:
         """Give the lane its next micro-batch first, then deliver the vectors: the lane must not wait for that."""

@@ -76,10 +76,8 @@ def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
     start = HEADER.size + rows * WINDOW.size * has_windows
     if len(packed) != start + rows * dim * NUMBERS.itemsize:
         return None
-    numbers = np.frombuffer(packed, NUMBERS, offset=start)
-    vectors = numbers.reshape(rows, dim)
-    # The sum of squares is the quickest check, but it may overflow or underflow.
-    if not (rows == 1 and 0.0 < numbers.dot(numbers) < math.inf) and not is_usable(vectors):
+    vectors = np.frombuffer(packed, NUMBERS, offset=start).reshape(rows, dim)
+    if not is_usable(vectors):
         return None
     windows = tuple(WINDOW.iter_unpack(packed[HEADER.size : start])) if has_windows else ()
     return TextResult(vectors, tokens, used_tokens, bool(flags & IS_TRUNCATED), windows)
@@ -87,5 +85,5 @@ def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
 
 def is_usable(vectors: Matrix) -> bool:
     """Return whether each vector is finite and not zero."""
-    peaks = np.abs(vectors).max(axis=1)
-    return bool(((peaks > 0.0) & (peaks < math.inf)).all())
+    peaks: list[float] = np.abs(vectors).max(axis=1).tolist()
+    return all(0.0 < peak < math.inf for peak in peaks)

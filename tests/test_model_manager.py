@@ -24,7 +24,7 @@ from engine.encoder import Encoder, load_encoder
 from engine.errors import DrainingError, ModelUnavailableError, OverloadedError
 from engine.hub import NotCachedError
 from engine.model_places import MAX_RECENT_CALLERS, RECENT_S
-from model_manager import DOWNLOAD_RETRY_S, MAX_IDLE_WAIT_S, ModelManager
+from model_manager import DOWNLOAD_RETRY_S, ModelManager
 from tests.support.clock import ManualClock
 from tests.support.tiny import TinyModel
 from tests.support.tiny_models import PROBE_WORDS, too_large
@@ -282,22 +282,6 @@ async def test_model_that_is_only_looked_at_counts_as_used(make: Make, clock: Ma
     assert models.peek(A) is None
 
 
-async def test_model_that_accepts_no_new_leases_cannot_be_looked_at(make: Make, clock: ManualClock) -> None:
-    models = make(capacity=1)
-    async with contextlib.AsyncExitStack() as first:
-        assert await first.enter_async_context(models.lease(A)) is models.peek(A)
-        waiting = asyncio.create_task(use(models, B))
-        await run_other_tasks()
-        clock.now_s = MAX_IDLE_WAIT_S
-        async with models.lease(A):
-            pass  # its end is a change, after which the load closes the model to new leases
-        await run_other_tasks()
-        assert [*models.loaded] == ["a"]
-        assert models.peek(A) is None
-    await waiting
-    assert models.peek(B) is not None
-
-
 async def test_the_memory_budget_makes_room_like_the_capacity(make: Make) -> None:
     models = make(capacity=4, budget=450)
     await use(models, A, B, C, D)
@@ -513,6 +497,20 @@ async def test_model_in_constant_use_is_evicted_for_a_waiting_one(make: Make, cl
         await run_other_tasks()
         tasks.create_task(want())
     assert is_evicted.is_set()
+
+
+async def test_model_that_accepts_no_new_leases_cannot_be_looked_at(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=1)
+    async with models.lease(A), asyncio.timeout(10):
+        waiting = asyncio.create_task(use(models, B))
+        while models.peek(A) is not None:
+            async with models.lease(A):
+                await asyncio.to_thread(lambda: None)
+                clock.now_s += 0.1
+        assert [*models.loaded] == ["a"]
+    await waiting
+    assert models.peek(A) is None
+    assert models.peek(B) is not None
 
 
 # --- Required models --------------------------------------------------------------------------------------------------

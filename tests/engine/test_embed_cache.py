@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -31,11 +31,12 @@ from engine.errors import (
     TextTooLongError,
 )
 from engine.fair_queue import ANYONE
-from engine.options import DEFAULTS, EmbedOptions
+from engine.options import DEFAULTS, EmbedOptions, LongText
 from engine.result_keys import ResultKeys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
+from engine.vectors import Dtype
 from tests.support.dict_results import DictResults
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import any_texts
@@ -52,8 +53,7 @@ MANY = FOUR_SLICES[: 2 * SLICE_TEXTS + 100]
 OPTIONS = [
     EmbedOptions(dimensions=dimensions, normalize=normalize, dtype=dtype, long_text=long_text)
     for dimensions, normalize, dtype, long_text in itertools.product(
-        (None, 2), (None, True, False), ("float32", "float16", "int8", "uint8", "binary", "ubinary"),
-        ("truncate", "mean", "chunks"),
+        (None, 2), (None, True, False), get_args(Dtype), get_args(LongText)
     )
     if normalize is not False or dtype not in {"int8", "uint8"}
 ]  # fmt: skip
@@ -124,6 +124,34 @@ async def read_all(embedder: Embedder, texts: Sequence[str], **arguments: Any) -
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():  # noqa: ASYNC110 - nothing of the scheduler's state has an event
         await asyncio.sleep(0)
+
+
+async def test_without_room_for_other_work_only_kept_results_are_returned(
+    embedder: Embedder, make: Make, models: OneModel, scheduler: Scheduler
+) -> None:
+    refusal = OverloadedError("The queue is full.", retry_after_s=1)
+    full = CacheUse(refusal=refusal)
+    charged = list[int]()
+    await embedder.embed(None, ["one", "two"])
+    assert (await embedder.embed(None, ["two", "one"], cache=full)).cache == CacheCounts(hit=2)
+    for texts in (["three"], ["one", "three"]):
+        with pytest.raises(OverloadedError) as refused:
+            await embedder.embed(None, texts, cache=full, on_tokens=charged.append)
+        assert refused.value is refusal
+        with pytest.raises(OverloadedError):
+            await read_all(embedder, texts, cache=full, on_tokens=charged.append)
+    models.gate.clear()  # the model is not in memory, and waiting for it would not end
+    with pytest.raises(OverloadedError):
+        await embedder.embed(None, ["one"], cache=full, on_tokens=charged.append)
+    models.gate.set()
+    assert (charged, scheduler.state().texts, embedder.has_results) == ([], 2, True)
+    slower = dict[tuple[str, bytes], bytes]()
+    await make(DictResults(slower)).embed(None, ["one"])
+    replica = make(DictResults(slower))
+    assert not replica.has_results
+    assert (await replica.embed(None, ["one"], cache=full)).cache == CacheCounts(hit=1)
+    with pytest.raises(OverloadedError):
+        await replica.embed(None, ["one", "two"], cache=full)
 
 
 async def test_text_is_run_once_for_all_its_repeats_and_for_later_requests(
@@ -503,8 +531,8 @@ def bundled() -> BundledModel:
 def test_answers_with_a_cache_equal_those_without(bundled: BundledModel, data: st.DataObject, *, at_once: bool) -> None:
     pool = data.draw(st.lists(any_texts | st.just("river " * 300), min_size=1, max_size=5))
     options = [
-        EmbedOptions(allow_blank=True, long_text=long_text, normalize=normalize)  # type: ignore[arg-type]  # strings
-        for long_text in ("truncate", "mean", "chunks")
+        EmbedOptions(allow_blank=True, long_text=long_text, normalize=normalize)
+        for long_text in get_args(LongText)
         for normalize in (None, True)
     ]
     request = st.tuples(st.lists(st.sampled_from(pool), min_size=1, max_size=6), st.sampled_from(options))

@@ -162,6 +162,22 @@ async def test_lane_starts_its_next_micro_batch_while_the_event_loop_is_blocked(
     assert model.runs == [[0], [1], [2]]
 
 
+async def test_lane_gets_its_next_micro_batch_before_the_current_one_ends_although_nothing_happens(
+    one_lane: Scheduler, model: GatedModel, clock: ManualClock
+) -> None:
+    first = submit(one_lane, model, Text(LARGE, 0))
+    await model.started(1)
+    second = submit(one_lane, model, Text(LARGE, 1))
+    await submitted()
+    assert one_lane.state().waiting_texts == 1
+    clock.now_s = cost(1, LARGE) * model.seconds_per_token - PREFETCH_S
+    async with asyncio.timeout(10):
+        while one_lane.state().waiting_texts:  # noqa: ASYNC110 - until the scheduler's timer, in milliseconds
+            await asyncio.sleep(0)
+    model.open()
+    await asyncio.gather(first, second)
+
+
 async def test_texts_of_callers_that_answer_each_answer_share_their_runs(
     two_lanes: Scheduler, model: GatedModel
 ) -> None:

@@ -64,6 +64,13 @@ async def test_memory_alone_finds_what_was_put_and_fetches_nothing() -> None:
     assert not store.is_layered
 
 
+async def test_memory_alone_is_cleared() -> None:
+    store = LayeredResults(MemoryResults(limit_bytes=1 << 20))
+    store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
+    await store.clear()
+    assert store.get([KEY]) == [None]
+
+
 async def test_what_is_put_reaches_the_slower_store(store: LayeredResults, slower: SharedResults) -> None:
     store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
     assert slower.kept == {(NAMESPACE, KEY): b"result"}

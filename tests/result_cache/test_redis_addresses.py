@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from tests.result_cache.test_redis_results import (
 )
 from tests.support.certificates import certified
 from tests.support.redis_servers import RedisServer, running_cluster, running_redis
-from tests.support.servers import free_port
 
 pytestmark = pytest.mark.redis
 
@@ -31,30 +29,24 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return certified(tmp_path_factory.mktemp("certificate"))
 
 
-@contextmanager
-def running_tls(certificate: Path) -> Iterator[tuple[RedisServer, str]]:
-    """Start a Redis with TLS; yield it and its host and port."""
-    port = free_port()
-    tls = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-ca-cert-file", str(certificate))
-    key = ("--tls-cert-file", str(certificate), "--tls-key-file", str(certificate.with_name("privkey.pem")))
-    with running_redis(*tls, *key) as server:
-        yield server, f"127.0.0.1:{port}"
+def with_tls(server: RedisServer, certificate: Path) -> str:
+    return f"rediss://127.0.0.1:{server.tls_port}/0?ssl_ca_certs={certificate}"
 
 
 async def test_tls_with_the_certificate_of_the_url_is_used(certificate: Path) -> None:
-    with running_tls(certificate) as (_, address):
-        async with opened(f"rediss://{address}/0?ssl_ca_certs={certificate}") as there:
+    with running_redis(certificate=certificate) as server:
+        async with opened(with_tls(server, certificate)) as there:
             await there.put(RESULTS)
             assert await there.get(*RESULTS) == list(RESULTS.values())
             assert there.events == []
-        async with opened(f"rediss://{address}/0") as there:
+        async with opened(f"rediss://127.0.0.1:{server.tls_port}/0") as there:
             assert await there.get(*KEYS[:2]) == [None, None]
             assert there.events == [("result_cache_lost", "connection")], "the certificate is not trusted"
 
 
 async def test_tls_that_hangs_ends_in_time(certificate: Path) -> None:
-    with running_tls(certificate) as (server, address):
-        async with opened(f"rediss://{address}/0?ssl_ca_certs={certificate}", timeout_s=SHORT_TIMEOUT_S) as there:
+    with running_redis(certificate=certificate) as server:
+        async with opened(with_tls(server, certificate), timeout_s=SHORT_TIMEOUT_S) as there:
             await there.put(RESULTS)
             server.freeze()
             begin = asyncio.get_running_loop().time()
@@ -76,8 +68,8 @@ async def test_unix_socket_is_used(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[RedisServer]]:
-    with running_cluster(tmp_path_factory.mktemp("cluster"), servers=3) as servers:
+def cluster(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[Sequence[RedisServer]]:
+    with running_cluster(tmp_path_factory.mktemp("cluster"), servers=3, certificate=certificate) as servers:
         yield servers
 
 
@@ -90,6 +82,14 @@ async def test_cluster_is_found_by_the_address_of_one_server(cluster: Sequence[R
         assert await one.results.clear() == len(RESULTS)
         assert [server.stored() for server in cluster] == [[], [], []]
         assert (one.events, another.events) == ([], [])
+
+
+async def test_cluster_with_tls_is_used(cluster: Sequence[RedisServer], certificate: Path) -> None:
+    async with opened(with_tls(cluster[1], certificate)) as there:
+        await there.put(RESULTS)
+        assert await there.get(*RESULTS) == list(RESULTS.values())
+        assert await there.results.clear() == len(RESULTS)
+        assert there.events == []
 
 
 async def test_huge_values_in_a_cluster_are_not_read(cluster: Sequence[RedisServer]) -> None:

@@ -22,10 +22,17 @@ SLOTS = 16_384
 class RedisServer:
     """A Redis server that a test has started; it writes nothing to disk."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, certificate: Path | None = None) -> None:
+        """Start it with these additional arguments; with *certificate* (and its key beside it), also with TLS."""
         self.port = free_port()
         self._command = [needed("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self._command += arguments
+        if certificate is not None:
+            self.tls_port = free_port()
+            files = {"cert": certificate, "key": certificate.with_name("privkey.pem"), "ca-cert": certificate}
+            self._command += ["--tls-port", str(self.tls_port), "--tls-auth-clients", "no"]
+            for name, file in files.items():
+                self._command += [f"--tls-{name}-file", str(file)]
         self.start()
 
     @property
@@ -73,9 +80,9 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(*arguments: str) -> Iterator[RedisServer]:
-    """Start a Redis server with these additional arguments, and kill it at the end of the block."""
-    server = RedisServer(*arguments)
+def running_redis(*arguments: str, certificate: Path | None = None) -> Iterator[RedisServer]:
+    """Start a Redis server as `RedisServer` does, and kill it at the end of the block."""
+    server = RedisServer(*arguments, certificate=certificate)
     try:
         yield server
     finally:
@@ -83,15 +90,24 @@ def running_redis(*arguments: str) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def running_cluster(folder: Path, *, servers: int) -> Iterator[Sequence[RedisServer]]:
-    """Start a cluster without replicas. Its servers write what they know of each other to *folder*."""
+def running_cluster(folder: Path, *, servers: int, certificate: Path) -> Iterator[Sequence[RedisServer]]:
+    """Start a cluster without replicas, for clients with and without TLS. It writes its state to *folder*."""
     with ExitStack() as stack:
         cluster = []
         for number in range(servers):
             bus = str(free_port())
-            options = ("--cluster-enabled", "yes", "--cluster-config-file", f"{number}.conf", "--cluster-port", bus)
-            cluster.append(stack.enter_context(running_redis(*options, "--dir", str(folder))))
-            cluster[0].run("CLUSTER", "MEET", "127.0.0.1", str(cluster[-1].port), bus)
+            options = (
+                "--cluster-enabled",
+                "yes",
+                "--cluster-config-file",
+                f"{number}.conf",
+                "--cluster-port",
+                bus,
+                "--tls-cluster",
+                "yes",
+            )
+            cluster.append(stack.enter_context(running_redis(*options, "--dir", str(folder), certificate=certificate)))
+            cluster[0].run("CLUSTER", "MEET", "127.0.0.1", str(cluster[-1].tls_port), bus)
         bounds = [SLOTS * number // servers for number in range(servers + 1)]
         for server, first, end in zip(cluster, bounds[:-1], bounds[1:], strict=True):
             server.run("CLUSTER", "ADDSLOTSRANGE", str(first), str(end - 1))

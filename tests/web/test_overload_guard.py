@@ -243,6 +243,7 @@ async def test_small_request_is_read_although_the_queue_is_full_if_results_are_k
     for number in range(50):
         assert service.guard.reject_early("/embed", CLIENT, SMALL) is None
         context = await enter(service, state={"number": number})
+        assert context.refusal is FULL
         assert not context.logged_elsewhere
         await asyncio.sleep(0)
     assert service.entered == list(range(50))
@@ -311,6 +312,7 @@ async def test_request_of_a_caller_with_room_in_the_queue_is_no_lookup(service: 
     full_but_keeping(service, *[503] * 50)
     service.full_for = {CALLER}
     for _ in range(50):
-        assert not (await enter(service, client=(OTHER[0], 1))).logged_elsewhere
+        context = await enter(service, client=(OTHER[0], 1))
+        assert (context.refusal, context.logged_elsewhere) == (None, False)
         await asyncio.sleep(0)
     assert len(service.entered) == 50
