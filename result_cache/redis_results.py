@@ -88,7 +88,9 @@ class RedisResults:
         self._reads = SharedReads(self._read, max_reads=MAX_READS, max_keys=MAX_KEYS)
         self._queue = WriteQueue(max_bytes=MAX_QUEUE_BYTES, max_result_bytes=MAX_RESULT_BYTES)
         self._seals: dict[str, ValueSeal] = {}
+        self._suspects: set[bytes] = set()  # names whose values Redis could not return in time
         self._writing: asyncio.Task[None] | None = None
+        self._one_write = asyncio.Lock()
         self._checking: asyncio.Task[None] | None = None
 
     @property
@@ -121,7 +123,7 @@ class RedisResults:
         results: list[bytes | None] = []
         for start in range(0, len(keys), MAX_KEYS):
             part = keys[start : start + MAX_KEYS]
-            if not self._may_read():
+            if not self.may_read():
                 results += [None] * (len(keys) - start)
                 break
             results += await self._fetch(namespace, part)
@@ -136,15 +138,19 @@ class RedisResults:
         if self._queue and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write_queue())
 
+    async def drop_waiting(self) -> None:
+        """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards."""
+        self._counter.dropped += self._queue.clear()
+        async with self._one_write:
+            pass
+
     async def clear(self) -> int:
         """Delete all results of the services with this secret, and return their number.
 
         Raises:
             RedisUnreachableError: Redis cannot be reached, or does not allow it. It may have deleted some of them.
         """
-        self._counter.dropped += self._queue.clear()
-        if self._writing is not None:
-            await self._writing  # what is being written must not come after the scan
+        await self.drop_waiting()
         try:
             await self._check()
             return await self._delete_all()
@@ -166,7 +172,7 @@ class RedisResults:
             if name is None:
                 return deleted
 
-    def _may_read(self) -> bool:
+    def may_read(self) -> bool:
         """Return whether Redis works. If not, and its pause is over, have it checked."""
         if self._breaker.is_closed:
             return True
@@ -196,10 +202,13 @@ class RedisResults:
             async with time_limit(self._timeout_s):
                 values = await self._client.get_all(names)
         except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
-            if kind_of(error) == "oversized":  # somebody wrote a huge value; other keys can be read
+            kind = kind_of(error)
+            if kind == "oversized":  # somebody wrote a huge value; other keys can be read
                 self._count(error)
             else:
                 self._fail(error)
+            if kind == "timeout":
+                self._suspects.update(names)
             return [None] * len(names)
         finally:
             self._counter.count_read(self._clock() - started)
@@ -210,8 +219,10 @@ class RedisResults:
     async def _write_queue(self) -> None:
         await asyncio.sleep(WRITE_DELAY_S)
         try:
-            while writes := self._queue.take(max_writes=MAX_KEYS, max_bytes=MAX_WRITE_BYTES):
-                stored = await self._write(writes)
+            while self._queue:
+                async with self._one_write:
+                    writes = self._queue.take(max_writes=MAX_KEYS, max_bytes=MAX_WRITE_BYTES)
+                    stored = await self._write(writes) if writes else 0
                 self._counter.writes += stored
                 self._counter.dropped += len(writes) - stored
         finally:
@@ -266,11 +277,19 @@ class RedisResults:
         try:
             await self._client.disconnect()
             await self._check()
+            await self._delete_suspects()
         except Exception as error:  # noqa: BLE001 - nobody waits for this task
             self._fail(error)
         else:
             self._breaker.succeed()
             log.info("result_cache_recovered", store="redis")
+
+    async def _delete_suspects(self) -> None:
+        """Delete what could not be read in time: if one of the values is huge, Redis would hang again."""
+        names, self._suspects = list(self._suspects), set()
+        if names:
+            async with time_limit(STEP_S):
+                await self._client.unlink(names)
 
     def _fail(self, error: Exception) -> None:
         """Do not use Redis until a check succeeds."""

@@ -305,6 +305,24 @@ async def test_read_only_redis_is_read_but_not_written(own: RedisServer) -> None
         assert there.events == [("result_cache_writes_stopped", "read-only"), ("result_cache_writes_resumed", None)]
 
 
+async def test_results_that_are_dropped_never_come(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        own.freeze()
+        there.results.put_later(MODEL, {key: b"written now" for key in KEYS[:MAX_KEYS]})
+        there.results.put_later(MODEL, {key: b"waits" for key in KEYS[MAX_KEYS : 2 * MAX_KEYS]})
+        while there.counts.queue_bytes > MAX_KEYS * len(b"waits"):
+            await asyncio.sleep(0)
+        dropping = asyncio.create_task(there.results.drop_waiting())
+        await asyncio.sleep(0)
+        there.results.put_later(MODEL, {key: b"of later texts" for key in KEYS[2 * MAX_KEYS :]})
+        assert not dropping.done(), "the write in flight may still come"
+        own.thaw()
+        await dropping
+        await there.settle()
+        assert (there.counts.writes, there.counts.dropped) == (len(KEYS) - MAX_KEYS, MAX_KEYS)
+        assert await there.get(KEYS[MAX_KEYS], KEYS[-1]) == [None, b"of later texts"]
+
+
 async def test_results_that_wait_at_the_end_are_written(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         there.results.put_later(MODEL, RESULTS)
@@ -369,6 +387,18 @@ async def test_frozen_redis_costs_only_requests_in_flight_their_time(
         await there.put(RESULTS)
         found = await asyncio.gather(*(there.get(*KEYS[:100]) for _ in range(50)))
         assert found == [[RESULTS[key] for key in KEYS[:100]]] * 50, "callers that gave up took no connections away"
+
+
+async def test_values_that_redis_could_not_return_in_time_are_deleted(own: RedisServer) -> None:
+    """One of them may be huge, so Redis hangs whenever it is read."""
+    async with opened(own.url, timeout_s=SHORT_TIMEOUT_S) as there:
+        await there.put(RESULTS)
+        own.freeze()
+        await there.get(*KEYS[:3])
+        await there.settle()
+        own.thaw()
+        await there.recover()
+        assert await there.get(*KEYS[:5]) == [None, None, None, RESULTS[KEYS[3]], RESULTS[KEYS[4]]]
 
 
 async def test_blocked_event_loop_is_not_taken_for_a_slow_redis(redis: RedisServer) -> None:
