@@ -15,21 +15,24 @@ if not __package__:  # run as a script: let `benchmarks` be found
 
 import orjson
 
-from benchmarks import report
+from benchmarks import cache_rows, report, result_cache
+from benchmarks.load import RowError
 from benchmarks.machine import ROOT, this_machine
 from benchmarks.processes import BenchError, end_children_on_sigterm
 from benchmarks.session import Findings, Plan, Session
 from benchmarks.verdicts import Verdict, verdicts
-from benchmarks.workloads import ALL_ROWS, CPU_ROW, IDLE_ROW, LOADS, SHARED_ROW
+from benchmarks.workloads import ALL_ROWS, CACHE_ROW, CPU_ROW, IDLE_ROW, LOADS, SHARED_ROW
 
 QUICK_ROUNDS, QUICK_SECONDS = 1, 1.5
+QUICK_SIZE = 0.2
+"""Of the rows of the result cache."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.py", description="Compare the service with FastEmbed called directly.")
     parser.add_argument("--rounds", type=_count, help="how often each row is measured (default: 5)")
     parser.add_argument("--seconds", type=_duration, help="measured seconds per row and round (default: 6)")
-    parser.add_argument("--rows", type=_rows, default=ALL_ROWS, help="rows to measure, like 1,3,5 (default: 1 to 8)")
+    parser.add_argument("--rows", type=_rows, default=ALL_ROWS, help="rows to measure, like 1,3,5 (default: 1 to 9)")
     parser.add_argument("--quick", action="store_true", help="a rough look: 1 round of 1.5 s by default")
     parser.add_argument("--seed", default="2025", help="seed of the texts (default: %(default)s)")
     parser.add_argument(
@@ -86,15 +89,25 @@ def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _write(options: argparse.Namespace, plan: Plan, findings: Findings, found: list[Verdict]) -> None:
+def _write(
+    options: argparse.Namespace, plan: Plan, findings: Findings, cache: cache_rows.Found, found: list[Verdict]
+) -> None:
     machine = this_machine()
     command = " ".join(["python benchmarks/bench.py", *_given_options(options)])
     options.output.parent.mkdir(parents=True, exist_ok=True)
     before = options.output.read_text("utf-8") if options.output.exists() else ""
     head = before.partition(report.GENERATED)[0] if report.GENERATED in before else "# Benchmarks\n\n"
-    options.output.write_text(head + report.GENERATED + report.page(plan, findings, found, machine, command), "utf-8")
+    options.output.write_text(
+        head + report.GENERATED + report.page(plan, findings, cache, found, machine=machine, command=command), "utf-8"
+    )
     if options.json:
-        plain = {"machine": asdict(machine), "command": command, "verdicts": found, "findings": findings}
+        plain = {
+            "machine": asdict(machine),
+            "command": command,
+            "verdicts": found,
+            "findings": findings,
+            "cache": cache,
+        }
         options.json.write_bytes(orjson.dumps(plain, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_INDENT_2))
 
 
@@ -116,16 +129,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--model-folder: there is no folder {options.model_folder}")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for commands in the background
     end_children_on_sigterm()
+    cache = cache_rows.Found()
     try:
         findings = Session(plan, _log).run()
-    except BenchError as error:
+        if CACHE_ROW in plan.rows:
+            cache = result_cache.measure(plan.rounds, QUICK_SIZE if options.quick else 1.0, plan.seed, _log)
+    except (BenchError, RowError) as error:
         _log(f"bench.py: {error}")
         return 1
     except KeyboardInterrupt:
         _log("bench.py: interrupted. All processes that it started have ended; nothing was written.")
         return 130
-    found = verdicts(findings, plan.rows)
-    _write(options, plan, findings, found)
+    found = [*verdicts(findings, plan.rows), *cache_rows.verdicts(cache)]
+    _write(options, plan, findings, cache, found)
     for one in found:
         print(f"{one.row}  {one.result.strip('*'):<12}  {one.measured:<28}  {one.target:<44}  {one.work}")
     return 1 if any(one.is_met is None for one in found) else 0

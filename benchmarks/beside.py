@@ -34,6 +34,7 @@ class Sample:
     texts_per_s: float
     cpu_ms_per_text: float
     p50_ms: float
+    texts_per_run: float
 
 
 def main() -> int:
@@ -41,7 +42,7 @@ def main() -> int:
     options = _parse_options()
     end_children_on_sigterm()
     print(f"{describe_run('python benchmarks/beside.py')}; other: {options.other}", flush=True)
-    print(f"{'row':<58}{'texts/s':>16}{'CPU ms per text':>18}{'p50 ms':>18}", flush=True)
+    print(f"{'row':<58}{'texts/s':>16}{'CPU ms per text':>18}{'p50 ms':>18}{'texts per run':>18}", flush=True)
     checkouts = [ROOT, options.other]
     lanes = usable_cores()
     try:
@@ -83,10 +84,18 @@ def _rounds(row: Row, servers: list[Server], options: argparse.Namespace) -> lis
 
 
 def _sample(row: Row, server: Server, seed: str, seconds: float) -> Sample:
+    before = _run_counts(server)
     report = run_load(Job(server.port, server.process.pid, list(row.streams), seed, WARM_S, seconds))
+    run_texts, runs = (now - then for now, then in zip(_run_counts(server), before, strict=True))
     texts = texts_done(report, row.streams)
     p50_ms = percentile(report.streams[0].latencies_ms, 0.5)
-    return Sample(texts / seconds, report.server_cpu_s * 1e3 / texts, p50_ms)
+    return Sample(texts / seconds, report.server_cpu_s * 1e3 / texts, p50_ms, run_texts / runs)
+
+
+def _run_counts(server: Server) -> tuple[int, int]:
+    """Return how many texts the server has run through the model, and in how many runs."""
+    counted = server.get("/metrics").json["micro_batches"]
+    return counted["texts"], counted["runs"]
 
 
 def _starts(checkouts: list[Path], number: int, lanes: int) -> list[float]:
@@ -109,7 +118,7 @@ def _start_line(starts: list[list[float]]) -> str:
 def _line(row: Row, rounds: list[list[Sample]]) -> str:
     """Return this service's medians, and in brackets the median of its ratios to the other one."""
     columns = []
-    for name, width in (("texts_per_s", 16), ("cpu_ms_per_text", 18), ("p50_ms", 18)):
+    for name, width in (("texts_per_s", 16), ("cpu_ms_per_text", 18), ("p50_ms", 18), ("texts_per_run", 18)):
         ours = [getattr(samples[0], name) for samples in rounds]
         ratios = [getattr(samples[0], name) / getattr(samples[1], name) for samples in rounds]
         columns.append(f"{median(ours):.2f} ({median(ratios):.2f} x)".rjust(width))

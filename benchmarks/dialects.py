@@ -1,8 +1,8 @@
 """Measure what the wire format of another server costs, and what one request of 2,048 texts costs.
 
-Run `python benchmarks/dialects.py`. One server gets the same short texts in three ways, alternately: batches of 32 by
-two clients on `/embed/batch`, the same batches on the other server's route, and one request with all of them. All
-answers are base64. Vectors of the three ways are compared before the first round.
+Run `python benchmarks/dialects.py`. One server gets short texts in three ways, alternately: batches of 32 by two
+clients on `/embed/batch`, such batches on the other server's route, and one request with as many texts. All answers are
+base64. Vectors of the three ways are compared before the first round.
 """
 
 import argparse
@@ -129,13 +129,13 @@ def _compare(first: Sequence[str], second: Sequence[str]) -> None:
 
 
 def _rounds(server: Server, form: Format, texts: int, rounds: int) -> Iterator[tuple[Measured, Measured, Measured]]:
-    stream = distinct_texts("short", "dialects")
+    stream = distinct_texts("short", "dialects")  # each way gets texts of its own: no text is sent twice
     for _ in range(rounds):
-        some = list(itertools.islice(stream, texts))
+        first, second, third = (list(itertools.islice(stream, texts)) for _ in range(3))
         yield (
-            _measure(server, NATIVE, some, batch=BATCH_TEXTS, clients=CLIENTS),
-            _measure(server, form, some, batch=BATCH_TEXTS, clients=CLIENTS),
-            _measure(server, form, some, batch=texts, clients=1),
+            _measure(server, NATIVE, first, batch=BATCH_TEXTS, clients=CLIENTS),
+            _measure(server, form, second, batch=BATCH_TEXTS, clients=CLIENTS),
+            _measure(server, form, third, batch=texts, clients=1),
         )
 
 

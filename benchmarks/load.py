@@ -44,6 +44,7 @@ class Job:
 
     Attributes:
         server_pid: whose CPU is counted, with that of its children; None: nobody's, and the report says 0.
+        streams: each of another kind, because streams of one kind would send the same texts.
         target: where to and in which format; None: `/embed` and `/embed/batch` on *port*.
     """
 
@@ -54,6 +55,10 @@ class Job:
     warm_s: float
     seconds: float
     target: Target | None = None
+
+    def __post_init__(self) -> None:
+        if len({stream.kind for stream in self.streams}) < len(self.streams):
+            raise ValueError("Two streams of one kind would send the same texts.")
 
 
 @dataclass(slots=True)
@@ -168,6 +173,11 @@ class Client:
             self._end = self._head[end + 2 :][-len(LAST_CHUNK) :]
         else:
             self._body_left = content_length(head) - (len(self._head) - end - 4)
+
+    def header(self, name: bytes) -> bytes:
+        """Return a header of the answer, *name* in lower case; empty: it has none."""
+        head = self._head[: self._head.find(b"\r\n\r\n") + 2].lower()
+        return head.partition(b"\r\n" + name + b":")[2].partition(b"\r\n")[0].strip()
 
     def _refusal(self, end: int) -> str:
         """Return the status and the beginning of the body, which may come a moment later."""

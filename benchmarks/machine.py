@@ -37,6 +37,11 @@ def cpu_s_of(pid: int) -> float:
     return (int(user_ticks) + int(system_ticks)) / TICKS_PER_S
 
 
+def thread_s(pid: int) -> float:
+    """Return the CPU seconds of the first thread of a process, on which the service's event loop runs."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 def tree_of(pid: int) -> list[int]:
     """Return a process and everything that it started, directly or not, and that still runs."""
     children: dict[int, list[int]] = {}

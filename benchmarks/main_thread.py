@@ -23,7 +23,7 @@ if not __package__:  # run as a script: let `benchmarks` be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.load import content_length
-from benchmarks.machine import ROOT, describe_run
+from benchmarks.machine import ROOT, describe_run, thread_s
 from benchmarks.processes import BenchError, Server, end_children_on_sigterm, healthy_server
 from host.cores import usable_cores
 
@@ -109,7 +109,8 @@ def _line(row: Row, servers: list[Server], options: argparse.Namespace) -> str:
     samples: list[list[tuple[float, float]]] = [[] for _ in servers]
     for number in range(options.rounds):
         for side in range(len(servers))[:: 1 if number % 2 == 0 else -1]:
-            samples[side].append(_sample(row, servers[side], f"round {number}", options.seconds))
+            label = f"{ROWS.index(row) + 1} {number}"
+            samples[side].append(_sample(row, servers[side], label, options.seconds))
     microseconds = [[us for us, _ in of_side] for of_side in samples]
     line = f"{row.title:<42}{median(microseconds[0]):>15.0f}"
     if len(servers) > 1:
@@ -121,7 +122,7 @@ def _line(row: Row, servers: list[Server], options: argparse.Namespace) -> str:
 
 def _sample(row: Row, server: Server, label: str, seconds: float) -> tuple[float, float]:
     """Return the thread's microseconds per answer, and the share of the answers with the row's status."""
-    requests = _requests(row, label)
+    requests = requests_of(row, label)
     with ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(row.clients)
@@ -133,16 +134,16 @@ def _sample(row: Row, server: Server, label: str, seconds: float) -> tuple[float
         answered, ends_s = 0, time.perf_counter() + MAX_WARM_S
         while answered < row.clients and time.perf_counter() < ends_s:
             answered += len(_exchange(selector, requests, WARM_S))
-        began_s = _thread_s(server.process.pid)
+        began_s = thread_s(server.process.pid)
         statuses = _exchange(selector, requests, seconds)
-        used_s = _thread_s(server.process.pid) - began_s
+        used_s = thread_s(server.process.pid) - began_s
     if not statuses:
         raise BenchError(f"No answer in {seconds} s: {row.title}")
     return used_s * 1e6 / len(statuses), statuses.count(row.status) / len(statuses)
 
 
-def _requests(row: Row, label: str) -> Iterator[bytes]:
-    """Yield requests without end, no text twice."""
+def requests_of(row: Row, label: str) -> Iterator[bytes]:
+    """Yield requests without end: no text twice, and none of another *label*'s."""
     for number in count():
         texts = [f"How do I reset password {label} {number} {place}?" for place in range(row.texts)]
         content = {
@@ -172,11 +173,6 @@ def _exchange(selector: selectors.BaseSelector, requests: Iterator[bytes], secon
                 received.clear()
                 connection.sendall(next(requests))
     return statuses
-
-
-def _thread_s(pid: int) -> float:
-    """Return the CPU seconds of the first thread of a process, on which the event loop runs."""
-    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from benchmarks.machine import ROOT
 
 MAX_START_S = 120.0
 MAX_EXIT_S = 15.0
+WITHOUT_RESULT_CACHE = {"RESULT_CACHE_MB": "0", "RESULT_CACHE_REDIS": "false"}
+"""Settings of every server that a benchmark or drill starts and that has no others: what is measured is computed."""
 
 
 class BenchError(Exception):
@@ -134,6 +136,9 @@ class Server:
     def post(self, path: str, body: object) -> Answer:
         return self._exchange("POST", path, json.dumps(body))
 
+    def delete(self, path: str) -> Answer:
+        return self._exchange("DELETE", path)
+
     def _exchange(self, method: str, path: str, body: str | None = None) -> Answer:
         """Send a request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -142,7 +147,9 @@ class Server:
             connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
             response = connection.getresponse()
             content = response.read()
-            return Answer(response.status, json.loads(content), (time.perf_counter() - began) * 1e3)
+            return Answer(
+                response.status, json.loads(content) if content else None, (time.perf_counter() - began) * 1e3
+            )
         except (OSError, http.client.HTTPException):
             return Answer(0, None, (time.perf_counter() - began) * 1e3)
         finally:
@@ -189,9 +196,13 @@ def spawned_server(
     command: tuple[str, ...] = ("main.py",),
     **popen_options: Any,
 ) -> Iterator[Server]:
-    """Start the service of *checkout* on a free port, without waiting until it is ready. Its log goes to a file."""
+    """Start the service of *checkout* on a free port, without waiting until it is ready. Its log goes to a file.
+
+    It has no result cache unless *settings* say so. Revisions that do not know these settings ignore them.
+    """
     port = free_port()
     given = {"HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": log_level, "THREAD_POOL_WORKERS": str(lanes)}
+    given |= WITHOUT_RESULT_CACHE
     with (
         tempfile.TemporaryFile() as log,
         spawned(

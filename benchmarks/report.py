@@ -4,13 +4,14 @@ from collections.abc import Callable
 from statistics import fmean, median
 from typing import TypeVar
 
+from benchmarks import cache_rows
 from benchmarks.machine import Machine
 from benchmarks.measure import Served, most_frequent
 from benchmarks.session import Findings, Plan, Sample
 from benchmarks.startup import start_table
 from benchmarks.tables import markdown
 from benchmarks.verdicts import Verdict, overhead_of
-from benchmarks.workloads import LOADS, SHARED_ROW, Row
+from benchmarks.workloads import CACHE_ROW, LOADS, SHARED_ROW, Row
 
 T = TypeVar("T")
 
@@ -48,10 +49,14 @@ generator runs on the same cores; its share is of one core.
 
 {shared}{start}
 {memory}
+
+{cache}
 """
 
 
-def page(plan: Plan, findings: Findings, found: list[Verdict], machine: Machine, command: str) -> str:
+def page(
+    plan: Plan, findings: Findings, cache: cache_rows.Found, found: list[Verdict], *, machine: Machine, command: str
+) -> str:
     facts = {
         "Date": machine.date,
         "CPU": f"{machine.cpu} ({machine.features}), {machine.cores} usable cores",
@@ -75,6 +80,7 @@ def page(plan: Plan, findings: Findings, found: list[Verdict], machine: Machine,
         shared=_shared(findings.samples.get(SHARED_ROW, [])),
         start=_start(findings),
         memory=_memory(findings),
+        cache=f"### {CACHE_ROW}. Result cache\n\n{cache_rows.tables(cache)}" if CACHE_ROW in plan.rows else "",
     )
     return text.rstrip() + "\n"
 

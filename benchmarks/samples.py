@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Protocol
 
 from benchmarks.formats import Target
 from benchmarks.load import Job, Report, run_load, texts_done, tokens_done
@@ -92,7 +93,14 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def facts(command: str, samples: Sequence[Sample]) -> str:
+class Disturbed(Protocol):
+    """A measurement that knows how much CPU others used meanwhile."""
+
+    @property
+    def others_core_share(self) -> float: ...
+
+
+def facts(command: str, samples: Sequence[Disturbed]) -> str:
     """Return the lines that belong above every table: command, machine, versions, disturbance."""
     machine = this_machine()
     shares = [one.others_core_share for one in samples if not math.isnan(one.others_core_share)] or [math.nan]

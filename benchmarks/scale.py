@@ -140,7 +140,7 @@ class Bench:
             if name in result.failed:
                 continue
             log(f"{result.combination.workers} workers, {result.combination.lanes} lanes each: {row.title}")
-            seed = f"scale/{name}/{result.combination}/{len(result.rounds[name])}"
+            seed = f"{name} {len(result.rounds[name])}"
             try:
                 result.rounds[name].append(self._row(server, pids, row, seed))
             except RowError as error:
@@ -152,9 +152,9 @@ class Bench:
             return self._generated(server, pids, row.stream, seed)
         seconds, connections = self._options.seconds, max(16, 8 * self._cores)
         url = f"http://127.0.0.1:{server.port}{row.path}"
-        run_wrk(url, body=row.body, connections=connections, seconds=1)
+        run_wrk(url, body=row.body, connections=connections, seconds=1, seed=f"warm {seed}")
         all_s, before = cpu_s_of_tree(server.process.pid), [cpu_s_of_tree(pid) for pid in pids]
-        found = run_wrk(url, body=row.body, connections=connections, seconds=seconds)
+        found = run_wrk(url, body=row.body, connections=connections, seconds=seconds, seed=seed)
         all_s = cpu_s_of_tree(server.process.pid) - all_s
         requests = found.requests_per_s * max(1, round(seconds))
         return Measured(found.requests_per_s, all_s * 1e3 / requests, found.p50_ms, found.p99_ms, _shares(pids, before))
@@ -166,7 +166,7 @@ class Bench:
             Stream(stream.kind, stream.texts_per_request, (stream.clients + n) // generators) for n in range(generators)
         ]
         jobs = [
-            Job(server.port, server.process.pid, [one], f"{seed}/{n}", 1.0, self._options.seconds)
+            Job(server.port, server.process.pid, [one], f"scale/{seed}/{n}", 1.0, self._options.seconds)
             for n, one in enumerate(streams)
         ]
         before = [cpu_s_of_tree(pid) for pid in pids]

@@ -19,7 +19,15 @@ if not __package__:  # run as a script: let `benchmarks` be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.machine import ROOT, describe_run
-from benchmarks.processes import MAX_START_S, BenchError, Server, end_children_on_sigterm, spawned, spawned_server
+from benchmarks.processes import (
+    MAX_START_S,
+    WITHOUT_RESULT_CACHE,
+    BenchError,
+    Server,
+    end_children_on_sigterm,
+    spawned,
+    spawned_server,
+)
 from benchmarks.tables import markdown
 from benchmarks.workloads import MODEL
 from host.cores import usable_cores
@@ -31,7 +39,10 @@ IMPORT_SERVICE = (
 )
 COPY_S = 20.0
 """Time for a server to write the copy."""
-BYTECODE = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+BYTECODE = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+    **WITHOUT_RESULT_CACHE,
+}
 """The environment of what is measured: the first start stores the bytecode that the images contain, too."""
 
 

@@ -9,8 +9,8 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 SHORT_CLIENT = Stream("short", texts_per_request=1, clients=1)
 BULK_CLIENTS = Stream("mixed", texts_per_request=32, clients=2)
 
-IDLE_ROW, SHARED_ROW, CPU_ROW, START_ROW = 5, 6, 7, 8
-ALL_ROWS = tuple(range(1, 9))
+IDLE_ROW, SHARED_ROW, CPU_ROW, START_ROW, CACHE_ROW = 5, 6, 7, 8, 9
+ALL_ROWS = tuple(range(1, 10))
 
 MAX_LATENCY_RATIO = 1.3
 MAX_SHARED_P50_RATIO = 3.0

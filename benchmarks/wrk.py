@@ -16,7 +16,7 @@ local headers = {["Content-Type"] = "application/json"}
 request = function()
   if "%(method)s" == "GET" then return wrk.format("GET", "%(path)s") end
   count = count + 1
-  local text = words[count %% #words + 1] .. " " .. words[(count * 7) %% #words + 1] .. " order " .. count
+  local text = words[count %% #words + 1] .. " " .. words[(count * 7) %% #words + 1] .. " %(seed)s " .. count
   return wrk.format("POST", "%(path)s", headers, string.format('%(body)s', text))
 end
 done = function(summary, latency, requests)
@@ -42,19 +42,32 @@ def is_installed() -> bool:
     return shutil.which("wrk") is not None
 
 
-def run_wrk(url: str, *, body: str | None, connections: int, seconds: float) -> WrkResult:
-    """Send requests to *url* for *seconds*. *body* is JSON with `%s` for a text, which differs each time; None: GET.
+def run_wrk(url: str, *, body: str | None, connections: int, seconds: float, seed: str) -> WrkResult:
+    """Send requests to *url* for *seconds*.
+
+    Args:
+        url: where to.
+        body: JSON with `%s` for a text, which differs each time; None: GET.
+        connections: as many requests are outstanding.
+        seconds: rounded, as wrk takes whole ones only.
+        seed: words in each text: runs with different ones have no text in common.
 
     Raises:
         RowError: an answer was not a 200, or none came.
     """
     host, _, path = url.removeprefix("http://").partition("/")
     words = ", ".join(f'"{word}"' for word in WORDS)
-    script = SCRIPT % {"words": words, "method": "POST" if body else "GET", "path": f"/{path}", "body": body or ""}
+    script = SCRIPT % {
+        "words": words,
+        "method": "POST" if body else "GET",
+        "path": f"/{path}",
+        "body": body or "",
+        "seed": seed,
+    }
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "requests.lua")
         file.write_text(script)
-        # wrk accepts whole seconds only.
+        # One thread: each would count from 1 on its own, and so send the texts of the others.
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(file), f"http://{host}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)

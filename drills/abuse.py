@@ -152,7 +152,7 @@ def _measure(name: str, options: argparse.Namespace) -> tuple[list[str], bool]:
 def _round(server: Server, name: str, number: int, seconds: float) -> Round:
     alone = _sample(server, seconds, f"{name}/{number}/alone")
     length_s = seconds + 2 * HEAD_START_S
-    command = ["-m", "drills.abusers", name, str(server.port), str(length_s)]
+    command = ["-m", "drills.abusers", name, str(server.port), str(length_s), f"{name}/{number}"]
     with spawned(command, stdout=subprocess.PIPE) as abuser:
         time.sleep(HEAD_START_S)
         beside = _sample(server, seconds, f"{name}/{number}/beside")

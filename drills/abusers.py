@@ -1,6 +1,7 @@
-"""Abusive clients: `python -m drills.abusers NAME PORT SECONDS` runs one kind, and prints what it got as JSON.
+"""Abusive clients: `python -m drills.abusers NAME PORT SECONDS SEED` runs one kind, and prints what it got as JSON.
 
-Each abuse is a coroutine that runs until the time is over. Answers are counted by status.
+Each abuse is a coroutine that runs until the time is over. Answers are counted by status. No text that is embedded is
+sent twice, by runs with other seeds neither: the service computes equal texts once, which would make the abuse weaker.
 """
 
 import asyncio
@@ -31,14 +32,18 @@ FLOOD_PAUSE_S = 0.05
 RECONNECT_AFTER_S = 10.0
 ANSWER_TIMEOUT_S = 60.0
 STILL_OPEN = "still open at the end"
+NUMBER = b"00000000"
+"""Ends texts of requests that are sent repeatedly. A number that differs each time replaces it."""
 
 
 class Abuser:
     """Counts the answers of one abuse by status, and connections that ended without one by reason."""
 
-    def __init__(self, port: int, seconds: float) -> None:
+    def __init__(self, port: int, seconds: float, seed: str) -> None:
         self.answers: Counter[str] = Counter()
         self._port = port
+        self.seed = seed
+        self._numbers = itertools.count()
         self._end = time.monotonic() + seconds
 
     def has_time(self) -> bool:
@@ -47,6 +52,16 @@ class Abuser:
     @property
     def left_s(self) -> float:
         return max(0.01, self._end - time.monotonic())
+
+    def batch(self, kind: Kind, count: int, *, length: int | None = None, joined: int = 1) -> list[str]:
+        """Return *count* distinct texts, each *joined* of them and cut to *length* characters, that end with NUMBER."""
+        texts = distinct_texts(kind, f"{self.seed}/{next(self._numbers)}")
+        cut = length and length - len(NUMBER) - 1
+        return [f"{' '.join(itertools.islice(texts, joined))[:cut]} {NUMBER.decode()}" for _ in range(count)]
+
+    def numbered(self, request: bytes) -> bytes:
+        """Return *request* with a new number in its texts."""
+        return request.replace(NUMBER, b"%08d" % next(self._numbers))
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self._port, local_addr=(ADDRESS, 0))
@@ -70,11 +85,11 @@ class Abuser:
             self.answers[type(error).__name__ if self.has_time() else STILL_OPEN] += 1
 
     async def repeat(self, request: bytes, *, clients: int = 1, pause_s: float = 0.0) -> None:
-        """Send *request* again and again, from several clients at once."""
+        """Send *request* with a new number in its texts again and again, from several clients at once."""
 
         async def send_repeatedly() -> None:
             while self.has_time():
-                await self.send(request)
+                await self.send(self.numbered(request))
                 await asyncio.sleep(pause_s)
 
         await asyncio.gather(*(send_repeatedly() for _ in range(clients)))
@@ -152,31 +167,30 @@ async def wrong_json(abuser: Abuser) -> None:
 
 async def long_texts(abuser: Abuser) -> None:
     """Valid batches of 32 texts of 8,192 characters, from 16 clients."""
-    texts = distinct_texts("mixed", "abuse")
-    batches = [[" ".join(itertools.islice(texts, 60))[:8192] for _ in range(32)] for _ in range(4)]
-    requests = [_post(json.dumps({"texts": batch}).encode(), b"/embed/batch") for batch in batches]
+    requests = [_batch(abuser.batch("mixed", 32, length=8192, joined=32)) for _ in range(4)]
     await asyncio.gather(*(abuser.repeat(request, clients=4, pause_s=0.1) for request in requests))
 
 
 async def mixed_flood(abuser: Abuser) -> None:
     """Texts of mixed lengths, 200 of them outstanding."""
-    await _flood(abuser, _singles("mixed", 200))
+    await _flood(abuser, _singles(abuser.batch("mixed", 200)))
 
 
 async def short_flood(abuser: Abuser) -> None:
     """Short texts, 400 of them outstanding."""
-    await _flood(abuser, _singles("short", 400))
+    await _flood(abuser, _singles(abuser.batch("short", 400)))
 
 
 async def bulk_flood(abuser: Abuser) -> None:
     """Batches of 32 long texts, 16 of them outstanding."""
-    texts = [" ".join(itertools.islice(distinct_texts("mixed", f"bulk/{number}"), 8)) for number in range(32)]
-    await _flood(abuser, [_post(json.dumps({"texts": texts}).encode(), b"/embed/batch")] * 16)
+    await _flood(abuser, [_batch(abuser.batch("mixed", 32, joined=8))] * 16)
 
 
 async def tokenize_flood(abuser: Abuser) -> None:
     """Batches of 32 texts of 8,192 Chinese characters to `/tokenize`, from 16 clients."""
-    body = json.dumps({"texts": ["\u6f22\u5b57\u4eee\u540d" * 2048] * 32}, ensure_ascii=False).encode()
+    ends = [f" {abuser.seed} {place} {NUMBER.decode()}" for place in range(32)]
+    texts = [("\u6f22\u5b57\u4eee\u540d" * 2048)[: -len(end)] + end for end in ends]
+    body = json.dumps({"texts": texts}, ensure_ascii=False).encode()
     await abuser.repeat(_post(body, b"/tokenize"), clients=16, pause_s=FLOOD_PAUSE_S)
 
 
@@ -199,15 +213,11 @@ async def gzip_bombs(abuser: Abuser) -> None:
 
 async def gone_at_once(abuser: Abuser) -> None:
     """Batches whose clients disconnect at once, 100 per second."""
-    texts = distinct_texts("mixed", "gone")
-    batches = [list(itertools.islice(texts, 8)) for _ in range(2)]
-    requests = [_post(json.dumps({"texts": batch}).encode(), b"/embed/batch") for batch in batches]
-    for request in itertools.cycle(requests):
-        if not abuser.has_time():
-            return
+    request = _batch(abuser.batch("mixed", 8))
+    while abuser.has_time():
         with suppress(OSError):
             _, writer = await abuser.connect()
-            writer.write(request)
+            writer.write(abuser.numbered(request))
             writer.close()
             abuser.answers["not awaited"] += 1
         await asyncio.sleep(0.01)
@@ -249,9 +259,12 @@ async def _flood(abuser: Abuser, requests: Iterable[bytes]) -> None:
             tasks.create_task(abuser.repeat(request, pause_s=FLOOD_PAUSE_S))
 
 
-def _singles(kind: Kind, count: int) -> list[bytes]:
-    texts = distinct_texts(kind, "flood")
-    return [_post(json.dumps({"text": text}).encode()) for text in itertools.islice(texts, count)]
+def _singles(texts: list[str]) -> list[bytes]:
+    return [_post(json.dumps({"text": text}).encode()) for text in texts]
+
+
+def _batch(texts: list[str]) -> bytes:
+    return _post(json.dumps({"texts": texts}).encode(), b"/embed/batch")
 
 
 def _post(body: bytes, path: bytes = b"/embed", *, more_headers: bytes = b"") -> bytes:
@@ -268,17 +281,17 @@ ABUSES: dict[str, Callable[[Abuser], Awaitable[None]]] = {
 }  # fmt: skip
 
 
-async def _run(name: str, port: int, seconds: float) -> Counter[str]:
-    abuser = Abuser(port, seconds)
+async def _run(name: str, port: int, seconds: float, seed: str) -> Counter[str]:
+    abuser = Abuser(port, seconds, seed)
     await ABUSES[name](abuser)
     return abuser.answers
 
 
 def main() -> None:
-    name, port, seconds = sys.argv[1:]
+    name, port, seconds, seed = sys.argv[1:]
     raise_open_files_limit()
     os.nice(10)  # the well-behaved client uses the same core and must not get less of it
-    json.dump(asyncio.run(_run(name, int(port), float(seconds))), sys.stdout)
+    json.dump(asyncio.run(_run(name, int(port), float(seconds), seed)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from drills.process_limits import raise_open_files_limit
 
 PREBUILT = 512
 PLACEHOLDER = "00000000"
-"""Ends each prebuilt text. The request's number replaces it, so that no text is sent twice."""
+"""Ends each text of a prebuilt request. The request's number replaces it, so that no text is sent twice."""
 MAX_IDLE_S = 3.0
 """How long a connection may be idle and still be reused. The server may be closing one that is idle for longer."""
 SPARE_FILES = 64
@@ -153,7 +153,7 @@ class Generator:
 
     def __init__(self, job: OpenLoopJob) -> None:
         self._job = job
-        self._requests = [_prebuilt(stream, job.seed) for stream in job.streams]
+        self._requests = [prebuilt(stream, job.seed) for stream in job.streams]
         self._number = itertools.count()
         self._answers = [StreamAnswers() for _ in job.streams]
         self._late_ms: list[float] = []
@@ -185,10 +185,13 @@ class Generator:
         for connection in list(self._open.values()):
             if connection.stream >= 0:
                 self._fail(connection, "no answer")
+            else:
+                self._close(connection)
+        self._epoll.close()
         return OpenLoopReport(self._answers, self._late_ms, *used, max(0.0, self._last_answer - self._end))
 
     def _begin(self, stream: int, due: float) -> None:
-        prefix, suffix = self._requests[stream][(number := next(self._number)) % PREBUILT]
+        parts = self._requests[stream][(number := next(self._number)) % PREBUILT]
         now = time.perf_counter()
         self._answers[stream].sent += 1
         self._late_ms.append((now - due) * 1e3)
@@ -197,7 +200,7 @@ class Generator:
             return
         connection = self._connect(now)
         connection.stream, connection.sent_at = stream, now
-        connection.unsent = b"%s%08d%s" % (prefix, number, suffix)
+        connection.unsent = numbered(parts, number)
         connection.received, connection.expected = b"", -1
         self._in_flight += 1
         self._send(connection)
@@ -276,15 +279,19 @@ class Generator:
         connection.socket.close()
 
 
-def _prebuilt(stream: OpenLoopStream, seed: str) -> list[tuple[bytes, bytes]]:
-    """Return requests, each cut in two where its number goes."""
+def prebuilt(stream: OpenLoopStream, seed: str) -> list[list[bytes]]:
+    """Return requests, each cut where its number goes: at the end of each of its texts."""
     texts = distinct_texts(stream.kind, seed)
     requests = []
     for _ in range(PREBUILT):
-        chosen = list(itertools.islice(texts, stream.texts_per_request))
-        prefix, _, suffix = http_request([*chosen[:-1], f"{chosen[-1]} {PLACEHOLDER}"]).rpartition(PLACEHOLDER.encode())
-        requests.append((prefix, suffix))
+        chosen = itertools.islice(texts, stream.texts_per_request)
+        requests.append(http_request([f"{text} {PLACEHOLDER}" for text in chosen]).split(PLACEHOLDER.encode()))
     return requests
+
+
+def numbered(parts: list[bytes], number: int) -> bytes:
+    """Return the request made of *parts*, with *number* in each of its texts."""
+    return (b"%08d" % number).join(parts)
 
 
 def main() -> None:

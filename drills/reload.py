@@ -27,7 +27,6 @@ from benchmarks.processes import BenchError, end_children_on_sigterm, free_port,
 
 MAX_START_S = 10.0
 PATIENCE_S = 60.0
-BODY = json.dumps({"text": "Hello, world!"})
 HEADERS = {"Content-Type": "application/json"}
 TEMPORARY = ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
 LOST = "lost"
@@ -110,7 +109,7 @@ def _wait_until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + MAX_START_S
     while True:
         with closing(_connection(port)) as connection:
-            if _send(connection) == "200":
+            if _send(connection, "Does nginx answer?") == "200":
                 return
         if process.poll() is not None or time.monotonic() > deadline:
             raise BenchError("nginx does not start. Test its configuration with: nginx -t")
@@ -121,10 +120,10 @@ def _connection(port: int) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
 
 
-def _send(connection: http.client.HTTPConnection) -> str:
+def _send(connection: http.client.HTTPConnection, text: str) -> str:
     """Send a request and return the status of its answer, or LOST. The next call opens a lost connection again."""
     try:
-        connection.request("POST", "/embed", BODY, HEADERS)
+        connection.request("POST", "/embed", json.dumps({"text": text}), HEADERS)
         response = connection.getresponse()
         response.read()
     except (OSError, http.client.HTTPException):
@@ -167,15 +166,17 @@ class Drill:
 
     def _call(self) -> None:
         with closing(_connection(self._port)) as connection:
-            while self._takes_one():
-                result = _send(connection)
+            while number := self._take_number():
+                result = _send(connection, f"Hello, world number {number}!")
                 with self._lock:
                     self.results[result] += 1
 
-    def _takes_one(self) -> bool:
+    def _take_number(self) -> int:
+        """Return the number of the next request, which no other one has; 0: all have been sent."""
         with self._lock:
-            self._left -= 1
-            return self._left >= 0
+            number = self._left
+            self._left -= number > 0
+            return number
 
 
 if __name__ == "__main__":

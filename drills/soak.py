@@ -160,7 +160,7 @@ async def _work(server: Server, tally: Tally, seconds: float, seed: str) -> None
     await asyncio.gather(*(client.run_until(lambda: time.monotonic() > end) for client in clients))
     last = Client(server.port, tally, f"{seed}/last")
     for name in (MODEL, *TINY, MODEL):
-        await last.post("/embed", {"text": "one two", "model_name": name}, texts=1)
+        await last.embed_words("one two", name)
     await last.close()
 
 

@@ -85,12 +85,16 @@ class Client:
         await self.post("/embed", {"text": text, "long_text": "chunks"}, texts=1)
 
     async def _use_tiny_model(self) -> None:
-        await self.post("/embed", {"text": "one two three", "model_name": self._rng.choice(TINY)}, texts=1)
+        await self.embed_words("one two three", self._rng.choice(TINY))
 
     async def _make_model_fail(self) -> None:
         word, code = self._rng.choice((("poison", "inference-failed"), ("nan", "invalid-vector")))
-        body = {"text": f"one {word}", "model_name": self._rng.choice(TINY)}
-        await self.post("/embed", body, texts=1, expected=(code, "overloaded"))
+        await self.embed_words(f"one {word}", self._rng.choice(TINY), expected=(code, "overloaded"))
+
+    async def embed_words(self, words: str, model: str, *, expected: tuple[str, ...] = ("", "overloaded")) -> None:
+        """Embed *words* with a number that makes the text another one each time. Tiny models do not know numbers."""
+        text = f"{words} {self._name} {next(self._numbers)}"
+        await self.post("/embed", {"text": text, "model_name": model}, texts=1, expected=expected)
 
     async def _set_short_timeout(self) -> None:
         texts = list(itertools.islice(self._mixed, 8))

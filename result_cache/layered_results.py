@@ -17,7 +17,7 @@ class SlowerResults(Protocol):
     def put_later(self, namespace: str, results: Mapping[bytes, bytes]) -> None:
         """Keep results soon, or lose them. Returns at once."""
 
-    async def clear(self) -> None:
+    async def clear(self) -> object:
         """Delete all results, of all namespaces, and those that are not yet written. Raises if that fails."""
 
 
@@ -32,6 +32,10 @@ class LayeredResults:
     @property
     def generation(self) -> int:
         return self._generation
+
+    @property
+    def is_empty(self) -> bool:
+        return self._memory.is_empty
 
     @property
     def is_layered(self) -> bool:
@@ -66,18 +70,19 @@ class LayeredResults:
         Results of texts that are computed or fetched meanwhile are not kept. What other processes have in memory
         stays. Raises what the slower store raises if it cannot delete; memory is empty even then.
         """
-        self._clear_memory()
+        self.clear_memory()
         try:
             if self._slower is not None:
                 await self._slower.clear()
         finally:
-            self._clear_memory()  # fetched before the slower store had deleted it
+            self.clear_memory()  # fetched before the slower store had deleted it
             await asyncio.to_thread(trim_memory)
 
     def counts(self) -> ResultCounts:
         """Return the counts of the memory."""
         return self._memory.counts()
 
-    def _clear_memory(self) -> None:
+    def clear_memory(self) -> None:
+        """Delete what is in memory. Results of texts that are computed or fetched meanwhile are not kept."""
         self._generation += 1
         self._memory.clear()

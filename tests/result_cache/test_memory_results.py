@@ -1,19 +1,34 @@
 """Results in memory: the bound in bytes, what stays, what expires, and how much the process grows."""
 
+import json
 import random
+import subprocess
+import sys
+from collections.abc import Iterable
+from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from result_cache.memory_results import ENTRY_BYTES, EXPIRY_ENTRY_BYTES, FRAGMENTS, MAX_ENTRY_SHARE, MemoryResults
+from result_cache.memory_results import (
+    ENTRY_BYTES,
+    EXPIRY_ENTRY_BYTES,
+    FRAGMENTS,
+    MAX_ENTRY_SHARE,
+    PROTECTED_SHARE,
+    MemoryResults,
+)
 from tests.support.clock import ManualClock
+from tests.support.servers import ROOT
 
 LIMIT = 1 << 20
 ROW = bytes(1544)
 """A result of 384 dimensions."""
 FITS = 400
 """Fewer results of this size than fit."""
+ARENA_BYTES = 1 << 20
+"""CPython takes memory for objects of up to 512 bytes in such pieces, and gives back those that are empty."""
 
 
 def keys(number: int, *, seed: int = 1) -> list[bytes]:
@@ -57,40 +72,80 @@ def test_free_room_is_always_used(memory: MemoryResults) -> None:
     assert memory.counts().rejections == memory.counts().evictions == 0
 
 
+def look_up(memory: MemoryResults, wanted: Iterable[bytes]) -> None:
+    """Do what a request does for each text: look it up, and compute and keep what is not found."""
+    for key in wanted:
+        if memory.get(key) is None:
+            memory.put(key, ROW)
+
+
 def test_bulk_work_does_not_wash_out_what_queries_use(memory: MemoryResults) -> None:
     queries = keys(FITS // 2)
-    for key in queries * 2:
-        memory.get(key)
-        memory.put(key, ROW)
-    for document in keys(20 * FITS, seed=2):
-        memory.put(document, ROW)
+    look_up(memory, queries * 2)
+    look_up(memory, keys(20 * FITS, seed=2))
     assert found(memory, queries) == len(queries)
     assert memory.counts().evictions > 0
 
 
-def test_what_is_used_again_and_again_enters_a_full_memory(memory: MemoryResults) -> None:
-    for key in keys(2 * FITS):
-        memory.get(key)
-        memory.put(key, ROW)
-        memory.get(key)
-    queries = keys(20, seed=2)
-    for _ in range(10):
-        for key in queries:
-            if memory.get(key) is None:
-                memory.put(key, ROW)
+def test_queries_enter_a_memory_that_bulk_work_has_filled(memory: MemoryResults) -> None:
+    queries, bulk = keys(100), iter(keys(100 * FITS, seed=2))
+    look_up(memory, islice(bulk, 2 * FITS))
+    for number, key in enumerate(queries * 4):  # each text comes again after as many others as fit twice
+        look_up(memory, [key])
+        look_up(memory, islice(bulk, 2 * FITS // 100))
+        if number >= 2 * len(queries):
+            assert memory.get(key) == ROW
     assert found(memory, queries) == len(queries)
+
+
+def test_a_text_that_comes_again_soon_is_found_in_a_full_memory(memory: MemoryResults) -> None:
+    look_up(memory, keys(FITS) * 3)
+    for key in keys(5 * FITS, seed=2):
+        memory.put(key, ROW)
+        assert memory.get(key) == ROW
+
+
+def test_documents_that_take_less_than_half_are_found_again_whatever_was_used_before(memory: MemoryResults) -> None:
+    look_up(memory, keys(FITS) * 5)
+    documents = keys(int(0.45 * FITS), seed=2)
+    look_up(memory, documents)
+    assert found(memory, documents) == len(documents)
+
+
+def test_a_part_of_documents_that_do_not_fit_is_found_again(memory: MemoryResults) -> None:
+    documents = keys(2 * FITS)
+    for _ in range(4):
+        look_up(memory, documents)
+    assert memory.counts().rejections > 0
+    again = 0
+    for key in documents:
+        again += memory.get(key) is not None
+        look_up(memory, [key])
+    assert again > 0.1 * len(documents)
 
 
 def test_what_was_used_long_ago_makes_room_in_the_end(memory: MemoryResults) -> None:
     old, new = keys(FITS), keys(FITS, seed=2)
-    for key in old * 20:
-        memory.get(key)
-        memory.put(key, ROW)
-    for _ in range(200):
-        for key in new:
-            if memory.get(key) is None:
-                memory.put(key, ROW)
-    assert found(memory, new) > 0.9 * len(new)
+    look_up(memory, old * 20)
+    for _ in range(10):
+        look_up(memory, new)
+    assert found(memory, new) == len(new)
+
+
+def test_a_large_result_replaces_small_ones_only_if_it_was_used_more_often(memory: MemoryResults) -> None:
+    memory.put(bytes(16), ROW)
+    counts = memory.counts()
+    small = keys(int(0.95 * PROTECTED_SHARE * counts.limit_bytes / counts.bytes))  # they nearly fill what is protected
+    look_up(memory, small * 3)
+    look_up(memory, keys(2 * FITS, seed=2))
+    [large] = keys(1, seed=3)
+    room = bytes(int(LIMIT * MAX_ENTRY_SHARE / 2))
+    for seed in (4, 5):
+        look_up(memory, small)
+        memory.put(large, room)
+        look_up(memory, keys(FITS, seed=seed))
+    assert memory.get(large) is None
+    assert found(memory, small) == len(small)
 
 
 def test_a_large_result_is_not_kept(memory: MemoryResults) -> None:
@@ -190,3 +245,25 @@ def test_any_sequence_keeps_the_bound_and_returns_what_was_put_last(
     assert counts.bytes == sum(
         len(result) + len(result) // FRAGMENTS + ENTRY_BYTES + EXPIRY_ENTRY_BYTES for result in kept
     )
+
+
+@pytest.mark.parametrize(
+    ("limit_mb", "smallest", "largest", "number"),
+    [
+        pytest.param(64, 300, 200_000, 30_000, id="random-sizes"),
+        pytest.param(32, 1544, 1544, 30_000, id="one-size"),
+        pytest.param(12, 300, 500, 35_000, id="small"),
+        pytest.param(32, 20_000, 200_000, 4000, id="large"),
+    ],
+)
+def test_the_process_grows_by_the_limit_and_shrinks_after_a_clear(
+    limit_mb: int, smallest: int, largest: int, number: int
+) -> None:
+    limit_bytes = limit_mb << 20
+    command = [sys.executable, "-m", "tests.result_cache.memory_growth"]
+    arguments = map(str, (limit_bytes, smallest, largest, number))
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    growth = json.loads(done.stdout)
+    assert growth["evictions"] > 0  # it was full
+    assert growth["grown_bytes"] == pytest.approx(limit_bytes, rel=0.2)
+    assert growth["left_bytes"] < 0.1 * limit_bytes + 4 * ARENA_BYTES

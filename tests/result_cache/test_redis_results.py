@@ -14,7 +14,14 @@ from structlog.testing import capture_logs
 from config import HERE
 from host.redis_client import MAX_REPLY_BYTES
 from result_cache.redis_counts import RedisCounts
-from result_cache.redis_results import MAX_KEYS, MAX_QUEUE_BYTES, MAX_RESULT_BYTES, RedisResults, RedisUnreachableError
+from result_cache.redis_results import (
+    MAX_KEYS,
+    MAX_QUEUE_BYTES,
+    MAX_RESULT_BYTES,
+    WRITE_DELAY_S,
+    RedisResults,
+    RedisUnreachableError,
+)
 from tests.support.clock import ManualClock
 from tests.support.redis_servers import RedisServer, running_redis
 from tests.support.servers import free_port
@@ -308,13 +315,13 @@ async def test_read_only_redis_is_read_but_not_written(own: RedisServer) -> None
 async def test_results_that_are_dropped_never_come(own: RedisServer) -> None:
     async with opened(own.url) as there:
         own.freeze()
-        there.results.put_later(MODEL, {key: b"written now" for key in KEYS[:MAX_KEYS]})
-        there.results.put_later(MODEL, {key: b"waits" for key in KEYS[MAX_KEYS : 2 * MAX_KEYS]})
-        while there.counts.queue_bytes > MAX_KEYS * len(b"waits"):
-            await asyncio.sleep(0)
+        there.results.put_later(MODEL, dict.fromkeys(KEYS[:MAX_KEYS], b"written now"))
+        there.results.put_later(MODEL, dict.fromkeys(KEYS[MAX_KEYS : 2 * MAX_KEYS], b"waits"))
+        await asyncio.sleep(10 * WRITE_DELAY_S)
+        assert there.counts.queue_bytes == MAX_KEYS * len(b"waits")
         dropping = asyncio.create_task(there.results.drop_waiting())
         await asyncio.sleep(0)
-        there.results.put_later(MODEL, {key: b"of later texts" for key in KEYS[2 * MAX_KEYS :]})
+        there.results.put_later(MODEL, dict.fromkeys(KEYS[2 * MAX_KEYS :], b"of later texts"))
         assert not dropping.done(), "the write in flight may still come"
         own.thaw()
         await dropping
