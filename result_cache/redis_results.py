@@ -24,15 +24,18 @@ MAX_CONNECTIONS = 8
 """To a server: for `MAX_READS`, for writes, checks and deletion."""
 MAX_READS = 4
 """Reads in flight."""
-MAX_KEYS = 64
-"""Keys per read and per write. Longer requests make several, so short ones are served in between."""
+MAX_KEYS = 32
+"""Keys per read and per write. Longer requests make several: short ones are served in between, and large results, of
+long texts in windows, still arrive in time."""
 MAX_RESULT_BYTES = 1024 * 1024
 """Largest result that is written or used. One vector has a few kilobytes, the windows of a long text some hundred."""
 MAX_VALUE_BYTES = MAX_RESULT_BYTES + SEAL_BYTES
 MAX_QUEUE_BYTES = 8 * 1024 * 1024
 """Bytes of results that may wait to be written."""
-MAX_WRITE_BYTES = 1024 * 1024
+MAX_WRITE_BYTES = 256 * 1024
 """Bytes of results after which a write takes no more."""
+WRITE_S = 1.0
+"""Seconds for a write, if the time limit of reads is shorter: no request waits for it."""
 WRITE_DELAY_S = 0.002
 """Seconds after which results are written: the answer goes out before, and requests share writes."""
 CONNECT_S = 2.0
@@ -237,7 +240,7 @@ class RedisResults:
             for write in writes
         }
         try:
-            async with time_limit(self._timeout_s):
+            async with time_limit(max(WRITE_S, self._timeout_s)):
                 errors = await self._client.set_all(values, ttl_ms=self._ttl_ms)
         except Exception as error:  # noqa: BLE001 - nobody waits for this task
             errors = [error] * len(values)

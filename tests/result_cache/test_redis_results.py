@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import redis as redis_py
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from config import HERE
@@ -39,6 +41,13 @@ LONG_TIMEOUT_S = 30.0
 SHORT_TIMEOUT_S = 0.2
 KEYS = [bytes([number]) * 16 for number in range(200)]
 RESULTS = {key: b"result of " + key for key in KEYS}
+
+
+ANSWERS = [
+    *(b"+OK\r\n", b"$-1\r\n", b"$3\r\nabc\r\n", b":1\r\n", b"-ERR unknown\r\n", b"*-1\r\n", b"*0\r\n"),
+    *(b"*1\r\n$-1\r\n", b"*2\r\n$4\r\nmode\r\n$7\r\ncluster\r\n", b"*1\r\n$40\r\n" + bytes(40) + b"\r\n"),
+    *(b"*2\r\n$-1\r\n$-1\r\n", b"-MOVED 1 127.0.0.1:1\r\n", b"-ASK x\r\n", b"*2\r\n-OOM\r\n+x\r\n"),
+]
 
 
 class Opened:
@@ -497,6 +506,33 @@ async def test_server_that_is_no_redis_costs_nothing(
             assert (there.counts.reading, asked > before) == ("open", True)
             with pytest.raises(RedisUnreachableError):
                 await there.results.clear()
+
+
+@given(answers=st.lists(st.binary(max_size=40) | st.sampled_from(ANSWERS), max_size=4))
+@settings(deadline=None, max_examples=40)
+def test_no_answer_is_an_error(answers: list[bytes]) -> None:
+    """The server gives these answers together, and closes the connection after each command."""
+
+    class Program(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+
+        def data_received(self, _: bytes) -> None:
+            self.transport.write(b"".join(answers))
+            self.transport.close()
+
+    async def run() -> None:
+        server = await asyncio.get_running_loop().create_server(Program, "127.0.0.1")
+        async with server, opened(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as there:
+            for _ in range(2):
+                assert await there.get(*KEYS[:2]) == [None, None]
+                await there.put({KEYS[0]: b"result"})
+                await there.recover()
+            with pytest.raises(RedisUnreachableError):
+                await there.results.clear()
+
+    asyncio.run(run())
 
 
 # Deletion
