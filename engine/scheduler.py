@@ -39,7 +39,7 @@ from engine.job_outcomes import JobOutcomes
 from engine.job_queue import Item, Job, MicroBatch, RunnableModel
 from engine.lane import PREFETCH_S, Lane
 from engine.ledger import Account, Reservation
-from engine.planner import MAX_SMALL_TOKENS, separate_cost
+from engine.planner import MAX_SMALL_TOKENS
 from engine.run_queue import RunQueue
 from engine.scheduler_state import SchedulerState
 from engine.vectors import Matrix

@@ -48,7 +48,8 @@ def normalize(vectors: Matrix) -> Matrix:
         Float32 of the same shape.
     """
     exact = vectors.astype(np.float64)
-    norms = np.sqrt((exact * exact).sum(axis=1, keepdims=True))  # as `np.linalg.norm`, whose checks take as long
+    # As `np.linalg.norm`, whose checks take as long.
+    norms: NDArray[np.float64] = np.sqrt((exact * exact).sum(axis=1, keepdims=True))
     norms[norms == 0.0] = 1.0
     return (exact / norms).astype(np.float32)
 

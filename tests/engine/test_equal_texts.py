@@ -114,7 +114,7 @@ async def test_text_that_arrives_while_an_equal_one_runs_gets_its_vector(
     assert (state.waiting_requests, state.waiting_texts) == (1, 1)
     assert state.waiting_seconds == pytest.approx(cost(1, SMALL) * 2 * model.seconds_per_token)
     model.open()
-    assert await asyncio.gather(first, whole, part) == [([1], 0), ([1], 1), ([2, 1], 1)]
+    assert [*await asyncio.gather(first, whole, part)] == [([1], 0), ([1], 1), ([2, 1], 1)]
     assert model.runs == [[1], [2]]
 
 
