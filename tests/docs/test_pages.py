@@ -180,13 +180,6 @@ def test_settings_that_the_changelog_names_exist() -> None:
     assert set(re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)`", newest)) <= set(SETTING_NAMES)
 
 
-def test_numbers_of_the_readme_are_measured() -> None:
-    results = TEXTS["docs/BENCHMARKS.md"].partition("\n## Results\n")[2]
-    measured = re.findall(r"[\d.]+(?= x | ms | MB )", TEXTS["README.md"].partition("\n## Why")[2].partition("\n## ")[0])
-    assert len(measured) == 4
-    assert [number for number in measured if not re.search(rf"\| {number}\b", results)] == []
-
-
 def test_each_alert_has_a_section_in_the_runbook() -> None:
     page = TEXTS["docs/production/monitoring.md"]
     runbook = page.partition("\n## Runbook\n")[2].partition("\n## ")[0]
