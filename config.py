@@ -8,23 +8,26 @@ from pydantic import ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from env_file import EnvFileError, UnknownName, read_env_file, unknown_names
+from setting_conflicts import check_models, check_one_of, check_prefixes, check_shared_results
 from setting_errors import SettingsError as SettingsError  # noqa: PLC0414 - re-exported
 from setting_errors import explained
 from setting_types import (
     Aliases,
     Bytes,
+    CacheScope,
     ClosableRoutes,
     Count,
     FilePath,
     Hosts,
-    JwtSecret,
     LogFormat,
     LogLevel,
+    LongSecret,
     Names,
     Networks,
     OptionalBytes,
     OptionalCount,
     OptionalFilePath,
+    OptionalSeconds,
     Origins,
     RedisUrl,
     RequiredNames,
@@ -134,6 +137,31 @@ class Settings(BaseSettings):
         120, description="Seconds until a model run counts as stuck, and /health/live answers 503 to get a restart."
     )
 
+    result_cache_mb: int = Field(
+        64, ge=0, le=1_000_000, description="Megabytes of memory for kept results. 0: none. All workers together."
+    )
+    result_cache_ttl: OptionalSeconds = Field(
+        None, description="Seconds until a result in memory expires. Empty: none expires."
+    )
+    result_cache_redis: bool = Field(
+        default=False, description="Also keep results in the Redis of REDIS_URL, for all replicas and workers."
+    )
+    result_cache_redis_ttl: Seconds = Field(604_800, description="Seconds until a result in Redis expires.")
+    result_cache_redis_timeout: Seconds = Field(
+        0.05, description="Seconds to wait for results from Redis. After that, texts are computed."
+    )
+    cache_key_secret: LongSecret = Field(
+        None, description="Secret of the keys of kept results, at least 32 bytes. Empty: a random one per process."
+    )
+    cache_key_secret_file: OptionalFilePath = Field(
+        None, description="File that contains CACHE_KEY_SECRET, instead of it. It is read at start."
+    )
+    cache_scope: CacheScope = Field(
+        None,
+        description="Who may get a kept result: shared (any caller) or caller (only the one who sent the text). "
+        "Empty: caller if there are keys or tokens, else shared.",
+    )
+
     max_text_length: Count = Field(8192, description="Maximum number of characters in one text.")
     max_batch_size: Count = Field(32, description="Maximum number of texts in one request.")
     max_request_size: Bytes = Field(
@@ -179,7 +207,9 @@ class Settings(BaseSettings):
         None, ge=1, le=1_000_000_000, description="Tokens of text per caller and window. Empty: no limit."
     )
     redis_url: RedisUrl | None = Field(
-        None, description="Redis in which replicas share the quotas. Empty: each replica counts on its own."
+        None,
+        description="Redis in which replicas share the quotas, and results with RESULT_CACHE_REDIS. Empty: each "
+        "replica counts on its own.",
     )
     redis_url_file: OptionalFilePath = Field(
         None, description="File that contains REDIS_URL, instead of it. It is read at start."
@@ -209,7 +239,7 @@ class Settings(BaseSettings):
     api_keys_file: OptionalFilePath = Field(
         None, description="File with API keys, one per line. It is read again when it changes."
     )
-    jwt_secret: JwtSecret = Field(None, description="Secret for HS256 tokens, at least 32 bytes.")
+    jwt_secret: LongSecret = Field(None, description="Secret for HS256 tokens, at least 32 bytes.")
     jwt_secret_file: OptionalFilePath = Field(
         None, description="File that contains JWT_SECRET, instead of it. It is read at start."
     )
@@ -239,38 +269,24 @@ class Settings(BaseSettings):
         )
         return tuple(name.upper() for name in sources if getattr(self, name))
 
+    @property
+    def is_cache_per_caller(self) -> bool:
+        """Whether no caller gets a result that was kept for another one."""
+        return (self.cache_scope or ("caller" if self.key_sources else "shared")) == "caller"
+
     def without_api_keys(self) -> Self:
         """Return a copy without the API keys, for parts that run long: only hashes of keys stay in memory."""
         return self.model_copy(update={"api_keys": ()})
 
     @model_validator(mode="after")
     def _check_models(self) -> Self:
-        if (count := len(self.required_models)) > self.max_cached_models:
-            message = (
-                f"REQUIRED_MODELS names {count} models, but MAX_CACHED_MODELS={self.max_cached_models}; "
-                "raise MAX_CACHED_MODELS or require fewer models"
-            )
-            raise ValueError(message)
-        allowed = {name.lower() for name in self.allowed_models}
-        if allowed and (refused := [name for name in self.required_models if name.lower() not in allowed]):
-            names = ", ".join(map(repr, refused))
-            message = f"REQUIRED_MODELS names {names}, but ALLOWED_MODELS does not; add it to ALLOWED_MODELS"
-            raise ValueError(message)
-        for alias, name in self.model_aliases:
-            if allowed and name.lower() not in allowed:
-                message = f"MODEL_ALIASES: {alias!r} means {name!r}, which ALLOWED_MODELS does not name; add it there"
-                raise ValueError(message)
+        check_models(self.required_models, self.allowed_models, self.model_aliases, max_cached=self.max_cached_models)
         return self
 
     @model_validator(mode="after")
     def _check_prefixes(self) -> Self:
-        wide, narrow = self.ipv6_wide_caller_prefix, self.ipv6_caller_prefix
-        if wide > narrow and "ipv6_wide_caller_prefix" in self.model_fields_set:
-            message = (
-                f"IPV6_WIDE_CALLER_PREFIX={wide} is longer than IPV6_CALLER_PREFIX={narrow}; use a shorter one, or "
-                f"{narrow} for no second quota"
-            )
-            raise ValueError(message)
+        if "ipv6_wide_caller_prefix" in self.model_fields_set:
+            check_prefixes(wide=self.ipv6_wide_caller_prefix, narrow=self.ipv6_caller_prefix)
         return self
 
     @model_validator(mode="after")
@@ -285,10 +301,17 @@ class Settings(BaseSettings):
             raise ValueError(
                 "JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL both provide the key of RS256 and ES256; set one of them"
             )
-        for name in ("jwt_secret", "redis_url"):
-            if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
-                message = f"{name.upper()} and {name.upper()}_FILE are both set; set one of them"
-                raise ValueError(message)
+        for name in ("jwt_secret", "redis_url", "cache_key_secret"):
+            check_one_of({key.upper(): getattr(self, key) for key in (name, f"{name}_file")})
+        return self
+
+    @model_validator(mode="after")
+    def _check_result_cache(self) -> Self:
+        check_shared_results(
+            is_wanted=self.result_cache_redis,
+            has_redis=(self.redis_url, self.redis_url_file) != (None, None),
+            has_secret=(self.cache_key_secret, self.cache_key_secret_file) != (None, None),
+        )
         return self
 
 

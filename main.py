@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from litestar import Litestar, Request, get, post
+from litestar import Litestar, Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import SkipValidationMarker
 from litestar.response.base import ASGIResponse
@@ -25,8 +25,10 @@ from litestar.response.base import ASGIResponse
 from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, tei, tei_answers, tei_examples
 from api.answer_formats import Format, accepted_format, check_format
 from api.answer_types import ModelList, Probe
+from api.cache_headers import cache_use_of
 from api.fingerprint_header import fingerprint_required_by
 from api.request_types import EmbedOptionsBody, EmbedRequest, Timeout, TokenizeRequest
+from api.result_cache_admin import CLEAR, ResultCacheAdmin
 from api.tei_answers import Call
 from api.tei_errors import TEI_SHARED
 from api.tei_types import TeiEmbedRequest, TeiTokenizeRequest
@@ -121,6 +123,7 @@ async def _embed(
         timeout_s=timeout_s,
         on_tokens=context.charge_tokens,
         if_fingerprint=if_fingerprint,
+        cache=cache_use_of(request),
     )
     return result, answer_format
 
@@ -246,7 +249,23 @@ async def show_metrics(metrics_report: NamedDependency[MetricsReport], request: 
     return await metrics_report.answer(request.headers.get("accept"))
 
 
-NATIVE_ROUTES = (embed, embed_batch, tokenize, health, live, ready, list_models, show_model, show_metrics)
+@delete(
+    "/cache",
+    status_code=200,
+    opt={"permission": "admin"},
+    security=openapi.CREDENTIALS,
+    responses=CLEAR,
+    tags=["Operation"],
+)
+async def clear_cache(result_cache: NamedDependency[ResultCacheAdmin]) -> ASGIResponse:
+    """Delete all results of the result cache. Without keys, only programs on this machine may."""
+    return json_answer(await result_cache.clear())
+
+
+NATIVE_ROUTES = (
+    *(embed, embed_batch, tokenize, health, live, ready, list_models, show_model, show_metrics),
+    clear_cache,
+)
 DIALECT_ROUTES = (*openai.ROUTES, *ollama.ROUTES, *cohere.ROUTES, tei_health, *tei.ROUTES)
 ROUTES = (*NATIVE_ROUTES, *DIALECT_ROUTES)
 

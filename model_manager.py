@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -18,7 +17,7 @@ from engine.downloads import Downloads, LoadState
 from engine.encoder import Encoder
 from engine.errors import DrainingError, ModelUnavailableError, OverloadedError
 from engine.hub import NotCachedError
-from engine.load_steps import cause_of, free, load_or_free, optimise_or_log
+from engine.load_steps import LoadFailures, cause_of, free, load_or_free, optimise_or_log
 from engine.memory_meter import MemoryMeter
 from engine.model_places import LoadedModel, ModelPlaces
 from host.memory import trim_memory
@@ -31,12 +30,6 @@ DOWNLOAD_RETRY_S = 30.0
 
 utc_now = partial(datetime.now, UTC)
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    cause: str
-    retry_at_s: float
 
 
 class ModelManager:
@@ -84,7 +77,6 @@ class ModelManager:
         self._memory_bytes = self._meter.memory_bytes
         self._executor = executor
         self._ttl_s = ttl_s
-        self._retry_pause_s = retry_pause_s
         self._clock = clock
         self._now = now
         self._places = ModelPlaces(
@@ -94,7 +86,7 @@ class ModelManager:
         )
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._leases: dict[str, Counter[str]] = {}  # by model, of each caller: held, or requested and waiting
-        self._failures: dict[str, _Failure] = {}
+        self._failures = LoadFailures(pause_s=retry_pause_s, clock=clock)
         self._closed_to_leases: str | None = None  # in constant use; accepts no new lease until it is evicted
         self._changed = asyncio.Event()
 
@@ -172,6 +164,17 @@ class ModelManager:
                 self._downloads.queue.abandon(name)
             self._notify()
 
+    def peek(self, model: Model, *, caller: str = "") -> Encoder | None:
+        """Return *model* if it is in memory and accepts leases. This counts as use.
+
+        There is no lease: the model may be evicted at the next `await`, so the caller may look at it, but not run it.
+        """
+        name = model.name
+        if name == self._closed_to_leases or (loaded := self._places.loaded.get(name)) is None:
+            return None
+        self._places.mark_used(name, caller, self._clock())
+        return loaded.encoder
+
     async def load_all(self, models: Iterable[Model]) -> None:
         """Load models in parallel.
 
@@ -201,7 +204,7 @@ class ModelManager:
         """Load a model anew when it is leased next. Leases that are held, and a running load, end with the old one."""
         if name in self._loading:
             await asyncio.wait([self._loading[name]])
-        self._failures.pop(name, None)
+        self._failures.forget(name)
         self._meter.forget(name)
         await self._evict([name] if name in self._places.loaded else [], reason="changed")
 
@@ -226,7 +229,9 @@ class ModelManager:
         try:
             await asyncio.shield(task)
         except ModelUnavailableError as error:
-            raise ModelUnavailableError(model.name, error.cause, retry_after_s=self._retry_pause_s) from error.__cause__
+            raise ModelUnavailableError(
+                model.name, error.cause, retry_after_s=self._failures.pause_s
+            ) from error.__cause__
         except LoadAbandonedError:
             await asyncio.sleep(0)  # the load was given up at the moment this caller arrived: start again
         except DownloadRefusedError as error:
@@ -248,8 +253,7 @@ class ModelManager:
         """Return the only load of *model*. Start it unless it is running or has just failed."""
         name = model.name
         if (task := self._loading.get(name)) is None:
-            if (failure := self._failures.get(name)) and (pause_s := failure.retry_at_s - self._clock()) > 0:
-                raise ModelUnavailableError(name, failure.cause, retry_after_s=pause_s)
+            self._failures.check(name)
             task = self._loading[name] = asyncio.create_task(self._load_one(model, caller))
             task.add_done_callback(lambda task: self._finish_load(name, task))
         return task
@@ -272,15 +276,15 @@ class ModelManager:
                 self._places.release(name)  # for the time of the download
                 encoder, started = await self._fetch_and_load(error.model, owner)
         except ModelUnavailableError as error:
-            self._record_failure(error, log.warning)
+            self._failures.record(error, log.warning)
             raise
         except (LoadAbandonedError, DownloadRefusedError):
             raise
         except Exception as error:
             unforeseen = ModelUnavailableError(name, cause_of(error))
-            self._record_failure(unforeseen, log.error, exc_info=error)
+            self._failures.record(unforeseen, log.error, exc_info=error)
             raise unforeseen from error
-        self._failures.pop(name, None)
+        self._failures.forget(name)
         now_s, memory_bytes, loaded = self._clock(), self._places.release(name), self._places.loaded
         loaded[name] = LoadedModel(encoder, memory_bytes, now_s - started, self._now(), loaded_s=now_s, used_s=now_s)
         if name in self._places.required:
@@ -305,12 +309,6 @@ class ModelManager:
         started_s = self._clock()
         run = asyncio.get_running_loop().run_in_executor
         return await run(self._executor, self._meter.load, partial(load_or_free, self._load), model), started_s
-
-    def _record_failure(self, failure: ModelUnavailableError, write: Callable[..., object], **fields: object) -> None:
-        """Log a failed load, and delay the next attempt."""
-        pause_s = self._retry_pause_s
-        self._failures[failure.name] = _Failure(failure.cause, self._clock() + pause_s)
-        write("model_load_failed", model=failure.name, cause=failure.cause, retry_after_s=pause_s, **fields)
 
     async def _reserve(self, name: str, needed_bytes: int) -> None:
         """Reserve a place and memory for a model. Evict idle models if necessary, those with the fewest users first.

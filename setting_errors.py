@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic_core import ErrorDetails
 
-SECRETS = frozenset({"redis_url", "api_keys", "jwt_secret", "jwt_jwks_url"})
+SECRETS = frozenset({"redis_url", "api_keys", "jwt_secret", "jwt_jwks_url", "cache_key_secret"})
 """Settings whose values never appear in messages, not even when they are wrong.
 
 Nor do those that end in `_FILE`: the value may be a secret that was meant for the setting without the ending.

@@ -19,7 +19,7 @@ MAX_BYTES = 1_000_000_000_000_000
 MAX_WORKERS = 64
 """Largest number of worker processes."""
 MIN_SECRET_BYTES = 32
-"""Smallest JWT_SECRET. RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash."""
+"""Smallest JWT_SECRET and CACHE_KEY_SECRET. RFC 7518, section 3.2: a key of HS256 has as many bits as the hash."""
 
 
 def _split_list(value: object) -> object:
@@ -149,7 +149,7 @@ def _check_web_address(url: str) -> None:
 
 
 def check_secret_length(secret: str) -> None:
-    """Raise a ValueError, which does not contain *secret*, if it is too short for HS256."""
+    """Raise a ValueError, which does not contain *secret*, if it is too short for a key."""
     if len(secret.encode()) < MIN_SECRET_BYTES:
         message = f"give at least {MIN_SECRET_BYTES} bytes, such as the output of `openssl rand -hex 32`"
         raise ValueError(message)
@@ -219,9 +219,11 @@ ClosableRoutes = Annotated[
     tuple[Literal["metrics", "docs", "models"], ...], NoDecode, BeforeValidator(_split_names), BeforeValidator(_lower)
 ]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
+CacheScope = Annotated[Literal["shared", "caller"] | None, BeforeValidator(_empty_is_none), BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]
 
 Seconds = Annotated[float, Field(gt=0, le=MAX_COUNT, allow_inf_nan=False)]
+OptionalSeconds = Annotated[Seconds | None, BeforeValidator(_empty_is_none)]
 Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Workers = Annotated[int | Literal["auto"], PlainValidator(_read_workers)]
 WorkerProcesses = Annotated[int | Literal["auto"], PlainValidator(_read_worker_processes)]
@@ -232,6 +234,6 @@ FilePath = Annotated[Path, AfterValidator(_check_path)]
 OptionalFilePath = Annotated[FilePath | None, BeforeValidator(_empty_is_none)]
 
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_list)]
-JwtSecret = Annotated[Annotated[SecretStr, _check_secret(check_secret_length)] | None, BeforeValidator(_empty_is_none)]
+LongSecret = Annotated[Annotated[SecretStr, _check_secret(check_secret_length)] | None, BeforeValidator(_empty_is_none)]
 RedisUrl = Annotated[SecretStr, _check_secret(check_redis_url)]
 WebAddress = Annotated[Annotated[SecretStr, _check_secret(_check_web_address)] | None, BeforeValidator(_empty_is_none)]

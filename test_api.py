@@ -667,7 +667,9 @@ def test_metrics_count_what_was_sent(client: httpx.Client) -> None:
     assert grown("models", BUNDLED, "requests") == 2
     assert grown("models", BUNDLED, "texts") == 3
     assert grown("models", BUNDLED, "tokens") == 13
-    assert grown("micro_batches", "texts") == 3
+    assert sum(grown("result_cache", source) for source in ("hits", "misses", "coalesced")) == 3
+    assert grown("result_cache", "hits") >= 1, "one text comes twice"
+    assert grown("micro_batches", "texts") == grown("result_cache", "misses")
     assert grown("uptime_seconds") > 0
 
 
@@ -1082,6 +1084,7 @@ def test_openapi_describes_every_endpoint(document: Json) -> None:
         ("GET", "/models"),
         ("GET", "/models/{name}"),
         ("GET", "/metrics"),
+        ("DELETE", "/cache"),
     }
     for _, _, operation in operations(document):
         assert operation["summary"]

@@ -15,6 +15,10 @@ MAX_HOP_CHARACTERS = 64
 """Maximum length of a hop. The longest address, with zone and port, is shorter."""
 MAX_PRINCIPALS = 4096
 """Number of recent callers whose principals are kept, about 2 MB: making one takes 10 times as long as finding it."""
+FORWARDING_HEADERS = frozenset(
+    {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"}
+)
+"""Headers, besides all that begin with `x-forwarded-`, by which proxies state whose request they pass on."""
 UNKNOWN = Principal("address", network="unknown")
 """The callers whose connections have no address, such as those of a Unix socket. They count as one caller."""
 
@@ -62,10 +66,24 @@ class ClientAddresses:
         peer = address_in(client[0]) if client else None
         return None if peer is None or self._trusts(peer) else _principal_at(peer, *self._prefixes).network
 
+    def is_local(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Return whether a request comes from this machine, and not through a proxy here that serves other machines.
+
+        The peer must have a loopback address: behind a Unix socket is often a proxy. A request with a header of a proxy
+        comes through one, and proves nothing. Through a trusted proxy, every hop of `X-Forwarded-For` must be on this
+        machine; the whole list, because a client in a trusted network may have written the beginning.
+        """
+        peer = address_in(client[0]) if client else None
+        if peer is None or not peer.is_loopback:
+            return False
+        headers = list(headers)
+        if not self._trusts(peer):
+            return not any(name in FORWARDING_HEADERS or name.startswith(b"x-forwarded-") for name, _ in headers)
+        hops = [address_in(hop.decode("latin-1")) for hop in _hops(headers)]
+        return all(hop is not None and hop.is_loopback for hop in hops)
+
     def _forwarded_for(self, proxy: Address, headers: Iterable[tuple[bytes, bytes]]) -> Address:
-        # Several headers of the same name are one list, RFC 9110 section 5.3.
-        hops = b",".join(value for name, value in headers if name == b"x-forwarded-for")
-        for hop in reversed(hops.rsplit(b",", MAX_PROXIES)[-MAX_PROXIES:]):
+        for hop in reversed(_hops(headers)[-MAX_PROXIES:]):
             if (address := address_in(hop.decode("latin-1"))) is None:
                 return proxy
             if not self._trusts(address):
@@ -75,6 +93,12 @@ class ClientAddresses:
 
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+def _hops(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return the hops of `X-Forwarded-For`, the nearest last; an empty one if there are none."""
+    # Several headers of the same name are one list, RFC 9110 section 5.3.
+    return b",".join(value for name, value in headers if name == b"x-forwarded-for").rsplit(b",", MAX_PROXIES)
 
 
 @lru_cache(maxsize=4096)

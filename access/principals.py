@@ -5,8 +5,10 @@ from typing import Literal, Protocol
 
 from engine.errors import ServiceError
 
-PERMISSIONS = ("embed", "metrics", "admin")
-"""The permissions a key or token can have; `admin` includes all others."""
+ADMIN = "admin"
+"""The permission that includes all others."""
+PERMISSIONS = ("embed", "metrics", ADMIN)
+"""The permissions a key or token can have."""
 DEFAULT_PERMISSIONS = frozenset({"embed"})
 """The permissions of a key or token that lists none."""
 
@@ -45,7 +47,7 @@ class Principal:
 
     def has(self, permission: str) -> bool:
         """Return whether the principal has *permission*, directly or as `admin`."""
-        return permission in self.permissions or "admin" in self.permissions
+        return permission in self.permissions or ADMIN in self.permissions
 
 
 class UnauthenticatedError(ServiceError):

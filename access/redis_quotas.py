@@ -7,13 +7,11 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, RedisError  # noqa: A004 - the client's own
+from redis.exceptions import RedisClusterException, RedisError
 
 from access.quotas import MemoryQuotas, Quota, QuotaState, ShareKeys, charged_quotas, tokens_taken
 from access.shared_quotas import CHECK_INTERVAL_S, SharedQuotas
+from host.redis_client import RedisClient
 
 MAX_CONNECTIONS = 16
 """Maximum number of connections to Redis; when all are in use, requests wait for one."""
@@ -77,21 +75,13 @@ class RedisQuotas(SharedQuotas):
             pause: waits between two checks whether Redis is reachable again.
 
         Raises:
-            ValueError: the URL has an option that the client does not support.
+            ValueError, TypeError: the URL has an option that the client does not support.
         """
         super().__init__(quotas, store="redis", memory=memory, timeout_s=timeout_s, pause=pause)
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=None,  # bounded by timeout_s, like every call to Redis
-            socket_connect_timeout=None,
-            socket_timeout=None,
-            # One retry, for a connection that Redis has closed since its last use.
-            retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
-        )
-        pool.make_connection()  # type: ignore[no-untyped-call]  # opens none; raises for unsupported options
-        self._redis: Redis = Redis.from_pool(pool)
-        self._script = self._redis.register_script(TAKE)
+        # One retry, for a connection that Redis has closed since its last use.
+        self._redis = RedisClient(url, max_connections=MAX_CONNECTIONS, stale_retries=1)
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # a cluster's client would raise an error instead of waiting
+        self._script = self._redis.commands.register_script(TAKE)
         # Replicas with other quotas count other shares, so they must not share counters.
         self._suffix = "/".join(str(number) for quota in quotas for number in (quota.units, quota.window_s))
 
@@ -105,14 +95,14 @@ class RedisQuotas(SharedQuotas):
 
     async def _check(self) -> None:
         """Run the script that requests run. A ping is not enough: a read-only replica answers it, too."""
+        await self._redis.find_out()
         await self._run(PROBE, self.quotas, [0 for _ in self.quotas], force=True)
 
     async def _close(self) -> None:
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        await self._redis.disconnect()
 
     def _is_expected(self, error: Exception) -> bool:
-        return isinstance(error, RedisError) or super()._is_expected(error)
+        return isinstance(error, RedisError | RedisClusterException) or super()._is_expected(error)
 
     async def _run(
         self, keys: ShareKeys, quotas: tuple[Quota, ...], taken: Sequence[int], *, force: bool = False
@@ -121,7 +111,10 @@ class RedisQuotas(SharedQuotas):
         arguments: list[int] = [self.quotas[0].window_us, int(force)]
         for quota, shares in zip(quotas, taken, strict=True):
             arguments += quota.shares_per_us, quota.needed, shares
-        is_admitted, *used = await self._script(keys=self._redis_keys(keys), args=arguments)
+        async with self._free:
+            is_admitted, *used = await self._script(
+                keys=self._redis_keys(keys), args=arguments, client=self._redis.commands
+            )
         return QuotaState(quotas, tuple(map(int, used)), is_admitted=bool(is_admitted))
 
     def _redis_keys(self, keys: ShareKeys) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 from litestar.datastructures.headers import Accept
 
+from api.cache_headers import CACHE_HEADER, cache_state
 from engine.embed_results import EmbedResult
 from engine.errors import InvalidInputError, ServiceError
 from engine.vectors import little_endian
@@ -92,6 +93,11 @@ def check_format(answer_format: Format, *, is_base64: bool, has_chunks: bool) ->
         raise NotAcceptableError(_NO_PYARROW)
 
 
+def result_headers(result: EmbedResult) -> dict[str, str]:
+    """Return the headers of an answer in any format."""
+    return {FINGERPRINT_HEADER: result.fingerprint, CACHE_HEADER: cache_state(result.cache)}
+
+
 def octets(result: EmbedResult) -> PlainAnswer:
     """Answer with the bytes of the matrix, row by row and little-endian."""
     vectors = little_endian(result.vectors)
@@ -100,7 +106,7 @@ def octets(result: EmbedResult) -> PlainAnswer:
         "X-Embedding-Dtype": vectors.dtype.name,
         "X-Embedding-Tokens": str(sum(result.tokens)),
         "X-Embedding-Truncated": str(sum(result.truncated)),
-        FINGERPRINT_HEADER: result.fingerprint,
+        **result_headers(result),
     }
     return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS)
 
@@ -123,7 +129,7 @@ def arrow(result: EmbedResult) -> PlainAnswer:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return PlainAnswer(sink.getvalue().to_pybytes(), headers={FINGERPRINT_HEADER: result.fingerprint}, media_type=ARROW)
+    return PlainAnswer(sink.getvalue().to_pybytes(), headers=result_headers(result), media_type=ARROW)
 
 
 def _metadata(result: EmbedResult) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ import orjson
 from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
 
-from api.answer_formats import ARROW, FINGERPRINT_HEADER, OCTETS, Format, arrow, octets
+from api.answer_formats import ARROW, OCTETS, Format, arrow, octets, result_headers
 from api.answer_types import (
     Chunk,
     ChunksAnswer,
@@ -60,7 +60,7 @@ async def embed_answer(
         truncated=result.truncated[0],
         processing_time_ms=_ms_since(started_s),
     )
-    return json_answer(content, headers={FINGERPRINT_HEADER: result.fingerprint})
+    return json_answer(content, headers=result_headers(result))
 
 
 async def batch_answer(
@@ -85,7 +85,7 @@ async def batch_answer(
     else:
         chunks = [Chunk(chunk.index, chunk.start, chunk.end, chunk.tokens) for chunk in result.chunks]
         content = ChunksAnswer(embeddings, chunks, *facts)
-    return json_answer(content, headers={FINGERPRINT_HEADER: result.fingerprint})
+    return json_answer(content, headers=result_headers(result))
 
 
 async def tokenize_answer(count: TokenCount, *, started_s: float) -> ASGIResponse:

@@ -80,7 +80,7 @@ _embed_route = partial(
     opt={"permission": "embed", "work": "queued", "dialect": COHERE},
     tags=["Cohere"],
     security=openapi.CREDENTIALS,
-    operation_class=openapi.DialectOperation,
+    operation_class=openapi.DialectVectorsOperation,
 )
 
 

@@ -16,6 +16,7 @@ from api.metric_types import (
     ModelLoadMetrics,
     ModelUsage,
     QueueMetrics,
+    ResultCacheMetrics,
 )
 from engine.downloads import LoadState
 from engine.embedder import Usage
@@ -33,6 +34,7 @@ def metrics_answer(
     cache_info: CacheInfo,
     uptime_s: float,
     loads: LoadState,
+    results: ResultCacheMetrics,
     limits: LimitMetrics,
 ) -> MetricsAnswer:
     """Return the answer of one process, without percentiles: these are computed from the latencies of all."""
@@ -67,6 +69,7 @@ def metrics_answer(
             downloads_waiting=loads.downloads_waiting,
             downloads_refused=loads.downloads_refused,
         ),
+        result_cache=results,
         limits=limits,
         log=LogMetrics(metrics.log_lines_dropped),
         connections=ConnectionMetrics(**asdict(metrics.connections)),

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from telemetry.merging import Current, Derived, Highest, Names, Setting, first_of
 
 LimitStore = Literal["off", "memory", "supervisor", "redis"]
+RedisResultState = Literal["off", "reachable", "read-only", "unreachable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,59 @@ class LimitMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class TextSources:
+    """Where the results of texts came from since the start: kept before, computed, or computed once for several."""
+
+    hits: int
+    misses: int
+    coalesced: int
+
+
+@dataclass(frozen=True, slots=True)
+class RedisResultMetrics:
+    """The results in Redis: whether it can be used, and what was done since the start.
+
+    `read-only`: no result can be written, because Redis is full, or a replica. `fetches` are trips to read, and
+    `fetch_seconds` their time together; `fetch_buckets` how many took at most so many seconds, but more than the bucket
+    before. `lookups` are results that were looked up, and `hits` those found. `writes` were written; `dropped` were
+    not, because too many waited (`queue_bytes`) or Redis could not be used. `errors` are by kind. With several workers,
+    the state is the worst.
+    """
+
+    state: Annotated[RedisResultState, first_of("unreachable", "read-only", "reachable", "off")]
+    fetches: int
+    fetch_seconds: float
+    fetch_buckets: dict[str, int]
+    lookups: int
+    hits: int
+    writes: int
+    dropped: int
+    queue_bytes: Current[int]
+    errors: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultCacheMetrics:
+    """Kept results: where those of texts came from, in all and by model, and what is in memory.
+
+    `evictions` are results that were removed for others, `rejections` results that were not worth the room,
+    `expirations` results older than RESULT_CACHE_TTL.
+    """
+
+    hits: int
+    misses: int
+    coalesced: int
+    entries: Current[int]
+    bytes: Current[int]
+    limit_bytes: Current[int]
+    evictions: int
+    rejections: int
+    expirations: int
+    models: dict[str, TextSources]
+    redis: RedisResultMetrics
+
+
+@dataclass(frozen=True, slots=True)
 class ModelLoadMetrics:
     """Models that are being loaded, and their downloads: those that run, that wait, and that were refused in all."""
 
@@ -149,6 +203,7 @@ class MetricsAnswer:
     micro_batches: MicroBatchMetrics
     models: dict[str, ModelUsage]
     model_loads: ModelLoadMetrics
+    result_cache: ResultCacheMetrics
     limits: LimitMetrics
     log: LogMetrics
     connections: ConnectionMetrics

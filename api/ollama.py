@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from api import ollama_examples, ollama_models, openapi
 from api.answer_formats import FINGERPRINT_HEADER
+from api.cache_headers import CACHE_HEADER, cache_state, cache_use_of
 from api.fingerprint_header import fingerprint_required_by
 from api.model_names import ModelNames
 from api.ollama_errors import OLLAMA
@@ -25,6 +26,7 @@ from engine.embedder import Embedder
 from engine.errors import DeadlineError
 from engine.loaded_facts import ModelsInMemory
 from engine.options import EmbedOptions
+from engine.result_store import CacheCounts
 from model_manager import ModelManager
 from web.request_context import context_of
 from web.responses import PlainAnswer, json_answer
@@ -42,7 +44,7 @@ _embed_route = partial(
     opt={"permission": "embed", "work": "queued", "dialect": OLLAMA},
     tags=["Ollama"],
     security=openapi.CREDENTIALS,
-    operation_class=openapi.DialectOperation,
+    operation_class=openapi.DialectVectorsOperation,
 )
 
 
@@ -120,7 +122,7 @@ async def embed(
     if not texts:
         fingerprint = await _load(model, embedder, models, request, request_timeout)
         content: dict[str, object] = {"model": name, "embeddings": [], **clock.facts(0)}
-        return PlainAnswer(orjson.dumps(content), headers={FINGERPRINT_HEADER: fingerprint})
+        return PlainAnswer(orjson.dumps(content), headers=_headers_without_texts(fingerprint))
     dimensions = data.dimensions or 0
     is_cut = data.truncate is not False
     await _check_count(len(texts), model, embedder, request, request_timeout)
@@ -155,7 +157,7 @@ async def embed_prompt(
     model = names.resolve(data.model)
     if not data.prompt:
         fingerprint = await _load(model, embedder, models, request, request_timeout)
-        return PlainAnswer(b'{"embedding":[]}', headers={FINGERPRINT_HEADER: fingerprint})
+        return PlainAnswer(b'{"embedding":[]}', headers=_headers_without_texts(fingerprint))
     return await vectors_answer(
         embedder,
         request,
@@ -167,6 +169,10 @@ async def embed_prompt(
     )
 
 
+def _headers_without_texts(fingerprint: str) -> dict[str, str]:
+    return {FINGERPRINT_HEADER: fingerprint, CACHE_HEADER: cache_state(CacheCounts())}
+
+
 async def _load(
     model: Model,
     embedder: Embedder,
@@ -175,6 +181,7 @@ async def _load(
     timeout_s: float | None,
 ) -> str:
     """Load *model* if it is not in memory, and return its fingerprint."""
+    cache_use_of(request).refuse()
     await embedder.tokenize(
         model.name,
         [""],
@@ -198,6 +205,7 @@ async def _check_count(
     """
     if count <= MANY_TEXTS:
         return
+    cache_use_of(request).refuse()
     sample = await embedder.tokenize(model.name, SAMPLE, caller=context_of(request.scope).caller, timeout_s=timeout_s)
     seconds = sample.estimate.seconds * count / len(SAMPLE)
     allowed_s = min(timeout_s or embedder.timeout_s, embedder.timeout_s)

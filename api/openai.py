@@ -44,7 +44,7 @@ class OpenAIParts:
     tags=TAGS,
     security=openapi.CREDENTIALS,
     responses=openai_examples.EMBEDDINGS,
-    operation_class=openapi.DialectOperation,
+    operation_class=openapi.DialectVectorsOperation,
 )
 async def create_embeddings(
     data: openai_examples.EmbeddingsBody,

@@ -7,7 +7,7 @@ from litestar.openapi.spec import Example, Parameter
 from api.openai_answers import Embedding, EmbeddingsAnswer, OpenAIModel, OpenAIModelList, Usage, model_list
 from api.openai_errors import OPENAI, OpenAIProblem
 from api.openai_requests import EmbeddingsRequest
-from api.openapi import DialectOperation, Responses, answer, body, dialect_problems, problem
+from api.openapi import DialectVectorsOperation, Responses, answer, body, dialect_problems, problem
 from api.problem_examples import MODEL_NAME, NOT_ALLOWED, NOT_AUTHENTICATED, RUN, WORK, BadRequestError
 from engine import errors
 
@@ -99,7 +99,7 @@ MODEL: Responses = {
 
 
 @dataclass
-class AzureOperation(DialectOperation):
+class AzureOperation(DialectVectorsOperation):
     """Describes the name in the path, which is no parameter of the handler: that serves two paths."""
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import msgspec
 from litestar import Router
@@ -29,8 +29,9 @@ from litestar.params import BodyKwarg, PathParameter
 from litestar.typing import FieldDefinition
 
 from access.quotas import RateLimitedError
+from api import cache_headers, fingerprint_header
 from api.answer_formats import ARROW, EMBEDDING_HEADERS, FINGERPRINT_HEADER, OCTETS, TEXT_TYPES
-from api.fingerprint_header import PARAMETER
+from api.cache_headers import CACHE_HEADERS
 from engine import errors
 from web.dialects import Dialect
 from web.litestar_adapter import StructSchemaPlugin
@@ -66,6 +67,7 @@ TAGS = [
 VECTOR_HEADERS = {
     FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`",
     **{name: EMBEDDING_HEADERS[name] for name in ("X-Embedding-Tokens", "X-Embedding-Truncated")},
+    **CACHE_HEADERS,
 }
 """Headers of every answer with vectors. The other `EMBEDDING_HEADERS` are those of binary formats."""
 RETRIED = frozenset({"429", "503"})
@@ -230,15 +232,16 @@ class ModelOperation(LimitedOperation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.parameters = [*(self.parameters or []), PARAMETER]
+        self.parameters = [*(self.parameters or []), fingerprint_header.PARAMETER]
 
 
 @dataclass
 class VectorsOperation(ModelOperation):
-    """An operation that returns vectors: adds the binary formats, and the header with the model's fingerprint."""
+    """An operation that returns vectors: adds the binary formats, and the headers of vectors and the result cache."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.parameters = [*(self.parameters or []), cache_headers.PARAMETER]
         response = cast("OpenAPIResponse", (self.responses or {})["200"])
         content = response.content = dict(response.content or {})
         union = cast("Schema", content["application/json"].schema)
@@ -251,14 +254,27 @@ class VectorsOperation(ModelOperation):
 
 @dataclass
 class DialectOperation(ModelOperation):
-    """An operation of a dialect that uses a model: adds the headers of retries, and those of vectors."""
+    """An operation of a dialect that uses a model: adds the headers of retries, and those of an answer."""
+
+    HEADERS: ClassVar[Mapping[str, str]] = {FINGERPRINT_HEADER: VECTOR_HEADERS[FINGERPRINT_HEADER]}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for status, response in (self.responses or {}).items():
-            further = RETRY_HEADERS if status in RETRIED else VECTOR_HEADERS if status == "200" else {}
+            further = RETRY_HEADERS if status in RETRIED else self.HEADERS if status == "200" else {}
             described = cast("OpenAPIResponse", response)
             described.headers = {**(described.headers or {}), **_headers(further)}
+
+
+@dataclass
+class DialectVectorsOperation(DialectOperation):
+    """An operation of a dialect that returns vectors: adds their headers, and that of the result cache."""
+
+    HEADERS: ClassVar[Mapping[str, str]] = VECTOR_HEADERS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.parameters = [*(self.parameters or []), cache_headers.PARAMETER]
 
 
 @dataclass

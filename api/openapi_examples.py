@@ -1,6 +1,6 @@
 """OpenAPI descriptions of every route: its body and all its answers, each with a valid example."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from access.principals import MissingPermissionError
@@ -30,24 +30,9 @@ from api.answer_types import (
     WorkerCounts,
     WorkEstimate,
 )
-from api.metric_types import (
-    BacklogMetrics,
-    CacheInfo,
-    ConnectionMetrics,
-    DialectMetrics,
-    EndpointMetrics,
-    LimitMetrics,
-    LogMetrics,
-    MetricsAnswer,
-    MetricsOfWorkers,
-    MicroBatchMetrics,
-    ModelLoadMetrics,
-    ModelUsage,
-    QueueMetrics,
-    WorkerMetrics,
-    WorkersMetrics,
-)
+from api.metric_types import CacheInfo, MetricsAnswer, ModelUsage
 from api.openapi import Responses, answer, body, problem, problems
+from api.openapi_metrics import CACHE, METRICS_ANSWER, METRICS_OF_WORKERS
 from api.problem_examples import MODEL_NAME, NOT_ALLOWED, NOT_AUTHENTICATED, RUN, WORK, BadRequestError
 from api.request_types import EmbedBatchRequest, EmbedRequest, TokenizeRequest
 from engine import errors
@@ -82,7 +67,6 @@ TokenizeBody = body(
 _VECTOR = [0.00687232, -0.06304797, -0.07204665, -0.03246166]
 _OTHER_VECTOR = [0.01109264, -0.06335957, -0.00570481, 0.03818972]
 _SHORTENED = "The vectors are shortened to 4 of their 384 numbers"
-_CACHE = CacheInfo([MODEL_NAME], num_cached=1, max_cached=5, cache_ttl=3600.0, cleanup_interval=60.0)
 _ENTRY = ModelEntry(
     name=MODEL_NAME,
     dimension=384,
@@ -185,56 +169,15 @@ TOKENIZE: Responses = {
     ),
     **{status: answers for status, answers in _WORK_PROBLEMS.items() if status not in _STATUSES_OF_RUNS},
 }
-_WORKERS = WorkersMetrics(
-    number=2,
-    ready=2,
-    restarts=0,
-    supervisor_resident_bytes=48_021_504,
-    processes=[
-        WorkerMetrics(
-            worker=1,
-            pid=8,
-            status="healthy",
-            stale=False,
-            uptime_seconds=86.4,
-            requests=7,
-            embeddings=170,
-            queue_seconds=0.0,
-            lanes=1,
-            connections=4,
-            cached_models=[MODEL_NAME],
-            resident_bytes=221_388_800,
-            proportional_bytes=173_773_824,
-            restarts={"reload": 1},
-        )
-    ],
-)
-_METRICS = MetricsAnswer(
-    total_requests=14,
-    total_embeddings=340,
-    uptime_seconds=86.4,
-    cache_info=_CACHE,
-    errors={"invalid-input": 1},
-    endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
-    dialects={"native": DialectMetrics(12, 0), "openai": DialectMetrics(3, 1)},
-    queue=QueueMetrics(0, 0, waiting_seconds=0.0, running=1, lanes=2, lanes_stuck=0, lanes_died=0),
-    backlog={"bulk": BacklogMetrics(12.4, 60.0, callers=2)},
-    micro_batches=MicroBatchMetrics(runs=97, texts=340, padded_tokens=9420, dropped_texts=0),
-    models={MODEL_NAME: ModelUsage(requests=12, texts=340, tokens=9021)},
-    model_loads=ModelLoadMetrics(loads=0, downloads_running=0, downloads_waiting=0, downloads_refused=0),
-    limits=LimitMetrics("redis", fallbacks=0),
-    log=LogMetrics(lines_dropped=0),
-    connections=ConnectionMetrics(9, idle=7, receiving=1, processing=1, body_bytes=5120, closed_for_others=0),
-)
 HEALTH: Responses = {
     200: answer(
         Health,
-        Health("healthy", _CACHE, 86.4),
+        Health("healthy", CACHE, 86.4),
         description="The service accepts work",
         further=[
             (
                 "With several workers",
-                HealthOfWorkers("healthy", _CACHE, 86.4, WorkerCounts(number=2, ready=2, restarts=0)),
+                HealthOfWorkers("healthy", CACHE, 86.4, WorkerCounts(number=2, ready=2, restarts=0)),
             )
         ],
     ),
@@ -316,16 +259,9 @@ MODEL: Responses = {
 METRICS: Responses = {
     200: answer(
         MetricsAnswer,
-        _METRICS,
+        METRICS_ANSWER,
         description="The counters. With several workers, they are those of all, and `workers` lists each of them",
-        further=[
-            (
-                "With several workers",
-                MetricsOfWorkers(
-                    **{one.name: getattr(_METRICS, one.name) for one in fields(_METRICS)}, workers=_WORKERS
-                ),
-            )
-        ],
+        further=[("With several workers", METRICS_OF_WORKERS)],
     ),
     **problems(
         *NOT_AUTHENTICATED,

@@ -13,6 +13,7 @@ from api.answer_formats import OPEN_METRICS, TEXT_TYPES
 from api.metric_types import MetricsAnswer
 from api.process_reports import Collected, Counts, ServiceView
 from api.prometheus_families import PREFIX, counter, counters, gauge, info, labelled
+from api.prometheus_results import result_families
 from api.prometheus_workers import Slot, process_families, slot_of, worker_families
 from telemetry.metrics import BUCKET_BOUNDS_S
 from web.responses import PlainAnswer
@@ -65,6 +66,7 @@ class Families:
         yield from self._backlog()
         yield from self._micro_batches()
         yield from self._models()
+        yield from result_families(answer.result_cache, amount=self._amount, infos=self._infos)
         yield from self._connections()
         yield self._infos("limits", "Where quotas are counted.", ["store"], lambda slot: [[slot.answer.limits.store]])
         yield counter("limits_fallbacks", "Times that memory replaced an unreachable store.", answer.limits.fallbacks)

@@ -87,7 +87,7 @@ async def info(
 
 
 def _posts(
-    handler: Callable[..., Any], action: str, *, shown: list[str], responses: openapi.Responses, work: str = "queued"
+    handler: Callable[..., Any], action: str, *, shown: list[str], responses: openapi.Responses, runs_model: bool = True
 ) -> list[HTTPRouteHandler]:
     """Return the routes of an *action*: those that OpenAPI shows, and those with the model in the URL."""
     hidden = [path + action for path in ("/tei", *MODEL_PATHS) if path + action not in shown]
@@ -95,12 +95,12 @@ def _posts(
         post(
             paths,
             status_code=200,
-            opt={"dialect": TEI, "permission": "embed", "work": work},
+            opt={"dialect": TEI, "permission": "embed", "work": "queued" if runs_model else "unqueued"},
             include_in_schema=paths is shown,
             tags=["TEI"],
             security=openapi.CREDENTIALS,
             responses=responses,
-            operation_class=openapi.DialectOperation,
+            operation_class=openapi.DialectVectorsOperation if runs_model else openapi.DialectOperation,
         )(handler)
         for paths in (shown, hidden)
     ]
@@ -125,6 +125,6 @@ ROUTES = (
     *_posts(embed, "/embed", shown=["/tei/embed"], responses=tei_examples.EMBED),
     *_posts(embed_or_compare, "", shown=["/", "/tei"], responses=tei_examples.EMBED_OR_COMPARE),
     *_posts(similarity, "/similarity", shown=["/similarity"], responses=tei_examples.SIMILARITY),
-    *_posts(tokenize, "/tokenize", shown=["/tei/tokenize"], responses=tei_examples.TOKENIZE, work="unqueued"),
+    *_posts(tokenize, "/tokenize", shown=["/tei/tokenize"], responses=tei_examples.TOKENIZE, runs_model=False),
     *_gets(info, "/info", responses=tei_examples.INFO),
 )

@@ -12,6 +12,7 @@ from litestar.types import Receive, Scope, Send
 from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
+from api.cache_headers import CACHE_HEADER, cache_state, cache_use_of
 from api.fingerprint_header import fingerprint_required_by
 from engine.catalog import Model
 from engine.embed_run import SLICE_TEXTS, EmbedRun
@@ -60,7 +61,7 @@ async def vectors_answer(
 
     Args:
         embedder: runs the model.
-        request: states the caller and the header `If-Model-Fingerprint`.
+        request: states the caller, and the headers `If-Model-Fingerprint` and `Cache-Control`.
         writer: of the dialect.
         model_name: as `Embedder.open`, like the other arguments.
         texts: at least one.
@@ -80,6 +81,7 @@ async def vectors_answer(
         timeout_s=timeout_s,
         on_tokens=context.charge_tokens,
         if_fingerprint=fingerprint_required_by(request),
+        cache=cache_use_of(request),
         check_tokens=check_tokens,
     )
     if len(texts) > SLICE_TEXTS and request.scope["http_version"] != "1.0":  # which has no chunked bodies
@@ -167,10 +169,12 @@ async def _write(
 
 
 def _headers(run: EmbedRun) -> dict[str, str]:
+    """Return the headers as they are known now: of a streamed answer, texts that have not begun count as computed."""
     return {
         FINGERPRINT_HEADER: run.fingerprint,
         "X-Embedding-Tokens": str(run.used_tokens),
         "X-Embedding-Truncated": str(sum(run.truncated)),
+        CACHE_HEADER: cache_state(run.cache),
     }
 
 

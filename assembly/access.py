@@ -9,10 +9,10 @@ from functools import partial
 import structlog
 
 from access.api_keys import STABLE_S, KeyFormatError, KeyRing, read_entries, reason_of
-from access.principals import NoTokens, TokenVerifier
+from access.principals import ADMIN, NoTokens, TokenVerifier
 from access.quotas import MemoryQuotas, NoQuotas, QuotaStore, quotas_of
 from access.worker_quotas import WorkerQuotas
-from assembly.secret_files import jwt_secret, redis_url
+from assembly.secret_files import jwt_secret, redis_url, unknown_redis_option
 from config import Settings, SettingsError
 from host.message_channel import MessageChannel
 
@@ -72,7 +72,7 @@ def read_access(settings: Settings) -> Access:
         keys=_keys(settings),
         tokens=_tokens(settings),
         sources=sources,
-        protected=frozenset({"embed", *settings.closed_routes} if sources else ()),
+        protected=frozenset({"embed", ADMIN, *settings.closed_routes} if sources else ()),
         is_exposed=not sources and not is_loopback(settings.host),
     )
 
@@ -100,9 +100,7 @@ def quota_store(settings: Settings, *, supervisor: MessageChannel | None = None)
     try:
         return RedisQuotas(quotas, url=url, memory=memory, timeout_s=settings.redis_timeout)
     except (ValueError, TypeError):
-        name = "REDIS_URL" if settings.redis_url_file is None else "REDIS_URL_FILE"
-        message = f"{name} is not allowed: it has an option that the Redis client does not know"
-        raise SettingsError(message) from None
+        raise SettingsError(unknown_redis_option(settings)) from None
 
 
 def is_loopback(host: str) -> bool:

@@ -18,6 +18,7 @@ from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
+from api.cache_headers import CACHE_HEADERS
 from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
@@ -29,6 +30,7 @@ from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import why_unusable_aliases
 from assembly.peers import find_peers
 from assembly.process_reporter import ProcessReporter
+from assembly.result_cache import open_result_cache
 from assembly.running import RunningService
 from assembly.worker_channel import WorkerChannel
 from config import Settings, SettingsError
@@ -60,6 +62,7 @@ EXPOSED_HEADERS = [
     "WWW-Authenticate",
     FINGERPRINT_HEADER,
     *EMBEDDING_HEADERS,
+    *CACHE_HEADERS,
     *LIMIT_HEADERS,
 ]
 """The headers that pages of other origins may read."""
@@ -121,15 +124,15 @@ def build_app(
     """
     _set_up_log(settings, worker)
     catalog = _checked_catalog(settings)
-    access, settings = read_access(settings), settings.without_api_keys()
-    channel = None if worker is None else WorkerChannel(worker)
+    access, results, settings = read_access(settings), open_result_cache(settings), settings.without_api_keys()
+    channel, metrics, large_bodies = (None if worker is None else WorkerChannel(worker)), Metrics(), LargeBodyQueue()
     quotas = quota_store(settings, supervisor=None if channel is None else channel.channel)
-    metrics, large_bodies = Metrics(), LargeBodyQueue()
     service = RunningService(
         settings,
         catalog=catalog,
         plan=plan_lanes(settings, cores=cores),
         quotas=quotas,
+        results=results,
         load=load,
         stop=stop or partial(signal.raise_signal, signal.SIGTERM),
         workers=1 if worker is None else worker.workers,
@@ -231,6 +234,7 @@ def _authentication(access: Access, addresses: ClientAddresses) -> Authenticatio
         find_key=access.keys.find,
         verify_token=access.tokens.verify,
         principal_at=addresses.principal_of,
+        is_local=addresses.is_local,
     )
 
 

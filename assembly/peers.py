@@ -8,6 +8,7 @@ from typing import Any
 
 from litestar import Litestar
 
+from assembly.cache_admin import ServiceCache, WorkerCaches
 from assembly.process_reporter import ProcessReporter
 from assembly.processes import OneOfWorkers, OneProcess, Processes
 from assembly.reports import FullMetricsReport, MetricsReport, NoMetricsReport, ServiceReport
@@ -55,15 +56,19 @@ def find_peers(
         version: of the service.
     """
 
-    def providers(processes: Processes) -> Providers:
-        return _providers(processes, reporter, settings, version=version)
+    def providers(processes: Processes, cache: ServiceCache) -> Providers:
+        return _providers(processes, reporter, settings, version=version) | {"result_cache": lambda: cache}
 
+    results = service.results
     if channel is None:
-        return Peers(providers(OneProcess(reporter, service.lifecycle)))
+        cache = ServiceCache(results, clear_memory=results.clear_memory)
+        return Peers(providers(OneProcess(reporter, service.lifecycle), cache))
     workers = OneOfWorkers(reporter, service.lifecycle, number=channel.number, channel=channel.channel)
-    channel.handlers |= workers.handlers
+    caches = WorkerCaches(results, channel=channel.channel, workers=channel.workers)
+    channel.handlers |= workers.handlers | caches.handlers
     metrics.on_change = workers.report_soon
-    return Peers(providers(workers), first=(partial(channel.lifespan, service),), last=(workers.lifespan,))
+    cache = ServiceCache(results, clear_memory=caches.clear_memory)
+    return Peers(providers(workers, cache), first=(partial(channel.lifespan, service),), last=(workers.lifespan,))
 
 
 def _providers(processes: Processes, reporter: ProcessReporter, settings: Settings, *, version: str) -> Providers:

@@ -1,16 +1,18 @@
 """Reads what this process has counted, and its present state, from the running parts."""
 
 import os
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from access.quotas import QuotaStore
 from api.metric_answers import metrics_answer
-from api.metric_types import CacheInfo, LimitMetrics
+from api.metric_types import CacheInfo, LimitMetrics, TextSources
 from api.process_reports import Counts, ProcessReport, StuckModel
 from assembly.running import RunningService
 from config import Settings
+from engine.embedder import Usage
 from engine.loaded_facts import LoadedFacts
 from host.process_usage import ProcessUsage
 from telemetry.metrics import Metrics
@@ -89,10 +91,15 @@ class ProcessReporter:
             cache_info=self.cache_info(self.loaded),
             uptime_s=self._service.lifecycle.uptime_s,
             loads=parts.models.load_state,
+            results=self._service.results.metrics(_sources(parts.embedder.usage_by_model)),
             limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),
         )
         recent_s = self._metrics.recent_s() if with_recent else {}
         return Counts(answer=answer, latencies=self._metrics.latencies(), recent_s=recent_s)
+
+
+def _sources(used: Mapping[str, Usage]) -> dict[str, TextSources]:
+    return {name: TextSources(usage.cache.hit, usage.cache.miss, usage.cache.coalesced) for name, usage in used.items()}
 
 
 def models_of(report: ProcessReport) -> dict[str, LoadedFacts]:

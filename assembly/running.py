@@ -15,6 +15,7 @@ from assembly.lane_plan import LanePlan
 from assembly.lifecycle import Lifecycle
 from assembly.model_reload import ModelReload
 from assembly.optimised import copy_folder
+from assembly.result_cache import ProcessCache
 from assembly.start_checks import (
     log_open_catalog,
     log_settings_without_effect,
@@ -64,6 +65,7 @@ class RunningService:
         catalog: Catalog,
         plan: LanePlan,
         quotas: QuotaStore,
+        results: ProcessCache,
         load: Callable[..., Encoder],
         stop: Callable[[], None],
         workers: int = 1,
@@ -75,6 +77,7 @@ class RunningService:
             catalog: the models that exist.
             plan: lanes and copies of sessions.
             quotas: connected for as long as the service runs.
+            results: the same.
             load: loads a model of the catalogue.
             stop: called if the start fails; ends the process.
             workers: processes like this one; if there are several, the service is ready when all are.
@@ -85,6 +88,8 @@ class RunningService:
         self._catalog = catalog
         self._plan = plan
         self._quotas = quotas
+        self.results = results
+        """What this process keeps of texts."""
         self._load = load
         self._stop = stop
         self._copies = copy_folder(settings).open()
@@ -104,13 +109,22 @@ class RunningService:
     def queues(self) -> dict[str, RouteQueue]:
         """The queues for the kinds of work that a route states in its option `work`."""
 
-        def queue_of(find: Callable[[ServiceParts], Scheduler | TokenizerQueue]) -> RouteQueue:
+        def queue_of(
+            find: Callable[[ServiceParts], Scheduler | TokenizerQueue], has_results: Callable[[], bool]
+        ) -> RouteQueue:
             return RouteQueue(
+                has_results=has_results,
                 is_tight=lambda: self._parts is not None and find(self._parts).is_tight(),
                 overload=lambda caller: None if self._parts is None else find(self._parts).overload(caller),
             )
 
-        return {"queued": queue_of(lambda parts: parts.scheduler), "unqueued": queue_of(lambda parts: parts.tokenizing)}
+        def has_results() -> bool:
+            return self._parts is not None and self._parts.embedder.has_results
+
+        return {
+            "queued": queue_of(lambda parts: parts.scheduler, has_results),
+            "unqueued": queue_of(lambda parts: parts.tokenizing, lambda: False),
+        }
 
     async def reload(self) -> None:
         """Read the model folders again, and serve what has changed. Without effect while the app does not run.
@@ -183,6 +197,7 @@ class RunningService:
             log.warning("cores_unused", unused=plan.unused_cores, usable_cores=plan.cores, advice=advice)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._quotas.running())
+            await stack.enter_async_context(self.results.running())
             loading = ThreadPoolExecutor(min(LOAD_THREADS, settings.max_cached_models + 1), thread_name_prefix="load")
             # Threads of their own: a slow download never delays a load.
             downloading = ThreadPoolExecutor(SLOTS, thread_name_prefix="download")
@@ -219,6 +234,8 @@ class RunningService:
                 scheduler=scheduler,
                 tokenizing=queue,
                 timeout_s=settings.request_timeout,
+                results=self.results.store,
+                keys=self.results.keys,
             )
             yield ServiceParts(models, scheduler, queue, embedder)
 

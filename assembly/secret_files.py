@@ -28,6 +28,21 @@ def redis_url(settings: Settings) -> str | None:
     return _value_or_content(settings, "redis_url", check_redis_url)
 
 
+def unknown_redis_option(settings: Settings) -> str:
+    """Return what is wrong with the address of Redis if the client rejects it."""
+    name = "REDIS_URL" if settings.redis_url_file is None else "REDIS_URL_FILE"
+    return f"{name} is not allowed: it has an option that the Redis client does not know"
+
+
+def cache_key_secret(settings: Settings) -> str | None:
+    """Return CACHE_KEY_SECRET, or the content of CACHE_KEY_SECRET_FILE.
+
+    Raises:
+        SettingsError: the file cannot be used.
+    """
+    return _value_or_content(settings, "cache_key_secret", check_secret_length)
+
+
 def _value_or_content(settings: Settings, name: str, check: Callable[[str], None]) -> str | None:
     """Return the setting *name*, or the content of the file that `name_file` names. `Settings` rejects both."""
     path = getattr(settings, f"{name}_file")

@@ -1,11 +1,13 @@
-"""What the supervisor keeps for all workers: their quotas, and their reports. Imports little."""
+"""What the supervisor keeps or does for all workers: quotas, reports, deleting kept results. Imports little."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from access.worker_quotas import QuotaHandlers
-from assembly.worker_reports import Worker, WorkerReports
+from assembly.result_clearing import ClearHandlers
+from assembly.worker_reports import WorkerReports
 from config import Settings
 from host.message_channel import Handler
+from serving.worker_process import WorkerProcess
 
 REPLACEMENT_S = 60.0
 """Seconds in which a worker that hangs is replaced, besides SHUTDOWN_TIMEOUT, in which it may end by itself."""
@@ -19,7 +21,7 @@ class SharedState:
         settings: Settings,
         *,
         slots: int,
-        workers: Callable[[], Sequence[Worker]],
+        workers: Callable[[], Sequence[WorkerProcess]],
         restarts: Callable[[], Mapping[tuple[int, str], int]],
     ) -> None:
         """Hold no report yet.
@@ -37,7 +39,8 @@ class SharedState:
             overdue_s=settings.lane_stuck_seconds + settings.shutdown_timeout + REPLACEMENT_S,
         )
         self._quotas = QuotaHandlers()  # used only if workers ask
+        self._clearing = ClearHandlers(workers)
 
     def handlers(self, number: int) -> Mapping[str, Handler]:
         """Return the handlers for the channel of a new process in slot *number*."""
-        return {**self._quotas.handlers, **self.reports.handlers(number)}
+        return {**self._quotas.handlers, **self._clearing.handlers, **self.reports.handlers(number)}

@@ -7,6 +7,7 @@ import structlog
 from assembly.access import is_loopback
 from assembly.lane_plan import LanePlan
 from assembly.library_variables import describe, unusable_variables
+from assembly.result_cache import cache_bytes_of
 from config import Settings, find_unknown_names
 from engine.catalog import Model
 from engine.hub import is_cached
@@ -59,7 +60,8 @@ def why_not_here(settings: Settings, required: Sequence[Model], plan: LanePlan, 
 
     Whatever may fail later is logged as a warning.
     """
-    need, limit = memory_of_workers([estimate_memory(required, plan.sessions_of)] * workers), memory_limit()
+    need_of_each = estimate_memory(required, plan.sessions_of, cache_bytes=cache_bytes_of(settings))
+    need, limit = memory_of_workers([need_of_each] * workers), memory_limit()
     if (reason := why_impossible(need, limit)) is not None:
         return reason
     if need.is_tight(limit):

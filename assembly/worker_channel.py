@@ -25,6 +25,7 @@ class WorkerChannel:
     def __init__(self, link: WorkerLink) -> None:
         """Send nothing before `lifespan`; *link* is from the supervisor."""
         self.number = link.number
+        self.workers = link.workers
         self.handlers: dict[str, Handler] = {}
         """For calls of the supervisor; complete before `lifespan`."""
         self.channel = MessageChannel(link.channel_socket, self.handlers)

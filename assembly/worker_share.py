@@ -86,4 +86,6 @@ def _settings_of(settings: Settings, number: int, workers: int) -> Settings:
         update["thread_pool_workers"] = max(1, share_of(lanes, number, workers))
     if (budget := settings.model_memory_budget) is not None:
         update["model_memory_budget"] = max(1, share_of(int(budget), number, workers))
+    if settings.result_cache_mb:
+        update["result_cache_mb"] = max(1, share_of(settings.result_cache_mb, number, workers))
     return settings.model_copy(update=update)

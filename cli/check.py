@@ -9,6 +9,7 @@ from pathlib import Path
 
 from assembly.catalog import open_catalog
 from cli.check_models import check_other_models, check_required_model, known_models
+from cli.check_results import check_results
 from cli.check_settings import check_settings
 from cli.check_workers import Processes, plan_processes
 from cli.console import DONE, FAILED, configure_logging, megabytes, paragraphs, print_json, print_line
@@ -69,6 +70,7 @@ def examine() -> Iterator[Finding]:
     catalog, plan = open_catalog(settings), processes.plans[0]
     required = known_models(catalog, settings.required_models)
     yield from check_settings(settings, catalog)
+    yield from check_results(settings, catalog, processes)
     yield from _check_machine(settings, processes, required)
     missing = [model for model in required if not is_cached(model, settings.hub_cache_dir)]
     for model in required:
@@ -136,7 +138,8 @@ def _check_memory(processes: Processes, required: Sequence[Model]) -> Finding:
     if limit.bytes is None or available is None:
         return Finding("machine", "ok", "memory", f"the available memory is unknown; {needed}", facts)
     if need.is_tight(limit):
-        detail = f"{needed}, but may use only {megabytes(limit.bytes)}: raise the limit, or lower LONE_TEXT_MEMORY"
+        advice = "raise the limit, or lower LONE_TEXT_MEMORY or RESULT_CACHE_MB"
+        detail = f"{needed}, but may use only {megabytes(limit.bytes)}: {advice}"
         return Finding("machine", "warn", "memory", detail, facts)
     level: Level = "ok" if need.bytes <= available else "warn"
     return Finding("machine", level, "memory", f"{megabytes(available)} available; {needed}", facts)

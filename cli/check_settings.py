@@ -15,6 +15,8 @@ from engine.errors import UnknownModelError
 
 RATE_LIMIT_SETTINGS = ("rate_limit_requests", "rate_limit_window", "rate_limit_tokens", "redis_url", "redis_url_file")
 """Settings that have no effect without ENABLE_RATE_LIMIT."""
+RESULT_SETTINGS = ("redis_url", "redis_url_file")
+"""Those of them that RESULT_CACHE_REDIS uses, too."""
 
 
 def check_settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
@@ -89,7 +91,12 @@ def _check_rate_limit(settings: Settings) -> Finding:
         return Finding("settings", "FAIL", "limits", str(error))
     facts = {"store": store, "trouble": trouble}
     if not settings.enable_rate_limit:
-        unused = [name.upper() for name in RATE_LIMIT_SETTINGS if name in settings.model_fields_set]
+        used_elsewhere = RESULT_SETTINGS if settings.result_cache_redis else ()
+        unused = [
+            name.upper()
+            for name in RATE_LIMIT_SETTINGS
+            if name in settings.model_fields_set and name not in used_elsewhere
+        ]
         if not unused:
             return Finding("settings", "ok", "limits", "none (ENABLE_RATE_LIMIT)", facts)
         detail = f"ENABLE_RATE_LIMIT is false, so {', '.join(unused)} has no effect"

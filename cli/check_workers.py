@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assembly.lane_plan import LanePlan, plan_lanes
+from assembly.result_cache import cache_bytes_of
 from assembly.worker_share import WorkerShare, shares, worker_count
 from cli.console import megabytes
 from cli.findings import Finding
@@ -26,10 +27,12 @@ class Processes:
     Attributes:
         shares: of the workers; empty: one process serves.
         plans: the lanes of each process.
+        cache_bytes: memory for kept results of each process.
     """
 
     shares: Sequence[WorkerShare]
     plans: Sequence[LanePlan]
+    cache_bytes: Sequence[int]
 
     @property
     def workers(self) -> int:
@@ -57,17 +60,23 @@ class Processes:
 
     def memory(self, required: Sequence[Model]) -> MemoryNeed:
         """Estimate the memory of all processes with the *required* models."""
-        return memory_of_workers([estimate_memory(required, plan.sessions_of) for plan in self.plans])
+        return memory_of_workers(self._needs(required))
 
     def describe_memory(self, required: Sequence[Model]) -> str:
         """Return the parts of `memory` in words; empty: there is one process."""
         if self.workers == 1:
             return ""
-        worker = max(estimate_memory(required, plan.sessions_of).bytes for plan in self.plans) - SHARED_PROCESS_BYTES
+        worker = max(need.bytes for need in self._needs(required)) - SHARED_PROCESS_BYTES
         parts = (
             f"{megabytes(SUPERVISOR_BYTES)} for the supervisor, {self.workers} x {megabytes(worker)} for the workers"
         )
         return f" ({parts}, {megabytes(SHARED_PROCESS_BYTES)} that they share)"
+
+    def _needs(self, required: Sequence[Model]) -> list[MemoryNeed]:
+        return [
+            estimate_memory(required, plan.sessions_of, cache_bytes=cache_bytes)
+            for plan, cache_bytes in zip(self.plans, self.cache_bytes, strict=True)
+        ]
 
 
 def plan_processes(settings: Settings) -> Processes:
@@ -77,9 +86,13 @@ def plan_processes(settings: Settings) -> Processes:
         SettingsError: WORKERS is not possible here.
     """
     if (workers := worker_count(settings)) == 1:
-        return Processes((), (plan_lanes(settings),))
+        return Processes((), (plan_lanes(settings),), (cache_bytes_of(settings),))
     found = shares(settings, workers)
-    return Processes(found, [plan_lanes(share.settings, cores=share.cores) for share in found])
+    return Processes(
+        found,
+        [plan_lanes(share.settings, cores=share.cores) for share in found],
+        [cache_bytes_of(share.settings) for share in found],
+    )
 
 
 def _range(lanes: Sequence[int]) -> str:

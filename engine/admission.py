@@ -5,15 +5,17 @@ ones (which include the small ones) are limited by `max_queue_s`. *Bulk* ones ar
 for as long as their callers do.
 """
 
+import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.errors import DeadlineError, OverloadedError
 from engine.fair_queue import Caller
-from engine.job_queue import RunnableModel
+from engine.job_queue import Item, Job, RunnableModel
 from engine.ledger import SHARE_OF_FREE, Account, Reservation
-from engine.planner import MAX_SMALL_TOKENS
+from engine.planner import MAX_SMALL_TOKENS, RUN_COST_TOKENS, separate_cost
 
 BULK_MICRO_BATCHES = 4
 """A request is bulk if its modelled cost exceeds this many full micro-batches. At 256 tokens per micro-batch, that is
@@ -51,6 +53,7 @@ class Admitted:
         kind: its class, which is that of each of its jobs.
         sort_key: as `Job.sort_key`, the same for all its jobs, so that they run in the order in which they start.
         reservation: what is held for texts that no job has got yet.
+        coalesced: number of its texts that got the vector of an equal text, of the jobs that `Scheduler.run` has run.
         counted_s_per_token: as `Job.counted_s_per_token`.
     """
 
@@ -59,14 +62,30 @@ class Admitted:
     kind: RequestClass
     sort_key: float
     reservation: Reservation
+    coalesced: int = 0
     counted_s_per_token: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.counted_s_per_token = self.reservation.amount / self.tokens
 
-    def split(self, tokens: int) -> Reservation:
-        """Hold less by the part of *tokens*; return an empty reservation for the job that holds it from now on."""
-        self.reservation.resize(max(0.0, self.reservation.amount - tokens * self.counted_s_per_token))
+    def job(self, items: Sequence[Item], keys: Sequence[bytes] | None, *, is_last: bool) -> Job:
+        """Return a job for all texts, or for a slice; the one that *is_last* holds what is left of the reservation."""
+        return Job(
+            model=self.model,
+            items=items,
+            result=asyncio.get_running_loop().create_future(),
+            counted_s_per_token=self.counted_s_per_token,
+            sort_key=self.sort_key,
+            is_small=self.kind == "small",
+            is_bulk=self.kind == "bulk",
+            keys=keys,
+            reservation=self.reservation if is_last else self.split(items),
+        )
+
+    def split(self, items: Sequence[Item]) -> Reservation:
+        """Hold less by the part of *items*; return an empty reservation for a job that holds it from now on."""
+        part_s = separate_cost(len(items), sum(item.length for item in items)) * self.counted_s_per_token
+        self.reservation.resize(max(0.0, self.reservation.amount - part_s))
         return Reservation(self.reservation.accounts, self.reservation.caller)
 
 
@@ -78,7 +97,15 @@ class Admission:
         self.interactive = Account("interactive", max_queue_s, threads=lanes)
         self.bulk = Account("bulk", max_bulk_queue_s, threads=lanes)
         self._lanes = lanes
+        self._micro_batch_tokens = micro_batch_tokens
         self._bulk_tokens = micro_batch_tokens * BULK_MICRO_BATCHES
+
+    def work(self, lengths: Sequence[int], seconds_per_token: float) -> Work:
+        """Return the work of texts with this many tokens each, for a model of this speed."""
+        real_tokens = sum(lengths)
+        tokens = separate_cost(len(lengths), real_tokens)
+        least_tokens = real_tokens + RUN_COST_TOKENS * math.ceil(real_tokens / self._micro_batch_tokens)
+        return Work(tokens, tokens * seconds_per_token, min(tokens, least_tokens) * seconds_per_token)
 
     def class_of(self, tokens: int) -> RequestClass:
         """Return the class of a request with this modelled cost."""

@@ -1,12 +1,13 @@
 """Results of the embedder: vectors and token counts, and what was done to the texts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
 from engine.catalog import Model
 from engine.pipeline import Chunk
+from engine.result_store import CacheCounts
 from engine.tokenizer import Token
 from engine.work_estimate import Estimate
 
@@ -24,6 +25,7 @@ class EmbedResult:
         truncated: per text, whether the model saw only a part of it.
         chunks: per row of *vectors*, its text and its place there; None: each text has one row.
         fingerprint: of the model; see `engine.fingerprint.ModelFingerprint`.
+        cache: where the results of the texts come from.
     """
 
     model: Model
@@ -33,6 +35,7 @@ class EmbedResult:
     truncated: list[bool]
     chunks: list[Chunk] | None = None
     fingerprint: str = ""
+    cache: CacheCounts = field(default_factory=CacheCounts)
 
 
 @dataclass(frozen=True, slots=True)

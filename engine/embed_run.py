@@ -1,17 +1,17 @@
-"""Runs an admitted request of any number of texts slice by slice, so that its vectors need little memory."""
+"""Runs a request of any number of texts slice by slice, so that its vectors need little memory."""
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from engine.admission import Admitted
-from engine.catalog import Model
-from engine.encoder import Encoder
 from engine.job_queue import Job
 from engine.options import EmbedOptions
-from engine.pipeline import ModelInputs, postprocess
+from engine.pipeline import Chunk, finish
+from engine.request_results import MissingSlice, RequestResults
 from engine.scheduler import Scheduler
 
 SLICE_TEXTS = 256
@@ -23,7 +23,7 @@ the next one is written. If the caller stops reading, this many slices stay in m
 
 
 class EmbedRun:
-    """An admitted request whose vectors are computed slice by slice. As a context manager, its end drops what waits.
+    """A request whose vectors are computed slice by slice. As a context manager, its end drops what waits.
 
     Attributes:
         model: the model that computes the vectors.
@@ -31,44 +31,45 @@ class EmbedRun:
         used_tokens: the number of tokens that the model runs, of all texts.
         truncated: per text, whether the model sees only a part of it.
         fingerprint: as `EmbedResult.fingerprint`.
+        cache: as `EmbedResult.cache`, as far as it is known: a text whose slice has not ended counts as computed
+            unless its result was found before.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
-        inputs: ModelInputs,
+        results: RequestResults,
         options: EmbedOptions,
         scheduler: Scheduler,
-        admitted: Admitted,
+        admitted: Admitted | None = None,
         *,
-        count: Callable[[Model, int, int], None],
+        slice_texts: int = SLICE_TEXTS,
+        count: Callable[["EmbedRun"], None],
     ) -> None:
         """Prepare the slices; the first call for vectors starts them.
 
         Args:
-            encoder: the leased model.
-            inputs: the tokens of all texts.
+            results: those of the texts; their tokens were counted.
             options: the request's options.
             scheduler: runs the model.
-            admitted: the request.
-            count: called when the last slice is computed: with the model, and the number of texts and of tokens.
-
-        Raises:
-            ValueError: the options split texts into chunks, which `postprocess` would return as several rows per text.
+            admitted: the request; None: no result is missing.
+            slice_texts: the number of texts of a slice.
+            count: called when the last slice is computed.
         """
-        if options.long_text == "chunks":
-            raise ValueError("long_text='chunks' has more than one vector per text")
+        encoder = results.encoder
         self.model = encoder.model
-        self.tokens = inputs.tokens
-        self.used_tokens = inputs.used_tokens
-        self.truncated = inputs.truncated
+        self.tokens = results.tokens
+        self.used_tokens = results.used_tokens
+        self.truncated = results.truncated
         self.fingerprint = encoder.fingerprint.digest if encoder.fingerprint else ""
+        self.cache = results.counts
+        self._results = results
         self._options = options
         self._scheduler = scheduler
         self._admitted = admitted
         self._count = count
-        self._waiting = deque(inputs.slices(SLICE_TEXTS))
-        self._started: deque[tuple[Job, ModelInputs]] = deque()
+        texts = len(self.tokens)
+        self._waiting = deque(range(start, min(start + slice_texts, texts)) for start in range(0, texts, slice_texts))
+        self._started: deque[tuple[range, tuple[MissingSlice, Job] | None]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -76,36 +77,70 @@ class EmbedRun:
     def __exit__(self, *_: object) -> None:
         self._waiting.clear()
         while self._started:
-            self._scheduler.drop(self._started.popleft()[0])
+            if (running := self._started.popleft()[1]) is not None:
+                self._scheduler.drop(running[1])
 
     @property
     def is_computed(self) -> bool:
-        """Whether the last slice has been computed: nothing is left that needs the model."""
+        """Whether the last slice has been read: nothing is left that needs the model."""
         return not self._waiting and not self._started
 
+    @property
+    def chunks(self) -> list[Chunk] | None:
+        """As `EmbedResult.chunks`, if one slice contains all texts and has been read."""
+        return self._results.chunks
+
     async def slices(self) -> AsyncGenerator[NDArray[Any]]:
-        """Yield the vectors of up to `SLICE_TEXTS` texts at a time, one row per text, in the order of the texts.
+        """Yield the vectors of a slice of texts at a time, one row per text, in the order of the texts.
 
         Raises:
             ServiceError: as `Embedder.embed`; the slices before were right.
         """
         while self._waiting or self._started:
-            yield await self._next()
+            vectors, _ = await self.next_slice()
+            yield vectors
 
-    async def _next(self) -> NDArray[Any]:
+    async def next_slice(self) -> tuple[NDArray[Any], int]:
+        """Return the vectors of the next slice, and the dimension of a vector, as `pipeline.postprocess` does.
+
+        Raises:
+            ServiceError: as `Embedder.embed`.
+        """
         self._start()
-        job, inputs = self._started[0]  # stays there while it runs, so that the end of the block drops it
-        raw = await job.result
+        texts, running = self._started[0]  # stays there while it runs, so that the end of the block drops it
+        if running is not None:
+            await running[1].result
         self._started.popleft()
-        self._start()  # first, because postprocessing takes a moment
-        vectors, _ = postprocess(raw, inputs, self._options, self.model)
+        if self._waiting:
+            self._start()  # first, because postprocessing takes a moment
+        if running is not None:
+            missing, job = running
+            self._results.add(missing, job.result.result(), coalesced_items=job.coalesced, texts=texts)
+        vectors, text_indexes = self._results.vectors(texts)
+        finished = finish(vectors, self._options, self.model, text_indexes=text_indexes)
         if self.is_computed:
-            self._count(self.model, len(self.tokens), self.used_tokens)
-        return vectors
+            self._count(self)
+        else:
+            self._results.release(texts)
+        return finished
 
     def _start(self) -> None:
         """Queue slices until enough have started."""
         while self._waiting and len(self._started) < MAX_STARTED:
-            inputs = self._waiting.popleft()
-            job = self._scheduler.start(self._admitted, inputs.items, is_last=not self._waiting)
-            self._started.append((job, inputs))
+            texts = self._waiting.popleft()
+            self._started.append((texts, self._start_missing(texts)))
+
+    def _start_missing(self, texts: range) -> tuple[MissingSlice, Job] | None:
+        """Queue what the model must run for a slice of *texts*; None: nothing."""
+        missing, admitted = self._results.take(texts), self._admitted
+        if missing is None or admitted is None:
+            return None
+        if missing.found:  # they hold nothing any more
+            admitted.split(missing.found)
+        if not missing.numbers:
+            return None
+        is_last = self._results.is_complete
+        job = self._scheduler.start(admitted, missing.inputs.items, is_last=is_last, keys=missing.keys)
+        if job.is_bulk:  # it runs for so long that others may ask for its first texts
+            job.on_rows = partial(self._results.keep_early, missing, job.vectors)
+        return missing, job

@@ -1,44 +1,40 @@
 """The only path from texts to vectors: every route calls `Embedder.embed`, `Embedder.open` or `Embedder.tokenize`."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 
 from engine.catalog import Catalog, Model
 from engine.embed_results import EmbedResult, TokenCount
 from engine.embed_run import SLICE_TEXTS, EmbedRun
-from engine.encoder import Encoder
-from engine.errors import DeadlineError, FingerprintMismatchError, ModelNotAllowedError
 from engine.fair_queue import ANYONE, Caller
 from engine.model_cards import InputType
+from engine.offered_models import ModelLeases, OfferedModels, until
 from engine.options import DEFAULTS, EmbedOptions
-from engine.pipeline import ModelInputs, postprocess
+from engine.request_results import RequestResults, ResultCache
+from engine.result_keys import KEY_BYTES, ResultKeys
+from engine.result_store import CACHE_USE, CacheCounts, CacheUse, NoResults, ResultStore
 from engine.scheduler import Scheduler
 from engine.text_admission import TextAdmission
 from engine.tokenizer import Token, TokenizedText
 from engine.tokenizer_queue import TokenizerQueue
 
 
-class ModelLeases(Protocol):
-    """The model manager, as far as this module uses it."""
-
-    def lease(self, model: Model, *, caller: str = "") -> AbstractAsyncContextManager[Encoder]:
-        """Load *model* if necessary, and keep it in memory until the block ends."""
-
-
 @dataclass(slots=True)
 class Usage:
-    """What one model has done since the start: answered requests, and their texts and tokens."""
+    """What one model has done since the start: answered requests, texts, tokens, and where the results came from."""
 
     requests: int = 0
     texts: int = 0
     tokens: int = 0
+    cache: CacheCounts = field(default_factory=CacheCounts)
 
 
 class Embedder:
-    """Runs requests: resolves the model, leases it, tokenises, schedules, postprocesses, and counts what was done."""
+    """Runs requests: finds results that are kept, has the others computed, and counts what was done."""
 
     def __init__(
         self,
@@ -50,6 +46,8 @@ class Embedder:
         scheduler: Scheduler,
         tokenizing: TokenizerQueue,
         timeout_s: float,
+        results: ResultStore | None = None,
+        keys: ResultKeys | None = None,
     ) -> None:
         """Connect the parts.
 
@@ -61,14 +59,17 @@ class Embedder:
             scheduler: runs models.
             tokenizing: tokenises long texts.
             timeout_s: maximum seconds of a request.
+            results: keeps the results of texts; None: nothing is kept.
+            keys: makes the keys of results; None: with a random secret, shared by all callers.
         """
-        self._catalog = catalog
-        self._allowed = frozenset(catalog.get(name).name for name in allowed)
-        self._default_model = default_model
-        self._models = models
+        self._models = OfferedModels(catalog, models, allowed=allowed, default_model=default_model)
         self._scheduler = scheduler
         self._texts = TextAdmission(scheduler, tokenizing)
         self._timeout_s = timeout_s
+        self._cache = ResultCache(
+            NoResults() if results is None else results,
+            keys or ResultKeys(secrets.token_bytes(KEY_BYTES), per_caller=False),
+        )
         self._usage: dict[str, Usage] = {}
 
     def resolve_model(self, name: str) -> Model:
@@ -78,25 +79,26 @@ class Embedder:
             UnknownModelError: it is not in the catalogue.
             ModelNotAllowedError: it is in the catalogue, but not allowed.
         """
-        model = self._catalog.get(name)
-        if self._allowed and model.name not in self._allowed:
-            raise ModelNotAllowedError(model.name)
-        return model
+        return self._models.resolve(name)
 
     @property
     def timeout_s(self) -> float:
-        """Maximum seconds of a request."""
         return self._timeout_s
+
+    @property
+    def has_results(self) -> bool:
+        """Whether results are kept in memory, so that some requests need no lane."""
+        return not self._cache.store.is_empty
 
     @property
     def models(self) -> list[Model]:
         """The models that callers may use; those that need no download come first."""
-        return [model for model in self._catalog.models if not self._allowed or model.name in self._allowed]
+        return self._models.all
 
     @property
     def allowed_models(self) -> list[str] | None:
         """Names of the allowed models; None: all of the catalogue."""
-        return sorted(self._allowed) or None
+        return self._models.allowed
 
     @property
     def usage_by_model(self) -> dict[str, Usage]:
@@ -117,6 +119,7 @@ class Embedder:
         timeout_s: float | None = None,
         on_tokens: Callable[[int], None] | None = None,
         if_fingerprint: str | None = None,
+        cache: CacheUse = CACHE_USE,
     ) -> EmbedResult:
         """Embed *texts*. Their number and lengths must have been checked.
 
@@ -129,34 +132,39 @@ class Embedder:
             on_tokens: called before the model runs, with the number of tokens of all texts. If it raises, the request
                 fails with that error.
             if_fingerprint: the fingerprint that the model must have; None: any.
+            cache: what the request allows of the result cache.
 
         Raises:
             ServiceError: any of `engine.errors`. After a `DeadlineError`, waiting work was dropped.
         """
 
-        def check(inputs: ModelInputs) -> None:
+        def check(results: RequestResults) -> None:
             if on_tokens is not None:
-                on_tokens(sum(inputs.tokens))
+                on_tokens(sum(results.tokens))
 
-        async with self._lease(model_name, caller, timeout_s, if_fingerprint, options) as (encoder, deadline_s):
-            inputs, admitted = await self._texts.admit(
-                encoder, texts, options, caller=caller, deadline_s=deadline_s, check=check
-            )
-            with admitted.reservation:
-                raw = await self._scheduler.run(admitted, inputs.items)
-        model = encoder.model
-        vectors, dimension = postprocess(raw, inputs, options, model)
-        result = EmbedResult(
-            model,
+        async with self._run(
+            model_name,
+            texts,
+            options,
+            caller=caller,
+            timeout_s=timeout_s,
+            if_fingerprint=if_fingerprint,
+            cache=cache,
+            check=check,
+            count=lambda run: self._count(run, sum(run.tokens)),
+            slice_texts=len(texts),
+        ) as run:
+            vectors, dimension = await run.next_slice()
+        return EmbedResult(
+            run.model,
             vectors,
             dimension,
-            inputs.tokens,
-            inputs.truncated,
-            chunks=inputs.chunks if options.long_text == "chunks" else None,
-            fingerprint=encoder.fingerprint.digest if encoder.fingerprint else "",
+            run.tokens,
+            run.truncated,
+            chunks=run.chunks,
+            fingerprint=run.fingerprint,
+            cache=run.cache,
         )
-        self._count(model, len(result.tokens), sum(result.tokens))
-        return result
 
     @asynccontextmanager
     async def open(
@@ -170,6 +178,7 @@ class Embedder:
         on_tokens: Callable[[int], None] | None = None,
         if_fingerprint: str | None = None,
         check_tokens: Callable[[Sequence[int]], None] | None = None,
+        cache: CacheUse = CACHE_USE,
     ) -> AsyncIterator[EmbedRun]:
         """Embed any number of *texts* in slices, for an answer that is written while it is computed.
 
@@ -187,33 +196,34 @@ class Embedder:
             if_fingerprint: as `embed`.
             check_tokens: called before `on_tokens` with the tokens per text before truncation. If it raises, the
                 request fails with that error.
+            cache: as `embed`.
 
         Raises:
             ServiceError: as `embed`, at the start of the block, from `EmbedRun.slices`, or at the deadline, from any
                 place in the block.
         """
+        if options.long_text == "chunks":
+            raise ValueError("long_text='chunks' has more than one vector per text")
 
-        def check(inputs: ModelInputs) -> None:
+        def check(results: RequestResults) -> None:
             if check_tokens is not None:
-                check_tokens(inputs.tokens)
+                check_tokens(results.tokens)
             if on_tokens is not None:
-                on_tokens(inputs.used_tokens)
+                on_tokens(results.used_tokens)
 
-        async with self._lease(model_name, caller, timeout_s, if_fingerprint, options) as (encoder, deadline_s):
-            inputs, admitted = await self._texts.admit(
-                encoder,
-                texts,
-                options,
-                caller=caller,
-                deadline_s=deadline_s,
-                check=check,
-                is_compact=len(texts) > SLICE_TEXTS,
-            )
-            with (
-                admitted.reservation,
-                EmbedRun(encoder, inputs, options, self._scheduler, admitted, count=self._count) as run,
-            ):
-                yield run
+        async with self._run(
+            model_name,
+            texts,
+            options,
+            caller=caller,
+            timeout_s=timeout_s,
+            if_fingerprint=if_fingerprint,
+            cache=cache,
+            check=check,
+            count=lambda run: self._count(run, run.used_tokens),
+            slice_texts=SLICE_TEXTS,
+        ) as run:
+            yield run
 
     async def tokenize(
         self,
@@ -242,7 +252,10 @@ class Embedder:
         Raises:
             ServiceError: as `embed`.
         """
-        async with self._lease(model_name, caller, timeout_s, if_fingerprint) as (encoder, _):
+        model, deadline_s = self._models.resolve(model_name), self._deadline_s(timeout_s)
+        async with self._models.lease(
+            model, DEFAULTS, caller=caller, deadline_s=deadline_s, if_fingerprint=if_fingerprint
+        ) as encoder:
             model = encoder.model
             tokenizer, prompt = encoder.tokenizer, model.card.prompt_for(input_type)
 
@@ -266,43 +279,68 @@ class Embedder:
         )
 
     @asynccontextmanager
-    async def _lease(
+    async def _run(
         self,
         model_name: str | None,
+        texts: Sequence[str],
+        options: EmbedOptions,
+        *,
         caller: Caller,
         timeout_s: float | None,
         if_fingerprint: str | None,
-        options: EmbedOptions = DEFAULTS,
-    ) -> AsyncIterator[tuple[Encoder, float]]:
-        """Lease a model that fits *options*, and cancel the block when the request's time is over.
+        cache: CacheUse,
+        check: Callable[[RequestResults], None],
+        count: Callable[[EmbedRun], None],
+        slice_texts: int,
+    ) -> AsyncIterator[EmbedRun]:
+        """Find the results of *texts*; tokenise and admit those that are missing, all of them or nothing.
 
-        Yields:
-            The model, and the time on the event loop's clock when the request's time is over.
-
-        Raises:
-            DeadlineError: it was over.
+        If the model and all results are in memory, the request needs neither a lease nor room in the queue. *check* is
+        called once the tokens of all texts are known; if it raises, the request fails with that error. *count* is
+        called when the last slice, of *slice_texts* texts, is computed.
         """
-        model = self.resolve_model(self._default_model if model_name is None else model_name)
+        model, deadline_s = self._models.resolve(model_name), self._deadline_s(timeout_s)
         options.check(model)
-        deadline_s = asyncio.get_running_loop().time() + min(timeout_s or self._timeout_s, self._timeout_s)
-        try:
-            async with asyncio.timeout_at(deadline_s):
-                async with self._models.lease(model, caller=caller[0]) as encoder:
-                    _check_fingerprint(encoder, if_fingerprint)
-                    if encoder.model is not model:  # a reload has replaced it meanwhile
-                        options.check(encoder.model)
-                    yield encoder, deadline_s
-        except TimeoutError:
-            raise DeadlineError from None
+        start = partial(EmbedRun, options=options, scheduler=self._scheduler, slice_texts=slice_texts, count=count)
+        results, is_long = None, len(texts) > slice_texts
+        if cache.may_read and (
+            encoder := self._models.peek(model, options, caller=caller, if_fingerprint=if_fingerprint)
+        ):
+            results = await self._cache.results_of(encoder, texts, options, caller, cache)
+            if results.is_complete:
+                results.count_tokens()
+                check(results)
+                async with until(deadline_s) if is_long else nullcontext():  # a single slice is read at once
+                    yield start(results)
+                return
+        if results is None or not self._cache.store.is_layered:  # the model is not in memory, or nothing else is kept
+            cache.refuse()
+        async with self._models.lease(
+            model, options, caller=caller, deadline_s=deadline_s, if_fingerprint=if_fingerprint
+        ) as encoder:
+            if results is None or results.encoder is not encoder:
+                results = await self._cache.results_of(encoder, texts, options, caller, cache)
+            await results.fetch()
+            if results.is_complete:
+                results.count_tokens()
+                check(results)
+                yield start(results)
+                return
+            cache.refuse()
+            admitted = await self._texts.admit(
+                results, options, caller=caller, deadline_s=deadline_s, check=check, is_compact=is_long
+            )
+            with admitted.reservation, start(results, admitted=admitted) as run:
+                yield run
 
-    def _count(self, model: Model, texts: int, tokens: int) -> None:
-        usage = self._usage.setdefault(model.name, Usage())
+    def _deadline_s(self, timeout_s: float | None) -> float:
+        """Return when the time of a request that begins now is over, on the event loop's clock."""
+        return asyncio.get_running_loop().time() + min(timeout_s or self._timeout_s, self._timeout_s)
+
+    def _count(self, run: EmbedRun, tokens: int) -> None:
+        """Count an answered request."""
+        usage = self._usage.setdefault(run.model.name, Usage())
         usage.requests += 1
-        usage.texts += texts
+        usage.texts += len(run.tokens)
         usage.tokens += tokens
-
-
-def _check_fingerprint(encoder: Encoder, expected: str | None) -> None:
-    actual = encoder.fingerprint.digest if encoder.fingerprint else ""
-    if expected is not None and expected != actual:
-        raise FingerprintMismatchError(encoder.name, expected=expected, actual=actual)
+        usage.cache.add(run.cache)

@@ -1,6 +1,6 @@
 """Gives the outcome of each micro-batch to its jobs: vectors, an error, or another attempt."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from engine.errors import InferenceError, LaneLostError, ServiceError
 from engine.job_queue import Job, MicroBatch
@@ -13,14 +13,20 @@ class JobOutcomes:
 
     Attributes:
         dropped_texts: texts that were removed from the queue before a lane took them.
+        coalesced_texts: texts that got the row of an equal text.
     """
 
     def __init__(self, queue: RunQueue) -> None:
         self.dropped_texts = 0
+        self.coalesced_texts = 0
         self._queue = queue
 
     def deliver(self, batch: MicroBatch, matrix: Matrix) -> None:
         """Give the rows of *matrix* to the jobs of *batch*."""
+        for job in batch.attached:
+            if not job.result.done():
+                job.coalesced += 1
+                self.coalesced_texts += 1
         for job, rows in batch.rows_by_job.items():
             try:
                 job.deliver(rows, matrix)
@@ -28,19 +34,20 @@ class JobOutcomes:
                 self.fail(job, InferenceError(), cause=error)
 
     def fail_or_isolate(self, batch: MicroBatch, error: Exception) -> None:
-        """Fail the only job of a failed micro-batch. If there are several, requeue each to run without the others."""
-        jobs = batch.rows_by_job
-        for job, rows in jobs.items():
+        """Fail each job that has all texts of a failed micro-batch. Requeue the others, to run on their own."""
+        for job, rows in batch.rows_by_job.items():
             if isinstance(error, LaneLostError):
                 self.fail(job, LaneLostError(error.detail), cause=error.__cause__)
-            elif len(jobs) == 1:
+            elif len({row for row, _ in rows}) == len(batch.parts):  # alone, it would run the same texts again
                 self.fail(job, InferenceError(), cause=error)
             else:
                 job.is_isolated = True
                 self._requeue(job, rows)
 
-    def requeue(self, batches: Iterable[MicroBatch]) -> None:
+    def requeue(self, batches: Sequence[MicroBatch]) -> None:
         """Let the texts of micro-batches that no thread has started wait again."""
+        for batch in batches:
+            self._queue.end(batch)
         for batch in batches:
             for job, rows in batch.rows_by_job.items():
                 self._requeue(job, rows)

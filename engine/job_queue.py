@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -57,10 +57,14 @@ class Job:
         is_small: the express lane may run it, and it shares micro-batches with small jobs only.
         is_bulk: it is so large that interactive requests of the same caller go before it.
         reservation: what it holds in the ledger, and for whom.
+        keys: of each of *items*: texts of one model with equal keys have equal vectors, so they run once for all; None:
+            no other job shares its vectors.
         is_isolated: a shared micro-batch has failed, so from now on its micro-batches contain only its own texts.
         waiting: indexes of *items* that no lane has taken yet, longest text first.
         caller: whose it is.
         unfinished: number of texts whose vectors are still missing.
+        coalesced: number of texts that got the vector of an equal text; final once *result* is resolved.
+        on_rows: called with the indexes of texts whose vectors have come, while others are missing; None: not at all.
         vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end.
     """
 
@@ -72,10 +76,13 @@ class Job:
     is_small: bool
     is_bulk: bool = False
     reservation: Reservation = field(default_factory=lambda: Reservation(()))
+    keys: Sequence[bytes] | None = None
     is_isolated: bool = False
     waiting: list[int] = field(default_factory=list)
     caller: Caller = field(init=False)
     unfinished: int = field(init=False)
+    coalesced: int = 0
+    on_rows: Callable[[Sequence[int]], None] | None = None
     vectors: Matrix = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +100,8 @@ class Job:
         self.unfinished -= len(rows)
         if not self.unfinished:
             self.result.set_result(self.vectors)
+        elif self.on_rows is not None:
+            self.on_rows([index for _, index in rows])
 
     def requeue(self, indexes: Iterable[int]) -> None:
         self.waiting = sorted([*self.waiting, *indexes], key=lambda index: -self.items[index].length)
@@ -118,31 +127,38 @@ class Job:
             self.reservation.resize(self.reservation.amount - self.counted_s(indexes))
 
     def count_waiting(self) -> None:
-        """Count the texts that wait; a job that is not bulk counts in full."""
-        self.reservation.resize(self.counted_s(self.waiting if self.is_bulk else range(len(self.items))))
+        """Count the texts that wait; a job that is not bulk counts in full while any do."""
+        all_count = self.waiting and not self.is_bulk
+        self.reservation.resize(self.counted_s(range(len(self.items)) if all_count else self.waiting))
+
+
+Part = tuple[Job, int]
+"""A text: its job, and its index there."""
 
 
 @dataclass(slots=True, eq=False)
 class MicroBatch:
-    """Texts of one model, perhaps of several jobs, that run together.
+    """Texts of one model, perhaps of several jobs, that run together. No two have the same key.
 
     Attributes:
         model: the model that runs them.
-        parts: per text, its job and its index there.
+        parts: the texts.
         expected_end: on the scheduler's clock, in seconds.
         is_lone: it is a single text, and nothing else runs or waits, so it may use all cores.
-        items: the texts.
+        items: the texts as the model gets them.
         longest: tokens of the longest text: the others are padded to it.
-        rows_by_job: per job, the pairs (row of the micro-batch, index of the text in the job).
+        rows_by_job: per job, the pairs (row of the micro-batch, index of the text in the job), attached ones included.
+        attached: the job of each text that equals one of *parts* and gets its row.
     """
 
     model: RunnableModel
-    parts: list[tuple[Job, int]]
+    parts: list[Part]
     expected_end: float = 0.0
     is_lone: bool = False
     items: list[Item] = field(init=False)
     longest: int = field(init=False)
     rows_by_job: dict[Job, list[tuple[int, int]]] = field(init=False)
+    attached: list[Job] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.items = [job.items[index] for job, index in self.parts]
@@ -150,6 +166,11 @@ class MicroBatch:
         self.rows_by_job = {}
         for row, (job, index) in enumerate(self.parts):
             self.rows_by_job.setdefault(job, []).append((row, index))
+
+    def attach(self, job: Job, row: int, index: int) -> None:
+        """Let a text of *job* get this row, which is that of an equal text."""
+        self.rows_by_job.setdefault(job, []).append((row, index))
+        self.attached.append(job)
 
     @property
     def is_small(self) -> bool:
@@ -214,13 +235,15 @@ class JobQueue:
             if not self._by_flow[flow]:
                 del self._by_flow[flow]
 
-    def take(self, head: Job, budget_tokens: int) -> MicroBatch:
+    def take(self, head: Job, budget_tokens: int, *, has_equal_texts: bool = False) -> MicroBatch:
         """Remove and return the next micro-batch, which begins with *head*.
 
         It contains the longest waiting text of *head*. The others are those that go with it in the cheapest split of
-        the first texts in the queue that may share its run, of any caller: sharing a run saves work for all.
+        the first texts in the queue that may share its run, of any caller: sharing a run saves work for all. If it
+        *has_equal_texts*, one of each is considered.
         """
-        window = list(islice(self._candidates(head), MAX_PLANNED_TEXTS))
+        candidates = self._candidates(head)
+        window = list(islice(_distinct(candidates) if has_equal_texts else candidates, MAX_PLANNED_TEXTS))
         window.sort(key=lambda part: -part[0].items[part[1]].length)
         lengths = [job.items[index].length for job, index in window]
         first = window.index((head, head.waiting[0]))
@@ -234,7 +257,7 @@ class JobQueue:
         for jobs in (self._jobs, self._by_flow.setdefault((job.caller, job.is_bulk), [])):
             insort(jobs, job, key=lambda other: other.sort_key)
 
-    def _candidates(self, head: Job) -> Iterator[tuple[Job, int]]:
+    def _candidates(self, head: Job) -> Iterator[Part]:
         """Yield the texts that may share a run with the first text of *head*, which comes first."""
         first, batching = head.waiting[0], head.model.batching
         if batching == "single":
@@ -246,3 +269,14 @@ class JobQueue:
             for index in job.waiting:
                 if wanted is None or job.items[index].length == wanted:
                     yield job, index
+
+
+def _distinct(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield the first text with each key, and all texts without one."""
+    seen = set[bytes]()
+    for job, index in parts:
+        if job.keys is None:
+            yield job, index
+        elif (key := job.keys[index]) not in seen:
+            seen.add(key)
+            yield job, index

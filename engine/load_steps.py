@@ -1,17 +1,54 @@
-"""Blocking steps of loading and evicting a model, and the causes of failed loads."""
+"""Blocking steps of loading and evicting a model; the causes of failed loads, and the pauses after them."""
 
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
 from engine.catalog import Model
 from engine.encoder import Encoder
-from engine.errors import NO_MEMORY
+from engine.errors import NO_MEMORY, ModelUnavailableError
 from engine.model_places import LoadedModel
 from host.memory import trim_memory
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    cause: str
+    retry_at_s: float
+
+
+class LoadFailures:
+    """The models whose last load failed: it is not repeated before a pause ends.
+
+    Attributes:
+        pause_s: length of the pause.
+    """
+
+    def __init__(self, *, pause_s: float, clock: Callable[[], float]) -> None:
+        self.pause_s = pause_s
+        self._clock = clock
+        self._failures: dict[str, _Failure] = {}
+
+    def check(self, name: str) -> None:
+        """Refuse to load a model that has just failed.
+
+        Raises:
+            ModelUnavailableError: its pause has not ended.
+        """
+        if (failure := self._failures.get(name)) and (pause_s := failure.retry_at_s - self._clock()) > 0:
+            raise ModelUnavailableError(name, failure.cause, retry_after_s=pause_s)
+
+    def record(self, failure: ModelUnavailableError, write: Callable[..., object], **fields: object) -> None:
+        """Log a failed load with *write*, and delay the next attempt."""
+        self._failures[failure.name] = _Failure(failure.cause, self._clock() + self.pause_s)
+        write("model_load_failed", model=failure.name, cause=failure.cause, retry_after_s=self.pause_s, **fields)
+
+    def forget(self, name: str) -> None:
+        self._failures.pop(name, None)
 
 
 def cause_of(error: Exception) -> str:

@@ -37,7 +37,9 @@ class MemoryNeed:
         return limit.bytes is not None and self.bytes > limit.bytes
 
 
-def estimate_memory(models: Iterable[Model], sessions_of: Callable[[Model], int]) -> MemoryNeed:
+def estimate_memory(
+    models: Iterable[Model], sessions_of: Callable[[Model], int], *, cache_bytes: int = 0
+) -> MemoryNeed:
     """Estimate the memory of the service with *models*.
 
     ONNX Runtime holds float32 weights twice while it reads their file, so the largest model counts once more: loading
@@ -46,11 +48,13 @@ def estimate_memory(models: Iterable[Model], sessions_of: Callable[[Model], int]
     Args:
         models: the models in memory.
         sessions_of: returns how many sessions a model has; each holds the model's weights.
+        cache_bytes: memory of kept results. They are part of the peak only: there are none at the start.
     """
     models = tuple(models)
     largest = max((model.size_bytes for model in models), default=0)
     loaded = sum(model.memory_bytes * sessions_of(model) for model in models)
-    return MemoryNeed(PROCESS_BYTES + loaded + largest, MIN_PROCESS_BYTES + sum(model.size_bytes for model in models))
+    need = PROCESS_BYTES + loaded + largest + cache_bytes
+    return MemoryNeed(need, MIN_PROCESS_BYTES + sum(model.size_bytes for model in models))
 
 
 def memory_of_workers(needs: Sequence[MemoryNeed]) -> MemoryNeed:
@@ -85,5 +89,5 @@ def tight_memory_fields(need: MemoryNeed, limit: MemoryLimit) -> dict[str, objec
         "limit_mb": round((limit.bytes or 0) / 1e6),
         "is_containers": limit.is_from_cgroup,
         "advice": "the kernel may kill the process (exit code 137): raise the limit, or set LONE_TEXT_MEMORY=0, a "
-        "MODEL_MEMORY_BUDGET, or fewer REQUIRED_MODELS",
+        "MODEL_MEMORY_BUDGET, a smaller RESULT_CACHE_MB, or fewer REQUIRED_MODELS",
     }

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from numpy.typing import NDArray
@@ -43,12 +43,12 @@ class ModelInputs:
     Attributes:
         items: what the model runs: one item per text, or one per window of a text.
         window_counts: per text, its number of windows; None: the texts are not split into windows.
-        first_index: the place of the first text in the request, if these are a slice of it.
+        indexes: per text, its index in the request; None: these are all texts of it.
     """
 
     items: list[TokenizedText]
     window_counts: list[int] | None = None
-    first_index: int = 0
+    indexes: Sequence[int] | None = None
 
     @classmethod
     def join(cls, parts: Sequence["ModelInputs"]) -> "ModelInputs":
@@ -56,17 +56,13 @@ class ModelInputs:
         counts = [part.window_counts for part in parts if part.window_counts is not None]
         return cls([item for part in parts for item in part.items], list(chain(*counts)) if counts else None)
 
-    def slices(self, texts: int) -> list["ModelInputs"]:
-        """Split into the inputs of at most this many *texts* each, in their order."""
+    @property
+    def by_text(self) -> list[list[TokenizedText]]:
+        """Per text, its items."""
         if self.window_counts is None:
-            starts = range(0, len(self.items), texts)
-            return [ModelInputs(self.items[start : start + texts], first_index=start) for start in starts]
-        slices, item = [], 0
-        for start in range(0, len(self.window_counts), texts):
-            counts = self.window_counts[start : start + texts]
-            slices.append(ModelInputs(self.items[item : item + sum(counts)], counts, start))
-            item += sum(counts)
-        return slices
+            return [[item] for item in self.items]
+        items = iter(self.items)
+        return [list(islice(items, count)) for count in self.window_counts]
 
     def compact(self) -> None:
         """Store the ids in a tenth of the memory, for texts that wait for long."""
@@ -75,10 +71,11 @@ class ModelInputs:
 
     @property
     def text_indexes(self) -> Sequence[int] | None:
-        """Per item, the index of its text; None: it is the item's own index."""
-        if self.window_counts is not None:
-            return [index for index, count in enumerate(self.window_counts, self.first_index) for _ in range(count)]
-        return range(self.first_index, self.first_index + len(self.items)) if self.first_index else None
+        """Per item, the index of its text in the request; None: it is the item's own index."""
+        if self.window_counts is None:
+            return self.indexes
+        indexes = self.indexes or range(len(self.window_counts))
+        return [index for index, count in zip(indexes, self.window_counts, strict=True) for _ in range(count)]
 
     @property
     def tokens(self) -> list[int]:
@@ -86,23 +83,9 @@ class ModelInputs:
         return [item.tokens for item in self._first_items]
 
     @property
-    def used_tokens(self) -> int:
-        """The number of tokens that the model runs."""
-        return sum(item.length for item in self.items)
-
-    @property
     def truncated(self) -> list[bool]:
         """Per text, whether the model sees only a part of it. Windows together contain all of the text."""
         return [self.window_counts is None and item.is_truncated for item in self._first_items]
-
-    @property
-    def chunks(self) -> list[Chunk]:
-        """Per item, its text and its place there."""
-        text_indexes = self.text_indexes or range(len(self.items))
-        return [
-            Chunk(index, *(item.span or (0, 0)), item.length)
-            for index, item in zip(text_indexes, self.items, strict=True)
-        ]
 
     @property
     def _first_items(self) -> list[TokenizedText]:
@@ -116,7 +99,12 @@ class ModelInputs:
 
 
 def preprocess(
-    tokenizer: TextTokenizer, texts: Sequence[str], prompt: str, options: EmbedOptions, *, first_index: int = 0
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    prompt: str,
+    options: EmbedOptions,
+    *,
+    indexes: Sequence[int] | None = None,
 ) -> ModelInputs:
     """Tokenise *texts* as *options* require, each with *prompt* before it. Blocks while it works.
 
@@ -125,7 +113,7 @@ def preprocess(
         texts: a request's texts, or some of them.
         prompt: of the model; may be empty.
         options: the request's options.
-        first_index: the place of the first of *texts* in the request, for errors.
+        indexes: per text, its index in the request, for errors; None: these are all texts of it.
 
     Raises:
         InvalidInputError: the model sees nothing of a text, or *options* forbid truncation and a text is too long;
@@ -134,19 +122,19 @@ def preprocess(
     if options.long_text != "truncate":
         windows = tokenizer.windows(texts, prompt=prompt, with_spans=options.long_text == "chunks")
         if not options.allow_blank:
-            reject_blank(tokenizer, texts, windows, prompt, first_index=first_index)
+            reject_blank(tokenizer, texts, windows, prompt, indexes=indexes)
         return ModelInputs([item for parts in windows for item in parts], [len(parts) for parts in windows])
     side = None if options.truncate == "none" else options.truncate
     items = tokenizer.tokenize(texts, prompt=prompt, side=side, limit=options.max_tokens)
     if not options.allow_blank:
-        reject_blank(tokenizer, texts, [[item] for item in items], prompt, first_index=first_index)
+        reject_blank(tokenizer, texts, [[item] for item in items], prompt, indexes=indexes)
     if options.truncate == "none":
-        _reject_truncated(items, tokenizer.longest(options.max_tokens), first_index)
+        _reject_truncated(items, tokenizer.longest(options.max_tokens), indexes)
     return ModelInputs(items)
 
 
 def clip(
-    tokenizer: TextTokenizer, texts: Sequence[str], options: EmbedOptions
+    tokenizer: TextTokenizer, texts: Sequence[str], options: EmbedOptions, *, indexes: Sequence[int] | None = None
 ) -> tuple[Sequence[str], Collection[int]]:
     """Drop characters that are far beyond the model's input, so that a huge text costs no more than a long one.
 
@@ -154,9 +142,10 @@ def clip(
         tokenizer: that of the model.
         texts: a request's texts.
         options: the request's options.
+        indexes: as `preprocess`.
 
     Returns:
-        The texts, and the indexes of those that were clipped.
+        The texts, and the places in *texts* of those that were clipped.
 
     Raises:
         TextTooLongError: a text would be clipped, and *options* forbid truncation.
@@ -168,9 +157,10 @@ def clip(
     if not clipped:
         return texts, ()
     if options.truncate == "none":
-        index = min(clipped)
+        first = min(clipped)
+        index = indexes[first] if indexes else first
         raise TextTooLongError(
-            f"Text {index} has {len(texts[index])} characters, which is too many for the {tokenizer.max_tokens} tokens "
+            f"Text {index} has {len(texts[first])} characters, which is too many for the {tokenizer.max_tokens} tokens "
             "that the model accepts.",
             hint="truncate='none' forbids truncation.",
             extensions={"index": index, "limit": tokenizer.max_tokens},
@@ -185,15 +175,15 @@ def reject_blank(
     windows: Sequence[Sequence[TokenizedText]],
     prompt: str,
     *,
-    first_index: int = 0,
+    indexes: Sequence[int] | None = None,
 ) -> None:
     """Reject a text of which the model sees only special tokens: all such texts would have the same vector.
 
     Raises:
         InvalidInputError: there is one; names the first.
     """
-    if (index := tokenizer.first_blank(texts, windows, prompt=prompt)) is not None:
-        index += first_index
+    if (first := tokenizer.first_blank(texts, windows, prompt=prompt)) is not None:
+        index = indexes[first] if indexes else first
         raise InvalidInputError(
             f"Text {index} is blank for this model: its tokenizer drops every character, as it does with invisible "
             "and control characters, or leaves only special tokens.",
@@ -218,24 +208,61 @@ def postprocess(vectors: Matrix, inputs: ModelInputs, options: EmbedOptions, mod
         InvalidVectorError: a vector is not finite or has a norm of zero, before or after the changes.
         InvalidInputError: a number is too large for the dtype.
     """
-    text_indexes = inputs.text_indexes
-    check_finite_nonzero(vectors, text_indexes=text_indexes)
+    return finish(
+        pool(vectors, inputs, options),
+        options,
+        model,
+        text_indexes=inputs.text_indexes if options.long_text == "chunks" else inputs.indexes,
+    )
+
+
+def pool(vectors: Matrix, inputs: ModelInputs, options: EmbedOptions) -> Matrix:
+    """Check the model's vectors, and average the windows of each text if *options* require it.
+
+    Returns:
+        Float32, one row per text or per chunk. It depends on no other option, so it can be kept for later requests.
+
+    Raises:
+        InvalidVectorError: a vector is not finite or has a norm of zero, before or after averaging.
+    """
+    check_finite_nonzero(vectors, text_indexes=inputs.text_indexes)
     if options.long_text == "mean" and inputs.window_counts is not None:
         vectors = weighted_means(vectors, [item.weight for item in inputs.items], inputs.window_counts)
-        text_indexes = None
+        check_finite_nonzero(vectors, text_indexes=inputs.indexes)
+    return vectors
+
+
+def finish(
+    vectors: Matrix, options: EmbedOptions, model: Model, *, text_indexes: Sequence[int] | None = None
+) -> tuple[NDArray[Any], int]:
+    """Shorten, normalize and convert vectors as *options* require, each without the others.
+
+    Args:
+        vectors: as `pool` returns them. Nothing is written into them, but the result may be the same array.
+        options: the request's options.
+        model: the model that computed the vectors.
+        text_indexes: per row, the index of its text in the request, for errors; None: it is the row's own index.
+
+    Returns:
+        As `postprocess`.
+
+    Raises:
+        InvalidVectorError: a vector is not finite or has a norm of zero after the changes.
+        InvalidInputError: a number is too large for the dtype.
+    """
     if options.dimensions is not None:
         trained = model.card.matryoshka
         layer_norm = bool(trained and trained.layer_norm)
         vectors = truncate_dimensions(vectors, options.dimensions, layer_norm=layer_norm)
     if options.needs_unit_length:
         vectors = normalize(vectors)
-    if options.long_text == "mean" or options.dimensions is not None:
+    if options.dimensions is not None:
         check_finite_nonzero(vectors, text_indexes=text_indexes)
     return convert(vectors, options.dtype), vectors.shape[1]
 
 
-def _reject_truncated(items: Sequence[TokenizedText], max_tokens: int | None, first_index: int) -> None:
-    for index, item in enumerate(items, first_index):
+def _reject_truncated(items: Sequence[TokenizedText], max_tokens: int | None, indexes: Sequence[int] | None) -> None:
+    for index, item in zip(indexes or range(len(items)), items, strict=True):
         if item.is_truncated:
             raise TextTooLongError(
                 f"Text {index} has {item.tokens} tokens; the model accepts at most {max_tokens}.",

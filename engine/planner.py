@@ -11,6 +11,7 @@ the sorted lengths finds it.
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import add
 from typing import Literal
 
 RUN_COST_TOKENS = 12
@@ -77,24 +78,20 @@ def cheapest_split(lengths: Sequence[int], *, budget_tokens: int, max_texts: int
     best = [0] * (count + 1)  # best[i]: minimum cost of lengths[i:]
     end = [0] * count  # end[i]: where the first batch of lengths[i:] ends
     rest = 0  # tokens of lengths[start:]
+    similar = count  # where the texts end that are not so short that runs of their own are cheaper than padding
     for start in range(count - 1, -1, -1):
         longest = lengths[start]
         rest += longest
-        max_end = min(count, start + min(max_texts or count, max(1, budget_tokens // max(1, longest))))
+        while lengths[similar - 1] < longest - RUN_COST_TOKENS:
+            similar -= 1
+        max_end = min(start + max(1, budget_tokens // max(1, longest)), start + (max_texts or count), similar)
         if max_end == count and (count - start) * longest - rest <= RUN_COST_TOKENS:
             best[start], end[start] = cost(count - start, longest), count  # another run would cost more than padding
             continue
-        # A run of its own is cheaper than padding by more than the cost of a run; the texts behind it are shorter.
-        shortest = longest - RUN_COST_TOKENS
-        cost_so_far = cost(1, longest)
-        chosen, least = start + 1, cost_so_far + best[start + 1]
-        for stop in range(start + 2, max_end + 1):
-            if lengths[stop - 1] < shortest:
-                break
-            cost_so_far += longest
-            if cost_so_far + best[stop] <= least:  # among equal costs, prefer the fuller first batch
-                chosen, least = stop, cost_so_far + best[stop]
-        best[start], end[start] = least, chosen
+        costs = range(cost(max_end - start, longest), cost(0, longest), -longest)
+        totals = list(map(add, costs, best[max_end:start:-1]))
+        least = best[start] = min(totals)
+        end[start] = max_end - totals.index(least)  # among equal costs, prefer the fuller first batch
     batches = []
     start = 0
     while start < count:

@@ -3,17 +3,23 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 from engine.fair_queue import Caller
 from engine.fingerprint import ModelFingerprint
+from engine.model_cards import ModelCard
 from engine.options import EmbedOptions
 
 KEY_BYTES = 16
 """Bytes of a key. With 2^32 results, two have the same key with a probability of 2^-65."""
 MAX_SECRET_BYTES = 64
 """BLAKE2b takes keys of at most this length."""
+MAX_STARTED = 1_024
+"""Hashes that are kept for the next request, which begin with the facts that are common to many keys."""
 
 
+@lru_cache(maxsize=128)
 def namespace_of(fingerprint: ModelFingerprint) -> str:
     """Return what is common to the keys of a model as this machine runs it; a new model never finds old results."""
     return f"{fingerprint.digest}:{fingerprint.runtime.id}"
@@ -31,18 +37,47 @@ class ResultKeys:
         """
         self._secret = secret[:MAX_SECRET_BYTES]
         self._per_caller = per_caller
+        self._started: dict[tuple[object, ...], Any] = {}
 
     def keys(
-        self, fingerprint: ModelFingerprint, prompt: str, texts: Sequence[str], options: EmbedOptions, caller: Caller
+        self,
+        fingerprint: ModelFingerprint,
+        card: ModelCard,
+        texts: Sequence[str],
+        options: EmbedOptions,
+        caller: Caller,
     ) -> list[bytes]:
-        """Return the key of each of *texts*, with *prompt* before it, for this model, cut as *options* say."""
-        cut = (options.long_text, options.truncate, options.max_tokens, options.clip, options.allow_blank)
-        whose = caller[0] if self._per_caller else ""
-        facts = json.dumps([namespace_of(fingerprint), prompt, cut, whose]).encode()
-        start = hashlib.blake2b(len(facts).to_bytes(4) + facts, digest_size=KEY_BYTES, key=self._secret)
+        """Return the key of each of *texts* for the model with this *fingerprint* and *card*, cut as *options* say."""
+        start = self._start(fingerprint, card, options, caller)
         keys = []
         for text in texts:
             key = start.copy()
-            key.update(text.encode())
+            key.update(text.encode(errors="surrogatepass"))
             keys.append(key.digest())
         return keys
+
+    def _start(self, fingerprint: ModelFingerprint, card: ModelCard, options: EmbedOptions, caller: Caller) -> Any:
+        """Return a hash of everything but the text."""
+        facts = (
+            namespace_of(fingerprint),
+            card.prompt_for(options.input_type),
+            options.input_type if card.uses_tasks else None,
+            options.long_text,
+            options.truncate,
+            options.max_tokens,
+            options.clip,
+            options.allow_blank,
+            caller[0] if self._per_caller else "",
+        )
+        if (start := self._started.get(facts)) is None:
+            if len(self._started) == MAX_STARTED:
+                self._started.clear()
+            encoded = json.dumps(facts).encode()
+            start = hashlib.blake2b(len(encoded).to_bytes(4) + encoded, digest_size=KEY_BYTES, key=self._secret)
+            self._started[facts] = start
+        return start
+
+
+def window_keys(key: bytes, windows: int) -> list[bytes]:
+    """Return the keys of the *windows* of the text with this *key*; those of a whole text are the text's own."""
+    return [key + number.to_bytes(4) for number in range(windows)]

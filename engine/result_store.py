@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.errors import ServiceError
+
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
@@ -17,10 +19,21 @@ class CacheUse:
     Attributes:
         may_read: results that were kept may be used, and those of equal texts in flight (else: `no-cache`).
         may_keep: results of this request may be kept (else: `no-store`).
+        refusal: raised unless all results are kept: there is no room for other work. None: there may be.
     """
 
     may_read: bool = True
     may_keep: bool = True
+    refusal: ServiceError | None = None
+
+    def refuse(self) -> None:
+        """Raise the refusal, if there is one: not all results are kept."""
+        if self.refusal is not None:
+            raise self.refusal
+
+
+CACHE_USE = CacheUse()
+"""What requests allow that do not say otherwise."""
 
 
 @dataclass(slots=True)
@@ -37,6 +50,12 @@ class CacheCounts:
     miss: int = 0
     coalesced: int = 0
 
+    def add(self, others: "CacheCounts") -> None:
+        """Add those of a request that was answered."""
+        self.hit += others.hit
+        self.miss += others.miss
+        self.coalesced += others.coalesced
+
 
 class ResultStore(Protocol):
     """Keeps results. Nothing here raises because of a store that is full, slow or gone: then there are fewer hits."""
@@ -48,6 +67,10 @@ class ResultStore(Protocol):
     @property
     def is_layered(self) -> bool:
         """Whether `fetch` may find what `get` does not."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in memory, so that `get` finds nothing."""
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return what is in memory, in the order of *keys*, and count each as used."""
@@ -64,6 +87,7 @@ class NoResults:
 
     generation = 0
     is_layered = False
+    is_empty = True
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [None] * len(keys)

@@ -9,9 +9,10 @@ One scheduler owns the queue and all lanes, so models share the cores instead of
   number stays, later ones grow.
 - **Micro-batches** (`engine.planner`): a free lane takes the first text of the queue, and fills the micro-batch with
   texts of the same model and of similar length, so that little padding is computed. An idle service starts texts at
-  once; short ones that arrive in the same iteration of the event loop share a run, even if several lanes are idle. In a
+  once; short ones that arrive in the same iteration of the event loop share a run if only a few lanes are idle. In a
   busy one the waiting texts form the batches; a lane waits 10 ms at most, for the next texts of the callers that it has
   just answered (`engine.gathering`).
+- **Equal texts** of several requests run once (`engine.equal_texts`). They wait, count and are charged like others.
 - **Lanes** (`engine.lane`): one thread per usable core. If there is enough work, each gets its next micro-batch shortly
   before the current one is expected to end, so that its thread need not wait for the event loop.
 - **Express lane**: one more thread, for small requests only. It works while every lane is busy with a large request, so
@@ -29,7 +30,7 @@ from dataclasses import replace
 
 import structlog
 
-from engine.admission import Admission, Admitted, Work
+from engine.admission import Admission, Admitted
 from engine.duration_estimator import DurationEstimator
 from engine.errors import CutOffError, DrainingError, InferenceError, OverloadedError
 from engine.fair_queue import ANYONE, Caller
@@ -38,7 +39,7 @@ from engine.job_outcomes import JobOutcomes
 from engine.job_queue import Item, Job, MicroBatch, RunnableModel
 from engine.lane import PREFETCH_S, Lane
 from engine.ledger import Account, Reservation
-from engine.planner import MAX_SMALL_TOKENS, RUN_COST_TOKENS, separate_cost
+from engine.planner import MAX_SMALL_TOKENS
 from engine.run_queue import RunQueue
 from engine.scheduler_state import SchedulerState
 from engine.vectors import Matrix
@@ -83,7 +84,7 @@ class Scheduler:
         self._micro_batch_tokens = micro_batch_tokens
         self._clock = clock
         self._durations = DurationEstimator()
-        self._queue = RunQueue(self._durations.seconds)
+        self._queue = RunQueue(self._durations.seconds, self._is_overdue)
         self._outcomes = JobOutcomes(self._queue)
         self._admission = Admission(
             lanes=len(lanes),
@@ -96,6 +97,7 @@ class Scheduler:
         self._batch_ended = asyncio.Event()
         self._gathering = Gathering(self._dispatch)
         self._is_dispatch_due = False
+        self._prefetch: asyncio.TimerHandle | None = None
 
     def reserve(self, model: RunnableModel, lengths: Sequence[int], caller: Caller, deadline_s: float) -> Reservation:
         """Reserve the lanes for a request before it is tokenised.
@@ -109,7 +111,8 @@ class Scheduler:
         Raises:
             OverloadedError: the caller has too much work queued; no part of this request was computed.
         """
-        return self._admission.reserve(caller, self._work(model, lengths), deadline_s)
+        work = self._admission.work(lengths, self._durations.seconds_per_token(model))
+        return self._admission.reserve(caller, work, deadline_s)
 
     def admit(
         self,
@@ -138,15 +141,20 @@ class Scheduler:
         """
         if self._is_closed:
             raise DrainingError
-        work = self._work(model, [item.length for item in items])
+        work = self._admission.work([item.length for item in items], self._durations.seconds_per_token(model))
         if reservation is None:
             held = self._admission.reserve(caller, work, deadline_s)
         else:
             held = self._admission.correct(reservation, work)
         return Admitted(model, work.tokens, self._admission.class_of(work.tokens), self._clock() + work.lane_s, held)
 
-    async def run(self, admitted: Admitted, items: Sequence[Item]) -> Matrix:
+    async def run(self, admitted: Admitted, items: Sequence[Item], keys: Sequence[bytes] | None = None) -> Matrix:
         """Run all *items* of an admitted request. If its caller is cancelled, its waiting texts are dropped.
+
+        Args:
+            admitted: the request; `Admitted.coalesced` is final afterwards.
+            items: its texts.
+            keys: as `Job.keys`.
 
         Returns:
             Float32 vectors of shape ``(len(items), dim)``, in the order of *items*.
@@ -155,34 +163,27 @@ class Scheduler:
             InferenceError: the model raised an error, or returned vectors of the wrong shape.
             LaneLostError: the thread that ran the model died, or none could be started.
         """
-        job = self.start(admitted, items)
+        job = self.start(admitted, items, keys=keys)
         try:
             return await job.result
         finally:
             self.drop(job)
+            admitted.coalesced += job.coalesced
 
-    def start(self, admitted: Admitted, items: Sequence[Item], *, is_last: bool = True) -> Job:
+    def start(
+        self, admitted: Admitted, items: Sequence[Item], *, is_last: bool = True, keys: Sequence[bytes] | None = None
+    ) -> Job:
         """Queue texts of an admitted request: all of them, or a slice. The caller must `drop` the job at its end.
 
         The job takes over its part of the request's reservation, or what is left of it if the slice *is_last*.
+        *keys* are `Job.keys`; `Job.coalesced` is final once `Job.result` is resolved.
 
         Raises:
             DrainingError: the scheduler is closing.
         """
         if self._is_closed:
             raise DrainingError
-        job = Job(
-            model=admitted.model,
-            items=items,
-            result=asyncio.get_running_loop().create_future(),
-            counted_s_per_token=admitted.counted_s_per_token,
-            sort_key=admitted.sort_key,
-            is_small=admitted.kind == "small",
-            is_bulk=admitted.kind == "bulk",
-            reservation=admitted.reservation
-            if is_last
-            else admitted.split(separate_cost(len(items), sum(item.length for item in items))),
-        )
+        job = admitted.job(items, keys, is_last=is_last)
         self._queue.add(job)
         self._gathering.count(len(items))
         if not self._is_dispatch_due:  # once for all requests that arrive in one iteration of the event loop
@@ -225,6 +226,7 @@ class Scheduler:
         return replace(
             self._totals,
             dropped_texts=self._outcomes.dropped_texts,
+            coalesced_texts=self._outcomes.coalesced_texts,
             waiting_requests=len(jobs),
             waiting_texts=sum(len(job.waiting) for job in jobs),
             waiting_seconds=self._admission.interactive.backlog.seconds,
@@ -252,15 +254,12 @@ class Scheduler:
         for job in [job for lane in self._all_lanes for batch in lane.batches for job in batch.rows_by_job]:
             self._outcomes.fail(job, CutOffError())
 
-    def _work(self, model: RunnableModel, lengths: Sequence[int]) -> Work:
-        real_tokens = sum(lengths)
-        tokens = separate_cost(len(lengths), real_tokens)
-        least_tokens = real_tokens + RUN_COST_TOKENS * math.ceil(real_tokens / self._micro_batch_tokens)
-        s_per_token = self._durations.seconds_per_token(model)
-        return Work(tokens, tokens * s_per_token, least_s=min(tokens, least_tokens) * s_per_token)
-
     def _running(self) -> int:
         return sum(len(lane.batches) for lane in self._all_lanes)
+
+    def _is_overdue(self, batch: MicroBatch) -> bool:
+        now = self._clock()
+        return any(batch in lane.batches and lane.is_overdue(now) for lane in self._all_lanes)
 
     def _dispatch(self) -> None:
         """Start what can start. A job that cannot be dispatched fails, so that it does not block the others."""
@@ -276,17 +275,23 @@ class Scheduler:
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _fill_lanes(self) -> None:
-        """Submit the next micro-batch to each lane that accepts work, idle lanes first."""
+        """Submit the next micro-batch to each lane that accepts work, idle lanes first, and plan when to look again."""
         now = self._clock()
         for lane in sorted(self._lanes, key=lambda lane: len(lane.batches)):
             if lane.accepts_work(now) and self._has_work_for(lane):
                 self._start(lane, self._take(), now)
         if self._needs_express(now):
             self._start(self._express, self._queue.take_small(), now)
+        if self._prefetch is not None:
+            self._prefetch.cancel()
+        starts = [lane.batches[0].expected_end - PREFETCH_S for lane in self._lanes if len(lane.batches) == 1]
+        later = [start - now for start in starts if start > now]
+        if later and self._queue.has_full_batch(self._micro_batch_tokens):
+            self._prefetch = asyncio.get_running_loop().call_later(min(later), self._dispatch)
 
     def _has_work_for(self, lane: Lane) -> bool:
         """Whether *lane* should get a micro-batch now: a busy one only if it would not be fuller later."""
-        if self._queue.has_large or self._queue.small_tokens >= self._micro_batch_tokens:
+        if self._queue.has_full_batch(self._micro_batch_tokens):
             return True
         if lane.batches or not self._queue:
             return False
@@ -310,11 +315,11 @@ class Scheduler:
         batch.expected_end = starts + self._durations.seconds(batch)
         lane.submit(batch, self._on_done)
         self._watchdog.watch()
-        asyncio.get_running_loop().call_later(batch.expected_end - PREFETCH_S - now, self._dispatch)
 
     def _on_done(self, lane: Lane, batch: MicroBatch, outcome: Matrix | Exception, seconds: float) -> None:
         """Give the lane its next micro-batch first, then deliver the vectors: the lane must not wait for that."""
         self._batch_ended.set()
+        self._queue.end(batch)
         self._watchdog.record_end(lane, batch, seconds)
         if isinstance(outcome, Exception):
             name, texts = batch.model.name, len(batch.parts)
@@ -324,7 +329,8 @@ class Scheduler:
         else:
             self._record(batch, seconds)
             if batch.is_small and not lane.batches and lane is not self._express:
-                self._gathering.begin(lane, len(batch.parts), seconds, is_crowded=bool(self._queue))
+                answered = len(batch.parts) + sum(job.is_small for job in batch.attached)
+                self._gathering.begin(lane, answered, seconds, is_crowded=bool(self._queue))
             self._dispatch()
             self._outcomes.deliver(batch, outcome)
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from engine.admission import Admitted
-from engine.encoder import Encoder
 from engine.fair_queue import Caller
 from engine.ledger import Reservation
 from engine.options import EmbedOptions
 from engine.pipeline import ModelInputs, clip, preprocess
+from engine.request_results import RequestResults
 from engine.scheduler import Scheduler
 from engine.tokenizer import TextTokenizer
 from engine.tokenizer_queue import TokenizerQueue, sizes_of
@@ -50,67 +50,70 @@ class TextAdmission:
 
     async def admit(
         self,
-        encoder: Encoder,
-        texts: Sequence[str],
+        results: RequestResults,
         options: EmbedOptions,
         *,
         caller: Caller,
         deadline_s: float,
-        check: Callable[[ModelInputs], None],
+        check: Callable[[RequestResults], None],
         is_compact: bool = False,
-    ) -> tuple[ModelInputs, Admitted]:
-        """Tokenise *texts*, and admit them. For long texts, reserve the lanes and the thread before any work begins.
+    ) -> Admitted:
+        """Tokenise the texts whose results are missing, and admit them.
+
+        For long texts, reserve the lanes and the thread before any work begins.
 
         Args:
-            encoder: the leased model.
-            texts: at least one.
-            options: how they are preprocessed.
+            results: those of the request; at least one is missing. They get the tokens.
+            options: how texts are preprocessed.
             caller: who sent them.
             deadline_s: when the request's time is over, on the event loop's clock.
-            check: called with the tokens once the lanes accept the request. If it raises, the request fails.
+            check: called with *results* once the lanes accept the request. If it raises, the request fails.
             is_compact: store the tokens in little memory, because they wait for long.
 
         Returns:
-            The tokens, and the admitted request, whose reservation the caller gives back.
+            The admitted request, whose reservation the caller gives back.
 
         Raises:
             OverloadedError: the caller has too much work queued.
             InvalidInputError: a text cannot be embedded with these options.
         """
+        encoder, texts, indexes = results.encoder, results.missing_texts, results.missing_indexes
         tokenizer, runnable = encoder.tokenizer, encoder.runnable(options.input_type)
         prompt = encoder.model.card.prompt_for(options.input_type)
-        texts, clipped = clip(tokenizer, texts, options) if options.clip else (texts, ())
+        kept, clipped = clip(tokenizer, texts, options, indexes=indexes) if options.clip else (texts, ())
 
-        def work(some: Sequence[str], first_index: int) -> ModelInputs:
-            inputs = preprocess(tokenizer, some, prompt, options, first_index=first_index)
+        def work(some: Sequence[str], first: int) -> ModelInputs:
+            inputs = preprocess(tokenizer, some, prompt, options, indexes=indexes[first : first + len(some)])
             if is_compact:
                 inputs.compact()
             return inputs
 
-        def finish(inputs: ModelInputs, lanes: Reservation | None = None) -> tuple[ModelInputs, Admitted]:
-            for index in clipped:
-                inputs.items[index].is_clipped = True
+        def finish(inputs: ModelInputs, lanes: Reservation | None = None) -> Admitted:
+            for place in clipped:
+                inputs.items[place].is_clipped = True
             admitted = self._scheduler.admit(
                 runnable, inputs.items, caller=caller, deadline_s=left_s, reservation=lanes
             )
-            _check_admitted(admitted, inputs, check)
-            return inputs, admitted
+            results.adopt(inputs)
+            _check_admitted(admitted, results, check)
+            return admitted
 
         left_s = deadline_s - asyncio.get_running_loop().time()
-        if _is_short(texts):
-            return finish(work(texts, 0))
-        lengths = _estimated_tokens(texts, tokenizer, options)
+        if _is_short(kept):
+            return finish(work(kept, 0))
+        lengths = _estimated_tokens(kept, tokenizer, options)
         with (
             self._scheduler.reserve(runnable, lengths, caller, left_s) as lanes,
-            self._tokenizing.reserve(texts, caller) as thread,
+            self._tokenizing.reserve(kept, caller) as thread,
         ):
-            return finish(ModelInputs.join(await self._tokenizing.run(work, texts, thread)), lanes)
+            return finish(ModelInputs.join(await self._tokenizing.run(work, kept, thread)), lanes)
 
 
-def _check_admitted(admitted: Admitted, inputs: ModelInputs, check: Callable[[ModelInputs], None]) -> None:
+def _check_admitted(admitted: Admitted, results: RequestResults, check: Callable[[RequestResults], None]) -> None:
     """Call *check*, which charges the tokens; if it raises, give back what the request holds."""
     try:
-        check(inputs)
+        results.count_tokens()
+        check(results)
     except BaseException:
         admitted.reservation.resize(0.0)
         raise

@@ -18,11 +18,14 @@ class Estimate:
 def budget_tokens(waiting_tokens: int, idle_lanes: int, *, micro_batch_tokens: int) -> int:
     """Return the maximum padded tokens of the next micro-batch.
 
-    Several idle lanes share the waiting tokens, so that a single request ends sooner.
+    Several idle lanes share the waiting tokens, so that a single request ends sooner. On two lanes, short texts share a
+    run nevertheless: the event loop needs a core as well. The more lanes are idle, the more of them start: of 16 idle
+    lanes, 16 short texts that arrive together start 14.
     """
     if idle_lanes <= 1:
         return micro_batch_tokens
-    return min(micro_batch_tokens, max(MAX_SMALL_TOKENS, math.ceil(waiting_tokens / idle_lanes)))
+    least_tokens = MAX_SMALL_TOKENS // (idle_lanes - 1)
+    return min(micro_batch_tokens, max(least_tokens, math.ceil(waiting_tokens / idle_lanes)))
 
 
 def estimate_work(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.errors import ServiceError
 from serving.connection_limits import FIELD_SEPARATORS
@@ -16,8 +16,7 @@ FIXED_BYTES = len("  HTTP/1.1\r\n\r\n")
 """The bytes that are the same in every head: the rest of the request line, and the empty line at the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """The request line and the headers.
 
     Attributes:

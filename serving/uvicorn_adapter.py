@@ -76,7 +76,7 @@ class UvicornProtocol(HttpToolsProtocol):
     @property
     def unread_bytes(self) -> int:
         """The bytes of bodies that were received but not read by the app, such as those of queued requests."""
-        return sum(len(cycle.body) for cycle in self._unanswered_cycles)
+        return sum([len(cycle.body) for cycle in self._unanswered_cycles])
 
     @property
     def has_answer_started(self) -> bool:

@@ -12,10 +12,10 @@ import pytest
 from tests.support.servers import ROOT, environment
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"setting_errors", "setting_types", "env_file"}),
+    frozenset({"setting_conflicts", "setting_errors", "setting_types", "env_file"}),
     frozenset({"host", "config", "telemetry"}),
     frozenset({"engine"}),
-    frozenset({"model_manager", "access"}),
+    frozenset({"model_manager", "access", "result_cache"}),
     frozenset({"web"}),
     frozenset({"api", "serving"}),
     frozenset({"assembly"}),
@@ -37,7 +37,7 @@ LIBRARIES = {
     "pydantic": {"config", "setting_types"},
     "pydantic_settings": {"config", "setting_types"},
     "prometheus_client": {"api"},
-    "redis": {"access", "cli"},
+    "redis": {"access", "host"},
     "rich": {"cli"},
     "tqdm": {"cli"},
     "jwt": {"access"},
@@ -165,7 +165,7 @@ def test_dialects_do_not_import_each_other() -> None:
     """Modules of api/ may use only these of their own package, and a dialect's modules each other."""
     names = (
         *("answer_types", "metric_types", "request_types", "answer_formats", "fingerprint_header", "openapi"),
-        *("model_names", "problem_examples", "process_reports", "vector_answers"),
+        *("model_names", "problem_examples", "process_reports", "vector_answers", "cache_headers", "openapi_metrics"),
     )
     shared = {"api", *(f"api.{name}" for name in names)}
     wrong = [

@@ -287,6 +287,11 @@ def test_trusted_proxies_are_addresses_and_networks(read: Read) -> None:
         pytest.param("CORS_ORIGINS", "https://app.example/", "(no path), or *.", id="origin with a path"),
         pytest.param("TRUSTED_PROXIES", "10.0.0.1,proxy", "'proxy' does not appear", id="proxy by its name"),
         pytest.param("TRUSTED_PROXIES", "10.0.0.1/8", "host bits set", id="network with an address in it"),
+        pytest.param("RESULT_CACHE_MB", "64MB", "use a whole number", id="megabytes with a unit"),
+        pytest.param("RESULT_CACHE_MB", "-1", "greater than or equal to 0", id="negative megabytes"),
+        pytest.param("RESULT_CACHE_TTL", "0", "greater than 0", id="results that expire at once"),
+        pytest.param("RESULT_CACHE_REDIS_TIMEOUT", "50ms", "use a number", id="seconds with a unit"),
+        pytest.param("CACHE_SCOPE", "all", "'shared' or 'caller'", id="unknown scope"),
         pytest.param("MODELS_DIR", "x" * 5000, "not a valid path", id="path too long"),
         pytest.param("LOG_LEVEL", "INFO\nDEBUG", "'INFO'", id="line break"),
     ],
@@ -335,6 +340,16 @@ def test_all_wrong_values_are_reported_at_once(read: Read) -> None:
             {"IPV6_WIDE_CALLER_PREFIX": "65"},
             ("IPV6_WIDE_CALLER_PREFIX=65 is longer than IPV6_CALLER_PREFIX=64", "64 for no second quota"),
             id="wide network narrower than a caller",
+        ),
+        pytest.param(
+            {"RESULT_CACHE_REDIS": "true", "CACHE_KEY_SECRET": "x" * 32},
+            ("RESULT_CACHE_REDIS=true needs a Redis", "REDIS_URL_FILE"),
+            id="results in Redis without a Redis",
+        ),
+        pytest.param(
+            {"RESULT_CACHE_REDIS": "true", "REDIS_URL": "redis://host"},
+            ("RESULT_CACHE_REDIS=true needs a secret", "CACHE_KEY_SECRET_FILE", "openssl rand -hex 32"),
+            id="results in Redis without a secret",
         ),
     ],
 )
@@ -390,6 +405,27 @@ def test_wide_prefix_that_is_not_set_follows_a_short_prefix_of_callers(read: Rea
     assert read(IPV6_CALLER_PREFIX="40", IPV6_WIDE_CALLER_PREFIX="40").ipv6_wide_caller_prefix == 40
 
 
+@pytest.mark.parametrize(
+    ("variables", "is_per_caller"),
+    [
+        pytest.param({}, False, id="nobody has a key"),
+        pytest.param({"API_KEYS": "alice:0123456789abcdef"}, True, id="keys"),
+        pytest.param({"JWT_SECRET": "x" * 32}, True, id="tokens"),
+        pytest.param({"API_KEYS": "alice:0123456789abcdef", "CACHE_SCOPE": "Shared"}, False, id="keys, but shared"),
+        pytest.param({"CACHE_SCOPE": "caller"}, True, id="no keys, but by caller"),
+        pytest.param({"API_KEYS_FILE": "keys", "CACHE_SCOPE": ""}, True, id="empty: by whether there are keys"),
+    ],
+)
+def test_results_are_kept_for_their_caller_only_if_there_are_keys_or_the_scope_says_so(
+    variables: dict[str, str], read: Read, *, is_per_caller: bool
+) -> None:
+    assert read(**variables).is_cache_per_caller is is_per_caller
+
+
+def test_quotas_in_redis_need_no_secret_of_the_cache(read: Read) -> None:
+    assert not read(REDIS_URL="redis://host", ENABLE_RATE_LIMIT="true").result_cache_redis
+
+
 # --- Secrets ---
 
 
@@ -438,6 +474,7 @@ def test_wrong_redis_url_is_rejected_without_its_password(value: str, read: Read
     ("name", "value", "allowed"),
     [
         pytest.param("JWT_SECRET", "hush", "at least 32 bytes", id="short secret"),
+        pytest.param("CACHE_KEY_SECRET", "hush", "at least 32 bytes", id="short secret of the cache"),
         pytest.param("JWT_JWKS_URL", "https://hush@login.example", "without a user name", id="address with a user"),
         pytest.param("JWT_JWKS_URL", "ftp://hush.example", "https://login.example", id="address of another kind"),
         pytest.param("JWT_JWKS_URL", "https://[hush", "https://login.example", id="address that is malformed"),

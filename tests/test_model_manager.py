@@ -266,6 +266,22 @@ async def test_leased_model_outlives_its_ttl(make: Make, clock: ManualClock) -> 
     assert [*models.loaded] == ["a"]  # its time to live begins when it is released
 
 
+async def test_model_that_is_only_looked_at_counts_as_used(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=2)
+    assert models.peek(A) is None
+    async with models.lease(A) as encoder:
+        pass
+    await use(models, B)
+    clock.now_s = TTL_S / 2
+    assert models.peek(A, caller="reader") is encoder
+    assert [*models.loaded] == ["b", "a"]
+    clock.now_s = TTL_S
+    await models.evict_idle()
+    assert [*models.loaded] == ["a"]
+    await models.forget("a")
+    assert models.peek(A) is None
+
+
 async def test_the_memory_budget_makes_room_like_the_capacity(make: Make) -> None:
     models = make(capacity=4, budget=450)
     await use(models, A, B, C, D)
@@ -481,6 +497,20 @@ async def test_model_in_constant_use_is_evicted_for_a_waiting_one(make: Make, cl
         await run_other_tasks()
         tasks.create_task(want())
     assert is_evicted.is_set()
+
+
+async def test_model_that_accepts_no_new_leases_cannot_be_looked_at(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=1)
+    async with models.lease(A), asyncio.timeout(10):
+        waiting = asyncio.create_task(use(models, B))
+        while models.peek(A) is not None:
+            async with models.lease(A):
+                await asyncio.to_thread(lambda: None)
+                clock.now_s += 0.1
+        assert [*models.loaded] == ["a"]
+    await waiting
+    assert models.peek(A) is None
+    assert models.peek(B) is not None
 
 
 # --- Required models --------------------------------------------------------------------------------------------------

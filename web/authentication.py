@@ -7,9 +7,10 @@ from contextlib import suppress
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from access.principals import PERMISSIONS, MissingPermissionError, Principal, UnauthenticatedError
+from access.principals import ADMIN, PERMISSIONS, MissingPermissionError, Principal, UnauthenticatedError
 from engine.errors import ServiceError
 from engine.fair_queue import Caller
+from web.allowed_hosts import AllowedHosts
 from web.litestar_adapter import route_option
 from web.request_context import Client, context_of
 from web.security_headers import Header
@@ -21,6 +22,21 @@ REPEATED_SCHEME = re.compile(rb"\A(?:bearer\s+)+", re.IGNORECASE)
 """The scheme again, before a credential. One pass, because a header may repeat it thousands of times."""
 KEY_HEADERS = frozenset({b"x-api-key", b"api-key"})
 """Headers that contain a key and nothing else; `api-key` is Azure's."""
+LOOPBACK = AllowedHosts(("localhost", "127.0.0.0/8", "::1"))
+"""The hosts that a program names when it calls this machine from this machine."""
+
+
+class LocalOnlyError(ServiceError):
+    """Without keys, a caller without the permission `admin` may use its routes from this machine only."""
+
+    status, code, title = 403, "local-only", "Only programs on this machine may do this"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No API keys are configured, so this is accepted only from a program on this machine that connects to a "
+            "loopback address, such as http://127.0.0.1: not from other machines, through a proxy or a Unix socket, or "
+            "by a web page. To allow more, configure a key with the permission 'admin'."
+        )
 
 
 class AuthenticationMiddleware:
@@ -29,7 +45,8 @@ class AuthenticationMiddleware:
     A route names the permission it requires in its option `permission`. Keys and tokens are granted `embed` and
     `metrics` one by one; for the other permissions (`models`, `docs`), any valid key or token is enough. An open route
     that answers with more for callers with a permission names it in its option `shows_more_with`: callers without it
-    have no principal.
+    have no principal. Routes with the permission `admin` are never open: without keys, only programs on this machine
+    may use them.
     """
 
     def __init__(
@@ -39,6 +56,7 @@ class AuthenticationMiddleware:
         find_key: Callable[[bytes], Principal | None],
         verify_token: Callable[[bytes], Awaitable[Principal | None]],
         principal_at: Callable[[Client, Iterable[Header]], Principal],
+        is_local: Callable[[Client, Iterable[Header]], bool] = lambda *_: False,
     ) -> None:
         """Require a key or token on routes whose permission is in *protected*.
 
@@ -47,11 +65,13 @@ class AuthenticationMiddleware:
             find_key: returns the principal of an API key.
             verify_token: returns the principal of a token; None: it does not look like a token.
             principal_at: returns the principal of a caller of an open route, by their network address and headers.
+            is_local: returns whether a request comes from this machine, by the same.
         """
         self._protected = frozenset(protected)
         self._find_key = find_key
         self._verify_token = verify_token
         self._principal_at = principal_at
+        self._is_local = is_local
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
         """Return what Litestar calls for each request of a route, before *app*."""
@@ -75,9 +95,28 @@ class AuthenticationMiddleware:
                     context.answer_headers.extend(_challenge(error))
                     raise
             else:
+                if permission == ADMIN:
+                    self._check_local(scope)
                 context.principal = self._principal_at(scope["client"], scope["headers"])
         elif (hidden := route_option(scope, "shows_more_with")) is not None:
             context_of(scope).principal = await self._find_viewer(scope["client"], scope["headers"], hidden)
+
+    def _check_local(self, scope: HTTPScope) -> None:
+        """Reject callers of other machines, and pages: a browser on this machine runs scripts of any site.
+
+        Browsers send `Origin` with each request that is not a GET. A page whose name an attacker points at this machine
+        (DNS rebinding) also sends that name as the host.
+
+        Raises:
+            LocalOnlyError: the request may come from somebody else than a program on this machine.
+        """
+        headers = scope["headers"]
+        is_page = any(name == b"origin" for name, _ in headers)
+        names_loopback = LOOPBACK.include_all(context_of(scope).authority, headers)
+        # Proxies that add no header to requests, such as nginx without any settings, often send them in HTTP/1.0.
+        is_old = scope["http_version"] == "1.0"
+        if is_page or is_old or not names_loopback or not self._is_local(scope["client"], headers):
+            raise LocalOnlyError
 
     async def _find_viewer(self, client: Client, headers: Iterable[Header], permission: str) -> Principal | None:
         """Return the principal of a caller that has *permission*; None: it does not have it."""

@@ -1,11 +1,15 @@
 """CORS: which origins may call, for Litestar's answers and for errors that are answered outside of Litestar."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from litestar.config.cors import CORSConfig
 from litestar.types import HTTPScope
 
 from web.security_headers import Header
+
+METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST")
+"""The methods that pages of other origins may use: those of all routes but `DELETE /cache`, which is for programs."""
 
 
 def cors_config(origins: Sequence[str], *, exposed_headers: Sequence[str]) -> CORSConfig:
@@ -16,7 +20,12 @@ def cors_config(origins: Sequence[str], *, exposed_headers: Sequence[str]) -> CO
     origins are named in full: where any page may call, none may use its visitor's credentials.
     """
     are_named = not any("*" in origin for origin in origins)
-    return CORSConfig(allow_origins=list(origins), allow_credentials=are_named, expose_headers=list(exposed_headers))
+    return CORSConfig(
+        allow_origins=list(origins),
+        allow_methods=list(METHODS),
+        allow_credentials=are_named,
+        expose_headers=list(exposed_headers),
+    )
 
 
 def cors_headers(config: CORSConfig | None, scope: HTTPScope) -> list[Header]:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, cast, get_args
 
 import msgspec
@@ -77,9 +77,9 @@ class StrictRequest(Request[Any, Any, Any]):
             OverloadedError: the body is large, and too many other large bodies of the caller are waiting.
         """
         dialect = context_of(self.scope).dialect
-        media_type = _first(header_values(self.scope, b"content-type"), JSON).partition(";")[0].strip().lower()
+        media_type = _media_type(_first(header_values(self.scope, b"content-type"), JSON))
         is_curls = media_type == FORM and dialect is not None and dialect.takes_forms
-        if not is_curls and not JSON_TYPES.fullmatch(media_type):
+        if media_type != JSON and not is_curls:
             raise NotJsonError("Send the body as JSON, with the header 'Content-Type: application/json'.")
         if _first(header_values(self.scope, b"content-encoding"), "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body uncompressed, without the header 'Content-Encoding'.")
@@ -111,6 +111,13 @@ class StrictRequest(Request[Any, Any, Any]):
         if size_bytes <= LARGE_BYTES or context.large_bodies is None:
             return work()
         return await context.large_bodies.run(work, caller=context.caller, size_bytes=size_bytes)
+
+
+@lru_cache(maxsize=64)
+def _media_type(content_type: str) -> str:
+    """Return the media type in a header `Content-Type`; JSON for all types whose bodies are JSON."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return JSON if JSON_TYPES.fullmatch(media_type) else media_type
 
 
 def _first(values: list[str], default: str) -> str:

@@ -12,14 +12,18 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from engine.errors import OverloadedError, ServiceError
 from engine.fair_queue import Caller, FairQueue
 from engine.ledger import Account, Reservation
+from web.cache_lookups import CacheLookups
 from web.dialects import Dialect, Rejection, label_of
 from web.litestar_adapter import set_route
 from web.request_context import Client, context_of
 from web.route_table import RouteTable
 from web.security_headers import Header
 
-MAX_STARTS_PER_ITERATION = 4
-"""Requests that start in one iteration of the event loop. They take some milliseconds; then sockets are read again."""
+MAX_ITERATION_S = 0.005
+"""Requests start in one iteration of the event loop until it has taken this long; then sockets are read again. The next
+ones wait, which costs each of them as much as a third of a request that is answered from the result cache."""
+MAX_WOKEN = 4
+"""Requests that wait, and are woken in one iteration: how long they take is known only when they have started."""
 MAX_WAITING, MAX_WAIT_S = 1000, 10.0
 """How many requests may wait to start, of which one caller may hold 80 %, and for how many seconds.
 
@@ -41,17 +45,20 @@ class RouteQueue:
     Attributes:
         is_tight: returns whether `overload` may return an error for any caller at all.
         overload: returns the error that any work of this caller would get now; None: some is accepted.
+        has_results: returns whether results are kept, by which a request may be answered without the queue.
     """
 
     is_tight: Callable[[], bool]
     overload: Callable[[Caller], ServiceError | None]
+    has_results: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A request that waits to start: its route, since when it waits, and the future that lets it start."""
+    """A request that waits to start: its route and headers, since when it waits, and the future that lets it start."""
 
     route: str
+    headers: Iterable[Header]
     since: float
     may_start: asyncio.Future[None]
 
@@ -62,7 +69,7 @@ class OverloadGuard:
     At ten times the load that the service can handle, nine of ten requests are rejected, so a rejection must be cheap:
     rejections are logged in one line per second. Requests that arrive faster than the event loop can start them wait
     here, a few start in each iteration, in an order that is fair between callers. Those that must be rejected do not
-    wait behind them.
+    wait behind them. While results are kept, small requests are read although the queue is full (`web.cache_lookups`).
     """
 
     def __init__(
@@ -95,9 +102,10 @@ class OverloadGuard:
         self._count = count
         self._find_dialect = find_dialect
         self._clock = clock
+        self._lookups = CacheLookups(clock=clock)
         self._waiting: FairQueue[_Waiting] = FairQueue()
         self._account = Account("start", MAX_WAITING)
-        self._started = 0  # in this iteration of the event loop
+        self._began: float | None = None  # when the first request of this iteration of the event loop started
         self._rejected = 0
         self._rejected_since = 0.0
 
@@ -107,7 +115,7 @@ class OverloadGuard:
         *path* may have a query, as Azure's clients always send one.
         """
         route = self._routes.find(path.partition("?")[0])
-        error = None if route is None else self._overload_of(route, client, headers)
+        error = None if route is None else self._refusal_of(route, client, headers)
         if error is None:
             return None
         dialect = self._find_dialect(path)
@@ -124,20 +132,44 @@ class OverloadGuard:
         if scope["type"] == ScopeType.HTTP and scope["method"] == "POST":
             route = self._routes.find(scope["path"])
             if route is not None:
-                self._check(scope, route, self._overload_of(route, scope["client"], scope["headers"]))
-                if self._waiting or self._started >= MAX_STARTS_PER_ITERATION:
+                self._check(scope, route, self._refusal_of(route, scope["client"], scope["headers"]))
+                if self._waiting or self._is_iteration_over():
                     await self._wait(scope, route)
                 else:
-                    self._count_start()
+                    self._note_start()
+                queue = self._queues[route]
+                if queue.is_tight() and queue.has_results():
+                    await self._run_tight(queue, scope, receive, send)
+                    return
         await self._app(scope, receive, send)
 
-    def _overload_of(self, route: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
-        """Return the error that the request would get whatever it contains; None: perhaps none."""
+    async def _run_tight(self, queue: RouteQueue, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Call the app. If *queue* has no room for the caller, a refusal by the app counts as a rejection here."""
+        caller = self._identify(scope["client"], scope["headers"])
+        refusal = None if caller is None else queue.overload(caller)
+        if caller is None or refusal is None:
+            await self._app(scope, receive, send)
+            return
+        context = context_of(scope)
+        context.refusal = refusal
+        is_answered = await self._lookups.run(self._app, scope, receive, send, caller=caller)
+        if not is_answered and context.problem_code == OverloadedError.code:
+            context.logged_elsewhere = True
+            self._count_rejection()
+
+    def _refusal_of(self, route: str, client: Client, headers: Iterable[Header]) -> ServiceError | None:
+        """Return the error with which the request is rejected unread; None: it is read."""
         queue = self._queues[route]
         if not queue.is_tight():
             return None
         caller = self._identify(client, headers)
-        return None if caller is None else queue.overload(caller)
+        return None if caller is None else self._refusal_to(caller, queue, headers)
+
+    def _refusal_to(self, caller: Caller, queue: RouteQueue, headers: Iterable[Header]) -> ServiceError | None:
+        error = queue.overload(caller)
+        if error is not None and queue.has_results() and self._lookups.may_look_up(caller, headers):
+            return None
+        return error
 
     async def _wait(self, scope: HTTPScope, route: str) -> None:
         """Wait until the request may start; reject it if that takes too long, or if too many of its caller's wait."""
@@ -145,7 +177,7 @@ class OverloadGuard:
         caller = self._identify(client, headers) or self._locate(client, headers)
         if self._account.excess(caller, 1) > 0:
             self._check(scope, route, _too_fast())
-        waiting = _Waiting(route, self._clock(), asyncio.get_running_loop().create_future())
+        waiting = _Waiting(route, headers, self._clock(), asyncio.get_running_loop().create_future())
         with Reservation((self._account,), caller) as reservation:
             reservation.resize(1)
             self._waiting.push(waiting, caller=caller, cost=1)
@@ -154,7 +186,7 @@ class OverloadGuard:
             except asyncio.CancelledError:  # the caller has disconnected
                 self._waiting.remove(waiting, caller)
                 raise
-        self._check(scope, route, self._overload_of(route, client, headers))
+        self._check(scope, route, self._refusal_of(route, client, headers))
         self._check(scope, route, _too_fast() if self._is_late(waiting) else None)
 
     def _check(self, scope: HTTPScope, route: str, error: ServiceError | None) -> None:
@@ -168,29 +200,38 @@ class OverloadGuard:
     def _is_late(self, waiting: _Waiting) -> bool:
         return self._clock() - waiting.since > MAX_WAIT_S
 
-    def _count_start(self) -> None:
-        if not self._started:
+    def _is_iteration_over(self) -> bool:
+        return self._began is not None and self._clock() - self._began >= MAX_ITERATION_S
+
+    def _note_start(self) -> None:
+        if self._began is None:
+            self._began = self._clock()
             asyncio.get_running_loop().call_soon(self._begin_iteration)
-        self._started += 1
 
     def _begin_iteration(self) -> None:
         """After the event loop has read the sockets, wake the next requests, and all that will be rejected."""
-        self._started = 0
+        self._began = None
         for caller in self._waiting.callers:
             while (first := self._waiting.first(caller)) is not None and self._must_reject(first, caller):
                 self._waiting.remove(first, caller)
                 self._wake(first)
-        while self._waiting and self._started < MAX_STARTS_PER_ITERATION:
-            self._wake(self._waiting.pop())
+        woken = 0
+        while self._waiting and woken < MAX_WOKEN:
+            woken += self._wake(self._waiting.pop())
 
     def _must_reject(self, waiting: _Waiting, caller: Caller) -> bool:
         queue = self._queues[waiting.route]
-        return self._is_late(waiting) or (queue.is_tight() and queue.overload(caller) is not None)
+        return self._is_late(waiting) or (
+            queue.is_tight() and self._refusal_to(caller, queue, waiting.headers) is not None
+        )
 
-    def _wake(self, waiting: _Waiting) -> None:
-        if not waiting.may_start.done():  # done: the caller has disconnected, so the task was cancelled
-            waiting.may_start.set_result(None)
-            self._count_start()
+    def _wake(self, waiting: _Waiting) -> bool:
+        """Let a request start, and return whether it does: its caller may have disconnected, which cancelled it."""
+        if waiting.may_start.done():
+            return False
+        waiting.may_start.set_result(None)
+        self._note_start()
+        return True
 
     def _count_rejection(self) -> None:
         if not self._rejected:

@@ -35,6 +35,7 @@ class RequestContext:
         answer_headers: added to the answer, whatever it is.
         problem_code: the code of the problem document that was sent, for metrics.
         logged_elsewhere: the request log writes no line for this request.
+        refusal: set by the overload guard: the queue is full, so this is the answer unless all results are kept.
         large_bodies: the queue in which large bodies wait to be decoded.
     """
 
@@ -49,6 +50,7 @@ class RequestContext:
     answer_headers: list[Header] = field(default_factory=list)
     problem_code: str | None = None
     logged_elsewhere: bool = False
+    refusal: ServiceError | None = None
     large_bodies: LargeBodyQueue | None = None
 
     @property

@@ -191,6 +191,12 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
     ("get", "/openai/v1/models/{name}"): {
         status: replace(way, path=f"/openai{way.path}") for status, way in MODEL.items()
     },
+    ("delete", "/cache"): {
+        200: Way("narrow"),
+        401: Way("locked"),
+        403: Way("narrow", headers={"Origin": "https://app.example"}),
+        503: KEYS_UNAVAILABLE,
+    },
     ("get", "/metrics"): {200: Way("default"), 401: Way("locked"), 403: Way("narrow"), 503: KEYS_UNAVAILABLE},
 }
 PAIRS = [(*route, status) for route, ways in WAYS.items() for status in ways]

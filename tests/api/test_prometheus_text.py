@@ -24,6 +24,9 @@ from api.metric_types import (
     ModelLoadMetrics,
     ModelUsage,
     QueueMetrics,
+    RedisResultMetrics,
+    ResultCacheMetrics,
+    TextSources,
 )
 from api.process_reports import Collected, Counts, Phase, ProcessReport, Restarts, ServiceView, WorkerPart
 from api.prometheus import Families, text_answer
@@ -56,6 +59,30 @@ ANSWER = MetricsAnswer(  # each number occurs once
     micro_batches=MicroBatchMetrics(runs=61, texts=62, padded_tokens=63, dropped_texts=64),
     models={"tiny/one": ModelUsage(requests=51, texts=52, tokens=53)},
     model_loads=ModelLoadMetrics(loads=91, downloads_running=92, downloads_waiting=93, downloads_refused=94),
+    result_cache=ResultCacheMetrics(
+        hits=201,
+        misses=202,
+        coalesced=203,
+        entries=204,
+        bytes=205,
+        limit_bytes=206,
+        evictions=207,
+        rejections=208,
+        expirations=209,
+        models={"tiny/one": TextSources(hits=201, misses=202, coalesced=203)},
+        redis=RedisResultMetrics(
+            "reachable",
+            fetches=211,
+            fetch_seconds=212.5,
+            fetch_buckets={"0.001": 211, "+Inf": 0},
+            lookups=213,
+            hits=214,
+            writes=215,
+            dropped=216,
+            queue_bytes=217,
+            errors={"timeout": 218, "connection": 0},
+        ),
+    ),
     limits=LimitMetrics("redis", fallbacks=71),
     log=LogMetrics(lines_dropped=72),
     connections=ConnectionMetrics(
@@ -230,6 +257,10 @@ def test_counters_of_workers_are_sums_and_gauges_have_the_label_of_the_worker(wa
     assert values["fast_embedding_connections", labels(worker="2", state="idle")] == 2 * 101
     assert values["fast_embedding_backlog_seconds", labels(worker="1", kind="bulk")] == 104.5
     assert values["fast_embedding_limits_info", labels(worker="1", store="redis")] == 1
+    assert values["fast_embedding_result_cache_texts_total", labels(model="tiny/one", source="hit")] == 3 * 201
+    assert values["fast_embedding_result_cache_entries", labels(worker="2")] == 2 * 204
+    assert values["fast_embedding_result_cache_redis_info", labels(worker="1", state="reachable")] == 1
+    assert values["fast_embedding_result_cache_redis_fetch_duration_seconds_count", ()] == 3 * 211
     assert values["fast_embedding_uptime_seconds", ()] == 11.5
     model = labels(model="tiny/one", fingerprint="fingerprint-2", worker="2")
     assert values["fast_embedding_model_info", model] == 1

@@ -73,7 +73,7 @@ def test_overload_is_a_429_on_the_paths_of_tei_only(held: ServerProcess) -> None
 
 def test_overload_is_a_429_on_shared_paths_once_the_body_is_read() -> None:
     """Small requests still fit, so the guard reads the body; the second large one does not fit."""
-    texts = ", ".join(['"one two three four five"'] * 1_000)
+    texts = ", ".join(f'"one two three four {number}"' for number in range(1_000))
     body = b'{"inputs": [%s]}' % texts.encode()
     with held_server(THREAD_POOL_WORKERS="1", MAX_BULK_QUEUE_SECONDS="0.5") as server, connected(server) as first:
         server.send_line("hold")

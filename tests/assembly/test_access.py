@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from litestar import Litestar
+from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from access.principals import NoTokens, Principal
@@ -27,7 +28,7 @@ def test_without_a_key_everything_is_open() -> None:
 def test_with_keys_embedding_needs_one_and_closed_routes_do_too() -> None:
     access = read_access(settings_of(API_KEYS=f"alice:{KEY}", CLOSED_ROUTES="Metrics, docs"))
     assert access.sources == ("API_KEYS",)
-    assert access.protected == {"embed", "metrics", "docs"}
+    assert access.protected == {"embed", "admin", "metrics", "docs"}
     assert access.keys.find(KEY.encode()) == Principal("key", "alice", permissions=frozenset({"embed"}))
 
 
@@ -125,7 +126,9 @@ def of_redis(**settings: str) -> str:
     """Return the address that the store of quotas uses."""
     store = quota_store(settings_of(ENABLE_RATE_LIMIT="true", **settings))
     assert isinstance(store, RedisQuotas)
-    connection = store._redis.connection_pool.connection_kwargs  # noqa: SLF001 - nothing else shows the address
+    client = store._redis.commands  # noqa: SLF001 - nothing else shows the address
+    assert isinstance(client, Redis)
+    connection = client.connection_pool.connection_kwargs
     return f"{connection['password']}@{connection['host']}"
 
 
@@ -135,7 +138,7 @@ async def test_secret_is_read_from_a_file_without_the_line_break_at_its_end(end:
     (tmp_path / "redis").write_bytes(f"redis://:hush@redis.example:6379/0{end}".encode())
     access = read_access(settings_of(JWT_SECRET_FILE=str(tmp_path / "jwt")))
     assert access.sources == ("JWT_SECRET_FILE",)
-    assert access.protected == {"embed"}
+    assert access.protected == {"embed", "admin"}
     assert await access.tokens.verify(token(SECRET, "HS256").encode())
     assert of_redis(REDIS_URL_FILE=str(tmp_path / "redis")) == "hush@redis.example"
 
@@ -196,7 +199,9 @@ def test_secret_in_a_file_is_checked_as_the_setting_is(name: str, content: str, 
     assert KEY not in message
 
 
-@pytest.mark.parametrize(("name", "value"), [("JWT_SECRET", SECRET), ("REDIS_URL", "redis://:hush@host")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("JWT_SECRET", SECRET), ("REDIS_URL", "redis://:hush@host"), ("CACHE_KEY_SECRET", SECRET)]
+)
 def test_value_and_file_of_one_secret_contradict_each_other(name: str, value: str) -> None:
     message = error_of({name: value, f"{name}_FILE": "/run/secrets/x"})
     assert message == f"{name} and {name}_FILE are both set; set one of them."

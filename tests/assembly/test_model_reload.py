@@ -20,6 +20,7 @@ from assembly.running import RunningService
 from engine.catalog import Model, read_catalog
 from engine.encoder import Encoder, load_encoder
 from engine.errors import ModelUnavailableError, UnknownModelError
+from engine.result_store import CacheCounts
 from tests.support.apps import settings_of
 from tests.support.tiny import TinyModel
 
@@ -141,6 +142,22 @@ async def test_changed_model_in_memory_is_replaced_and_loaded_again_at_once(star
         assert changes(await reload(service)) == {"changed": [OTHER, REQUIRED]}
         assert set(service.parts.models.loaded) == {REQUIRED, OTHER}
         assert [await dimension(service, name) for name in (REQUIRED, OTHER)] == [5, 5]
+
+
+async def test_results_are_found_after_a_reload_of_the_same_model_and_not_after_one_of_another(
+    start: Start, tmp_path: Path
+) -> None:
+    async with start() as service:
+        first = await service.parts.embedder.embed(OTHER, ["one"])
+        manifest = tmp_path / "tiny--other" / "model.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "description": "changed"}))
+        assert changes(await reload(service)) == {"changed": [OTHER]}
+        again = await service.parts.embedder.embed(OTHER, ["one"])
+        assert (again.cache, again.vectors.tobytes()) == (CacheCounts(hit=1), first.vectors.tobytes())
+        rewrite(OTHER, tmp_path, words=("two", "one"))
+        assert changes(await reload(service)) == {"changed": [OTHER]}
+        changed = await service.parts.embedder.embed(OTHER, ["one"])
+        assert changed.cache == CacheCounts(miss=1)
 
 
 async def test_lease_that_is_held_ends_with_the_old_model(start: Start, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ def test_supervisor_imports_neither_the_framework_nor_what_runs_models() -> None
     assert json.loads(done.stdout) == []
 
 
-def test_each_new_worker_gets_handlers_for_its_quotas_and_reports() -> None:
+def test_each_new_worker_gets_handlers_for_its_quotas_and_reports_and_to_delete_results() -> None:
     shared = SharedState(settings_of(), slots=2, workers=list, restarts=dict)
-    assert {"quota.take", "quota.charge", "report.push", "report.collect"} <= set(shared.handlers(1))
+    handlers = {"quota.take", "quota.charge", "report.push", "report.collect", "results.clear"}
+    assert handlers <= set(shared.handlers(1))

@@ -76,17 +76,17 @@ def test_models_that_cannot_fit_into_memory_end_the_start(limits: Path, tiny_mod
 
 
 def test_models_that_hardly_fit_are_loaded_with_a_warning(limits: Path, tiny_models: Path) -> None:
-    (limits / "memory.max").write_text("100000000\n")
+    (limits / "memory.max").write_text("170000000\n")
     with capture_logs() as events:
         assert why_not_here(tiny_models, limits) is None
     [event] = events
     assert (event["event"], event["log_level"], event["limit_mb"], event["needed_mb"]) == (
         "memory_tight",
         "warning",
-        100,
-        116,
+        170,
+        116 + 64,
     )
-    assert "MODEL_MEMORY_BUDGET" in event["advice"]
+    assert "RESULT_CACHE_MB" in event["advice"]
 
 
 def test_settings_without_effect_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from api.metric_answers import metrics_answer
-from api.metric_types import CacheInfo, LimitMetrics
+from api.metric_types import CacheInfo, LimitMetrics, TextSources
 from api.process_reports import Counts, ProcessReport, StuckModel
 from assembly.lifecycle import Lifecycle
 from assembly.processes import OneOfWorkers
 from assembly.reports import whole_of
+from assembly.result_cache import ProcessCache, open_result_cache
 from assembly.worker_reports import WorkerReports
 from engine.downloads import LoadState
 from engine.embedder import Usage
@@ -23,6 +24,7 @@ from engine.scheduler_state import SchedulerState
 from host.message_channel import Handler, MessageChannel
 from host.process_usage import ProcessUsage
 from telemetry.metrics import Metrics
+from tests.support.apps import settings_of
 from tests.support.clock import ManualClock
 
 ENDPOINT = "POST /embed"
@@ -40,6 +42,8 @@ class PartsReporter:
     metrics: Metrics = field(default_factory=Metrics)
     scheduler: SchedulerState = field(default_factory=lambda: SchedulerState(lanes=1))
     usage: dict[str, Usage] = field(default_factory=dict)
+    sources: dict[str, TextSources] = field(default_factory=dict)
+    results: ProcessCache = field(default_factory=lambda: open_result_cache(settings_of()))
     loaded: list[str] = field(default_factory=list)
     stuck: list[StuckModel] = field(default_factory=list)
 
@@ -58,6 +62,7 @@ class PartsReporter:
             cache_info=CacheInfo(self.loaded, len(self.loaded), 5, 3600.0, 60.0),
             uptime_s=self.lifecycle.uptime_s,
             loads=LoadState(0, 0, 0, 0),
+            results=self.results.metrics(self.sources),
             limits=LimitMetrics("supervisor", 0),
         )
         recent_s = self.metrics.recent_s() if with_recent else {}
@@ -199,6 +204,22 @@ async def test_any_worker_answers_for_all_of_them(two: Two) -> None:
             (1, first.pid, False),
             (2, second.pid, False),
         ]
+
+
+async def test_counts_of_kept_results_add_up_and_what_a_worker_had_in_memory_ends_with_it(two: Two) -> None:
+    running, first, second = two
+    for number, worker in enumerate((first, second), 1):
+        worker.reporter.sources["m"] = TextSources(hits=number, misses=10 * number, coalesced=100 * number)
+        store = worker.reporter.results.store
+        store.put("", {bytes([key]) * 16: b"result" for key in range(number)}, generation=store.generation)
+    for worker in (first, second):
+        results = whole_of(await worker.processes.collect()).answer.result_cache
+        assert (results.hits, results.misses, results.coalesced) == (3, 30, 300)
+        assert results.models == {"m": TextSources(3, 30, 300)}
+        assert (results.entries, results.limit_bytes) == (3, 2 * 62_000_000)
+    await running.end(second)
+    results = whole_of(await first.processes.collect()).answer.result_cache
+    assert (results.hits, results.entries, results.limit_bytes) == (3, 1, 62_000_000)
 
 
 async def test_questions_about_models_carry_nothing_that_only_metrics_need(two: Two) -> None:

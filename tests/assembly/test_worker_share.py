@@ -41,21 +41,24 @@ def test_windows_has_one_process() -> None:
 
 
 def test_sums_over_all_workers_are_what_the_settings_state() -> None:
-    found = shares(settings(workers=3, thread_pool_workers=7, model_memory_budget="1GB"), 3)
+    found = shares(settings(workers=3, thread_pool_workers=7, model_memory_budget="1GB", result_cache_mb=64), 3)
     assert [share.settings.thread_pool_workers for share in found] == [3, 2, 2]
     assert sum(int(share.settings.model_memory_budget or 0) for share in found) == 1_000_000_000
+    assert [share.settings.result_cache_mb for share in found] == [22, 21, 21]
     assert {share.settings.workers for share in found} == {1}
 
 
-def test_each_worker_has_a_lane_and_a_core_at_least() -> None:
-    found = shares(settings(thread_pool_workers=1), 4)
+def test_each_worker_has_a_lane_a_core_and_a_megabyte_of_results_at_least() -> None:
+    found = shares(settings(thread_pool_workers=1, result_cache_mb=2), 4)
     assert [share.settings.thread_pool_workers for share in found] == [1] * 4
+    assert [share.settings.result_cache_mb for share in found] == [1] * 4
+    assert {share.settings.result_cache_mb for share in shares(settings(result_cache_mb=0), 4)} == {0}
     assert all(share.cores >= 1 for share in found)
     assert sum(share.cores for share in shares(settings(), 1)) <= usable_cores()
 
 
 def test_other_settings_stay_as_they_are() -> None:
-    given = settings(thread_pool_workers="auto", max_text_length=77)
+    given = settings(thread_pool_workers="auto", max_text_length=77, result_cache_mb=0)
     [share, _] = shares(given, 2)
     assert share.settings == given.model_copy(update={"workers": 1})
 

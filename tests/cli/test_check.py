@@ -180,9 +180,11 @@ def test_aliases_are_reported_with_their_models_and_each_mistake(check: RunComma
     [
         pytest.param({"HOST": "0.0.0.0"}, "warn", "anyone who reaches HOST", id="open to all"),  # noqa: S104 - on purpose
         pytest.param({"HOST": "127.0.0.1"}, "ok", "anyone on this machine", id="open to this machine"),
-        pytest.param({"API_KEYS": f"alice:{API_KEY}"}, "ok", "of API_KEYS (1 key) is required for embed", id="one key"),
+        pytest.param(
+            {"API_KEYS": f"alice:{API_KEY}"}, "ok", "of API_KEYS (1 key) is required for admin, embed", id="one key"
+        ),
         pytest.param({"API_KEYS": f"{API_KEY},{API_KEY}"}, "fail", "entry 2 has the same key", id="key twice"),
-        pytest.param({"JWT_SECRET": "s" * 32}, "ok", "of JWT_SECRET is required for embed", id="tokens"),
+        pytest.param({"JWT_SECRET": "s" * 32}, "ok", "of JWT_SECRET is required for admin, embed", id="tokens"),
         pytest.param({"API_KEYS_FILE": "none"}, "fail", "API_KEYS_FILE: No such file", id="no file"),
     ],
 )
@@ -254,6 +256,59 @@ def test_redis_is_asked_with_the_password_that_requests_will_use(check: RunComma
         assert finding(check(REDIS_URL=right, ENABLE_RATE_LIMIT="true"), "limits")["detail"].endswith("in Redis")
         found = finding(check(REDIS_URL=wrong, ENABLE_RATE_LIMIT="true"), "limits")
     assert (found["level"], found["trouble"]) == ("warn", "AuthenticationError")
+
+
+@pytest.mark.parametrize(
+    ("variables", "level", "detail"),
+    [
+        pytest.param({}, "ok", "64 MB, for all callers (CACHE_SCOPE): about", id="default"),
+        pytest.param({"API_KEYS": f"alice:{API_KEY}"}, "ok", "for the caller who sent the text", id="keys"),
+        pytest.param({"RESULT_CACHE_MB": "0"}, "ok", "none in memory (RESULT_CACHE_MB=0)", id="off"),
+        pytest.param(
+            {"RESULT_CACHE_MB": "0", "RESULT_CACHE_TTL": "60"}, "warn", "RESULT_CACHE_TTL has no effect", id="no effect"
+        ),
+        pytest.param(
+            {"CACHE_KEY_SECRET_FILE": "/nowhere"}, "fail", "CACHE_KEY_SECRET_FILE: No such file", id="no secret"
+        ),
+    ],
+)
+def test_report_says_who_finds_kept_results_and_how_many_fit(
+    variables: dict[str, str], level: str, detail: str, check: RunCommand
+) -> None:
+    found = finding(check(**variables), "result cache")
+    assert found["level"] == level
+    assert detail in found["detail"]
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_report_says_how_many_results_fit_into_each_worker(check: RunCommand) -> None:
+    found = finding(check(WORKERS="2", THREAD_POOL_WORKERS="auto"), "result cache")
+    assert found["detail"].startswith("32 MB for each worker, for all callers (CACHE_SCOPE): about")
+
+
+def test_report_says_that_settings_of_results_in_redis_have_no_effect_without_it(check: RunCommand) -> None:
+    found = finding(check(RESULT_CACHE_REDIS_TTL="60"), "results in Redis")
+    assert (found["level"], found["detail"]) == (
+        "warn",
+        "RESULT_CACHE_REDIS is false, so RESULT_CACHE_REDIS_TTL has no effect",
+    )
+
+
+def test_redis_of_results_that_cannot_be_reached_is_a_warning(check: RunCommand) -> None:
+    outcome = check(REDIS_URL=NO_REDIS, RESULT_CACHE_REDIS="true", CACHE_KEY_SECRET="s" * 32)
+    found = finding(outcome, "results in Redis")
+    assert (found["level"], found["state"]) == ("warn", "unreachable")
+    assert finding(outcome, "limits")["level"] == "ok", "REDIS_URL has an effect without ENABLE_RATE_LIMIT"
+    assert "hush" not in outcome.out + outcome.err
+
+
+@pytest.mark.redis
+def test_redis_of_results_is_asked(check: RunCommand) -> None:
+    with running_redis() as redis:
+        found = finding(
+            check(REDIS_URL=redis.url, RESULT_CACHE_REDIS="true", CACHE_KEY_SECRET="s" * 32), "results in Redis"
+        )
+    assert (found["level"], found["state"]) == ("ok", "reachable")
 
 
 def test_free_address_is_reported(check: RunCommand) -> None:

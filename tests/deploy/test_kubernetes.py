@@ -21,6 +21,7 @@ import main
 from assembly import lane_plan
 from assembly.serve import MAX_LARGE_BODIES
 from config import Settings, load_settings
+from setting_types import MIN_SECRET_BYTES
 from tests.support import kubernetes
 from tests.support.kubernetes import Thing, cores, memory_bytes, named, of_kind, pods
 from tests.support.logged_process import LoggedProcess
@@ -419,6 +420,16 @@ def test_keys_are_mounted_as_a_folder_so_that_changes_arrive(ha: list[Thing]) ->
     assert file.name in named(ha, "Secret", volume["secret"]["secretName"])["data"]
 
 
+def test_replicas_share_results_with_a_secret_of_their_own(ha: list[Thing]) -> None:
+    file = Path(settings_of(ha)["CACHE_KEY_SECRET_FILE"])
+    [mount] = [mount for mount in container_of(ha)["volumeMounts"] if mount["name"] == "cache-key"]
+    assert file.parent == Path(mount["mountPath"])
+    [volume] = [volume for volume in pod_of(ha)["volumes"] if volume["name"] == "cache-key"]
+    secret = named(ha, "Secret", "fast-embedding-cache-key")
+    assert volume["secret"]["secretName"] == secret["metadata"]["name"], "a changed secret is a rolling update"
+    assert len(decode(secret, file.name)) >= MIN_SECRET_BYTES
+
+
 def test_prometheus_has_a_key_for_the_closed_metrics(ha: list[Thing]) -> None:
     assert "metrics" in settings_of(ha)["CLOSED_ROUTES"].split(",")
     credentials = named(ha, "ServiceMonitor", "fast-embedding")["spec"]["endpoints"][0]["authorization"]["credentials"]
@@ -478,9 +489,18 @@ def test_every_egress_rule_names_its_peers(ha: list[Thing]) -> None:
     assert wide == {"fast-embedding-to-hub"}, "the addresses of a hub change, see its file"
 
 
-def test_redis_reads_its_password_from_standard_input(ha: list[Thing], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variant", "megabytes", "policy"),
+    [
+        pytest.param("ha", 64, "volatile-ttl", id="quotas"),
+        pytest.param("ha with all components", 512, "volatile-lfu", id="quotas and results"),
+    ],
+)
+def test_redis_reads_its_password_from_standard_input(
+    variant: str, megabytes: int, policy: str, variants: dict[str, list[Thing]], tmp_path: Path
+) -> None:
     """Every user of a node can read the arguments of its processes."""
-    [redis] = named(ha, "Deployment", "fast-embedding-redis")["spec"]["template"]["spec"]["containers"]
+    [redis] = named(variants[variant], "Deployment", "fast-embedding-redis")["spec"]["template"]["spec"]["containers"]
     assert "args" not in redis
     [variable] = redis["env"]
     assert set(variable["valueFrom"]) == {"secretKeyRef"}
@@ -496,8 +516,8 @@ def test_redis_reads_its_password_from_standard_input(ha: list[Thing], tmp_path:
         assert b"redis-server" in arguments
         assert password.encode() not in arguments
         with redis_client.Redis(port=port, password=password) as client:
-            assert client.config_get("maxmemory") == {"maxmemory": str(64 << 20)}
-            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "volatile-ttl"}
+            assert client.config_get("maxmemory") == {"maxmemory": str(megabytes << 20)}
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": policy}
             assert client.config_get("save") == {"save": ""}
         with redis_client.Redis(port=port) as stranger, pytest.raises(redis_client.AuthenticationError):
             stranger.ping()
@@ -571,4 +591,4 @@ def test_guide_and_overlays_list_every_component() -> None:
     for overlay in OVERLAYS:
         file = ROOT / kubernetes.FOLDER / "overlays" / overlay / "kustomization.yaml"
         named_there = set(re.findall(r"\.\./\.\./components/([a-z-]+)", file.read_text(encoding="utf-8")))
-        assert components - named_there <= ({"queue-autoscaling"} if overlay == "plain" else set())
+        assert components - named_there <= ({"queue-autoscaling", "shared-results"} if overlay == "plain" else set())

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -21,12 +19,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from assembly.app import EXPOSED_HEADERS
 from config import Settings
+from tests.support.certificates import certified
 from tests.support.proxies import (
     BALANCER,
     CONFIGURATION,
@@ -39,7 +35,6 @@ from tests.support.proxies import (
     to_replicas,
 )
 from tests.support.servers import ROOT, free_port
-from tests.support.signing_keys import ec_key, private_pem
 from tests.support.upstreams import Gated, Quiet, echoing, serving
 
 pytestmark = [pytest.mark.nginx, pytest.mark.timeout(60)]
@@ -365,24 +360,6 @@ class Secured:
         return context.wrap_socket(
             socket.create_connection((str(address.hostname), address.port or 443), 30), server_hostname="localhost"
         )
-
-
-def certified(folder: Path) -> Path:
-    """Write a key and a self-signed certificate for this machine; return the certificate."""
-    key, now = ec_key("nginx"), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, SHA256())
-    )
-    (folder / "privkey.pem").write_bytes(private_pem(key))
-    (folder / "fullchain.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    return folder / "fullchain.pem"
 
 
 @pytest.fixture(scope="module")

@@ -341,6 +341,12 @@ def test_metrics_are_closed_to_other_machines_however_the_path_is_written(proxy:
     assert raw_get(proxy, target, caller=OUTSIDE) == (403, "application/problem+json")
 
 
+@pytest.mark.parametrize("target", [pytest.param(target, id=name) for target, name in WAYS.items()])
+def test_result_cache_is_closed_to_everybody_however_the_path_is_written(proxy: ProxyProcess, target: str) -> None:
+    path = target.replace("metrics", "cache").replace("%6detrics", "%63ache")
+    assert raw_get(proxy, path, caller="127.0.0.1") == (403, "application/problem+json")
+
+
 def test_metrics_are_open_to_the_machine_itself_but_not_through_another_proxy(
     proxy: ProxyProcess,
 ) -> None:

@@ -180,6 +180,14 @@ def test_settings_that_the_changelog_names_exist() -> None:
     assert set(re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)`", newest)) <= set(SETTING_NAMES)
 
 
+def test_numbers_of_the_readme_are_measured() -> None:
+    written = TEXTS["docs/BENCHMARKS.md"].partition("<!-- begin throughput")[2].partition("<!-- end throughput")[0]
+    shown = TEXTS["README.md"].partition("\n## Why")[2].partition("\n## ")[0]
+    numbers = [dict(re.findall(r"^\| \*\*(.+?)\*\*[^|]*\| (.+) \|$", text, re.MULTILINE)) for text in (shown, written)]
+    assert len(numbers[0]) == 3
+    assert numbers[0] == numbers[1]
+
+
 def test_each_alert_has_a_section_in_the_runbook() -> None:
     page = TEXTS["docs/production/monitoring.md"]
     runbook = page.partition("\n## Runbook\n")[2].partition("\n## ")[0]

@@ -33,8 +33,17 @@ from tests.support.one_model import OneModel, one_lane, run_texts
 from tests.support.tiny import MAX_TOKENS, WORDS, TinyModel
 
 GOOD = [word for word in WORDS if word not in {"poison", "nan", "null"}]
-MANY = [" ".join(GOOD[(start + step) % len(GOOD)] for step in range(1 + start % 11)) for start in range(700)]
-"""Texts of 3 to 13 tokens: two whole slices and a part of a third."""
+
+
+def distinct_texts(count: int) -> list[str]:
+    """Return texts of 7 to 13 tokens, no two of them equal: the first five words are the digits of a number."""
+    digits = [[number // len(GOOD) ** place % len(GOOD) for place in range(5)] for number in range(count)]
+    return [" ".join(GOOD[digit] for digit in [*digits[number], *[0] * (number % 7)]) for number in range(count)]
+
+
+MORE = distinct_texts(2_800)
+MANY = MORE[:700]
+"""Two whole slices and a part of a third."""
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +208,7 @@ async def test_reservation_shrinks_as_slices_run(embedder: Embedder, scheduler: 
 async def test_reader_who_stops_keeps_few_slices_in_memory_and_no_lane(
     embedder: Embedder, scheduler: Scheduler
 ) -> None:
-    texts = MANY * 4
+    texts = MORE
     async with embedder.open("acme/tiny", texts) as run, aclosing(run.slices()) as slices:
         held_s = bulk_s(scheduler)
         await anext(slices)
@@ -237,7 +246,7 @@ async def test_unusable_vector_is_named_by_its_place_in_the_request(embedder: Em
 
 
 async def test_block_that_is_left_early_drops_what_waits(embedder: Embedder, scheduler: Scheduler) -> None:
-    async with embedder.open("acme/tiny", MANY * 4) as run:
+    async with embedder.open("acme/tiny", MORE) as run:
         async for _ in run.slices():
             break
     assert scheduler.state().texts <= (1 + MAX_STARTED) * SLICE_TEXTS
@@ -298,7 +307,7 @@ async def test_lease_is_held_until_the_block_ends(embedder: Embedder, models: On
 
 async def test_shutdown_ends_a_request_between_its_slices(embedder: Embedder, scheduler: Scheduler) -> None:
     errors = list[ServiceError]()
-    async with embedder.open("acme/tiny", MANY * 4) as run, aclosing(run.slices()) as slices:
+    async with embedder.open("acme/tiny", MORE) as run, aclosing(run.slices()) as slices:
         await anext(slices)
         await scheduler.aclose()
         while not errors:

@@ -188,7 +188,7 @@ async def test_waiting_work_is_dropped_when_its_deadline_passes(
     blocked = [asyncio.create_task(run_texts(scheduler, blocking, [Text(100, 0)]))]
     await blocking.started(1)
     blocked.append(asyncio.create_task(run_texts(scheduler, blocking, [Text(100, 1)])))
-    texts = ["one two " * 200, "two one " * 200, "one", "two", "one"]
+    texts = ["one two " * 200, "two one " * 200, "one", "two", "three"]
     request = asyncio.create_task(embedder.embed("acme/tiny", texts, timeout_s=30))
     while scheduler.state().waiting_texts < 1 + len(texts):  # noqa: ASYNC110 - the scheduler gives no other sign
         await asyncio.sleep(0)

@@ -32,6 +32,12 @@ def test_need_is_that_of_all_sessions_while_the_largest_model_is_loaded() -> Non
     assert need.min_bytes == MIN_PROCESS_BYTES + 400_000_000
 
 
+def test_kept_results_are_part_of_the_peak_but_not_of_what_a_start_needs() -> None:
+    without, with_results = (estimate_memory([model(100)], lambda _: 1, cache_bytes=size) for size in (0, 64_000_000))
+    assert with_results.bytes - without.bytes == 64_000_000
+    assert with_results.min_bytes == without.min_bytes
+
+
 def test_impossible_need_is_reported_with_both_numbers_and_a_fix() -> None:
     need, limit = MemoryNeed(3_000_000_000, 2_000_000_000), MemoryLimit(1_000_000_000, is_from_cgroup=True)
     reason = why_impossible(need, limit) or ""

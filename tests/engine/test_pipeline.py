@@ -13,7 +13,7 @@ from engine.catalog import Model
 from engine.errors import InvalidInputError, InvalidVectorError
 from engine.model_cards import Matryoshka, ModelCard
 from engine.options import DEFAULTS, EmbedOptions, LongText
-from engine.pipeline import Chunk, ModelInputs, postprocess, preprocess
+from engine.pipeline import ModelInputs, postprocess, preprocess
 from engine.tokenizer import TextTokenizer, TokenizedText
 from engine.vectors import Matrix
 from tests.support.tiny import MAX_TOKENS, SPECIAL, tokenizer_of
@@ -74,25 +74,25 @@ def test_windows_of_all_texts_become_items_in_order(counts: list[int]) -> None:
     assert inputs.text_indexes == [index for index, windows in enumerate(expected) for _ in range(windows)]
     assert len(inputs.items) == sum(expected)
     assert sum(item.weight for item in inputs.items) == sum(counts)
-    assert [chunk.index for chunk in inputs.chunks] == inputs.text_indexes
-    assert [chunk.tokens for chunk in inputs.chunks] == [item.weight + 2 for item in inputs.items]
+    assert [len(items) for items in inputs.by_text] == expected
+    assert [item.length for item in inputs.items] == [item.weight + 2 for item in inputs.items]
 
 
-def test_chunks_contain_their_place_in_the_callers_text() -> None:
+def test_windows_contain_their_place_in_the_callers_text() -> None:
     text = " ".join(["three"] * (MAX_WORDS + 1))
     inputs = preprocess(TOKENIZER, ["one", text], "two ", EmbedOptions(long_text="chunks"))
     border = len("three ") * (MAX_WORDS - 1)
-    assert inputs.chunks == [
-        Chunk(0, 0, 3, 4),
-        Chunk(1, 0, border - 1, MAX_TOKENS),
-        Chunk(1, border, len(text), 5),
+    assert [(item.span, item.length) for item in inputs.items] == [
+        ((0, 3), 4),
+        ((0, border - 1), MAX_TOKENS),
+        ((border, len(text)), 5),
     ]
 
 
-def test_text_that_is_not_split_is_one_chunk() -> None:
+def test_text_that_is_not_split_is_one_item() -> None:
     inputs = ModelInputs([TokenizedText(3, [2, 4, 3])])
     assert inputs.text_indexes is None
-    assert inputs.chunks == [Chunk(0, 0, 0, 3)]
+    assert inputs.by_text == [inputs.items]
 
 
 @pytest.mark.parametrize("side", ["start", "end"])

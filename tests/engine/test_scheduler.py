@@ -21,37 +21,19 @@ from engine.vectors import Matrix
 from tests.support.clock import ManualClock
 from tests.support.gated import DyingModel, GatedModel, Text
 from tests.support.one_model import run_texts
-
-MICRO_BATCH_TOKENS = 512
-LARGE = 100
-"""Tokens of a text whose request is large."""
-SMALL = 10
-"""Tokens of a text whose request is small."""
-STUCK_S = 60.0
+from tests.support.scheduling import (
+    LARGE,
+    MICRO_BATCH_TOKENS,
+    SMALL,
+    STUCK_S,
+    open_lanes,
+    scheduler_of,
+    submit,
+    submitted,
+    texts_of,
+)
 
 each_batching = pytest.mark.parametrize("batching", ["mixed", "equal", "single"])
-
-
-def open_lanes(clock: ManualClock, stack: ExitStack) -> list[Lane]:
-    """Return two lanes and an express lane, which *stack* closes."""
-    lanes = [Lane(name, clock=clock) for name in ("lane-0", "lane-1", "express")]
-    for lane in lanes:
-        stack.callback(lane.close)
-    return lanes
-
-
-def scheduler_of(
-    lanes: Sequence[Lane], clock: ManualClock, *, count: int, max_queue_s: float = 1e9, max_bulk_queue_s: float = 1e9
-) -> Scheduler:
-    return Scheduler(
-        lanes=lanes[:count],
-        express=lanes[2],
-        micro_batch_tokens=MICRO_BATCH_TOKENS,
-        max_queue_s=max_queue_s,
-        max_bulk_queue_s=max_bulk_queue_s,
-        stuck_s=STUCK_S,
-        clock=clock,
-    )
 
 
 @pytest.fixture
@@ -97,20 +79,6 @@ async def limited(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> A
     await scheduler.aclose()
 
 
-def submit(scheduler: Scheduler, model: GatedModel, *texts: Text, **options: Any) -> asyncio.Task[Matrix]:
-    return asyncio.create_task(run_texts(scheduler, model, texts, **options))
-
-
-async def submitted() -> None:
-    """Let the tasks that were just created submit their texts."""
-    for _ in range(3):
-        await asyncio.sleep(0)
-
-
-def texts_of(length: int, count: int, *, first: int = 0) -> list[Text]:
-    return [Text(length, first + number) for number in range(count)]
-
-
 def model_of(batching: Batching, *, is_open: bool = False) -> GatedModel:
     model = GatedModel(batching, is_open=is_open)
     model.batching = batching
@@ -147,6 +115,22 @@ async def test_idle_lanes_share_a_single_request(two_lanes: Scheduler, model: Ga
     await request
 
 
+@pytest.mark.parametrize(("lanes", "runs"), [(2, 1), (4, 2), (16, 14)])
+async def test_texts_that_arrive_together_start_on_many_idle_lanes_but_share_a_run_on_two(
+    lanes: int, runs: int, clock: ManualClock, model: GatedModel
+) -> None:
+    """On two cores, a run for each takes more from the event loop than it gives; on 16, most lanes would stay idle."""
+    with ExitStack() as stack:
+        scheduler = scheduler_of(open_lanes(clock, stack, count=lanes), clock, count=lanes)
+        requests = [submit(scheduler, model, Text(SMALL, number)) for number in range(lanes)]
+        await model.started(runs)
+        assert scheduler.state().waiting_texts == 0
+        assert len(model.runs) == runs
+        model.open()
+        await asyncio.gather(*requests)
+        await scheduler.aclose()
+
+
 async def test_only_a_single_text_on_an_idle_service_may_use_all_cores(two_lanes: Scheduler, model: GatedModel) -> None:
     first = submit(two_lanes, model, Text(SMALL, 0))
     await model.started(1)
@@ -176,6 +160,22 @@ async def test_lane_starts_its_next_micro_batch_while_the_event_loop_is_blocked(
     model.open()
     await asyncio.gather(first, second, third)
     assert model.runs == [[0], [1], [2]]
+
+
+async def test_lane_gets_its_next_micro_batch_before_the_current_one_ends_although_nothing_happens(
+    one_lane: Scheduler, model: GatedModel, clock: ManualClock
+) -> None:
+    first = submit(one_lane, model, Text(LARGE, 0))
+    await model.started(1)
+    second = submit(one_lane, model, Text(LARGE, 1))
+    await submitted()
+    assert one_lane.state().waiting_texts == 1
+    clock.now_s = cost(1, LARGE) * model.seconds_per_token - PREFETCH_S
+    async with asyncio.timeout(10):
+        while one_lane.state().waiting_texts:  # noqa: ASYNC110 - until the scheduler's timer, in milliseconds
+            await asyncio.sleep(0)
+    model.open()
+    await asyncio.gather(first, second)
 
 
 async def test_texts_of_callers_that_answer_each_answer_share_their_runs(

@@ -271,7 +271,9 @@ def test_failure_of_a_model_is_logged_with_the_request_and_the_place_in_the_code
 
 @pytest.fixture(scope="module")
 def one_lane() -> Iterator[ServerProcess]:
-    with running_server(THREAD_POOL_WORKERS="1", MAX_QUEUE_SECONDS="0.1", LOG_LEVEL="DEBUG") as server:
+    """A service that overload hits early. It keeps no results, since hits are no work."""
+    settings = {"THREAD_POOL_WORKERS": "1", "MAX_QUEUE_SECONDS": "0.1", "RESULT_CACHE_MB": "0"}
+    with running_server(**settings, LOG_LEVEL="DEBUG") as server:
         yield server
 
 
@@ -303,10 +305,15 @@ def test_excess_work_is_rejected_at_once_and_the_rest_is_answered(one_lane: Serv
     assert metrics_of(one_lane)["errors"]["overloaded"] == len(rejected)
 
 
+def long_texts(count: int) -> list[str]:
+    """Return texts as long as `LONG_TEXT`, no two of them equal: equal ones would be computed once."""
+    return [f"{number} {LONG_TEXT}" for number in range(count)]
+
+
 def test_work_is_dropped_after_its_deadline(one_lane: ServerProcess) -> None:
     before = metrics_of(one_lane)
     # About 100 ms of work in several micro-batches; bulk work would be rejected at once.
-    response = post(one_lane, "/embed/batch", {"texts": [LONG_TEXT] * 3}, **{"X-Request-Timeout": "0.02"})
+    response = post(one_lane, "/embed/batch", {"texts": long_texts(3)}, **{"X-Request-Timeout": "0.02"})
     check_problem(response, 504, "deadline-exceeded")
     after = metrics_of(one_lane)
     assert after["micro_batches"]["dropped_texts"] > before["micro_batches"]["dropped_texts"]
@@ -316,7 +323,7 @@ def test_work_is_dropped_after_its_deadline(one_lane: ServerProcess) -> None:
 
 def test_work_is_dropped_when_its_client_has_left(one_lane: ServerProcess) -> None:
     before = metrics_of(one_lane)
-    body = json.dumps({"texts": [LONG_TEXT] * 32}).encode()
+    body = json.dumps({"texts": long_texts(32)}).encode()
     head = EMBED.replace(b"/embed", b"/embed/batch") + b"X-Request-ID: leaving\r\nContent-Length: %d\r\n\r\n" % len(
         body
     )

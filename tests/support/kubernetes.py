@@ -19,6 +19,7 @@ GUIDE = ROOT / "docs" / "production" / "kubernetes.md"
 SECRETS = {
     "components/api-keys/api-keys.txt",
     "components/api-keys/metrics-key.txt",
+    "components/shared-results/cache-key.txt",
     "overlays/ha/redis.env",
 }
 
@@ -50,7 +51,7 @@ def guide_block(words: str) -> str:
 
 def copy_to(folder: Path) -> Path:
     """Copy the files, without secrets, below *folder*, which represents the repository."""
-    ignored = shutil.ignore_patterns("redis.env", "api-keys.txt", "metrics-key.txt")
+    ignored = shutil.ignore_patterns("redis.env", "api-keys.txt", "metrics-key.txt", "cache-key.txt")
     shutil.copytree(ROOT / FOLDER, folder / FOLDER, ignore=ignored)
     return folder / FOLDER
 

@@ -35,6 +35,10 @@ class OneModel:
         finally:
             self.leases -= 1
 
+    def peek(self, model: Model, *, caller: str = "") -> Encoder | None:
+        del model, caller
+        return self.encoder if self.gate.is_set() else None
+
 
 @asynccontextmanager
 async def one_lane(*, max_bulk_queue_s: float = 1e9) -> AsyncIterator[Scheduler]:
@@ -57,6 +61,7 @@ async def run_texts(
     scheduler: Scheduler,
     model: RunnableModel,
     items: Sequence[Item],
+    keys: Sequence[bytes] | None = None,
     *,
     caller: Caller = ANYONE,
     deadline_s: float = math.inf,
@@ -65,4 +70,4 @@ async def run_texts(
     """Admit *items* and run them, as `Embedder.embed` does."""
     admitted = scheduler.admit(model, items, caller=caller, deadline_s=deadline_s, reservation=reservation)
     with admitted.reservation:
-        return await scheduler.run(admitted, items)
+        return await scheduler.run(admitted, items, keys)

@@ -6,23 +6,33 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.support.servers import free_port
 
 START_S = 30
+SLOTS = 16_384
+"""Parts into which a cluster divides all keys."""
 
 
 class RedisServer:
     """A Redis server that a test has started; it writes nothing to disk."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, certificate: Path | None = None) -> None:
+        """Start it with these additional arguments; with *certificate* (and its key beside it), also with TLS."""
         self.port = free_port()
         self._command = [needed("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self._command += arguments
+        if certificate is not None:
+            self.tls_port = free_port()
+            files = {"cert": certificate, "key": certificate.with_name("privkey.pem"), "ca-cert": certificate}
+            self._command += ["--tls-port", str(self.tls_port), "--tls-auth-clients", "no"]
+            for name, file in files.items():
+                self._command += [f"--tls-{name}-file", str(file)]
         self.start()
 
     @property
@@ -70,13 +80,43 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis(*arguments: str) -> Iterator[RedisServer]:
-    """Start a Redis server with these additional arguments, and kill it at the end of the block."""
-    server = RedisServer(*arguments)
+def running_redis(*arguments: str, certificate: Path | None = None) -> Iterator[RedisServer]:
+    """Start a Redis server as `RedisServer` does, and kill it at the end of the block."""
+    server = RedisServer(*arguments, certificate=certificate)
     try:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def running_cluster(folder: Path, *, servers: int, certificate: Path) -> Iterator[Sequence[RedisServer]]:
+    """Start a cluster without replicas, for clients with and without TLS. It writes its state to *folder*."""
+    with ExitStack() as stack:
+        cluster = []
+        for number in range(servers):
+            bus = str(free_port())
+            options = (
+                "--cluster-enabled",
+                "yes",
+                "--cluster-config-file",
+                f"{number}.conf",
+                "--cluster-port",
+                bus,
+                "--tls-cluster",
+                "yes",
+            )
+            cluster.append(stack.enter_context(running_redis(*options, "--dir", str(folder), certificate=certificate)))
+            cluster[0].run("CLUSTER", "MEET", "127.0.0.1", str(cluster[-1].tls_port), bus)
+        bounds = [SLOTS * number // servers for number in range(servers + 1)]
+        for server, first, end in zip(cluster, bounds[:-1], bounds[1:], strict=True):
+            server.run("CLUSTER", "ADDSLOTSRANGE", str(first), str(end - 1))
+        for server in cluster:  # they also need time to learn of each other's slots
+            while not {"cluster_state:ok", f"cluster_known_nodes:{servers}"} <= set(
+                server.run("CLUSTER", "INFO").splitlines()
+            ):
+                pass
+        yield cluster
 
 
 def needed(command: str) -> str:

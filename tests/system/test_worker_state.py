@@ -93,7 +93,9 @@ def test_sums_are_exact_whichever_worker_answers(start: Callable[..., ServerProc
         assert answer["endpoints"]["POST /embed"]["requests"] == 2000
         assert answer["errors"] == {"invalid-input": 200}
         assert answer["models"] == {MODEL: {"requests": 1800, "texts": 1800, "tokens": 1800 * 4}}
-        assert answer["micro_batches"]["texts"] == 1800
+        results = answer["result_cache"]
+        assert results["hits"] + results["misses"] + results["coalesced"] == 1800
+        assert answer["micro_batches"]["texts"] == results["misses"]
         assert answer["total_requests"] == sum(found["requests"] for found in answer["workers"]["processes"])
     by_worker = {found["worker"]: found["embeddings"] for found in answers[-1]["workers"]["processes"]}
     assert sum(by_worker.values()) == 1800

@@ -1,6 +1,7 @@
 """The overload guard: what it admits, what waits, and what it rejects before the request is read."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from engine.ledger import SHARE_OF_FREE
 from tests.support.clock import ManualClock
 from web import overload_guard
 from web.dialects import Rejection
-from web.overload_guard import MAX_STARTS_PER_ITERATION, MAX_WAIT_S, MAX_WAITING, OverloadGuard, RouteQueue
+from web.overload_guard import MAX_ITERATION_S, MAX_WAIT_S, MAX_WAITING, MAX_WOKEN, OverloadGuard, RouteQueue
+from web.request_context import context_of
 
 FULL = OverloadedError("Work for 10 s is waiting.", retry_after_s=1)
 CALLER, OTHER = ("192.0.2.1",), ("192.0.2.2",)
@@ -28,10 +30,14 @@ class GuardedApp:
         self.error: OverloadedError | None = None
         self.full_for: set[Caller] = {CALLER, OTHER}
         self.clock = ManualClock()
+        self.seconds = MAX_ITERATION_S / MAX_WOKEN  # that each request takes of the event loop
         self.counted: list[tuple[str, str | None]] = []
+        self.keeps_results = False
+        self.answers = iter(list[int]())
         lanes = RouteQueue(
             is_tight=lambda: self.error is not None,
             overload=lambda caller: self.error if caller in self.full_for else None,
+            has_results=lambda: self.keeps_results,
         )
         never_full = RouteQueue(is_tight=lambda: False, overload=lambda _: None)
         self.guard = OverloadGuard(
@@ -44,8 +50,14 @@ class GuardedApp:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del receive, send
+        del receive
         self.entered.append(scope["state"]["number"])
+        self.clock.now_s += self.seconds
+        if (status := next(self.answers, None)) is not None:
+            if status != 200:
+                context_of(scope).problem_code = {503: "overloaded", 400: "invalid-input"}[status]
+                self.clock.now_s += 0.005
+            await send({"type": "http.response.start", "status": status, "headers": []})
 
     def count(self, endpoint: str, seconds: float, code: str | None, dialect: str) -> None:
         assert (seconds, dialect) == (0.0, "native")
@@ -108,41 +120,47 @@ async def test_other_requests_are_admitted_at_once(service: GuardedApp, changes:
 
 
 async def test_few_requests_are_admitted_per_iteration_of_the_event_loop(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(3 * MAX_STARTS_PER_ITERATION)]
+    asking = [service.ask(number) for number in range(3 * MAX_WOKEN)]
     await loop_iterations(1)
-    assert service.entered == list(range(MAX_STARTS_PER_ITERATION))
+    assert service.entered == list(range(MAX_WOKEN))
     await asyncio.gather(*asking)
-    assert service.entered == list(range(3 * MAX_STARTS_PER_ITERATION))
+    assert service.entered == list(range(3 * MAX_WOKEN))
+
+
+async def test_more_requests_start_at_once_if_they_take_less_time(service: GuardedApp) -> None:
+    service.seconds = MAX_ITERATION_S / 100
+    asking = [service.ask(number) for number in range(10 * MAX_WOKEN)]
+    await loop_iterations(1)
+    assert service.entered == list(range(10 * MAX_WOKEN))
+    await asyncio.gather(*asking)
 
 
 async def test_waiting_requests_are_rejected_when_the_service_becomes_full(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(10 * MAX_STARTS_PER_ITERATION)]
+    asking = [service.ask(number) for number in range(10 * MAX_WOKEN)]
     await loop_iterations(1)
     service.error = FULL
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert answers == [None] * MAX_STARTS_PER_ITERATION + [FULL] * 9 * MAX_STARTS_PER_ITERATION
+    assert answers == [None] * MAX_WOKEN + [FULL] * 9 * MAX_WOKEN
 
 
 async def test_requests_that_wait_too_long_are_rejected(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(2 * MAX_STARTS_PER_ITERATION)]
+    asking = [service.ask(number) for number in range(2 * MAX_WOKEN)]
     await loop_iterations(1)
     service.clock.now_s += MAX_WAIT_S + 0.1
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    assert [type(answer) for answer in answers[MAX_STARTS_PER_ITERATION:]] == [
-        OverloadedError
-    ] * MAX_STARTS_PER_ITERATION
+    assert [type(answer) for answer in answers[MAX_WOKEN:]] == [OverloadedError] * MAX_WOKEN
 
 
 async def test_requests_of_a_caller_are_rejected_when_too_many_wait(service: GuardedApp) -> None:
     share = MAX_WAITING * SHARE_OF_FREE // (1 + SHARE_OF_FREE)
-    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + share + 1)]
+    asking = [service.ask(number) for number in range(MAX_WOKEN + share + 1)]
     await loop_iterations(1)
     newcomer = service.ask(-1, client=(OTHER[0], 1))
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert isinstance(answers.pop(), OverloadedError)
-    assert answers == [None] * (MAX_STARTS_PER_ITERATION + share)
+    assert answers == [None] * (MAX_WOKEN + share)
     await newcomer
-    assert service.entered.index(-1) <= 3 * MAX_STARTS_PER_ITERATION
+    assert service.entered.index(-1) <= 3 * MAX_WOKEN
 
 
 async def test_only_callers_at_their_share_are_rejected(service: GuardedApp) -> None:
@@ -156,16 +174,16 @@ async def test_only_callers_at_their_share_are_rejected(service: GuardedApp) -> 
 
 
 async def test_cancelled_request_does_not_use_a_slot(service: GuardedApp) -> None:
-    asking = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION + 2)]
+    asking = [service.ask(number) for number in range(MAX_WOKEN + 2)]
     await loop_iterations(1)
-    asking[MAX_STARTS_PER_ITERATION].cancel()
+    asking[MAX_WOKEN].cancel()
     await asyncio.gather(*asking, return_exceptions=True)
-    assert service.entered == [*range(MAX_STARTS_PER_ITERATION), MAX_STARTS_PER_ITERATION + 1]
+    assert service.entered == [*range(MAX_WOKEN), MAX_WOKEN + 1]
 
 
 async def test_requests_that_never_start_do_not_delay_the_next_one_of_their_caller(service: GuardedApp) -> None:
     client = (OTHER[0], 1)
-    starting = [service.ask(number) for number in range(MAX_STARTS_PER_ITERATION)]
+    starting = [service.ask(number) for number in range(MAX_WOKEN)]
     flood = [service.ask(number) for number in range(100)]
     left = [service.ask(-2, client=client) for _ in range(100)]
     await loop_iterations(1)
@@ -173,7 +191,7 @@ async def test_requests_that_never_start_do_not_delay_the_next_one_of_their_call
         request.cancel()
     later = service.ask(-1, client=client)
     await asyncio.gather(*starting, *left, *flood, later, return_exceptions=True)
-    assert service.entered.index(-1) <= 3 * MAX_STARTS_PER_ITERATION
+    assert service.entered.index(-1) <= 3 * MAX_WOKEN
     assert -2 not in service.entered
 
 
@@ -199,3 +217,102 @@ async def test_server_rejects_nothing_else_early(service: GuardedApp) -> None:
     for path in ("/tokenize", "/health", "/health?x=/embed", "/nothing"):
         assert service.guard.reject_early(path, CLIENT, []) is None
     assert service.counted == []
+
+
+# --- Results that are kept ----------------------------------------------------------------------------------------
+
+SMALL = [(b"content-length", b"20")]
+
+
+async def drop(_: object) -> None: ...
+
+
+def full_but_keeping(service: GuardedApp, *answers: int) -> None:
+    """Let the queue be full, although results are kept; the app answers with these statuses."""
+    service.error, service.keeps_results, service.answers = FULL, True, iter(answers)
+
+
+async def enter(service: GuardedApp, **changes: Any) -> Any:
+    scope = scope_of(**{"headers": SMALL, **changes})
+    await service.guard(scope, never, drop)  # type: ignore[arg-type]
+    return context_of(scope)
+
+
+async def test_small_request_is_read_although_the_queue_is_full_if_results_are_kept(service: GuardedApp) -> None:
+    full_but_keeping(service, *[200] * 50)
+    for number in range(50):
+        assert service.guard.reject_early("/embed", CLIENT, SMALL) is None
+        context = await enter(service, state={"number": number})
+        assert context.refusal is FULL
+        assert not context.logged_elsewhere
+        await asyncio.sleep(0)
+    assert service.entered == list(range(50))
+    assert service.counted == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"headers": []}, id="unknown length"),
+        pytest.param({"headers": [(b"content-length", b"1000000")]}, id="large"),
+        pytest.param({"headers": [*SMALL, (b"cache-control", b"no-cache")]}, id="no-cache"),
+    ],
+)
+async def test_other_requests_are_rejected_unread_although_results_are_kept(
+    service: GuardedApp, changes: dict[str, Any]
+) -> None:
+    full_but_keeping(service)
+    assert service.guard.reject_early("/embed", CLIENT, changes["headers"]) == Rejection(FULL, None)
+    with pytest.raises(OverloadedError) as rejected:
+        await enter(service, **changes)
+    assert rejected.value is FULL
+
+
+async def test_refusals_by_the_app_are_logged_as_the_guards_own_and_end_in_them(
+    service: GuardedApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload_guard, "LOG_INTERVAL_S", 0)
+    monkeypatch.setattr(overload_guard, "MAX_ITERATION_S", math.inf)  # all in one iteration of the event loop
+    service.seconds = 0
+    full_but_keeping(service, *[503] * 50)
+    with capture_logs() as lines:
+        while service.guard.reject_early("/embed", CLIENT, SMALL) is None:
+            assert (await enter(service)).logged_elsewhere
+        with pytest.raises(OverloadedError) as rejected:
+            await enter(service)
+        await loop_iterations(5)
+    assert rejected.value is FULL
+    assert 1 <= len(service.entered) < 50
+    assert [(line["event"], line["requests"]) for line in lines] == [("requests_refused", len(service.entered) + 2)]
+    other = (OTHER[0], 1)
+    assert service.guard.reject_early("/embed", other, SMALL) is None  # the room is shared fairly
+
+
+async def test_other_errors_of_the_app_are_logged_as_usual(service: GuardedApp) -> None:
+    full_but_keeping(service, 400)
+    with capture_logs() as lines:
+        assert not (await enter(service)).logged_elsewhere
+    assert lines == []
+
+
+async def test_waiting_requests_that_may_be_answered_stay_when_the_service_becomes_full(service: GuardedApp) -> None:
+    large = [(b"content-length", b"1000000")]
+    asking = [
+        asyncio.create_task(service.guard(scope_of(number, headers=SMALL if number % 2 else large), never, drop))  # type: ignore[arg-type]
+        for number in range(10 * MAX_WOKEN)
+    ]
+    await loop_iterations(1)
+    full_but_keeping(service, *[200] * 100)
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    later = range(MAX_WOKEN, 10 * MAX_WOKEN)
+    assert [answers[number] for number in later] == [None if number % 2 else FULL for number in later]
+
+
+async def test_request_of_a_caller_with_room_in_the_queue_is_no_lookup(service: GuardedApp) -> None:
+    full_but_keeping(service, *[503] * 50)
+    service.full_for = {CALLER}
+    for _ in range(50):
+        context = await enter(service, client=(OTHER[0], 1))
+        assert (context.refusal, context.logged_elsewhere) == (None, False)
+        await asyncio.sleep(0)
+    assert len(service.entered) == 50

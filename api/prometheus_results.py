@@ -1,0 +1,69 @@
+"""Metrics of kept results, for Prometheus."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+from api.metric_types import MetricsAnswer, RedisResultMetrics, ResultCacheMetrics
+from api.prometheus_families import PREFIX, counter, counters
+from api.prometheus_workers import Slot
+
+Amount = Callable[[str, str, Callable[[MetricsAnswer], float]], Metric]
+"""Makes a gauge of what a function returns of the answer of each worker."""
+Infos = Callable[[str, str, list[str], Callable[[Slot], Iterable[list[str]]]], Metric]
+"""Makes an info of what a function returns of each worker."""
+
+
+def result_families(results: ResultCacheMetrics, *, amount: Amount, infos: Infos) -> Iterator[Metric]:
+    """Yield the metrics of *results*, those of all processes; *amount* and *infos* read those of each."""
+    texts = CounterMetricFamily(
+        f"{PREFIX}result_cache_texts", "Texts embedded, by where their results came from.", labels=["model", "source"]
+    )
+    for model, sources in results.models.items():
+        for source, count in (("hit", sources.hits), ("miss", sources.misses), ("coalesced", sources.coalesced)):
+            texts.add_metric([model, source], count)
+    yield texts
+    yield amount("result_cache_entries", "Results in memory.", lambda answer: answer.result_cache.entries)
+    yield amount("result_cache_bytes", "Memory that they take.", lambda answer: answer.result_cache.bytes)
+    yield amount(
+        "result_cache_limit_bytes",
+        "Memory that they may take (RESULT_CACHE_MB).",
+        lambda answer: answer.result_cache.limit_bytes,
+    )
+    yield counter("result_cache_evictions", "Results removed for others.", results.evictions)
+    yield counter("result_cache_rejections", "Results that were not worth the room.", results.rejections)
+    yield counter("result_cache_expirations", "Results older than RESULT_CACHE_TTL.", results.expirations)
+    redis = results.redis
+    yield infos(
+        "result_cache_redis",
+        "Whether results in Redis can be used.",
+        ["state"],
+        lambda slot: [[slot.answer.result_cache.redis.state]],
+    )
+    if redis.state != "off":
+        yield from _redis_families(redis, amount)
+
+
+def _redis_families(redis: RedisResultMetrics, amount: Amount) -> Iterator[Metric]:
+    yield _fetch_durations(redis)
+    yield counter("result_cache_redis_lookups", "Results looked up in Redis.", redis.lookups)
+    yield counter("result_cache_redis_hits", "Results found in Redis.", redis.hits)
+    yield counter("result_cache_redis_writes", "Results written to Redis.", redis.writes)
+    yield counter("result_cache_redis_dropped", "Results that could not be written to Redis.", redis.dropped)
+    yield amount(
+        "result_cache_redis_queue_bytes",
+        "Results that wait to be written to Redis.",
+        lambda answer: answer.result_cache.redis.queue_bytes,
+    )
+    yield counters("result_cache_redis_errors", "Errors of Redis, by kind.", "kind", redis.errors)
+
+
+def _fetch_durations(redis: RedisResultMetrics) -> Metric:
+    buckets = list(zip(redis.fetch_buckets, accumulate(redis.fetch_buckets.values()), strict=True))
+    family = HistogramMetricFamily(
+        f"{PREFIX}result_cache_redis_fetch_duration_seconds", "Trips to Redis that read results."
+    )
+    family.add_metric([], buckets or [("+Inf", 0)], redis.fetch_seconds)
+    return family

@@ -1,0 +1,79 @@
+"""Measure what results in Redis cost the event loop: CPU of its thread per request, without a service around.
+
+Run `python benchmarks/redis_results.py [URL]`. It writes to that Redis, and deletes what it has written.
+"""
+
+import argparse
+import asyncio
+import secrets
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+if not __package__:  # run as a script: let `benchmarks` be found
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.machine import describe_run
+from benchmarks.tables import markdown
+from result_cache.redis_results import RedisResults
+
+MODEL = "0123456789abcdef:benchmark"
+RESULT_BYTES = 1544
+"""Of 384 dimensions."""
+TEXTS = 32
+REPEATS = 5
+"""The least of so many measurements is reported: others are disturbed by other programs."""
+
+
+async def measure(url: str) -> list[list[str]]:
+    """Return a row per kind of request."""
+    results = RedisResults(url=url, secret=secrets.token_bytes(32), ttl_s=60, timeout_s=10)
+    values = {secrets.token_bytes(16): secrets.token_bytes(RESULT_BYTES) for _ in range(TEXTS)}
+    keys = list(values)
+
+    async def fetch_each() -> None:
+        await asyncio.gather(*(results.fetch(MODEL, [key]) for key in keys))
+
+    async def write() -> None:
+        before = asyncio.all_tasks()
+        results.put_later(MODEL, values)
+        await asyncio.gather(*(asyncio.all_tasks() - before))
+
+    async with results.running():
+        await write()
+        kinds: dict[str, tuple[Callable[[], Awaitable[object]], int, int]] = {
+            "1 text": (lambda: results.fetch(MODEL, keys[:1]), 500, 1),
+            f"{TEXTS} texts": (lambda: results.fetch(MODEL, keys), 100, 1),
+            f"1 text, {TEXTS} requests at once": (fetch_each, 50, TEXTS),
+            f"{TEXTS} texts, written": (write, 30, 1),
+        }
+        rows = [[name, f"{await cpu_us(run, times) / requests:.0f}"] for name, (run, times, requests) in kinds.items()]
+        await results.clear()
+    if failures := {kind: number for kind, number in results.counts.errors.items() if number}:
+        sys.exit(f"Redis does not work: {failures}")
+    return rows
+
+
+async def cpu_us(run: Callable[[], Awaitable[object]], times: int) -> float:
+    """Return the CPU time of this thread per call, in microseconds."""
+    await run()
+    least = float("inf")
+    for _ in range(REPEATS):
+        began = time.thread_time()
+        for _ in range(times):
+            await run()
+        least = min(least, (time.thread_time() - began) / times)
+    return least * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", nargs="?", default="redis://127.0.0.1:6379/0", help="of a Redis (%(default)s)")
+    rows = asyncio.run(measure(parser.parse_args().url))
+    print(describe_run("python benchmarks/redis_results.py"))
+    print(markdown(["Request", "µs of CPU"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The models that callers may use: found by name, and leased until a request ends or its time is over."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+from engine.catalog import Catalog, Model
+from engine.encoder import Encoder
+from engine.errors import DeadlineError, FingerprintMismatchError, ModelNotAllowedError
+from engine.fair_queue import Caller
+from engine.options import EmbedOptions
+
+
+class ModelLeases(Protocol):
+    """The model manager, as far as the engine uses it."""
+
+    def lease(self, model: Model, *, caller: str = "") -> AbstractAsyncContextManager[Encoder]:
+        """Load *model* if necessary, and keep it in memory until the block ends."""
+
+    def peek(self, model: Model, *, caller: str = "") -> Encoder | None:
+        """Return *model* if it is in memory and may be leased. This counts as use."""
+
+
+class OfferedModels:
+    """The models of a catalogue that callers may use."""
+
+    def __init__(self, catalog: Catalog, models: ModelLeases, *, allowed: frozenset[str], default_model: str) -> None:
+        """Offer *allowed* models of *catalog*, which *models* leases; none allowed: all of them.
+
+        Requests that name no model get the *default_model*.
+        """
+        self._catalog = catalog
+        self._models = models
+        self._allowed = frozenset(catalog.get(name).name for name in allowed)
+        self._default_model = default_model
+
+    @property
+    def all(self) -> list[Model]:
+        """These models; those that need no download come first."""
+        return [model for model in self._catalog.models if not self._allowed or model.name in self._allowed]
+
+    @property
+    def allowed(self) -> list[str] | None:
+        """Names of the allowed models; None: all of the catalogue."""
+        return sorted(self._allowed) or None
+
+    def resolve(self, name: str | None) -> Model:
+        """Return the model with this name, if callers may use it.
+
+        Raises:
+            UnknownModelError: it is not in the catalogue.
+            ModelNotAllowedError: it is in the catalogue, but not allowed.
+        """
+        model = self._catalog.get(self._default_model if name is None else name)
+        if self._allowed and model.name not in self._allowed:
+            raise ModelNotAllowedError(model.name)
+        return model
+
+    def peek(
+        self, model: Model, options: EmbedOptions, *, caller: Caller, if_fingerprint: str | None
+    ) -> Encoder | None:
+        """Return *model* if it is in memory, without a lease: it may be evicted at the next `await`.
+
+        Raises:
+            ServiceError: as `lease`.
+        """
+        if (encoder := self._models.peek(model, caller=caller[0])) is not None:
+            _check(encoder, model, options, if_fingerprint)
+        return encoder
+
+    @asynccontextmanager
+    async def lease(
+        self, model: Model, options: EmbedOptions, *, caller: Caller, deadline_s: float, if_fingerprint: str | None
+    ) -> AsyncIterator[Encoder]:
+        """Lease *model*, and cancel the block when the request's time is over.
+
+        Args:
+            model: what `resolve` returned, and *options* fit; a reload may have replaced it meanwhile.
+            options: of the request.
+            caller: whose it is.
+            deadline_s: when its time is over, on the event loop's clock.
+            if_fingerprint: the fingerprint that the model must have; None: any.
+
+        Raises:
+            DeadlineError: the time was over.
+            FingerprintMismatchError: the model has another fingerprint.
+            InvalidInputError: the model was replaced, and *options* do not fit the new one.
+        """
+        async with until(deadline_s), self._models.lease(model, caller=caller[0]) as encoder:
+            _check(encoder, model, options, if_fingerprint)
+            yield encoder
+
+
+@asynccontextmanager
+async def until(deadline_s: float) -> AsyncIterator[None]:
+    """Cancel the block at this time of the event loop's clock.
+
+    Raises:
+        DeadlineError: it was cancelled.
+    """
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            yield
+    except TimeoutError:
+        raise DeadlineError from None
+
+
+def _check(encoder: Encoder, model: Model, options: EmbedOptions, if_fingerprint: str | None) -> None:
+    actual = encoder.fingerprint.digest if encoder.fingerprint else ""
+    if if_fingerprint is not None and if_fingerprint != actual:
+        raise FingerprintMismatchError(encoder.name, expected=if_fingerprint, actual=actual)
+    if encoder.model is not model:  # a reload has replaced it
+        options.check(encoder.model)

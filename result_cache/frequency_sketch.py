@@ -1,0 +1,64 @@
+"""Estimates how often keys were used lately, in a fixed amount of memory, also those of results that are not kept."""
+
+import struct
+from collections.abc import Callable
+
+MAX_USES = 15
+"""No key counts for more within a generation: what was used very often is forgotten as soon as everything else."""
+MIN_CELLS = 1 << 10
+
+_cells_of: Callable[[bytes], tuple[int, int, int, int]] = struct.Struct("<4I").unpack
+
+
+class FrequencySketch:
+    """Two count-min sketches with four cells of a byte per key: one counts, one has the counts of the time before.
+
+    Halving all counts from time to time, as TinyLFU does, would forget what was used once at that moment, even if that
+    was a moment ago. Keys must be uniformly distributed, as keyed hashes are: they choose the cells themselves, and
+    nobody can choose texts that share cells.
+    """
+
+    def __init__(self, cells: int) -> None:
+        """Use *cells* cells per sketch: 32 per key tell nearly all keys apart."""
+        self._size = max(MIN_CELLS, cells)
+        self._counts, self._earlier = bytearray(self._size), bytearray(self._size)
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that all counts take."""
+        return 2 * self._size
+
+    def count(self, key: bytes) -> None:
+        """Count one use of *key* (16 bytes)."""
+        one, two, three, four = _cells_of(key)
+        counts, size = self._counts, self._size
+        one %= size
+        two %= size
+        three %= size
+        four %= size
+        uses = min(counts[one], counts[two], counts[three], counts[four])
+        if uses < MAX_USES:
+            more = uses + 1
+            for cell in (one, two, three, four):
+                if counts[cell] == uses:
+                    counts[cell] = more
+
+    def uses(self, key: bytes) -> int:
+        """Return how often *key* was used in this generation and the one before: seldom too high, never too low."""
+        one, two, three, four = _cells_of(key)
+        counts, earlier, size = self._counts, self._earlier, self._size
+        one %= size
+        two %= size
+        three %= size
+        four %= size
+        return min(counts[one], counts[two], counts[three], counts[four]) + min(
+            earlier[one], earlier[two], earlier[three], earlier[four]
+        )
+
+    def begin_generation(self) -> None:
+        """Forget the generation before this one, and count the next one."""
+        self._earlier, self._counts = self._counts, bytearray(self._size)
+
+    def clear(self) -> None:
+        """Forget all uses."""
+        self._counts, self._earlier = bytearray(self._size), bytearray(self._size)

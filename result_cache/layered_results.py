@@ -1,0 +1,88 @@
+"""The result cache of a service: memory, and before a result is computed, perhaps a slower store that others share."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from host.memory import trim_memory
+from result_cache.memory_results import MemoryResults, ResultCounts
+
+
+class SlowerResults(Protocol):
+    """A store that other processes share. Its failures are fewer hits; only `clear` raises."""
+
+    async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the results with these keys, in their order; None for what is not found, whatever the reason."""
+
+    def put_later(self, namespace: str, results: Mapping[bytes, bytes]) -> None:
+        """Keep results soon, or lose them. Returns at once."""
+
+    async def clear(self) -> object:
+        """Delete all results, of all namespaces, and those that are not yet written. Raises if that fails."""
+
+
+class LayeredResults:
+    """Implements `engine.result_store.ResultStore`. For the event loop's thread only."""
+
+    def __init__(self, memory: MemoryResults, slower: SlowerResults | None = None) -> None:
+        self._memory = memory
+        self._slower = slower
+        self._generation = 0
+
+    @property
+    def generation(self) -> int:
+        return self._generation
+
+    @property
+    def is_empty(self) -> bool:
+        return self._memory.is_empty
+
+    @property
+    def is_layered(self) -> bool:
+        return self._slower is not None
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self._memory.get(key) for key in keys]
+
+    async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        if self._slower is None or not keys:
+            return [None] * len(keys)
+        generation = self._generation
+        results = await self._slower.fetch(namespace, keys)
+        if generation != self._generation:  # all results were deleted meanwhile, so these may be, too
+            return [None] * len(keys)
+        for key, result in zip(keys, results, strict=True):
+            if result is not None:
+                self._memory.put(key, result)
+        return results
+
+    def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
+        if generation != self._generation:
+            return
+        for key, result in results.items():
+            self._memory.put(key, result)
+        if self._slower is not None and results:
+            self._slower.put_later(namespace, results)
+
+    async def clear(self) -> None:
+        """Delete all results here and in the slower store.
+
+        Results of texts that are computed or fetched meanwhile are not kept. What other processes have in memory
+        stays. Raises what the slower store raises if it cannot delete; memory is empty even then.
+        """
+        self.clear_memory()
+        try:
+            if self._slower is not None:
+                await self._slower.clear()
+        finally:
+            self.clear_memory()  # fetched before the slower store had deleted it
+            await asyncio.to_thread(trim_memory)
+
+    def counts(self) -> ResultCounts:
+        """Return the counts of the memory."""
+        return self._memory.counts()
+
+    def clear_memory(self) -> None:
+        """Delete what is in memory. Results of texts that are computed or fetched meanwhile are not kept."""
+        self._generation += 1
+        self._memory.clear()

@@ -1,0 +1,305 @@
+"""Results that replicas and workers share in Redis. Whatever Redis does, a request waits once at most, and never fails.
+
+Imported only with `RESULT_CACHE_REDIS`: importing the client takes half as long as importing the rest of the service.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+
+from host.redis_client import ErrorKind, RedisClient, kind_of
+from host.time_limits import time_limit
+from result_cache.circuit_breaker import CircuitBreaker
+from result_cache.redis_counts import RedisCounter, RedisCounts
+from result_cache.shared_reads import SharedReads
+from result_cache.value_seals import SEAL_BYTES, ValueSeal, derived_secret
+from result_cache.write_queue import Write, WriteQueue
+
+PREFIX = b"fast-embedding:result:"
+"""Begins all keys in Redis. An id that depends on the secret comes next: services with other secrets are apart."""
+MAX_CONNECTIONS = 8
+"""To a server: for `MAX_READS`, for writes, checks and deletion."""
+MAX_READS = 4
+"""Reads in flight."""
+MAX_KEYS = 64
+"""Keys per read and per write. Longer requests make several, so short ones are served in between."""
+MAX_RESULT_BYTES = 1024 * 1024
+"""Largest result that is written or used. One vector has a few kilobytes, the windows of a long text some hundred."""
+MAX_VALUE_BYTES = MAX_RESULT_BYTES + SEAL_BYTES
+MAX_QUEUE_BYTES = 8 * 1024 * 1024
+"""Bytes of results that may wait to be written."""
+MAX_WRITE_BYTES = 1024 * 1024
+"""Bytes of results after which a write takes no more."""
+WRITE_DELAY_S = 0.002
+"""Seconds after which results are written: the answer goes out before, and requests share writes."""
+CONNECT_S = 2.0
+"""Seconds in which a check connects: TLS, password and the parts of a cluster take several round trips."""
+STEP_S = 2.0
+"""Seconds for each step of deleting all results."""
+UNLINK_KEYS = 500
+"""Keys that are deleted at once."""
+FIRST_PAUSE_S = 0.1
+MAX_PAUSE_S = 10.0
+"""Pauses before Redis is tried again."""
+LOST: frozenset[ErrorKind] = frozenset({"timeout", "connection", "protocol", "oversized", "unexpected"})
+"""Errors of writes that concern reads, too. After others, reads go on: Redis is full, or a replica, for example."""
+
+log = structlog.get_logger()
+
+
+class RedisUnreachableError(Exception):
+    """Redis did not delete all results."""
+
+
+class RedisResults:
+    """Reads and writes results in Redis while that works. Otherwise it does nothing, at no cost.
+
+    Only requests in flight at the first failure wait for Redis in vain, for *timeout_s* at most. Later ones do not use
+    Redis: a check in the background, which they start after a pause, finds out when it works again.
+    """
+
+    def __init__(
+        self, *, url: str, secret: bytes, ttl_s: float, timeout_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Open no socket before `running`.
+
+        Args:
+            url: of Redis, or of any server of a cluster; it may contain a password.
+            secret: whoever has it can write results that are used; at least 16 bytes.
+            ttl_s: seconds after which Redis deletes a result.
+            timeout_s: seconds in which Redis must answer.
+            clock: returns seconds.
+
+        Raises:
+            ValueError, TypeError: the URL has an option that the client does not support.
+        """
+        self._client = RedisClient(url, max_connections=MAX_CONNECTIONS)
+        self._prefix = PREFIX + derived_secret(secret, b"id of a result cache")[:8].hex().encode() + b":"
+        self._secret = derived_secret(secret, b"values of a result cache")
+        self._ttl_ms = max(1, round(ttl_s * 1000))
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._breaker = CircuitBreaker(first_pause_s=FIRST_PAUSE_S, max_pause_s=MAX_PAUSE_S, clock=clock)
+        self._write_breaker = CircuitBreaker(first_pause_s=FIRST_PAUSE_S, max_pause_s=MAX_PAUSE_S, clock=clock)
+        self._counter = RedisCounter()
+        self._reads = SharedReads(self._read, max_reads=MAX_READS, max_keys=MAX_KEYS)
+        self._queue = WriteQueue(max_bytes=MAX_QUEUE_BYTES, max_result_bytes=MAX_RESULT_BYTES)
+        self._seals: dict[str, ValueSeal] = {}
+        self._writing: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
+
+    @property
+    def counts(self) -> RedisCounts:
+        """The counts until now."""
+        return self._counter.counts(
+            queue_bytes=self._queue.size, reading=self._breaker.state, writing=self._write_breaker.state
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Connect; at the end, write what waits and close all connections."""
+        try:
+            await self._check()
+        except Exception as error:  # noqa: BLE001 - no error of Redis may stop the start
+            self._fail(error)
+        try:
+            yield
+        finally:
+            if self._writing is not None:
+                await self._writing
+            if self._checking is not None:
+                self._checking.cancel()
+                await asyncio.gather(self._checking, return_exceptions=True)
+            await self._reads.aclose()
+            await self._client.disconnect()
+
+    async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the results that Redis has, in the order of *keys*, after *timeout_s* at most per `MAX_KEYS` keys."""
+        results: list[bytes | None] = []
+        for start in range(0, len(keys), MAX_KEYS):
+            part = keys[start : start + MAX_KEYS]
+            if not self.may_read():
+                results += [None] * (len(keys) - start)
+                break
+            results += await self._fetch(namespace, part)
+        return results
+
+    def put_later(self, namespace: str, results: Mapping[bytes, bytes]) -> None:
+        """Write results in the background, or drop them if Redis cannot be written to or too many wait."""
+        if not (self._breaker.is_closed and self._write_breaker.may_allow):
+            self._counter.dropped += len(results)
+            return
+        self._counter.dropped += self._queue.put(namespace, results)
+        if self._queue and self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write_queue())
+
+    async def drop_waiting(self) -> None:
+        """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards."""
+        self._counter.dropped += self._queue.clear()
+        if self._writing is not None:
+            await self._writing
+
+    async def clear(self) -> int:
+        """Delete all results of the services with this secret, and return their number.
+
+        Raises:
+            RedisUnreachableError: Redis cannot be reached, or does not allow it. It may have deleted some of them.
+        """
+        await self.drop_waiting()
+        try:
+            await self._check()
+            return await self._delete_all()
+        except Exception as error:
+            raise RedisUnreachableError(f"Redis did not delete all results ({self._count(error)})") from error
+
+    async def _delete_all(self) -> int:
+        deleted, names = 0, []
+        found = self._client.scan(self._prefix)
+        while True:
+            async with time_limit(STEP_S):
+                name = await anext(found, None)
+            if name is not None:
+                names.append(name)
+            if names and (name is None or len(names) == UNLINK_KEYS):
+                async with time_limit(STEP_S):
+                    deleted += await self._client.unlink(names)
+                names = []
+            if name is None:
+                return deleted
+
+    def may_read(self) -> bool:
+        """Return whether Redis works. If not, and its pause is over, have it checked."""
+        if self._breaker.is_closed:
+            return True
+        if self._breaker.allows():
+            self._checking = asyncio.get_running_loop().create_task(self._check_again())
+        return False
+
+    async def _fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        seal, results = self._seal(namespace), []
+        names = [self._name(namespace, key) for key in keys]
+        try:
+            values = await self._reads.values(names, timeout_s=self._timeout_s)
+        except TimeoutError:
+            return [None] * len(keys)
+        for key, value in zip(keys, values, strict=True):
+            result = None if value is None or len(value) > MAX_VALUE_BYTES else seal.open(key, value)
+            if value is not None and result is None:
+                self._report_bad_value()
+            self._counter.hits += result is not None
+            results.append(result)
+        return results
+
+    async def _read(self, names: Sequence[bytes]) -> Sequence[bytes | None]:
+        """Return what Redis has; nothing if it fails."""
+        started = self._clock()
+        try:
+            async with time_limit(self._timeout_s):
+                values = await self._client.get_all(names)
+        except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
+            if kind_of(error) == "oversized":  # somebody wrote a huge value; other keys can be read
+                self._count(error)
+            else:
+                self._fail(error)
+            return [None] * len(names)
+        finally:
+            self._counter.count_read(self._clock() - started)
+        self._breaker.succeed()
+        self._counter.lookups += len(names)
+        return values
+
+    async def _write_queue(self) -> None:
+        await asyncio.sleep(WRITE_DELAY_S)
+        try:
+            while writes := self._queue.take(max_writes=MAX_KEYS, max_bytes=MAX_WRITE_BYTES):
+                stored = await self._write(writes)
+                self._counter.writes += stored
+                self._counter.dropped += len(writes) - stored
+        finally:
+            self._writing = None
+
+    async def _write(self, writes: Sequence[Write]) -> int:
+        """Write what Redis accepts, and return the number of results that it stored."""
+        if not (self._breaker.is_closed and self._write_breaker.allows()):
+            return 0
+        values = {
+            self._name(write.namespace, write.key): self._seal(write.namespace).seal(write.key, write.result)
+            for write in writes
+        }
+        try:
+            async with time_limit(self._timeout_s):
+                errors = await self._client.set_all(values, ttl_ms=self._ttl_ms)
+        except Exception as error:  # noqa: BLE001 - nobody waits for this task
+            errors = [error] * len(values)
+        if errors:
+            await self._stop_writes(errors)
+        else:
+            self._resume_writes()
+        return len(values) - len(errors)
+
+    async def _stop_writes(self, errors: Sequence[Exception]) -> None:
+        error = errors[0]
+        kind = kind_of(error)
+        if kind in LOST:
+            self._fail(error)
+        else:
+            self._count(error)
+            if kind == "read-only":
+                await self._client.disconnect(only_idle=True)  # perhaps its name leads to another server by now
+        if self._write_breaker.fail() and kind not in LOST:
+            log.warning("result_cache_writes_stopped", store="redis", reason=kind)
+
+    def _resume_writes(self) -> None:
+        if not self._write_breaker.is_closed:
+            log.info("result_cache_writes_resumed", store="redis")
+        self._write_breaker.succeed()
+
+    async def _check(self) -> None:
+        """Do what a request does, after connecting; raise an error if that does not work."""
+        name = self._prefix + b"check"
+        async with time_limit(CONNECT_S):
+            await self._client.find_out()
+            await self._client.get_all([name])
+        async with time_limit(self._timeout_s):
+            await self._client.get_all([name])
+
+    async def _check_again(self) -> None:
+        try:
+            await self._client.disconnect()
+            await self._check()
+        except Exception as error:  # noqa: BLE001 - nobody waits for this task
+            self._fail(error)
+        else:
+            self._breaker.succeed()
+            log.info("result_cache_recovered", store="redis")
+
+    def _fail(self, error: Exception) -> None:
+        """Do not use Redis until a check succeeds."""
+        kind = self._count(error)
+        if self._breaker.fail():
+            trace = error if kind == "unexpected" else None
+            log.warning("result_cache_lost", store="redis", reason=kind, exc_info=trace)
+            self._reads.release()
+            self._counter.dropped += self._queue.clear()
+
+    def _count(self, error: Exception) -> ErrorKind:
+        kind = kind_of(error)
+        self._counter.errors[kind] += 1
+        return kind
+
+    def _report_bad_value(self) -> None:
+        self._counter.errors["bad-value"] += 1
+        if self._counter.errors["bad-value"] == 1:
+            log.warning("result_cache_bad_value", advice="somebody writes to our keys in Redis; results are computed")
+
+    def _name(self, namespace: str, key: bytes) -> bytes:
+        return self._prefix + namespace.encode() + b":" + key.hex().encode()
+
+    def _seal(self, namespace: str) -> ValueSeal:
+        seal = self._seals.get(namespace)
+        if seal is None:
+            seal = self._seals[namespace] = ValueSeal(self._secret, self._prefix + namespace.encode())
+        return seal

@@ -1,0 +1,117 @@
+"""Keys of results: equal for texts with equal results, and different as soon as anything differs that counts."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.fingerprint import ModelFingerprint
+from engine.manifest import Prompts
+from engine.model_cards import ModelCard
+from engine.options import DEFAULTS, EmbedOptions
+from engine.result_keys import KEY_BYTES, MAX_STARTED, ResultKeys, namespace_of, window_keys
+from engine.runtime import Runtime
+
+RUNTIME = Runtime("1", "1", "1", "cpu")
+FINGERPRINT = ModelFingerprint("main", "0" * 64, "0123456789abcdef", RUNTIME)
+CARD = ModelCard(prompts=Prompts(query="find: ", document="text: "))
+SECRET = b"s" * 32
+KEYS = ResultKeys(SECRET, per_caller=False)
+
+
+def key_of(
+    text: str = "one",
+    *,
+    keys: ResultKeys = KEYS,
+    fingerprint: ModelFingerprint = FINGERPRINT,
+    card: ModelCard = CARD,
+    options: EmbedOptions = DEFAULTS,
+    caller: str = "a",
+) -> bytes:
+    [key] = keys.keys(fingerprint, card, [text], options, (caller,))
+    assert len(key) == KEY_BYTES
+    return key
+
+
+@given(st.lists(st.text(), min_size=1, unique=True))
+def test_texts_have_equal_keys_only_if_they_are_equal(texts: list[str]) -> None:
+    keys = KEYS.keys(FINGERPRINT, CARD, texts, DEFAULTS, ("a",))
+    assert len(set(keys)) == len(texts)
+    assert keys == [
+        ResultKeys(SECRET, per_caller=False).keys(FINGERPRINT, CARD, [text], DEFAULTS, ("b",))[0] for text in texts
+    ]
+
+
+def test_text_that_is_not_valid_unicode_has_a_key() -> None:
+    assert key_of("\ud800") != key_of("\ud801")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"text": "One"}, id="text"),
+        pytest.param({"keys": ResultKeys(b"t" * 32, per_caller=False)}, id="secret"),
+        pytest.param({"fingerprint": replace(FINGERPRINT, digest="1" * 16)}, id="model"),
+        pytest.param({"fingerprint": replace(FINGERPRINT, runtime=replace(RUNTIME, cpu="other"))}, id="runtime"),
+        pytest.param({"options": EmbedOptions(input_type="query")}, id="prompt"),
+        pytest.param({"options": EmbedOptions(truncate="start")}, id="truncated-end"),
+        pytest.param({"options": EmbedOptions(truncate="none")}, id="not-truncated"),
+        pytest.param({"options": EmbedOptions(max_tokens=4)}, id="tokens"),
+        pytest.param({"options": EmbedOptions(long_text="mean")}, id="mean"),
+        pytest.param({"options": EmbedOptions(long_text="chunks")}, id="chunks"),
+        pytest.param({"options": EmbedOptions(clip=True)}, id="clipped"),
+        pytest.param({"options": EmbedOptions(allow_blank=True)}, id="blank"),
+    ],
+)
+def test_what_changes_the_result_changes_the_key(change: dict[str, Any]) -> None:
+    assert key_of(**change) != key_of()
+
+
+def test_prompt_is_no_part_of_the_text() -> None:
+    """Truncation keeps the prompt, so the same characters have another result if they are the text's own."""
+    assert key_of("find: one") != key_of("one", options=EmbedOptions(input_type="query"))
+
+
+def test_type_of_input_without_a_prompt_counts_only_for_models_with_tasks() -> None:
+    query, document = EmbedOptions(input_type="query"), EmbedOptions(input_type="document")
+    plain, tasked = ModelCard(), ModelCard(uses_tasks=True)
+    assert key_of(card=plain, options=query) == key_of(card=plain, options=document) == key_of(card=plain)
+    assert key_of(card=tasked, options=query) != key_of(card=tasked, options=document)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(EmbedOptions(dimensions=2, allow_untrained_dimensions=True), id="dimensions"),
+        pytest.param(EmbedOptions(normalize=True), id="normalized"),
+        pytest.param(EmbedOptions(dtype="int8"), id="int8"),
+        pytest.param(EmbedOptions(dtype="binary"), id="binary"),
+    ],
+)
+def test_what_is_applied_to_the_result_does_not_change_the_key(options: EmbedOptions) -> None:
+    assert key_of(options=options) == key_of()
+
+
+def test_callers_share_keys_unless_each_has_their_own() -> None:
+    own = ResultKeys(SECRET, per_caller=True)
+    assert key_of(caller="a") == key_of(caller="b")
+    assert len({key_of(keys=own, caller="a"), key_of(keys=own, caller="b"), key_of()}) == 3
+    assert key_of(keys=own, caller="a") == key_of(keys=own, caller="a")
+
+
+def test_keys_stay_the_same_when_many_callers_come_between() -> None:
+    own = ResultKeys(SECRET, per_caller=True)
+    first = key_of(keys=own)
+    assert len({key_of(keys=own, caller=str(number)) for number in range(2 * MAX_STARTED)}) == 2 * MAX_STARTED
+    assert key_of(keys=own) == first
+
+
+def test_windows_of_a_text_have_keys_of_their_own() -> None:
+    assert len({*window_keys(key_of(), 3), *window_keys(key_of("two"), 3), key_of()}) == 7
+    assert window_keys(key_of(), 3)[:2] == window_keys(key_of(), 2)
+
+
+def test_namespace_is_that_of_model_and_runtime() -> None:
+    assert namespace_of(FINGERPRINT) == f"0123456789abcdef:{RUNTIME.id}"

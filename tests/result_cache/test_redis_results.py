@@ -1,0 +1,529 @@
+"""Results in a real Redis: shared by services with one secret, and never an error or a wait for a request."""
+
+import asyncio
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis as redis_py
+from structlog.testing import capture_logs
+
+from config import HERE
+from host.redis_client import MAX_REPLY_BYTES
+from result_cache.redis_counts import RedisCounts
+from result_cache.redis_results import MAX_KEYS, MAX_QUEUE_BYTES, MAX_RESULT_BYTES, RedisResults, RedisUnreachableError
+from tests.support.clock import ManualClock
+from tests.support.redis_servers import RedisServer, running_redis
+from tests.support.servers import free_port
+
+pytestmark = pytest.mark.redis
+
+MODEL = "0123456789abcdef:runtime"
+SECRET = b"the secret of the services under test"
+PASSWORD = "never-to-be-logged"  # noqa: S105 - of a Redis that runs as long as a test
+DOCS = (HERE / "docs/production/redis.md").read_text(encoding="utf-8")
+NEEDED, NEEDED_IN_CLUSTERS = (re.findall(r"\+[a-z|]+", rights) for rights in re.findall(r"`(\+[a-z|+ ]+)`", DOCS))
+"""What docs/production/redis.md says that the user must be allowed."""
+LONG_TIMEOUT_S = 30.0
+"""A time-out for tests in which Redis works: long, so that a busy machine causes no failure."""
+SHORT_TIMEOUT_S = 0.2
+KEYS = [bytes([number]) * 16 for number in range(200)]
+RESULTS = {key: b"result of " + key for key in KEYS}
+
+
+class Opened:
+    """Results under test, with control over their clock, and with their log."""
+
+    def __init__(self, results: RedisResults, clock: ManualClock, logged: list[Any], before: set[Any]) -> None:
+        self.results = results
+        self.clock = clock
+        self._logged = logged
+        self._before = before
+
+    @property
+    def counts(self) -> RedisCounts:
+        return self.results.counts
+
+    @property
+    def errors(self) -> dict[str, int]:
+        return {kind: number for kind, number in self.counts.errors.items() if number}
+
+    @property
+    def events(self) -> list[tuple[str, str | None]]:
+        return [(line["event"], line.get("reason")) for line in self._logged]
+
+    async def put(self, results: Mapping[bytes, bytes], model: str = MODEL) -> None:
+        """Write results, and wait until they are written or dropped."""
+        self.results.put_later(model, results)
+        await self.settle()
+
+    async def get(self, *keys: bytes, model: str = MODEL) -> list[bytes | None]:
+        return await self.results.fetch(model, keys)
+
+    async def settle(self) -> None:
+        """Wait for all tasks in the background."""
+        while tasks := asyncio.all_tasks() - self._before:
+            await asyncio.wait(tasks)
+
+    async def recover(self) -> None:
+        """Let the pause end, and have Redis checked."""
+        self.clock.now_s += 60
+        assert await self.get(KEYS[0]) == [None], "a request does not wait for the check"
+        await self.settle()
+
+
+@asynccontextmanager
+async def opened(
+    url: str, *, secret: bytes = SECRET, ttl_s: float = 3600, timeout_s: float = LONG_TIMEOUT_S
+) -> AsyncIterator[Opened]:
+    clock = ManualClock()
+    results = RedisResults(url=url, secret=secret, ttl_s=ttl_s, timeout_s=timeout_s, clock=clock)
+    before = asyncio.all_tasks()
+    with capture_logs() as logged:
+        async with results.running():
+            yield Opened(results, clock, logged, before)
+    assert asyncio.all_tasks() == before, "a task was left over"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(shared: RedisServer) -> RedisServer:
+    """An empty Redis, shared by tests that do not stop it."""
+    shared.run("FLUSHALL")
+    return shared
+
+
+@pytest.fixture
+def own() -> Iterator[RedisServer]:
+    """A Redis that the test may kill, freeze and configure."""
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def other(redis: RedisServer) -> Iterator[redis_py.Redis]:
+    """Another program, which may write to Redis."""
+    with redis_py.Redis.from_url(redis.url) as client:
+        yield client
+
+
+def name_of(redis: RedisServer, key: bytes) -> str:
+    """Return the name in Redis under which the result of *key* is."""
+    [name] = [name for name in redis.stored() if name.endswith(key.hex())]
+    return name
+
+
+# Sharing
+
+
+async def test_services_with_one_secret_share_results(redis: RedisServer) -> None:
+    async with opened(redis.url) as one, opened(redis.url) as another:
+        await one.put(RESULTS)
+        wanted = [KEYS[5], b"unknown key here", KEYS[3], KEYS[5]]
+        assert await another.get(*wanted) == [RESULTS[KEYS[5]], None, RESULTS[KEYS[3]], RESULTS[KEYS[5]]]
+        assert (one.counts.writes, another.counts.lookups, another.counts.hits) == (len(RESULTS), 4, 3)
+        assert sum(another.counts.latencies.counts) == 1
+        assert (one.errors, another.errors) == ({}, {})
+
+
+async def test_long_requests_are_read_in_parts(redis: RedisServer) -> None:
+    async with opened(redis.url) as there:
+        await there.put(RESULTS)
+        assert await there.get(*RESULTS) == list(RESULTS.values())
+        assert sum(there.counts.latencies.counts) == -(-len(RESULTS) // MAX_KEYS)
+        assert await there.get() == []
+
+
+async def test_requests_at_the_same_time_share_reads(redis: RedisServer) -> None:
+    async with opened(redis.url) as there:
+        await there.put(RESULTS)
+        found = await asyncio.gather(*(there.get(key) for key in RESULTS))
+        assert [result for [result] in found] == list(RESULTS.values())
+        assert sum(there.counts.latencies.counts) < len(RESULTS) / 10
+
+
+async def test_models_and_secrets_are_apart(redis: RedisServer) -> None:
+    async with opened(redis.url) as there, opened(redis.url, secret=b"of other services") as stranger:
+        await there.put(RESULTS)
+        assert await there.get(*KEYS[:3], model="0123456789abcdef:newer") == [None] * 3
+        assert await stranger.get(*KEYS[:3]) == [None] * 3
+        assert (there.errors, stranger.errors) == ({}, {})
+
+
+async def test_results_expire_and_have_names_by_model(redis: RedisServer, other: redis_py.Redis) -> None:
+    async with opened(redis.url, ttl_s=1000) as there:
+        await there.put({KEYS[0]: b"result"})
+        name = name_of(redis, KEYS[0])
+        assert name.startswith("fast-embedding:result:")
+        assert f":{MODEL}:" in name
+        assert 900_000 < other.pttl(name) <= 1_000_000
+
+
+async def test_any_bytes_come_back(redis: RedisServer) -> None:
+    results = {
+        KEYS[0]: b"",
+        KEYS[1]: b"\r\n$-1\r\n\x00",
+        KEYS[2]: bytes(range(256)) * 100,
+        KEYS[3]: b"x" * MAX_RESULT_BYTES,
+    }
+    async with opened(redis.url) as there:
+        await there.put(results)
+        assert await there.get(*results) == list(results.values())
+
+
+# Values that others have written
+
+
+def flip(value: bytes, where: int) -> bytes:
+    return value[:where] + bytes([value[where] ^ 1]) + value[where + 1 :]
+
+
+@pytest.mark.parametrize("where", [0, 1, 32, 33, -1])
+async def test_changed_value_is_not_used_and_is_replaced(redis: RedisServer, other: redis_py.Redis, where: int) -> None:
+    async with opened(redis.url) as there:
+        await there.put(RESULTS)
+        name = name_of(redis, KEYS[0])
+        value = other.get(name)
+        assert isinstance(value, bytes)
+        other.set(name, flip(value, where % len(value)))
+        assert await there.get(KEYS[1], KEYS[0]) == [RESULTS[KEYS[1]], None]
+        assert (there.errors, there.events) == ({"bad-value": 1}, [("result_cache_bad_value", None)])
+        await there.put({KEYS[0]: RESULTS[KEYS[0]]})
+        assert await there.get(KEYS[0]) == [RESULTS[KEYS[0]]]
+
+
+@pytest.mark.parametrize("planted", [b"", b"\x01", b"x" * 33, b"\x01" * 2000, b"\x01" + bytes(32) + b"result"])
+async def test_invented_value_is_not_used(redis: RedisServer, other: redis_py.Redis, planted: bytes) -> None:
+    async with opened(redis.url) as there:
+        await there.put({KEYS[0]: b"result"})
+        other.set(name_of(redis, KEYS[0]), planted)
+        assert await there.get(KEYS[0]) == [None]
+        assert there.errors == {"bad-value": 1}
+
+
+async def test_value_moved_to_another_key_model_or_service_is_not_used(
+    redis: RedisServer, other: redis_py.Redis
+) -> None:
+    async with opened(redis.url) as there, opened(redis.url, secret=b"of other services") as stranger:
+        await there.put(RESULTS)
+        await there.put({KEYS[0]: b"of another model"}, model="another")
+        [original, elsewhere] = sorted(name for name in redis.stored() if name.endswith(KEYS[0].hex()))
+        await stranger.put({KEYS[2]: b"of strangers"})
+        [foreign] = {name for name in redis.stored() if name.endswith(KEYS[2].hex())} - {
+            original.replace(KEYS[0].hex(), KEYS[2].hex())
+        }
+        other.copy(elsewhere, original, replace=True)
+        other.copy(name_of(redis, KEYS[3]), name_of(redis, KEYS[4]), replace=True)
+        other.copy(foreign, original.replace(KEYS[0].hex(), KEYS[2].hex()), replace=True)
+        assert await there.get(KEYS[0], KEYS[2], KEYS[3], KEYS[4]) == [None, None, RESULTS[KEYS[3]], None]
+        assert there.errors == {"bad-value": 3}
+
+
+async def test_key_of_another_type_is_a_miss_and_is_replaced(redis: RedisServer, other: redis_py.Redis) -> None:
+    async with opened(redis.url) as there:
+        await there.put({KEYS[0]: b"result"})
+        name = name_of(redis, KEYS[0])
+        other.delete(name)
+        other.rpush(name, b"a", b"b")
+        assert await there.get(KEYS[0]) == [None]
+        await there.put({KEYS[0]: b"result"})
+        assert await there.get(KEYS[0]) == [b"result"]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[4 * MAX_REPLY_BYTES], [MAX_REPLY_BYTES // 8] * 9], ids=["one value", "all together"]
+)
+async def test_huge_values_are_not_read(redis: RedisServer, other: redis_py.Redis, sizes: Sequence[int]) -> None:
+    async with opened(redis.url) as there:
+        await there.put(RESULTS)
+        for key, size in zip(KEYS, sizes, strict=False):
+            other.setrange(name_of(redis, key), size - 1, b"x")
+        assert await there.get(*KEYS[:10]) == [None] * 10
+        assert there.errors == {"oversized": 1}
+        assert await there.get(KEYS[20]) == [RESULTS[KEYS[20]]], "other results are still used"
+        await there.put({key: RESULTS[key] for key in KEYS[:10]})
+        assert await there.get(*KEYS[:10]) == [RESULTS[key] for key in KEYS[:10]]
+
+
+async def test_value_larger_than_any_result_is_not_hashed(redis: RedisServer, other: redis_py.Redis) -> None:
+    async with opened(redis.url) as there:
+        await there.put({KEYS[0]: b"result"})
+        other.setrange(name_of(redis, KEYS[0]), MAX_RESULT_BYTES + 33, b"x")
+        assert await there.get(KEYS[0]) == [None]
+        assert there.errors == {"bad-value": 1}
+
+
+# Writes
+
+
+async def test_results_that_find_no_room_are_dropped(redis: RedisServer) -> None:
+    number = MAX_QUEUE_BYTES // MAX_RESULT_BYTES
+    async with opened(redis.url) as there:
+        results = {bytes([key]) * 16: bytes([key]) * MAX_RESULT_BYTES for key in range(number + 5)}
+        there.results.put_later(MODEL, {KEYS[0]: b"x" * (MAX_RESULT_BYTES + 1)})
+        there.results.put_later(MODEL, results)
+        assert there.counts.queue_bytes == MAX_QUEUE_BYTES
+        await there.settle()
+        assert (there.counts.writes, there.counts.dropped, there.counts.queue_bytes) == (number, 6, 0)
+
+
+async def test_full_redis_is_read_but_not_written(own: RedisServer) -> None:
+    own.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    async with opened(own.url) as there:
+        await there.put({KEYS[0]: b"result"})
+        own.run("CONFIG", "SET", "maxmemory", "1")
+        await there.put({KEYS[1]: b"result", KEYS[2]: b"result"})
+        await there.put({KEYS[3]: b"result"})
+        assert (there.counts.writing, there.errors, there.counts.dropped) == ("open", {"full": 1}, 3)
+        assert await there.get(KEYS[0], KEYS[1]) == [b"result", None]
+        own.run("CONFIG", "SET", "maxmemory", "0")
+        there.clock.now_s += 60
+        await there.put({KEYS[1]: b"result"})
+        assert await there.get(KEYS[1]) == [b"result"]
+        assert there.events == [("result_cache_writes_stopped", "full"), ("result_cache_writes_resumed", None)]
+
+
+async def test_read_only_redis_is_read_but_not_written(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        await there.put({KEYS[0]: b"result"})
+        own.run("REPLICAOF", "127.0.0.1", str(free_port()))
+        await there.put({KEYS[1]: b"result"})
+        assert (there.counts.writing, there.errors, there.counts.dropped) == ("open", {"read-only": 1}, 1)
+        assert await there.get(KEYS[0], KEYS[1]) == [b"result", None]
+        own.run("REPLICAOF", "NO", "ONE")
+        there.clock.now_s += 60
+        await there.put({KEYS[1]: b"result"})
+        assert await there.get(KEYS[1]) == [b"result"]
+        assert there.events == [("result_cache_writes_stopped", "read-only"), ("result_cache_writes_resumed", None)]
+
+
+async def test_results_that_wait_at_the_end_are_written(redis: RedisServer) -> None:
+    async with opened(redis.url) as there:
+        there.results.put_later(MODEL, RESULTS)
+    assert len(redis.stored()) == len(RESULTS)
+
+
+# Failures
+
+
+async def test_killed_redis_is_not_used_until_it_is_restarted(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        await there.put(RESULTS)
+        own.kill()
+        assert await there.get(*KEYS[:3]) == [None] * 3
+        assert (there.events, there.counts.reading) == ([("result_cache_lost", "connection")], "open")
+        await there.put({KEYS[0]: b"result"})
+        assert await there.get(KEYS[0]) == [None]
+        assert there.errors == {"connection": 1}, "only the first request used Redis"
+        own.start()
+        await there.recover()
+        await there.put({KEYS[0]: b"result"})
+        assert await there.get(KEYS[0]) == [b"result"]
+        assert there.events == [("result_cache_lost", "connection"), ("result_cache_recovered", None)]
+
+
+async def test_redis_may_restart_between_two_requests(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        await there.put(RESULTS)
+        own.kill()
+        own.start()
+        for _ in range(3):
+            await asyncio.sleep(0)  # the event loop sees that the connections are closed
+        assert await there.get(KEYS[0]) == [None]
+        await there.put({KEYS[0]: b"result"})
+        assert await there.get(KEYS[0]) == [b"result"]
+        assert there.events == []
+
+
+async def test_frozen_redis_costs_only_requests_in_flight_their_time(
+    own: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("result_cache.redis_results.CONNECT_S", 2 * SHORT_TIMEOUT_S)
+    async with opened(own.url, timeout_s=SHORT_TIMEOUT_S) as there:
+        own.freeze()
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        assert await asyncio.gather(*(there.get(*KEYS[:100]) for _ in range(50))) == [[None] * 100] * 50
+        assert SHORT_TIMEOUT_S <= loop.time() - begin < 5 * SHORT_TIMEOUT_S
+        await there.settle()
+        assert there.events == [("result_cache_lost", "timeout")]
+        assert await there.get(KEYS[0]) == [None]
+        await there.put({KEYS[0]: b"result"})
+        failures = there.errors["timeout"]
+        there.clock.now_s += 60
+        for _ in range(50):
+            assert await there.get(KEYS[0]) == [None]
+        assert there.counts.reading == "half-open"
+        await there.settle()
+        assert there.errors["timeout"] == failures + 1, "one check, whatever the number of requests"
+        own.thaw()
+        await there.recover()
+        await there.put(RESULTS)
+        found = await asyncio.gather(*(there.get(*KEYS[:100]) for _ in range(50)))
+        assert found == [[RESULTS[key] for key in KEYS[:100]]] * 50, "callers that gave up took no connections away"
+
+
+async def test_blocked_event_loop_is_not_taken_for_a_slow_redis(redis: RedisServer) -> None:
+    async with opened(redis.url, timeout_s=0.5) as there:
+        await there.put(RESULTS)
+        for _ in range(3):
+            getting = asyncio.create_task(there.get(*KEYS[:5]))
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(threading.Event().wait, 0.6)
+            assert await getting == [RESULTS[key] for key in KEYS[:5]]
+        assert there.events == []
+
+
+async def test_callers_that_leave_affect_no_others(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        await there.put(RESULTS)
+        own.freeze()
+        leaving = [asyncio.create_task(there.get(key)) for key in KEYS[:100]]
+        staying = [asyncio.create_task(there.get(key)) for key in KEYS[100:]]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        own.thaw()
+        assert [result for [result] in await asyncio.gather(*staying)] == list(RESULTS.values())[100:]
+        await asyncio.gather(*leaving, return_exceptions=True)
+        assert there.events == []
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"), [("", "refused"), (f":{PASSWORD}@", "refused")], ids=["no password", "wrong password"]
+)
+async def test_redis_that_refuses_us_is_not_used(password: str, reason: str) -> None:
+    with running_redis("--requirepass", "another") as server:
+        async with opened(server.url.replace("//", f"//{password}")) as there:
+            assert await there.get(*KEYS[:2]) == [None, None]
+            assert there.events == [("result_cache_lost", reason)]
+            server.run("AUTH another\r\nCONFIG", "SET", "requirepass", PASSWORD)
+            await there.recover()
+            assert there.counts.reading == ("closed" if password else "open")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", "protocol", id="another protocol"),
+        pytest.param(b":not a number\r\n", "protocol", id="not a number"),
+        pytest.param(b"*2\r\n$4\r\nmode\r\n:1\r\n", "protocol", id="another answer"),
+        pytest.param(b"*1\r\n" * 20_000, "protocol", id="nested"),
+        pytest.param(b"x" * 200_000, "protocol", id="endless line"),
+        pytest.param(b"$99999999999\r\n", "oversized", id="huge"),
+        pytest.param(b"-LOADING Redis is loading the dataset in memory\r\n", "connection", id="starting"),
+        pytest.param(b"-ERR max number of clients reached\r\n", "connection", id="too many clients"),
+        pytest.param(b"-MASTERDOWN Link with MASTER is down\r\n", "refused", id="lonely replica"),
+        pytest.param(b"*2\r\n$4\r\nmode\r\n", "timeout", id="half an answer"),
+        pytest.param(b"", "connection", id="closed at once"),
+        pytest.param(None, "timeout", id="silent"),
+    ],
+)
+async def test_server_that_is_no_redis_costs_nothing(
+    answer: bytes | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("result_cache.redis_results.CONNECT_S", 2 * SHORT_TIMEOUT_S)
+    asked = 0
+
+    class Program(asyncio.Protocol):
+        """Gives one answer to each command."""
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            nonlocal asked
+            asked += 1
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write((answer or b"") * data.count(b"*"))
+            if answer == b"":
+                self.transport.close()
+
+    server = await asyncio.get_running_loop().create_server(Program, "127.0.0.1")
+    async with server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with opened(url, timeout_s=SHORT_TIMEOUT_S) as there:
+            before = asked
+            assert await there.get(*KEYS[:3]) == [None] * 3
+            await there.put(RESULTS)
+            assert (there.events, asked) == ([("result_cache_lost", reason)], before)
+            await there.recover()
+            assert (there.counts.reading, asked > before) == ("open", True)
+            with pytest.raises(RedisUnreachableError):
+                await there.results.clear()
+
+
+# Deletion
+
+
+async def test_all_results_of_the_services_are_deleted_and_nothing_else(
+    redis: RedisServer, other: redis_py.Redis
+) -> None:
+    other.mset({f"fast-embedding:allowance:{number}": "kept" for number in range(2000)})
+    async with opened(redis.url) as there, opened(redis.url, secret=b"of other services") as stranger:
+        many = {number.to_bytes(16): b"result" for number in range(1500)}
+        await there.put(many)
+        await there.put(RESULTS, model="another")
+        await stranger.put(RESULTS)
+        there.results.put_later(MODEL, {b"still waits": b"result"})
+        assert await there.results.clear() == 1500 + len(RESULTS)
+        assert await there.get(*KEYS[:3], b"still waits") == [None] * 4
+        assert await stranger.get(KEYS[0]) == [RESULTS[KEYS[0]]]
+        assert other.dbsize() == 2000 + len(RESULTS)
+        assert await there.results.clear() == 0
+        assert there.errors == {}
+
+
+async def test_deletion_that_redis_does_not_do_is_an_error(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        await there.put(RESULTS)
+        own.run("REPLICAOF", "127.0.0.1", str(free_port()))
+        with pytest.raises(RedisUnreachableError, match="read-only"):
+            await there.results.clear()
+        own.kill()
+        with pytest.raises(RedisUnreachableError, match="connection"):
+            await there.results.clear()
+        own.start()
+        assert await there.results.clear() == 0, "it does not depend on the pause after a failure"
+
+
+# Addresses
+
+
+async def test_user_password_and_database_of_the_url_are_used(own: RedisServer) -> None:
+    own.run(
+        "ACL", "SETUSER", "cache", "on", f">{PASSWORD}", "~fast-embedding:result:*", "resetchannels", "-@all", *NEEDED
+    )
+    async with opened(own.url.replace("//", f"//cache:{PASSWORD}@").replace("/0", "/3")) as there:
+        await there.put(RESULTS)
+        assert await there.get(KEYS[0]) == [RESULTS[KEYS[0]]]
+        assert own.stored() == [], "they are in another database"
+        assert await there.results.clear() == len(RESULTS)
+        assert there.events == []
+
+
+@pytest.mark.parametrize(
+    "option", ["protocol=3", "decode_responses=true", "socket_timeout=0.000001", "max_connections=1"]
+)
+async def test_options_of_the_url_do_not_change_how_we_read(redis: RedisServer, option: str) -> None:
+    async with opened(f"{redis.url}?{option}") as there:
+        await there.put(RESULTS)
+        assert (
+            await asyncio.gather(*(there.get(*KEYS[:5]) for _ in range(100))) == [[RESULTS[k] for k in KEYS[:5]]] * 100
+        )
+        assert there.events == []
+
+
+@pytest.mark.parametrize("url", ["redis://host?db=x", "redis://host?nonsense=1"])
+def test_unknown_option_in_the_url_is_an_error(url: str) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        RedisResults(url=url, secret=SECRET, ttl_s=1, timeout_s=1)
