@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from host.redis_client import ErrorKind, RedisClient, kind_of
+from host.redis_client import CONNECT_S, ErrorKind, RedisClient, kind_of
 from host.time_limits import time_limit
 from result_cache.circuit_breaker import CircuitBreaker
 from result_cache.redis_counts import RedisCounter, RedisCounts
@@ -38,8 +38,6 @@ WRITE_S = 1.0
 """Seconds for a write, if the time limit of reads is shorter: no request waits for it."""
 WRITE_DELAY_S = 0.002
 """Seconds after which results are written: the answer goes out before, and requests share writes."""
-CONNECT_S = 2.0
-"""Seconds in which a check connects: TLS, password and the parts of a cluster take several round trips."""
 STEP_S = 2.0
 """Seconds for each step of deleting all results."""
 UNLINK_KEYS = 500
