@@ -329,8 +329,7 @@ class Scheduler:
         else:
             self._record(batch, seconds)
             if batch.is_small and not lane.batches and lane is not self._express:
-                answered = len(batch.parts) + sum(job.is_small for job in batch.attached)
-                self._gathering.begin(lane, answered, seconds, is_crowded=bool(self._queue))
+                self._gathering.begin(lane, len(batch.parts), seconds, is_crowded=bool(self._queue))
             self._dispatch()
             self._outcomes.deliver(batch, outcome)
 

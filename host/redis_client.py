@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from redis._parsers import _AsyncRESP2Parser
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, SSLConnection
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, RedisCluster, SSLConnection
+from redis.asyncio.connection import AbstractConnection, RedisSSLContext, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -99,6 +99,8 @@ class RedisClient:
             "socket_timeout": None,
             "socket_connect_timeout": None,
         }
+        if self._options.get("connection_class") is SSLConnection:
+            self._options["connection_class"] = _class_with_one_context()
         pool = BlockingConnectionPool(
             **{
                 **self._options,
@@ -223,15 +225,28 @@ class RedisClient:
     def _new_cluster(self) -> RedisCluster:
         options = {**self._options}
         options.pop("db", None)
-        if options.pop("connection_class", None) is SSLConnection:
-            options["ssl"] = True
+        connection_class = options.pop("connection_class", Connection)
         options |= {"max_connections": self._max_connections, "retry": Retry(NoBackoff(), 0)}
-        cluster = RedisCluster(**options, require_full_coverage=False)
-        # It has no option for the parser, but hands these on to its connections.
-        cluster.connection_kwargs["parser_class"] = BoundedParser
+        cluster = RedisCluster(**options, ssl=connection_class is not Connection, require_full_coverage=False)
+        # It has no options for these, but hands them on to its servers.
+        cluster.connection_kwargs |= {"connection_class": connection_class, "parser_class": BoundedParser}
         for node in cluster.startup_nodes:
+            node.connection_class = connection_class
             node.connection_kwargs["parser_class"] = BoundedParser
         return cluster
+
+
+def _class_with_one_context() -> type[SSLConnection]:
+    """Return a class whose connections share a TLS context: making one blocks the event loop for up to 30 ms."""
+    context: RedisSSLContext | None = None
+
+    class TlsConnection(SSLConnection):
+        def __init__(self, **options: Any) -> None:
+            nonlocal context
+            super().__init__(**options)
+            self.ssl_context = context = context or self.ssl_context
+
+    return TlsConnection
 
 
 def kind_of(error: BaseException) -> ErrorKind:

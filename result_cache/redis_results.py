@@ -24,15 +24,18 @@ MAX_CONNECTIONS = 8
 """To a server: for `MAX_READS`, for writes, checks and deletion."""
 MAX_READS = 4
 """Reads in flight."""
-MAX_KEYS = 64
-"""Keys per read and per write. Longer requests make several, so short ones are served in between."""
+MAX_KEYS = 32
+"""Keys per read and per write. Longer requests make several: short ones are served in between, and large results, of
+long texts in windows, still arrive in time."""
 MAX_RESULT_BYTES = 1024 * 1024
 """Largest result that is written or used. One vector has a few kilobytes, the windows of a long text some hundred."""
 MAX_VALUE_BYTES = MAX_RESULT_BYTES + SEAL_BYTES
 MAX_QUEUE_BYTES = 8 * 1024 * 1024
 """Bytes of results that may wait to be written."""
-MAX_WRITE_BYTES = 1024 * 1024
+MAX_WRITE_BYTES = 256 * 1024
 """Bytes of results after which a write takes no more."""
+WRITE_S = 1.0
+"""Seconds for a write, if the time limit of reads is shorter: no request waits for it."""
 WRITE_DELAY_S = 0.002
 """Seconds after which results are written: the answer goes out before, and requests share writes."""
 CONNECT_S = 2.0
@@ -88,7 +91,9 @@ class RedisResults:
         self._reads = SharedReads(self._read, max_reads=MAX_READS, max_keys=MAX_KEYS)
         self._queue = WriteQueue(max_bytes=MAX_QUEUE_BYTES, max_result_bytes=MAX_RESULT_BYTES)
         self._seals: dict[str, ValueSeal] = {}
+        self._suspects: set[bytes] = set()  # names whose values Redis could not return in time
         self._writing: asyncio.Task[None] | None = None
+        self._one_write = asyncio.Lock()
         self._checking: asyncio.Task[None] | None = None
 
     @property
@@ -139,8 +144,8 @@ class RedisResults:
     async def drop_waiting(self) -> None:
         """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards."""
         self._counter.dropped += self._queue.clear()
-        if self._writing is not None:
-            await self._writing
+        async with self._one_write:
+            pass
 
     async def clear(self) -> int:
         """Delete all results of the services with this secret, and return their number.
@@ -200,10 +205,13 @@ class RedisResults:
             async with time_limit(self._timeout_s):
                 values = await self._client.get_all(names)
         except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
-            if kind_of(error) == "oversized":  # somebody wrote a huge value; other keys can be read
+            kind = kind_of(error)
+            if kind == "oversized":  # somebody wrote a huge value; other keys can be read
                 self._count(error)
             else:
                 self._fail(error)
+            if kind == "timeout":
+                self._suspects.update(names)
             return [None] * len(names)
         finally:
             self._counter.count_read(self._clock() - started)
@@ -214,8 +222,10 @@ class RedisResults:
     async def _write_queue(self) -> None:
         await asyncio.sleep(WRITE_DELAY_S)
         try:
-            while writes := self._queue.take(max_writes=MAX_KEYS, max_bytes=MAX_WRITE_BYTES):
-                stored = await self._write(writes)
+            while self._queue:
+                async with self._one_write:
+                    writes = self._queue.take(max_writes=MAX_KEYS, max_bytes=MAX_WRITE_BYTES)
+                    stored = await self._write(writes) if writes else 0
                 self._counter.writes += stored
                 self._counter.dropped += len(writes) - stored
         finally:
@@ -230,7 +240,7 @@ class RedisResults:
             for write in writes
         }
         try:
-            async with time_limit(self._timeout_s):
+            async with time_limit(max(WRITE_S, self._timeout_s)):
                 errors = await self._client.set_all(values, ttl_ms=self._ttl_ms)
         except Exception as error:  # noqa: BLE001 - nobody waits for this task
             errors = [error] * len(values)
@@ -270,11 +280,19 @@ class RedisResults:
         try:
             await self._client.disconnect()
             await self._check()
+            await self._delete_suspects()
         except Exception as error:  # noqa: BLE001 - nobody waits for this task
             self._fail(error)
         else:
             self._breaker.succeed()
             log.info("result_cache_recovered", store="redis")
+
+    async def _delete_suspects(self) -> None:
+        """Delete what could not be read in time: if one of the values is huge, Redis would hang again."""
+        names, self._suspects = list(self._suspects), set()
+        if names:
+            async with time_limit(STEP_S):
+                await self._client.unlink(names)
 
     def _fail(self, error: Exception) -> None:
         """Do not use Redis until a check succeeds."""

@@ -113,10 +113,17 @@ def test_repeated_text_is_a_hit(path: str, client: httpx.Client) -> None:
     assert [cached(ask(client, path, body)) for _ in range(2)] == [(0, 1, 0), (1, 0, 0)]
 
 
-@pytest.mark.parametrize("path", [*ROUTES, *LONE_ROUTES])
-def test_no_cache_computes_anew_and_no_store_keeps_nothing(path: str, client: httpx.Client) -> None:
-    texts = new_texts(2 if path in ROUTES else 1)
-    body, number = (ROUTES | LONE_ROUTES)[path](texts), len(texts)
+@pytest.mark.parametrize(
+    ("path", "make", "number"),
+    [
+        *(pytest.param(path, make, 2, id=path) for path, make in ROUTES.items()),
+        *(pytest.param(path, make, 1, id=f"{path}, one text") for path, make in LONE_ROUTES.items()),
+    ],
+)
+def test_no_cache_computes_anew_and_no_store_keeps_nothing(
+    path: str, make: Body, number: int, client: httpx.Client
+) -> None:
+    body = make(new_texts(number))
     missed, found = (0, number, 0), (number, 0, 0)
     assert cached(ask(client, path, body, "no-store")) == missed
     assert cached(ask(client, path, body, "No-Cache", "no-store")) == missed

@@ -62,7 +62,7 @@ def works(body: object) -> dict[int, Way]:
         415: Way("narrow", content=b"one", headers={"Content-Type": "text/plain"}),
         429: Way("limited", body),
         503: Way("narrow", {**body, "model_name": "tiny/broken"}),
-        504: Way("narrow", body, headers={"X-Request-Timeout": "1e-9"}),
+        504: Way("narrow", body, headers={"X-Request-Timeout": "1e-9", "Cache-Control": "no-cache"}),
     }
 
 

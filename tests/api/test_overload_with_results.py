@@ -14,6 +14,15 @@ from tests.support.servers import ServerProcess, held_server
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 KEPT, NEW = "warm warm", "five five"
+BODIES = {
+    "/embed": {"text": KEPT},
+    "/embed/batch": {"texts": [KEPT, KEPT]},
+    "/v1/embeddings": {"input": [KEPT]},
+    "/v2/embed": {"texts": [KEPT]},
+    "/api/embed": {"input": KEPT},
+    "/tei": {"inputs": KEPT},
+}
+"""Requests that are sent before the queue is full."""
 LIMITS = {"MAX_QUEUE_SECONDS": "0.05", "THREAD_POOL_WORKERS": "1", "REQUIRED_MODELS": "tiny/one"}
 
 
@@ -21,7 +30,8 @@ LIMITS = {"MAX_QUEUE_SECONDS": "0.05", "THREAD_POOL_WORKERS": "1", "REQUIRED_MOD
 def full_server(tiny_models: Path, **settings: str) -> Iterator[ServerProcess]:
     """A server that has embedded KEPT, whose queue is full now."""
     with held_server(MODELS_DIR=str(tiny_models), **LIMITS, **settings) as server, ExitStack() as stack:
-        assert ask(server, KEPT)[0] == 200
+        for path, body in BODIES.items():
+            assert send_all(server, request(path, body))[0] == 200
         server.send_line("hold")
         server.wait_for("command_done")
         fill(server, stack)
@@ -70,14 +80,7 @@ def test_kept_results_are_answered_and_everything_else_is_refused(tiny_models: P
         for _ in range(300):  # hits use no room of lookups
             answer = ask(server, KEPT)
             assert (answer[0], answer[1]["x-cache"]) == (200, "hit=1, miss=0, coalesced=0")
-        bodies = {
-            "/embed/batch": {"texts": [KEPT, KEPT]},
-            "/v1/embeddings": {"input": [KEPT]},
-            "/v2/embed": {"texts": [KEPT]},
-            "/api/embed": {"input": KEPT},
-            "/tei": {"inputs": KEPT},
-        }
-        for path, body in bodies.items():
+        for path, body in BODIES.items():
             assert send_all(server, request(path, body))[0] == 200, path
         assert is_refused(ask(server, NEW))
         assert is_refused(send_all(server, request("/embed/batch", {"texts": [KEPT, NEW]})))
@@ -85,9 +88,10 @@ def test_kept_results_are_answered_and_everything_else_is_refused(tiny_models: P
         assert is_refused(ask(server, KEPT, "Cache-Control: no-cache"))
         assert is_refused(ask(server, KEPT + " " * 70_000))
         assert is_refused(send_all(server, request("/embed", {"text": KEPT, "model_name": "tiny/two"})))
+        assert is_refused(send_all(server, request("/api/embed", {"model": "tiny/two"})))
         assert CLIENT.get(f"{server.url}/metrics").json()["cache_info"]["cached_models"] == ["tiny/one"]
-        assert not [event for event in server.events if event.get("status") == 503], "refusals are logged in one line"
         assert server.wait_for("requests_refused")["requests"] >= 1
+        assert [event for event in server.events if event.get("status") == 503] == []  # one line for all of them
 
 
 def is_rejected_unread(server: ServerProcess) -> bool:
@@ -124,6 +128,6 @@ def test_deleted_results_let_requests_be_rejected_unread_again(tiny_models: Path
     with full_server(tiny_models, RESULT_CACHE_MB="8") as server:
         assert not is_refused(ask(server, KEPT))
         answer = CLIENT.delete(f"{server.url}/cache")
-        assert (answer.status_code, answer.json()["entries"]) == (200, 1)
+        assert (answer.status_code, answer.json()["entries"] > 0) == (200, True)
         assert is_refused(ask(server, KEPT))
         assert is_rejected_unread(server)

@@ -20,7 +20,18 @@ from tests.support.tiny import WORDS, TinyModel, gather, mean_of
 
 DIM = 1024
 GOOD = [word for word in WORDS if word not in {"poison", "nan", "null"}]
-MANY = [" ".join(GOOD[(start + step) % len(GOOD)] for step in range(1 + start % 5)) for start in range(1500)]
+
+
+def distinct_text(number: int) -> str:
+    """Return a text for each number from 1 on, no two of them equal: equal ones would be computed once."""
+    words = []
+    while number:
+        number, digit = divmod(number - 1, len(GOOD))
+        words.append(GOOD[digit])
+    return " ".join(words)
+
+
+MANY = [distinct_text(number) for number in range(1, 1501)]
 RECEIVE_BUFFER = 4096
 """Bytes that the kernel keeps for a client that does not read. An answer to MANY has 16 MB."""
 
@@ -34,7 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(server_with: Callable[..., ServerProcess], folder: Path) -> ServerProcess:
-    return server_with(MODELS_DIR=str(folder), REQUIRED_MODELS="acme/wide")
+    """A service that computes the same texts for each test: it keeps no results."""
+    return server_with(MODELS_DIR=str(folder), REQUIRED_MODELS="acme/wide", RESULT_CACHE_MB="0")
 
 
 @pytest.fixture(autouse=True)

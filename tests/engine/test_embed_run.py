@@ -26,6 +26,7 @@ from engine.errors import (
     TextTooLongError,
 )
 from engine.options import EmbedOptions
+from engine.result_store import CacheCounts
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
 from tests.support.gated import GatedModel, Text
@@ -160,7 +161,8 @@ async def test_tokens_that_the_model_runs_are_charged_and_counted_once(embedder:
     assert [tokens[-1] for tokens in checked] == [102]
     assert checked == [run.tokens]
     assert charged == [run.used_tokens] == [sum(run.tokens) - 102 + MAX_TOKENS]
-    assert embedder.usage("acme/tiny") == Usage(requests=1, texts=len(texts), tokens=run.used_tokens)
+    counts = CacheCounts(miss=len(texts))
+    assert embedder.usage("acme/tiny") == Usage(requests=1, texts=len(texts), tokens=run.used_tokens, cache=counts)
 
 
 @pytest.mark.parametrize("name", ["check_tokens", "on_tokens"])

@@ -9,12 +9,21 @@ from typing import Any
 
 import pytest
 import redis as redis_py
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from config import HERE
 from host.redis_client import MAX_REPLY_BYTES
 from result_cache.redis_counts import RedisCounts
-from result_cache.redis_results import MAX_KEYS, MAX_QUEUE_BYTES, MAX_RESULT_BYTES, RedisResults, RedisUnreachableError
+from result_cache.redis_results import (
+    MAX_KEYS,
+    MAX_QUEUE_BYTES,
+    MAX_RESULT_BYTES,
+    WRITE_DELAY_S,
+    RedisResults,
+    RedisUnreachableError,
+)
 from tests.support.clock import ManualClock
 from tests.support.redis_servers import RedisServer, running_redis
 from tests.support.servers import free_port
@@ -32,6 +41,13 @@ LONG_TIMEOUT_S = 30.0
 SHORT_TIMEOUT_S = 0.2
 KEYS = [bytes([number]) * 16 for number in range(200)]
 RESULTS = {key: b"result of " + key for key in KEYS}
+
+
+ANSWERS = [
+    *(b"+OK\r\n", b"$-1\r\n", b"$3\r\nabc\r\n", b":1\r\n", b"-ERR unknown\r\n", b"*-1\r\n", b"*0\r\n"),
+    *(b"*1\r\n$-1\r\n", b"*2\r\n$4\r\nmode\r\n$7\r\ncluster\r\n", b"*1\r\n$40\r\n" + bytes(40) + b"\r\n"),
+    *(b"*2\r\n$-1\r\n$-1\r\n", b"-MOVED 1 127.0.0.1:1\r\n", b"-ASK x\r\n", b"*2\r\n-OOM\r\n+x\r\n"),
+]
 
 
 class Opened:
@@ -305,6 +321,24 @@ async def test_read_only_redis_is_read_but_not_written(own: RedisServer) -> None
         assert there.events == [("result_cache_writes_stopped", "read-only"), ("result_cache_writes_resumed", None)]
 
 
+async def test_results_that_are_dropped_never_come(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        own.freeze()
+        there.results.put_later(MODEL, dict.fromkeys(KEYS[:MAX_KEYS], b"written now"))
+        there.results.put_later(MODEL, dict.fromkeys(KEYS[MAX_KEYS : 2 * MAX_KEYS], b"waits"))
+        await asyncio.sleep(10 * WRITE_DELAY_S)
+        assert there.counts.queue_bytes == MAX_KEYS * len(b"waits")
+        dropping = asyncio.create_task(there.results.drop_waiting())
+        await asyncio.sleep(0)
+        there.results.put_later(MODEL, dict.fromkeys(KEYS[2 * MAX_KEYS :], b"of later texts"))
+        assert not dropping.done(), "the write in flight may still come"
+        own.thaw()
+        await dropping
+        await there.settle()
+        assert (there.counts.writes, there.counts.dropped) == (len(KEYS) - MAX_KEYS, MAX_KEYS)
+        assert await there.get(KEYS[MAX_KEYS], KEYS[-1]) == [None, b"of later texts"]
+
+
 async def test_results_that_wait_at_the_end_are_written(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         there.results.put_later(MODEL, RESULTS)
@@ -369,6 +403,18 @@ async def test_frozen_redis_costs_only_requests_in_flight_their_time(
         await there.put(RESULTS)
         found = await asyncio.gather(*(there.get(*KEYS[:100]) for _ in range(50)))
         assert found == [[RESULTS[key] for key in KEYS[:100]]] * 50, "callers that gave up took no connections away"
+
+
+async def test_values_that_redis_could_not_return_in_time_are_deleted(own: RedisServer) -> None:
+    """One of them may be huge, so Redis hangs whenever it is read."""
+    async with opened(own.url, timeout_s=SHORT_TIMEOUT_S) as there:
+        await there.put(RESULTS)
+        own.freeze()
+        await there.get(*KEYS[:3])
+        await there.settle()
+        own.thaw()
+        await there.recover()
+        assert await there.get(*KEYS[:5]) == [None, None, None, RESULTS[KEYS[3]], RESULTS[KEYS[4]]]
 
 
 async def test_blocked_event_loop_is_not_taken_for_a_slow_redis(redis: RedisServer) -> None:
@@ -460,6 +506,33 @@ async def test_server_that_is_no_redis_costs_nothing(
             assert (there.counts.reading, asked > before) == ("open", True)
             with pytest.raises(RedisUnreachableError):
                 await there.results.clear()
+
+
+@given(answers=st.lists(st.binary(max_size=40) | st.sampled_from(ANSWERS), max_size=4))
+@settings(deadline=None, max_examples=40)
+def test_no_answer_is_an_error(answers: list[bytes]) -> None:
+    """The server gives these answers together, and closes the connection after each command."""
+
+    class Program(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+
+        def data_received(self, _: bytes) -> None:
+            self.transport.write(b"".join(answers))
+            self.transport.close()
+
+    async def run() -> None:
+        server = await asyncio.get_running_loop().create_server(Program, "127.0.0.1")
+        async with server, opened(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}") as there:
+            for _ in range(2):
+                assert await there.get(*KEYS[:2]) == [None, None]
+                await there.put({KEYS[0]: b"result"})
+                await there.recover()
+            with pytest.raises(RedisUnreachableError):
+                await there.results.clear()
+
+    asyncio.run(run())
 
 
 # Deletion
