@@ -120,15 +120,14 @@ class RedisResults:
             await self._client.disconnect()
 
     async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the results that Redis has, in the order of *keys*, after *timeout_s* at most per `MAX_KEYS` keys."""
+        """Return the results that Redis has, in the order of *keys*. No read begins after *timeout_s*."""
         results: list[bytes | None] = []
+        started = self._clock()
         for start in range(0, len(keys), MAX_KEYS):
-            part = keys[start : start + MAX_KEYS]
-            if not self.may_read():
-                results += [None] * (len(keys) - start)
+            if not self.may_read() or self._clock() - started >= self._timeout_s:
                 break
-            results += await self._fetch(namespace, part)
-        return results
+            results += await self._fetch(namespace, keys[start : start + MAX_KEYS])
+        return results + [None] * (len(keys) - len(results))
 
     def put_later(self, namespace: str, results: Mapping[bytes, bytes]) -> None:
         """Write results in the background, or drop them if Redis cannot be written to or too many wait."""
@@ -140,7 +139,10 @@ class RedisResults:
             self._writing = asyncio.get_running_loop().create_task(self._write_queue())
 
     async def drop_waiting(self) -> None:
-        """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards."""
+        """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards.
+
+        Nobody waits for results that come meanwhile, and callers may leave.
+        """
         self._counter.dropped += self._queue.clear()
         async with self._one_write:
             pass
