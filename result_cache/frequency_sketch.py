@@ -30,10 +30,10 @@ class FrequencySketch:
         """The memory that all counts take."""
         return 2 * self._size
 
-    def count(self, key: bytes) -> None:
-        """Count one use of *key* (16 bytes)."""
+    def count(self, key: bytes) -> int:
+        """Count one use of *key* (16 bytes), and return `uses`."""
         one, two, three, four = _cells_of(key)
-        counts, size = self._counts, self._size
+        counts, earlier, size = self._counts, self._earlier, self._size
         one %= size
         two %= size
         three %= size
@@ -44,18 +44,13 @@ class FrequencySketch:
             for cell in (one, two, three, four):
                 if counts[cell] == uses:
                     counts[cell] = more
+            uses = more
+        return uses + min(earlier[one], earlier[two], earlier[three], earlier[four])
 
     def uses(self, key: bytes) -> int:
         """Return how often *key* was used in this generation and the one before: seldom too high, never too low."""
-        one, two, three, four = _cells_of(key)
-        counts, earlier, size = self._counts, self._earlier, self._size
-        one %= size
-        two %= size
-        three %= size
-        four %= size
-        return min(counts[one], counts[two], counts[three], counts[four]) + min(
-            earlier[one], earlier[two], earlier[three], earlier[four]
-        )
+        cells = [cell % self._size for cell in _cells_of(key)]
+        return min([self._counts[cell] for cell in cells]) + min([self._earlier[cell] for cell in cells])
 
     def begin_generation(self) -> None:
         """Forget the generation before this one, and count the next one."""

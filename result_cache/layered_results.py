@@ -42,7 +42,8 @@ class LayeredResults:
         return self._slower is not None
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return [self._memory.get(key) for key in keys]
+        get = self._memory.get
+        return [get(key) for key in keys]
 
     async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
         if self._slower is None or not keys:
@@ -59,8 +60,9 @@ class LayeredResults:
     def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
         if generation != self._generation:
             return
+        put = self._memory.put
         for key, result in results.items():
-            self._memory.put(key, result)
+            put(key, result)
         if self._slower is not None and results:
             self._slower.put_later(namespace, results)
 

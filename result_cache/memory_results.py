@@ -119,7 +119,8 @@ class MemoryResults:
             self._protect(key, result)
         else:
             return None
-        self._count(key)
+        self._sketch.count(key)
+        self._uses += 1
         return result
 
     def put(self, key: bytes, result: bytes) -> None:
@@ -127,21 +128,24 @@ class MemoryResults:
         if self._uses > MIN_USES_PER_GENERATION + USES_PER_GENERATION * (len(self._probation) + len(self._protected)):
             self._sketch.begin_generation()
             self._uses = 0
-        self._count(key)
+        uses = self._sketch.count(key)
+        self._uses += 1
         if self._expiries:
             self._remove_expired(MAX_EXPIRED_AT_ONCE, key)
         was_protected = key in self._protected
-        self._remove(key)
+        if was_protected or key in self._probation:
+            self._remove(key)
         size = self._size_of(result)
         if size > self._max_entry_bytes:
             self._rejections += 1
             return
-        is_full = self._make_room(size)
+        if is_full := self._bytes + size > self._limit_bytes:
+            self._make_room(size)
         self._probation[key] = result
         self._bytes += size
         if self._ttl_s is not None:
             self._expiries[key] = self._clock() + self._ttl_s
-        if was_protected or (is_full and self._deserves_protection(key, size)):
+        if was_protected or (is_full and uses > 1 and self._deserves_protection(uses, size)):
             self._protect(key, result)
 
     def room_for(self, result_bytes: int) -> int:
@@ -171,10 +175,6 @@ class MemoryResults:
     def _size_of(self, result: bytes) -> int:
         return len(result) + len(result) // FRAGMENTS + self._entry_bytes
 
-    def _count(self, key: bytes) -> None:
-        self._sketch.count(key)
-        self._uses += 1
-
     def _protect(self, key: bytes, result: bytes) -> None:
         """Move a result from probation to protected; what has no room there goes back to probation."""
         del self._probation[key]
@@ -185,20 +185,23 @@ class MemoryResults:
             self._protected_bytes -= self._size_of(result_of_other)
             self._probation[other] = result_of_other
 
-    def _make_room(self, size: int) -> bool:
-        """Remove what has not been used for longest; return whether there was no room for *size* more bytes."""
-        if self._bytes + size <= self._limit_bytes:
-            return False
+    def _make_room(self, size: int) -> None:
+        """Remove what has not been used for longest, until there is room for *size* more bytes."""
         while self._bytes + size > self._limit_bytes:
-            self._remove(next(iter(self._probation or self._protected)))
+            if self._probation:
+                key, result = self._probation.popitem(last=False)
+                removed = self._size_of(result)
+            else:
+                key, result = self._protected.popitem(last=False)
+                removed = self._size_of(result)
+                self._protected_bytes -= removed
+            self._bytes -= removed
+            if self._expiries:
+                del self._expiries[key]
             self._evictions += 1
-        return True
 
-    def _deserves_protection(self, key: bytes, size: int) -> bool:
-        """Return whether a new result was used before, and more often than all protected ones that it would replace."""
-        uses = self._sketch.uses(key)
-        if uses <= 1:
-            return False
+    def _deserves_protection(self, uses: int, size: int) -> bool:
+        """Return whether a new result was used more often than all protected ones that it would replace."""
         room = self._max_protected_bytes - self._protected_bytes
         for other, result in self._protected.items():
             if room >= size:
