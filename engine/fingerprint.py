@@ -198,7 +198,7 @@ class ModelFiles:
         return verified_hash(self.folder, name, self.expected.get(name))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelFingerprint:
     """What makes a model's vectors. Models with equal digests return the same vectors for the same texts.
 
@@ -213,6 +213,11 @@ class ModelFingerprint:
     onnx_sha256: str
     digest: str
     runtime: Runtime
+
+    @cached_property
+    def namespace(self) -> str:
+        """What is common to the keys of results of the model as this machine runs it (`engine.result_keys`)."""
+        return f"{self.digest}:{self.runtime.id}"
 
 
 def files_of_folder(folder: Folder) -> ModelFiles:

@@ -64,7 +64,7 @@ class Job:
         caller: whose it is.
         unfinished: number of texts whose vectors are still missing.
         coalesced: number of texts that got the vector of an equal text; final once *result* is resolved.
-        on_rows: called with the indexes of texts whose vectors have come, while others are missing; None: not at all.
+        on_rows: called with the indexes of texts whose vectors have come, before *result* resolves; None: not at all.
         vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end.
     """
 
@@ -98,10 +98,10 @@ class Job:
         for row, index in rows:
             self.vectors[index] = matrix[row]
         self.unfinished -= len(rows)
+        if self.on_rows is not None:
+            self.on_rows([index for _, index in rows])
         if not self.unfinished:
             self.result.set_result(self.vectors)
-        elif self.on_rows is not None:
-            self.on_rows([index for _, index in rows])
 
     def requeue(self, indexes: Iterable[int]) -> None:
         self.waiting = sorted([*self.waiting, *indexes], key=lambda index: -self.items[index].length)

@@ -36,7 +36,7 @@ class Chunk:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ModelInputs:
     """The tokenised texts of one request.
 

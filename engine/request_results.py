@@ -6,19 +6,20 @@ vectors of that, and `vectors` returns the vectors of all texts of the slice.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from engine.distinct_texts import DistinctTexts
 from engine.encoder import Encoder
 from engine.fair_queue import Caller
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
-from engine.result_keys import ResultKeys, namespace_of, window_keys
+from engine.result_keys import ResultKeys, window_keys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
-from engine.text_results import TextResult, is_usable, pack, unpack
+from engine.text_results import Facts, TextResult, are_usable, pack, pack_rows, read_facts, rows_of, unpack
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix
 
@@ -26,10 +27,6 @@ LOOKUP_TEXTS = 256
 LOOKUP_CHARACTERS = 500_000
 """Texts whose results are looked up at once, and their characters: 1 to 2 ms of the event loop. Other requests are
 served in between."""
-
-
-_Facts = tuple[int, int, bool]
-"""Of a text: its tokens before truncation, those that the model runs, and whether it is cut."""
 
 
 class ResultCache:
@@ -59,7 +56,7 @@ class ResultCache:
         """
         results = RequestResults(self, encoder, texts, options, use)
         fingerprint, distinct = encoder.fingerprint, results.missing_texts
-        if fingerprint is not None and (use.may_read or use.may_keep):
+        if fingerprint is not None and (use.may_read or (use.may_keep and not self.store.is_off)):
             for part in _lookup_slices(distinct):
                 if part.start:
                     await asyncio.sleep(0)
@@ -70,7 +67,10 @@ class ResultCache:
         return results
 
 
-@dataclass(frozen=True, slots=True)
+NO_INPUTS = ModelInputs([])
+
+
+@dataclass(slots=True, eq=False)
 class MissingSlice:
     """The texts of a slice whose results are missing.
 
@@ -79,16 +79,18 @@ class MissingSlice:
         inputs: what the model must run.
         keys: per item of *inputs*; None: the vectors are shared with no other request.
         found: items that need not run any more: their results were kept since the request was admitted.
+        usable: number of items whose vectors have come and are usable.
     """
 
-    numbers: list[int]
+    numbers: Sequence[int]
     inputs: ModelInputs
-    keys: list[bytes] | None
-    found: list[TokenizedText]
+    keys: Sequence[bytes] | None
+    found: Sequence[TokenizedText]
+    usable: int = 0
 
 
 class RequestResults:
-    """The results of one request. Its distinct texts have numbers, in the order in which they first appear.
+    """The results of one request.
 
     Attributes:
         encoder: the model.
@@ -111,42 +113,49 @@ class RequestResults:
         self._cache, self._options, self._use = cache, options, use
         self._has_windows, self._has_chunks = options.long_text != "truncate", options.long_text == "chunks"
         self._generation, self._seen_changes = cache.store.generation, cache.changes
-        numbers: dict[str, int] = {}
-        self._numbers = [numbers.setdefault(text, len(numbers)) for text in texts]
-        self._texts = list(numbers)
-        self._places: list[list[int]] = [[] for _ in self._texts]  # per distinct text, its indexes in the request
-        for index, number in enumerate(self._numbers):
-            self._places[number].append(index)
-        self._found: dict[int, TextResult] = {}
+        self._texts = DistinctTexts(texts)
+        number = len(self._texts.texts)
+        self._kept: dict[int, bytes] = {}  # results without windows that were found
+        self._found: dict[int, TextResult] = {}  # all others, and those that were computed
+        self._slice: Matrix | None = None  # the vectors of the slice that has just been computed, if it is complete
+        self._facts: dict[int, Facts] = {}
+        self._missing: Sequence[int] = range(number)
+        self._taken = 0  # of those that are missing
+        self._inputs = NO_INPUTS
         self._items: dict[int, list[TokenizedText]] = {}
-        self._facts: list[_Facts] = []
-        self._missing = deque(range(len(self._texts)))
-        self._kept = set[int]()
-        self.counts = CacheCounts(miss=len(self._texts), coalesced=len(texts) - len(self._texts))
+        self.counts = CacheCounts(miss=number, coalesced=len(texts) - number)
 
     @property
     def is_complete(self) -> bool:
         """Whether no result is missing that has not been taken."""
-        return not self._missing
+        return self._taken == len(self._missing)
 
     @property
-    def missing_texts(self) -> list[str]:
-        return [self._texts[number] for number in self._missing]
+    def missing_texts(self) -> Sequence[str]:
+        texts = self._texts.texts
+        return texts if len(self._missing) == len(texts) else [texts[number] for number in self._missing]
 
     @property
-    def missing_indexes(self) -> list[int]:
+    def missing_indexes(self) -> Sequence[int]:
         """Per missing text, its first index in the request."""
-        return [self._places[number][0] for number in self._missing]
+        return self._first_indexes(self._missing)
 
-    def look_up(self, numbers: Sequence[int]) -> None:
-        """Take the results of some missing texts from memory."""
-        if self._use.may_read and self.keys:
-            self._receive(numbers, self._cache.store.get([self.keys[number] for number in numbers]))
+    @property
+    def may_keep_rows(self) -> bool:
+        """Whether `keep_rows` keeps anything."""
+        return self._may_keep and not self._has_windows
+
+    def look_up(self, numbers: Sequence[int]) -> bool:
+        """Take the results of some missing texts from memory; return whether there is one."""
+        store, keys = self._cache.store, self.keys
+        if store.is_empty or not keys or not self._use.may_read:
+            return False
+        return self._receive(numbers, store.get([keys[number] for number in numbers]))
 
     async def fetch(self) -> None:
         """Take the results of missing texts from the slower store, if there is one."""
         if self._use.may_read and self.keys and self._cache.store.is_layered:
-            numbers = list(self._missing)
+            numbers = self._missing
             keys = [self.keys[number] for number in numbers]
             if self._receive(numbers, await self._cache.store.fetch(self._namespace, keys)):
                 self._cache.changes += 1
@@ -154,65 +163,64 @@ class RequestResults:
 
     def forget_found(self) -> None:
         """Let the texts whose results were found no longer be missing."""
-        self._missing = deque(number for number in self._missing if number not in self._found)
+        if self._kept or self._found:
+            self._missing = [number for number in self._missing if not self._has(number)]
 
     def adopt(self, inputs: ModelInputs) -> None:
         """Accept the tokens of all missing texts."""
-        self._items = dict(zip(self._missing, inputs.by_text, strict=True))
+        if inputs.window_counts is None:
+            facts = [(item.tokens, item.length, item.is_truncated) for item in inputs.items]
+        else:  # windows together contain all of the text
+            facts = [(items[0].tokens, sum([item.length for item in items]), False) for items in inputs.by_text]
+        self._facts.update(zip(self._missing, facts, strict=True))
+        inputs.indexes = self.missing_indexes
+        self._inputs = inputs
 
     def count_tokens(self) -> None:
         """Set the numbers of tokens. Each text has a result, or its tokens were adopted."""
-        found, items, has_windows = self._found, self._items, self._has_windows
-        self._facts = [
-            (result.tokens, result.used_tokens, result.is_truncated)
-            if (result := found.get(number)) is not None
-            else _facts_of(items[number], has_windows=has_windows)
-            for number in range(len(self._texts))
-        ]
-        of_texts = [self._facts[number] for number in self._numbers]
+        facts = self._facts
+        of_texts = [facts[number] for number in self._texts.numbers]
         self.tokens = [tokens for tokens, _, _ in of_texts]
         self.used_tokens = sum([used for _, used, _ in of_texts])
         self.truncated = [is_truncated for _, _, is_truncated in of_texts]
 
     def take(self, texts: range) -> MissingSlice | None:
         """Return what the model must run for a slice of *texts*, after those that were taken before; None: nothing."""
-        if not self._missing:
-            return None
-        numbers, missing = [], self._missing
-        while missing and self._places[missing[0]][0] < texts.stop:
-            numbers.append(missing.popleft())
+        missing, start, found = self._missing, self._taken, list[TokenizedText]()
+        self._taken = bisect_left(missing, texts.stop, start, key=self._texts.first.__getitem__)
+        numbers = missing[start : self._taken]
         if not numbers:
             return None
-        if self._cache.changes != self._seen_changes:
-            self.look_up(numbers)
-        left = [number for number in numbers if number not in self._found]
-        found = [item for number in numbers if number in self._found for item in self._items.pop(number)]
-        by_text = [self._items.pop(number) for number in left]
-        inputs = ModelInputs(
-            [item for items in by_text for item in items],
-            [len(items) for items in by_text] if self._has_windows else None,
-            [self._places[number][0] for number in left],
-        )
-        return MissingSlice(left, inputs, self._keys_of(left, by_text) if self._use.may_read else None, found)
+        if self._cache.changes != self._seen_changes and self.look_up(numbers):
+            found = [item for number in numbers if self._has(number) for item in self._items_of(number)]
+            numbers = [number for number in numbers if not self._has(number)]
+        if len(numbers) == len(missing):
+            inputs = self._inputs
+        else:
+            by_text = [self._items_of(number) for number in numbers]
+            counts = [len(items) for items in by_text] if self._has_windows else None
+            items = [item for items in by_text for item in items]
+            inputs = ModelInputs(items, counts, self._first_indexes(numbers))
+        self._inputs = NO_INPUTS
+        return MissingSlice(numbers, inputs, self._keys_of(numbers, inputs), found)
 
-    def keep_early(self, part: MissingSlice, raw: Matrix, items: Sequence[int]) -> None:
-        """Keep the vectors of some *items* of a slice, while the others are computed, so that other requests find them.
+    def keep_rows(self, part: MissingSlice, raw: Matrix, items: Sequence[int]) -> None:
+        """Keep the model's vectors of some *items* of a slice as they come, so that no request computes them again.
 
         Texts that are split into windows wait for `add`. What that will reject is not kept.
         """
-        if self._has_windows:
-            return
-        vectors = raw[list(items)]
-        self._keep(
-            {
-                part.numbers[item]: TextResult(vectors[row : row + 1], *self._facts[part.numbers[item]])
-                for row, item in enumerate(items)
-                if is_usable(vectors[row : row + 1])
-            }
-        )
+        vectors = raw[items]
+        usable = are_usable(vectors)
+        if all(usable):
+            part.usable += len(items)
+        else:
+            items = [item for item, is_usable in zip(items, usable, strict=True) if is_usable]
+            vectors = raw[items]
+        numbers = [part.numbers[item] for item in items]
+        self._keep(numbers, pack_rows(vectors, [self._facts[number] for number in numbers]))
 
     def add(self, part: MissingSlice, raw: Matrix, *, coalesced_items: int, texts: range) -> None:
-        """Accept the model's vectors of a slice that was taken, and keep them.
+        """Accept the model's vectors of a slice that was taken.
 
         Args:
             part: the slice.
@@ -223,27 +231,43 @@ class RequestResults:
         Raises:
             InvalidVectorError: a vector is unusable.
         """
-        vectors, by_text = pool(raw, part.inputs, self._options), part.inputs.by_text
-        has_chunks, row, results = self._has_chunks, 0, dict[int, TextResult]()
-        for number, items in zip(part.numbers, by_text, strict=True):
-            rows = vectors[row : row + (len(items) if has_chunks else 1)]
-            row += len(rows)
-            results[number] = TextResult(
-                # Of a slice that has been read, no more stays in memory than later slices need.
-                rows if self._places[number][-1] < texts.stop else rows.copy(),
-                *self._facts[number],
-                [(*(item.span or (0, 0)), item.length) for item in items] if has_chunks else (),
-            )
-        self._found |= results
-        self._keep(results)
-        # An item is a text, or one of its windows: then this is an estimate.
-        coalesced = coalesced_items * len(by_text) // len(part.inputs.items)
-        self.counts.miss -= coalesced
-        self.counts.coalesced += coalesced
+        numbers, inputs, facts = part.numbers, part.inputs, self._facts
+        vectors = raw if part.usable == len(inputs.items) else pool(raw, inputs, self._options)
+        if self._has_chunks:
+            results = self._with_windows(part, vectors)
+            self._found.update(results)
+            if self._may_keep:
+                self._keep(numbers, [pack(result) for result in results.values()])
+        else:
+            if self._has_windows and self._may_keep:
+                self._keep(numbers, pack_rows(vectors, [facts[number] for number in numbers]))
+            if len(numbers) == len(texts) and self._texts.counts is None:
+                self._slice = vectors
+            else:
+                last = self._texts.last
+                for row, number in enumerate(numbers):
+                    own = vectors[row : row + 1]
+                    # Of a slice that has been read, no more stays in memory than later slices need.
+                    self._found[number] = TextResult(own if last[number] < texts.stop else own.copy(), facts[number])
+        if coalesced_items:  # an item is a text, or one of its windows: then this is an estimate
+            coalesced = coalesced_items * len(numbers) // len(inputs.items)
+            self.counts.miss -= coalesced
+            self.counts.coalesced += coalesced
 
     def vectors(self, texts: range) -> tuple[Matrix, Sequence[int]]:
         """Return the vectors of a slice of *texts*, before dimensions and dtype, and per row the index of its text."""
-        rows = [self._found[self._numbers[index]].vectors for index in texts]
+        if (computed := self._slice) is not None:
+            self._slice = None
+            return computed, texts
+        numbers, kept = self._texts.numbers[texts.start : texts.stop], self._kept
+        if not self._found:
+            return rows_of([kept[number] for number in numbers], self.encoder.dim), texts
+        rows = [
+            found.vectors
+            if (found := self._found.get(number)) is not None
+            else rows_of([kept[number]], self.encoder.dim)
+            for number in numbers
+        ]
         if self._has_chunks:
             indexes: Sequence[int] = [index for index, some in zip(texts, rows, strict=True) for _ in some]
         else:
@@ -252,9 +276,11 @@ class RequestResults:
 
     def release(self, texts: range) -> None:
         """Drop the results that no text after these *texts* needs."""
-        for number in {self._numbers[index] for index in texts}:
-            if self._places[number][-1] < texts.stop:
-                del self._found[number]
+        if self._kept or self._found:
+            for number in self._texts.numbers[texts.start : texts.stop]:
+                if self._texts.last[number] < texts.stop:
+                    self._kept.pop(number, None)
+                    self._found.pop(number, None)
 
     @property
     def chunks(self) -> list[Chunk] | None:
@@ -263,47 +289,86 @@ class RequestResults:
             return None
         return [
             Chunk(index, *window)
-            for index, number in enumerate(self._numbers)
+            for index, number in enumerate(self._texts.numbers)
             for window in self._found[number].windows
         ]
 
     @property
     def _namespace(self) -> str:
-        return namespace_of(self.encoder.fingerprint) if self.encoder.fingerprint else ""
+        return self.encoder.fingerprint.namespace if self.encoder.fingerprint else ""
 
-    def _keep(self, results: Mapping[int, TextResult]) -> None:
-        """Keep the results of texts with these numbers, once each."""
-        if self.keys and self._use.may_keep:
-            new = [number for number in results if number not in self._kept]
-            if new:
-                self._kept.update(new)
-                packed = {self.keys[number]: pack(results[number]) for number in new}
-                self._cache.changes += 1
-                self._cache.store.put(self._namespace, packed, generation=self._generation)
+    @property
+    def _may_keep(self) -> bool:
+        return bool(self.keys) and self._use.may_keep and not self._cache.store.is_off
 
-    def _receive(self, numbers: Sequence[int], kept: Iterable[bytes | None]) -> bool:
+    def _has(self, number: int) -> bool:
+        """Return whether there is a result of this distinct text."""
+        return number in self._kept or number in self._found
+
+    def _first_indexes(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Return the first index in the request of each of these distinct texts."""
+        first = self._texts.first
+        return first if len(numbers) == len(first) else [first[number] for number in numbers]
+
+    def _items_of(self, number: int) -> list[TokenizedText]:
+        """Return the items of a missing text, once: they are dropped here."""
+        if self._inputs.items:
+            self._items = dict(zip(self._missing, self._inputs.by_text, strict=True))
+            self._inputs = NO_INPUTS
+        return self._items.pop(number)
+
+    def _keep(self, numbers: Sequence[int], packed: Sequence[bytes]) -> None:
+        """Keep the results of distinct texts."""
+        keys = self.keys
+        self._cache.changes += 1
+        results = dict(zip([keys[number] for number in numbers], packed, strict=True))
+        self._cache.store.put(self._namespace, results, generation=self._generation)
+
+    def _receive(self, numbers: Sequence[int], kept: Sequence[bytes | None]) -> bool:
         """Accept kept results of texts with these *numbers*; return whether there is one."""
-        dim, has_windows, has_found = self.encoder.dim, self._has_chunks, False
-        for number, packed in zip(numbers, kept, strict=True):
-            if packed is not None and (result := unpack(packed, dim, has_windows=has_windows)) is not None:
-                self._found[number], has_found = result, True
-                repeated = len(self._places[number]) - 1
-                self.counts.hit += 1 + repeated
-                self.counts.miss -= 1
-                self.counts.coalesced -= repeated
-        return has_found
+        found = [(number, packed) for number, packed in zip(numbers, kept, strict=True) if packed is not None]
+        if not found:
+            return False
+        if self._has_chunks:
+            facts = self._receive_windows(found)
+        else:
+            read = read_facts([packed for _, packed in found], self.encoder.dim)
+            usable = [(place, some) for place, some in zip(found, read, strict=True) if some is not None]
+            self._kept.update([place for place, _ in usable])
+            facts = {number: some for (number, _), some in usable}
+        self._facts |= facts
+        counts = self._texts.counts
+        texts = len(facts) if counts is None else sum([counts[number] for number in facts])
+        self.counts.hit += texts
+        self.counts.miss -= len(facts)
+        self.counts.coalesced -= texts - len(facts)
+        return bool(facts)
 
-    def _keys_of(self, numbers: list[int], by_text: list[list[TokenizedText]]) -> list[bytes] | None:
+    def _receive_windows(self, found: Sequence[tuple[int, bytes]]) -> dict[int, Facts]:
+        """Accept results with windows, and return the facts of those that are usable."""
+        facts = dict[int, Facts]()
+        for number, packed in found:
+            if (result := unpack(packed, self.encoder.dim)) is not None:
+                self._found[number], facts[number] = result, result.facts
+        return facts
+
+    def _with_windows(self, part: MissingSlice, vectors: Matrix) -> dict[int, TextResult]:
+        """Return the results of a slice, by number: the vectors and places of each text's windows."""
+        row, results = 0, dict[int, TextResult]()
+        for number, items in zip(part.numbers, part.inputs.by_text, strict=True):
+            windows = [(*(item.span or (0, 0)), item.length) for item in items]
+            results[number] = TextResult(vectors[row : row + len(items)], self._facts[number], windows)
+            row += len(items)
+        return results
+
+    def _keys_of(self, numbers: Sequence[int], inputs: ModelInputs) -> Sequence[bytes] | None:
         """Return the keys of the items of these distinct texts."""
-        if not self.keys:
+        if not self.keys or not self._use.may_read:
             return None
-        if not self._has_windows:
-            return [self.keys[number] for number in numbers]
-        return [
-            key
-            for number, items in zip(numbers, by_text, strict=True)
-            for key in window_keys(self.keys[number], len(items))
-        ]
+        keys = self.keys if len(numbers) == len(self.keys) else [self.keys[number] for number in numbers]
+        if inputs.window_counts is None:
+            return keys
+        return [key for text, count in zip(keys, inputs.window_counts, strict=True) for key in window_keys(text, count)]
 
 
 def _lookup_slices(texts: Sequence[str]) -> Iterator[range]:
@@ -314,11 +379,3 @@ def _lookup_slices(texts: Sequence[str]) -> Iterator[range]:
         if stop - start == LOOKUP_TEXTS or characters >= LOOKUP_CHARACTERS or stop == len(texts):
             yield range(start, stop)
             start, characters = stop, 0
-
-
-def _facts_of(items: Sequence[TokenizedText], *, has_windows: bool) -> _Facts:
-    """Return the tokens of a text before truncation, those that the model runs, and whether the text is cut."""
-    first = items[0]
-    if has_windows:  # together they contain all of the text
-        return first.tokens, sum(item.length for item in items), False
-    return first.tokens, first.length, first.is_truncated

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from engine.fair_queue import Caller
@@ -17,12 +16,6 @@ MAX_SECRET_BYTES = 64
 """BLAKE2b takes keys of at most this length."""
 MAX_STARTED = 1_024
 """Hashes that are kept for the next request, which begin with the facts that are common to many keys."""
-
-
-@lru_cache(maxsize=128)
-def namespace_of(fingerprint: ModelFingerprint) -> str:
-    """Return what is common to the keys of a model as this machine runs it; a new model never finds old results."""
-    return f"{fingerprint.digest}:{fingerprint.runtime.id}"
 
 
 class ResultKeys:
@@ -59,7 +52,7 @@ class ResultKeys:
     def _start(self, fingerprint: ModelFingerprint, card: ModelCard, options: EmbedOptions, caller: Caller) -> Any:
         """Return a hash of everything but the text."""
         facts = (
-            namespace_of(fingerprint),
+            fingerprint.namespace,
             card.prompt_for(options.input_type),
             options.input_type if card.uses_tasks else None,
             options.long_text,

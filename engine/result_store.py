@@ -65,6 +65,10 @@ class ResultStore(Protocol):
         """Changes when all results are deleted. Results of texts that came before must not be kept afterwards."""
 
     @property
+    def is_off(self) -> bool:
+        """Whether nothing is ever kept."""
+
+    @property
     def is_layered(self) -> bool:
         """Whether `fetch` may find what `get` does not."""
 
@@ -86,6 +90,7 @@ class NoResults:
     """The store of a service without a result cache."""
 
     generation = 0
+    is_off = True
     is_layered = False
     is_empty = True
 

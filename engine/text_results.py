@@ -5,8 +5,9 @@ The bytes are a header, the place of each window (`long_text=chunks` only), and 
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -28,44 +29,80 @@ Window = tuple[int, int, int]
 """First character of a window in its text, the character after its last one, and the tokens of the window."""
 
 
+Facts = tuple[int, int, bool]
+"""Of a text: its tokens before truncation, with prompt and special tokens; those that the model ran; and whether it saw
+only a part of the text."""
+
+
 @dataclass(slots=True, eq=False)
 class TextResult:
     """What the model computed of one text, before dimensions, normalisation and number type are applied.
 
     Attributes:
         vectors: float32, shape ``(1, dim)``, or one row per window for ``chunks``. Nobody may write into it.
-        tokens: number of tokens of the text before truncation, with prompt and special tokens.
-        used_tokens: number of tokens that the model ran.
-        is_truncated: whether the model saw only a part of the text.
+        facts: of its tokens.
         windows: for ``chunks``, the place of each window; else empty.
     """
 
     vectors: Matrix
-    tokens: int
-    used_tokens: int
-    is_truncated: bool
+    facts: Facts
     windows: Sequence[Window] = ()
 
 
 def pack(result: TextResult) -> bytes:
     """Return *result* as bytes."""
     rows, dim = result.vectors.shape
-    flags = result.is_truncated * IS_TRUNCATED | bool(result.windows) * HAS_WINDOWS
-    header = HEADER.pack(MAGIC, VERSION, FLOAT32, flags, rows, dim, result.tokens, result.used_tokens)
+    tokens, used_tokens, is_truncated = result.facts
+    flags = is_truncated * IS_TRUNCATED | bool(result.windows) * HAS_WINDOWS
+    header = HEADER.pack(MAGIC, VERSION, FLOAT32, flags, rows, dim, tokens, used_tokens)
     numbers = result.vectors.astype(NUMBERS, copy=False).tobytes()
     return header + b"".join([WINDOW.pack(*window) for window in result.windows]) + numbers
 
 
-def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
-    """Return the result that *packed* contains, or None if these are not the bytes of a usable one.
+def pack_rows(vectors: Matrix, facts: Iterable[Facts]) -> list[bytes]:
+    """Return results of texts as `pack` does: each has a row of *vectors*, and no windows."""
+    dim = vectors.shape[1]
+    numbers, size = vectors.astype(NUMBERS, copy=False).tobytes(), dim * NUMBERS.itemsize
+    return [
+        HEADER.pack(MAGIC, VERSION, FLOAT32, is_truncated, 1, dim, tokens, used_tokens) + numbers[start : start + size]
+        for start, (tokens, used_tokens, is_truncated) in zip(count(0, size), facts, strict=False)
+    ]
+
+
+def unpack(packed: bytes, dim: int) -> TextResult | None:
+    """Return the result with windows that *packed* contains, or None if these are not the bytes of a usable one.
 
     The vectors are those bytes, so they are read-only and take no further memory.
 
     Args:
         packed: whatever was kept under the key of the result.
         dim: numbers per vector of the model.
-        has_windows: whether the result is one for ``chunks``.
     """
+    if (header := _read_header(packed, dim, has_windows=True)) is None:
+        return None
+    rows, facts = header
+    start = HEADER.size + rows * WINDOW.size
+    vectors = np.frombuffer(packed, NUMBERS, offset=start).reshape(rows, dim)
+    if not all(are_usable(vectors)):
+        return None
+    return TextResult(vectors, facts, tuple(WINDOW.iter_unpack(packed[HEADER.size : start])))
+
+
+def read_facts(packed: Sequence[bytes], dim: int) -> list[Facts | None]:
+    """Return the facts of each result without windows; None for bytes that are not those of a usable one."""
+    headers = [_read_header(some, dim, has_windows=False) for some in packed]
+    vectors = rows_of([some for some, header in zip(packed, headers, strict=True) if header is not None], dim)
+    usable = iter(are_usable(vectors))
+    return [header[1] if header is not None and next(usable) else None for header in headers]
+
+
+def rows_of(packed: Sequence[bytes], dim: int) -> Matrix:
+    """Return the vectors of results without windows, one row per result; read-only."""
+    return np.frombuffer(b"".join([some[HEADER.size :] for some in packed]), NUMBERS).reshape(len(packed), dim)
+
+
+def _read_header(packed: bytes, dim: int, *, has_windows: bool) -> tuple[int, Facts] | None:
+    """Return the number of vectors and the facts; None: these are not the bytes of a result."""
     if len(packed) < HEADER.size:
         return None
     magic, version, number_type, flags, rows, found_dim, tokens, used_tokens = HEADER.unpack_from(packed)
@@ -73,17 +110,12 @@ def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
         return None
     if flags & ~IS_TRUNCATED != (HAS_WINDOWS if has_windows else 0) or not (rows if has_windows else rows == 1):
         return None
-    start = HEADER.size + rows * WINDOW.size * has_windows
-    if len(packed) != start + rows * dim * NUMBERS.itemsize:
+    if len(packed) != HEADER.size + rows * (WINDOW.size * has_windows + dim * NUMBERS.itemsize):
         return None
-    vectors = np.frombuffer(packed, NUMBERS, offset=start).reshape(rows, dim)
-    if not is_usable(vectors):
-        return None
-    windows = tuple(WINDOW.iter_unpack(packed[HEADER.size : start])) if has_windows else ()
-    return TextResult(vectors, tokens, used_tokens, bool(flags & IS_TRUNCATED), windows)
+    return rows, (tokens, used_tokens, bool(flags & IS_TRUNCATED))
 
 
-def is_usable(vectors: Matrix) -> bool:
+def are_usable(vectors: Matrix) -> list[bool]:
     """Return whether each vector is finite and not zero."""
     peaks: list[float] = np.abs(vectors).max(axis=1).tolist()
-    return all(0.0 < peak < math.inf for peak in peaks)
+    return [0.0 < peak < math.inf for peak in peaks]

@@ -24,6 +24,8 @@ class SlowerResults(Protocol):
 class LayeredResults:
     """Implements `engine.result_store.ResultStore`. For the event loop's thread only."""
 
+    is_off = False
+
     def __init__(self, memory: MemoryResults, slower: SlowerResults | None = None) -> None:
         self._memory = memory
         self._slower = slower

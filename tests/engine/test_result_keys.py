@@ -11,7 +11,7 @@ from engine.fingerprint import ModelFingerprint
 from engine.manifest import Prompts
 from engine.model_cards import ModelCard
 from engine.options import DEFAULTS, EmbedOptions
-from engine.result_keys import KEY_BYTES, MAX_STARTED, ResultKeys, namespace_of, window_keys
+from engine.result_keys import KEY_BYTES, MAX_STARTED, ResultKeys, window_keys
 from engine.runtime import Runtime
 
 RUNTIME = Runtime("1", "1", "1", "cpu")
@@ -114,4 +114,4 @@ def test_windows_of_a_text_have_keys_of_their_own() -> None:
 
 
 def test_namespace_is_that_of_model_and_runtime() -> None:
-    assert namespace_of(FINGERPRINT) == f"0123456789abcdef:{RUNTIME.id}"
+    assert FINGERPRINT.namespace == f"0123456789abcdef:{RUNTIME.id}"

@@ -12,6 +12,8 @@ class DictResults:
         self.slower = slower
         self.fetched_keys = 0
 
+    is_off = False
+
     @property
     def is_layered(self) -> bool:
         return self.slower is not None
