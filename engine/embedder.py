@@ -12,7 +12,7 @@ from engine.embed_results import EmbedResult, TokenCount
 from engine.embed_run import SLICE_TEXTS, EmbedRun
 from engine.fair_queue import ANYONE, Caller
 from engine.model_cards import InputType
-from engine.offered_models import ModelLeases, OfferedModels, until
+from engine.offered_models import Deadline, ModelLeases, OfferedModels
 from engine.options import DEFAULTS, EmbedOptions
 from engine.request_results import RequestResults, ResultCache
 from engine.result_keys import KEY_BYTES, ResultKeys
@@ -253,9 +253,8 @@ class Embedder:
             ServiceError: as `embed`.
         """
         model, deadline_s = self._models.resolve(model_name), self._deadline_s(timeout_s)
-        async with self._models.lease(
-            model, DEFAULTS, caller=caller, deadline_s=deadline_s, if_fingerprint=if_fingerprint
-        ) as encoder:
+        async with Deadline(deadline_s), self._models.lease(model, caller=caller) as encoder:
+            self._models.check(encoder, model, DEFAULTS, if_fingerprint)
             model = encoder.model
             tokenizer, prompt = encoder.tokenizer, model.card.prompt_for(input_type)
 
@@ -310,14 +309,13 @@ class Embedder:
             if results.is_complete:
                 results.count_tokens()
                 check(results)
-                async with until(deadline_s) if is_long else nullcontext():  # a single slice is read at once
+                async with Deadline(deadline_s) if is_long else nullcontext():  # a single slice is read at once
                     yield start(results)
                 return
         if results is None or not self._cache.store.is_layered:  # the model is not in memory, or nothing else is kept
             cache.refuse()
-        async with self._models.lease(
-            model, options, caller=caller, deadline_s=deadline_s, if_fingerprint=if_fingerprint
-        ) as encoder:
+        async with Deadline(deadline_s), self._models.lease(model, caller=caller) as encoder:
+            self._models.check(encoder, model, options, if_fingerprint)
             if results is None or results.encoder is not encoder:
                 results = await self._cache.results_of(encoder, texts, options, caller, cache)
             await results.fetch()

@@ -95,8 +95,10 @@ class Job:
         """Copy the pairs (row of *matrix*, index of the text); the last ones resolve *result*."""
         if self.result.done():
             return
-        for row, index in rows:
-            self.vectors[index] = matrix[row]
+        if len(rows) == 1:
+            self.vectors[rows[0][1]] = matrix[rows[0][0]]
+        else:
+            self.vectors[[index for _, index in rows]] = matrix[[row for row, _ in rows]]
         self.unfinished -= len(rows)
         if self.on_rows is not None:
             self.on_rows([index for _, index in rows])
@@ -108,7 +110,8 @@ class Job:
 
     def tokens_of(self, indexes: Iterable[int]) -> int:
         """Return the tokens of these texts as the model sees them, without padding."""
-        return sum(self.items[index].length for index in indexes)
+        items = self.items
+        return sum([items[index].length for index in indexes])
 
     def counted_s(self, indexes: Collection[int]) -> float:
         """Return the seconds of one lane for these texts if each had a run of its own, as admission counts them."""

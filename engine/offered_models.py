@@ -1,8 +1,8 @@
 """The models that callers may use: found by name, and leased until a request ends or its time is over."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Protocol
 
 from engine.catalog import Catalog, Model
@@ -63,52 +63,54 @@ class OfferedModels:
         """Return *model* if it is in memory, without a lease: it may be evicted at the next `await`.
 
         Raises:
-            ServiceError: as `lease`.
+            ServiceError: as `check`.
         """
         if (encoder := self._models.peek(model, caller=caller[0])) is not None:
-            _check(encoder, model, options, if_fingerprint)
+            self.check(encoder, model, options, if_fingerprint)
         return encoder
 
-    @asynccontextmanager
-    async def lease(
-        self, model: Model, options: EmbedOptions, *, caller: Caller, deadline_s: float, if_fingerprint: str | None
-    ) -> AsyncIterator[Encoder]:
-        """Lease *model*, and cancel the block when the request's time is over.
+    def lease(self, model: Model, *, caller: Caller) -> AbstractAsyncContextManager[Encoder]:
+        """Load *model*, which `resolve` has returned, and keep it in memory until the block ends."""
+        return self._models.lease(model, caller=caller[0])
+
+    @staticmethod
+    def check(encoder: Encoder, model: Model, options: EmbedOptions, if_fingerprint: str | None) -> None:
+        """Check whether a model that was leased is what the request needs.
 
         Args:
+            encoder: the model.
             model: what `resolve` returned, and *options* fit; a reload may have replaced it meanwhile.
             options: of the request.
-            caller: whose it is.
-            deadline_s: when its time is over, on the event loop's clock.
             if_fingerprint: the fingerprint that the model must have; None: any.
 
         Raises:
-            DeadlineError: the time was over.
             FingerprintMismatchError: the model has another fingerprint.
             InvalidInputError: the model was replaced, and *options* do not fit the new one.
         """
-        async with until(deadline_s), self._models.lease(model, caller=caller[0]) as encoder:
-            _check(encoder, model, options, if_fingerprint)
-            yield encoder
+        actual = encoder.fingerprint.digest if encoder.fingerprint else ""
+        if if_fingerprint is not None and if_fingerprint != actual:
+            raise FingerprintMismatchError(encoder.name, expected=if_fingerprint, actual=actual)
+        if encoder.model is not model:  # a reload has replaced it
+            options.check(encoder.model)
 
 
-@asynccontextmanager
-async def until(deadline_s: float) -> AsyncIterator[None]:
-    """Cancel the block at this time of the event loop's clock.
+class Deadline:
+    """As a context manager, cancels the block at a time of the event loop's clock.
 
     Raises:
         DeadlineError: it was cancelled.
     """
-    try:
-        async with asyncio.timeout_at(deadline_s):
-            yield
-    except TimeoutError:
-        raise DeadlineError from None
 
+    def __init__(self, at_s: float) -> None:
+        self._timeout = asyncio.timeout_at(at_s)
 
-def _check(encoder: Encoder, model: Model, options: EmbedOptions, if_fingerprint: str | None) -> None:
-    actual = encoder.fingerprint.digest if encoder.fingerprint else ""
-    if if_fingerprint is not None and if_fingerprint != actual:
-        raise FingerprintMismatchError(encoder.name, expected=if_fingerprint, actual=actual)
-    if encoder.model is not model:  # a reload has replaced it
-        options.check(encoder.model)
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise DeadlineError from None

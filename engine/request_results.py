@@ -373,6 +373,9 @@ class RequestResults:
 
 def _lookup_slices(texts: Sequence[str]) -> Iterator[range]:
     """Split *texts* by `LOOKUP_TEXTS` and `LOOKUP_CHARACTERS`."""
+    if len(texts) <= LOOKUP_TEXTS and sum(map(len, texts)) <= LOOKUP_CHARACTERS:
+        yield range(len(texts))
+        return
     start = characters = 0
     for stop, text in enumerate(texts, 1):
         characters += len(text)

@@ -45,7 +45,7 @@ class ResultKeys:
         keys = []
         for text in texts:
             key = start.copy()
-            key.update(text.encode(errors="surrogatepass"))
+            key.update(text.encode("utf-8", "surrogatepass"))
             keys.append(key.digest())
         return keys
 
