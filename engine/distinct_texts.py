@@ -18,7 +18,8 @@ class DistinctTexts:
         """Compare *texts*."""
         self.texts = texts
         self.numbers: Sequence[int] = range(len(texts))
-        self.first, self.last = self.numbers, self.numbers
+        self.first: Sequence[int] = self.numbers
+        self.last: Sequence[int] = self.numbers
         self.counts: list[int] | None = None
         distinct = dict.fromkeys(texts, 0)
         if len(distinct) < len(texts):

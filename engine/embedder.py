@@ -14,8 +14,9 @@ from engine.fair_queue import ANYONE, Caller
 from engine.model_cards import InputType
 from engine.offered_models import Deadline, ModelLeases, OfferedModels
 from engine.options import DEFAULTS, EmbedOptions
-from engine.request_results import RequestResults, ResultCache
+from engine.request_results import RequestResults
 from engine.result_keys import KEY_BYTES, ResultKeys
+from engine.result_lookup import ResultLookup
 from engine.result_store import CACHE_USE, CacheCounts, CacheUse, NoResults, ResultStore
 from engine.scheduler import Scheduler
 from engine.text_admission import TextAdmission
@@ -66,7 +67,7 @@ class Embedder:
         self._scheduler = scheduler
         self._texts = TextAdmission(scheduler, tokenizing)
         self._timeout_s = timeout_s
-        self._cache = ResultCache(
+        self._results = ResultLookup(
             NoResults() if results is None else results,
             keys or ResultKeys(secrets.token_bytes(KEY_BYTES), per_caller=False),
         )
@@ -88,7 +89,7 @@ class Embedder:
     @property
     def has_results(self) -> bool:
         """Whether results are kept in memory, so that some requests need no lane."""
-        return not self._cache.store.is_empty
+        return not self._results.store.is_empty
 
     @property
     def models(self) -> list[Model]:
@@ -305,19 +306,19 @@ class Embedder:
         if cache.may_read and (
             encoder := self._models.peek(model, options, caller=caller, if_fingerprint=if_fingerprint)
         ):
-            results = await self._cache.results_of(encoder, texts, options, caller, cache)
+            results = await self._results.results_of(encoder, texts, options, caller, cache)
             if results.is_complete:
                 results.count_tokens()
                 check(results)
                 async with Deadline(deadline_s) if is_long else nullcontext():  # a single slice is read at once
                     yield start(results)
                 return
-        if results is None or not self._cache.store.is_layered:  # the model is not in memory, or nothing else is kept
+        if results is None or not self._results.store.is_layered:  # the model is not in memory, or nothing else is kept
             cache.refuse()
         async with Deadline(deadline_s), self._models.lease(model, caller=caller) as encoder:
             self._models.check(encoder, model, options, if_fingerprint)
             if results is None or results.encoder is not encoder:
-                results = await self._cache.results_of(encoder, texts, options, caller, cache)
+                results = await self._results.results_of(encoder, texts, options, caller, cache)
             await results.fetch()
             if results.is_complete:
                 results.count_tokens()

@@ -1,73 +1,40 @@
-"""The results of a request's texts: what is kept is found, the rest is computed, and each distinct text only once.
+"""The results of one request's texts: what is kept is found, the rest is computed, and each distinct text only once.
 
-A request asks `ResultCache` for its `RequestResults`. Then it tokenises and admits the texts that are missing, and
-gives their tokens to `adopt`. For each slice of its texts, `take` returns what the model must run, `add` accepts the
-vectors of that, and `vectors` returns the vectors of all texts of the slice.
+A request asks `engine.result_lookup` for its `RequestResults`. Then it tokenises and admits the texts that are missing,
+and gives their tokens to `adopt`. For each slice of its texts, `take` returns what the model must run, `add` accepts
+the vectors of that, and `vectors` returns the vectors of all texts of the slice.
 """
 
-import asyncio
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.distinct_texts import DistinctTexts
 from engine.encoder import Encoder
-from engine.fair_queue import Caller
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
-from engine.result_keys import ResultKeys, window_keys
+from engine.result_keys import window_keys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
-from engine.text_results import Facts, TextResult, are_usable, pack, pack_rows, read_facts, rows_of, unpack
+from engine.text_results import Facts, TextResult, pack, pack_rows, read_facts, rows_of, unpack
 from engine.tokenizer import TokenizedText
-from engine.vectors import Matrix
+from engine.vectors import Matrix, are_usable
 
-LOOKUP_TEXTS = 256
-LOOKUP_CHARACTERS = 500_000
-"""Texts whose results are looked up at once, and their characters: 1 to 2 ms of the event loop. Other requests are
-served in between."""
+NO_INPUTS = ModelInputs([])
 
 
-class ResultCache:
-    """Finds and keeps results for all requests.
+@dataclass(slots=True, eq=False)
+class KeptResults:
+    """The results that are kept, for all requests.
 
     Attributes:
         store: keeps them.
         changes: grows when there are more results in memory; then a text that was missing may be found.
     """
 
-    def __init__(self, store: ResultStore, keys: ResultKeys) -> None:
-        self.store = store
-        self.changes = 0
-        self._keys = keys
-
-    async def results_of(
-        self, encoder: Encoder, texts: Sequence[str], options: EmbedOptions, caller: Caller, use: CacheUse
-    ) -> "RequestResults":
-        """Return the results of *texts* for *encoder*: those that are in memory, and room for the others.
-
-        Args:
-            encoder: a model in memory; it may be evicted meanwhile.
-            texts: at least one.
-            options: how they are embedded.
-            caller: who sent them.
-            use: what the request allows.
-        """
-        results = RequestResults(self, encoder, texts, options, use)
-        fingerprint, distinct = encoder.fingerprint, results.missing_texts
-        if fingerprint is not None and (use.may_read or (use.may_keep and not self.store.is_off)):
-            for part in _lookup_slices(distinct):
-                if part.start:
-                    await asyncio.sleep(0)
-                some = distinct[part.start : part.stop]
-                results.keys += self._keys.keys(fingerprint, encoder.model.card, some, options, caller)
-                results.look_up(part)
-            results.forget_found()
-        return results
-
-
-NO_INPUTS = ModelInputs([])
+    store: ResultStore
+    changes: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +69,7 @@ class RequestResults:
     """
 
     def __init__(
-        self, cache: ResultCache, encoder: Encoder, texts: Sequence[str], options: EmbedOptions, use: CacheUse
+        self, kept: KeptResults, encoder: Encoder, texts: Sequence[str], options: EmbedOptions, use: CacheUse
     ) -> None:
         """Number *texts*. Nothing is looked up."""
         self.encoder = encoder
@@ -110,9 +77,9 @@ class RequestResults:
         self.tokens: list[int] = []
         self.used_tokens = 0
         self.truncated: list[bool] = []
-        self._cache, self._options, self._use = cache, options, use
+        self._cache, self._options, self._use = kept, options, use
         self._has_windows, self._has_chunks = options.long_text != "truncate", options.long_text == "chunks"
-        self._generation, self._seen_changes = cache.store.generation, cache.changes
+        self._generation, self._seen_changes = kept.store.generation, kept.changes
         self._texts = DistinctTexts(texts)
         number = len(self._texts.texts)
         self._kept: dict[int, bytes] = {}  # results without windows that were found
@@ -150,7 +117,8 @@ class RequestResults:
         store, keys = self._cache.store, self.keys
         if store.is_empty or not keys or not self._use.may_read:
             return False
-        return self._receive(numbers, store.get([keys[number] for number in numbers]))
+        wanted = keys if len(numbers) == len(keys) else [keys[number] for number in numbers]
+        return self._receive(numbers, store.get(wanted))
 
     async def fetch(self) -> None:
         """Take the results of missing texts from the slower store, if there is one."""
@@ -169,7 +137,7 @@ class RequestResults:
     def adopt(self, inputs: ModelInputs) -> None:
         """Accept the tokens of all missing texts."""
         if inputs.window_counts is None:
-            facts = [(item.tokens, item.length, item.is_truncated) for item in inputs.items]
+            facts = [(item.tokens, item.length, item.is_clipped or item.length < item.tokens) for item in inputs.items]
         else:  # windows together contain all of the text
             facts = [(items[0].tokens, sum([item.length for item in items]), False) for items in inputs.by_text]
         self._facts.update(zip(self._missing, facts, strict=True))
@@ -209,12 +177,12 @@ class RequestResults:
 
         Texts that are split into windows wait for `add`. What that will reject is not kept.
         """
-        vectors = raw[items]
-        usable = are_usable(vectors)
-        if all(usable):
+        items = range(len(raw)) if len(items) == len(raw) else items
+        vectors = raw if len(items) == len(raw) else raw[items]
+        if are_usable(vectors):
             part.usable += len(items)
         else:
-            items = [item for item, is_usable in zip(items, usable, strict=True) if is_usable]
+            items = [item for item in items if are_usable(raw[item : item + 1])]
             vectors = raw[items]
         numbers = [part.numbers[item] for item in items]
         self._keep(numbers, pack_rows(vectors, [self._facts[number] for number in numbers]))
@@ -369,16 +337,3 @@ class RequestResults:
         if inputs.window_counts is None:
             return keys
         return [key for text, count in zip(keys, inputs.window_counts, strict=True) for key in window_keys(text, count)]
-
-
-def _lookup_slices(texts: Sequence[str]) -> Iterator[range]:
-    """Split *texts* by `LOOKUP_TEXTS` and `LOOKUP_CHARACTERS`."""
-    if len(texts) <= LOOKUP_TEXTS and sum(map(len, texts)) <= LOOKUP_CHARACTERS:
-        yield range(len(texts))
-        return
-    start = characters = 0
-    for stop, text in enumerate(texts, 1):
-        characters += len(text)
-        if stop - start == LOOKUP_TEXTS or characters >= LOOKUP_CHARACTERS or stop == len(texts):
-            yield range(start, stop)
-            start, characters = stop, 0

@@ -3,7 +3,6 @@
 The bytes are a header, the place of each window (`long_text=chunks` only), and the vectors, all little-endian.
 """
 
-import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from itertools import count
 
 import numpy as np
 
-from engine.vectors import Matrix
+from engine.vectors import Matrix, are_usable
 
 MAGIC = b"TR"
 VERSION = 1
@@ -83,7 +82,7 @@ def unpack(packed: bytes, dim: int) -> TextResult | None:
     rows, facts = header
     start = HEADER.size + rows * WINDOW.size
     vectors = np.frombuffer(packed, NUMBERS, offset=start).reshape(rows, dim)
-    if not all(are_usable(vectors)):
+    if not are_usable(vectors):
         return None
     return TextResult(vectors, facts, tuple(WINDOW.iter_unpack(packed[HEADER.size : start])))
 
@@ -91,9 +90,10 @@ def unpack(packed: bytes, dim: int) -> TextResult | None:
 def read_facts(packed: Sequence[bytes], dim: int) -> list[Facts | None]:
     """Return the facts of each result without windows; None for bytes that are not those of a usable one."""
     headers = [_read_header(some, dim, has_windows=False) for some in packed]
-    vectors = rows_of([some for some, header in zip(packed, headers, strict=True) if header is not None], dim)
-    usable = iter(are_usable(vectors))
-    return [header[1] if header is not None and next(usable) else None for header in headers]
+    facts = [header and header[1] for header in headers]
+    if all(facts) and are_usable(rows_of(packed, dim)):
+        return facts
+    return [some if some and are_usable(rows_of([one], dim)) else None for one, some in zip(packed, facts, strict=True)]
 
 
 def rows_of(packed: Sequence[bytes], dim: int) -> Matrix:
@@ -113,9 +113,3 @@ def _read_header(packed: bytes, dim: int, *, has_windows: bool) -> tuple[int, Fa
     if len(packed) != HEADER.size + rows * (WINDOW.size * has_windows + dim * NUMBERS.itemsize):
         return None
     return rows, (tokens, used_tokens, bool(flags & IS_TRUNCATED))
-
-
-def are_usable(vectors: Matrix) -> list[bool]:
-    """Return whether each vector is finite and not zero."""
-    peaks: list[float] = np.abs(vectors).max(axis=1).tolist()
-    return [0.0 < peak < math.inf for peak in peaks]

@@ -30,12 +30,24 @@ def check_finite_nonzero(vectors: Matrix, *, text_indexes: Sequence[int] | None 
     Raises:
         InvalidVectorError: a vector contains NaN or infinity, or has a norm of zero; names the first such text.
     """
-    # NaN if the row contains one; a sum of squares would overflow much earlier
-    peaks: list[float] = np.abs(vectors).max(axis=1).tolist()
-    for row, peak in enumerate(peaks):
+    for row, peak in enumerate(peaks(vectors)):
         if not 0.0 < peak < math.inf:
             reason = "has a norm of zero" if peak == 0.0 else "contains NaN or infinity"
             raise InvalidVectorError(text_indexes[row] if text_indexes else row, reason)
+
+
+def are_usable(vectors: Matrix) -> bool:
+    """Return whether all vectors are finite and not zero."""
+    return all(0.0 < peak < math.inf for peak in peaks(vectors))
+
+
+def peaks(vectors: Matrix) -> list[float]:
+    """Return the largest absolute number of each vector; NaN if it contains one.
+
+    A sum of squares would overflow much earlier.
+    """
+    of_rows: list[float] = np.maximum.reduce(np.abs(vectors), axis=1).tolist()
+    return of_rows
 
 
 def normalize(vectors: Matrix) -> Matrix:

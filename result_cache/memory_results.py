@@ -140,7 +140,7 @@ class MemoryResults:
             self._rejections += 1
             return
         if is_full := self._bytes + size > self._limit_bytes:
-            self._make_room(size)
+            self._make_room(size, len(result))
         self._probation[key] = result
         self._bytes += size
         if self._ttl_s is not None:
@@ -185,17 +185,15 @@ class MemoryResults:
             self._protected_bytes -= self._size_of(result_of_other)
             self._probation[other] = result_of_other
 
-    def _make_room(self, size: int) -> None:
-        """Remove what has not been used for longest, until there is room for *size* more bytes."""
+    def _make_room(self, size: int, length: int) -> None:
+        """Remove what has not been used for longest, until there is room for a result of this *size* and *length*."""
         while self._bytes + size > self._limit_bytes:
-            if self._probation:
-                key, result = self._probation.popitem(last=False)
-                removed = self._size_of(result)
-            else:
-                key, result = self._protected.popitem(last=False)
-                removed = self._size_of(result)
-                self._protected_bytes -= removed
+            is_protected = not self._probation
+            key, result = (self._protected if is_protected else self._probation).popitem(last=False)
+            removed = size if len(result) == length else self._size_of(result)
             self._bytes -= removed
+            if is_protected:
+                self._protected_bytes -= removed
             if self._expiries:
                 del self._expiries[key]
             self._evictions += 1

@@ -534,16 +534,28 @@ async def test_deadline_ends_a_request_whose_kept_results_are_read_slowly(embedd
         await read_slowly()
 
 
-async def test_text_of_bulk_work_is_found_as_soon_as_it_was_computed(
-    embedder: Embedder, encoder: Encoder, results: DictResults, scheduler: Scheduler
+@pytest.mark.parametrize("texts", [FOUR_SLICES[:100], FOUR_SLICES], ids=["interactive", "bulk"])
+async def test_text_of_a_request_is_found_as_soon_as_it_was_computed(
+    embedder: Embedder, encoder: Encoder, results: DictResults, scheduler: Scheduler, texts: Sequence[str]
 ) -> None:
-    bulk = asyncio.create_task(embedder.embed(None, FOUR_SLICES))
+    request = asyncio.create_task(embedder.embed(None, texts))
     await until(lambda: len(results.memory) > 0)
-    assert not bulk.done()
-    found = [text for text in FOUR_SLICES if key_of(encoder, text, DEFAULTS) in results.memory]
+    assert not request.done()
+    found = [text for text in texts if key_of(encoder, text, DEFAULTS) in results.memory]
+    assert len(found) < len(texts)
     assert (await embedder.embed(None, found)).cache == CacheCounts(hit=len(found))
-    assert (await bulk).cache == CacheCounts(miss=len(FOUR_SLICES))
-    assert scheduler.state().texts == len(FOUR_SLICES) == len(results.memory)
+    assert (await request).cache == CacheCounts(miss=len(texts))
+    assert scheduler.state().texts == len(texts) == len(results.memory)
+
+
+async def test_text_that_was_computed_is_found_before_its_request_ends(
+    embedder: Embedder, results: DictResults, scheduler: Scheduler
+) -> None:
+    request = asyncio.create_task(embedder.embed(None, ["one"]))
+    await until(lambda: scheduler.state().texts > 0)
+    assert not request.done()
+    assert len(results.memory) == 1
+    await request
 
 
 async def test_repeats_in_later_slices_are_run_once(embedder: Embedder, scheduler: Scheduler) -> None:

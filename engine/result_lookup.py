@@ -1,0 +1,63 @@
+"""Looks up the results of requests: makes the keys of their texts, and finds what is kept in memory."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from engine.encoder import Encoder
+from engine.fair_queue import Caller
+from engine.options import EmbedOptions
+from engine.request_results import KeptResults, RequestResults
+from engine.result_keys import ResultKeys
+from engine.result_store import CacheUse, ResultStore
+
+LOOKUP_TEXTS = 256
+LOOKUP_CHARACTERS = 500_000
+"""Texts whose results are looked up at once, and their characters: 1 to 2 ms of the event loop. Other requests are
+served in between."""
+
+
+class ResultLookup:
+    """Finds results for all requests."""
+
+    def __init__(self, store: ResultStore, keys: ResultKeys) -> None:
+        """Find them in *store*, under *keys*."""
+        self.store = store
+        self._kept = KeptResults(store)
+        self._keys = keys
+
+    async def results_of(
+        self, encoder: Encoder, texts: Sequence[str], options: EmbedOptions, caller: Caller, use: CacheUse
+    ) -> RequestResults:
+        """Return the results of *texts* for *encoder*: those that are in memory, and room for the others.
+
+        Args:
+            encoder: a model in memory; it may be evicted meanwhile.
+            texts: at least one.
+            options: how they are embedded.
+            caller: who sent them.
+            use: what the request allows.
+        """
+        results = RequestResults(self._kept, encoder, texts, options, use)
+        fingerprint, distinct = encoder.fingerprint, results.missing_texts
+        if fingerprint is not None and (use.may_read or (use.may_keep and not self.store.is_off)):
+            for part in _lookup_slices(distinct):
+                if part.start:
+                    await asyncio.sleep(0)
+                some = distinct[part.start : part.stop]
+                results.keys += self._keys.keys(fingerprint, encoder.model.card, some, options, caller)
+                results.look_up(part)
+            results.forget_found()
+        return results
+
+
+def _lookup_slices(texts: Sequence[str]) -> Iterator[range]:
+    """Split *texts* by `LOOKUP_TEXTS` and `LOOKUP_CHARACTERS`."""
+    if len(texts) <= LOOKUP_TEXTS and sum(map(len, texts)) <= LOOKUP_CHARACTERS:
+        yield range(len(texts))
+        return
+    start = characters = 0
+    for stop, text in enumerate(texts, 1):
+        characters += len(text)
+        if stop - start == LOOKUP_TEXTS or characters >= LOOKUP_CHARACTERS or stop == len(texts):
+            yield range(start, stop)
+            start, characters = stop, 0
