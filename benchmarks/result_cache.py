@@ -27,8 +27,8 @@ from benchmarks.cache_rows import (
     CHAT_REPEATS,
     CLIENTS,
     COUNTS,
-    SEARCH_CLIENTS,
     SEARCH_REPEATS,
+    STREAM_CLIENTS,
     Found,
     Pair,
     check_shares,
@@ -102,9 +102,9 @@ class _Bench:
             if replicas := self._replicas:
                 self._add("redis", lambda: Pair(pair.off, self._from_redis(replicas, f"{seed}/redis")))
         search = stream_with_repeats("short", f"{seed}/search", self._counts["search"], repeats=SEARCH_REPEATS)
-        self._alike("search", requests_of(search, clients=SEARCH_CLIENTS))
+        self._alike("search", requests_of(search, clients=STREAM_CLIENTS))
         chat = stream_with_repeats("mixed", f"{seed}/chat", self._counts["chat"], repeats=CHAT_REPEATS)
-        self._alike("chat", requests_of(chat, clients=CLIENTS))
+        self._alike("chat", requests_of(chat, clients=STREAM_CLIENTS))
         self._documents(seed)
         self._add("beside", lambda: self._beside(f"{seed}/beside"))
 

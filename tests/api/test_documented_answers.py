@@ -28,6 +28,8 @@ HUB_MODEL = "BAAI/bge-small-en-v1.5"
 OUTSIDE = "sentence-transformers/all-MiniLM-L6-v2"
 """A model of the catalogue that the server `narrow` does not allow."""
 ARROW = "application/vnd.apache.arrow.stream"
+HURRIED = {"X-Request-Timeout": "1e-9", "Cache-Control": "no-cache"}
+"""Gives a computation no time. A result that was kept would be answered all the same."""
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 pytestmark = pytest.mark.timeout(90)
@@ -62,7 +64,7 @@ def works(body: object) -> dict[int, Way]:
         415: Way("narrow", content=b"one", headers={"Content-Type": "text/plain"}),
         429: Way("limited", body),
         503: Way("narrow", {**body, "model_name": "tiny/broken"}),
-        504: Way("narrow", body, headers={"X-Request-Timeout": "1e-9", "Cache-Control": "no-cache"}),
+        504: Way("narrow", body, headers=HURRIED),
     }
 
 
