@@ -11,7 +11,8 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from access.quotas import MemoryQuotas, Quota, QuotaState, ShareKeys, charged_quotas, tokens_taken
 from access.shared_quotas import CHECK_INTERVAL_S, SharedQuotas
-from host.redis_client import RedisClient
+from host.redis_client import CONNECT_S, RedisClient
+from host.time_limits import time_limit
 
 MAX_CONNECTIONS = 16
 """Maximum number of connections to Redis; when all are in use, requests wait for one."""
@@ -95,8 +96,12 @@ class RedisQuotas(SharedQuotas):
 
     async def _check(self) -> None:
         """Run the script that requests run. A ping is not enough: a read-only replica answers it, too."""
-        await self._redis.find_out()
         await self._run(PROBE, self.quotas, [0 for _ in self.quotas], force=True)
+
+    async def _check_in_time(self) -> None:
+        async with time_limit(max(CONNECT_S, self._timeout_s)):
+            await self._redis.find_out()
+        await super()._check_in_time()
 
     async def _close(self) -> None:
         await self._redis.disconnect()

@@ -28,6 +28,7 @@ from benchmarks.cache_rows import (
     CLIENTS,
     COUNTS,
     SEARCH_REPEATS,
+    STREAM_CLIENTS,
     Found,
     Pair,
     check_shares,
@@ -44,6 +45,7 @@ from benchmarks.texts import Kind, distinct_texts
 from host.cores import usable_cores
 
 WITH_CACHE = {"RESULT_CACHE_MB": "64"}
+WARM_TEXTS = 128
 MAX_KEEPING_S = 20.0
 """How long results may take to get into Redis, after their answers."""
 
@@ -86,8 +88,8 @@ class _Bench:
         """Let each server run each kind of request."""
         servers = [self._off, self._on, *([self._replicas.first, self._replicas.second] if self._replicas else [])]
         for server in servers:
-            replay(server, self._singles("short", "distinct", f"{seed}/warm"))
-            replay(server, self._batches(_texts("mixed", 4 * BATCH_TEXTS, f"{seed}/warm")))
+            replay(server, requests_of(_texts("short", WARM_TEXTS, f"{seed}/warm"), clients=CLIENTS))
+            replay(server, self._batches(_texts("mixed", WARM_TEXTS, f"{seed}/warm")))
 
     def round(self, seed: str, *, is_on_first: bool) -> None:
         self._is_on_first = is_on_first
@@ -95,12 +97,14 @@ class _Bench:
             if (answer := server.delete("/cache")).status not in {200, 204}:
                 raise BenchError(f"DELETE /cache answered {answer.status}: is there a result cache?")
         distinct = self._singles("short", "distinct", f"{seed}/distinct")
-        if pair := self._add("distinct", lambda: self._both(distinct, distinct)):
+        if pair := self._alike("distinct", distinct):
             self._add("repeated", lambda: Pair(pair.off, self._repeated(f"{seed}/repeated")))
             if replicas := self._replicas:
                 self._add("redis", lambda: Pair(pair.off, self._from_redis(replicas, f"{seed}/redis")))
-        self._stream("search", "short", SEARCH_REPEATS, seed)
-        self._stream("chat", "mixed", CHAT_REPEATS, seed)
+        search = stream_with_repeats("short", f"{seed}/search", self._counts["search"], repeats=SEARCH_REPEATS)
+        self._alike("search", requests_of(search, clients=STREAM_CLIENTS))
+        chat = stream_with_repeats("mixed", f"{seed}/chat", self._counts["chat"], repeats=CHAT_REPEATS)
+        self._alike("chat", requests_of(chat, clients=STREAM_CLIENTS))
         self._documents(seed)
         self._add("beside", lambda: self._beside(f"{seed}/beside"))
 
@@ -130,21 +134,20 @@ class _Bench:
         replay(self._on, requests_of(text, clients=1))
         return replay(self._on, requests_of(text * self._counts["repeated"], clients=CLIENTS))
 
-    def _stream(self, name: str, kind: Kind, repeats: float, seed: str) -> None:
-        texts = stream_with_repeats(kind, f"{seed}/{name}", self._counts[name], repeats=repeats)
-        requests = requests_of(texts, clients=CLIENTS)
-        self._add(name, lambda: self._both(requests, requests))
+    def _alike(self, name: str, requests: Requests) -> Pair | None:
+        """Measure a row in which both servers get the same requests."""
+        return self._add(name, lambda: self._both(requests, requests))
 
     def _documents(self, seed: str) -> None:
         short = self._batches(_texts("short", self._counts["ingest-short"], f"{seed}/ingest-short"))
-        self._add("ingest-short", lambda: self._both(short, short))
+        self._alike("ingest-short", short)
         documents = _texts("mixed", self._counts["ingest"], f"{seed}/ingest")
         new, again = (
             self._batches(some)
             for some in (documents, with_changes(documents, "mixed", f"{seed}/ingest", changed=CHANGED))
         )
-        if self._add("ingest", lambda: self._both(new, new)):
-            self._add("reindex", lambda: self._both(again, again))
+        if self._alike("ingest", new):
+            self._alike("reindex", again)
 
     def _beside(self, seed: str) -> Pair:
         """Send distinct texts to one server, and a few known ones again and again to the other, beside bulk work."""

@@ -48,7 +48,7 @@ class Gathering:
 
         Args:
             lane: it has no other micro-batch.
-            texts: that are answered next, by the micro-batch that it has just run.
+            texts: of the micro-batch that it has just run; they are answered next.
             seconds: that the run took.
             is_crowded: other texts wait already.
         """

@@ -9,9 +9,9 @@ One scheduler owns the queue and all lanes, so models share the cores instead of
   number stays, later ones grow.
 - **Micro-batches** (`engine.planner`): a free lane takes the first text of the queue, and fills the micro-batch with
   texts of the same model and of similar length, so that little padding is computed. An idle service starts texts at
-  once; short ones that arrive in the same iteration of the event loop share a run if only a few lanes are idle. In a
-  busy one the waiting texts form the batches; a lane waits 10 ms at most, for the next texts of the callers that it has
-  just answered (`engine.gathering`).
+  once; short ones that arrive in the same iteration of the event loop share runs, of fewer texts if more than two lanes
+  are idle. In a busy one the waiting texts form the batches; a lane waits 10 ms at most, for the next texts of the
+  callers that it has just answered (`engine.gathering`).
 - **Equal texts** of several requests run once (`engine.equal_texts`). They wait, count and are charged like others.
 - **Lanes** (`engine.lane`): one thread per usable core. If there is enough work, each gets its next micro-batch shortly
   before the current one is expected to end, so that its thread need not wait for the event loop.
@@ -329,8 +329,7 @@ class Scheduler:
         else:
             self._record(batch, seconds)
             if batch.is_small and not lane.batches and lane is not self._express:
-                answered = len(batch.parts) + sum(job.is_small for job in batch.attached)
-                self._gathering.begin(lane, answered, seconds, is_crowded=bool(self._queue))
+                self._gathering.begin(lane, len(batch.parts), seconds, is_crowded=bool(self._queue))
             self._dispatch()
             self._outcomes.deliver(batch, outcome)
 

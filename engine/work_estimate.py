@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.planner import MAX_PLANNED_TEXTS, MAX_SMALL_TOKENS, Batching, cost, plan_micro_batches
+from engine.planner import MAX_PLANNED_TEXTS, MAX_SMALL_TOKENS, RUN_COST_TOKENS, Batching, cost, plan_micro_batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class Estimate:
 def budget_tokens(waiting_tokens: int, idle_lanes: int, *, micro_batch_tokens: int) -> int:
     """Return the maximum padded tokens of the next micro-batch.
 
-    Several idle lanes share the waiting tokens, so that a single request ends sooner. On two lanes, short texts share a
-    run nevertheless: the event loop needs a core as well. The more lanes are idle, the more of them start: of 16 idle
-    lanes, 16 short texts that arrive together start 14.
+    Several idle lanes share the waiting tokens, so that a single request ends sooner. A run of few tokens is not worth
+    its fixed cost, though: short texts share one until they take twice that. If only two lanes are idle, they share a
+    whole small run, because the event loop needs a core as well.
     """
     if idle_lanes <= 1:
         return micro_batch_tokens
-    least_tokens = MAX_SMALL_TOKENS // (idle_lanes - 1)
+    least_tokens = MAX_SMALL_TOKENS if idle_lanes == 2 else 2 * RUN_COST_TOKENS  # noqa: PLR2004 - as stated above
     return min(micro_batch_tokens, max(least_tokens, math.ceil(waiting_tokens / idle_lanes)))
 
 

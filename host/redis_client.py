@@ -34,6 +34,9 @@ ErrorKind = Literal["timeout", "connection", "refused", "full", "read-only", "ov
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 """Largest reply that is read. Whoever can write to Redis could otherwise fill our memory with a few huge values."""
 VALUE_TYPES = {bytes, type(None)}
+CONNECT_S = 2.0
+"""Seconds to connect for a check: TLS, a password and the servers of a cluster take several round trips. After that,
+shorter limits hold."""
 CLOSE_S = 1.0
 """Seconds in which connections must close; TLS would wait longer for a server that hangs."""
 SCAN_COUNT = 1000

@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 MAX_USES = 15
 """No key counts for more within a generation: what was used very often is forgotten as soon as everything else."""
-MIN_CELLS = 1 << 10
+MIN_CELLS, MAX_CELLS = 1 << 10, 1 << 26
+"""Limits on the cells of a sketch. The largest one does for 4 GB of results; with more, more keys share their cells."""
+ZEROS = bytes(1 << 20)
 
 _cells_of: Callable[[bytes], tuple[int, int, int, int]] = struct.Struct("<4I").unpack
 
@@ -20,7 +22,7 @@ class FrequencySketch:
 
     def __init__(self, cells: int) -> None:
         """Use *cells* cells per sketch: 32 per key tell nearly all keys apart."""
-        self._size = max(MIN_CELLS, cells)
+        self._size = min(max(MIN_CELLS, cells), MAX_CELLS)
         self._counts, self._earlier = bytearray(self._size), bytearray(self._size)
 
     @property
@@ -57,8 +59,16 @@ class FrequencySketch:
 
     def begin_generation(self) -> None:
         """Forget the generation before this one, and count the next one."""
-        self._earlier, self._counts = self._counts, bytearray(self._size)
+        self._earlier, self._counts = self._counts, self._earlier
+        _clear(self._counts)
 
     def clear(self) -> None:
         """Forget all uses."""
-        self._counts, self._earlier = bytearray(self._size), bytearray(self._size)
+        _clear(self._counts)
+        _clear(self._earlier)
+
+
+def _clear(counts: bytearray) -> None:
+    """Set all *counts* to 0. Nobody is served meanwhile, and new memory would take several times as long."""
+    for start in range(0, len(counts), len(ZEROS)):
+        counts[start : start + len(ZEROS)] = ZEROS[: len(counts) - start]

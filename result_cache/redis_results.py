@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from host.redis_client import ErrorKind, RedisClient, kind_of
+from host.redis_client import CONNECT_S, ErrorKind, RedisClient, kind_of
 from host.time_limits import time_limit
 from result_cache.circuit_breaker import CircuitBreaker
 from result_cache.redis_counts import RedisCounter, RedisCounts
@@ -38,8 +38,6 @@ WRITE_S = 1.0
 """Seconds for a write, if the time limit of reads is shorter: no request waits for it."""
 WRITE_DELAY_S = 0.002
 """Seconds after which results are written: the answer goes out before, and requests share writes."""
-CONNECT_S = 2.0
-"""Seconds in which a check connects: TLS, password and the parts of a cluster take several round trips."""
 STEP_S = 2.0
 """Seconds for each step of deleting all results."""
 UNLINK_KEYS = 500
@@ -122,15 +120,14 @@ class RedisResults:
             await self._client.disconnect()
 
     async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the results that Redis has, in the order of *keys*, after *timeout_s* at most per `MAX_KEYS` keys."""
+        """Return the results that Redis has, in the order of *keys*. No read begins after *timeout_s*."""
         results: list[bytes | None] = []
+        started = self._clock()
         for start in range(0, len(keys), MAX_KEYS):
-            part = keys[start : start + MAX_KEYS]
-            if not self.may_read():
-                results += [None] * (len(keys) - start)
+            if not self.may_read() or self._clock() - started >= self._timeout_s:
                 break
-            results += await self._fetch(namespace, part)
-        return results
+            results += await self._fetch(namespace, keys[start : start + MAX_KEYS])
+        return results + [None] * (len(keys) - len(results))
 
     def put_later(self, namespace: str, results: Mapping[bytes, bytes]) -> None:
         """Write results in the background, or drop them if Redis cannot be written to or too many wait."""
@@ -142,7 +139,10 @@ class RedisResults:
             self._writing = asyncio.get_running_loop().create_task(self._write_queue())
 
     async def drop_waiting(self) -> None:
-        """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards."""
+        """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards.
+
+        Nobody waits for results that come meanwhile, and callers may leave.
+        """
         self._counter.dropped += self._queue.clear()
         async with self._one_write:
             pass

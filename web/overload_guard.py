@@ -21,7 +21,7 @@ from web.security_headers import Header
 
 MAX_ITERATION_S = 0.005
 """Requests start in one iteration of the event loop until it has taken this long; then sockets are read again. The next
-ones wait, which costs each of them as much as a third of a request that is answered from the result cache."""
+ones wait, and waiting is work: a place in the queue, a future and one more step of the task."""
 MAX_WOKEN = 4
 """Requests that wait, and are woken in one iteration: how long they take is known only when they have started."""
 MAX_WAITING, MAX_WAIT_S = 1000, 10.0

@@ -342,9 +342,8 @@ def test_failures_of_a_model_are_a_424(client: Client) -> None:
 
 
 def test_deadline_is_a_504(client: Client) -> None:
-    response = client.post(
-        "/tei", json={"inputs": "one"}, headers={"X-Request-Timeout": "1e-9", "Cache-Control": "no-cache"}
-    )
+    headers = {"X-Request-Timeout": "1e-9", "Cache-Control": "no-cache"}
+    response = client.post("/tei", json={"inputs": "one"}, headers=headers)
     assert (response.status_code, response.json()["error_type"]) == (504, "Backend")
 
 

@@ -14,6 +14,7 @@ from benchmarks.load import RowError
 from benchmarks.processes import Server
 from benchmarks.replay import Replayed, replay, requests_of
 from tests.support.recorder import OK, Recorder, recording
+from tests.support.servers import ROOT, environment
 
 HIT = b"HTTP/1.1 200 OK\r\nX-Cache: hit=2, miss=1, coalesced=0\r\nContent-Length: 2\r\n\r\n{}"
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}"
@@ -126,3 +127,15 @@ def test_page_says_what_was_left_out() -> None:
 def test_every_goal_belongs_to_a_row() -> None:
     assert {goal.row for goal in GOALS} == set(ROWS) - {"distinct"}
     assert set(COUNTS) >= set(ROWS) - {"reindex"}
+
+
+@pytest.mark.slow
+@pytest.mark.redis
+@pytest.mark.timeout(240)
+def test_small_run_finds_in_each_row_the_texts_that_the_cache_should_have() -> None:
+    command = [sys.executable, "benchmarks/result_cache.py", "--rounds", "1", "--size", "0.02"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment({}), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row.title for row in ROWS.values() if f"| {row.title} | off |" not in done.stdout] == []

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from result_cache.frequency_sketch import MAX_USES, FrequencySketch
+from result_cache.frequency_sketch import MAX_CELLS, MAX_USES, FrequencySketch
 
 
 def keys(number: int) -> list[bytes]:
@@ -56,3 +56,14 @@ def test_a_generation_counts_up_to_a_limit_and_a_clear_forgets_both() -> None:
     assert sketch.uses(key) == 2 * MAX_USES
     sketch.clear()
     assert sketch.uses(key) == 0
+
+
+def test_largest_sketch_is_bounded_and_all_of_it_is_forgotten() -> None:
+    sketch = FrequencySketch(MAX_CELLS * 100)
+    assert sketch.size_bytes == 2 * MAX_CELLS
+    used = [keys(1)[0], (MAX_CELLS - 1).to_bytes(4, "little") * 4]
+    for key in used:
+        sketch.count(key)
+    for _ in range(2):
+        sketch.begin_generation()
+    assert [sketch.uses(key) for key in used] == [0, 0]

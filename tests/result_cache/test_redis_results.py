@@ -50,10 +50,20 @@ ANSWERS = [
 ]
 
 
+class PassingClock(ManualClock):
+    """Moves by `step_s` whenever somebody looks at it."""
+
+    step_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return super().__call__()
+
+
 class Opened:
     """Results under test, with control over their clock, and with their log."""
 
-    def __init__(self, results: RedisResults, clock: ManualClock, logged: list[Any], before: set[Any]) -> None:
+    def __init__(self, results: RedisResults, clock: PassingClock, logged: list[Any], before: set[Any]) -> None:
         self.results = results
         self.clock = clock
         self._logged = logged
@@ -95,7 +105,7 @@ class Opened:
 async def opened(
     url: str, *, secret: bytes = SECRET, ttl_s: float = 3600, timeout_s: float = LONG_TIMEOUT_S
 ) -> AsyncIterator[Opened]:
-    clock = ManualClock()
+    clock = PassingClock()
     results = RedisResults(url=url, secret=secret, ttl_s=ttl_s, timeout_s=timeout_s, clock=clock)
     before = asyncio.all_tasks()
     with capture_logs() as logged:
@@ -339,6 +349,27 @@ async def test_results_that_are_dropped_never_come(own: RedisServer) -> None:
         assert await there.get(KEYS[MAX_KEYS], KEYS[-1]) == [None, b"of later texts"]
 
 
+async def test_caller_of_a_deletion_who_leaves_does_not_stop_writes(own: RedisServer) -> None:
+    async with opened(own.url) as there:
+        own.run("CONFIG", "SET", "maxmemory", "1")
+        await there.put({KEYS[0]: b"result"})
+        assert there.errors == {"full": 1}
+        own.run("CONFIG", "SET", "maxmemory", "0")
+        there.clock.now_s += 60
+        own.freeze()
+        there.results.put_later(MODEL, {KEYS[0]: b"result"})
+        while there.counts.writing != "half-open":  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0)
+        deletion = asyncio.create_task(there.results.clear())
+        await asyncio.sleep(0)
+        deletion.cancel()
+        await asyncio.gather(deletion, return_exceptions=True)
+        own.thaw()
+        await there.settle()
+        assert there.events[-1] == ("result_cache_writes_resumed", None)
+        assert await there.get(KEYS[0]) == [b"result"]
+
+
 async def test_results_that_wait_at_the_end_are_written(redis: RedisServer) -> None:
     async with opened(redis.url) as there:
         there.results.put_later(MODEL, RESULTS)
@@ -415,6 +446,16 @@ async def test_values_that_redis_could_not_return_in_time_are_deleted(own: Redis
         own.thaw()
         await there.recover()
         assert await there.get(*KEYS[:5]) == [None, None, None, RESULTS[KEYS[3]], RESULTS[KEYS[4]]]
+
+
+async def test_slow_redis_costs_a_long_request_its_time_only_once(redis: RedisServer) -> None:
+    async with opened(redis.url, timeout_s=1.0) as there:
+        await there.put(RESULTS)
+        there.clock.step_s = 0.2  # each read looks at the clock, so it takes some of the time
+        found = await there.get(*KEYS)
+        assert found[:MAX_KEYS] == [RESULTS[key] for key in KEYS[:MAX_KEYS]], "what was read in time is used"
+        assert found[-MAX_KEYS:] == [None] * MAX_KEYS
+        assert there.events == [], "it is not given up"
 
 
 async def test_blocked_event_loop_is_not_taken_for_a_slow_redis(redis: RedisServer) -> None:
