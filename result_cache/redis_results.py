@@ -69,7 +69,7 @@ class RedisResults:
 
         Args:
             url: of Redis, or of any server of a cluster; it may contain a password.
-            secret: whoever has it can write results that are used; at least 16 bytes.
+            secret: with it, others can write results that are used; at least 16 bytes.
             ttl_s: seconds after which Redis deletes a result.
             timeout_s: seconds in which Redis must answer.
             clock: returns seconds.
@@ -141,7 +141,7 @@ class RedisResults:
     async def drop_waiting(self) -> None:
         """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards.
 
-        Nobody waits for results that come meanwhile, and callers may leave.
+        It does not wait for results that come meanwhile; callers may disconnect.
         """
         self._counter.dropped += self._queue.clear()
         async with self._one_write:
@@ -311,7 +311,10 @@ class RedisResults:
     def _report_bad_value(self) -> None:
         self._counter.errors["bad-value"] += 1
         if self._counter.errors["bad-value"] == 1:
-            log.warning("result_cache_bad_value", advice="somebody writes to our keys in Redis; results are computed")
+            log.warning(
+                "result_cache_bad_value",
+                advice="another program writes to these keys in Redis, or changed a value; results are computed",
+            )
 
     def _name(self, namespace: str, key: bytes) -> bytes:
         return self._prefix + namespace.encode() + b":" + key.hex().encode()
