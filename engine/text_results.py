@@ -33,7 +33,7 @@ class TextResult:
     """What the model computed of one text, before dimensions, normalisation and number type are applied.
 
     Attributes:
-        vectors: float32, shape ``(1, dim)``, or one row per window for ``chunks``. Nobody may write into it.
+        vectors: float32, shape ``(1, dim)``, or one row per window for ``chunks``. Read-only.
         tokens: number of tokens of the text before truncation, with prompt and special tokens.
         used_tokens: number of tokens that the model ran.
         is_truncated: whether the model saw only a part of the text.

@@ -32,7 +32,7 @@ from host.time_limits import time_limit
 
 ErrorKind = Literal["timeout", "connection", "refused", "full", "read-only", "oversized", "protocol", "unexpected"]
 MAX_REPLY_BYTES = 8 * 1024 * 1024
-"""Largest reply that is read. Whoever can write to Redis could otherwise fill our memory with a few huge values."""
+"""Largest reply that is read. Otherwise, a program that writes huge values to Redis could fill our memory."""
 LINE_BYTES = 256
 """What each line of a reply counts for besides its length. Millions of empty elements would block the event loop."""
 VALUE_TYPES = {bytes, type(None)}
@@ -213,7 +213,7 @@ class RedisClient:
         try:
             if (
                 connection.is_connected and await connection.can_read()
-            ):  # Redis has closed it, or sends what nobody asked
+            ):  # Redis has closed it, or sends what was not asked for
                 await connection.disconnect()
             await connection.send_packed_command(connection.pack_commands(commands))
             replies: list[Any] = []

@@ -206,7 +206,7 @@ class RedisResults:
                 values = await self._client.get_all(names)
         except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
             kind = kind_of(error)
-            if kind == "oversized":  # somebody wrote a huge value; other keys can be read
+            if kind == "oversized":  # one value is huge; other keys can be read
                 self._count(error)
             else:
                 self._fail(error)
@@ -242,7 +242,7 @@ class RedisResults:
         try:
             async with time_limit(max(WRITE_S, self._timeout_s)):
                 errors = await self._client.set_all(values, ttl_ms=self._ttl_ms)
-        except Exception as error:  # noqa: BLE001 - nobody waits for this task
+        except Exception as error:  # noqa: BLE001 - a task of its own: only the log shows its errors
             errors = [error] * len(values)
         if errors:
             await self._stop_writes(errors)
@@ -281,7 +281,7 @@ class RedisResults:
             await self._client.disconnect()
             await self._check()
             await self._delete_suspects()
-        except Exception as error:  # noqa: BLE001 - nobody waits for this task
+        except Exception as error:  # noqa: BLE001 - a task of its own: only the log shows its errors
             self._fail(error)
         else:
             self._breaker.succeed()
