@@ -18,7 +18,7 @@ from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
 from engine.result_keys import ResultKeys, namespace_of, window_keys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
-from engine.text_results import TextResult, is_usable, pack, unpack
+from engine.text_results import TextResult, are_usable, pack, unpack
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix
 
@@ -200,14 +200,14 @@ class RequestResults:
 
         Texts that are split into windows wait for `add`. What that will reject is not kept.
         """
-        if self._has_windows:
+        if self._has_windows or not (self.keys and self._use.may_keep):
             return
         vectors = raw[list(items)]
         self._keep(
             {
                 part.numbers[item]: TextResult(vectors[row : row + 1], *self._facts[part.numbers[item]])
-                for row, item in enumerate(items)
-                if is_usable(vectors[row : row + 1])
+                for row, (item, usable) in enumerate(zip(items, are_usable(vectors), strict=True))
+                if usable
             }
         )
 

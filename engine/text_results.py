@@ -77,13 +77,13 @@ def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
     if len(packed) != start + rows * dim * NUMBERS.itemsize:
         return None
     vectors = np.frombuffer(packed, NUMBERS, offset=start).reshape(rows, dim)
-    if not is_usable(vectors):
+    if not all(are_usable(vectors)):
         return None
     windows = tuple(WINDOW.iter_unpack(packed[HEADER.size : start])) if has_windows else ()
     return TextResult(vectors, tokens, used_tokens, bool(flags & IS_TRUNCATED), windows)
 
 
-def is_usable(vectors: Matrix) -> bool:
-    """Return whether each vector is finite and not zero."""
+def are_usable(vectors: Matrix) -> list[bool]:
+    """Return of each vector whether it is finite and not zero."""
     peaks: list[float] = np.abs(vectors).max(axis=1).tolist()
-    return all(0.0 < peak < math.inf for peak in peaks)
+    return [0.0 < peak < math.inf for peak in peaks]

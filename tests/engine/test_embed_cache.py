@@ -534,16 +534,19 @@ async def test_deadline_ends_a_request_whose_kept_results_are_read_slowly(embedd
         await read_slowly()
 
 
-async def test_text_of_bulk_work_is_found_as_soon_as_it_was_computed(
-    embedder: Embedder, encoder: Encoder, results: DictResults, scheduler: Scheduler
+@pytest.mark.parametrize("count", [100, len(FOUR_SLICES)], ids=["interactive", "bulk"])
+async def test_text_of_a_long_request_is_found_as_soon_as_it_was_computed(
+    embedder: Embedder, encoder: Encoder, results: DictResults, scheduler: Scheduler, count: int
 ) -> None:
-    bulk = asyncio.create_task(embedder.embed(None, FOUR_SLICES))
+    texts = FOUR_SLICES[:count]
+    long = asyncio.create_task(embedder.embed(None, texts))
     await until(lambda: len(results.memory) > 0)
-    assert not bulk.done()
-    found = [text for text in FOUR_SLICES if key_of(encoder, text, DEFAULTS) in results.memory]
+    assert not long.done()
+    found = [text for text in texts if key_of(encoder, text, DEFAULTS) in results.memory]
+    assert len(found) < count
     assert (await embedder.embed(None, found)).cache == CacheCounts(hit=len(found))
-    assert (await bulk).cache == CacheCounts(miss=len(FOUR_SLICES))
-    assert scheduler.state().texts == len(FOUR_SLICES) == len(results.memory)
+    assert (await long).cache == CacheCounts(miss=count)
+    assert scheduler.state().texts == count == len(results.memory)
 
 
 async def test_repeats_in_later_slices_are_run_once(embedder: Embedder, scheduler: Scheduler) -> None:
