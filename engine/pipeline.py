@@ -150,9 +150,9 @@ def clip(
     Raises:
         TextTooLongError: a text would be clipped, and *options* forbid truncation.
     """
-    if tokenizer.max_tokens is None or options.long_text != "truncate":
+    limit = clip_limit(tokenizer, options)
+    if limit is None:
         return texts, ()
-    limit = tokenizer.max_tokens * CLIP_CHARACTERS_PER_TOKEN
     clipped = {index for index, text in enumerate(texts) if len(text) > limit}
     if not clipped:
         return texts, ()
@@ -167,6 +167,13 @@ def clip(
         )
     kept = slice(-limit, None) if (options.truncate or tokenizer.default_side) == "start" else slice(limit)
     return [text[kept] if index in clipped else text for index, text in enumerate(texts)], clipped
+
+
+def clip_limit(tokenizer: TextTokenizer, options: EmbedOptions) -> int | None:
+    """Return the number of characters that `clip` leaves of a text; None: all."""
+    if tokenizer.max_tokens is None or options.long_text != "truncate":
+        return None
+    return tokenizer.max_tokens * CLIP_CHARACTERS_PER_TOKEN
 
 
 def reject_blank(

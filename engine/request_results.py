@@ -15,7 +15,7 @@ import numpy as np
 from engine.encoder import Encoder
 from engine.fair_queue import Caller
 from engine.options import EmbedOptions
-from engine.pipeline import Chunk, ModelInputs, pool
+from engine.pipeline import Chunk, ModelInputs, clip_limit, pool
 from engine.result_keys import ResultKeys, namespace_of, window_keys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
 from engine.text_results import TextResult, are_usable, pack, unpack
@@ -58,13 +58,21 @@ class ResultCache:
             use: what the request allows.
         """
         results = RequestResults(self, encoder, texts, options, use)
-        fingerprint, distinct = encoder.fingerprint, results.missing_texts
+        fingerprint, distinct, tokenizer = encoder.fingerprint, results.missing_texts, encoder.tokenizer
         if fingerprint is not None and (use.may_read or use.may_keep):
             for part in _lookup_slices(distinct):
                 if part.start:
                     await asyncio.sleep(0)
                 some = distinct[part.start : part.stop]
-                results.keys += self._keys.keys(fingerprint, encoder.model.card, some, options, caller)
+                results.keys += self._keys.keys(
+                    fingerprint,
+                    encoder.model.card,
+                    some,
+                    options,
+                    caller,
+                    default_side=tokenizer.default_side,
+                    max_characters=clip_limit(tokenizer, options),
+                )
                 results.look_up(part)
             results.forget_found()
         return results
@@ -282,10 +290,15 @@ class RequestResults:
                 self._cache.store.put(self._namespace, packed, generation=self._generation)
 
     def _receive(self, numbers: Sequence[int], kept: Iterable[bytes | None]) -> bool:
-        """Accept kept results of texts with these *numbers*; return whether there is one."""
+        """Accept kept results of texts with these *numbers*; return whether there is one.
+
+        The result of a text that was cut is none for a request that forbids it: that text is rejected when tokenised.
+        """
         dim, has_windows, has_found = self.encoder.dim, self._has_chunks, False
+        may_be_cut = self._options.truncate != "none"
         for number, packed in zip(numbers, kept, strict=True):
-            if packed is not None and (result := unpack(packed, dim, has_windows=has_windows)) is not None:
+            result = None if packed is None else unpack(packed, dim, has_windows=has_windows)
+            if result is not None and (may_be_cut or not result.is_truncated):
                 self._found[number], has_found = result, True
                 repeated = len(self._places[number]) - 1
                 self.counts.hit += 1 + repeated

@@ -33,7 +33,8 @@ from engine.errors import (
     TextTooLongError,
 )
 from engine.fair_queue import ANYONE
-from engine.options import DEFAULTS, EmbedOptions, LongText
+from engine.options import DEFAULTS, EmbedOptions, LongText, Truncate
+from engine.pipeline import CLIP_CHARACTERS_PER_TOKEN
 from engine.result_keys import ResultKeys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
 from engine.scheduler import Scheduler
@@ -185,6 +186,36 @@ async def test_every_option_is_applied_to_one_kept_result(
     assert [hit.cache for hit in hits] == [CacheCounts(hit=4)] * len(options)
     for option, hit in zip(options, hits, strict=True):
         assert facts(hit) == facts(await fresh.embed(None, texts[::-1], option, cache=NO_CACHE)), option
+
+
+@pytest.mark.parametrize("first", [None, "end", "none"])
+async def test_text_that_is_not_cut_is_found_however_requests_would_cut_it(
+    embedder: Embedder, first: Truncate | None
+) -> None:
+    expected = await embedder.embed(None, ["one two"], EmbedOptions(truncate=first))
+    for options in [EmbedOptions(), EmbedOptions(truncate="end", clip=True), EmbedOptions(truncate="none")]:
+        result = await embedder.embed(None, ["one two"], options)
+        assert result.cache == CacheCounts(hit=1)
+        assert facts(result) == facts(expected)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("text", [LONG, LONG * CLIP_CHARACTERS_PER_TOKEN])
+async def test_kept_result_of_a_text_that_was_cut_is_not_used_where_that_is_forbidden(
+    embedder: Embedder, text: str, *, clip: bool
+) -> None:
+    assert (await embedder.embed(None, [text], EmbedOptions(clip=clip))).truncated == [True]
+    with pytest.raises(TextTooLongError) as caught:
+        await embedder.embed(None, ["one", text], EmbedOptions(truncate="none", clip=clip))
+    assert caught.value.extensions["index"] == 1
+
+
+async def test_text_that_is_clipped_is_counted_as_such_beside_its_whole_result(embedder: Embedder) -> None:
+    text = LONG * CLIP_CHARACTERS_PER_TOKEN
+    whole = await embedder.embed(None, [text])
+    clipped = await embedder.embed(None, [text], EmbedOptions(clip=True))
+    assert clipped.cache == CacheCounts(miss=1)
+    assert clipped.tokens < whole.tokens
 
 
 async def test_kept_result_is_not_changed_by_the_options_of_later_requests(
