@@ -53,8 +53,8 @@ class ResultKeys:
     ) -> list[bytes]:
         """Return the key of each of *texts* for the model with this *fingerprint* and *card*, cut as *options* say.
 
-        Requests that forbid truncation have the keys of those that leave it to the model: a text that need not be cut
-        has the same result. They must not use the result of a text that was cut.
+        Requests that forbid truncation, or blank texts, have the keys of those that do not: other texts have the same
+        results. They must not use the result of a text that was cut, or is blank.
 
         Args:
             fingerprint: of the model.
@@ -96,7 +96,6 @@ class ResultKeys:
             side,
             options.max_tokens,
             is_clipped,
-            options.allow_blank,
             caller[0] if self._per_caller else "",
         )
         if (start := self._started.get(facts)) is None:

@@ -635,6 +635,20 @@ def bundled() -> BundledModel:
     return BundledModel()
 
 
+@pytest.mark.parametrize("long_text", get_args(LongText))
+def test_kept_result_of_a_blank_text_is_not_used_where_blank_texts_are_rejected(
+    bundled: BundledModel, long_text: LongText
+) -> None:
+    allowed, rejected = EmbedOptions(allow_blank=True, long_text=long_text), EmbedOptions(long_text=long_text)
+    texts, results = ["one", "\u200b"], DictResults()
+    requests = [(texts, allowed), (["one"], rejected), (texts, allowed)]
+    answers = bundled.embed(requests, results, CacheUse(), at_once=False)
+    assert [answer.cache for answer in answers] == [CacheCounts(miss=2), CacheCounts(hit=1), CacheCounts(hit=2)]
+    with pytest.raises(InvalidInputError) as caught:
+        bundled.embed([(texts, rejected)], results, CacheUse(), at_once=False)
+    assert caught.value.extensions["index"] == 1
+
+
 @settings(deadline=None, max_examples=10, derandomize=True)
 @given(data=st.data(), at_once=st.booleans())
 def test_answers_with_a_cache_equal_those_without(bundled: BundledModel, data: st.DataObject, *, at_once: bool) -> None:

@@ -60,7 +60,6 @@ def test_text_that_is_not_valid_unicode_has_a_key() -> None:
         pytest.param({"options": EmbedOptions(max_tokens=4)}, id="tokens"),
         pytest.param({"options": EmbedOptions(long_text="mean")}, id="mean"),
         pytest.param({"options": EmbedOptions(long_text="chunks")}, id="chunks"),
-        pytest.param({"options": EmbedOptions(allow_blank=True)}, id="blank"),
     ],
 )
 def test_what_changes_the_result_changes_the_key(change: dict[str, Any]) -> None:
@@ -89,6 +88,7 @@ def test_type_of_input_without_a_prompt_counts_only_for_models_with_tasks() -> N
         pytest.param(EmbedOptions(truncate="end"), id="the-default-end"),
         pytest.param(EmbedOptions(truncate="none"), id="not-truncated"),
         pytest.param(EmbedOptions(clip=True), id="clipped"),
+        pytest.param(EmbedOptions(allow_blank=True), id="blank"),
     ],
 )
 def test_what_is_applied_to_the_result_does_not_change_the_key(options: EmbedOptions) -> None:
