@@ -141,6 +141,6 @@ class EmbedRun:
             return None
         is_last = self._results.is_complete
         job = self._scheduler.start(admitted, missing.inputs.items, is_last=is_last, keys=missing.keys)
-        if job.is_bulk:  # it runs for so long that others may ask for its first texts
-            job.on_rows = partial(self._results.keep_early, missing, job.vectors)
+        # Others may ask for its first texts while the last ones wait.
+        job.on_rows = partial(self._results.keep_early, missing, job.vectors)
         return missing, job

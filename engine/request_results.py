@@ -15,10 +15,10 @@ import numpy as np
 from engine.encoder import Encoder
 from engine.fair_queue import Caller
 from engine.options import EmbedOptions
-from engine.pipeline import Chunk, ModelInputs, pool
+from engine.pipeline import Chunk, ModelInputs, clip_limit, pool
 from engine.result_keys import ResultKeys, namespace_of, window_keys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
-from engine.text_results import TextResult, is_usable, pack, unpack
+from engine.text_results import TextResult, are_usable, pack, unpack
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix
 
@@ -28,8 +28,8 @@ LOOKUP_CHARACTERS = 500_000
 served in between."""
 
 
-_Facts = tuple[int, int, bool]
-"""Of a text: its tokens before truncation, those that the model runs, and whether it is cut."""
+_Facts = tuple[int, int, bool, bool]
+"""Of a text: its tokens before truncation, those that the model runs, whether it is cut, and whether it is blank."""
 
 
 class ResultCache:
@@ -58,13 +58,21 @@ class ResultCache:
             use: what the request allows.
         """
         results = RequestResults(self, encoder, texts, options, use)
-        fingerprint, distinct = encoder.fingerprint, results.missing_texts
+        fingerprint, distinct, tokenizer = encoder.fingerprint, results.missing_texts, encoder.tokenizer
         if fingerprint is not None and (use.may_read or use.may_keep):
             for part in _lookup_slices(distinct):
                 if part.start:
                     await asyncio.sleep(0)
                 some = distinct[part.start : part.stop]
-                results.keys += self._keys.keys(fingerprint, encoder.model.card, some, options, caller)
+                results.keys += self._keys.keys(
+                    fingerprint,
+                    encoder.model.card,
+                    some,
+                    options,
+                    caller,
+                    default_side=tokenizer.default_side,
+                    max_characters=clip_limit(tokenizer, options),
+                )
                 results.look_up(part)
             results.forget_found()
         return results
@@ -164,15 +172,15 @@ class RequestResults:
         """Set the numbers of tokens. Each text has a result, or its tokens were adopted."""
         found, items, has_windows = self._found, self._items, self._has_windows
         self._facts = [
-            (result.tokens, result.used_tokens, result.is_truncated)
+            (result.tokens, result.used_tokens, result.is_truncated, result.is_blank)
             if (result := found.get(number)) is not None
             else _facts_of(items[number], has_windows=has_windows)
             for number in range(len(self._texts))
         ]
         of_texts = [self._facts[number] for number in self._numbers]
-        self.tokens = [tokens for tokens, _, _ in of_texts]
-        self.used_tokens = sum([used for _, used, _ in of_texts])
-        self.truncated = [is_truncated for _, _, is_truncated in of_texts]
+        self.tokens = [facts[0] for facts in of_texts]
+        self.used_tokens = sum([facts[1] for facts in of_texts])
+        self.truncated = [facts[2] for facts in of_texts]
 
     def take(self, texts: range) -> MissingSlice | None:
         """Return what the model must run for a slice of *texts*, after those that were taken before; None: nothing."""
@@ -200,14 +208,14 @@ class RequestResults:
 
         Texts that are split into windows wait for `add`. What that will reject is not kept.
         """
-        if self._has_windows:
+        if self._has_windows or not (self.keys and self._use.may_keep):
             return
         vectors = raw[list(items)]
         self._keep(
             {
                 part.numbers[item]: TextResult(vectors[row : row + 1], *self._facts[part.numbers[item]])
-                for row, item in enumerate(items)
-                if is_usable(vectors[row : row + 1])
+                for row, (item, usable) in enumerate(zip(items, are_usable(vectors), strict=True))
+                if usable
             }
         )
 
@@ -282,10 +290,16 @@ class RequestResults:
                 self._cache.store.put(self._namespace, packed, generation=self._generation)
 
     def _receive(self, numbers: Sequence[int], kept: Iterable[bytes | None]) -> bool:
-        """Accept kept results of texts with these *numbers*; return whether there is one."""
+        """Accept kept results of texts with these *numbers*; return whether there is one.
+
+        The result of a text that was cut, or is blank, is none for a request that forbids that: its tokenisation
+        rejects the text.
+        """
         dim, has_windows, has_found = self.encoder.dim, self._has_chunks, False
+        may_be_cut, may_be_blank = self._options.truncate != "none", self._options.allow_blank
         for number, packed in zip(numbers, kept, strict=True):
-            if packed is not None and (result := unpack(packed, dim, has_windows=has_windows)) is not None:
+            result = None if packed is None else unpack(packed, dim, has_windows=has_windows)
+            if result is not None and (may_be_cut or not result.is_truncated) and (may_be_blank or not result.is_blank):
                 self._found[number], has_found = result, True
                 repeated = len(self._places[number]) - 1
                 self.counts.hit += 1 + repeated
@@ -317,8 +331,8 @@ def _lookup_slices(texts: Sequence[str]) -> Iterator[range]:
 
 
 def _facts_of(items: Sequence[TokenizedText], *, has_windows: bool) -> _Facts:
-    """Return the tokens of a text before truncation, those that the model runs, and whether the text is cut."""
+    """Return the facts of a text that was tokenised."""
     first = items[0]
     if has_windows:  # together they contain all of the text
-        return first.tokens, sum(item.length for item in items), False
-    return first.tokens, first.length, first.is_truncated
+        return first.tokens, sum(item.length for item in items), False, first.is_blank
+    return first.tokens, first.length, first.is_truncated, first.is_blank

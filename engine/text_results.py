@@ -17,7 +17,7 @@ VERSION = 1
 """Changes with the format. What has another version was kept by another version of the service, and is not used."""
 FLOAT32 = ord("f")
 """The type of the numbers; the only one so far."""
-IS_TRUNCATED, HAS_WINDOWS = 1, 2
+IS_TRUNCATED, HAS_WINDOWS, IS_BLANK = 1, 2, 4
 HEADER = struct.Struct("<2sBBB3xIIII")
 """Magic, version, type of the numbers, flags; vectors, their dimension, tokens, used tokens. A multiple of 4 bytes, so
 that the vectors behind it are aligned."""
@@ -37,6 +37,7 @@ class TextResult:
         tokens: number of tokens of the text before truncation, with prompt and special tokens.
         used_tokens: number of tokens that the model ran.
         is_truncated: whether the model saw only a part of the text.
+        is_blank: whether the model saw only special tokens of it.
         windows: for ``chunks``, the place of each window; else empty.
     """
 
@@ -44,13 +45,14 @@ class TextResult:
     tokens: int
     used_tokens: int
     is_truncated: bool
+    is_blank: bool = False
     windows: Sequence[Window] = ()
 
 
 def pack(result: TextResult) -> bytes:
     """Return *result* as bytes."""
     rows, dim = result.vectors.shape
-    flags = result.is_truncated * IS_TRUNCATED | bool(result.windows) * HAS_WINDOWS
+    flags = result.is_truncated * IS_TRUNCATED | bool(result.windows) * HAS_WINDOWS | result.is_blank * IS_BLANK
     header = HEADER.pack(MAGIC, VERSION, FLOAT32, flags, rows, dim, result.tokens, result.used_tokens)
     numbers = result.vectors.astype(NUMBERS, copy=False).tobytes()
     return header + b"".join([WINDOW.pack(*window) for window in result.windows]) + numbers
@@ -71,19 +73,21 @@ def unpack(packed: bytes, dim: int, *, has_windows: bool) -> TextResult | None:
     magic, version, number_type, flags, rows, found_dim, tokens, used_tokens = HEADER.unpack_from(packed)
     if (magic, version, number_type, found_dim) != (MAGIC, VERSION, FLOAT32, dim):
         return None
-    if flags & ~IS_TRUNCATED != (HAS_WINDOWS if has_windows else 0) or not (rows if has_windows else rows == 1):
+    if flags & ~(IS_TRUNCATED | IS_BLANK) != (HAS_WINDOWS if has_windows else 0) or not (
+        rows if has_windows else rows == 1
+    ):
         return None
     start = HEADER.size + rows * WINDOW.size * has_windows
     if len(packed) != start + rows * dim * NUMBERS.itemsize:
         return None
     vectors = np.frombuffer(packed, NUMBERS, offset=start).reshape(rows, dim)
-    if not is_usable(vectors):
+    if not all(are_usable(vectors)):
         return None
     windows = tuple(WINDOW.iter_unpack(packed[HEADER.size : start])) if has_windows else ()
-    return TextResult(vectors, tokens, used_tokens, bool(flags & IS_TRUNCATED), windows)
+    return TextResult(vectors, tokens, used_tokens, bool(flags & IS_TRUNCATED), bool(flags & IS_BLANK), windows)
 
 
-def is_usable(vectors: Matrix) -> bool:
-    """Return whether each vector is finite and not zero."""
+def are_usable(vectors: Matrix) -> list[bool]:
+    """Return of each vector whether it is finite and not zero."""
     peaks: list[float] = np.abs(vectors).max(axis=1).tolist()
-    return all(0.0 < peak < math.inf for peak in peaks)
+    return [0.0 < peak < math.inf for peak in peaks]

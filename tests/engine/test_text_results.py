@@ -20,16 +20,23 @@ def result_of(vectors: Matrix, *, has_windows: bool = False) -> TextResult:
     return TextResult(vectors, 7, 6, is_truncated=True, windows=[(0, 3, 5)] * len(vectors) if has_windows else ())
 
 
-@given(dim=st.integers(1, 40), tokens=numbers, used=numbers, is_truncated=st.booleans(), places=st.none() | windows)
+@given(
+    dim=st.integers(1, 40),
+    tokens=numbers,
+    used=numbers,
+    flags=st.tuples(*2 * [st.booleans()]),
+    places=st.none() | windows,
+)
 def test_unpacked_result_equals_the_packed_one_to_the_last_bit(
-    *, dim: int, tokens: int, used: int, is_truncated: bool, places: list[tuple[int, int, int]] | None
+    *, dim: int, tokens: int, used: int, flags: tuple[bool, bool], places: list[tuple[int, int, int]] | None
 ) -> None:
     vectors = vectors_of(len(places or [0]), dim)
-    packed = pack(TextResult(vectors, tokens, used, is_truncated, places or ()))
+    packed = pack(TextResult(vectors, tokens, used, is_truncated=flags[0], is_blank=flags[1], windows=places or ()))
     result = unpack(packed, dim, has_windows=places is not None)
     assert result is not None
     assert result.vectors.tobytes() == vectors.tobytes()
-    assert (result.tokens, result.used_tokens, result.is_truncated) == (tokens, used, is_truncated)
+    assert (result.tokens, result.used_tokens) == (tokens, used)
+    assert (result.is_truncated, result.is_blank) == flags
     assert list(result.windows) == (places or [])
 
 
