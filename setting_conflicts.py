@@ -45,10 +45,14 @@ def check_shared_results(*, is_wanted: bool, has_redis: bool, has_secret: bool) 
     """Check that RESULT_CACHE_REDIS has a Redis, and a secret that all replicas share."""
     if not is_wanted:
         return
+    missing = []
     if not has_redis:
-        raise ValueError("RESULT_CACHE_REDIS=true needs a Redis; set REDIS_URL or REDIS_URL_FILE")
+        missing.append("RESULT_CACHE_REDIS=true needs a Redis; set REDIS_URL or REDIS_URL_FILE")
     if not has_secret:
-        raise ValueError(
-            "RESULT_CACHE_REDIS=true needs a secret that all replicas share, so that nobody else can forge results in "
-            "Redis; set CACHE_KEY_SECRET or CACHE_KEY_SECRET_FILE to the output of `openssl rand -hex 32`"
+        missing.append(
+            "RESULT_CACHE_REDIS=true needs a secret that all replicas share, so that other programs cannot forge "
+            "results in Redis; set CACHE_KEY_SECRET to the output of `openssl rand -hex 32`, or CACHE_KEY_SECRET_FILE "
+            "to a file that contains it"
         )
+    if missing:
+        raise ValueError(". ".join(missing))

@@ -33,5 +33,5 @@ def cache_use_of(request: Request[Any, Any, Any]) -> CacheUse:
 
 
 def cache_state(counts: CacheCounts) -> str:
-    """Return the value of the answer header, as far as the counts are known now."""
+    """Return the value of the answer header, from the counts at this moment."""
     return f"hit={counts.hit}, miss={counts.miss}, coalesced={counts.coalesced}"

@@ -137,7 +137,8 @@ class RedisResultMetrics:
 class ResultCacheMetrics:
     """Kept results: where those of texts came from, in all and by model, and what is in memory.
 
-    `evictions` are results that were removed for others, `rejections` results that were not worth the room,
+    `evictions` are results that were removed for others, `rejections` results that were too large to keep, or
+    came again but were not used often enough to be protected,
     `expirations` results older than RESULT_CACHE_TTL.
     """
 

@@ -29,11 +29,15 @@ def result_families(results: ResultCacheMetrics, *, amount: Amount, infos: Infos
     yield amount("result_cache_bytes", "Memory that they take.", lambda answer: answer.result_cache.bytes)
     yield amount(
         "result_cache_limit_bytes",
-        "Memory that they may take (RESULT_CACHE_MB).",
+        "Memory that they may take: RESULT_CACHE_MB without the counts of uses.",
         lambda answer: answer.result_cache.limit_bytes,
     )
     yield counter("result_cache_evictions", "Results removed for others.", results.evictions)
-    yield counter("result_cache_rejections", "Results that were not worth the room.", results.rejections)
+    yield counter(
+        "result_cache_rejections",
+        "Results that were too large to keep, or not used often enough to be protected.",
+        results.rejections,
+    )
     yield counter("result_cache_expirations", "Results older than RESULT_CACHE_TTL.", results.expirations)
     redis = results.redis
     yield infos(

@@ -47,9 +47,9 @@ class NoResultCache:
 CLEAR: Responses = {
     200: answer(
         ClearedResults,
-        ClearedResults(entries=1204, bytes=2_119_040, redis="deleted"),
+        ClearedResults(entries=1204, bytes=2_224_992, redis="deleted"),
         description="What was deleted; zeros if there was nothing, or if the cache is off",
-        further=[("Redis did not answer: its results are still there", ClearedResults(12, 21_120, "unreachable"))],
+        further=[("Redis did not answer: its results are still there", ClearedResults(12, 22_176, "unreachable"))],
     ),
     **problems(
         *NOT_AUTHENTICATED,

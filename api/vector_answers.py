@@ -91,7 +91,7 @@ async def vectors_answer(
     async def put(_: EmbedRun, *pieces: bytes) -> None:
         body.extend(pieces)
 
-    run = await _write(opened, writer, put)
+    run = await _write(opened, writer, put, context)
     return PlainAnswer(b"".join(body), headers=_headers(run))
 
 
@@ -123,7 +123,7 @@ class StreamedAnswer(ASGIResponse):
             await send({"type": "http.response.body", "body": b"".join(pieces), "more_body": True})
 
         try:
-            await _write(self._opened, self._writer, put)
+            await _write(self._opened, self._writer, put, self._context)
         except ServiceError as error:
             if not has_started:
                 raise
@@ -138,8 +138,12 @@ async def _write(
     opened: AbstractAsyncContextManager[EmbedRun],
     writer: VectorsWriter,
     put: Callable[..., Awaitable[None]],
+    context: RequestContext,
 ) -> EmbedRun:
     """Call *put* with the run and pieces of the answer, and pause between calls; return the run, which has ended.
+
+    Of all answers, one piece is written per iteration of the event loop, in an order that is fair between callers: when
+    results are kept, nothing else slows down a caller who asks for many long answers at once.
 
     The last slice is written after the end of the run: neither the lease nor the deadline waits for the client then.
     """
@@ -150,7 +154,7 @@ async def _write(
         size = max(1, MAX_PIECE_NUMBERS // vectors.shape[1])
         for start in range(0, len(vectors), size):
             if first:
-                await asyncio.sleep(0)
+                await _pause(context)
             rows = vectors[start : start + size]
             piece = writer.rows(rows, first, run)
             comma = b"," if has_rows and piece else b""
@@ -166,6 +170,15 @@ async def _write(
     await write_rows(vectors)
     await put(run, writer.tail(run))
     return run
+
+
+async def _pause(context: RequestContext) -> None:
+    """Let other requests be served until it is this one's turn."""
+    if (gate := context.answer_parts) is None:
+        await asyncio.sleep(0)
+    else:
+        await gate.enter(context.caller, 1)
+        asyncio.get_running_loop().call_soon(gate.leave)
 
 
 def _headers(run: EmbedRun) -> dict[str, str]:

@@ -75,7 +75,7 @@ class ProcessCache:
         self._layers.clear_memory()
         if self._redis is not None:
             await self._redis.drop_waiting()
-        asyncio.get_running_loop().run_in_executor(None, trim_memory)  # nobody waits: it may take long
+        asyncio.get_running_loop().run_in_executor(None, trim_memory)  # not awaited: it may take long
         return ClearedMemory(counts.entries, counts.bytes, workers=1)
 
     async def clear_redis(self) -> bool:

@@ -62,8 +62,8 @@ class ClearHandlers:
     async def _clear_all(self, _: bytes) -> bytes:
         """Delete the results of all workers, and answer with the sum.
 
-        A worker that is not ready yet has served nobody, so nobody waits for it: it handles the order before its first
-        request, because its channel opens first.
+        A worker that is not ready has no results yet, so its answer is not awaited: it handles the order before its
+        first request, because its channel opens first.
         """
         workers = self._workers()
         for worker in workers:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
+from api.metric_types import RedisResultMetrics
 from assembly.result_cache import ProcessCache, open_result_cache, results_that_fit
 from cli.check_workers import Processes
 from cli.findings import Finding
@@ -11,7 +12,14 @@ from engine.catalog import Catalog
 
 REDIS_ONLY = ("result_cache_redis_ttl", "result_cache_redis_timeout")
 """Settings that have no effect without RESULT_CACHE_REDIS."""
-TROUBLE = {"unreachable": "it does not answer as it should", "read-only": "it accepts no results"}
+REASONS = {
+    "connection": "no connection; check REDIS_URL",
+    "timeout": "it does not answer in time; check REDIS_URL and RESULT_CACHE_REDIS_TIMEOUT",
+    "refused": "it rejects the password, or the user may not use these commands and keys",
+    "read-only": "it is a replica, which accepts no results",
+    "full": "it is full, and accepts no results",
+}
+"""What the errors of the start mean, by kind. All others are those of another program."""
 
 
 def check_results(settings: Settings, catalog: Catalog, processes: Processes) -> Iterator[Finding]:
@@ -48,15 +56,17 @@ def _check_memory(settings: Settings, catalog: Catalog, *, workers: int) -> Find
 
 def _check_redis(settings: Settings, cache: ProcessCache) -> Finding:
     """Ask Redis as a start of the service would."""
-    state = asyncio.run(_state_of(cache))
-    facts = {"state": state, "ttl_seconds": settings.result_cache_redis_ttl}
-    if state == "reachable":
+    redis = asyncio.run(_ask(cache))
+    errors = [kind for kind, count in redis.errors.items() if count]
+    facts = {"state": redis.state, "errors": errors, "ttl_seconds": settings.result_cache_redis_ttl}
+    if redis.state == "reachable":
         detail = f"Redis answers; results expire after {settings.result_cache_redis_ttl:g} s"
         return Finding("settings", "ok", "results in Redis", detail, facts)
-    detail = f"Redis is not used until it works: {TROUBLE[state]}"
+    reason = next((REASONS[kind] for kind in errors if kind in REASONS), "it does not answer as a Redis does")
+    detail = f"Redis is not used until it works: {reason}"
     return Finding("settings", "warn", "results in Redis", detail, facts)
 
 
-async def _state_of(cache: ProcessCache) -> str:
+async def _ask(cache: ProcessCache) -> RedisResultMetrics:
     async with cache.running():
-        return cache.metrics({}).redis.state
+        return cache.metrics({}).redis

@@ -31,7 +31,7 @@ class EmbedRun:
         used_tokens: the number of tokens that the model runs, of all texts.
         truncated: per text, whether the model sees only a part of it.
         fingerprint: as `EmbedResult.fingerprint`.
-        cache: as `EmbedResult.cache`, as far as it is known: a text whose slice has not ended counts as computed
+        cache: as `EmbedResult.cache`, at this moment: a text whose slice has not ended counts as computed
             unless its result was found before.
     """
 

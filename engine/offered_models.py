@@ -13,7 +13,7 @@ from engine.options import EmbedOptions
 
 
 class ModelLeases(Protocol):
-    """The model manager, as far as the engine uses it."""
+    """What the engine uses of the model manager."""
 
     def lease(self, model: Model, *, caller: str = "") -> AbstractAsyncContextManager[Encoder]:
         """Load *model* if necessary, and keep it in memory until the block ends."""

@@ -121,13 +121,12 @@ def preprocess(
     """
     if options.long_text != "truncate":
         windows = tokenizer.windows(texts, prompt=prompt, with_spans=options.long_text == "chunks")
-        if not options.allow_blank:
-            reject_blank(tokenizer, texts, windows, prompt, indexes=indexes)
+        find_blank(tokenizer, texts, windows, prompt, indexes=indexes, are_allowed=options.allow_blank)
         return ModelInputs([item for parts in windows for item in parts], [len(parts) for parts in windows])
     side = None if options.truncate == "none" else options.truncate
     items = tokenizer.tokenize(texts, prompt=prompt, side=side, limit=options.max_tokens)
-    if not options.allow_blank:
-        reject_blank(tokenizer, texts, [[item] for item in items], prompt, indexes=indexes)
+    single = [[item] for item in items]
+    find_blank(tokenizer, texts, single, prompt, indexes=indexes, are_allowed=options.allow_blank)
     if options.truncate == "none":
         _reject_truncated(items, tokenizer.longest(options.max_tokens), indexes)
     return ModelInputs(items)
@@ -150,9 +149,9 @@ def clip(
     Raises:
         TextTooLongError: a text would be clipped, and *options* forbid truncation.
     """
-    if tokenizer.max_tokens is None or options.long_text != "truncate":
+    limit = clip_limit(tokenizer, options)
+    if limit is None:
         return texts, ()
-    limit = tokenizer.max_tokens * CLIP_CHARACTERS_PER_TOKEN
     clipped = {index for index, text in enumerate(texts) if len(text) > limit}
     if not clipped:
         return texts, ()
@@ -169,21 +168,34 @@ def clip(
     return [text[kept] if index in clipped else text for index, text in enumerate(texts)], clipped
 
 
-def reject_blank(
+def clip_limit(tokenizer: TextTokenizer, options: EmbedOptions) -> int | None:
+    """Return the number of characters that `clip` leaves of a text; None: all."""
+    if tokenizer.max_tokens is None or options.long_text != "truncate":
+        return None
+    return tokenizer.max_tokens * CLIP_CHARACTERS_PER_TOKEN
+
+
+def find_blank(
     tokenizer: TextTokenizer,
     texts: Sequence[str],
     windows: Sequence[Sequence[TokenizedText]],
     prompt: str,
     *,
     indexes: Sequence[int] | None = None,
+    are_allowed: bool = False,
 ) -> None:
     """Reject a text of which the model sees only special tokens: all such texts would have the same vector.
+
+    If they *are_allowed*, set their `TokenizedText.is_blank` instead.
 
     Raises:
         InvalidInputError: there is one; names the first.
     """
-    if (first := tokenizer.first_blank(texts, windows, prompt=prompt)) is not None:
-        index = indexes[first] if indexes else first
+    for place in tokenizer.blank(texts, windows, prompt=prompt):
+        if are_allowed:
+            windows[place][0].is_blank = True
+            continue
+        index = indexes[place] if indexes else place
         raise InvalidInputError(
             f"Text {index} is blank for this model: its tokenizer drops every character, as it does with invisible "
             "and control characters, or leaves only special tokens.",

@@ -17,7 +17,7 @@ from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
 from engine.result_keys import window_keys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
-from engine.text_results import Facts, TextResult, pack, pack_rows, read_facts, rows_of, unpack
+from engine.text_results import IS_BLANK, IS_TRUNCATED, Facts, TextResult, pack, pack_rows, read_facts, rows_of, unpack
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix, are_usable
 
@@ -137,9 +137,19 @@ class RequestResults:
     def adopt(self, inputs: ModelInputs) -> None:
         """Accept the tokens of all missing texts."""
         if inputs.window_counts is None:
-            facts = [(item.tokens, item.length, item.is_clipped or item.length < item.tokens) for item in inputs.items]
+            facts = [
+                (
+                    item.tokens,
+                    item.length,
+                    (item.is_clipped or item.length < item.tokens) * IS_TRUNCATED | item.is_blank * IS_BLANK,
+                )
+                for item in inputs.items
+            ]
         else:  # windows together contain all of the text
-            facts = [(items[0].tokens, sum([item.length for item in items]), False) for items in inputs.by_text]
+            facts = [
+                (items[0].tokens, sum([item.length for item in items]), items[0].is_blank * IS_BLANK)
+                for items in inputs.by_text
+            ]
         self._facts.update(zip(self._missing, facts, strict=True))
         inputs.indexes = self.missing_indexes
         self._inputs = inputs
@@ -150,7 +160,7 @@ class RequestResults:
         of_texts = [facts[number] for number in self._texts.numbers]
         self.tokens = [tokens for tokens, _, _ in of_texts]
         self.used_tokens = sum([used for _, used, _ in of_texts])
-        self.truncated = [is_truncated for _, _, is_truncated in of_texts]
+        self.truncated = [bool(flags & IS_TRUNCATED) for _, _, flags in of_texts]
 
     def take(self, texts: range) -> MissingSlice | None:
         """Return what the model must run for a slice of *texts*, after those that were taken before; None: nothing."""
@@ -293,17 +303,24 @@ class RequestResults:
         self._cache.store.put(self._namespace, results, generation=self._generation)
 
     def _receive(self, numbers: Sequence[int], kept: Sequence[bytes | None]) -> bool:
-        """Accept kept results of texts with these *numbers*; return whether there is one."""
+        """Accept kept results of texts with these *numbers*; return whether there is one.
+
+        The result of a text that was cut, or is blank, is none for a request that forbids that: its tokenisation
+        rejects the text.
+        """
         found = [(number, packed) for number, packed in zip(numbers, kept, strict=True) if packed is not None]
         if not found:
             return False
+        forbidden = (self._options.truncate == "none") * IS_TRUNCATED | (not self._options.allow_blank) * IS_BLANK
+        facts, dim = dict[int, Facts](), self.encoder.dim
         if self._has_chunks:
-            facts = self._receive_windows(found)
+            for number, packed in found:
+                if (result := unpack(packed, dim)) is not None and not result.facts[2] & forbidden:
+                    self._found[number], facts[number] = result, result.facts
         else:
-            read = read_facts([packed for _, packed in found], self.encoder.dim)
-            usable = [(place, some) for place, some in zip(found, read, strict=True) if some is not None]
-            self._kept.update([place for place, _ in usable])
-            facts = {number: some for (number, _), some in usable}
+            for (number, packed), of_text in zip(found, read_facts([packed for _, packed in found], dim), strict=True):
+                if of_text is not None and not of_text[2] & forbidden:
+                    self._kept[number], facts[number] = packed, of_text
         self._facts |= facts
         counts = self._texts.counts
         texts = len(facts) if counts is None else sum([counts[number] for number in facts])
@@ -311,14 +328,6 @@ class RequestResults:
         self.counts.miss -= len(facts)
         self.counts.coalesced -= texts - len(facts)
         return bool(facts)
-
-    def _receive_windows(self, found: Sequence[tuple[int, bytes]]) -> dict[int, Facts]:
-        """Accept results with windows, and return the facts of those that are usable."""
-        facts = dict[int, Facts]()
-        for number, packed in found:
-            if (result := unpack(packed, self.encoder.dim)) is not None:
-                self._found[number], facts[number] = result, result.facts
-        return facts
 
     def _with_windows(self, part: MissingSlice, vectors: Matrix) -> dict[int, TextResult]:
         """Return the results of a slice, by number: the vectors and places of each text's windows."""

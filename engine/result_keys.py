@@ -9,6 +9,7 @@ from engine.fair_queue import Caller
 from engine.fingerprint import ModelFingerprint
 from engine.model_cards import ModelCard
 from engine.options import EmbedOptions
+from engine.tokenizer import Side
 
 KEY_BYTES = 16
 """Bytes of a key. With 2^32 results, two have the same key with a probability of 2^-65."""
@@ -39,27 +40,56 @@ class ResultKeys:
         texts: Sequence[str],
         options: EmbedOptions,
         caller: Caller,
+        *,
+        default_side: Side = "end",
+        max_characters: int | None = None,
     ) -> list[bytes]:
-        """Return the key of each of *texts* for the model with this *fingerprint* and *card*, cut as *options* say."""
-        start = self._start(fingerprint, card, options, caller)
+        """Return the key of each of *texts* for the model with this *fingerprint* and *card*, cut as *options* say.
+
+        Requests that forbid truncation, or blank texts, have the keys of those that do not: other texts have the same
+        results. They must not use the result of a text that was cut, or is blank.
+
+        Args:
+            fingerprint: of the model.
+            card: of the model.
+            texts: a request's texts.
+            options: the request's options.
+            caller: who sent them.
+            default_side: the end at which the model's tokenizer cuts texts.
+            max_characters: `EmbedOptions.clip` drops what comes after them; None: nothing.
+        """
+        side = options.truncate if options.truncate in ("start", "end") else default_side
+        start = self._start(fingerprint, card, options, caller, side, is_clipped=False)
+        limit = max_characters if options.clip else None
         keys = []
         for text in texts:
-            key = start.copy()
+            if limit is not None and len(text) > limit:
+                key = self._start(fingerprint, card, options, caller, side, is_clipped=True).copy()
+            else:
+                key = start.copy()
             key.update(text.encode("utf-8", "surrogatepass"))
             keys.append(key.digest())
         return keys
 
-    def _start(self, fingerprint: ModelFingerprint, card: ModelCard, options: EmbedOptions, caller: Caller) -> Any:
+    def _start(
+        self,
+        fingerprint: ModelFingerprint,
+        card: ModelCard,
+        options: EmbedOptions,
+        caller: Caller,
+        side: Side,
+        *,
+        is_clipped: bool,
+    ) -> Any:
         """Return a hash of everything but the text."""
         facts = (
             fingerprint.namespace,
             card.prompt_for(options.input_type),
             options.input_type if card.uses_tasks else None,
             options.long_text,
-            options.truncate,
+            side,
             options.max_tokens,
-            options.clip,
-            options.allow_blank,
+            is_clipped,
             caller[0] if self._per_caller else "",
         )
         if (start := self._started.get(facts)) is None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from engine.encoder import Encoder
 from engine.fair_queue import Caller
 from engine.options import EmbedOptions
+from engine.pipeline import clip_limit
 from engine.request_results import KeptResults, RequestResults
 from engine.result_keys import ResultKeys
 from engine.result_store import CacheUse, ResultStore
@@ -38,13 +39,21 @@ class ResultLookup:
             use: what the request allows.
         """
         results = RequestResults(self._kept, encoder, texts, options, use)
-        fingerprint, distinct = encoder.fingerprint, results.missing_texts
+        fingerprint, distinct, tokenizer = encoder.fingerprint, results.missing_texts, encoder.tokenizer
         if fingerprint is not None and (use.may_read or (use.may_keep and not self.store.is_off)):
             for part in _lookup_slices(distinct):
                 if part.start:
                     await asyncio.sleep(0)
                 some = distinct[part.start : part.stop]
-                results.keys += self._keys.keys(fingerprint, encoder.model.card, some, options, caller)
+                results.keys += self._keys.keys(
+                    fingerprint,
+                    encoder.model.card,
+                    some,
+                    options,
+                    caller,
+                    default_side=tokenizer.default_side,
+                    max_characters=clip_limit(tokenizer, options),
+                )
                 results.look_up(part)
             results.forget_found()
         return results

@@ -17,7 +17,7 @@ VERSION = 1
 """Changes with the format. What has another version was kept by another version of the service, and is not used."""
 FLOAT32 = ord("f")
 """The type of the numbers; the only one so far."""
-IS_TRUNCATED, HAS_WINDOWS = 1, 2
+IS_TRUNCATED, HAS_WINDOWS, IS_BLANK = 1, 2, 4
 HEADER = struct.Struct("<2sBBB3xIIII")
 """Magic, version, type of the numbers, flags; vectors, their dimension, tokens, used tokens. A multiple of 4 bytes, so
 that the vectors behind it are aligned."""
@@ -28,9 +28,9 @@ Window = tuple[int, int, int]
 """First character of a window in its text, the character after its last one, and the tokens of the window."""
 
 
-Facts = tuple[int, int, bool]
-"""Of a text: its tokens before truncation, with prompt and special tokens; those that the model ran; and whether it saw
-only a part of the text."""
+Facts = tuple[int, int, int]
+"""Of a text: its tokens before truncation, with prompt and special tokens; those that the model ran; and flags:
+`IS_TRUNCATED` (the model saw only a part of it) and `IS_BLANK` (the model saw only special tokens of it)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +38,7 @@ class TextResult:
     """What the model computed of one text, before dimensions, normalisation and number type are applied.
 
     Attributes:
-        vectors: float32, shape ``(1, dim)``, or one row per window for ``chunks``. Nobody may write into it.
+        vectors: float32, shape ``(1, dim)``, or one row per window for ``chunks``. Read-only.
         facts: of its tokens.
         windows: for ``chunks``, the place of each window; else empty.
     """
@@ -51,8 +51,8 @@ class TextResult:
 def pack(result: TextResult) -> bytes:
     """Return *result* as bytes."""
     rows, dim = result.vectors.shape
-    tokens, used_tokens, is_truncated = result.facts
-    flags = is_truncated * IS_TRUNCATED | bool(result.windows) * HAS_WINDOWS
+    tokens, used_tokens, flags = result.facts
+    flags |= bool(result.windows) * HAS_WINDOWS
     header = HEADER.pack(MAGIC, VERSION, FLOAT32, flags, rows, dim, tokens, used_tokens)
     numbers = result.vectors.astype(NUMBERS, copy=False).tobytes()
     return header + b"".join([WINDOW.pack(*window) for window in result.windows]) + numbers
@@ -63,8 +63,8 @@ def pack_rows(vectors: Matrix, facts: Iterable[Facts]) -> list[bytes]:
     dim = vectors.shape[1]
     numbers, size = vectors.astype(NUMBERS, copy=False).tobytes(), dim * NUMBERS.itemsize
     return [
-        HEADER.pack(MAGIC, VERSION, FLOAT32, is_truncated, 1, dim, tokens, used_tokens) + numbers[start : start + size]
-        for start, (tokens, used_tokens, is_truncated) in zip(count(0, size), facts, strict=False)
+        HEADER.pack(MAGIC, VERSION, FLOAT32, flags, 1, dim, tokens, used_tokens) + numbers[start : start + size]
+        for start, (tokens, used_tokens, flags) in zip(count(0, size), facts, strict=False)
     ]
 
 
@@ -108,8 +108,8 @@ def _read_header(packed: bytes, dim: int, *, has_windows: bool) -> tuple[int, Fa
     magic, version, number_type, flags, rows, found_dim, tokens, used_tokens = HEADER.unpack_from(packed)
     if (magic, version, number_type, found_dim) != (MAGIC, VERSION, FLOAT32, dim):
         return None
-    if flags & ~IS_TRUNCATED != (HAS_WINDOWS if has_windows else 0) or not (rows if has_windows else rows == 1):
+    if flags & ~(IS_TRUNCATED | IS_BLANK) != has_windows * HAS_WINDOWS or not (rows if has_windows else rows == 1):
         return None
     if len(packed) != HEADER.size + rows * (WINDOW.size * has_windows + dim * NUMBERS.itemsize):
         return None
-    return rows, (tokens, used_tokens, bool(flags & IS_TRUNCATED))
+    return rows, (tokens, used_tokens, flags & ~HAS_WINDOWS)

@@ -4,7 +4,7 @@ A model sees ``before + prompt + body + after``: special tokens around the token
 truncated, so a text that is too long keeps its prompt and its special tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Literal
@@ -30,6 +30,7 @@ class TokenizedText:
         weight: how many of *ids* are the text's own, without prompt and special tokens; 0 unless requested.
         span: start and end of these tokens in the caller's text, in characters; None unless requested.
         is_clipped: characters of the text were dropped before it was tokenised, so *tokens* are not all.
+        is_blank: the model sees only special tokens of the text; set on its first window.
         length: number of tokens that the model sees.
     """
 
@@ -38,6 +39,7 @@ class TokenizedText:
     weight: int = 0
     span: Span | None = None
     is_clipped: bool = False
+    is_blank: bool = False
     length: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,10 +136,10 @@ class TextTokenizer:
         encodings = self._encode(texts, prompt, with_offsets=bool(prompt) or with_spans)
         return [self._windows_of(encoding, prompt, with_spans=with_spans) for encoding in encodings]
 
-    def first_blank(
+    def blank(
         self, texts: Sequence[str], windows: Sequence[Sequence[TokenizedText]], *, prompt: str = ""
-    ) -> int | None:
-        """Return the index of the first text of which the model sees only special tokens; None: there is none.
+    ) -> Iterator[int]:
+        """Yield the indexes of the texts of which the model sees only special tokens.
 
         Args:
             texts: the caller's texts.
@@ -157,8 +159,7 @@ class TextTokenizer:
                     not prompt or self._is_blank(self._encode([texts[index]], "", with_offsets=False)[0].ids)
                 )
             ):
-                return index
-        return None
+                yield index
 
     def _is_blank(self, ids: Sequence[int], start: int = 0) -> bool:
         return self._blank_ids.issuperset(islice(ids, start, None))

@@ -32,7 +32,9 @@ from host.time_limits import time_limit
 
 ErrorKind = Literal["timeout", "connection", "refused", "full", "read-only", "oversized", "protocol", "unexpected"]
 MAX_REPLY_BYTES = 8 * 1024 * 1024
-"""Largest reply that is read. Whoever can write to Redis could otherwise fill our memory with a few huge values."""
+"""Largest reply that is read. Otherwise, a program that writes huge values to Redis could fill our memory."""
+LINE_BYTES = 256
+"""What each line of a reply counts for besides its length. Millions of empty elements would block the event loop."""
 VALUE_TYPES = {bytes, type(None)}
 CONNECT_S = 2.0
 """Seconds to connect for a check: TLS, a password and the servers of a cluster take several round trips. After that,
@@ -56,11 +58,18 @@ class BoundedParser(_AsyncRESP2Parser):
         self._room = MAX_REPLY_BYTES
         return await super().read_response(disable_decoding=disable_decoding)
 
+    async def _readline(self) -> bytes:
+        self._take_room(LINE_BYTES)
+        return await super()._readline()
+
     async def _read(self, length: int) -> bytes:
-        self._room -= length
-        if length < 0 or self._room < 0:
-            raise OversizedReplyError("a reply is too large")
+        self._take_room(length)
         return await super()._read(length)
+
+    def _take_room(self, size: int) -> None:
+        self._room -= size
+        if size < 0 or self._room < 0:
+            raise OversizedReplyError("a reply is too large")
 
 
 KINDS: tuple[tuple[tuple[type[BaseException], ...], ErrorKind], ...] = (
@@ -204,7 +213,7 @@ class RedisClient:
         try:
             if (
                 connection.is_connected and await connection.can_read()
-            ):  # Redis has closed it, or sends what nobody asked
+            ):  # Redis has closed it, or sends what was not asked for
                 await connection.disconnect()
             await connection.send_packed_command(connection.pack_commands(commands))
             replies: list[Any] = []

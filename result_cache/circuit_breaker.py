@@ -34,7 +34,7 @@ class CircuitBreaker:
         return self.is_closed or (self.state == "open" and self._clock() >= self._open_until)
 
     def allows(self) -> bool:
-        """Return whether a call may begin. Whoever may call while it is not closed must report how the call ends."""
+        """Return whether a call may begin. While it is not closed, report how each call ends."""
         if self.is_closed:
             return True
         if not self.may_allow:

@@ -17,7 +17,7 @@ class FrequencySketch:
 
     Halving all counts from time to time, as TinyLFU does, would forget what was used once at that moment, even if that
     was a moment ago. Keys must be uniformly distributed, as keyed hashes are: they choose the cells themselves, and
-    nobody can choose texts that share cells.
+    no caller can choose texts that share cells.
     """
 
     def __init__(self, cells: int) -> None:
@@ -64,6 +64,6 @@ class FrequencySketch:
 
 
 def _clear(counts: bytearray) -> None:
-    """Set all *counts* to 0. Nobody is served meanwhile, and new memory would take several times as long."""
+    """Set all *counts* to 0. It blocks the event loop, and new memory would take several times as long."""
     for start in range(0, len(counts), len(ZEROS)):
         counts[start : start + len(ZEROS)] = ZEROS[: len(counts) - start]

@@ -13,7 +13,7 @@ from telemetry.metrics import Latencies
 LATENCY_BOUNDS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Upper bounds of the buckets of the latency histogram, in seconds."""
 ERROR_KINDS = (*get_args(ErrorKind), "bad-value")
-"""The labels of errors. `bad-value`: this service did not write the value there, or somebody has changed it."""
+"""The labels of errors. `bad-value`: this service did not write the value there, or another program has changed it."""
 
 
 @dataclass(frozen=True, slots=True)

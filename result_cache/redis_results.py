@@ -69,7 +69,7 @@ class RedisResults:
 
         Args:
             url: of Redis, or of any server of a cluster; it may contain a password.
-            secret: whoever has it can write results that are used; at least 16 bytes.
+            secret: with it, others can write results that are used; at least 16 bytes.
             ttl_s: seconds after which Redis deletes a result.
             timeout_s: seconds in which Redis must answer.
             clock: returns seconds.
@@ -141,7 +141,7 @@ class RedisResults:
     async def drop_waiting(self) -> None:
         """Forget what is not written yet, and wait for what is being written: nothing of it comes afterwards.
 
-        Nobody waits for results that come meanwhile, and callers may leave.
+        It does not wait for results that come meanwhile; callers may disconnect.
         """
         self._counter.dropped += self._queue.clear()
         async with self._one_write:
@@ -206,7 +206,7 @@ class RedisResults:
                 values = await self._client.get_all(names)
         except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
             kind = kind_of(error)
-            if kind == "oversized":  # somebody wrote a huge value; other keys can be read
+            if kind == "oversized":  # one value is huge; other keys can be read
                 self._count(error)
             else:
                 self._fail(error)
@@ -242,7 +242,7 @@ class RedisResults:
         try:
             async with time_limit(max(WRITE_S, self._timeout_s)):
                 errors = await self._client.set_all(values, ttl_ms=self._ttl_ms)
-        except Exception as error:  # noqa: BLE001 - nobody waits for this task
+        except Exception as error:  # noqa: BLE001 - a task of its own: only the log shows its errors
             errors = [error] * len(values)
         if errors:
             await self._stop_writes(errors)
@@ -281,7 +281,7 @@ class RedisResults:
             await self._client.disconnect()
             await self._check()
             await self._delete_suspects()
-        except Exception as error:  # noqa: BLE001 - nobody waits for this task
+        except Exception as error:  # noqa: BLE001 - a task of its own: only the log shows its errors
             self._fail(error)
         else:
             self._breaker.succeed()
@@ -311,7 +311,10 @@ class RedisResults:
     def _report_bad_value(self) -> None:
         self._counter.errors["bad-value"] += 1
         if self._counter.errors["bad-value"] == 1:
-            log.warning("result_cache_bad_value", advice="somebody writes to our keys in Redis; results are computed")
+            log.warning(
+                "result_cache_bad_value",
+                advice="another program writes to these keys in Redis, or changed a value; results are computed",
+            )
 
     def _name(self, namespace: str, key: bytes) -> bytes:
         return self._prefix + namespace.encode() + b":" + key.hex().encode()

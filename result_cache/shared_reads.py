@@ -30,7 +30,7 @@ class SharedReads:
         Args:
             read: returns the values of keys, in their order.
             max_reads: reads in flight.
-            max_keys: keys per read; nobody asks for more.
+            max_keys: keys per read; no request asks for more.
         """
         self._read = read
         self._max_reads = max_reads
@@ -64,7 +64,7 @@ class SharedReads:
                 waiting.values.set_result([None] * len(waiting.keys))
 
     async def aclose(self) -> None:
-        """Cancel all reads; nobody waits for them any more."""
+        """Cancel all reads; no request waits for them any more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

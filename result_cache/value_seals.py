@@ -1,4 +1,4 @@
-"""Results as values in a store that others may write to: whoever does cannot make us use what they wrote."""
+"""Results as values in a store that others may write to: what others write there is never used."""
 
 import hashlib
 import hmac

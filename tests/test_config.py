@@ -351,6 +351,11 @@ def test_all_wrong_values_are_reported_at_once(read: Read) -> None:
             ("RESULT_CACHE_REDIS=true needs a secret", "CACHE_KEY_SECRET_FILE", "openssl rand -hex 32"),
             id="results in Redis without a secret",
         ),
+        pytest.param(
+            {"RESULT_CACHE_REDIS": "true"},
+            ("needs a Redis; set REDIS_URL or REDIS_URL_FILE. RESULT_CACHE_REDIS=true needs a secret",),
+            id="results in Redis with neither",
+        ),
     ],
 )
 def test_contradiction_is_rejected(variables: dict[str, str], parts: tuple[str, ...], read: Read) -> None:

@@ -108,7 +108,7 @@ class AuthenticationMiddleware:
         (DNS rebinding) also sends that name as the host.
 
         Raises:
-            LocalOnlyError: the request may come from somebody else than a program on this machine.
+            LocalOnlyError: the request may come from another machine.
         """
         headers = scope["headers"]
         is_page = any(name == b"origin" for name, _ in headers)

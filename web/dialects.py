@@ -1,4 +1,4 @@
-"""Dialects: the APIs of other servers that this service speaks, as far as errors and metrics need to know them."""
+"""Dialects: what errors and metrics need to know of the APIs of other servers that this service speaks."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from access.principals import Principal
 from engine.errors import ServiceError
+from engine.fair_gate import FairGate
 from engine.fair_queue import ANYONE, Caller
 from web.dialects import Dialect
 from web.large_body_queue import LargeBodyQueue
@@ -37,6 +38,7 @@ class RequestContext:
         logged_elsewhere: the request log writes no line for this request.
         refusal: set by the overload guard: the queue is full, so this is the answer unless all results are kept.
         large_bodies: the queue in which large bodies wait to be decoded.
+        answer_parts: lets one part of all long answers be written at a time; None: no other answer is written.
     """
 
     request_id: str = ""
@@ -52,6 +54,7 @@ class RequestContext:
     logged_elsewhere: bool = False
     refusal: ServiceError | None = None
     large_bodies: LargeBodyQueue | None = None
+    answer_parts: FairGate | None = None
 
     @property
     def caller(self) -> Caller:

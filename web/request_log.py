@@ -19,6 +19,7 @@ from litestar.types import (
 
 from access.principals import Principal
 from engine.errors import CutOffError, ServiceError
+from engine.fair_gate import FairGate
 from web.dialects import Dialect, label_of
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import route_of
@@ -69,6 +70,7 @@ class RequestLog:
         self._error_headers = error_headers
         self._clock = clock
         self._large_bodies = large_bodies
+        self._answer_parts = FairGate()
         self._find_dialect = find_dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +80,7 @@ class RequestLog:
         started = self._clock()
         inner, context = _with_get_for_head(scope), context_of(scope)
         context.request_id = request_id_of(scope["headers"])
-        context.large_bodies = self._large_bodies
+        context.large_bodies, context.answer_parts = self._large_bodies, self._answer_parts
         context.dialect = self._find_dialect(scope["path"])
         answer = _Answer(context, send, scope, self._error_headers)
         watch = _DisconnectWatch(receive, context)

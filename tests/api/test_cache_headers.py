@@ -113,6 +113,17 @@ def test_repeated_text_is_a_hit(path: str, client: httpx.Client) -> None:
     assert [cached(ask(client, path, body)) for _ in range(2)] == [(0, 1, 0), (1, 0, 0)]
 
 
+@pytest.mark.parametrize("path", ROUTES)
+def test_each_api_finds_the_results_of_the_others(path: str, client: httpx.Client) -> None:
+    texts = new_texts(2)
+    assert cached(ask(client, path, ROUTES[path](texts))) == (0, 2, 0)
+    for other, make in ROUTES.items():
+        assert cached(ask(client, other, make(texts))) == (2, 0, 0), other
+    for other, make in LONE_ROUTES.items():
+        assert cached(ask(client, other, make(texts))) == (1, 0, 0), other
+    assert cached(ask(client, "/api/embed", {"input": texts, "truncate": False})) == (2, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("path", "make", "number"),
     [

@@ -111,7 +111,7 @@ def test_guide_says_how_many_results_fit() -> None:
     rows = re.findall(r"^\| (\d+) \| [^|]+ \| ([\d,]+) \| ([\d,]+) \|$", guide, re.MULTILINE)
     assert len(rows) == 3
     for dim, in_one, in_default in rows:
-        size = len(pack(TextResult(np.ones((1, int(dim)), np.float32), (1, 1, False))))
+        size = len(pack(TextResult(np.ones((1, int(dim)), np.float32), (1, 1, 0))))
         assert results_that_fit(settings_of(), int(dim)) == pytest.approx(int(in_default.replace(",", "")), rel=0.01)
         assert int(in_one.replace(",", "")) == pytest.approx(int(in_default.replace(",", "")) / 64, rel=0.01)
         cache = open_result_cache(settings_of(RESULT_CACHE_MB="1"))

@@ -298,6 +298,7 @@ def test_redis_of_results_that_cannot_be_reached_is_a_warning(check: RunCommand)
     outcome = check(REDIS_URL=NO_REDIS, RESULT_CACHE_REDIS="true", CACHE_KEY_SECRET="s" * 32)
     found = finding(outcome, "results in Redis")
     assert (found["level"], found["state"]) == ("warn", "unreachable")
+    assert found["detail"] == "Redis is not used until it works: no connection; check REDIS_URL"
     assert finding(outcome, "limits")["level"] == "ok", "REDIS_URL has an effect without ENABLE_RATE_LIMIT"
     assert "hush" not in outcome.out + outcome.err
 

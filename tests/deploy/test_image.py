@@ -37,7 +37,7 @@ print(json.load(urllib.request.urlopen(request))["dimension"])
 
 STOP_IN_THE_MIDDLE = """
 import json, os, signal, threading, urllib.request
-body = json.dumps({"texts": ["one two three " * 400] * 32}).encode()
+body = json.dumps({"texts": [f"{number} " + "one two three " * 400 for number in range(32)]}).encode()
 request = urllib.request.Request("http://127.0.0.1:8000/embed/batch", body, {"Content-Type": "application/json"})
 answers = []
 asking = threading.Thread(target=lambda: answers.append(urllib.request.urlopen(request).status))

@@ -19,8 +19,10 @@ import yaml
 
 import main
 from assembly import lane_plan
+from assembly.result_cache import cache_bytes_of
 from assembly.serve import MAX_LARGE_BODIES
 from config import Settings, load_settings
+from engine.memory_estimate import PROCESS_BYTES
 from setting_types import MIN_SECRET_BYTES
 from tests.support import kubernetes
 from tests.support.kubernetes import Thing, cores, memory_bytes, named, of_kind, pods
@@ -358,13 +360,16 @@ def test_memory_suffices_for_models_requests_and_measured_peak(
         for container in pod["spec"]["containers"]:
             assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
     memory = memory_bytes(container_of(things)["resources"]["limits"]["memory"])
-    budget = use_environment(environment_of(things), monkeypatch).model_memory_budget
+    settings = use_environment(environment_of(things), monkeypatch)
+    budget = settings.model_memory_budget
     assert budget is not None
     assert 0 < budget <= memory * 3 / 4
     report = (ROOT / "docs" / "BENCHMARKS.md").read_text(encoding="utf-8")
     [peak_mb] = re.findall(r"^\| service, at its peak \| (\d+) \|$", report, flags=re.MULTILINE)
     bodies_bytes = MAX_LARGE_BODIES * int(Settings.model_fields["max_request_size"].default)
-    assert int(peak_mb) * 1_000_000 + bodies_bytes < memory
+    kept_bytes = cache_bytes_of(settings)
+    assert int(peak_mb) * 1_000_000 + bodies_bytes + kept_bytes < memory
+    assert PROCESS_BYTES + budget + bodies_bytes + kept_bytes < memory
 
 
 def test_volumes_of_a_pod_fit_its_ephemeral_storage(things: list[Thing]) -> None:

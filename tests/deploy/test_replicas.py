@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -196,8 +197,12 @@ def test_without_replicas_callers_get_a_502_at_once_until_one_is_back(pair: Pair
 # --- Too much work ------------------------------------------------------------------------------------------------
 
 
-WORK = {"texts": [LONG_TEXT] * 3}
-"""As much as an interactive request may contain: bulk has another limit."""
+NUMBERS = count()
+
+
+def work() -> dict[str, list[str]]:
+    """Return as much as an interactive request may contain: bulk has another limit. No text comes twice."""
+    return {"texts": [f"{next(NUMBERS)} {LONG_TEXT}" for _ in range(3)]}
 
 
 @contextmanager
@@ -207,7 +212,7 @@ def overloaded(replica: Replica) -> Iterator[None]:
     with ThreadPoolExecutor(20) as callers:
 
         def send() -> Future[httpx.Response]:
-            return callers.submit(httpx.post, f"{replica.url}/embed/batch", json=WORK, timeout=60)
+            return callers.submit(httpx.post, f"{replica.url}/embed/batch", json=work(), timeout=60)
 
         sent: list[Future[httpx.Response]] = []
         try:
@@ -231,10 +236,10 @@ def test_requests_to_an_overloaded_replica_go_to_the_other_unless_both_are_overl
         overloaded(pair[0]),
     ):
         url = f"{proxy.url}/embed/batch"
-        assert [httpx.post(url, json=WORK, timeout=60).status_code for _ in range(3)] == [200] * 3
+        assert [httpx.post(url, json=work(), timeout=60).status_code for _ in range(3)] == [200] * 3
         proxy.wait_for_requests("retried request", retried_after(pair[0], "503"))
         with overloaded(pair[1]):
-            answers = [httpx.post(url, json=WORK, timeout=60) for _ in range(6)]
+            answers = [httpx.post(url, json=work(), timeout=60) for _ in range(6)]
         for response in answers:
             problem(response, 503, "overloaded")
             assert int(response.headers["retry-after"]) >= 1

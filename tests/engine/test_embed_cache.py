@@ -33,7 +33,8 @@ from engine.errors import (
     TextTooLongError,
 )
 from engine.fair_queue import ANYONE
-from engine.options import DEFAULTS, EmbedOptions, LongText
+from engine.options import DEFAULTS, EmbedOptions, LongText, Truncate
+from engine.pipeline import CLIP_CHARACTERS_PER_TOKEN
 from engine.result_keys import ResultKeys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
 from engine.scheduler import Scheduler
@@ -185,6 +186,36 @@ async def test_every_option_is_applied_to_one_kept_result(
     assert [hit.cache for hit in hits] == [CacheCounts(hit=4)] * len(options)
     for option, hit in zip(options, hits, strict=True):
         assert facts(hit) == facts(await fresh.embed(None, texts[::-1], option, cache=NO_CACHE)), option
+
+
+@pytest.mark.parametrize("first", [None, "end", "none"])
+async def test_text_that_is_not_cut_is_found_however_requests_would_cut_it(
+    embedder: Embedder, first: Truncate | None
+) -> None:
+    expected = await embedder.embed(None, ["one two"], EmbedOptions(truncate=first))
+    for options in [EmbedOptions(), EmbedOptions(truncate="end", clip=True), EmbedOptions(truncate="none")]:
+        result = await embedder.embed(None, ["one two"], options)
+        assert result.cache == CacheCounts(hit=1)
+        assert facts(result) == facts(expected)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("text", [LONG, LONG * CLIP_CHARACTERS_PER_TOKEN])
+async def test_kept_result_of_a_text_that_was_cut_is_not_used_where_that_is_forbidden(
+    embedder: Embedder, text: str, *, clip: bool
+) -> None:
+    assert (await embedder.embed(None, [text], EmbedOptions(clip=clip))).truncated == [True]
+    with pytest.raises(TextTooLongError) as caught:
+        await embedder.embed(None, ["one", text], EmbedOptions(truncate="none", clip=clip))
+    assert caught.value.extensions["index"] == 1
+
+
+async def test_text_that_is_clipped_is_counted_as_such_beside_its_whole_result(embedder: Embedder) -> None:
+    text = LONG * CLIP_CHARACTERS_PER_TOKEN
+    whole = await embedder.embed(None, [text])
+    clipped = await embedder.embed(None, [text], EmbedOptions(clip=True))
+    assert clipped.cache == CacheCounts(miss=1)
+    assert clipped.tokens < whole.tokens
 
 
 async def test_kept_result_is_not_changed_by_the_options_of_later_requests(
@@ -534,18 +565,19 @@ async def test_deadline_ends_a_request_whose_kept_results_are_read_slowly(embedd
         await read_slowly()
 
 
-@pytest.mark.parametrize("texts", [FOUR_SLICES[:100], FOUR_SLICES], ids=["interactive", "bulk"])
-async def test_text_of_a_request_is_found_as_soon_as_it_was_computed(
-    embedder: Embedder, encoder: Encoder, results: DictResults, scheduler: Scheduler, texts: Sequence[str]
+@pytest.mark.parametrize("count", [100, len(FOUR_SLICES)], ids=["interactive", "bulk"])
+async def test_text_of_a_long_request_is_found_as_soon_as_it_was_computed(
+    embedder: Embedder, encoder: Encoder, results: DictResults, scheduler: Scheduler, count: int
 ) -> None:
-    request = asyncio.create_task(embedder.embed(None, texts))
+    texts = FOUR_SLICES[:count]
+    long = asyncio.create_task(embedder.embed(None, texts))
     await until(lambda: len(results.memory) > 0)
-    assert not request.done()
+    assert not long.done()
     found = [text for text in texts if key_of(encoder, text, DEFAULTS) in results.memory]
-    assert len(found) < len(texts)
+    assert len(found) < count
     assert (await embedder.embed(None, found)).cache == CacheCounts(hit=len(found))
-    assert (await request).cache == CacheCounts(miss=len(texts))
-    assert scheduler.state().texts == len(texts) == len(results.memory)
+    assert (await long).cache == CacheCounts(miss=count)
+    assert scheduler.state().texts == count == len(results.memory)
 
 
 async def test_text_that_was_computed_is_found_before_its_request_ends(
@@ -611,6 +643,20 @@ class BundledModel:
 @pytest.fixture(scope="module")
 def bundled() -> BundledModel:
     return BundledModel()
+
+
+@pytest.mark.parametrize("long_text", get_args(LongText))
+def test_kept_result_of_a_blank_text_is_not_used_where_blank_texts_are_rejected(
+    bundled: BundledModel, long_text: LongText
+) -> None:
+    allowed, rejected = EmbedOptions(allow_blank=True, long_text=long_text), EmbedOptions(long_text=long_text)
+    texts, results = ["one", "\u200b"], DictResults()
+    requests = [(texts, allowed), (["one"], rejected), (texts, allowed)]
+    answers = bundled.embed(requests, results, CacheUse(), at_once=False)
+    assert [answer.cache for answer in answers] == [CacheCounts(miss=2), CacheCounts(hit=1), CacheCounts(hit=2)]
+    with pytest.raises(InvalidInputError) as caught:
+        bundled.embed([(texts, rejected)], results, CacheUse(), at_once=False)
+    assert caught.value.extensions["index"] == 1
 
 
 @settings(deadline=None, max_examples=10, derandomize=True)

@@ -57,12 +57,9 @@ def test_text_that_is_not_valid_unicode_has_a_key() -> None:
         pytest.param({"fingerprint": replace(FINGERPRINT, runtime=replace(RUNTIME, cpu="other"))}, id="runtime"),
         pytest.param({"options": EmbedOptions(input_type="query")}, id="prompt"),
         pytest.param({"options": EmbedOptions(truncate="start")}, id="truncated-end"),
-        pytest.param({"options": EmbedOptions(truncate="none")}, id="not-truncated"),
         pytest.param({"options": EmbedOptions(max_tokens=4)}, id="tokens"),
         pytest.param({"options": EmbedOptions(long_text="mean")}, id="mean"),
         pytest.param({"options": EmbedOptions(long_text="chunks")}, id="chunks"),
-        pytest.param({"options": EmbedOptions(clip=True)}, id="clipped"),
-        pytest.param({"options": EmbedOptions(allow_blank=True)}, id="blank"),
     ],
 )
 def test_what_changes_the_result_changes_the_key(change: dict[str, Any]) -> None:
@@ -88,10 +85,32 @@ def test_type_of_input_without_a_prompt_counts_only_for_models_with_tasks() -> N
         pytest.param(EmbedOptions(normalize=True), id="normalized"),
         pytest.param(EmbedOptions(dtype="int8"), id="int8"),
         pytest.param(EmbedOptions(dtype="binary"), id="binary"),
+        pytest.param(EmbedOptions(truncate="end"), id="the-default-end"),
+        pytest.param(EmbedOptions(truncate="none"), id="not-truncated"),
+        pytest.param(EmbedOptions(clip=True), id="clipped"),
+        pytest.param(EmbedOptions(allow_blank=True), id="blank"),
     ],
 )
 def test_what_is_applied_to_the_result_does_not_change_the_key(options: EmbedOptions) -> None:
     assert key_of(options=options) == key_of()
+
+
+def test_text_that_is_clipped_has_a_key_of_its_own() -> None:
+    def keys_of(*, clip: bool) -> list[bytes]:
+        options = EmbedOptions(clip=clip)
+        return KEYS.keys(FINGERPRINT, CARD, ["three", "threes"], options, ("a",), max_characters=5)
+
+    clipped, whole = keys_of(clip=True), keys_of(clip=False)
+    assert clipped[0] == whole[0]
+    assert clipped[1] != whole[1]
+
+
+def test_model_that_cuts_texts_at_the_start_shares_keys_with_requests_for_that() -> None:
+    def key(options: EmbedOptions) -> list[bytes]:
+        return KEYS.keys(FINGERPRINT, CARD, ["one"], options, ("a",), default_side="start")
+
+    assert key(DEFAULTS) == key(EmbedOptions(truncate="start")) != key(EmbedOptions(truncate="end"))
+    assert key(DEFAULTS) != [key_of()]
 
 
 def test_callers_share_keys_unless_each_has_their_own() -> None:

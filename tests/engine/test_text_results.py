@@ -5,13 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.text_results import HEADER, Facts, TextResult, pack, pack_rows, read_facts, rows_of, unpack
+from engine.text_results import (
+    HEADER,
+    IS_BLANK,
+    IS_TRUNCATED,
+    Facts,
+    TextResult,
+    pack,
+    pack_rows,
+    read_facts,
+    rows_of,
+    unpack,
+)
 from engine.vectors import Matrix
 
 numbers = st.integers(0, 2**32 - 1)
 windows = st.lists(st.tuples(numbers, numbers, numbers), min_size=1, max_size=4)
-facts = st.tuples(numbers, numbers, st.booleans())
-FACTS: Facts = (7, 6, True)
+facts = st.tuples(numbers, numbers, st.sampled_from([0, IS_TRUNCATED, IS_BLANK, IS_TRUNCATED | IS_BLANK]))
+FACTS: Facts = (7, 6, IS_TRUNCATED)
 
 
 def vectors_of(rows: int, dim: int) -> Matrix:

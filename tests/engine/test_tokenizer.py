@@ -304,13 +304,13 @@ def test_text_is_blank_only_if_its_own_tokenizer_leaves_nothing_of_it(make: Make
     blank = [
         text
         for text in texts
-        if OURS[make].first_blank([text], OURS[make].windows([text], prompt=prompt), prompt=prompt) == 0
+        if list(OURS[make].blank([text], OURS[make].windows([text], prompt=prompt), prompt=prompt))
     ]
     assert blank == {word_pieces: [*INVISIBLE, " "], bytes_of_text: [" "], sentence_pieces: [" ", "▁"]}[make]
 
 
 @each_tokenizer
-def test_first_blank_text_is_found_behind_its_prompt(make: Make) -> None:
+def test_blank_texts_are_found_behind_their_prompt(make: Make) -> None:
     texts = ["h", "hello", " ", "apple", " "]
     for prompt in ("", PROMPT, "h"):
-        assert OURS[make].first_blank(texts, OURS[make].windows(texts, prompt=prompt), prompt=prompt) == 2
+        assert list(OURS[make].blank(texts, OURS[make].windows(texts, prompt=prompt), prompt=prompt)) == [2, 4]

@@ -507,6 +507,7 @@ async def test_redis_that_refuses_us_is_not_used(password: str, reason: str) -> 
         pytest.param(b"*1\r\n" * 20_000, "protocol", id="nested"),
         pytest.param(b"x" * 200_000, "protocol", id="endless line"),
         pytest.param(b"$99999999999\r\n", "oversized", id="huge"),
+        pytest.param(b"*2147483647\r\n" + b"$-1\r\n" * 40_000, "oversized", id="many elements"),
         pytest.param(b"-LOADING Redis is loading the dataset in memory\r\n", "connection", id="starting"),
         pytest.param(b"-ERR max number of clients reached\r\n", "connection", id="too many clients"),
         pytest.param(b"-MASTERDOWN Link with MASTER is down\r\n", "refused", id="lonely replica"),

@@ -107,7 +107,11 @@ def started_uvicorn(**settings: str) -> Iterator[ServerProcess]:
 
 @contextmanager
 def held_server(**settings: str) -> Iterator[ServerProcess]:
-    """Start a server whose model runs wait from the input line `hold` to the line `release`; it is ready."""
+    """Start a server whose model runs wait from the input line `hold` to the line `release`; it is ready.
+
+    Unless *settings* say otherwise, it keeps no results: a kept one would be answered while runs are held.
+    """
+    settings = {"RESULT_CACHE_MB": "0", **settings}
     with stopped_at_the_end(ServerProcess(settings, command=("-m", "tests.support.held_server"))) as server:
         server.wait_for("service_ready")
         yield server
