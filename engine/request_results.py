@@ -84,7 +84,7 @@ class RequestResults:
         number = len(self._texts.texts)
         self._kept: dict[int, bytes] = {}  # results without windows that were found
         self._found: dict[int, TextResult] = {}  # all others, and those that were computed
-        self._slice: Matrix | None = None  # the vectors of the slice that has just been computed, if it is complete
+        self._slice: Matrix | None = None  # the vectors of the next slice, if they are complete
         self._facts: dict[int, Facts] = {}
         self._missing: Sequence[int] = range(number)
         self._taken = 0  # of those that are missing
@@ -138,11 +138,7 @@ class RequestResults:
         """Accept the tokens of all missing texts."""
         if inputs.window_counts is None:
             facts = [
-                (
-                    item.tokens,
-                    item.length,
-                    (item.is_clipped or item.length < item.tokens) * IS_TRUNCATED | item.is_blank * IS_BLANK,
-                )
+                (item.tokens, item.length, item.is_truncated * IS_TRUNCATED | item.is_blank * IS_BLANK)
                 for item in inputs.items
             ]
         else:  # windows together contain all of the text
@@ -234,9 +230,9 @@ class RequestResults:
 
     def vectors(self, texts: range) -> tuple[Matrix, Sequence[int]]:
         """Return the vectors of a slice of *texts*, before dimensions and dtype, and per row the index of its text."""
-        if (computed := self._slice) is not None:
-            self._slice = None
-            return computed, texts
+        ready, self._slice = self._slice, None
+        if ready is not None and len(ready) == len(texts):  # else they are those of several slices
+            return ready, texts
         numbers, kept = self._texts.numbers[texts.start : texts.stop], self._kept
         if not self._found:
             return rows_of([kept[number] for number in numbers], self.encoder.dim), texts
@@ -318,9 +314,12 @@ class RequestResults:
                 if (result := unpack(packed, dim)) is not None and not result.facts[2] & forbidden:
                     self._found[number], facts[number] = result, result.facts
         else:
-            for (number, packed), of_text in zip(found, read_facts([packed for _, packed in found], dim), strict=True):
+            of_texts, rows = read_facts([packed for _, packed in found], dim)
+            for (number, packed), of_text in zip(found, of_texts, strict=True):
                 if of_text is not None and not of_text[2] & forbidden:
                     self._kept[number], facts[number] = packed, of_text
+            if len(facts) == len(self._texts.numbers):
+                self._slice = rows
         self._facts |= facts
         counts = self._texts.counts
         texts = len(facts) if counts is None else sum([counts[number] for number in facts])

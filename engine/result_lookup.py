@@ -1,7 +1,7 @@
 """Looks up the results of requests: makes the keys of their texts, and finds what is kept in memory."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from engine.encoder import Encoder
 from engine.fair_queue import Caller
@@ -59,14 +59,14 @@ class ResultLookup:
         return results
 
 
-def _lookup_slices(texts: Sequence[str]) -> Iterator[range]:
+def _lookup_slices(texts: Sequence[str]) -> list[range]:
     """Split *texts* by `LOOKUP_TEXTS` and `LOOKUP_CHARACTERS`."""
     if len(texts) <= LOOKUP_TEXTS and sum(map(len, texts)) <= LOOKUP_CHARACTERS:
-        yield range(len(texts))
-        return
-    start = characters = 0
+        return [range(len(texts))]
+    slices, start, characters = list[range](), 0, 0
     for stop, text in enumerate(texts, 1):
         characters += len(text)
         if stop - start == LOOKUP_TEXTS or characters >= LOOKUP_CHARACTERS or stop == len(texts):
-            yield range(start, stop)
+            slices.append(range(start, stop))
             start, characters = stop, 0
+    return slices

@@ -87,13 +87,18 @@ def unpack(packed: bytes, dim: int) -> TextResult | None:
     return TextResult(vectors, facts, tuple(WINDOW.iter_unpack(packed[HEADER.size : start])))
 
 
-def read_facts(packed: Sequence[bytes], dim: int) -> list[Facts | None]:
-    """Return the facts of each result without windows; None for bytes that are not those of a usable one."""
+def read_facts(packed: Sequence[bytes], dim: int) -> tuple[list[Facts | None], Matrix | None]:
+    """Return the facts of each result without windows; None for bytes that are not those of a usable one.
+
+    Returns:
+        The facts; and if all results are usable, their vectors as `rows_of` returns them.
+    """
     headers = [_read_header(some, dim, has_windows=False) for some in packed]
     facts = [header and header[1] for header in headers]
-    if all(facts) and are_usable(rows_of(packed, dim)):
-        return facts
-    return [some if some and are_usable(rows_of([one], dim)) else None for one, some in zip(packed, facts, strict=True)]
+    if all(facts) and are_usable(vectors := rows_of(packed, dim)):
+        return facts, vectors
+    usable = [facts and are_usable(rows_of([some], dim)) for some, facts in zip(packed, facts, strict=True)]
+    return [some if is_usable else None for some, is_usable in zip(facts, usable, strict=True)], None
 
 
 def rows_of(packed: Sequence[bytes], dim: int) -> Matrix:

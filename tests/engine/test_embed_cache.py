@@ -517,6 +517,20 @@ async def test_slices_are_as_those_of_a_service_without_a_cache(
     assert (again.tobytes(), counts) == (vectors.tobytes(), CacheCounts(hit=len(texts)))
 
 
+@pytest.mark.parametrize("first_kept", [0, 100, SLICE_TEXTS])
+@pytest.mark.parametrize("later_kept", [0, 100, SLICE_TEXTS])
+async def test_vectors_of_each_slice_are_its_own_whatever_was_kept_of_others(
+    embedder: Embedder, make: Make, first_kept: int, later_kept: int
+) -> None:
+    texts = FOUR_SLICES[: 2 * SLICE_TEXTS]
+    expected, _ = await read_all(make(DictResults()), texts)
+    kept = [*texts[:first_kept], *texts[SLICE_TEXTS : SLICE_TEXTS + later_kept]]
+    await embedder.embed(None, [*kept, "zero"])
+    vectors, counts = await read_all(embedder, texts)
+    assert np.allclose(vectors, expected, atol=1e-6)
+    assert counts == CacheCounts(hit=len(kept), miss=len(texts) - len(kept))
+
+
 async def test_slice_without_missing_texts_needs_no_job(embedder: Embedder, scheduler: Scheduler) -> None:
     await read_all(embedder, MANY[: 2 * SLICE_TEXTS])
     batches, texts_run = scheduler.state().micro_batches, scheduler.state().texts

@@ -38,7 +38,7 @@ def packed_row(vectors: Matrix) -> bytes:
 
 
 def is_result(packed: bytes, dim: int, *, has_windows: bool) -> bool:
-    return (unpack(packed, dim) if has_windows else read_facts([packed], dim)[0]) is not None
+    return (unpack(packed, dim) if has_windows else read_facts([packed], dim)[0][0]) is not None
 
 
 @given(dim=st.integers(1, 40), of_text=facts, places=windows)
@@ -57,8 +57,10 @@ def test_unpacked_result_with_windows_equals_the_packed_one_to_the_last_bit(
 def test_read_rows_equal_the_packed_ones_to_the_last_bit(dim: int, of_texts: list[Facts]) -> None:
     vectors = vectors_of(len(of_texts), dim)
     packed = pack_rows(vectors, of_texts)
-    assert read_facts(packed, dim) == of_texts
-    assert rows_of(packed, dim).tobytes() == vectors.tobytes()
+    found, rows = read_facts(packed, dim)
+    assert found == of_texts
+    assert rows is not None
+    assert rows.tobytes() == rows_of(packed, dim).tobytes() == vectors.tobytes()
     assert packed == [pack(TextResult(vectors[row : row + 1], some)) for row, some in enumerate(of_texts)]
 
 
@@ -109,7 +111,7 @@ def test_result_with_an_unusable_vector_is_none(bad: float) -> None:
     vectors = vectors_of(3, 4)
     vectors[1] = bad
     assert not is_result(packed_with_windows(vectors), 4, has_windows=True)
-    assert read_facts([b"foreign", *pack_rows(vectors, [FACTS] * 3)], 4) == [None, FACTS, None, FACTS]
+    assert read_facts([b"foreign", *pack_rows(vectors, [FACTS] * 3)], 4) == ([None, FACTS, None, FACTS], None)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30], ids=["tiny", "huge"])
