@@ -142,5 +142,5 @@ class EmbedRun:
         is_last = self._results.is_complete
         job = self._scheduler.start(admitted, missing.inputs.items, is_last=is_last, keys=missing.keys)
         if self._results.may_keep_rows:
-            job.on_rows = partial(self._results.keep_rows, missing, job.vectors)
+            job.on_rows = partial(self._results.keep_rows, missing)
         return missing, job

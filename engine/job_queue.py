@@ -43,6 +43,9 @@ class RunnableModel(Protocol):
         """Return one row per item, in order: float32, shape ``(len(items), dim)``. A lone run may use all cores."""
 
 
+EMPTY: Matrix = np.empty((0, 0), np.float32)
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """One admitted request.
@@ -64,8 +67,9 @@ class Job:
         caller: whose it is.
         unfinished: number of texts whose vectors are still missing.
         coalesced: number of texts that got the vector of an equal text; final once *result* is resolved.
-        on_rows: called with the indexes of texts whose vectors have come, before *result* resolves; None: not at all.
-        vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end.
+        on_rows: called with *vectors* and the indexes of those that have come, before *result* resolves; None: not at
+            all.
+        vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end; empty before the first one.
     """
 
     model: RunnableModel
@@ -82,26 +86,28 @@ class Job:
     caller: Caller = field(init=False)
     unfinished: int = field(init=False)
     coalesced: int = 0
-    on_rows: Callable[[Sequence[int]], None] | None = None
+    on_rows: Callable[[Matrix, Sequence[int]], None] | None = None
     vectors: Matrix = field(init=False)
 
     def __post_init__(self) -> None:
         self.caller = self.reservation.caller  # an attribute: the queues read it many times per request
         self.unfinished = len(self.items)
-        self.vectors = np.empty((len(self.items), self.model.dim), dtype=np.float32)
+        self.vectors = EMPTY
         self.requeue(range(len(self.items)))
 
     def deliver(self, rows: Sequence[tuple[int, int]], matrix: Matrix) -> None:
-        """Copy the pairs (row of *matrix*, index of the text); the last ones resolve *result*."""
+        """Take the pairs (row of *matrix*, index of the text); the last ones resolve *result*."""
         if self.result.done():
             return
-        if len(rows) == 1:
-            self.vectors[rows[0][1]] = matrix[rows[0][0]]
+        if len(rows) == len(self.items):
+            self.vectors = _in_order(rows, matrix)
         else:
+            if not self.vectors.size:
+                self.vectors = np.empty((len(self.items), self.model.dim), dtype=np.float32)
             self.vectors[[index for _, index in rows]] = matrix[[row for row, _ in rows]]
         self.unfinished -= len(rows)
         if self.on_rows is not None:
-            self.on_rows([index for _, index in rows])
+            self.on_rows(self.vectors, [index for _, index in rows])
         if not self.unfinished:
             self.result.set_result(self.vectors)
 
@@ -133,6 +139,14 @@ class Job:
         """Count the texts that wait; a job that is not bulk counts in full while any do."""
         all_count = self.waiting and not self.is_bulk
         self.reservation.resize(self.counted_s(range(len(self.items)) if all_count else self.waiting))
+
+
+def _in_order(rows: Sequence[tuple[int, int]], matrix: Matrix) -> Matrix:
+    """Return the rows of *matrix* for all texts of a job, given its pairs (row of *matrix*, index of the text)."""
+    if len(rows) == 1:
+        return matrix[rows[0][0] : rows[0][0] + 1]
+    row_of = {index: row for row, index in rows}
+    return matrix[[row_of[index] for index in range(len(rows))]]
 
 
 Part = tuple[Job, int]
