@@ -98,7 +98,7 @@ async def test_whichever_worker_is_asked_the_results_of_all_are_deleted_and_coun
 async def test_a_worker_that_hangs_is_reported_and_deletes_its_results_when_it_continues(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(result_clearing, "WORKER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(result_clearing, "WORKER_TIMEOUT_S", 3.0)  # long enough for a busy machine
     one, hung = await supervisor.start(), await supervisor.start(answers=False)
     cleared = await one.service.clear()
     assert (cleared.entries, cleared.workers_unreachable) == (1, 1)
