@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import pytest
 
 from api.result_cache_admin import ClearedResults
-from assembly import result_clearing
 from assembly.cache_admin import ServiceCache, WorkerCaches
 from assembly.result_cache import ProcessCache, open_result_cache
 from assembly.result_clearing import ClearHandlers
@@ -96,9 +95,8 @@ async def test_whichever_worker_is_asked_the_results_of_all_are_deleted_and_coun
 
 
 async def test_a_worker_that_hangs_is_reported_and_deletes_its_results_when_it_continues(
-    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor,
 ) -> None:
-    monkeypatch.setattr(result_clearing, "WORKER_TIMEOUT_S", 0.5)
     one, hung = await supervisor.start(), await supervisor.start(answers=False)
     cleared = await one.service.clear()
     assert (cleared.entries, cleared.workers_unreachable) == (1, 1)
