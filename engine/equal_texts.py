@@ -8,46 +8,49 @@ does not wait for the bulk job that sent the text first, and a caller who leaves
 
 from collections.abc import Iterable
 
-from engine.job_queue import Job, MicroBatch, Part
+from engine.job_queue import Job, MicroBatch, Part, RunnableModel
+
+TextId = tuple[RunnableModel, bytes]
 
 
 class EqualTexts:
     """Owns the index of the texts that have keys: those that wait, and those of micro-batches that lanes have.
 
-    Of texts with one key, one is in the index and the others are in a list besides it, which few texts need.
+    Of equal texts, one is in the index, and the others are in a list besides it, which few texts need.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, Part] = {}
-        self._others: dict[bytes, list[Part]] = {}  # that wait as well
-        self._taken: dict[bytes, tuple[MicroBatch, int]] = {}
+        self._waiting: dict[TextId, Part] = {}
+        self._others: dict[TextId, list[Part]] = {}  # that wait as well
+        self._taken: dict[TextId, tuple[MicroBatch, int]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._taken)
 
     @property
     def are_waiting(self) -> bool:
-        """Whether any two waiting texts have the same key."""
+        """Whether any two waiting texts are equal."""
         return bool(self._others)
 
     def add(self, job: Job, indexes: Iterable[int]) -> None:
         """Note that these texts of *job* wait."""
         if (keys := job.keys) is None:
             return
-        waiting = self._waiting
+        model, waiting = job.model, self._waiting
         for index in indexes:
-            key = keys[index]
-            if key in waiting:
-                self._others.setdefault(key, []).append((job, index))
+            text = (model, keys[index])
+            if text in waiting:
+                self._others.setdefault(text, []).append((job, index))
             else:
-                waiting[key] = (job, index)
+                waiting[text] = (job, index)
 
     def remove(self, job: Job, indexes: Iterable[int]) -> None:
         """Note that these texts of *job* no longer wait."""
         if (keys := job.keys) is None:
             return
         for index in indexes:
-            self._wait([part for part in self._pop(keys[index]) if part != (job, index)], keys[index])
+            text = (job.model, keys[index])
+            self._wait([part for part in self._pop(text) if part != (job, index)], text)
 
     def take(self, batch: MicroBatch) -> list[tuple[int, Part]]:
         """Note that the texts of *batch* no longer wait and will run.
@@ -56,53 +59,53 @@ class EqualTexts:
             The waiting texts that equal one of them, each with its row of *batch*. They no longer wait, either.
         """
         found: list[tuple[int, Part]] = []
-        waiting, taken = self._waiting, self._taken
+        model, waiting, taken = batch.model, self._waiting, self._taken
         for row, part in enumerate(batch.parts):
             job, index = part
             if (keys := job.keys) is None:
                 continue
-            key = keys[index]
-            taken[key] = (batch, row)
-            if key not in self._others:
-                del waiting[key]
+            text = (model, keys[index])
+            taken[text] = (batch, row)
+            if text not in self._others:
+                del waiting[text]
                 continue
-            others = [other for other in self._pop(key) if other != part]
+            others = [other for other in self._pop(text) if other != part]
             found += [(row, other) for other in others if _may_share(other[0], batch)]
-            self._wait([other for other in others if not _may_share(other[0], batch)], key)
+            self._wait([other for other in others if not _may_share(other[0], batch)], text)
         return found
 
     def end(self, batch: MicroBatch) -> None:
         """Note that no text can be attached to *batch* any more: it has ended, or waits again."""
-        taken = self._taken
+        model, taken = batch.model, self._taken
         for job, index in batch.parts:
             if (keys := job.keys) is not None:
-                key = keys[index]
-                if (run := taken.get(key)) is not None and run[0] is batch:  # else another run of it began later
-                    del taken[key]
+                text = (model, keys[index])
+                if (run := taken.get(text)) is not None and run[0] is batch:  # else another run of it began later
+                    del taken[text]
 
     def find_taken(self, job: Job, indexes: Iterable[int]) -> dict[MicroBatch, list[tuple[int, int]]]:
         """Return the micro-batches that contain equals of these texts of *job*: pairs (row, index) for each."""
         found: dict[MicroBatch, list[tuple[int, int]]] = {}
-        taken = self._taken
+        model, taken = job.model, self._taken
         if (keys := job.keys) is None or not taken:
             return found
         for index in indexes:
-            if (run := taken.get(keys[index])) is not None and _may_share(job, run[0]):
+            if (run := taken.get((model, keys[index]))) is not None and _may_share(job, run[0]):
                 found.setdefault(run[0], []).append((run[1], index))
         return found
 
-    def _pop(self, key: bytes) -> list[Part]:
-        """Remove and return the waiting texts with this key."""
-        return [self._waiting.pop(key), *self._others.pop(key, ())]
+    def _pop(self, text: TextId) -> list[Part]:
+        """Remove and return the waiting equals of a text."""
+        return [self._waiting.pop(text), *self._others.pop(text, ())]
 
-    def _wait(self, parts: list[Part], key: bytes) -> None:
-        """Let texts wait that have the same key; no other ones with it do."""
+    def _wait(self, parts: list[Part], text: TextId) -> None:
+        """Let equal texts wait; no other equal ones do."""
         if parts:
-            self._waiting[key] = parts[0]
+            self._waiting[text] = parts[0]
         if len(parts) > 1:
-            self._others[key] = parts[1:]
+            self._others[text] = parts[1:]
 
 
 def _may_share(job: Job, batch: MicroBatch) -> bool:
     """Whether texts of *job* may be attached to *batch*: after a failure, not to texts of several other jobs."""
-    return job.model is batch.model and (not job.is_isolated or batch.parts[0][0].is_isolated)
+    return not job.is_isolated or batch.parts[0][0].is_isolated

@@ -330,6 +330,17 @@ async def test_equal_texts_take_no_place_in_a_micro_batch() -> None:
     assert sum(map(len, batch.rows_by_job.values())) == 2 * MAX_PLANNED_TEXTS
 
 
+async def test_text_that_runs_is_found_after_an_equal_one_has_begun_on_another_model_object() -> None:
+    queue, model, reloaded = RunQueue(lambda _: 1.0), GatedModel(), GatedModel()
+    add(queue, model, 1, ("a",), 0)
+    running = queue.take(lambda _: 64)
+    add(queue, reloaded, 1, ("b",), 1)
+    queue.take(lambda _: 64)
+    late = add(queue, model, 1, ("c",), 2)
+    assert not queue
+    assert running.attached == [late]
+
+
 async def test_texts_that_failed_with_others_are_attached_to_no_run_of_several_requests() -> None:
     """Else a stream of failing requests could keep them from ever running on their own."""
     queue, model = RunQueue(lambda _: 0.1), GatedModel()
