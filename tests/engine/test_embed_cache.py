@@ -552,7 +552,7 @@ async def test_kept_results_of_long_answers_are_limited_until_the_client_has_rec
     with_hits, with_repeats = [f"one {number}" for number in range(600)], ["two"] * 601
     await read_all(embedder, with_hits)
     async with embedder.open(None, with_hits, caller=slow), embedder.open(None, with_repeats, caller=slow):
-        with pytest.raises(OverloadedError, match="contain 1200 texts .* 1200 of them are") as error:
+        with pytest.raises(OverloadedError, match=r"contain 1200 texts .* 1200 of them are") as error:
             await read_all(embedder, with_hits, caller=slow, on_tokens=charged.append)
         assert error.value.retry_after_s == 1
         assert charged == []
