@@ -68,7 +68,17 @@ def run_wrk(url: str, *, body: str | None, connections: int, seconds: float, see
         file = Path(folder, "requests.lua")
         file.write_text(script)
         # One thread: each would count from 1 on its own, and so send the texts of the others.
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(file), f"http://{host}"]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{max(1, round(seconds))}s",
+            "--timeout",
+            "10s",
+            "-s",
+            str(file),
+            f"http://{host}",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=False)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:

@@ -309,9 +309,10 @@ class Embedder:
             results = await self._results.results_of(encoder, texts, options, caller, cache)
             if results.is_complete:
                 results.count_tokens()
-                check(results)
-                async with Deadline(deadline_s) if is_long else nullcontext():  # a single slice is read at once
-                    yield start(results)
+                with self._results.hold(results, caller, is_long=is_long):
+                    check(results)
+                    async with Deadline(deadline_s) if is_long else nullcontext():  # a single slice is read at once
+                        yield start(results)
                 return
         if results is None or not self._results.store.is_layered:  # the model is not in memory, or nothing else is kept
             cache.refuse()
@@ -320,17 +321,18 @@ class Embedder:
             if results is None or results.encoder is not encoder:
                 results = await self._results.results_of(encoder, texts, options, caller, cache)
             await results.fetch()
-            if results.is_complete:
-                results.count_tokens()
-                check(results)
-                yield start(results)
-                return
-            cache.refuse()
-            admitted = await self._texts.admit(
-                results, options, caller=caller, deadline_s=deadline_s, check=check, is_compact=is_long
-            )
-            with admitted.reservation, start(results, admitted=admitted) as run:
-                yield run
+            with self._results.hold(results, caller, is_long=is_long):
+                if results.is_complete:
+                    results.count_tokens()
+                    check(results)
+                    yield start(results)
+                    return
+                cache.refuse()
+                admitted = await self._texts.admit(
+                    results, options, caller=caller, deadline_s=deadline_s, check=check, is_compact=is_long
+                )
+                with admitted.reservation, start(results, admitted=admitted) as run:
+                    yield run
 
     def _deadline_s(self, timeout_s: float | None) -> float:
         """Return when the time of a request that begins now is over, on the event loop's clock."""

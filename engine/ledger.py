@@ -18,12 +18,13 @@ SHARE_OF_FREE = 4
 ROUNDING = 1e-9
 """Amounts below this fraction of the limit are taken for rounding errors: sums of floats drift."""
 
-Kind = Literal["start", "decode", "lookup", "tokenize", "small", "interactive", "bulk"]
+Kind = Literal["start", "decode", "lookup", "results", "tokenize", "small", "interactive", "bulk"]
 
 SUBJECTS: dict[Kind, tuple[str, str]] = {
     "start": ("Requests that wait to start take", "of the event loop"),
     "decode": ("Large bodies that wait to be decoded take", "for large bodies"),
     "lookup": ("Lookups of kept results take", "of the event loop under overload"),
+    "results": ("Kept results of answers that are not received yet take", "of texts in long answers"),
     "tokenize": ("Texts that wait to be tokenised take", "MAX_QUEUE_SECONDS"),
     "small": ("Queued short requests take", "MAX_QUEUE_SECONDS"),
     "interactive": ("Queued work takes", "MAX_QUEUE_SECONDS"),

@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from engine.encoder import Encoder
+from engine.errors import OverloadedError
 from engine.fair_queue import Caller
+from engine.ledger import Account, Reservation
 from engine.options import EmbedOptions
 from engine.pipeline import clip_limit
 from engine.request_results import KeptResults, RequestResults
@@ -15,6 +18,11 @@ LOOKUP_TEXTS = 256
 LOOKUP_CHARACTERS = 500_000
 """Texts whose results are looked up at once, and their characters: 1 to 2 ms of the event loop. Other requests are
 served in between."""
+MAX_HELD_TEXTS = 200_000
+"""Texts with kept results in all long requests whose answers are not sent yet. One takes about 1 KB for as long as the
+client does not receive; without results, the queue of the lanes limits how many there are. One caller may hold 80 %."""
+RETRY_AFTER_S = 1.0
+NOTHING_HELD = nullcontext()
 
 
 class ResultLookup:
@@ -25,6 +33,27 @@ class ResultLookup:
         self.store = store
         self._kept = KeptResults(store)
         self._keys = keys
+        self._account = Account("results", MAX_HELD_TEXTS)
+
+    def hold(self, results: RequestResults, caller: Caller, *, is_long: bool) -> AbstractContextManager[object]:
+        """Count the texts of a request whose answer *is_long* and that need no run, until the block ends.
+
+        Raises:
+            OverloadedError: the answers that *caller* has not received yet contain too many texts already.
+        """
+        texts = results.counts.hit + results.counts.coalesced
+        if not is_long or not texts:
+            return NOTHING_HELD
+        if self._account.held and self._account.excess(caller, texts) > 0:
+            raise OverloadedError(
+                f"Long answers that are not received yet contain {self._account.held:.0f} texts with kept results; "
+                f"{self._account.held_by(caller):.0f} of them are yours. With this request you would exceed your share "
+                f"of {MAX_HELD_TEXTS}. Read the answers to your other requests first.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        reservation = Reservation((self._account,), caller)
+        reservation.resize(texts)
+        return reservation
 
     async def results_of(
         self, encoder: Encoder, texts: Sequence[str], options: EmbedOptions, caller: Caller, use: CacheUse

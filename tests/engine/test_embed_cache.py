@@ -543,6 +543,24 @@ async def test_slice_without_missing_texts_needs_no_job(embedder: Embedder, sche
     assert scheduler.state().micro_batches > batches
 
 
+async def test_kept_results_of_long_answers_are_limited_until_the_client_has_received_them(
+    make: Make, results: DictResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.result_lookup.MAX_HELD_TEXTS", 2000)
+    embedder, charged = make(results), list[int]()
+    slow, other = ("slow",), ("other",)
+    with_hits, with_repeats = [f"one {number}" for number in range(600)], ["two"] * 601
+    await read_all(embedder, with_hits)
+    async with embedder.open(None, with_hits, caller=slow), embedder.open(None, with_repeats, caller=slow):
+        with pytest.raises(OverloadedError, match=r"contain 1200 texts .* 1200 of them are") as error:
+            await read_all(embedder, with_hits, caller=slow, on_tokens=charged.append)
+        assert error.value.retry_after_s == 1
+        assert charged == []
+        assert (await embedder.embed(None, with_hits, caller=slow)).cache.hit == 600  # not a long answer
+        await read_all(embedder, with_hits[:300], caller=other)
+    await read_all(embedder, with_hits, caller=slow)
+
+
 @pytest.mark.parametrize("kept", [100, SLICE_TEXTS], ids=["part-of-a-slice", "whole-slice"])
 async def test_slice_uses_what_another_request_has_kept_since_the_start(
     embedder: Embedder, scheduler: Scheduler, kept: int
