@@ -71,10 +71,14 @@ def test_unknown_model_is_reported_instead_of_the_greeting(
 @pytest.mark.parametrize("output", ["/dev/full", "full pipe", "left reader"])
 def test_output_that_cannot_be_written_does_not_stop_the_start(output: str) -> None:
     reading, writing = os.pipe()
+    still_open = [reading, writing]
     if output == "/dev/full":
-        os.dup2(os.open(output, os.O_WRONLY), writing)
+        full = os.open(output, os.O_WRONLY)
+        os.dup2(full, writing)
+        os.close(full)
     elif output == "left reader":
         os.close(reading)
+        still_open.remove(reading)  # by now, another file may have its number
     else:
         os.set_blocking(writing, False)
         with contextlib.suppress(BlockingIOError):
@@ -91,6 +95,5 @@ def test_output_that_cannot_be_written_does_not_stop_the_start(output: str) -> N
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
-    for descriptor in (reading, writing):
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+    for descriptor in still_open:
+        os.close(descriptor)
