@@ -204,7 +204,7 @@ def test_forked_process_writes_its_own_lines_only() -> None:
 INTERRUPTED = """
 import signal
 import structlog
-from telemetry.log_output import redirect_output
+from telemetry.log_output import flush_output, redirect_output
 from telemetry.log_setup import configure_logging
 redirect_output()
 configure_logging(level="INFO", is_json=True)
@@ -219,7 +219,9 @@ def handle(*_):
 signal.signal(signal.SIGALRM, handle)
 signal.setitimer(signal.ITIMER_REAL, 1e-4)
 while handled < 500:
-    log.info("main")
+    for _ in range(100):
+        log.info("main")
+    flush_output()  # a full buffer would drop lines
 print(f"handled {handled}")
 """
 
