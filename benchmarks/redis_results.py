@@ -1,7 +1,7 @@
 """Measure what results in Redis cost: CPU of the event loop's thread per request, without a service around; and memory.
 
-Run `python benchmarks/redis_results.py [URL]`. It writes to that Redis, which nobody else uses meanwhile, and deletes
-what it has written.
+Run `python benchmarks/redis_results.py [URL]`. It writes to that Redis and deletes what it has written;
+no other program may use it meanwhile.
 """
 
 import argparse

@@ -67,7 +67,7 @@ def defer_package(name: str) -> None:
 
 @contextmanager
 def deferred(modules: Sequence[str]) -> Iterator[None]:
-    """Replace those of *modules* that are not imported yet by stand-ins, for the imports within the block."""
+    """Replace those of *modules* that are not imported yet by placeholders, for the imports within the block."""
     names = [name for name in modules if name not in sys.modules]
     sys.modules.update({name: _StandIn(name) for name in names})
     try:

@@ -21,7 +21,7 @@ class FrequencySketch:
     """
 
     def __init__(self, cells: int) -> None:
-        """Use *cells* cells per sketch: 32 per key tell nearly all keys apart."""
+        """Use *cells* cells per sketch. With 32 per key, the counts of nearly all keys are exact."""
         self._size = min(max(MIN_CELLS, cells), MAX_CELLS)
         self._counts, self._earlier = bytearray(self._size), bytearray(self._size)
 

@@ -413,7 +413,7 @@ def test_wide_prefix_that_is_not_set_follows_a_short_prefix_of_callers(read: Rea
 @pytest.mark.parametrize(
     ("variables", "is_per_caller"),
     [
-        pytest.param({}, False, id="nobody has a key"),
+        pytest.param({}, False, id="no keys"),
         pytest.param({"API_KEYS": "alice:0123456789abcdef"}, True, id="keys"),
         pytest.param({"JWT_SECRET": "x" * 32}, True, id="tokens"),
         pytest.param({"API_KEYS": "alice:0123456789abcdef", "CACHE_SCOPE": "Shared"}, False, id="keys, but shared"),

@@ -1,7 +1,7 @@
 """Equal texts of several requests run once, and every caller is answered as if theirs had run alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -42,24 +42,6 @@ async def send(scheduler: Scheduler, model: GatedModel, *texts: Text, caller: Ca
 
 def submit(scheduler: Scheduler, model: GatedModel, *texts: Text, caller: Caller = ANYONE) -> asyncio.Task[Answer]:
     return asyncio.create_task(send(scheduler, model, *texts, caller=caller))
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def lanes(clock: ManualClock) -> Iterator[list[Lane]]:
-    with ExitStack() as stack:
-        yield open_lanes(clock, stack)
-
-
-@pytest.fixture
-def model() -> Iterator[GatedModel]:
-    model = GatedModel()
-    yield model
-    model.open()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The scheduler on real threads: order, admission, express lane, failures. Every request gets an answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,24 +34,6 @@ from tests.support.scheduling import (
 )
 
 each_batching = pytest.mark.parametrize("batching", ["mixed", "equal", "single"])
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def lanes(clock: ManualClock) -> Iterator[list[Lane]]:
-    with ExitStack() as stack:
-        yield open_lanes(clock, stack)
-
-
-@pytest.fixture
-def model() -> Iterator[GatedModel]:
-    model = GatedModel()
-    yield model
-    model.open()
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ async def test_caller_that_leaves_takes_nothing_from_others() -> None:
     first.cancel()
     store.go.release()
     assert await stays == [b"cc"]
-    assert store.reads == [[b"a"], [b"c"]], "nobody waits for b any more"
+    assert store.reads == [[b"a"], [b"c"]], "no request waits for b any more"
 
 
 async def test_wait_for_others_is_bounded() -> None:
@@ -90,7 +90,7 @@ async def test_wait_for_others_is_bounded() -> None:
     store.go.release()
     assert await first == [b"aa"]
     await settle()
-    assert store.reads == [[b"a"]], "nobody waits for b any more"
+    assert store.reads == [[b"a"]], "no request waits for b any more"
 
 
 async def test_released_callers_get_no_values_and_reads_in_flight_go_on() -> None:
