@@ -13,12 +13,10 @@ class JobOutcomes:
 
     Attributes:
         dropped_texts: texts that were removed from the queue before a lane took them.
-        coalesced_texts: texts that got the row of an equal text.
     """
 
     def __init__(self, queue: RunQueue) -> None:
         self.dropped_texts = 0
-        self.coalesced_texts = 0
         self._queue = queue
 
     def deliver(self, batch: MicroBatch, matrix: Matrix) -> None:
@@ -26,7 +24,6 @@ class JobOutcomes:
         for job in batch.attached:
             if not job.result.done():
                 job.coalesced += 1
-                self.coalesced_texts += 1
         for job, rows in batch.rows_by_job.items():
             try:
                 job.deliver(rows, matrix)

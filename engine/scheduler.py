@@ -226,7 +226,6 @@ class Scheduler:
         return replace(
             self._totals,
             dropped_texts=self._outcomes.dropped_texts,
-            coalesced_texts=self._outcomes.coalesced_texts,
             waiting_requests=len(jobs),
             waiting_texts=sum(len(job.waiting) for job in jobs),
             waiting_seconds=self._admission.interactive.backlog.seconds,

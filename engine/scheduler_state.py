@@ -12,7 +12,6 @@ class SchedulerState:
         running: micro-batches that run, or are queued on a lane.
         lanes: without the express lane.
         lanes_died: threads that died and were replaced.
-        coalesced_texts: texts that got the vector of an equal text, which ran once for all of them.
         dropped_texts: texts that never ran, because their request failed or its caller left.
     """
 
@@ -26,5 +25,4 @@ class SchedulerState:
     micro_batches: int = 0
     texts: int = 0
     padded_tokens: int = 0
-    coalesced_texts: int = 0
     dropped_texts: int = 0
