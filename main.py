@@ -124,6 +124,7 @@ async def _embed(
         on_tokens=context.charge_tokens,
         if_fingerprint=if_fingerprint,
         cache=cache_use_of(request),
+        work=context.work,
     )
     return result, answer_format
 
@@ -162,6 +163,7 @@ async def tokenize(
         timeout_s=request_timeout,
         on_tokens=context.charge_tokens,
         if_fingerprint=fingerprint_required_by(request),
+        work=context.work,
     )
     return await build_answers.tokenize_answer(count, started_s=started_s)
 

@@ -172,6 +172,7 @@ async def tokenize_answer(body: TeiTokenizeRequest, call: Call, limits: TextLimi
         timeout_s=call.timeout_s,
         on_tokens=context.charge_tokens,
         if_fingerprint=fingerprint_required_by(call.request),
+        work=context.work,
     )
     content = await asyncio.to_thread(_tokens, count, whole, with_special=body.add_special_tokens is not False)
     return json_answer(content, headers={FINGERPRINT_HEADER: count.fingerprint})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import InvalidInputError
-from telemetry.metrics import NATIVE
+from telemetry.answered_request import NATIVE
 from web.dialects import Dialect, unknown_model_advice
 from web.problems import MEDIA_TYPE, Problem
 

@@ -82,6 +82,7 @@ async def vectors_answer(
         on_tokens=context.charge_tokens,
         if_fingerprint=fingerprint_required_by(request),
         cache=cache_use_of(request),
+        work=context.work,
         check_tokens=check_tokens,
     )
     if len(texts) > SLICE_TEXTS and request.scope["http_version"] != "1.0":  # which has no chunked bodies

@@ -208,7 +208,7 @@ def _add_outer_middleware(
         queues={path: queue for work, queue in service.queues.items() for path in paths_with(app, "work", [work])},
         identify=authentication.find_embed_caller,
         locate=authentication.locate,
-        count=metrics.count,
+        observe=metrics.observe,
         find_dialect=find_dialect,
     )
     inner: ASGIApp = guard
@@ -218,7 +218,7 @@ def _add_outer_middleware(
     log = partial(
         RequestLog,
         inner,
-        count=metrics.count,
+        observe=metrics.observe,
         polled=paths_with(app, "polled", [True]),
         error_headers=partial(cors_headers, cors),
         large_bodies=large_bodies,

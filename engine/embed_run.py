@@ -13,6 +13,7 @@ from engine.options import EmbedOptions
 from engine.pipeline import Chunk, finish
 from engine.request_results import MissingSlice, RequestResults
 from engine.scheduler import Scheduler
+from telemetry.request_work import RequestWork
 
 SLICE_TEXTS = 256
 """Texts of a slice. Enough to form micro-batches of texts of similar length; few enough that finished vectors take
@@ -44,6 +45,7 @@ class EmbedRun:
         *,
         slice_texts: int = SLICE_TEXTS,
         count: Callable[["EmbedRun"], None],
+        work: RequestWork,
     ) -> None:
         """Prepare the slices; the first call for vectors starts them.
 
@@ -54,6 +56,7 @@ class EmbedRun:
             admitted: the request; None: no result is missing.
             slice_texts: the number of texts of a slice.
             count: called when the last slice is computed.
+            work: gets what is done for the request.
         """
         encoder = results.encoder
         self.model = encoder.model
@@ -67,6 +70,7 @@ class EmbedRun:
         self._scheduler = scheduler
         self._admitted = admitted
         self._count = count
+        self._work = work
         texts = len(self.tokens)
         self._waiting = deque(range(start, min(start + slice_texts, texts)) for start in range(0, texts, slice_texts))
         self._started: deque[tuple[range, tuple[MissingSlice, Job] | None]] = deque()
@@ -116,8 +120,10 @@ class EmbedRun:
         if running is not None:
             missing, job = running
             self._results.add(missing, job.result.result(), coalesced_items=job.coalesced, texts=texts)
+            self._work.add_run(job.queued_s, job.started_s, job.ended_s)
         vectors, text_indexes = self._results.vectors(texts)
         finished = finish(vectors, self._options, self.model, text_indexes=text_indexes)
+        self._work.hits, self._work.coalesced, self._work.dimension = self.cache.hit, self.cache.coalesced, finished[1]
         if self.is_computed:
             self._count(self)
         else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from functools import partial
 from engine.catalog import Catalog, Model
 from engine.embed_results import EmbedResult, TokenCount
 from engine.embed_run import SLICE_TEXTS, EmbedRun
+from engine.encoder import Encoder
 from engine.fair_queue import ANYONE, Caller
 from engine.model_cards import InputType
 from engine.offered_models import Deadline, ModelLeases, OfferedModels
@@ -22,6 +24,10 @@ from engine.scheduler import Scheduler
 from engine.text_admission import TextAdmission
 from engine.tokenizer import Token, TokenizedText
 from engine.tokenizer_queue import TokenizerQueue
+from telemetry.request_work import RequestWork, Stage
+
+LOAD_S = 0.001
+"""Leasing a model that is in memory takes less; then it is no part of a request's time worth a line."""
 
 
 @dataclass(slots=True)
@@ -49,6 +55,7 @@ class Embedder:
         timeout_s: float,
         results: ResultStore | None = None,
         keys: ResultKeys | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Connect the parts.
 
@@ -62,6 +69,7 @@ class Embedder:
             timeout_s: maximum seconds of a request.
             results: keeps the results of texts; None: nothing is kept.
             keys: makes the keys of results; None: with a random secret, shared by all callers.
+            clock: seconds, monotonic; the same as the scheduler's.
         """
         self._models = OfferedModels(catalog, models, allowed=allowed, default_model=default_model)
         self._scheduler = scheduler
@@ -72,6 +80,7 @@ class Embedder:
             keys or ResultKeys(secrets.token_bytes(KEY_BYTES), per_caller=False),
         )
         self._usage: dict[str, Usage] = {}
+        self._clock = clock
 
     def resolve_model(self, name: str) -> Model:
         """Return the model with this name, if callers may use it.
@@ -121,6 +130,7 @@ class Embedder:
         on_tokens: Callable[[int], None] | None = None,
         if_fingerprint: str | None = None,
         cache: CacheUse = CACHE_USE,
+        work: RequestWork | None = None,
     ) -> EmbedResult:
         """Embed *texts*. Their number and lengths must have been checked.
 
@@ -134,14 +144,17 @@ class Embedder:
                 fails with that error.
             if_fingerprint: the fingerprint that the model must have; None: any.
             cache: what the request allows of the result cache.
+            work: gets what is done for the request; None: nobody wants to know.
 
         Raises:
             ServiceError: any of `engine.errors`. After a `DeadlineError`, waiting work was dropped.
         """
+        work = work or RequestWork()
 
         def check(results: RequestResults) -> None:
+            work.tokens, work.truncated = sum(results.tokens), sum(results.truncated)
             if on_tokens is not None:
-                on_tokens(sum(results.tokens))
+                on_tokens(work.tokens)
 
         async with self._run(
             model_name,
@@ -151,6 +164,7 @@ class Embedder:
             timeout_s=timeout_s,
             if_fingerprint=if_fingerprint,
             cache=cache,
+            work=work,
             check=check,
             count=lambda run: self._count(run, sum(run.tokens)),
             slice_texts=len(texts),
@@ -180,6 +194,7 @@ class Embedder:
         if_fingerprint: str | None = None,
         check_tokens: Callable[[Sequence[int]], None] | None = None,
         cache: CacheUse = CACHE_USE,
+        work: RequestWork | None = None,
     ) -> AsyncIterator[EmbedRun]:
         """Embed any number of *texts* in slices, for an answer that is written while it is computed.
 
@@ -198,6 +213,7 @@ class Embedder:
             check_tokens: called before `on_tokens` with the tokens per text before truncation. If it raises, the
                 request fails with that error.
             cache: as `embed`.
+            work: as `embed`.
 
         Raises:
             ServiceError: as `embed`, at the start of the block, from `EmbedRun.slices`, or at the deadline, from any
@@ -206,11 +222,14 @@ class Embedder:
         if options.long_text == "chunks":
             raise ValueError("long_text='chunks' has more than one vector per text")
 
+        work = work or RequestWork()
+
         def check(results: RequestResults) -> None:
+            work.tokens, work.truncated = results.used_tokens, sum(results.truncated)
             if check_tokens is not None:
                 check_tokens(results.tokens)
             if on_tokens is not None:
-                on_tokens(results.used_tokens)
+                on_tokens(work.tokens)
 
         async with self._run(
             model_name,
@@ -220,6 +239,7 @@ class Embedder:
             timeout_s=timeout_s,
             if_fingerprint=if_fingerprint,
             cache=cache,
+            work=work,
             check=check,
             count=lambda run: self._count(run, run.used_tokens),
             slice_texts=SLICE_TEXTS,
@@ -237,6 +257,7 @@ class Embedder:
         timeout_s: float | None = None,
         on_tokens: Callable[[int], None] | None = None,
         if_fingerprint: str | None = None,
+        work: RequestWork | None = None,
     ) -> TokenCount:
         """Count the tokens of *texts* and estimate their work. Loads the model if necessary, but does not run it.
 
@@ -249,12 +270,14 @@ class Embedder:
             timeout_s: maximum seconds to wait; the service's own limit applies as well.
             on_tokens: called with the number of tokens of all texts. If it raises, the request fails with that error.
             if_fingerprint: as `embed`.
+            work: as `embed`.
 
         Raises:
             ServiceError: as `embed`.
         """
-        model, deadline_s = self._models.resolve(model_name), self._deadline_s(timeout_s)
-        async with Deadline(deadline_s), self._models.lease(model, caller=caller) as encoder:
+        model, deadline_s, work = self._models.resolve(model_name), self._deadline_s(timeout_s), work or RequestWork()
+        work.model, work.texts = model.name, len(texts)
+        async with Deadline(deadline_s), self._lease(model, caller, work) as encoder:
             self._models.check(encoder, model, DEFAULTS, if_fingerprint)
             model = encoder.model
             tokenizer, prompt = encoder.tokenizer, model.card.prompt_for(input_type)
@@ -263,10 +286,13 @@ class Embedder:
                 pieces = tokenizer.tokens_of(some, prompt=prompt) if with_pieces else []
                 return tokenizer.tokenize(some, prompt=prompt), pieces
 
+            started_s = self._clock()
             counted = await self._texts.tokenize(count, texts, caller, passes=2 if with_pieces else 1)
+            work.stages.append(Stage("tokenize", started_s, self._clock()))
             items = [item for some, _ in counted for item in some]
+            work.tokens, work.truncated = sum(item.tokens for item in items), sum(item.is_truncated for item in items)
             if on_tokens is not None:
-                on_tokens(sum(item.tokens for item in items))
+                on_tokens(work.tokens)
             estimate = self._scheduler.estimate(encoder.runnable(input_type), items)
         return TokenCount(
             model,
@@ -289,6 +315,7 @@ class Embedder:
         timeout_s: float | None,
         if_fingerprint: str | None,
         cache: CacheUse,
+        work: RequestWork,
         check: Callable[[RequestResults], None],
         count: Callable[[EmbedRun], None],
         slice_texts: int,
@@ -301,12 +328,17 @@ class Embedder:
         """
         model, deadline_s = self._models.resolve(model_name), self._deadline_s(timeout_s)
         options.check(model)
-        start = partial(EmbedRun, options=options, scheduler=self._scheduler, slice_texts=slice_texts, count=count)
+        work.model, work.texts = model.name, len(texts)
+        start = partial(
+            EmbedRun, options=options, scheduler=self._scheduler, slice_texts=slice_texts, count=count, work=work
+        )
         results, is_long = None, len(texts) > slice_texts
         if cache.may_read and (
             encoder := self._models.peek(model, options, caller=caller, if_fingerprint=if_fingerprint)
         ):
+            started_s = self._clock()
             results = await self._results.results_of(encoder, texts, options, caller, cache)
+            work.stages.append(Stage("cache", started_s, self._clock()))
             if results.is_complete:
                 results.count_tokens()
                 with self._results.hold(results, caller, is_long=is_long):
@@ -316,11 +348,13 @@ class Embedder:
                 return
         if results is None or not self._results.store.is_layered:  # the model is not in memory, or nothing else is kept
             cache.refuse()
-        async with Deadline(deadline_s), self._models.lease(model, caller=caller) as encoder:
+        async with Deadline(deadline_s), self._lease(model, caller, work) as encoder:
             self._models.check(encoder, model, options, if_fingerprint)
+            started_s = self._clock()
             if results is None or results.encoder is not encoder:
                 results = await self._results.results_of(encoder, texts, options, caller, cache)
             await results.fetch()
+            work.stages.append(Stage("cache", started_s, self._clock()))
             with self._results.hold(results, caller, is_long=is_long):
                 if results.is_complete:
                     results.count_tokens()
@@ -328,11 +362,22 @@ class Embedder:
                     yield start(results)
                     return
                 cache.refuse()
+                started_s = self._clock()
                 admitted = await self._texts.admit(
                     results, options, caller=caller, deadline_s=deadline_s, check=check, is_compact=is_long
                 )
+                work.stages.append(Stage("tokenize", started_s, self._clock()))
                 with admitted.reservation, start(results, admitted=admitted) as run:
                     yield run
+
+    @asynccontextmanager
+    async def _lease(self, model: Model, caller: Caller, work: RequestWork) -> AsyncIterator[Encoder]:
+        """Lease *model*, and note how long it took to load."""
+        started_s = self._clock()
+        async with self._models.lease(model, caller=caller) as encoder:
+            if (ended_s := self._clock()) - started_s >= LOAD_S:
+                work.stages.append(Stage("load", started_s, ended_s))
+            yield encoder
 
     def _deadline_s(self, timeout_s: float | None) -> float:
         """Return when the time of a request that begins now is over, on the event loop's clock."""

@@ -25,6 +25,7 @@ class JobOutcomes:
             if not job.result.done():
                 job.coalesced += 1
         for job, rows in batch.rows_by_job.items():
+            job.started_s, job.ended_s = job.started_s or batch.started_s, batch.ended_s
             try:
                 job.deliver(rows, matrix)
             except Exception as error:  # noqa: BLE001 - the other jobs of this micro-batch must still get their vectors

@@ -69,6 +69,9 @@ class Job:
         coalesced: number of texts that got the vector of an equal text; final once *result* is resolved.
         on_rows: called with *vectors* and the indexes of those that have come, before *result* resolves; None: not at
             all.
+        queued_s: when it began to wait, in seconds on the scheduler's clock.
+        started_s: when its first text began to run; 0: none has.
+        ended_s: when its last run ended.
         vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end; empty before the first one.
     """
 
@@ -87,6 +90,9 @@ class Job:
     unfinished: int = field(init=False)
     coalesced: int = 0
     on_rows: Callable[[Matrix, Sequence[int]], None] | None = None
+    queued_s: float = 0.0
+    started_s: float = 0.0
+    ended_s: float = 0.0
     vectors: Matrix = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,6 +167,8 @@ class MicroBatch:
         model: the model that runs them.
         parts: the texts.
         expected_end: on the scheduler's clock, in seconds.
+        started_s: when it began to run, on the same clock.
+        ended_s: when it ended.
         is_lone: it is a single text, and nothing else runs or waits, so it may use all cores.
         items: the texts as the model gets them.
         longest: tokens of the longest text: the others are padded to it.
@@ -171,6 +179,8 @@ class MicroBatch:
     model: RunnableModel
     parts: list[Part]
     expected_end: float = 0.0
+    started_s: float = 0.0
+    ended_s: float = 0.0
     is_lone: bool = False
     items: list[Item] = field(init=False)
     longest: int = field(init=False)

@@ -200,6 +200,7 @@ class Lane:
 
     def _run(self, assignment: _Assignment) -> None:
         started = self._clock()
+        assignment.batch.started_s = started
         self._running = (assignment.batch, started)
         outcome = _encode(assignment.batch)
         self._running = None

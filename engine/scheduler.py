@@ -184,6 +184,7 @@ class Scheduler:
         if self._is_closed:
             raise DrainingError
         job = admitted.job(items, keys, is_last=is_last)
+        job.queued_s = self._clock()
         self._queue.add(job)
         self._gathering.count(len(items))
         if not self._is_dispatch_due:  # once for all requests that arrive in one iteration of the event loop
@@ -318,6 +319,7 @@ class Scheduler:
     def _on_done(self, lane: Lane, batch: MicroBatch, outcome: Matrix | Exception, seconds: float) -> None:
         """Give the lane its next micro-batch first, then deliver the vectors: the lane must not wait for that."""
         self._batch_ended.set()
+        batch.ended_s = batch.started_s + seconds
         self._queue.end(batch)
         self._watchdog.record_end(lane, batch, seconds)
         if isinstance(outcome, Exception):

@@ -5,13 +5,12 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from telemetry.answered_request import AnsweredRequest
 from telemetry.log_output import dropped_lines
 
 MAX_RECENT_LATENCIES = 2048
 """Latencies kept per endpoint for percentiles. They describe recent requests, and memory stays bounded. With 2048 of
 them, about 20 are above the 99th percentile."""
-NATIVE = "native"
-"""The dialect of requests to our own API."""
 PERCENTILES = (50, 95, 99)
 BUCKET_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the latency histogram's buckets, in seconds: about three per decade, from 1 ms to a minute.
@@ -72,15 +71,15 @@ class Metrics:
         self.on_change: Callable[[], None] = lambda: None
         """Called when something was counted."""
 
-    def count(self, endpoint: str, seconds: float, problem_code: str | None, dialect: str = NATIVE) -> None:
-        """Count one answered request in *dialect*, and its error if *problem_code* is not None."""
-        metrics = self._endpoints[endpoint, dialect]
-        metrics.counts[bisect_left(BUCKET_BOUNDS_S, seconds)] += 1
-        metrics.total_s += seconds
-        metrics.recent_s.append(seconds)
-        if problem_code is not None:
-            self._errors_of[dialect] += 1
-            self._errors[problem_code] += 1
+    def observe(self, answered: AnsweredRequest) -> None:
+        """Count one answered request, and its error."""
+        metrics = self._endpoints[answered.endpoint, answered.dialect]
+        metrics.counts[bisect_left(BUCKET_BOUNDS_S, answered.seconds)] += 1
+        metrics.total_s += answered.seconds
+        metrics.recent_s.append(answered.seconds)
+        if answered.problem_code is not None:
+            self._errors_of[answered.dialect] += 1
+            self._errors[answered.problem_code] += 1
         self.on_change()
 
     def count_error(self, problem_code: str) -> None:

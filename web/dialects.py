@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import cast
 
 from engine.errors import ServiceError, UnknownModelError
-from telemetry.metrics import NATIVE
+from telemetry.answered_request import NATIVE
 from web.litestar_adapter import normalize_path
 from web.responses import JSON
 

@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from engine.errors import OverloadedError, ServiceError
 from engine.fair_queue import Caller, FairQueue
 from engine.ledger import Account, Reservation
+from telemetry.answered_request import AnsweredRequest
 from web.cache_lookups import CacheLookups
 from web.dialects import Dialect, Rejection, label_of
 from web.litestar_adapter import set_route
@@ -79,7 +80,7 @@ class OverloadGuard:
         queues: Mapping[str, RouteQueue],
         identify: Callable[[Client, Iterable[Header]], Caller | None],
         locate: Callable[[Client, Iterable[Header]], Caller],
-        count: Callable[[str, float, str | None, str], None],
+        observe: Callable[[AnsweredRequest], None],
         find_dialect: Callable[[str], Dialect | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -90,7 +91,7 @@ class OverloadGuard:
             queues: routes whose POST requests are work, and the queue in which that work waits.
             identify: returns the caller of a request with these headers; None: authentication has to find it out.
             locate: returns the caller by network address, for requests that `identify` does not know.
-            count: counts a rejection that the `RequestLog` never sees: endpoint, seconds, problem code, dialect.
+            observe: called with each rejection that the `RequestLog` never sees.
             find_dialect: returns the dialect of a path; None: ours.
             clock: seconds, monotonic.
         """
@@ -99,7 +100,7 @@ class OverloadGuard:
         self._routes = RouteTable(queues)
         self._identify = identify
         self._locate = locate
-        self._count = count
+        self._observe = observe
         self._find_dialect = find_dialect
         self._clock = clock
         self._lookups = CacheLookups(clock=clock)
@@ -115,12 +116,20 @@ class OverloadGuard:
         *path* may have a query, as Azure's clients always send one.
         """
         route = self._routes.find(path.partition("?")[0])
-        error = None if route is None else self._refusal_of(route, client, headers)
-        if error is None:
+        if route is None or (error := self._refusal_of(route, client, headers)) is None:
             return None
         dialect = self._find_dialect(path)
         self._count_rejection()
-        self._count(f"POST {route}", 0.0, error.code, label_of(dialect))
+        self._observe(
+            AnsweredRequest(
+                method="POST",
+                route=route,
+                status=error.status,
+                seconds=0.0,
+                problem_code=error.code,
+                dialect=label_of(dialect),
+            )
+        )
         return Rejection(error, dialect)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,6 +8,7 @@ from access.principals import Principal
 from engine.errors import ServiceError
 from engine.fair_gate import FairGate
 from engine.fair_queue import ANYONE, Caller
+from telemetry.request_work import RequestWork
 from web.dialects import Dialect
 from web.large_body_queue import LargeBodyQueue
 from web.security_headers import Header
@@ -39,6 +40,7 @@ class RequestContext:
         refusal: set by the overload guard: the queue is full, so this is the answer unless all results are kept.
         large_bodies: the queue in which large bodies wait to be decoded.
         answer_parts: lets one part of all long answers be written at a time; None: no other answer is written.
+        work: what the engine does for the request.
     """
 
     request_id: str = ""
@@ -55,6 +57,7 @@ class RequestContext:
     refusal: ServiceError | None = None
     large_bodies: LargeBodyQueue | None = None
     answer_parts: FairGate | None = None
+    work: RequestWork = field(default_factory=RequestWork)
 
     @property
     def caller(self) -> Caller:

@@ -20,6 +20,7 @@ from litestar.types import (
 from access.principals import Principal
 from engine.errors import CutOffError, ServiceError
 from engine.fair_gate import FairGate
+from telemetry.answered_request import NO_ROUTE, AnsweredRequest
 from web.dialects import Dialect, label_of
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import route_of
@@ -46,26 +47,26 @@ class RequestLog:
         self,
         app: ASGIApp,
         *,
-        count: Callable[[str, float, str | None, str], None],
+        observe: Callable[[AnsweredRequest], None],
         polled: frozenset[str] = frozenset(),
         error_headers: Callable[[HTTPScope], list[Header]] = lambda _: [],
         large_bodies: LargeBodyQueue,
         find_dialect: Callable[[str], Dialect | None] = lambda _: None,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Wrap *app*.
 
         Args:
             app: all of Litestar.
-            count: counts an answer: endpoint, seconds, problem code, dialect.
+            observe: called with each answered request.
             polled: routes whose GET requests monitoring polls; their answers are logged at level DEBUG only.
             error_headers: CORS headers for an error that is answered here.
             large_bodies: the queue for the large bodies of all requests.
             find_dialect: returns the dialect of a path; None: ours.
-            clock: seconds.
+            clock: seconds, monotonic; the engine's.
         """
         self._app = app
-        self._count = count
+        self._observe = observe
         self._polled = polled
         self._error_headers = error_headers
         self._clock = clock
@@ -113,8 +114,17 @@ class RequestLog:
     def _record(self, scope: HTTPScope, context: RequestContext, status: int, seconds: float) -> None:
         # Without a route, method and path can be anything: one label for all of them keeps the metrics bounded.
         route = route_of(scope)
-        endpoint = f"{scope['method']} {route}" if route else "(no route)"
-        self._count(endpoint, seconds, context.problem_code, label_of(context.dialect))
+        self._observe(
+            AnsweredRequest(
+                method=scope["method"] if route else "",
+                route=route or NO_ROUTE,
+                status=status,
+                seconds=seconds,
+                problem_code=context.problem_code,
+                dialect=label_of(context.dialect),
+                work=context.work,
+            )
+        )
         if context.logged_elsewhere:
             return
         is_polled = route in self._polled and scope["method"] == HttpMethod.GET.value

@@ -1,4 +1,4 @@
-"""A real Prometheus collects a real service's metrics, set up as docs/production/monitoring.md says."""
+"""A real Prometheus collects a real service's metrics, set up as docs/MONITORING.md says."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from tests.support.tiny import TinyModel
 pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(120)]
 
 KEY = "some-key-of-32-characters-or-more"
-GUIDE = (ROOT / "docs/production/monitoring.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs/MONITORING.md").read_text(encoding="utf-8")
 _, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
 RULES = ROOT / "deploy/prometheus/fast-embedding-alerts.yml"
 ALERTS = RULES.read_text(encoding="utf-8")

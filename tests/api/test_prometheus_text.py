@@ -294,7 +294,7 @@ def test_workers_have_the_metrics_of_one_process_and_no_other_ones_without_a_wor
 
 
 def test_guide_lists_exactly_these_metrics() -> None:
-    guide = (ROOT / "docs/production/monitoring.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs/MONITORING.md").read_text(encoding="utf-8")
     rows = [line for line in guide.splitlines() if line.startswith(("| `fast_embedding_", "| `process_"))]
     suffixes = {"counter": "_total", "info": "_info"}
     named = [name for row in rows for name in re.findall(r"`((?:fast_embedding|process)_\w+)`", row.split("|")[1])]

@@ -24,6 +24,7 @@ from engine.scheduler_state import SchedulerState
 from host.message_channel import Handler, MessageChannel
 from host.process_usage import ProcessUsage
 from telemetry.metrics import Metrics
+from tests.support.answered_requests import answered
 from tests.support.apps import settings_of
 from tests.support.clock import ManualClock
 
@@ -93,7 +94,7 @@ class RunningWorker:
 
     def count(self, times: int = 1, problem: str | None = None) -> None:
         for _ in range(times):
-            self.reporter.metrics.count(ENDPOINT, 0.125, problem)
+            self.reporter.metrics.observe(answered(ENDPOINT, 0.125, problem))
 
     async def requests(self) -> int:
         """Return what this worker answers for all."""

@@ -41,6 +41,7 @@ from engine.scheduler import Scheduler
 from engine.text_results import TextResult
 from engine.tokenizer_queue import TokenizerQueue
 from engine.vectors import Dtype
+from telemetry.request_work import RequestWork
 from tests.support.dict_results import DictResults
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import any_texts
@@ -128,6 +129,19 @@ async def read_all(embedder: Embedder, texts: Sequence[str], **arguments: Any) -
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():  # noqa: ASYNC110 - nothing of the scheduler's state has an event
         await asyncio.sleep(0)
+
+
+async def test_work_of_a_request_is_noted_by_stage(embedder: Embedder) -> None:
+    computed, kept = RequestWork(), RequestWork()
+    await embedder.embed(None, ["one two", "three", "three"], work=computed)
+    result = await embedder.embed(None, ["three"], work=kept)
+    assert [stage.name for stage in computed.stages] == ["cache", "cache", "tokenize", "queue", "run"]
+    assert [stage.name for stage in kept.stages] == ["cache"]
+    for work in (computed, kept):
+        times = [time for stage in work.stages for time in (stage.started_s, stage.ended_s)]
+        assert times == sorted(times)
+    assert (computed.model, computed.texts, computed.hits, computed.coalesced) == ("acme/tiny", 3, 0, 1)
+    assert (kept.texts, kept.hits, kept.tokens, kept.dimension) == (1, 1, result.tokens[0], result.dimension)
 
 
 async def test_without_room_for_other_work_only_kept_results_are_returned(

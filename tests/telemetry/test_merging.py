@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from telemetry.merging import Current, Derived, Highest, Names, Samples, Setting, at_end, first_of, merge
 from telemetry.metrics import Metrics
+from tests.support.answered_requests import answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def test_merging_parts_equals_counting_all_in_one(
     whole, parts = Metrics(), [Metrics() for _ in range(4)]
     for number, endpoint, seconds, problem, dialect in requests:
         for metrics in (whole, parts[number]):
-            metrics.count(endpoint, seconds, problem, dialect)
+            metrics.observe(answered(endpoint, seconds, problem, dialect))
     kept = [at_end(counted_by(one)) if number in ended else counted_by(one) for number, one in enumerate(parts)]
     merged, expected = merge(kept), counted_by(whole)
     assert (merged.requests, merged.errors, merged.endpoints) == (

@@ -1,6 +1,8 @@
 import pytest
 
-from telemetry.metrics import BUCKET_BOUNDS_S, MAX_RECENT_LATENCIES, NATIVE, Metrics, percentiles_ms
+from telemetry.answered_request import NATIVE
+from telemetry.metrics import BUCKET_BOUNDS_S, MAX_RECENT_LATENCIES, Metrics, percentiles_ms
+from tests.support.answered_requests import answered
 
 
 @pytest.fixture
@@ -14,7 +16,7 @@ def test_nothing_is_counted_before_the_first_answer(metrics: Metrics) -> None:
 
 def test_answers_are_counted_per_endpoint_and_in_total(metrics: Metrics) -> None:
     for endpoint, seconds in (("POST /embed", 0.001), ("POST /embed", 0.001), ("GET /health", 0.009)):
-        metrics.count(endpoint, seconds, None)
+        metrics.observe(answered(endpoint, seconds))
     assert metrics.requests == 3
     assert metrics.endpoints() == {"POST /embed": 2, "GET /health": 1}
     assert metrics.recent_s() == {"POST /embed": [0.001, 0.001], "GET /health": [0.009]}
@@ -22,7 +24,7 @@ def test_answers_are_counted_per_endpoint_and_in_total(metrics: Metrics) -> None
 
 def test_errors_are_counted_by_code_and_returned_as_a_copy(metrics: Metrics) -> None:
     for code in ("invalid-input", None, "invalid-input", "overloaded"):
-        metrics.count("POST /embed", 0.001, code)
+        metrics.observe(answered("POST /embed", 0.001, code))
     metrics.count_error("malformed-request")  # a connection whose request was never complete
     metrics.errors.clear()
     assert metrics.errors == {"invalid-input": 2, "overloaded": 1, "malformed-request": 1}
@@ -38,7 +40,7 @@ def test_percentiles_are_in_milliseconds_and_interpolated() -> None:
 def test_percentiles_describe_recent_answers_and_counts_all_of_them(metrics: Metrics) -> None:
     for seconds in (9.0, 0.001):
         for _ in range(MAX_RECENT_LATENCIES):
-            metrics.count("a", seconds, None)
+            metrics.observe(answered("a", seconds))
     assert metrics.endpoints()["a"] == 2 * MAX_RECENT_LATENCIES
     assert metrics.recent_s()["a"] == [0.001] * MAX_RECENT_LATENCIES
     histogram = metrics.latencies()["a", NATIVE]
@@ -59,16 +61,16 @@ def test_percentiles_describe_recent_answers_and_counts_all_of_them(metrics: Met
 def test_latency_is_counted_in_the_bucket_with_the_smallest_sufficient_bound(
     metrics: Metrics, *, seconds: float, bucket: int
 ) -> None:
-    metrics.count("a", seconds, None)
+    metrics.observe(answered("a", seconds))
     histogram = metrics.latencies()["a", NATIVE]
-    metrics.count("a", seconds, None)  # does not change what was returned
+    metrics.observe(answered("a", seconds))  # does not change what was returned
     assert [(index, count) for index, count in enumerate(histogram.counts) if count] == [(bucket, 1)]
     assert histogram.total_s == seconds
 
 
 def test_a_dialect_has_its_own_answers_and_errors_but_shares_the_endpoint(metrics: Metrics) -> None:
-    metrics.count("POST /embed", 0.001, None)
-    metrics.count("POST /embed", 0.003, "invalid-input", "tei")
+    metrics.observe(answered("POST /embed", 0.001))
+    metrics.observe(answered("POST /embed", 0.003, "invalid-input", "tei"))
     assert metrics.dialects() == {"native": (1, 0), "tei": (1, 1)}
     assert metrics.endpoints() == {"POST /embed": 2}
     assert metrics.recent_s() == {"POST /embed": [0.001, 0.003]}

@@ -98,7 +98,7 @@ def guarded() -> Iterator[Guarded]:
                 logging_config=None,
                 openapi_config=None,
             )
-            app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None, large_bodies=LargeBodyQueue())
+            app.asgi_handler = RequestLog(app.asgi_handler, observe=lambda _: None, large_bodies=LargeBodyQueue())
             return stack.enter_context(TestClient(app, raise_server_exceptions=False))
 
         yield guard

@@ -61,7 +61,7 @@ class Failing:
         )
         app.asgi_handler = RequestLog(
             app.asgi_handler,
-            count=lambda endpoint, _, code, dialect: self.counted.append((endpoint, code, dialect)),
+            observe=lambda answered: self.counted.append((answered.endpoint, answered.problem_code, answered.dialect)),
             large_bodies=LargeBodyQueue(),
             find_dialect=DialectPaths(dialect_routes(app)).find,
         )

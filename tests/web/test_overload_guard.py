@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from engine.errors import OverloadedError
 from engine.fair_queue import Caller
 from engine.ledger import SHARE_OF_FREE
+from telemetry.answered_request import AnsweredRequest
 from tests.support.clock import ManualClock
 from web import overload_guard
 from web.dialects import Rejection
@@ -45,7 +46,7 @@ class GuardedApp:
             queues={"/embed": lanes, "/embed/batch": lanes, "/tokenize": never_full},
             identify=lambda client, _: (client[0],) if client else None,
             locate=lambda *_: OTHER,
-            count=self.count,
+            observe=self.observe,
             clock=self.clock,
         )
 
@@ -59,9 +60,9 @@ class GuardedApp:
                 self.clock.now_s += 0.005
             await send({"type": "http.response.start", "status": status, "headers": []})
 
-    def count(self, endpoint: str, seconds: float, code: str | None, dialect: str) -> None:
-        assert (seconds, dialect) == (0.0, "native")
-        self.counted.append((endpoint, code))
+    def observe(self, answered: AnsweredRequest) -> None:
+        assert (answered.seconds, answered.dialect) == (0.0, "native")
+        self.counted.append((answered.endpoint, answered.problem_code))
 
     def ask(self, number: int = 0, **changes: Any) -> asyncio.Task[None]:
         return asyncio.create_task(self.guard(scope_of(number, **changes), never, never))  # type: ignore[arg-type]

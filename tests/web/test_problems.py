@@ -96,7 +96,7 @@ def client() -> Iterator[httpx.Client]:
         logging_config=None,
         openapi_config=None,
     )
-    app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None, large_bodies=LargeBodyQueue())
+    app.asgi_handler = RequestLog(app.asgi_handler, observe=lambda _: None, large_bodies=LargeBodyQueue())
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 

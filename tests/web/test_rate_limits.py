@@ -84,7 +84,7 @@ def client(clock: ManualClock) -> Iterator[httpx.Client]:
         logging_config=None,
         openapi_config=None,
     )
-    app.asgi_handler = RequestLog(app.asgi_handler, count=lambda *_: None, large_bodies=LargeBodyQueue())
+    app.asgi_handler = RequestLog(app.asgi_handler, observe=lambda _: None, large_bodies=LargeBodyQueue())
     with TestClient(app) as client:
         yield client
 

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from access.principals import Principal
 from engine.errors import OverloadedError
+from telemetry.answered_request import AnsweredRequest
 from web.large_body_queue import LargeBodyQueue
 from web.request_context import KEY, RequestContext, context_of
 from web.request_log import RequestLog
@@ -62,14 +63,14 @@ async def ask(
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    def count(endpoint: str, seconds: float, code: str | None, dialect: str) -> None:
-        assert dialect == "native"
-        counted.append((endpoint, seconds, code))
+    def observe(answered: AnsweredRequest) -> None:
+        assert answered.dialect == "native"
+        counted.append((answered.endpoint, answered.seconds, answered.problem_code))
 
     scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}
     request_log = RequestLog(
         app,
-        count=count,
+        observe=observe,
         polled=frozenset({"/health"}),
         error_headers=lambda _: [ALLOWED],
         large_bodies=LargeBodyQueue(),
@@ -263,7 +264,7 @@ async def test_caller_that_leaves_during_the_body_is_logged_as_499() -> None:
 
     scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": {}}
     with capture_logs() as events:
-        await RequestLog(read, large_bodies=LargeBodyQueue(), count=lambda *facts: counted.append(facts[2]))(
+        await RequestLog(read, large_bodies=LargeBodyQueue(), observe=lambda one: counted.append(one.problem_code))(
             scope, receive, lost
         )
     assert counted == ["caller-left"]
@@ -290,7 +291,7 @@ async def test_work_is_cancelled_when_the_server_reports_that_the_caller_left() 
 
     scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [], "state": state}
     with capture_logs() as events:
-        await RequestLog(work, large_bodies=LargeBodyQueue(), count=lambda *facts: counted.append(facts[2]))(
+        await RequestLog(work, large_bodies=LargeBodyQueue(), observe=lambda one: counted.append(one.problem_code))(
             scope, receive, lost
         )
     assert counted == ["caller-left"]
@@ -352,7 +353,7 @@ async def test_scopes_other_than_http_are_passed_on_unchanged() -> None:
         return None
 
     scope: Any = {"type": "lifespan"}
-    await RequestLog(app, large_bodies=LargeBodyQueue(), count=lambda *_: pytest.fail("counted"))(
+    await RequestLog(app, large_bodies=LargeBodyQueue(), observe=lambda _: pytest.fail("counted"))(
         scope, nothing, nothing
     )
     assert seen == [scope]

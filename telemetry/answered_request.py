@@ -1,0 +1,40 @@
+"""One answered request, as metrics and traces see it."""
+
+from dataclasses import dataclass
+
+from telemetry.request_work import RequestWork
+
+NATIVE = "native"
+"""The dialect of requests to our own API."""
+NO_ROUTE = "(no route)"
+"""The route of requests that match none: method and path can be anything, and labels must come from closed sets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredRequest:
+    """One request whose answer has ended.
+
+    Attributes:
+        method: `GET`, `POST` and so on; empty without a route.
+        route: the pattern of its path, or `NO_ROUTE`.
+        status: of the answer; 499: the caller left before it.
+        seconds: from the request's head to the end of its answer.
+        problem_code: of the error; None: there was none.
+        dialect: the API that the caller speaks.
+        work: what the engine did; None: nothing, the request was rejected unread.
+        trace_id: 32 hexadecimal digits; empty: it belongs to no trace.
+    """
+
+    method: str
+    route: str
+    status: int
+    seconds: float
+    problem_code: str | None = None
+    dialect: str = NATIVE
+    work: RequestWork | None = None
+    trace_id: str = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Method and route, such as `POST /embed`."""
+        return f"{self.method} {self.route}" if self.method else self.route
