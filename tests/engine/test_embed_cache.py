@@ -145,12 +145,13 @@ async def test_work_of_a_request_is_noted_by_stage(embedder: Embedder) -> None:
 
 
 async def test_without_room_for_other_work_only_kept_results_are_returned(
-    embedder: Embedder, make: Make, models: OneModel, scheduler: Scheduler
+    embedder: Embedder, results: DictResults, make: Make, models: OneModel, scheduler: Scheduler
 ) -> None:
     refusal = OverloadedError("The queue is full.", retry_after_s=1)
     full = CacheUse(refusal=refusal)
     charged = list[int]()
     await embedder.embed(None, ["one", "two"])
+    kept = set(results.memory)
     assert (await embedder.embed(None, ["two", "one"], cache=full)).cache == CacheCounts(hit=2)
     for texts in (["three"], ["one", "three"]):
         with pytest.raises(OverloadedError) as refused:
@@ -158,6 +159,7 @@ async def test_without_room_for_other_work_only_kept_results_are_returned(
         assert refused.value is refusal
         with pytest.raises(OverloadedError):
             await read_all(embedder, texts, cache=full, on_tokens=charged.append)
+    assert [key for key in results.memory if key not in kept] == []
     models.gate.clear()  # the model is not in memory, and waiting for it would not end
     with pytest.raises(OverloadedError):
         await embedder.embed(None, ["one"], cache=full, on_tokens=charged.append)
@@ -166,7 +168,7 @@ async def test_without_room_for_other_work_only_kept_results_are_returned(
     slower = dict[tuple[str, bytes], bytes]()
     await make(DictResults(slower)).embed(None, ["one"])
     replica = make(DictResults(slower))
-    assert not replica.has_results
+    assert replica.has_results
     assert (await replica.embed(None, ["one"], cache=full)).cache == CacheCounts(hit=1)
     with pytest.raises(OverloadedError):
         await replica.embed(None, ["one", "two"], cache=full)
