@@ -125,7 +125,7 @@ class StreamedAnswer(ASGIResponse):
                 raise
             self._context.problem_code = error.code
             write = log.warning if error.__cause__ is None else log.error
-            write("answer_cut_off", request_id=self._context.request_id, code=error.code, exc_info=error.__cause__)
+            write("answer_cut_off", **self._context.ids, code=error.code, exc_info=error.__cause__)
             return  # an ASGI server closes the connection of an answer that has no end
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -1,0 +1,8 @@
+// The Overview: what the service does now.
+
+/** Fill `root`, once. `api` is the module api.js, `state` the page's state (state.js). */
+export function mount(root, { api, state }) {
+  void api;
+  void state;
+  root.textContent = "";
+}
