@@ -24,6 +24,8 @@ Usage: ./run.sh [COMMAND]
   check           check whether the service would start here, and if not, why
   compare A B --texts FILE    compare two models on your texts
   download MODEL...           download models into the cache
+  optimise MODEL...           write optimised copies of models
+  top                         show what a running service does
   install         set up .venv with everything: service, tests, lint tools
   help            show this
 
@@ -183,7 +185,7 @@ run_tests() {
 case ${1:-} in
     "" | serve) serve ;;
     test) run_tests "${@:2}" ;;
-    check | compare | download) run_command "$@" ;;
+    check | compare | download | optimise | top) run_command "$@" ;;
     install) install "$everything" ;;
     help | -h | --help) usage ;;
     *)

@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "compare two models on your own texts",
     "download": "download models into the cache",
     "optimise": "write optimised copies of models",
+    "top": "show what a running service does",
 }
 """Each is a module beside this one."""
 INTERRUPTED = 130

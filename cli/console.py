@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 import structlog
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from structlog.typing import EventDict, WrappedLogger
 
@@ -51,6 +51,18 @@ def print_table(rows: Iterable[Sequence[str]]) -> None:
 def print_json(content: object) -> None:
     """Print *content* as the result: one JSON object, the same on a terminal and in a file."""
     sys.stdout.write(f"{json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)}\n")
+    sys.stdout.flush()
+
+
+def print_line_of_json(content: object) -> None:
+    """Print *content* as one of many results: a JSON object on a line of its own."""
+    sys.stdout.write(f"{json.dumps(content, ensure_ascii=False, allow_nan=False)}\n")
+    sys.stdout.flush()
+
+
+def print_view(view: RenderableType) -> None:
+    """Print a result that rich lays out."""
+    _console().print(view)
     sys.stdout.flush()
 
 

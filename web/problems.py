@@ -172,7 +172,7 @@ def _headers_of(status: int, error: ServiceError, dialect: Dialect | None) -> di
 def _of_service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[dict[str, object]]:
     context = context_of(request.scope)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.__cause__ is not None:
-        log.error("request_failed", request_id=context.request_id, code=error.code, exc_info=error.__cause__)
+        log.error("request_failed", **context.ids, code=error.code, exc_info=error.__cause__)
     status, document = _document_of(error, context.request_id, context.dialect)
     return _response(request, document, _headers_of(status, error, context.dialect))
 
@@ -208,7 +208,7 @@ def _http_detail(request: Request[Any, Any, Any], status: HTTPStatus, error: HTT
 
 def _of_bug(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, object]]:
     context = context_of(request.scope)
-    log.error("request_failed", request_id=context.request_id, code=InternalError.code, exc_info=error)
+    log.error("request_failed", **context.ids, code=InternalError.code, exc_info=error)
     status, document = _document_of(InternalError(), context.request_id, context.dialect)
     return _response(request, document, _headers_of(status, InternalError(), context.dialect))
 

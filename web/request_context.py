@@ -1,6 +1,6 @@
 """Request context: one typed object that carries a request's state from the server through middleware to handler."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ from engine.errors import ServiceError
 from engine.fair_gate import FairGate
 from engine.fair_queue import ANYONE, Caller
 from telemetry.request_work import RequestWork
+from telemetry.trace_context import TraceContext, parse_traceparent
 from web.dialects import Dialect
 from web.large_body_queue import LargeBodyQueue
 from web.security_headers import Header
@@ -25,6 +26,7 @@ class RequestContext:
 
     Attributes:
         request_id: sent back as `X-Request-ID` and logged; empty until the request log sets it.
+        trace: the trace of the caller, by its header `traceparent`; None: the request belongs to none.
         rejection: set by the server: the request log answers with this error and does not call the app.
         authority: set by the server: host and port of a target in absolute form, as proxies get it; None: it is a path.
         server_reports_disconnect: the server calls `on_disconnect`; other ASGI servers report a disconnect only
@@ -44,6 +46,7 @@ class RequestContext:
     """
 
     request_id: str = ""
+    trace: TraceContext | None = None
     rejection: ServiceError | None = None
     authority: bytes | None = None
     server_reports_disconnect: bool = False
@@ -60,6 +63,13 @@ class RequestContext:
     work: RequestWork = field(default_factory=RequestWork)
 
     @property
+    def ids(self) -> dict[str, str]:
+        """The fields of every log line about the request."""
+        if self.trace is None:
+            return {"request_id": self.request_id}
+        return {"request_id": self.request_id, "trace_id": self.trace.trace_id}
+
+    @property
     def caller(self) -> Caller:
         """The caller, for everything that is fair between callers."""
         return self.principal.share_keys if self.principal is not None else ANYONE
@@ -72,6 +82,12 @@ def context_of(scope: Mapping[str, object]) -> RequestContext:
     if context is None:
         context = state[KEY] = RequestContext()
     return context
+
+
+def trace_of(headers: Iterable[Header]) -> TraceContext | None:
+    """Return the trace of the caller; None: there is not exactly one `traceparent`, or it is malformed."""
+    values = [value for name, value in headers if name == b"traceparent"]
+    return parse_traceparent(values[0].decode("latin-1")) if len(values) == 1 else None
 
 
 def header_values(scope: Mapping[str, Any], name: bytes) -> list[str]:

@@ -25,7 +25,7 @@ from web.dialects import Dialect, label_of
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import route_of
 from web.problems import CALLER_LEFT, InternalError, problem_answer, request_id_of
-from web.request_context import RequestContext, context_of
+from web.request_context import RequestContext, context_of, trace_of
 from web.security_headers import Header, security_headers_for
 
 WATCH_DELAY_S = 0.1
@@ -82,7 +82,7 @@ class RequestLog:
             return
         started = self._clock()
         inner, context = _with_get_for_head(scope), context_of(scope)
-        context.request_id = request_id_of(scope["headers"])
+        context.request_id, context.trace = request_id_of(scope["headers"]), trace_of(scope["headers"])
         context.large_bodies, context.answer_parts = self._large_bodies, self._answer_parts
         context.dialect = self._find_dialect(scope["path"])
         answer = _Answer(context, send, scope, self._error_headers)
@@ -105,7 +105,7 @@ class RequestLog:
         except ServiceError as error:  # raised by a middleware between here and Litestar
             await answer.send_error(error)
         except Exception:
-            log.exception("request_failed", request_id=context.request_id, code="internal-error")
+            log.exception("request_failed", **context.ids, code="internal-error")
             if answer.status:
                 context.problem_code = "internal-error"
                 raise  # a part of the answer is sent: the server must close the connection
@@ -127,6 +127,7 @@ class RequestLog:
                 problem_code=context.problem_code,
                 dialect=label_of(context.dialect),
                 work=context.work,
+                trace_id="" if context.trace is None else context.trace.trace_id,
             )
         )
         if context.logged_elsewhere:
@@ -135,7 +136,7 @@ class RequestLog:
         write = log.debug if is_polled else log.info
         write(
             "request_answered",
-            request_id=context.request_id,
+            **context.ids,
             method=scope["method"],
             route=route,
             status=status,

@@ -106,10 +106,10 @@ def test_sums_are_exact_whichever_worker_answers(start: Callable[..., ServerProc
     assert min(by_worker.values()) > 0, "all requests went to one worker"
     samples = text_samples(server)
     route = {"method": "POST", "route": "/embed", "dialect": "native"}
-    for status, outcome, number in (("200", "served", 1800), ("400", "failed", 200)):
-        assert samples["fast_embedding_requests_total", frozenset({**route, "status": status}.items())] == number
+    for status, outcome, count in (("200", "served", 1800), ("400", "failed", 200)):
+        assert samples["fast_embedding_requests_total", frozenset({**route, "status": status}.items())] == count
         durations = frozenset({**route, "outcome": outcome}.items())
-        assert samples["fast_embedding_request_duration_seconds_count", durations] == number
+        assert samples["fast_embedding_request_duration_seconds_count", durations] == count
     for name in ("request_texts", "request_tokens"):
         assert samples[f"fast_embedding_{name}_count", frozenset()] == 1800
     assert samples["fast_embedding_model_run_seconds_count", frozenset({("model", MODEL)})] == runs

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -50,7 +50,12 @@ class Answering:
 
 
 async def ask(
-    app: ASGIApp, *, method: str = "POST", headers: Headers | None = None, state: dict[str, Any] | None = None
+    app: ASGIApp,
+    *,
+    method: str = "POST",
+    headers: Headers | None = None,
+    state: dict[str, Any] | None = None,
+    observe: Callable[[AnsweredRequest], None] = lambda _: None,
 ) -> tuple[list[Message], list[Counted]]:
     """Send a request to *app*; return what it sends and what was counted."""
     sent: list[Message] = []
@@ -63,14 +68,15 @@ async def ask(
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    def observe(answered: AnsweredRequest) -> None:
+    def count(answered: AnsweredRequest) -> None:
         assert answered.dialect == "native"
+        observe(answered)
         counted.append((answered.endpoint, answered.seconds, answered.problem_code))
 
     scope: Any = {"type": "http", "method": method, "path": "/embed", "headers": headers or [], "state": state or {}}
     request_log = RequestLog(
         app,
-        observe=observe,
+        observe=count,
         polled=frozenset({"/health"}),
         error_headers=lambda _: [ALLOWED],
         large_bodies=LargeBodyQueue(),
@@ -212,6 +218,34 @@ async def test_each_answer_is_one_log_line() -> None:
             "ms": 250.0,
         }
     ]
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = (b"traceparent", f"00-{TRACE}-b7ad6b7169203331-01".encode())
+
+
+async def test_trace_of_the_caller_is_in_every_line_and_in_what_is_observed() -> None:
+    observed: list[AnsweredRequest] = []
+    with capture_logs() as events:
+        await ask(Crashing(has_begun=False), headers=[TRACEPARENT], observe=observed.append)
+    assert [event["event"] for event in events] == ["request_failed", "request_answered"]
+    assert {event["trace_id"] for event in events} == {observed[0].trace_id} == {TRACE}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param([], id="none"),
+        pytest.param([TRACEPARENT, TRACEPARENT], id="two"),
+        pytest.param([(b"traceparent", TRACEPARENT[1] + b"\xff")], id="malformed"),
+    ],
+)
+async def test_request_without_one_valid_traceparent_belongs_to_no_trace(headers: Headers) -> None:
+    observed: list[AnsweredRequest] = []
+    with capture_logs() as events:
+        await ask(Answering(), headers=headers, observe=observed.append)
+    assert observed[0].trace_id == ""
+    assert "trace_id" not in events[0]
 
 
 async def test_answers_of_polled_routes_are_logged_at_debug_level() -> None:
