@@ -25,6 +25,7 @@ from engine.embedder import Embedder
 from engine.errors import DeadlineError
 from engine.loaded_facts import ModelsInMemory
 from engine.options import EmbedOptions
+from engine.request_terms import RequestTerms
 from engine.result_store import CacheCounts
 from model_manager import ModelManager
 from web.request_context import context_of
@@ -181,13 +182,10 @@ async def _load(
 ) -> str:
     """Load *model* if it is not in memory, and return its fingerprint."""
     cache_use_of(request).refuse()
-    await embedder.tokenize(
-        model.name,
-        [""],
-        caller=context_of(request.scope).caller,
-        timeout_s=timeout_s,
-        if_fingerprint=fingerprint_required_by(request),
+    terms = RequestTerms(
+        caller=context_of(request.scope).caller, timeout_s=timeout_s, if_fingerprint=fingerprint_required_by(request)
     )
+    await embedder.tokenize(model.name, [""], terms=terms)
     return models.fingerprints.get(model.name, "")
 
 
@@ -205,7 +203,8 @@ async def _check_count(
     if count <= MANY_TEXTS:
         return
     cache_use_of(request).refuse()
-    sample = await embedder.tokenize(model.name, SAMPLE, caller=context_of(request.scope).caller, timeout_s=timeout_s)
+    terms = RequestTerms(caller=context_of(request.scope).caller, timeout_s=timeout_s)
+    sample = await embedder.tokenize(model.name, SAMPLE, terms=terms)
     seconds = sample.estimate.seconds * count / len(SAMPLE)
     allowed_s = min(timeout_s or embedder.timeout_s, embedder.timeout_s)
     if seconds > allowed_s:
