@@ -75,6 +75,7 @@ COPY --from=dependencies /opt/venv /opt/venv
 COPY models/ models/
 COPY --from=preloaded /app/preloaded preloaded
 COPY vocabularies/ vocabularies/
+COPY static/ static/
 COPY host/ host/
 COPY engine/ engine/
 COPY access/ access/

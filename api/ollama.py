@@ -1,7 +1,6 @@
 """Ollama's API: embeddings, and what its clients ask about models."""
 
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -287,17 +286,4 @@ async def show_version(version: NamedDependency[str]) -> ASGIResponse:
     return json_answer(OllamaVersion(version))
 
 
-@get("/", opt={"shows_more_with": "models", "polled": True}, tags=["Ollama"], responses=ollama_examples.ROOT)
-async def show_service(
-    embedder: NamedDependency[Embedder], request: Request[Any, Any, Any], version: NamedDependency[str]
-) -> ASGIResponse:
-    """What this service is. Ollama's clients ask before each job whether anything answers here."""
-    context = context_of(request.scope)
-    context.dialect = None  # the path's is that of POST, TEI's
-    may_see_models = context.principal is not None
-    names: Sequence[str] = [model.name for model in embedder.models] if may_see_models else []
-    info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": "/schema"}
-    return json_answer({**info, "models": names} if may_see_models else info)
-
-
-ROUTES = (embed, embed_prompt, show, pull, list_tags, list_running, show_version, show_service)
+ROUTES = (embed, embed_prompt, show, pull, list_tags, list_running, show_version)

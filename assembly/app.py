@@ -22,6 +22,7 @@ from api.cache_headers import CACHE_HEADERS
 from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
+from api.page import PageFiles
 from api.request_types import TextLimits
 from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
@@ -248,6 +249,7 @@ def _providers(
     """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
+    page_files = PageFiles(is_on=settings.enable_page)
     names = ModelNames(
         catalog,
         lambda: service.parts.embedder,
@@ -264,6 +266,7 @@ def _providers(
         "scheduler": lambda: service.parts.scheduler,
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,
+        "page_files": lambda: page_files,
         "required_models": lambda: service.required_models,
     }
 

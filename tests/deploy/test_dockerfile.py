@@ -14,6 +14,7 @@ from cli.commands import COMMANDS
 from config import BUNDLED_MODELS_DIR, HERE, PRELOADED_DIR
 from main import VERSION
 from tests.support.servers import ROOT
+from web.static_files import STATIC_DIR
 
 SERVICE = ["main.py", "cli/__main__.py", "cli/health.py", *(f"cli/{name}.py" for name in COMMANDS)]
 
@@ -105,10 +106,10 @@ def test_each_stage_contains_what_its_programs_import(stage: str, entries: list[
 
 
 @pytest.mark.parametrize(
-    "folder", [BUNDLED_MODELS_DIR / "all-MiniLM-L6-v2", CL100K_BASE.parent], ids=lambda it: it.name
+    "folder", [BUNDLED_MODELS_DIR / "all-MiniLM-L6-v2", CL100K_BASE.parent, STATIC_DIR], ids=lambda it: it.name
 )
-def test_image_contains_the_bundled_model_and_the_vocabulary(folder: Path) -> None:
-    files = [path.relative_to(ROOT).as_posix() for path in folder.iterdir()]
+def test_image_contains_the_bundled_model_the_vocabulary_and_static_files(folder: Path) -> None:
+    files = [path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if not (in_build_context(path) and PRODUCTION.contains(path))] == []
 
