@@ -123,7 +123,8 @@ export function search({ api, sides, texts, embedQuery, signal }) {
         side.showQuery?.(place(side.plane, scores));
         return [scoreList(ranked(scores, HITS), texts, `Results ${side.letter}`)];
       }));
-      status.textContent = `The ${Math.min(HITS, texts.length)} best of ${texts.length.toLocaleString("en")}. The query is the star on the map.`;
+      const star = sides[0].showQuery ? " The query is the star on the map." : "";
+      status.textContent = `The ${Math.min(HITS, texts.length)} best of ${texts.length.toLocaleString("en")}.${star}`;
     } catch (failure) {
       if (mine.aborted) return;
       status.textContent = "";
