@@ -19,9 +19,9 @@ from api.metric_types import (
     ResultCacheMetrics,
 )
 from engine.downloads import LoadState
-from engine.embedder import Usage
 from engine.ledger import Account
 from engine.scheduler_state import SchedulerState
+from engine.usage import Usage
 from telemetry.metrics import Metrics
 
 

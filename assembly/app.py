@@ -39,10 +39,13 @@ from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import UnknownModelError
+from engine.recall import Recall
+from engine.request_terms import RequestTerms
 from serving.worker_process import WorkerLink
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
+from web.answer_reuse import AnswerReuse
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config, cors_headers
 from web.dialects import Dialect, DialectPaths
@@ -146,7 +149,7 @@ def build_app(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
         lifespan=[*peers.first, access.lifespan, service.lifespan, *peers.last],
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[authentication, *_rate_limits(settings, quotas), DirectCalls(providers)],
+        middleware=[authentication, *_rate_limits(settings, quotas), DirectCalls(providers, reuse=_reuse(service))],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
@@ -227,6 +230,16 @@ def _add_outer_middleware(
     )
     wrap(app, lambda _: log())
     return guard
+
+
+def _reuse(service: RunningService) -> AnswerReuse | None:
+    """Return what sends answers again; None: nothing is kept."""
+
+    def repeat(recall: Recall, terms: RequestTerms) -> bool:
+        return service.parts.embedder.repeat(recall, terms)
+
+    results = service.results
+    return None if results.answers is None else AnswerReuse(results.answers, results.keys.answer_key, repeat)
 
 
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
