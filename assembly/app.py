@@ -44,7 +44,7 @@ from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
 from web.authentication import AuthenticationMiddleware
-from web.cors import cors_config, cors_headers
+from web.cors import cors_config, cors_headers, timing_headers
 from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
@@ -53,7 +53,9 @@ from web.litestar_adapter import LeanLitestar, dialect_routes, options_routes, p
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
+from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
+from web.server_timing import ServerTiming, Timing, no_timing
 
 EXPOSED_HEADERS = [
     "X-Request-ID",
@@ -65,6 +67,7 @@ EXPOSED_HEADERS = [
     *EMBEDDING_HEADERS,
     *CACHE_HEADERS,
     *LIMIT_HEADERS,
+    "Server-Timing",
 ]
 """The headers that pages of other origins may read."""
 
@@ -164,7 +167,7 @@ def build_app(
         cors=cors,
         large_bodies=large_bodies,
         authentication=authentication,
-        allowed_hosts=settings.allowed_hosts,
+        settings=settings,
     )
     app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service)
     return app
@@ -201,7 +204,7 @@ def _add_outer_middleware(
     cors: CORSConfig | None,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
-    allowed_hosts: Sequence[str],
+    settings: Settings,
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
@@ -213,13 +216,14 @@ def _add_outer_middleware(
         find_dialect=find_dialect,
     )
     inner: ASGIApp = guard
-    if allowed_hosts:
+    if settings.allowed_hosts:
         exempt = paths_with(app, "any_host", [True])
-        inner = HostGuard(guard, allowed=AllowedHosts(allowed_hosts), exempt=exempt)
+        inner = HostGuard(guard, allowed=AllowedHosts(settings.allowed_hosts), exempt=exempt)
     log = RequestLog(
         inner,
         observe=metrics.observe,
-        polled=paths_with(app, "polled", [True]),
+        lines=_request_lines(app, settings),
+        timing=_timing(app, settings, cors),
         error_headers=partial(cors_headers, cors),
         large_bodies=large_bodies,
         find_dialect=find_dialect,
@@ -227,6 +231,25 @@ def _add_outer_middleware(
     metrics.watch_requests(lambda: log.in_flight)
     wrap(app, lambda _: log)
     return guard
+
+
+def _request_lines(app: Litestar, settings: Settings) -> RequestLines:
+    shown = settings.log_client
+    return RequestLines(
+        polled=paths_with(app, "polled", [True]),
+        caller_fields=CallerFields(
+            has_name=shown in ("name", "both"),
+            find_address=client_addresses(settings).address_of if shown in ("address", "both") else None,
+        ),
+        slow_s=settings.slow_request_seconds,
+    )
+
+
+def _timing(app: Litestar, settings: Settings, cors: CORSConfig | None) -> Timing:
+    if not settings.server_timing:
+        return no_timing
+    routes = paths_with(app, "work", ["queued", "unqueued"])
+    return ServerTiming(routes, origin_headers=partial(timing_headers, cors))
 
 
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
