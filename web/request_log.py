@@ -70,6 +70,8 @@ class RequestLog:
         self._large_bodies = large_bodies
         self._answer_parts = FairGate()
         self._find_dialect = find_dialect
+        self.in_flight = 0
+        """Requests that have begun and have no answer yet."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -82,6 +84,7 @@ class RequestLog:
         context.dialect = self._find_dialect(scope["path"])
         answer = _Answer(context, send, inner, error_headers=self._error_headers, timing=partial(self._time, times))
         watch = DisconnectWatch(receive, context, times, self._clock)
+        self.in_flight += 1
         try:
             if context.rejection is not None:
                 await watch.receive_rest()  # closing a connection with unread bytes resets it, and loses the answer
@@ -104,6 +107,7 @@ class RequestLog:
                 raise  # a part of the answer is sent: the server must close the connection
             await answer.send_error(InternalError())
         finally:
+            self.in_flight -= 1
             watch.stop()
             self._record(inner, context, answer.status, times)
 
