@@ -188,7 +188,7 @@ def _checked_catalog(settings: Settings) -> Catalog:
 
 def _set_up_log(settings: Settings, worker: WorkerLink | None) -> None:
     configure_logging(
-        level="DEBUG" if settings.debug else settings.log_level,
+        level=settings.lowest_level,
         is_json=None if settings.log_format == "auto" else settings.log_format == "json",
         context=None if worker is None else {"worker": worker.number, "pid": os.getpid()},
     )
