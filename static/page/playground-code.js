@@ -55,19 +55,18 @@ export function codeAndFiles({ api, sides, texts }) {
   }
 
   show();
-  const box = h("div", { class: "stack" },
-    h("div", { class: "row" },
-      sides.length > 1 ? choices("Options", sides.map((entry) => [entry, nameOf(entry, sides)]), (entry) => {
-        side = entry;
-        show();
-      }) : null,
+  const box = h("div", { class: "pg-flow" },
+    sides.length > 1 ? choices("Options", sides.map((entry) => [entry, nameOf(entry, sides)]), (entry) => {
+      side = entry;
+      show();
+    }) : null,
+    h("div", { class: "row pg-code-head" },
       choices("Language", LANGUAGES, (name) => {
         language = name;
         show();
-      })),
-    h("div", { class: "pg-code" },
-      h("pre", { tabindex: 0, "aria-label": "Code" }, code),
-      h("button", { class: "button pg-copy", type: "button", click: copy }, "Copy")),
+      }),
+      h("button", { class: "button", type: "button", click: copy }, "Copy")),
+    h("pre", { class: "pg-code", tabindex: 0, "aria-label": "Code" }, code),
     h("div", { class: "row" },
       h("button", { class: "button", type: "button", click: saveJson }, "Download JSON"),
       h("button", { class: "button", type: "button", click: saveNpy }, "Download .npy"),

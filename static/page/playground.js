@@ -97,11 +97,16 @@ export function mount(root, { api, state }) {
     const list = textList({ api, texts, sides, signal: leaving.signal });
     const code = codeAndFiles({ api, sides, texts });
     const redraws = [list.redraw];
-    const charts = (make) => columns(sides, (side) => {
-      const { parts, redraw } = make(side, texts);
-      redraws.push(redraw);
-      return parts;
-    });
+    const charts = (make) => {
+      const made = new Map();
+      return columns(sides, (side) => {
+        const tell = (what) => made.forEach((other, of) => of !== side && other.show(what));
+        const chart = make(side, texts, tell);
+        made.set(side, chart);
+        redraws.push(chart.redraw);
+        return chart.parts;
+      });
+    };
     const embedQuery = async (side, query, signal) => {
       const answer = await embed(api, [query], { ...side.options, input_type: "query" }, { signal });
       return unitVectors([valuesOf(answer.bytes[0], side.dtype, answer.dimension)])[0];

@@ -166,6 +166,8 @@ def test_two_sets_of_options_are_shown_side_by_side(playground: Open) -> None:
     )
     expect(shown.page.locator(".pg-summary p").nth(1)).to_contain_text("384 dimensions, ubinary")
     assert shown.cell(0, 2, count=6, side=0) != shown.cell(0, 2, count=6, side=1)
+    shown.page.get_by_label("Map of 6 texts").first.press("End")
+    expect(shown.card("Map").locator(".pg-chosen bdi")).to_have_text([TEXTS[5], TEXTS[5]])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])
@@ -193,6 +195,17 @@ def test_files_fill_the_texts(playground: Open) -> None:
     expect(shown.page.get_by_text("x.csv (column “text”). 2 texts.")).to_be_visible()
     shown.page.locator("input[type=file]").set_input_files({"name": "x.pdf", "mimeType": "", "buffer": b"%PDF"})
     expect(shown.page.get_by_text("x.pdf: this page reads .txt, .json, .jsonl and .csv files.")).to_be_visible()
+
+
+def test_a_dropped_file_fills_the_texts(playground: Open) -> None:
+    shown = playground()
+    files = shown.page.evaluate_handle("""() => {
+        const dropped = new DataTransfer();
+        dropped.items.add(new File(["first\\nsecond"], "x.txt", { type: "text/plain" }));
+        return dropped;
+    }""")
+    shown.texts.dispatch_event("drop", {"dataTransfer": files})
+    expect(shown.texts).to_have_value("first\nsecond")
 
 
 def test_an_error_about_a_text_names_its_line(playground: Open) -> None:

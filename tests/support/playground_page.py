@@ -5,7 +5,10 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page
 
-TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
+FRAMES = """async () => {
+    for (let frame = 0; frame < 8; frame += 1) await new Promise(requestAnimationFrame);
+}"""
+"""Waits until all canvases are painted: one is painted in each frame."""
 PIXEL = """(canvas, [x, y]) => {
     const ratio = canvas.width / canvas.clientWidth;
     return [...canvas.getContext("2d").getImageData(x * ratio, y * ratio, 1, 1).data].slice(0, 3);
@@ -42,7 +45,7 @@ class Playground:
         self.wait_for_drawing()
 
     def wait_for_drawing(self) -> None:
-        self.page.evaluate(TWO_FRAMES)
+        self.page.evaluate(FRAMES)
 
     def choose(self, name: str, value: str, *, side: int = 0) -> None:
         """Choose the option *name*, such as `dtype`, of the first or second *side*."""
@@ -64,7 +67,7 @@ class Playground:
 
     def code(self, language: str) -> str:
         self.page.get_by_text(language, exact=True).click()
-        return self.page.locator(".pg-code code").inner_text()
+        return self.page.locator("pre code").inner_text()
 
     def cell(self, row: int, column: int, *, count: int, side: int = 0) -> list[int]:
         """Return the colour of a cell of the heat map, near a corner, where no score is written."""
