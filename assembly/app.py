@@ -19,6 +19,7 @@ from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
 from api.cache_headers import CACHE_HEADERS
+from api.docs import ApiDocs
 from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
@@ -39,12 +40,15 @@ from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import UnknownModelError
+from engine.recall import Recall
+from engine.request_terms import RequestTerms
 from serving.worker_process import WorkerLink
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
+from web.answer_reuse import AnswerReuse
 from web.authentication import AuthenticationMiddleware
-from web.cors import cors_config, cors_headers
+from web.cors import cors_config, cors_headers, timing_headers
 from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
@@ -53,7 +57,9 @@ from web.litestar_adapter import LeanLitestar, dialect_routes, options_routes, p
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
+from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
+from web.server_timing import ServerTiming, Timing, no_timing
 
 EXPOSED_HEADERS = [
     "X-Request-ID",
@@ -65,6 +71,7 @@ EXPOSED_HEADERS = [
     *EMBEDDING_HEADERS,
     *CACHE_HEADERS,
     *LIMIT_HEADERS,
+    "Server-Timing",
 ]
 """The headers that pages of other origins may read."""
 
@@ -146,7 +153,11 @@ def build_app(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
         lifespan=[*peers.first, lambda _: metrics.loop_lag.running(), access.lifespan, service.lifespan, *peers.last],
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[authentication, *_rate_limits(settings, quotas, metrics), DirectCalls(providers)],
+        middleware=[
+            authentication,
+            *_rate_limits(settings, quotas, metrics),
+            DirectCalls(providers, reuse=_reuse(service)),
+        ],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
@@ -164,7 +175,7 @@ def build_app(
         cors=cors,
         large_bodies=large_bodies,
         authentication=authentication,
-        allowed_hosts=settings.allowed_hosts,
+        settings=settings,
     )
     app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service)
     return app
@@ -178,7 +189,7 @@ def _checked_catalog(settings: Settings) -> Catalog:
 
 def _set_up_log(settings: Settings, worker: WorkerLink | None) -> None:
     configure_logging(
-        level="DEBUG" if settings.debug else settings.log_level,
+        level=settings.lowest_level,
         is_json=None if settings.log_format == "auto" else settings.log_format == "json",
         context=None if worker is None else {"worker": worker.number, "pid": os.getpid()},
     )
@@ -201,7 +212,7 @@ def _add_outer_middleware(
     cors: CORSConfig | None,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
-    allowed_hosts: Sequence[str],
+    settings: Settings,
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
@@ -213,13 +224,14 @@ def _add_outer_middleware(
         find_dialect=find_dialect,
     )
     inner: ASGIApp = guard
-    if allowed_hosts:
+    if settings.allowed_hosts:
         exempt = paths_with(app, "any_host", [True])
-        inner = HostGuard(guard, allowed=AllowedHosts(allowed_hosts), exempt=exempt)
+        inner = HostGuard(guard, allowed=AllowedHosts(settings.allowed_hosts), exempt=exempt)
     log = RequestLog(
         inner,
         observe=metrics.observe,
-        polled=paths_with(app, "polled", [True]),
+        lines=_request_lines(app, settings),
+        timing=_timing(app, settings, cors),
         error_headers=partial(cors_headers, cors),
         large_bodies=large_bodies,
         find_dialect=find_dialect,
@@ -227,6 +239,35 @@ def _add_outer_middleware(
     metrics.watch_requests(lambda: log.in_flight)
     wrap(app, lambda _: log)
     return guard
+
+
+def _request_lines(app: Litestar, settings: Settings) -> RequestLines:
+    shown = settings.log_client
+    return RequestLines(
+        polled=paths_with(app, "polled", [True]),
+        caller_fields=CallerFields(
+            has_name=shown in ("name", "both"),
+            find_address=client_addresses(settings).address_of if shown in ("address", "both") else None,
+        ),
+        slow_s=settings.slow_request_seconds,
+    )
+
+
+def _timing(app: Litestar, settings: Settings, cors: CORSConfig | None) -> Timing:
+    if not settings.server_timing:
+        return no_timing
+    routes = paths_with(app, "work", ["queued", "unqueued"])
+    return ServerTiming(routes, origin_headers=partial(timing_headers, cors))
+
+
+def _reuse(service: RunningService) -> AnswerReuse | None:
+    """Return what sends answers again; None: nothing is kept."""
+
+    def repeat(recall: Recall, terms: RequestTerms) -> bool:
+        return service.parts.embedder.repeat(recall, terms)
+
+    results = service.results
+    return None if results.answers is None else AnswerReuse(results.answers, results.keys.answer_key, repeat)
 
 
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
@@ -249,7 +290,7 @@ def _providers(
     """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
-    page_files = PageFiles(is_on=settings.enable_page)
+    page_files, api_docs = PageFiles(is_on=settings.enable_page), ApiDocs(is_on=settings.enable_docs)
     names = ModelNames(
         catalog,
         lambda: service.parts.embedder,
@@ -267,6 +308,7 @@ def _providers(
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,
         "page_files": lambda: page_files,
+        "api_docs": lambda: api_docs,
         "required_models": lambda: service.required_models,
     }
 
