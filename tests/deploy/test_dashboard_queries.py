@@ -35,6 +35,8 @@ KEYS = {"worker": "some-key-of-32-characters-or-more", "greedy": "another-key-of
 MODELS = ("tiny/one", "tiny/two", "tiny/three")
 HUB_MODEL = "BAAI/bge-small-en-v1.5"
 """Must be fetched from a hub, which cannot be reached."""
+COMPOSED = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["prometheus"]
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 QUOTA = 60
 """Requests per minute; more than a caller sends who is not greedy."""
 WINDOW = "1m"
@@ -75,7 +77,8 @@ def prometheus(services: list[ServerProcess], tmp_path_factory: pytest.TempPathF
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     for file in config["rule_files"]:
         shutil.copy(FILES / file, folder)
-    with running_prometheus(folder) as running:
+    [exemplars] = [word for word in COMPOSED["command"] if word.startswith("--enable-feature=")]
+    with running_prometheus(folder, exemplars) as running:
         for times in (1, 2):
             for service in services:
                 send_traffic(service, word=("one", "two")[times - 1])
@@ -111,6 +114,8 @@ def send_traffic(service: ServerProcess, *, word: str) -> None:
         greedy = {"X-API-Key": KEYS["greedy"]}
         answers = [client.post("/embed", json=one_text, headers=greedy) for _ in range(QUOTA + 30)]
         assert {answer.status_code for answer in answers} <= {200, 429}
+        traced = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
+        assert client.post("/embed", json=one_text, headers=traced).status_code == 200
         last = client.post("/tokenize", json={"texts": ["two three"], "model_name": MODELS[0]})
         assert last.status_code == 200
 
@@ -164,6 +169,12 @@ def test_figures_are_those_of_the_traffic(prometheus: Prometheus) -> None:
     policies = values["overview: Over a quota (timeseries), A"]
     refused = {found["metric"]["policy"]: float(found["value"][1]) for found in policies}
     assert refused["requests"] > 0 == refused["tokens"]
+
+
+def test_exemplars_of_the_heat_map_lead_to_the_trace_of_a_request(prometheus: Prometheus) -> None:
+    [heat_map] = [query for query in queries() if query.place == "overview: Latency (heatmap), A"]
+    found = prometheus.get("/query_exemplars", query=sent(heat_map), start="0", end="9999999999")
+    assert {exemplar["labels"]["trace_id"] for one in found for exemplar in one["exemplars"]} == {TRACE_ID}
 
 
 def test_variables_find_the_job_the_replicas_and_the_models(prometheus: Prometheus) -> None:

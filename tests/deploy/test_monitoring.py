@@ -185,7 +185,7 @@ def test_recorded_series_that_rules_read_are_recorded() -> None:
 
 @pytest.mark.prometheus
 def test_promtool_accepts_the_configuration_and_the_rules() -> None:
-    command = [needed("promtool"), "check", "config", PROMETHEUS / "prometheus.yml"]
+    command = [needed("promtool"), "check", "config", str(PROMETHEUS / "prometheus.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(RULE_FILES)} rule files found" in done.stdout
