@@ -283,10 +283,21 @@ class MetricsOperation(Operation):
 
     def __post_init__(self) -> None:
         response = cast("OpenAPIResponse", (self.responses or {})["200"])
-        lines = Schema(type=OpenAPIType.STRING)
-        shown = Example("A line of many", value="fast_embedding_queue_seconds 0.0\n")
-        texts = {kind: OpenAPIMediaType(schema=lines, examples={"text": shown}) for kind in TEXT_TYPES.values()}
-        response.content = {**(response.content or {}), **texts}
+        response.content = {**(response.content or {}), **_prometheus_texts()}
+
+
+@dataclass
+class PrometheusOperation(Operation):
+    """An operation that returns metrics as text for Prometheus only."""
+
+    def __post_init__(self) -> None:
+        cast("OpenAPIResponse", (self.responses or {})["200"]).content = _prometheus_texts()
+
+
+def _prometheus_texts() -> dict[str, OpenAPIMediaType]:
+    lines = Schema(type=OpenAPIType.STRING)
+    shown = Example("A line of many", value="fast_embedding_queue_seconds 0.0\n")
+    return {kind: OpenAPIMediaType(schema=lines, examples={"text": shown}) for kind in TEXT_TYPES.values()}
 
 
 def _headers(descriptions: Mapping[str, str]) -> dict[str, OpenAPIHeader | Reference]:

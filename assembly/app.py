@@ -39,10 +39,13 @@ from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import UnknownModelError
+from engine.recall import Recall
+from engine.request_terms import RequestTerms
 from serving.worker_process import WorkerLink
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
+from web.answer_reuse import AnswerReuse
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config, cors_headers, timing_headers
 from web.dialects import Dialect, DialectPaths
@@ -149,7 +152,11 @@ def build_app(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
         lifespan=[*peers.first, lambda _: metrics.loop_lag.running(), access.lifespan, service.lifespan, *peers.last],
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[authentication, *_rate_limits(settings, quotas, metrics), DirectCalls(providers)],
+        middleware=[
+            authentication,
+            *_rate_limits(settings, quotas, metrics),
+            DirectCalls(providers, reuse=_reuse(service)),
+        ],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
@@ -181,7 +188,7 @@ def _checked_catalog(settings: Settings) -> Catalog:
 
 def _set_up_log(settings: Settings, worker: WorkerLink | None) -> None:
     configure_logging(
-        level="DEBUG" if settings.debug else settings.log_level,
+        level=settings.lowest_level,
         is_json=None if settings.log_format == "auto" else settings.log_format == "json",
         context=None if worker is None else {"worker": worker.number, "pid": os.getpid()},
     )
@@ -250,6 +257,16 @@ def _timing(app: Litestar, settings: Settings, cors: CORSConfig | None) -> Timin
         return no_timing
     routes = paths_with(app, "work", ["queued", "unqueued"])
     return ServerTiming(routes, origin_headers=partial(timing_headers, cors))
+
+
+def _reuse(service: RunningService) -> AnswerReuse | None:
+    """Return what sends answers again; None: nothing is kept."""
+
+    def repeat(recall: Recall, terms: RequestTerms) -> bool:
+        return service.parts.embedder.repeat(recall, terms)
+
+    results = service.results
+    return None if results.answers is None else AnswerReuse(results.answers, results.keys.answer_key, repeat)
 
 
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
