@@ -11,7 +11,7 @@ from api.cache_headers import CACHE_HEADER, cache_state
 from engine.embed_results import EmbedResult
 from engine.errors import InvalidInputError, ServiceError
 from engine.vectors import little_endian
-from web.responses import JSON, PlainAnswer
+from web.responses import JSON, PlainAnswer, Repeatable
 
 OCTETS: Final = "application/octet-stream"
 ARROW: Final = "application/vnd.apache.arrow.stream"
@@ -124,7 +124,8 @@ def octets(result: EmbedResult) -> PlainAnswer:
         "X-Embedding-Truncated": str(sum(result.truncated)),
         **result_headers(result),
     }
-    return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS)
+    repeatable = None if result.recall is None else Repeatable(result.recall)
+    return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS, repeatable=repeatable)
 
 
 def arrow(result: EmbedResult) -> PlainAnswer:
