@@ -147,9 +147,13 @@ def build_app(
     providers = _providers(service, settings, catalog, version=version) | peers.providers
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[*peers.first, access.lifespan, service.lifespan, *peers.last],
+        lifespan=[*peers.first, lambda _: metrics.loop_lag.running(), access.lifespan, service.lifespan, *peers.last],
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[authentication, *_rate_limits(settings, quotas), DirectCalls(providers, reuse=_reuse(service))],
+        middleware=[
+            authentication,
+            *_rate_limits(settings, quotas, metrics),
+            DirectCalls(providers, reuse=_reuse(service)),
+        ],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
@@ -191,8 +195,8 @@ def _cors(settings: Settings) -> CORSConfig | None:
     return cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
 
 
-def _rate_limits(settings: Settings, quotas: QuotaStore) -> list[RateLimitMiddleware]:
-    return [RateLimitMiddleware(quotas)] if settings.enable_rate_limit else []
+def _rate_limits(settings: Settings, quotas: QuotaStore, metrics: Metrics) -> list[RateLimitMiddleware]:
+    return [RateLimitMiddleware(quotas, count=metrics.count_rate_limited)] if settings.enable_rate_limit else []
 
 
 def _add_outer_middleware(
@@ -219,8 +223,7 @@ def _add_outer_middleware(
     if allowed_hosts:
         exempt = paths_with(app, "any_host", [True])
         inner = HostGuard(guard, allowed=AllowedHosts(allowed_hosts), exempt=exempt)
-    log = partial(
-        RequestLog,
+    log = RequestLog(
         inner,
         observe=metrics.observe,
         polled=paths_with(app, "polled", [True]),
@@ -228,7 +231,8 @@ def _add_outer_middleware(
         large_bodies=large_bodies,
         find_dialect=find_dialect,
     )
-    wrap(app, lambda _: log())
+    metrics.watch_requests(lambda: log.in_flight)
+    wrap(app, lambda _: log)
     return guard
 
 

@@ -136,7 +136,7 @@ class Embedder:
             terms.count_tokens(sum(results.tokens), sum(results.truncated))
 
         def count(run: EmbedRun) -> None:
-            self._usage[run.model.name].count(len(texts), sum(run.tokens), run.cache)
+            self._usage[run.model.name].count(len(texts), sum(run.tokens), sum(run.truncated), run.cache)
 
         async with self._run(
             model_name, texts, options, terms, check=check, count=count, slice_texts=len(texts)
@@ -173,7 +173,7 @@ class Embedder:
         work.model, work.texts, work.hits, work.dimension = name, 1, 1, recall.dimension
         work.stages.append(Stage("cache", started_s, self._clock()))
         terms.count_tokens(recall.tokens, recall.truncated)
-        self._usage[name].count(1, recall.tokens, ONE_HIT)
+        self._usage[name].count(1, recall.tokens, recall.truncated, ONE_HIT)
         return True
 
     @asynccontextmanager
@@ -214,7 +214,7 @@ class Embedder:
             terms.count_tokens(results.used_tokens, sum(results.truncated))
 
         def count(run: EmbedRun) -> None:
-            self._usage[run.model.name].count(len(texts), run.used_tokens, run.cache)
+            self._usage[run.model.name].count(len(texts), run.used_tokens, sum(run.truncated), run.cache)
 
         async with self._run(
             model_name, texts, options, terms, check=check, count=count, slice_texts=SLICE_TEXTS

@@ -12,11 +12,13 @@ class Usage:
     requests: int = 0
     texts: int = 0
     tokens: int = 0
+    truncated: int = 0
     cache: CacheCounts = field(default_factory=CacheCounts)
 
-    def count(self, texts: int, tokens: int, cache: CacheCounts) -> None:
+    def count(self, texts: int, tokens: int, truncated: int, cache: CacheCounts) -> None:
         """Count an answered request."""
         self.requests += 1
         self.texts += texts
         self.tokens += tokens
+        self.truncated += truncated
         self.cache.add(cache)

@@ -73,6 +73,8 @@ class RequestLog:
         self._large_bodies = large_bodies
         self._answer_parts = FairGate()
         self._find_dialect = find_dialect
+        self.in_flight = 0
+        """Requests that have begun and have no answer yet."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -85,6 +87,7 @@ class RequestLog:
         context.dialect = self._find_dialect(scope["path"])
         answer = _Answer(context, send, scope, self._error_headers)
         watch = _DisconnectWatch(receive, context)
+        self.in_flight += 1
         try:
             if context.rejection is not None:
                 while (await receive()).get("more_body"):
@@ -108,6 +111,7 @@ class RequestLog:
                 raise  # a part of the answer is sent: the server must close the connection
             await answer.send_error(InternalError())
         finally:
+            self.in_flight -= 1
             watch.stop()
             self._record(inner, context, answer.status, self._clock() - started)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -108,7 +109,6 @@ async def test_large_body_is_not_copied_to_join_it() -> None:
         pytest.param([(b"content-length", b"2"), (b"connection", b"close")], id="closing"),
         pytest.param([(b"transfer-encoding", b"chunked")], id="chunked"),
         pytest.param([(b"content-length", b"3")], id="too short"),
-        pytest.param([(b"content-length", b"1")], id="too long"),
         pytest.param([(b"content-length", b"2"), (b"x-name", b"a\r\nb: c")], id="two lines"),
         pytest.param([(b"content-length", b"2"), (b"x-name", b"\0")], id="zero"),
         pytest.param([(b"content-length", b"2"), (b"x name", b"a")], id="name with a space"),
@@ -123,7 +123,7 @@ async def test_answer_is_what_uvicorn_would_have_written(
     for is_joined in (True, False):
         transport, completed = Written(), list[str]()
         cycle = cycle_on(transport, keep_alive=keep_alive)
-        cycle.default_headers, cycle.on_response = [(b"date", b"now")], lambda: completed.append("yes")
+        cycle.default_headers, cycle.on_response = [(b"date", b"now")], partial(completed.append, "yes")
         send: Any = JoinedSend(cycle, cycle.send) if is_joined else cycle.send
         raised = ""
         try:
