@@ -172,7 +172,7 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status, self._context.has_answer_started = message["status"], True
             own = list(message["headers"])
             request_id = (b"x-request-id", self._context.request_id.encode())
             message["headers"] = [*own, *self._context.answer_headers, request_id, *security_headers_for(own)]
