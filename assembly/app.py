@@ -19,6 +19,7 @@ from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
 from api.cache_headers import CACHE_HEADERS
+from api.docs import ApiDocs
 from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
@@ -47,7 +48,7 @@ from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
 from web.answer_reuse import AnswerReuse
 from web.authentication import AuthenticationMiddleware
-from web.cors import cors_config, cors_headers
+from web.cors import cors_config, cors_headers, timing_headers
 from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
@@ -57,7 +58,9 @@ from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
 from web.request_context import context_of
+from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
+from web.server_timing import ServerTiming, Timing, no_timing
 
 EXPOSED_HEADERS = [
     "X-Request-ID",
@@ -69,6 +72,7 @@ EXPOSED_HEADERS = [
     *EMBEDDING_HEADERS,
     *CACHE_HEADERS,
     *LIMIT_HEADERS,
+    "Server-Timing",
 ]
 """The headers that pages of other origins may read."""
 
@@ -172,7 +176,7 @@ def build_app(
         cors=cors,
         large_bodies=large_bodies,
         authentication=authentication,
-        allowed_hosts=settings.allowed_hosts,
+        settings=settings,
     )
     app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service)
     return app
@@ -186,7 +190,7 @@ def _checked_catalog(settings: Settings) -> Catalog:
 
 def _set_up_log(settings: Settings, worker: WorkerLink | None) -> None:
     configure_logging(
-        level="DEBUG" if settings.debug else settings.log_level,
+        level=settings.lowest_level,
         is_json=None if settings.log_format == "auto" else settings.log_format == "json",
         context=None if worker is None else {"worker": worker.number, "pid": os.getpid()},
     )
@@ -209,7 +213,7 @@ def _add_outer_middleware(
     cors: CORSConfig | None,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
-    allowed_hosts: Sequence[str],
+    settings: Settings,
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
@@ -221,13 +225,14 @@ def _add_outer_middleware(
         find_dialect=find_dialect,
     )
     inner: ASGIApp = guard
-    if allowed_hosts:
+    if settings.allowed_hosts:
         exempt = paths_with(app, "any_host", [True])
-        inner = HostGuard(guard, allowed=AllowedHosts(allowed_hosts), exempt=exempt)
+        inner = HostGuard(guard, allowed=AllowedHosts(settings.allowed_hosts), exempt=exempt)
     log = RequestLog(
         inner,
         observe=metrics.observe,
-        polled=paths_with(app, "polled", [True]),
+        lines=_request_lines(app, settings),
+        timing=_timing(app, settings, cors),
         error_headers=partial(cors_headers, cors),
         large_bodies=large_bodies,
         find_dialect=find_dialect,
@@ -235,6 +240,25 @@ def _add_outer_middleware(
     metrics.watch_requests(lambda: log.in_flight)
     wrap(app, lambda _: log)
     return guard
+
+
+def _request_lines(app: Litestar, settings: Settings) -> RequestLines:
+    shown = settings.log_client
+    return RequestLines(
+        polled=paths_with(app, "polled", [True]),
+        caller_fields=CallerFields(
+            has_name=shown in ("name", "both"),
+            find_address=client_addresses(settings).address_of if shown in ("address", "both") else None,
+        ),
+        slow_s=settings.slow_request_seconds,
+    )
+
+
+def _timing(app: Litestar, settings: Settings, cors: CORSConfig | None) -> Timing:
+    if not settings.server_timing:
+        return no_timing
+    routes = paths_with(app, "work", ["queued", "unqueued"])
+    return ServerTiming(routes, origin_headers=partial(timing_headers, cors))
 
 
 def _reuse(service: RunningService) -> AnswerReuse | None:
@@ -267,7 +291,7 @@ def _providers(
     """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
-    page_files = PageFiles(is_on=settings.enable_page)
+    page_files, api_docs = PageFiles(is_on=settings.enable_page), ApiDocs(is_on=settings.enable_docs)
     names = ModelNames(
         catalog,
         lambda: service.parts.embedder,
@@ -285,6 +309,7 @@ def _providers(
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,
         "page_files": lambda: page_files,
+        "api_docs": lambda: api_docs,
         "required_models": lambda: service.required_models,
     }
 

@@ -7,7 +7,7 @@ from engine.result_store import CacheCounts
 
 @dataclass(slots=True)
 class Usage:
-    """What one model has done since the start: answered requests, texts, tokens, and where the results came from."""
+    """What one model has done since the start, and where the results came from; *truncated*: texts that were cut."""
 
     requests: int = 0
     texts: int = 0

@@ -13,6 +13,7 @@ from tests.support.servers import ROOT, environment
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"setting_conflicts", "setting_errors", "setting_types", "env_file"}),
+    frozenset({"setting_monitoring"}),
     frozenset({"host", "config", "telemetry"}),
     frozenset({"engine"}),
     frozenset({"model_manager", "access", "result_cache"}),
@@ -34,8 +35,8 @@ LIBRARIES = {
     "uvicorn": {"serving"},
     "fastembed": {"engine"},
     "onnxruntime": {"engine"},
-    "pydantic": {"config", "setting_types"},
-    "pydantic_settings": {"config", "setting_types"},
+    "pydantic": {"config", "setting_monitoring", "setting_types"},
+    "pydantic_settings": {"config", "setting_monitoring", "setting_types"},
     "prometheus_client": {"api"},
     "redis": {"access", "host"},
     "rich": {"cli"},
