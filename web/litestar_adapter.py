@@ -1,7 +1,8 @@
 """Adapter to Litestar: the only module that uses its undocumented names. A test checks the installed version."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from litestar import Litestar, Request, Response, Router
 from litestar._asgi.utils import is_valid_host
@@ -15,7 +16,7 @@ from litestar.params import HeaderParameter
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.routes import BaseRoute, HTTPRoute
-from litestar.types import ASGIApp, Empty, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, Empty, ExceptionHandlersMap, HTTPScope, Method, Receive, Scope, Send
 from litestar.utils.path import normalize_path
 from litestar.utils.scope.state import ScopeState
 
@@ -58,6 +59,21 @@ def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
     app.asgi_handler = middleware(app.asgi_handler)
 
 
+@dataclass(frozen=True, slots=True)
+class _FixedRoute:
+    """What Litestar's router finds for a path without parameters, and a method."""
+
+    app: ASGIApp
+    handler: Any
+    template: str
+    exception_handlers: ExceptionHandlersMap
+
+    @classmethod
+    def find(cls, app: Litestar, path: str, method: Method) -> Self:
+        found, handler, _, _, template = app.asgi_router.handle_routing(path=path, method=method)
+        return cls(found, handler, template, handler.resolve_exception_handlers())
+
+
 class ShortWay:
     """Calls an app's routes, most of them without Litestar's router and its layers around it.
 
@@ -69,9 +85,8 @@ class ShortWay:
         """Call the routes of *app*; *has_started* returns whether a part of the answer to a request was sent."""
         self._whole, self._has_started = app.asgi_handler, has_started
         self._inner = self._whole.app if isinstance(self._whole, CORSMiddleware) else self._whole
-        router = app.asgi_router
         self._routes = {
-            (route.path, str(method)): router.handle_routing(path=route.path, method=method)
+            (route.path, str(method)): _FixedRoute.find(app, route.path, method)
             for route in app.routes
             if isinstance(route, HTTPRoute) and not route.path_parameters
             for method in route.methods
@@ -85,11 +100,10 @@ class ShortWay:
         if found is None or scope["root_path"] or not _has_valid_host(scope):
             await self._inner(scope, receive, send)
             return
-        route, handler, _, scope["path_params"], scope["path_template"] = found
-        scope["route_handler"] = handler
-        ScopeState.from_scope(scope).exception_handlers = handler.resolve_exception_handlers()
+        scope["path_params"], scope["path_template"], scope["route_handler"] = {}, found.template, found.handler
+        ScopeState.from_scope(scope).exception_handlers = found.exception_handlers
         try:
-            await route(scope, receive, send)
+            await found.app(scope, receive, send)
         except Exception as error:
             if self._has_started(scope):
                 raise
