@@ -53,10 +53,11 @@ from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import LeanLitestar, dialect_routes, options_routes, paths_with, without_cors, wrap
+from web.litestar_adapter import LeanLitestar, ShortWay, dialect_routes, options_routes, paths_with, wrap
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
+from web.request_context import context_of
 from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
 from web.server_timing import ServerTiming, Timing, no_timing
@@ -216,7 +217,7 @@ def _add_outer_middleware(
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
-        without_cors(app.asgi_handler),
+        ShortWay(app, has_started=lambda scope: context_of(scope).has_answer_started),
         queues={path: queue for work, queue in service.queues.items() for path in paths_with(app, "work", [work])},
         identify=authentication.find_embed_caller,
         locate=authentication.locate,
