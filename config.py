@@ -234,6 +234,9 @@ class Settings(BaseSettings):
     enable_cors: bool = Field(default=True, description="Allow browsers to call the service from other origins.")
     cors_origins: Origins = Field(("*",), description="Origins that may call, such as https://app.example. *: any.")
     enable_metrics: bool = Field(default=True, description="Serve GET /metrics. If false, it answers 403.")
+    enable_tracing: bool = Field(
+        default=False, description="Send traces by OpenTelemetry, as the variables OTEL_* say. Needs the extra tracing."
+    )
 
     api_keys: Secrets = Field((), description="API keys, each written key, name:key or name:key:permission+permission.")
     api_keys_file: OptionalFilePath = Field(

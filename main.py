@@ -115,6 +115,7 @@ async def _embed(
     answer_format = accepted_format(", ".join(header_values(request.scope, b"accept")))
     check_format(answer_format, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
     context = context_of(request.scope)
+    context.encoding_formats = (body.dtype, "base64") if body.encoding == "base64" else (body.dtype,)
     result = await embedder.embed(
         body.model_name,
         texts,

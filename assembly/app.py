@@ -32,6 +32,7 @@ from assembly.peers import find_peers
 from assembly.process_reporter import ProcessReporter
 from assembly.result_cache import open_result_cache
 from assembly.running import RunningService
+from assembly.tracing import Tracing, read_tracing
 from assembly.worker_channel import WorkerChannel
 from config import Settings, SettingsError
 from engine.catalog import Catalog
@@ -79,6 +80,7 @@ class AppParts:
         find_dialect: returns the dialect of a path; None: ours.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
+        tracing: records spans of requests.
     """
 
     settings: Settings
@@ -87,6 +89,7 @@ class AppParts:
     find_dialect: Callable[[str], Dialect | None]
     keys: KeyRing
     service: RunningService
+    tracing: Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +144,10 @@ def build_app(
     peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
     cors, authentication = _cors(settings), _authentication(access, client_addresses(settings))
     providers = _providers(service, settings, catalog, version=version) | peers.providers
+    tracing = read_tracing(settings, version=version)
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[*peers.first, access.lifespan, service.lifespan, *peers.last],
+        lifespan=[tracing.lifespan, *peers.first, access.lifespan, service.lifespan, *peers.last],
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
         middleware=[authentication, *_rate_limits(settings, quotas), DirectCalls(providers)],
         request_class=StrictRequest,
@@ -164,8 +168,9 @@ def build_app(
         large_bodies=large_bodies,
         authentication=authentication,
         allowed_hosts=settings.allowed_hosts,
+        tracing=tracing,
     )
-    app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service)
+    app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service, tracing)
     return app
 
 
@@ -201,6 +206,7 @@ def _add_outer_middleware(
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
     allowed_hosts: Sequence[str],
+    tracing: Tracing,
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
@@ -224,7 +230,8 @@ def _add_outer_middleware(
         large_bodies=large_bodies,
         find_dialect=find_dialect,
     )
-    wrap(app, lambda _: log())
+    embedding, tokenizing = (paths_with(app, "work", [work]) for work in service.queues)
+    wrap(app, lambda _: tracing.around(log(), embedding=embedding, tokenizing=tokenizing))
     return guard
 
 
