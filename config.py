@@ -8,7 +8,14 @@ from pydantic import ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from env_file import EnvFileError, UnknownName, read_env_file, unknown_names
-from setting_conflicts import check_models, check_one_of, check_prefixes, check_shared_results
+from setting_conflicts import (
+    check_closed_routes,
+    check_models,
+    check_one_of,
+    check_prefixes,
+    check_public_keys,
+    check_shared_results,
+)
 from setting_errors import SettingsError as SettingsError  # noqa: PLC0414 - re-exported
 from setting_errors import explained
 from setting_types import (
@@ -234,9 +241,9 @@ class Settings(BaseSettings):
     enable_cors: bool = Field(default=True, description="Allow browsers to call the service from other origins.")
     cors_origins: Origins = Field(("*",), description="Origins that may call, such as https://app.example. *: any.")
     enable_metrics: bool = Field(default=True, description="Serve GET /metrics. If false, it answers 403.")
-    enable_tracing: bool = Field(
-        default=False, description="Send traces by OpenTelemetry, as the variables OTEL_* say. Needs the extra tracing."
-    )
+    enable_tracing: bool = Field(default=False, description="Send traces with OpenTelemetry. Needs the extra tracing.")
+    enable_page: bool = Field(default=True, description="Serve the page with charts and the playground at /.")
+    enable_docs: bool = Field(default=True, description="Serve the API docs: /docs for people, /schema for programs.")
 
     api_keys: Secrets = Field((), description="API keys, each written key, name:key or name:key:permission+permission.")
     api_keys_file: OptionalFilePath = Field(
@@ -282,34 +289,14 @@ class Settings(BaseSettings):
         return self.model_copy(update={"api_keys": ()})
 
     @model_validator(mode="after")
-    def _check_models(self) -> Self:
+    def _check_conflicts(self) -> Self:
         check_models(self.required_models, self.allowed_models, self.model_aliases, max_cached=self.max_cached_models)
-        return self
-
-    @model_validator(mode="after")
-    def _check_prefixes(self) -> Self:
         if "ipv6_wide_caller_prefix" in self.model_fields_set:
             check_prefixes(wide=self.ipv6_wide_caller_prefix, narrow=self.ipv6_caller_prefix)
-        return self
-
-    @model_validator(mode="after")
-    def _check_access(self) -> Self:
-        if self.closed_routes and not self.key_sources:
-            message = (
-                "CLOSED_ROUTES is set, but no key or token is configured; set API_KEYS, API_KEYS_FILE, JWT_SECRET, "
-                "JWT_SECRET_FILE, JWT_PUBLIC_KEY_FILE or JWT_JWKS_URL"
-            )
-            raise ValueError(message)
-        if self.jwt_public_key_file and self.jwt_jwks_url:
-            raise ValueError(
-                "JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL both provide the key of RS256 and ES256; set one of them"
-            )
+        check_closed_routes(self.closed_routes, self.key_sources)
+        check_public_keys(file=self.jwt_public_key_file, url=self.jwt_jwks_url)
         for name in ("jwt_secret", "redis_url", "cache_key_secret"):
             check_one_of({key.upper(): getattr(self, key) for key in (name, f"{name}_file")})
-        return self
-
-    @model_validator(mode="after")
-    def _check_result_cache(self) -> Self:
         check_shared_results(
             is_wanted=self.result_cache_redis,
             has_redis=(self.redis_url, self.redis_url_file) != (None, None),

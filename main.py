@@ -22,11 +22,10 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidationMarker
 from litestar.response.base import ASGIResponse
 
-from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, tei, tei_answers, tei_examples
+from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, page, tei, tei_answers, tei_examples
 from api.answer_formats import Format, accepted_format, check_format
 from api.answer_types import ModelList, Probe
-from api.cache_headers import cache_use_of
-from api.fingerprint_header import fingerprint_required_by
+from api.request_terms import terms_of
 from api.request_types import EmbedOptionsBody, EmbedRequest, Timeout, TokenizeRequest
 from api.result_cache_admin import CLEAR, ResultCacheAdmin
 from api.tei_answers import Call
@@ -111,23 +110,12 @@ async def _embed(
     timeout_s: float | None,
 ) -> tuple[EmbedResult, Format]:
     """Embed *texts* with the options of *body*, and return the format of the answer. Headers are checked first."""
-    if_fingerprint = fingerprint_required_by(request)
+    terms = terms_of(request, timeout_s)
     answer_format = accepted_format(", ".join(header_values(request.scope, b"accept")))
     check_format(answer_format, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
-    context = context_of(request.scope)
-    context.encoding_formats = (body.dtype, "base64") if body.encoding == "base64" else (body.dtype,)
-    result = await embedder.embed(
-        body.model_name,
-        texts,
-        body.options,
-        caller=context.caller,
-        timeout_s=timeout_s,
-        on_tokens=context.charge_tokens,
-        if_fingerprint=if_fingerprint,
-        cache=cache_use_of(request),
-        work=context.work,
-    )
-    return result, answer_format
+    formats = (body.dtype, "base64") if body.encoding == "base64" else (body.dtype,)
+    context_of(request.scope).encoding_formats = formats
+    return await embedder.embed(body.model_name, texts, body.options, terms), answer_format
 
 
 @post(
@@ -154,17 +142,9 @@ async def tokenize(
         call = Call(request, embedding.embedder, embedding.names, request_timeout)
         return await tei_answers.tokenize_answer(data, call, embedding.limits)
     embedding.limits.check_texts(data.texts)
-    context = context_of(request.scope)
+    terms = terms_of(request, request_timeout)
     count = await embedding.embedder.tokenize(
-        data.model_name,
-        data.texts,
-        data.input_type,
-        caller=context.caller,
-        with_pieces=data.return_tokens,
-        timeout_s=request_timeout,
-        on_tokens=context.charge_tokens,
-        if_fingerprint=fingerprint_required_by(request),
-        work=context.work,
+        data.model_name, data.texts, data.input_type, terms, with_pieces=data.return_tokens
     )
     return await build_answers.tokenize_answer(count, started_s=started_s)
 
@@ -270,7 +250,7 @@ NATIVE_ROUTES = (
     clear_cache,
 )
 DIALECT_ROUTES = (*openai.ROUTES, *ollama.ROUTES, *cohere.ROUTES, tei_health, *tei.ROUTES)
-ROUTES = (*NATIVE_ROUTES, *DIALECT_ROUTES)
+ROUTES = (*NATIVE_ROUTES, *page.ROUTES, *DIALECT_ROUTES)
 
 
 def create_app(

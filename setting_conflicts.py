@@ -34,6 +34,24 @@ def check_prefixes(*, wide: int, narrow: int) -> None:
         raise ValueError(message)
 
 
+def check_closed_routes(closed: Collection[str], key_sources: Collection[str]) -> None:
+    """Check that a key or token exists if CLOSED_ROUTES requires one."""
+    if closed and not key_sources:
+        message = (
+            "CLOSED_ROUTES is set, but no key or token is configured; set API_KEYS, API_KEYS_FILE, JWT_SECRET, "
+            "JWT_SECRET_FILE, JWT_PUBLIC_KEY_FILE or JWT_JWKS_URL"
+        )
+        raise ValueError(message)
+
+
+def check_public_keys(*, file: object, url: object) -> None:
+    """Check that only one of JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL is set."""
+    if file and url:
+        raise ValueError(
+            "JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL both provide the key of RS256 and ES256; set one of them"
+        )
+
+
 def check_one_of(sources: Mapping[str, object]) -> None:
     """Check that at most one of these settings, by name, is set."""
     if len(given := [name for name, value in sources.items() if value is not None]) > 1:

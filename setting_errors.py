@@ -32,4 +32,5 @@ def explained(error: ErrorDetails, typed: Mapping[str, str]) -> str:
     name = str(error["loc"][0])
     value = "" if name in SECRETS or name.endswith("_file") else f"={typed.get(name.upper(), error['input'])!r}"
     message = PLAIN_MESSAGES.get(error["type"], f"{message[:1].lower()}{message[1:]}")
-    return f"{name.upper()}{value} is not allowed: {message}"
+    unit = " of megabytes" if name.endswith("_mb") and error["type"] in PLAIN_MESSAGES else ""
+    return f"{name.upper()}{value} is not allowed: {message}{unit}"

@@ -51,23 +51,26 @@ def accepted_format(accept: str | None) -> Format:
     """Return the format of vectors that the header *accept* prefers; JSON if it accepts none of ours."""
     if accept is None or ("octet-stream" not in accept and "arrow" not in accept):
         return JSON
-    found = _best_match(accept, [JSON, OCTETS, ARROW])
+    found = best_match(accept, [JSON, OCTETS, ARROW])
     return OCTETS if found == OCTETS else ARROW if found == ARROW else JSON
 
 
 def accepted_text_format(accept: str | None) -> str | None:
     """Return the format of TEXT_TYPES that the header *accept* prefers to JSON; None: it prefers JSON, or `*/*`."""
-    found = JSON if accept is None else _best_match(accept, [JSON, *TEXT_TYPES])
+    found = None if accept is None else best_match(accept, [JSON, *TEXT_TYPES])
     return None if found == JSON else found
 
 
-def _best_match(accept: str, offered: Sequence[str]) -> str:
-    """Return the preferred format of *offered*, the first among equals; JSON if none is accepted."""
+def best_match(accept: str, offered: Sequence[str]) -> str | None:
+    """Return the format of *offered* that the header *accept* prefers, the first among equals; None: it accepts none.
+
+    A header that cannot be parsed accepts anything.
+    """
     acceptable = ",".join(part for part in accept.split(",") if not EXCLUDED.search(part))
     try:
-        return Accept(acceptable).best_match([*offered], default=JSON)
+        return Accept(acceptable).best_match([*offered])
     except (ValueError, OverflowError):  # a quality that is not a number
-        return JSON
+        return offered[0]
 
 
 def check_format(answer_format: Format, *, is_base64: bool, has_chunks: bool) -> None:

@@ -1,7 +1,6 @@
 """Ollama's API: embeddings, and what its clients ask about models."""
 
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from engine.embedder import Embedder
 from engine.errors import DeadlineError
 from engine.loaded_facts import ModelsInMemory
 from engine.options import EmbedOptions
+from engine.request_terms import RequestTerms
 from engine.result_store import CacheCounts
 from model_manager import ModelManager
 from web.request_context import context_of
@@ -182,13 +182,10 @@ async def _load(
 ) -> str:
     """Load *model* if it is not in memory, and return its fingerprint."""
     cache_use_of(request).refuse()
-    await embedder.tokenize(
-        model.name,
-        [""],
-        caller=context_of(request.scope).caller,
-        timeout_s=timeout_s,
-        if_fingerprint=fingerprint_required_by(request),
+    terms = RequestTerms(
+        caller=context_of(request.scope).caller, timeout_s=timeout_s, if_fingerprint=fingerprint_required_by(request)
     )
+    await embedder.tokenize(model.name, [""], terms=terms)
     return models.fingerprints.get(model.name, "")
 
 
@@ -206,7 +203,8 @@ async def _check_count(
     if count <= MANY_TEXTS:
         return
     cache_use_of(request).refuse()
-    sample = await embedder.tokenize(model.name, SAMPLE, caller=context_of(request.scope).caller, timeout_s=timeout_s)
+    terms = RequestTerms(caller=context_of(request.scope).caller, timeout_s=timeout_s)
+    sample = await embedder.tokenize(model.name, SAMPLE, terms=terms)
     seconds = sample.estimate.seconds * count / len(SAMPLE)
     allowed_s = min(timeout_s or embedder.timeout_s, embedder.timeout_s)
     if seconds > allowed_s:
@@ -288,17 +286,4 @@ async def show_version(version: NamedDependency[str]) -> ASGIResponse:
     return json_answer(OllamaVersion(version))
 
 
-@get("/", opt={"shows_more_with": "models", "polled": True}, tags=["Ollama"], responses=ollama_examples.ROOT)
-async def show_service(
-    embedder: NamedDependency[Embedder], request: Request[Any, Any, Any], version: NamedDependency[str]
-) -> ASGIResponse:
-    """What this service is. Ollama's clients ask before each job whether anything answers here."""
-    context = context_of(request.scope)
-    context.dialect = None  # the path's is that of POST, TEI's
-    may_see_models = context.principal is not None
-    names: Sequence[str] = [model.name for model in embedder.models] if may_see_models else []
-    info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": "/schema"}
-    return json_answer({**info, "models": names} if may_see_models else info)
-
-
-ROUTES = (embed, embed_prompt, show, pull, list_tags, list_running, show_version, show_service)
+ROUTES = (embed, embed_prompt, show, pull, list_tags, list_running, show_version)

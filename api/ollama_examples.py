@@ -22,7 +22,6 @@ from api.ollama_types import (
     OllamaTag,
     OllamaTags,
     OllamaVersion,
-    ServiceInfo,
 )
 from api.openapi import LimitedOperation, Responses, answer, body, dialect_problems, problem
 from api.problem_examples import MODEL_NAME, NOT_ALLOWED, NOT_AUTHENTICATED, RUN, WORK, TooLargeError
@@ -150,13 +149,6 @@ def ps_responses() -> Responses:
 
 
 VERSION: Responses = {200: answer(OllamaVersion, OllamaVersion("2.0.0"), description="The version")}
-ROOT: Responses = {
-    200: answer(
-        ServiceInfo,
-        ServiceInfo("Fast Embedding API", "2.0.0", "/schema", [MODEL_NAME]),
-        description="The service; `models` only for callers that may see them",
-    )
-}
 
 
 @dataclass

@@ -148,13 +148,3 @@ class OllamaVersion:
     """The version of this service."""
 
     version: str
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceInfo:
-    """What this service is. `models` is absent for callers that may not see them."""
-
-    name: str
-    version: str
-    docs: str
-    models: list[str] | None = None

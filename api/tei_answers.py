@@ -11,8 +11,8 @@ from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
-from api.fingerprint_header import fingerprint_required_by
 from api.model_names import ModelNames
+from api.request_terms import terms_of
 from api.request_types import TextLimits
 from api.tei_types import (
     TeiBody,
@@ -36,7 +36,6 @@ from engine.model_cards import InputType
 from engine.options import EmbedOptions, Truncate
 from engine.tokenizer import Token
 from web.input_errors import MAX_QUOTED
-from web.request_context import context_of
 from web.responses import json_answer
 
 PROMPTS: Mapping[str, InputType] = {
@@ -163,17 +162,8 @@ async def tokenize_answer(body: TeiTokenizeRequest, call: Call, limits: TextLimi
     prompt = model.card.prompt_for(input_type)
     # As in TEI, characters are counted from the beginning of the prompt.
     whole = [prompt + text for text in without_prompt(texts, model, input_type)]
-    context = context_of(call.request.scope)
-    count = await call.embedder.tokenize(
-        model.name,
-        whole,
-        caller=context.caller,
-        with_pieces=True,
-        timeout_s=call.timeout_s,
-        on_tokens=context.charge_tokens,
-        if_fingerprint=fingerprint_required_by(call.request),
-        work=context.work,
-    )
+    terms = terms_of(call.request, call.timeout_s)
+    count = await call.embedder.tokenize(model.name, whole, terms=terms, with_pieces=True)
     content = await asyncio.to_thread(_tokens, count, whole, with_special=body.add_special_tokens is not False)
     return json_answer(content, headers={FINGERPRINT_HEADER: count.fingerprint})
 

@@ -12,8 +12,8 @@ from litestar.types import Receive, Scope, Send
 from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
-from api.cache_headers import CACHE_HEADER, cache_state, cache_use_of
-from api.fingerprint_header import fingerprint_required_by
+from api.cache_headers import CACHE_HEADER, cache_state
+from api.request_terms import terms_of
 from engine.catalog import Model
 from engine.embed_run import SLICE_TEXTS, EmbedRun
 from engine.embedder import Embedder
@@ -77,12 +77,7 @@ async def vectors_answer(
         model_name,
         texts,
         options,
-        caller=context.caller,
-        timeout_s=timeout_s,
-        on_tokens=context.charge_tokens,
-        if_fingerprint=fingerprint_required_by(request),
-        cache=cache_use_of(request),
-        work=context.work,
+        terms_of(request, timeout_s),
         check_tokens=check_tokens,
     )
     if len(texts) > SLICE_TEXTS and request.scope["http_version"] != "1.0":  # which has no chunked bodies

@@ -22,6 +22,7 @@ from api.cache_headers import CACHE_HEADERS
 from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
+from api.page import PageFiles
 from api.request_types import TextLimits
 from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
@@ -126,7 +127,7 @@ def build_app(
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
     _set_up_log(settings, worker)
-    catalog = _checked_catalog(settings)
+    catalog, tracing = _checked_catalog(settings), read_tracing(settings, version=version)
     access, results, settings = read_access(settings), open_result_cache(settings), settings.without_api_keys()
     channel, metrics, large_bodies = (None if worker is None else WorkerChannel(worker)), Metrics(), LargeBodyQueue()
     quotas = quota_store(settings, supervisor=None if channel is None else channel.channel)
@@ -142,9 +143,8 @@ def build_app(
     )
     reporter = ProcessReporter(service, settings, metrics=metrics, quotas=quotas, large_bodies=large_bodies)
     peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
-    cors, authentication = _cors(settings), _authentication(access, client_addresses(settings))
+    authentication = _authentication(access, client_addresses(settings))
     providers = _providers(service, settings, catalog, version=version) | peers.providers
-    tracing = read_tracing(settings, version=version)
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
         lifespan=[tracing.lifespan, *peers.first, access.lifespan, service.lifespan, *peers.last],
@@ -153,7 +153,7 @@ def build_app(
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
-        cors_config=cors,
+        cors_config=_cors(settings),
         openapi_config=openapi.openapi_config(version),
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
@@ -164,7 +164,6 @@ def build_app(
         service,
         find_dialect=find_dialect,
         metrics=metrics,
-        cors=cors,
         large_bodies=large_bodies,
         authentication=authentication,
         allowed_hosts=settings.allowed_hosts,
@@ -202,7 +201,6 @@ def _add_outer_middleware(
     *,
     find_dialect: Callable[[str], Dialect | None],
     metrics: Metrics,
-    cors: CORSConfig | None,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
     allowed_hosts: Sequence[str],
@@ -226,7 +224,7 @@ def _add_outer_middleware(
         inner,
         observe=metrics.observe,
         polled=paths_with(app, "polled", [True]),
-        error_headers=partial(cors_headers, cors),
+        error_headers=partial(cors_headers, app.cors_config),
         large_bodies=large_bodies,
         find_dialect=find_dialect,
     )
@@ -255,6 +253,7 @@ def _providers(
     """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
+    page_files = PageFiles(is_on=settings.enable_page)
     names = ModelNames(
         catalog,
         lambda: service.parts.embedder,
@@ -271,6 +270,7 @@ def _providers(
         "scheduler": lambda: service.parts.scheduler,
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,
+        "page_files": lambda: page_files,
         "required_models": lambda: service.required_models,
     }
 

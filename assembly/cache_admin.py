@@ -3,11 +3,14 @@
 from collections.abc import Awaitable, Callable
 
 import msgspec
+import structlog
 
 from api.result_cache_admin import ClearedResults
 from assembly.result_cache import ProcessCache
 from assembly.result_clearing import CLEAR, CLEAR_OWN, TIMEOUT_S, ClearedMemory
 from host.message_channel import ChannelClosedError, Handler, MessageChannel, RemoteCallError
+
+log = structlog.get_logger()
 
 
 class ServiceCache:
@@ -29,6 +32,8 @@ class ServiceCache:
         if not self._cache.has_redis:
             return ClearedResults(cleared.entries, cleared.bytes, workers_unreachable=cleared.unreachable)
         is_deleted = await self._cache.clear_redis()
+        if not is_deleted:
+            log.warning("result_cache_not_cleared", reason="Redis cannot be reached")
         again = await self._clear_memory()  # what was read from Redis before it was deleted there
         return ClearedResults(
             cleared.entries + again.entries,

@@ -15,8 +15,8 @@ from engine.result_keys import ResultKeys
 from engine.result_store import NoResults, ResultStore
 from engine.text_results import HEADER, NUMBERS
 from host.memory import trim_memory
-from result_cache.layered_results import LayeredResults
-from result_cache.memory_results import MemoryResults, ResultCounts
+from result_cache.layered_results import NO_MEMORY, LayeredResults
+from result_cache.memory_results import MemoryResults
 
 if TYPE_CHECKING:  # 0.2 s of import, only paid with Redis
     from result_cache.redis_counts import RedisCounts
@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # 0.2 s of import, only paid with Redis
 
 MEGABYTE: Final = 1_000_000
 SECRET_BYTES = 32
-NOTHING: Final = ResultCounts(0, 0, 0, 0, 0, 0)
 
 
 def cache_bytes_of(settings: Settings) -> int:
@@ -91,7 +90,7 @@ class ProcessCache:
 
     def metrics(self, models: dict[str, TextSources]) -> ResultCacheMetrics:
         """Return the metrics of this process; *models* is where the results of texts came from, by model."""
-        counts = NOTHING if self._layers is None else self._layers.counts()
+        counts = NO_MEMORY if self._layers is None else self._layers.counts()
         if self._redis is not None:
             self._redis.may_read()  # has it checked if that is due: an idle service must not report an old failure
         return ResultCacheMetrics(
@@ -120,7 +119,9 @@ def open_result_cache(settings: Settings) -> ProcessCache:
     keys = ResultKeys(hmac.digest(secret, b"result cache: keys", "sha256"), per_caller=settings.is_cache_per_caller)
     if not settings.result_cache_mb and not settings.result_cache_redis:
         return ProcessCache(keys, None)
-    memory = MemoryResults(limit_bytes=cache_bytes_of(settings), ttl_s=settings.result_cache_ttl)
+    memory = None
+    if settings.result_cache_mb:
+        memory = MemoryResults(limit_bytes=cache_bytes_of(settings), ttl_s=settings.result_cache_ttl)
     redis = _open_redis(settings, secret) if settings.result_cache_redis else None
     return ProcessCache(keys, LayeredResults(memory, redis), redis)
 

@@ -25,7 +25,9 @@ PACKAGES = (
 """Those that requirements/tracing.txt names."""
 HTTP = "http/protobuf"
 PROTOCOLS = ("grpc", HTTP)
-SAMPLERS = tuple(f"{parent}{name}" for parent in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio"))
+SAMPLERS = tuple(
+    f"{parent}{name}" for parent in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
+)
 FOR_TRACES, FOR_ALL = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
 """How the variables of the exporter begin: those for traces win over those for all signals."""
 COUNTS = ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY")
@@ -90,11 +92,14 @@ def why_unusable(environment: Mapping[str, str]) -> Iterator[str]:
         except PackageNotFoundError:
             yield NOT_INSTALLED
             return
+    are_usable = True
     for name, check in CHECKS.items():
         value = environment.get(name, "").strip()
         if value and (advice := check(value)):
+            are_usable = False
             yield f"ENABLE_TRACING: {name} cannot be used: {advice}"
-    yield from _contradictions(environment)
+    if are_usable:
+        yield from _contradictions(environment)
 
 
 def _contradictions(environment: Mapping[str, str]) -> Iterator[str]:
@@ -143,7 +148,7 @@ def _seconds(value: str) -> str | None:
 
 
 def _count(value: str) -> str | None:
-    is_valid = value.isascii() and value.isdecimal() and 0 < int(value[:10])
+    is_valid = value.isascii() and value.isdecimal() and int(value[:10]) > 0
     return None if is_valid else "use a whole number above 0"
 
 
@@ -156,7 +161,7 @@ def _ratio(value: str) -> str | None:
 
 
 def _file(value: str) -> str | None:
-    return None if Path(value).is_file() else "there is no such file"
+    return None if Path(value).is_file() else "use the path of a file that exists"
 
 
 CHECKS: Mapping[str, Callable[[str], str | None]] = {

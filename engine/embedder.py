@@ -12,19 +12,19 @@ from engine.catalog import Catalog, Model
 from engine.embed_results import EmbedResult, TokenCount
 from engine.embed_run import SLICE_TEXTS, EmbedRun
 from engine.encoder import Encoder
-from engine.fair_queue import ANYONE, Caller
 from engine.model_cards import InputType
 from engine.offered_models import Deadline, ModelLeases, OfferedModels
 from engine.options import DEFAULTS, EmbedOptions
 from engine.request_results import RequestResults
+from engine.request_terms import RequestTerms
 from engine.result_keys import KEY_BYTES, ResultKeys
 from engine.result_lookup import ResultLookup
-from engine.result_store import CACHE_USE, CacheCounts, CacheUse, NoResults, ResultStore
+from engine.result_store import CacheCounts, NoResults, ResultStore
 from engine.scheduler import Scheduler
 from engine.text_admission import TextAdmission
 from engine.tokenizer import Token, TokenizedText
 from engine.tokenizer_queue import TokenizerQueue
-from telemetry.request_work import RequestWork, Stage
+from telemetry.request_work import Stage
 
 LOAD_S = 0.001
 """Leasing a model that is in memory takes less; then it is no part of a request's time worth a line."""
@@ -124,13 +124,7 @@ class Embedder:
         model_name: str | None,
         texts: Sequence[str],
         options: EmbedOptions = DEFAULTS,
-        *,
-        caller: Caller = ANYONE,
-        timeout_s: float | None = None,
-        on_tokens: Callable[[int], None] | None = None,
-        if_fingerprint: str | None = None,
-        cache: CacheUse = CACHE_USE,
-        work: RequestWork | None = None,
+        terms: RequestTerms | None = None,
     ) -> EmbedResult:
         """Embed *texts*. Their number and lengths must have been checked.
 
@@ -138,36 +132,21 @@ class Embedder:
             model_name: a model of the catalogue; None: the default model.
             texts: at least one.
             options: how texts are preprocessed and vectors postprocessed.
-            caller: who sent them; the service is fair between callers.
-            timeout_s: maximum seconds to wait; the service's own limit applies as well.
-            on_tokens: called before the model runs, with the number of tokens of all texts. If it raises, the request
-                fails with that error.
-            if_fingerprint: the fingerprint that the model must have; None: any.
-            cache: what the request allows of the result cache.
-            work: gets what is done for the request; None: nobody wants to know.
+            terms: of the request. Tokens are counted before truncation.
 
         Raises:
             ServiceError: any of `engine.errors`. After a `DeadlineError`, waiting work was dropped.
         """
-        work = work or RequestWork()
+        terms = terms or RequestTerms()
 
         def check(results: RequestResults) -> None:
-            work.tokens, work.truncated = sum(results.tokens), sum(results.truncated)
-            if on_tokens is not None:
-                on_tokens(work.tokens)
+            terms.count_tokens(sum(results.tokens), sum(results.truncated))
+
+        def count(run: EmbedRun) -> None:
+            self._count(run, sum(run.tokens))
 
         async with self._run(
-            model_name,
-            texts,
-            options,
-            caller=caller,
-            timeout_s=timeout_s,
-            if_fingerprint=if_fingerprint,
-            cache=cache,
-            work=work,
-            check=check,
-            count=lambda run: self._count(run, sum(run.tokens)),
-            slice_texts=len(texts),
+            model_name, texts, options, terms, check=check, count=count, slice_texts=len(texts)
         ) as run:
             vectors, dimension = await run.next_slice()
         return EmbedResult(
@@ -187,14 +166,9 @@ class Embedder:
         model_name: str | None,
         texts: Sequence[str],
         options: EmbedOptions = DEFAULTS,
+        terms: RequestTerms | None = None,
         *,
-        caller: Caller = ANYONE,
-        timeout_s: float | None = None,
-        on_tokens: Callable[[int], None] | None = None,
-        if_fingerprint: str | None = None,
         check_tokens: Callable[[Sequence[int]], None] | None = None,
-        cache: CacheUse = CACHE_USE,
-        work: RequestWork | None = None,
     ) -> AsyncIterator[EmbedRun]:
         """Embed any number of *texts* in slices, for an answer that is written while it is computed.
 
@@ -206,14 +180,9 @@ class Embedder:
             model_name: as `embed`.
             texts: as `embed`.
             options: as `embed`.
-            caller: as `embed`.
-            timeout_s: as `embed`.
-            on_tokens: as `embed`, but with the number of tokens that the model runs, after truncation.
-            if_fingerprint: as `embed`.
-            check_tokens: called before `on_tokens` with the tokens per text before truncation. If it raises, the
-                request fails with that error.
-            cache: as `embed`.
-            work: as `embed`.
+            terms: as `embed`, but tokens are those that the model runs, after truncation.
+            check_tokens: called with the tokens per text before truncation. If it raises, the request fails with that
+                error, and no tokens are charged.
 
         Raises:
             ServiceError: as `embed`, at the start of the block, from `EmbedRun.slices`, or at the deadline, from any
@@ -221,28 +190,18 @@ class Embedder:
         """
         if options.long_text == "chunks":
             raise ValueError("long_text='chunks' has more than one vector per text")
-
-        work = work or RequestWork()
+        terms = terms or RequestTerms()
 
         def check(results: RequestResults) -> None:
-            work.tokens, work.truncated = results.used_tokens, sum(results.truncated)
             if check_tokens is not None:
                 check_tokens(results.tokens)
-            if on_tokens is not None:
-                on_tokens(work.tokens)
+            terms.count_tokens(results.used_tokens, sum(results.truncated))
+
+        def count(run: EmbedRun) -> None:
+            self._count(run, run.used_tokens)
 
         async with self._run(
-            model_name,
-            texts,
-            options,
-            caller=caller,
-            timeout_s=timeout_s,
-            if_fingerprint=if_fingerprint,
-            cache=cache,
-            work=work,
-            check=check,
-            count=lambda run: self._count(run, run.used_tokens),
-            slice_texts=SLICE_TEXTS,
+            model_name, texts, options, terms, check=check, count=count, slice_texts=SLICE_TEXTS
         ) as run:
             yield run
 
@@ -251,13 +210,9 @@ class Embedder:
         model_name: str | None,
         texts: Sequence[str],
         input_type: InputType | None = None,
+        terms: RequestTerms | None = None,
         *,
-        caller: Caller = ANYONE,
         with_pieces: bool = False,
-        timeout_s: float | None = None,
-        on_tokens: Callable[[int], None] | None = None,
-        if_fingerprint: str | None = None,
-        work: RequestWork | None = None,
     ) -> TokenCount:
         """Count the tokens of *texts* and estimate their work. Loads the model if necessary, but does not run it.
 
@@ -265,20 +220,17 @@ class Embedder:
             model_name: a model of the catalogue; None: the default model.
             texts: at least one.
             input_type: selects the prompt, which counts as well; None: no prompt.
-            caller: who sent them.
+            terms: as `embed`.
             with_pieces: return the tokens themselves, too.
-            timeout_s: maximum seconds to wait; the service's own limit applies as well.
-            on_tokens: called with the number of tokens of all texts. If it raises, the request fails with that error.
-            if_fingerprint: as `embed`.
-            work: as `embed`.
 
         Raises:
             ServiceError: as `embed`.
         """
-        model, deadline_s, work = self._models.resolve(model_name), self._deadline_s(timeout_s), work or RequestWork()
+        terms = terms or RequestTerms()
+        model, deadline_s, work = self._models.resolve(model_name), self._deadline_s(terms), terms.work
         work.model, work.texts = model.name, len(texts)
-        async with Deadline(deadline_s), self._lease(model, caller, work) as encoder:
-            self._models.check(encoder, model, DEFAULTS, if_fingerprint)
+        async with Deadline(deadline_s), self._lease(model, terms) as encoder:
+            self._models.check(encoder, model, DEFAULTS, terms.if_fingerprint)
             model = encoder.model
             tokenizer, prompt = encoder.tokenizer, model.card.prompt_for(input_type)
 
@@ -287,12 +239,10 @@ class Embedder:
                 return tokenizer.tokenize(some, prompt=prompt), pieces
 
             started_s = self._clock()
-            counted = await self._texts.tokenize(count, texts, caller, passes=2 if with_pieces else 1)
+            counted = await self._texts.tokenize(count, texts, terms.caller, passes=2 if with_pieces else 1)
             work.stages.append(Stage("tokenize", started_s, self._clock()))
             items = [item for some, _ in counted for item in some]
-            work.tokens, work.truncated = sum(item.tokens for item in items), sum(item.is_truncated for item in items)
-            if on_tokens is not None:
-                on_tokens(work.tokens)
+            terms.count_tokens(sum(item.tokens for item in items), sum(item.is_truncated for item in items))
             estimate = self._scheduler.estimate(encoder.runnable(input_type), items)
         return TokenCount(
             model,
@@ -310,23 +260,19 @@ class Embedder:
         model_name: str | None,
         texts: Sequence[str],
         options: EmbedOptions,
+        terms: RequestTerms,
         *,
-        caller: Caller,
-        timeout_s: float | None,
-        if_fingerprint: str | None,
-        cache: CacheUse,
-        work: RequestWork,
         check: Callable[[RequestResults], None],
         count: Callable[[EmbedRun], None],
         slice_texts: int,
     ) -> AsyncIterator[EmbedRun]:
         """Find the results of *texts*; tokenise and admit those that are missing, all of them or nothing.
 
-        If the model and all results are in memory, the request needs neither a lease nor room in the queue. *check* is
-        called once the tokens of all texts are known; if it raises, the request fails with that error. *count* is
-        called when the last slice, of *slice_texts* texts, is computed.
+        If the model and all results are in memory, this needs neither a lease nor room in the queue. *check* is called
+        once all tokens are known, and may raise; *count* when the last slice, of *slice_texts* texts, is computed.
         """
-        model, deadline_s = self._models.resolve(model_name), self._deadline_s(timeout_s)
+        model, deadline_s = self._models.resolve(model_name), self._deadline_s(terms)
+        caller, cache, work = terms.caller, terms.cache, terms.work
         options.check(model)
         work.model, work.texts = model.name, len(texts)
         start = partial(
@@ -334,7 +280,7 @@ class Embedder:
         )
         results, is_long = None, len(texts) > slice_texts
         if cache.may_read and (
-            encoder := self._models.peek(model, options, caller=caller, if_fingerprint=if_fingerprint)
+            encoder := self._models.peek(model, options, caller=caller, if_fingerprint=terms.if_fingerprint)
         ):
             started_s = self._clock()
             results = await self._results.results_of(encoder, texts, options, caller, cache)
@@ -348,8 +294,8 @@ class Embedder:
                 return
         if results is None or not self._results.store.is_layered:  # the model is not in memory, or nothing else is kept
             cache.refuse()
-        async with Deadline(deadline_s), self._lease(model, caller, work) as encoder:
-            self._models.check(encoder, model, options, if_fingerprint)
+        async with Deadline(deadline_s), self._lease(model, terms) as encoder:
+            self._models.check(encoder, model, options, terms.if_fingerprint)
             started_s = self._clock()
             if results is None or results.encoder is not encoder:
                 results = await self._results.results_of(encoder, texts, options, caller, cache)
@@ -371,17 +317,17 @@ class Embedder:
                     yield run
 
     @asynccontextmanager
-    async def _lease(self, model: Model, caller: Caller, work: RequestWork) -> AsyncIterator[Encoder]:
+    async def _lease(self, model: Model, terms: RequestTerms) -> AsyncIterator[Encoder]:
         """Lease *model*, and note how long it took to load."""
         started_s = self._clock()
-        async with self._models.lease(model, caller=caller) as encoder:
+        async with self._models.lease(model, caller=terms.caller) as encoder:
             if (ended_s := self._clock()) - started_s >= LOAD_S:
-                work.stages.append(Stage("load", started_s, ended_s))
+                terms.work.stages.append(Stage("load", started_s, ended_s))
             yield encoder
 
-    def _deadline_s(self, timeout_s: float | None) -> float:
+    def _deadline_s(self, terms: RequestTerms) -> float:
         """Return when the time of a request that begins now is over, on the event loop's clock."""
-        return asyncio.get_running_loop().time() + min(timeout_s or self._timeout_s, self._timeout_s)
+        return asyncio.get_running_loop().time() + min(terms.timeout_s or self._timeout_s, self._timeout_s)
 
     def _count(self, run: EmbedRun, tokens: int) -> None:
         """Count an answered request."""

@@ -125,7 +125,8 @@ class RequestResults:
         if self._use.may_read and self.keys and self._cache.store.is_layered:
             numbers = self._missing
             keys = [self.keys[number] for number in numbers]
-            if self._receive(numbers, await self._cache.store.fetch(self._namespace, keys)):
+            found = await self._cache.store.fetch(self._namespace, keys, may_keep=self._use.may_keep)
+            if self._receive(numbers, found):
                 self._cache.changes += 1
                 self.forget_found()
 

@@ -74,13 +74,16 @@ class ResultStore(Protocol):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is in memory, so that `get` finds nothing."""
+        """Whether no result can be found, in memory or elsewhere."""
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return what is in memory, in the order of *keys*, and count each as used."""
 
-    async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return what the slower store has, and keep it in memory. *namespace* is that of the model (`result_keys`)."""
+    async def fetch(self, namespace: str, keys: Sequence[bytes], *, may_keep: bool) -> list[bytes | None]:
+        """Return what the slower store has. *namespace* is that of the model (`result_keys`).
+
+        What is found is kept in memory, too, if the request *may_keep* it.
+        """
 
     def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
         """Keep results: in memory at once, in the slower store later. Nothing is kept if *generation* has passed."""
@@ -97,8 +100,8 @@ class NoResults:
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [None] * len(keys)
 
-    async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        del namespace
+    async def fetch(self, namespace: str, keys: Sequence[bytes], *, may_keep: bool) -> list[bytes | None]:
+        del namespace, may_keep
         return [None] * len(keys)
 
     def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:

@@ -7,6 +7,8 @@ from typing import Protocol
 from host.memory import trim_memory
 from result_cache.memory_results import MemoryResults, ResultCounts
 
+NO_MEMORY = ResultCounts(0, 0, 0, 0, 0, 0)
+
 
 class SlowerResults(Protocol):
     """A store that other processes share. Its failures are fewer hits; only `clear` raises."""
@@ -26,7 +28,8 @@ class LayeredResults:
 
     is_off = False
 
-    def __init__(self, memory: MemoryResults, slower: SlowerResults | None = None) -> None:
+    def __init__(self, memory: MemoryResults | None, slower: SlowerResults | None = None) -> None:
+        """Keep results in *memory*, if there is any, and in *slower*, if others share one."""
         self._memory = memory
         self._slower = slower
         self._generation = 0
@@ -37,34 +40,38 @@ class LayeredResults:
 
     @property
     def is_empty(self) -> bool:
-        return self._memory.is_empty
+        return self._slower is None and (self._memory is None or self._memory.is_empty)
 
     @property
     def is_layered(self) -> bool:
         return self._slower is not None
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        if self._memory is None:
+            return [None] * len(keys)
         get = self._memory.get
         return [get(key) for key in keys]
 
-    async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def fetch(self, namespace: str, keys: Sequence[bytes], *, may_keep: bool) -> list[bytes | None]:
         if self._slower is None or not keys:
             return [None] * len(keys)
         generation = self._generation
         results = await self._slower.fetch(namespace, keys)
         if generation != self._generation:  # all results were deleted meanwhile, so these may be, too
             return [None] * len(keys)
-        for key, result in zip(keys, results, strict=True):
-            if result is not None:
-                self._memory.put(key, result)
+        if may_keep and self._memory is not None:
+            for key, result in zip(keys, results, strict=True):
+                if result is not None:
+                    self._memory.put(key, result)
         return results
 
     def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
         if generation != self._generation:
             return
-        put = self._memory.put
-        for key, result in results.items():
-            put(key, result)
+        if self._memory is not None:
+            put = self._memory.put
+            for key, result in results.items():
+                put(key, result)
         if self._slower is not None and results:
             self._slower.put_later(namespace, results)
 
@@ -84,9 +91,10 @@ class LayeredResults:
 
     def counts(self) -> ResultCounts:
         """Return the counts of the memory."""
-        return self._memory.counts()
+        return NO_MEMORY if self._memory is None else self._memory.counts()
 
     def clear_memory(self) -> None:
         """Delete what is in memory. Results of texts that are computed or fetched meanwhile are not kept."""
         self._generation += 1
-        self._memory.clear()
+        if self._memory is not None:
+            self._memory.clear()

@@ -14,5 +14,5 @@ class UnreadAnswers(requests.Session):
         response.close()
         return response
 
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - the library's signature
+    def get_redirect_target(self, resp: requests.Response) -> None:
         """Return that there is none: the library would read the body of a redirect before it follows it, or not."""

@@ -287,7 +287,7 @@ def test_trusted_proxies_are_addresses_and_networks(read: Read) -> None:
         pytest.param("CORS_ORIGINS", "https://app.example/", "(no path), or *.", id="origin with a path"),
         pytest.param("TRUSTED_PROXIES", "10.0.0.1,proxy", "'proxy' does not appear", id="proxy by its name"),
         pytest.param("TRUSTED_PROXIES", "10.0.0.1/8", "host bits set", id="network with an address in it"),
-        pytest.param("RESULT_CACHE_MB", "64MB", "use a whole number", id="megabytes with a unit"),
+        pytest.param("RESULT_CACHE_MB", "64MB", "use a whole number of megabytes", id="megabytes with a unit"),
         pytest.param("RESULT_CACHE_MB", "-1", "greater than or equal to 0", id="negative megabytes"),
         pytest.param("RESULT_CACHE_TTL", "0", "greater than 0", id="results that expire at once"),
         pytest.param("RESULT_CACHE_REDIS_TIMEOUT", "50ms", "use a number", id="seconds with a unit"),

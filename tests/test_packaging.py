@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import httpx
@@ -29,7 +30,11 @@ def test_wheel_lists_every_module_and_package_of_the_service() -> None:
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert set(listed["py-modules"]) == modules
-    assert set(listed["packages"]) == packages | {"models.all-MiniLM-L6-v2", "vocabularies"}
+    files = [path for path in (ROOT / "static").rglob("*") if path.is_file()]
+    static = {".".join(path.parent.relative_to(ROOT).parts) for path in files}
+    assert set(listed["packages"]) == packages | static | {"models.all-MiniLM-L6-v2", "vocabularies"}
+    patterns = listed["package-data"]["*"]
+    assert [path for path in files if not any(fnmatch(path.name, pattern) for pattern in patterns)] == []
 
 
 def run(*command: str | Path, folder: Path) -> str:

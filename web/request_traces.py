@@ -18,7 +18,17 @@ from web.litestar_adapter import route_of
 from web.request_context import Client, context_of, trace_of
 from web.route_table import RouteTable
 from web.security_headers import Header
-from web.span_attributes import at_end, at_start, is_failure, joined_stages, method_of, name_of, of_rejection, of_work, rejected_status
+from web.span_attributes import (
+    at_end,
+    at_start,
+    is_failure,
+    joined_stages,
+    method_of,
+    name_of,
+    of_rejection,
+    of_work,
+    rejected_status,
+)
 
 FLUSH_S = 1.5
 """Seconds that the end of the service waits for spans to be sent. Less than the time after which the supervisor kills a

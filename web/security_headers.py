@@ -2,25 +2,26 @@
 
 Header = tuple[bytes, bytes]
 
-SECURITY_HEADERS: tuple[Header, ...] = (
+BASIC_HEADERS: tuple[Header, ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
 )
 """From OWASP's REST security cheat sheet. Strict-Transport-Security belongs to the proxy that terminates TLS."""
-DATA_POLICY: Header = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-PAGE_POLICY: Header = (b"content-security-policy", b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-"""For the pages at /schema, which load scripts. All other answers are data and may load nothing."""
-
-
-DATA_HEADERS = (*SECURITY_HEADERS, DATA_POLICY)
-PAGE_HEADERS = (*SECURITY_HEADERS, PAGE_POLICY)
+DATA_HEADERS: tuple[Header, ...] = (
+    *BASIC_HEADERS,
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""For data: nobody keeps it, and a browser that shows it lets it load nothing."""
 
 
 def security_headers_for(headers: list[Header]) -> tuple[Header, ...]:
-    """Return the headers to add to an answer with these *headers*."""
-    for name, value in headers:
-        if name == b"content-type" and value.startswith(b"text/html"):
-            return PAGE_HEADERS
+    """Return the headers to add to an answer with these *headers*.
+
+    Static files and redirects have a Content-Security-Policy and a Cache-Control of their own.
+    """
+    for name, _ in headers:
+        if name == b"content-security-policy":
+            return BASIC_HEADERS
     return DATA_HEADERS

@@ -36,14 +36,16 @@ def name_of(method: str, route: str | None, context: RequestContext | None = Non
 
 def at_start(scope: HTTPScope, route: str | None) -> Attributes:
     """Return what is known before the request is answered; samplers see it."""
-    return {
+    found: Attributes = {
         names.HTTP_METHOD: method_of(scope),
         names.URL_SCHEME: scope["scheme"],
         names.PROTOCOL_VERSION: scope["http_version"],
         **_place(scope["path"], route),
         **_server(scope),
-        **{names.USER_AGENT: value[:MAX_CHARACTERS] for value in header_values(scope, b"user-agent")[:1]},
     }
+    if agents := header_values(scope, b"user-agent"):
+        found[names.USER_AGENT] = agents[0][:MAX_CHARACTERS]
+    return found
 
 
 def at_end(scope: HTTPScope, route: str | None, status: int, context: RequestContext) -> Attributes:

@@ -14,7 +14,7 @@ from typing import Any
 from config import load_settings
 from engine.errors import DeadlineError, ServiceError
 from web.problems import problem_answer, request_id_of
-from web.security_headers import SECURITY_HEADERS, security_headers_for
+from web.security_headers import BASIC_HEADERS, security_headers_for
 
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 SERVE_PATHS = "/-/"
@@ -153,7 +153,7 @@ class _Answer:
 
 def _serve_failure(head: Message) -> ServiceError | None:
     """Return the service's equivalent of an error of Serve itself; None if the service has answered."""
-    if SECURITY_HEADERS[0][0] in {name.lower() for name, _ in head["headers"]}:
+    if BASIC_HEADERS[0][0] in {name.lower() for name, _ in head["headers"]}:
         return None
     if head["status"] == SERVE_TIMEOUT_STATUS:
         return DeadlineError()

@@ -158,7 +158,7 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
     ("get", "/api/tags"): {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE},
     ("get", "/api/ps"): {200: Way("default"), 401: Way("locked"), 503: KEYS_UNAVAILABLE},
     ("get", "/api/version"): {200: Way("default")},
-    ("get", "/"): {200: Way("default")},
+    ("get", "/"): {200: Way("default"), 406: Way("default", headers={"Accept": "image/png"})},
     ("post", "/"): tei(TEI_TEXT),
     ("post", "/tei"): tei(TEI_SENTENCES),
     ("post", "/tei/embed"): {**tei(TEI_TEXT), 424: Way("narrow", {"inputs": "poison"})},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from api.metric_types import TextSources
 from api.result_cache_admin import ClearedResults
@@ -128,8 +129,8 @@ async def test_replicas_with_the_same_secret_share_results_in_redis_until_they_e
     async with one.running():
         keep(one)
     async with two.running(), stranger.running():
-        assert await two.store.fetch(NAMESPACE, [KEY]) == [RESULT]
-        assert await stranger.store.fetch(NAMESPACE, [KEY]) == [None]
+        assert await two.store.fetch(NAMESPACE, [KEY], may_keep=True) == [RESULT]
+        assert await stranger.store.fetch(NAMESPACE, [KEY], may_keep=True) == [None]
         metrics = two.metrics({}).redis
     assert (metrics.state, metrics.lookups, metrics.hits, metrics.fetches) == ("reachable", 1, 1, 1)
     assert sum(metrics.fetch_buckets.values()) == 1
@@ -156,12 +157,14 @@ async def test_redis_that_is_gone_is_reported_until_it_is_back_and_memory_is_use
     async with cache.running():
         keep(cache)
         assert cache.store.get([KEY]) == [RESULT]
-        assert await cache.store.fetch(NAMESPACE, [KEY]) == [None]
+        assert await cache.store.fetch(NAMESPACE, [KEY], may_keep=True) == [None]
         metrics = cache.metrics({}).redis
         assert (metrics.state, metrics.dropped) == ("unreachable", 1)
         assert sum(metrics.errors.values()) >= 1
-        cleared = await ServiceCache(cache, clear_memory=cache.clear_memory).clear()
+        with capture_logs() as events:
+            cleared = await ServiceCache(cache, clear_memory=cache.clear_memory).clear()
         assert (cleared.entries, cleared.redis) == (1, "unreachable")
+        assert "result_cache_not_cleared" in [event["event"] for event in events]
         assert cache.store.get([KEY]) == [None]
         redis.start()
         while cache.metrics({}).redis.state != "reachable":  # noqa: ASYNC110 - reading metrics is what has it checked

@@ -3,6 +3,7 @@
 import ast
 import fnmatch
 import re
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cli.commands import COMMANDS
 from config import BUNDLED_MODELS_DIR, HERE, PRELOADED_DIR
 from main import VERSION
 from tests.support.servers import ROOT
+from web.static_files import STATIC_DIR
 
 SERVICE = ["main.py", "cli/__main__.py", "cli/health.py", *(f"cli/{name}.py" for name in COMMANDS)]
 
@@ -105,10 +107,10 @@ def test_each_stage_contains_what_its_programs_import(stage: str, entries: list[
 
 
 @pytest.mark.parametrize(
-    "folder", [BUNDLED_MODELS_DIR / "all-MiniLM-L6-v2", CL100K_BASE.parent], ids=lambda it: it.name
+    "folder", [BUNDLED_MODELS_DIR / "all-MiniLM-L6-v2", CL100K_BASE.parent, STATIC_DIR], ids=lambda it: it.name
 )
-def test_image_contains_the_bundled_model_and_the_vocabulary(folder: Path) -> None:
-    files = [path.relative_to(ROOT).as_posix() for path in folder.iterdir()]
+def test_image_contains_the_bundled_model_the_vocabulary_and_static_files(folder: Path) -> None:
+    files = [path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if not (in_build_context(path) and PRODUCTION.contains(path))] == []
 
@@ -152,6 +154,26 @@ def test_production_has_the_locked_runtime_packages_and_no_test_or_build_tools()
         assert not re.search(r"test\.txt|lint\.txt|apt-get|apk |gcc|build-essential|curl", text)
     assert not [line for line in PRODUCTION.arguments("RUN") if "pip" in line]
     assert not PRODUCTION.contains("requirements/lock-runtime.txt")
+
+
+@pytest.mark.parametrize(
+    ("extras", "locks"),
+    [
+        pytest.param("", [], id="none"),
+        pytest.param("tracing", ["lock-tracing.txt"], id="one"),
+        pytest.param("tracing, arrow", ["lock-tracing.txt", "lock-arrow.txt"], id="two"),
+    ],
+)
+def test_extras_are_installed_from_their_lock_files(extras: str, locks: list[str]) -> None:
+    [install] = [line for line in STAGES["dependencies"].arguments("RUN") if "install" in line]
+    [expression] = re.findall(r"\$\(for .*?done\)", install)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"echo {expression}"], env={"EXTRAS": extras}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [word for lock in locks for word in ("--requirement", f"requirements/{lock}")]
+    for lock in locks:
+        assert STAGES["dependencies"].contains(f"requirements/{lock}")
+    assert (ROOT / "requirements/lock-tracing.txt").is_file()
 
 
 @pytest.mark.parametrize("name", ["production", "development"])

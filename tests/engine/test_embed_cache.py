@@ -35,6 +35,7 @@ from engine.errors import (
 from engine.fair_queue import ANYONE
 from engine.options import DEFAULTS, EmbedOptions, LongText, Truncate
 from engine.pipeline import CLIP_CHARACTERS_PER_TOKEN
+from engine.request_terms import RequestTerms
 from engine.result_keys import ResultKeys
 from engine.result_store import CacheCounts, CacheUse, ResultStore
 from engine.scheduler import Scheduler
@@ -120,8 +121,14 @@ def key_of(encoder: Encoder, text: str, options: EmbedOptions) -> bytes:
     return key
 
 
-async def read_all(embedder: Embedder, texts: Sequence[str], **arguments: Any) -> tuple[NDArray[Any], CacheCounts]:
-    async with embedder.open(None, texts, **arguments) as run:
+async def read_all(
+    embedder: Embedder,
+    texts: Sequence[str],
+    *,
+    check_tokens: Callable[[Sequence[int]], None] | None = None,
+    **terms: Any,
+) -> tuple[NDArray[Any], CacheCounts]:
+    async with embedder.open(None, texts, terms=RequestTerms(**terms), check_tokens=check_tokens) as run:
         slices = [vectors async for vectors in run.slices()]
     return np.concatenate(slices), run.cache
 
@@ -133,8 +140,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_work_of_a_request_is_noted_by_stage(embedder: Embedder) -> None:
     computed, kept = RequestWork(), RequestWork()
-    await embedder.embed(None, ["one two", "three", "three"], work=computed)
-    result = await embedder.embed(None, ["three"], work=kept)
+    await embedder.embed(None, ["one two", "three", "three"], terms=RequestTerms(work=computed))
+    result = await embedder.embed(None, ["three"], terms=RequestTerms(work=kept))
     assert [stage.name for stage in computed.stages] == ["cache", "cache", "tokenize", "queue", "run"]
     assert [stage.name for stage in kept.stages] == ["cache"]
     for work in (computed, kept):
@@ -145,31 +152,33 @@ async def test_work_of_a_request_is_noted_by_stage(embedder: Embedder) -> None:
 
 
 async def test_without_room_for_other_work_only_kept_results_are_returned(
-    embedder: Embedder, make: Make, models: OneModel, scheduler: Scheduler
+    embedder: Embedder, results: DictResults, make: Make, models: OneModel, scheduler: Scheduler
 ) -> None:
     refusal = OverloadedError("The queue is full.", retry_after_s=1)
     full = CacheUse(refusal=refusal)
     charged = list[int]()
     await embedder.embed(None, ["one", "two"])
-    assert (await embedder.embed(None, ["two", "one"], cache=full)).cache == CacheCounts(hit=2)
+    kept = set(results.memory)
+    assert (await embedder.embed(None, ["two", "one"], terms=RequestTerms(cache=full))).cache == CacheCounts(hit=2)
     for texts in (["three"], ["one", "three"]):
         with pytest.raises(OverloadedError) as refused:
-            await embedder.embed(None, texts, cache=full, on_tokens=charged.append)
+            await embedder.embed(None, texts, terms=RequestTerms(cache=full, on_tokens=charged.append))
         assert refused.value is refusal
         with pytest.raises(OverloadedError):
             await read_all(embedder, texts, cache=full, on_tokens=charged.append)
+    assert [key for key in results.memory if key not in kept] == []
     models.gate.clear()  # the model is not in memory, and waiting for it would not end
     with pytest.raises(OverloadedError):
-        await embedder.embed(None, ["one"], cache=full, on_tokens=charged.append)
+        await embedder.embed(None, ["one"], terms=RequestTerms(cache=full, on_tokens=charged.append))
     models.gate.set()
     assert (charged, scheduler.state().texts, embedder.has_results) == ([], 2, True)
     slower = dict[tuple[str, bytes], bytes]()
     await make(DictResults(slower)).embed(None, ["one"])
     replica = make(DictResults(slower))
-    assert not replica.has_results
-    assert (await replica.embed(None, ["one"], cache=full)).cache == CacheCounts(hit=1)
+    assert replica.has_results
+    assert (await replica.embed(None, ["one"], terms=RequestTerms(cache=full))).cache == CacheCounts(hit=1)
     with pytest.raises(OverloadedError):
-        await replica.embed(None, ["one", "two"], cache=full)
+        await replica.embed(None, ["one", "two"], terms=RequestTerms(cache=full))
 
 
 async def test_text_is_run_once_for_all_its_repeats_and_for_later_requests(
@@ -199,7 +208,9 @@ async def test_every_option_is_applied_to_one_kept_result(
     assert scheduler.state().texts == texts_run
     assert [hit.cache for hit in hits] == [CacheCounts(hit=4)] * len(options)
     for option, hit in zip(options, hits, strict=True):
-        assert facts(hit) == facts(await fresh.embed(None, texts[::-1], option, cache=NO_CACHE)), option
+        assert facts(hit) == facts(await fresh.embed(None, texts[::-1], option, terms=RequestTerms(cache=NO_CACHE))), (
+            option
+        )
 
 
 @pytest.mark.parametrize("first", [None, "end", "none"])
@@ -252,7 +263,7 @@ async def test_tokens_of_all_texts_are_charged_and_counted_whatever_was_kept(emb
         if kept:
             await embedder.embed(None, kept)
             embedder_usage = embedder.usage("acme/tiny").tokens
-        result = await embedder.embed(None, texts, on_tokens=charged.append)
+        result = await embedder.embed(None, texts, terms=RequestTerms(on_tokens=charged.append))
         assert result.tokens == [4, 3 * MAX_TOKENS + 2, 4, 3]
         assert result.truncated == [False, True, False, False]
         assert embedder.usage("acme/tiny").tokens - embedder_usage == sum(result.tokens)
@@ -324,7 +335,7 @@ async def test_damaged_result_is_computed_anew_and_replaced(
 
 async def test_request_that_may_not_read_is_computed_and_kept(embedder: Embedder, scheduler: Scheduler) -> None:
     await embedder.embed(None, ["one"])
-    result = await embedder.embed(None, ["one", "two", "two"], cache=NO_CACHE)
+    result = await embedder.embed(None, ["one", "two", "two"], terms=RequestTerms(cache=NO_CACHE))
     assert (result.cache, scheduler.state().texts) == (CacheCounts(miss=2, coalesced=1), 3)
     assert (await embedder.embed(None, ["two"])).cache == CacheCounts(hit=1)
 
@@ -332,10 +343,10 @@ async def test_request_that_may_not_read_is_computed_and_kept(embedder: Embedder
 async def test_request_that_may_not_keep_leaves_nothing_but_uses_what_is_kept(
     embedder: Embedder, results: DictResults
 ) -> None:
-    await embedder.embed(None, ["one"], cache=NO_STORE)
+    await embedder.embed(None, ["one"], terms=RequestTerms(cache=NO_STORE))
     assert results.memory == {}
     await embedder.embed(None, ["one"])
-    assert (await embedder.embed(None, ["one"], cache=NO_STORE)).cache == CacheCounts(hit=1)
+    assert (await embedder.embed(None, ["one"], terms=RequestTerms(cache=NO_STORE))).cache == CacheCounts(hit=1)
 
 
 async def test_hits_need_neither_a_lease_nor_the_lanes(
@@ -346,7 +357,7 @@ async def test_hits_need_neither_a_lease_nor_the_lanes(
     with pytest.raises(DrainingError):
         await embedder.embed(None, ["one", "three"])
     monkeypatch.delattr(type(models), "lease")
-    assert (await embedder.embed(None, ["two", "one"], timeout_s=1e-9)).cache == CacheCounts(hit=2)
+    assert (await embedder.embed(None, ["two", "one"], terms=RequestTerms(timeout_s=1e-9))).cache == CacheCounts(hit=2)
     assert (await read_all(embedder, ["two", "one"], timeout_s=1e-9))[1] == CacheCounts(hit=2)
 
 
@@ -364,7 +375,7 @@ async def test_hit_of_a_model_with_another_fingerprint_is_refused(embedder: Embe
     await embedder.embed(None, ["one"])
     charged = list[int]()
     with pytest.raises(FingerprintMismatchError):
-        await embedder.embed(None, ["one"], if_fingerprint="0" * 16, on_tokens=charged.append)
+        await embedder.embed(None, ["one"], terms=RequestTerms(if_fingerprint="0" * 16, on_tokens=charged.append))
     assert charged == []
 
 
@@ -380,7 +391,7 @@ async def test_request_that_is_over_its_quota_leaves_no_trace(
         raise OverloadedError("Too many tokens.")
 
     with pytest.raises(OverloadedError):
-        await embedder.embed(None, ["one", "two"], on_tokens=refuse)
+        await embedder.embed(None, ["one", "two"], terms=RequestTerms(on_tokens=refuse))
     assert (str(embedder.usage_by_model), results.memory) == (usage, memory)
     assert scheduler.state().texts == texts_run
 
@@ -446,7 +457,7 @@ async def test_equal_requests_at_once_are_computed_once_and_count_what_they_shar
     embedder: Embedder, results: DictResults, scheduler: Scheduler
 ) -> None:
     texts = ["one", "two", "one"]
-    answers = await asyncio.gather(*(embedder.embed(None, texts, cache=NO_STORE) for _ in range(3)))
+    answers = await asyncio.gather(*(embedder.embed(None, texts, terms=RequestTerms(cache=NO_STORE)) for _ in range(3)))
     assert (scheduler.state().texts, results.memory) == (2, {})
     assert len({answer.vectors.tobytes() for answer in answers}) == 1
     for answer in answers:
@@ -468,7 +479,9 @@ async def test_windows_are_shared_as_whole_texts_are(embedder: Embedder, schedul
 
 
 async def test_request_that_may_not_read_shares_no_run(embedder: Embedder, scheduler: Scheduler) -> None:
-    answers = await asyncio.gather(*(embedder.embed(None, ["one"], cache=NO_CACHE) for _ in range(2)))
+    answers = await asyncio.gather(
+        *(embedder.embed(None, ["one"], terms=RequestTerms(cache=NO_CACHE)) for _ in range(2))
+    )
     assert scheduler.state().texts == 2
     assert [answer.cache for answer in answers] == [CacheCounts(miss=1)] * 2
 
@@ -487,10 +500,12 @@ async def test_callers_whose_keys_differ_share_nothing(
         results=DictResults(),
         keys=ResultKeys(b"s" * 32, per_caller=True),
     )
-    await asyncio.gather(*(embedder.embed(None, ["one"], caller=(caller,)) for caller in ("a", "b")))
+    await asyncio.gather(
+        *(embedder.embed(None, ["one"], terms=RequestTerms(caller=(caller,))) for caller in ("a", "b"))
+    )
     assert scheduler.state().texts == 2
-    assert (await embedder.embed(None, ["one"], caller=("c",))).cache == CacheCounts(miss=1)
-    assert (await embedder.embed(None, ["one"], caller=("a", "site"))).cache == CacheCounts(hit=1)
+    assert (await embedder.embed(None, ["one"], terms=RequestTerms(caller=("c",)))).cache == CacheCounts(miss=1)
+    assert (await embedder.embed(None, ["one"], terms=RequestTerms(caller=("a", "site")))).cache == CacheCounts(hit=1)
 
 
 async def test_slower_store_is_asked_for_what_is_not_in_memory_and_nothing_runs_if_it_has_all(
@@ -501,7 +516,7 @@ async def test_slower_store_is_asked_for_what_is_not_in_memory_and_nothing_runs_
     results = DictResults(slower)
     embedder, texts_run = make(results), scheduler.state().texts
     charged = list[int]()
-    again = await embedder.embed(None, ["one", "two", "one"], on_tokens=charged.append)
+    again = await embedder.embed(None, ["one", "two", "one"], terms=RequestTerms(on_tokens=charged.append))
     assert (again.cache, results.fetched_keys, charged) == (CacheCounts(hit=3), 2, [9])
     assert facts(again) == facts(first)
     assert scheduler.state().texts == texts_run
@@ -565,12 +580,17 @@ async def test_kept_results_of_long_answers_are_limited_until_the_client_has_rec
     slow, other = ("slow",), ("other",)
     with_hits, with_repeats = [f"one {number}" for number in range(600)], ["two"] * 601
     await read_all(embedder, with_hits)
-    async with embedder.open(None, with_hits, caller=slow), embedder.open(None, with_repeats, caller=slow):
+    async with (
+        embedder.open(None, with_hits, terms=RequestTerms(caller=slow)),
+        embedder.open(None, with_repeats, terms=RequestTerms(caller=slow)),
+    ):
         with pytest.raises(OverloadedError, match=r"contain 1200 texts .* 1200 of them are") as error:
             await read_all(embedder, with_hits, caller=slow, on_tokens=charged.append)
         assert error.value.retry_after_s == 1
         assert charged == []
-        assert (await embedder.embed(None, with_hits, caller=slow)).cache.hit == 600  # not a long answer
+        assert (
+            await embedder.embed(None, with_hits, terms=RequestTerms(caller=slow))
+        ).cache.hit == 600  # not a long answer
         await read_all(embedder, with_hits[:300], caller=other)
     await read_all(embedder, with_hits, caller=slow)
 
@@ -602,7 +622,7 @@ async def test_results_of_slices_that_were_read_are_dropped(embedder: Embedder) 
 
 async def test_deadline_ends_a_request_whose_kept_results_are_read_slowly(embedder: Embedder) -> None:
     async def read_slowly() -> None:
-        async with embedder.open(None, MANY, timeout_s=0.05) as run:
+        async with embedder.open(None, MANY, terms=RequestTerms(timeout_s=0.05)) as run:
             await anext(run.slices())
             await asyncio.Event().wait()
 
@@ -679,9 +699,15 @@ class BundledModel:
                     )
                     if at_once:
                         return await asyncio.gather(
-                            *(embedder.embed(None, texts, options, cache=use) for texts, options in requests)
+                            *(
+                                embedder.embed(None, texts, options, terms=RequestTerms(cache=use))
+                                for texts, options in requests
+                            )
                         )
-                    return [await embedder.embed(None, texts, options, cache=use) for texts, options in requests]
+                    return [
+                        await embedder.embed(None, texts, options, terms=RequestTerms(cache=use))
+                        for texts, options in requests
+                    ]
 
         return asyncio.run(embed())
 

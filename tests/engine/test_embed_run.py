@@ -25,7 +25,8 @@ from engine.errors import (
     ServiceError,
     TextTooLongError,
 )
-from engine.options import EmbedOptions
+from engine.options import DEFAULTS, EmbedOptions
+from engine.request_terms import RequestTerms
 from engine.result_store import CacheCounts
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
@@ -102,10 +103,16 @@ async def read(embedder: Embedder, texts: Sequence[str], **arguments: Any) -> As
 
 
 async def read_all(
-    embedder: Embedder, texts: Sequence[str], *, write: Callable[[], Awaitable[object]] | None = None, **arguments: Any
+    embedder: Embedder,
+    texts: Sequence[str],
+    *,
+    write: Callable[[], Awaitable[object]] | None = None,
+    check_tokens: Callable[[Sequence[int]], None] | None = None,
+    options: EmbedOptions = DEFAULTS,
+    **terms: Any,
 ) -> None:
     """Read a request to its end, and call *write* after each slice."""
-    async with embedder.open("acme/tiny", texts, **arguments) as run:
+    async with embedder.open("acme/tiny", texts, options, RequestTerms(**terms), check_tokens=check_tokens) as run:
         async for _ in run.slices():
             if write is not None:
                 await write()
@@ -155,7 +162,9 @@ async def test_few_texts_are_one_slice(embedder: Embedder) -> None:
 
 async def test_tokens_that_the_model_runs_are_charged_and_counted_once(embedder: Embedder) -> None:
     texts, checked, charged = [*MANY, "one " * 100], list[Sequence[int]](), list[int]()
-    async with embedder.open("acme/tiny", texts, check_tokens=checked.append, on_tokens=charged.append) as run:
+    async with embedder.open(
+        "acme/tiny", texts, check_tokens=checked.append, terms=RequestTerms(on_tokens=charged.append)
+    ) as run:
         assert embedder.usage("acme/tiny") == Usage()
         await all_slices(run)
     assert [tokens[-1] for tokens in checked] == [102]
@@ -224,10 +233,10 @@ async def test_reader_who_stops_keeps_few_slices_in_memory_and_no_lane(
 async def test_short_requests_of_other_callers_and_of_the_same_run_between(
     embedder: Embedder, scheduler: Scheduler, caller: str
 ) -> None:
-    async with embedder.open("acme/tiny", MANY, caller=("bulk",)) as run:
+    async with embedder.open("acme/tiny", MANY, terms=RequestTerms(caller=("bulk",))) as run:
         reading = asyncio.create_task(all_slices(run))
         await until(lambda: scheduler.state().running > 0)
-        await embedder.embed("acme/tiny", ["one"], caller=(caller,))
+        await embedder.embed("acme/tiny", ["one"], terms=RequestTerms(caller=(caller,)))
         assert not reading.done()
         assert scheduler.state().texts < len(MANY)
         await reading

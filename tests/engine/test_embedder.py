@@ -34,6 +34,7 @@ from engine.fair_queue import ANYONE
 from engine.model_cards import InputType
 from engine.options import DEFAULTS, EmbedOptions, LongText
 from engine.pipeline import Chunk
+from engine.request_terms import RequestTerms
 from engine.scheduler import Scheduler
 from engine.text_admission import MAX_INLINE_CHARACTERS, MAX_INLINE_TEXTS, TextAdmission
 from engine.tokenizer_queue import TokenizerQueue
@@ -111,7 +112,9 @@ async def test_many_texts_are_tokenised_in_another_thread_even_if_all_are_empty(
 
 async def test_callback_gets_the_tokens_of_all_texts(embedder: Embedder) -> None:
     received: list[int] = []
-    result = await embedder.embed("acme/tiny", ["one two", "zero " * 100], on_tokens=received.append)
+    result = await embedder.embed(
+        "acme/tiny", ["one two", "zero " * 100], terms=RequestTerms(on_tokens=received.append)
+    )
     assert received == [sum(result.tokens)]
 
 
@@ -120,7 +123,7 @@ async def test_request_that_the_callback_rejects_does_not_run(embedder: Embedder
         raise OverloadedError(f"{tokens} are too many.")
 
     with pytest.raises(OverloadedError):
-        await embedder.embed("acme/tiny", ["one two"], on_tokens=reject)
+        await embedder.embed("acme/tiny", ["one two"], terms=RequestTerms(on_tokens=reject))
     assert embedder.usage_by_model == {}
     assert scheduler.state().micro_batches == 0
     assert not any(account.held for account in scheduler.accounts)
@@ -133,7 +136,7 @@ async def test_tokens_of_a_request_that_is_not_admitted_are_not_charged(
     await scheduler.aclose()
     received: list[int] = []
     with pytest.raises(DrainingError):
-        await embedder.embed("acme/tiny", [text], on_tokens=received.append)
+        await embedder.embed("acme/tiny", [text], terms=RequestTerms(on_tokens=received.append))
     assert received == []
 
 
@@ -178,7 +181,7 @@ def test_unknown_model_is_rejected_with_similar_names(embedder: Embedder) -> Non
 async def test_deadline_covers_the_time_to_load_the_model(embedder: Embedder, models: OneModel) -> None:
     models.gate.clear()
     with pytest.raises(DeadlineError):
-        await embedder.embed("acme/tiny", ["one"], timeout_s=0.001)
+        await embedder.embed("acme/tiny", ["one"], terms=RequestTerms(timeout_s=0.001))
 
 
 async def test_waiting_work_is_dropped_when_its_deadline_passes(
@@ -189,7 +192,7 @@ async def test_waiting_work_is_dropped_when_its_deadline_passes(
     await blocking.started(1)
     blocked.append(asyncio.create_task(run_texts(scheduler, blocking, [Text(100, 1)])))
     texts = ["one two " * 200, "two one " * 200, "one", "two", "three"]
-    request = asyncio.create_task(embedder.embed("acme/tiny", texts, timeout_s=30))
+    request = asyncio.create_task(embedder.embed("acme/tiny", texts, terms=RequestTerms(timeout_s=30)))
     while scheduler.state().waiting_texts < 1 + len(texts):  # noqa: ASYNC110 - the scheduler gives no other sign
         await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
@@ -242,15 +245,15 @@ async def test_model_with_another_fingerprint_does_no_work(
     actual, expected = encoder.fingerprint.digest, "0123456789abcdef"
     charged: list[int] = []
     for request in (
-        embedder.embed("acme/tiny", ["one"], on_tokens=charged.append, if_fingerprint=expected),
-        embedder.tokenize("acme/tiny", ["one"], if_fingerprint=expected),
+        embedder.embed("acme/tiny", ["one"], terms=RequestTerms(on_tokens=charged.append, if_fingerprint=expected)),
+        embedder.tokenize("acme/tiny", ["one"], terms=RequestTerms(if_fingerprint=expected)),
     ):
         with pytest.raises(FingerprintMismatchError) as mismatch:
             await request
         assert mismatch.value.extensions == {"expected": expected, "actual": actual}
     assert (charged, scheduler.state().micro_batches, embedder.usage_by_model) == ([], 0, {})
-    assert (await embedder.embed("acme/tiny", ["one"], if_fingerprint=actual)).fingerprint == actual
-    assert (await embedder.tokenize("acme/tiny", ["one"], if_fingerprint=actual)).tokens == [3]
+    assert (await embedder.embed("acme/tiny", ["one"], terms=RequestTerms(if_fingerprint=actual))).fingerprint == actual
+    assert (await embedder.tokenize("acme/tiny", ["one"], terms=RequestTerms(if_fingerprint=actual))).tokens == [3]
 
 
 async def test_tokens_are_counted_without_running_the_model(embedder: Embedder, scheduler: Scheduler) -> None:

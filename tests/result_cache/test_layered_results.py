@@ -60,7 +60,7 @@ async def test_memory_alone_finds_what_was_put_and_fetches_nothing() -> None:
     store: ResultStore = LayeredResults(MemoryResults(limit_bytes=1 << 20))
     store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
     assert store.get([OTHER, KEY, KEY]) == [None, b"result", b"result"]
-    assert await store.fetch(NAMESPACE, [OTHER, KEY]) == [None, None]
+    assert await store.fetch(NAMESPACE, [OTHER, KEY], may_keep=True) == [None, None]
     assert not store.is_layered
 
 
@@ -80,7 +80,7 @@ async def test_what_is_put_reaches_the_slower_store(store: LayeredResults, slowe
 async def test_what_is_fetched_is_in_memory_afterwards(store: LayeredResults, slower: SharedResults) -> None:
     slower.kept[NAMESPACE, KEY] = b"result"
     assert store.get([KEY]) == [None]
-    assert await store.fetch(NAMESPACE, [OTHER, KEY]) == [None, b"result"]
+    assert await store.fetch(NAMESPACE, [OTHER, KEY], may_keep=True) == [None, b"result"]
     assert store.get([OTHER, KEY]) == [None, b"result"]
 
 
@@ -94,11 +94,27 @@ async def test_results_computed_before_a_clear_are_not_kept(store: LayeredResult
     assert store.get([KEY]) == [b"result"]
 
 
+async def test_what_a_request_must_not_keep_is_not_copied_to_memory(
+    store: LayeredResults, slower: SharedResults
+) -> None:
+    slower.put_later(NAMESPACE, {KEY: b"result"})
+    assert await store.fetch(NAMESPACE, [KEY], may_keep=False) == [b"result"]
+    assert store.get([KEY]) == [None]
+
+
+async def test_without_memory_the_slower_store_has_everything(slower: SharedResults) -> None:
+    store: ResultStore = LayeredResults(None, slower)
+    store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
+    assert store.get([KEY]) == [None]
+    assert await store.fetch(NAMESPACE, [KEY], may_keep=True) == [b"result"]
+    assert not store.is_empty
+
+
 async def test_a_fetch_in_flight_brings_nothing_after_a_clear(store: LayeredResults, slower: SharedResults) -> None:
     slower.kept[NAMESPACE, KEY] = b"result"
     slower.gate.clear()
     async with asyncio.TaskGroup() as tasks:
-        fetched = tasks.create_task(store.fetch(NAMESPACE, [KEY]))
+        fetched = tasks.create_task(store.fetch(NAMESPACE, [KEY], may_keep=True))
         await slower.asked.wait()
         cleared = tasks.create_task(store.clear())
         await asyncio.sleep(0)
@@ -118,7 +134,7 @@ async def test_what_is_fetched_while_the_slower_store_is_cleared_is_not_kept(
         await slower.asked.wait()
         generation = store.generation
         slower.gate.set()  # nothing has run since: this fetch comes between the two halves of `clear`
-        assert await store.fetch(NAMESPACE, [KEY]) == [b"result"]
+        assert await store.fetch(NAMESPACE, [KEY], may_keep=True) == [b"result"]
     assert generation != store.generation
     assert store.get([KEY]) == [None]
 
@@ -177,7 +193,7 @@ class Requests:
             self.store.put(NAMESPACE, {key: bytes([result])}, generation=generation)
         else:
             self.check(self.store.get([key]))
-            self.check(await self.store.fetch(NAMESPACE, [key]))
+            self.check(await self.store.fetch(NAMESPACE, [key], may_keep=True))
 
     def check(self, results: list[bytes | None]) -> None:
         assert all(result is None or result[0] >= self.done for result in results)

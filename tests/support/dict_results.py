@@ -20,15 +20,16 @@ class DictResults:
 
     @property
     def is_empty(self) -> bool:
-        return not self.memory
+        return not self.memory and self.slower is None
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self.memory.get(key) for key in keys]
 
-    async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def fetch(self, namespace: str, keys: Sequence[bytes], *, may_keep: bool) -> list[bytes | None]:
         self.fetched_keys += len(keys)
         found = {key: result for key in keys if (result := (self.slower or {}).get((namespace, key))) is not None}
-        self.memory |= found
+        if may_keep:
+            self.memory |= found
         return [found.get(key) for key in keys]
 
     def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:

@@ -100,7 +100,7 @@ def grpc_receiver() -> Iterator[OtlpReceiver]:
 
     with ThreadPoolExecutor(2) as threads:
         server = grpc.server(threads)
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Service(), server)
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Service(), server)  # type: ignore[no-untyped-call]
         address = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         receiver = OtlpReceiver({"OTEL_EXPORTER_OTLP_ENDPOINT": address})
         server.start()
@@ -115,7 +115,7 @@ def http_receiver() -> Iterator[OtlpReceiver]:
     """Receive over HTTP until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - the name is the library's
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert (self.path, self.headers["content-type"]) == ("/v1/traces", "application/x-protobuf")
             receiver.receive(trace_service_pb2.ExportTraceServiceRequest.FromString(body))

@@ -1,0 +1,138 @@
+// Turns successive answers of /metrics into figures per interval: rates, shares, means. Counters of a service that was
+// restarted begin anew. In a sample, undefined means "not reported", null "no value in this interval".
+
+import { isNumber } from "./figures.js";
+import { kindOf } from "./error-words.js";
+
+export const LONGEST_INTERVAL_S = 12;
+const LONGEST_HISTORY_S = 3600;
+
+const sum = (values) => values.reduce((total, value) => total + (isNumber(value) ? value : 0), 0);
+const entries = (found) => (found && typeof found === "object" ? Object.entries(found) : []);
+const valuesOf = (found) => (found && typeof found === "object" ? Object.values(found) : undefined);
+
+/** Whether the service was restarted between two answers. */
+export function isRestart(now, before) {
+  return isNumber(now.uptime_seconds) && isNumber(before.uptime_seconds) && now.uptime_seconds < before.uptime_seconds;
+}
+
+/** How much a counter grew. After a restart, or if it fell, it began at 0. */
+export function growth(now, before, restarted) {
+  if (!isNumber(now)) return undefined;
+  return restarted || !isNumber(before) || now < before ? now : now - before;
+}
+
+/** Requests that asked for work: what the page and monitoring ask for is not among them. */
+export function requestsForWork(metrics) {
+  if (!metrics.endpoints) return metrics.total_requests;
+  return sum(entries(metrics.endpoints).filter(([name]) => isWork(name)).map(([, endpoint]) => endpoint?.requests));
+}
+
+export const isWork = (route) => route.startsWith("POST ");
+
+export const tokensOf = (metrics) => (metrics.models ? sum(valuesOf(metrics.models).map((model) => model?.tokens)) : undefined);
+
+/** Return the figures of one interval by name. `before` is null for the first answer. */
+export function sampleOf(now, before, intervalS) {
+  const restarted = before !== null && isRestart(now, before);
+  const passedS = restarted ? Math.min(intervalS, now.uptime_seconds) : intervalS;
+  const first = before === null || !(passedS > 0);
+  const grown = (read) => {
+    const value = read(now);
+    if (!isNumber(value)) return undefined;
+    return first ? null : growth(value, read(before), restarted);
+  };
+  const rate = (read) => scaled(grown(read), 1 / passedS);
+  const ratio = (part, whole) => quotient(grown(part), grown(whole));
+
+  const sample = {
+    requests: rate(requestsForWork),
+    texts: rate((metrics) => metrics.total_embeddings),
+    tokens: rate(tokensOf),
+    waiting_texts: now.queue?.waiting_texts,
+    in_flight: now.in_flight,
+    connections: now.connections?.open,
+    lag: scaled(now.event_loop_lag_seconds, 1000),
+    lanes: now.queue?.lanes ? scaled(rate((metrics) => metrics.lanes_busy_seconds), 100 / now.queue.lanes) : undefined,
+    hit_rate: scaled(
+      ratio(
+        (metrics) => sumOf(metrics.result_cache, ["hits", "coalesced"]),
+        (metrics) => sumOf(metrics.result_cache, ["hits", "coalesced", "misses"]),
+      ),
+      100,
+    ),
+  };
+  for (const [kind, backlog] of entries(now.backlog)) {
+    sample[`backlog:${kind}`] = quotient(scaled(backlog?.seconds, 100), backlog?.limit_seconds);
+  }
+  for (const stage of Object.keys(now.stages ?? {})) {
+    sample[`stage:${stage}`] = scaled(
+      ratio(
+        (metrics) => metrics.stages?.[stage]?.seconds ?? 0,
+        (metrics) => metrics.stages?.[stage]?.count ?? 0,
+      ),
+      1000,
+    );
+  }
+  for (const kind of now.errors ? ["refused", "caller", "service"] : []) {
+    sample[`errors:${kind}`] = scaled(rate((metrics) => errorsOf(metrics, kind)), 60);
+  }
+  for (const [name, endpoint] of entries(now.endpoints)) {
+    const answered = first ? endpoint?.requests : growth(endpoint?.requests, before.endpoints?.[name]?.requests, restarted);
+    for (const [percentile, value] of entries(endpoint?.latency_ms)) {
+      sample[`${percentile}:${name}`] = !first && answered > 0 ? value : null;
+    }
+  }
+  return sample;
+}
+
+function scaled(value, factor) {
+  return isNumber(value) ? value * factor : value;
+}
+
+function quotient(part, whole) {
+  if (part === undefined || whole === undefined) return undefined;
+  return isNumber(part) && isNumber(whole) && whole > 0 ? part / whole : null;
+}
+
+function sumOf(found, names) {
+  return found && names.every((name) => isNumber(found[name])) ? sum(names.map((name) => found[name])) : undefined;
+}
+
+function errorsOf(metrics, kind) {
+  return sum(entries(metrics.errors).filter(([code]) => kindOf(code) === kind).map(([, number]) => number));
+}
+
+/** The figures of the last hour, as columns that uPlot draws. */
+export class History {
+  times = [];
+  /** When the service was restarted. */
+  restarts = [];
+  #columns = new Map();
+
+  push(t, sample) {
+    for (const name of Object.keys(sample)) {
+      if (sample[name] !== undefined && !this.#columns.has(name)) this.#columns.set(name, Array(this.times.length).fill(null));
+    }
+    this.times.push(t);
+    for (const [name, column] of this.#columns) column.push(isNumber(sample[name]) ? sample[name] : null);
+    while (this.times[0] < t - LONGEST_HISTORY_S) {
+      this.times.shift();
+      for (const column of this.#columns.values()) column.shift();
+    }
+  }
+
+  /** Whether the service has reported this figure. */
+  has(name) {
+    return this.#columns.has(name);
+  }
+
+  column(name) {
+    return this.#columns.get(name) ?? Array(this.times.length).fill(null);
+  }
+
+  /** The latest value, or null. */
+  latest(name) {
+    return this.column(name).at(-1) ?? null;
+  }
+}
