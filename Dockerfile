@@ -56,7 +56,7 @@ ENTRYPOINT ["/bin/sh", "-c", "exec uvicorn main:app --reload --host \"${HOST:-0.
 # do not repeat the download.
 FROM dependencies AS preloaded
 COPY models/ models/
-COPY config.py env_file.py setting_conflicts.py setting_errors.py setting_types.py ./
+COPY config.py env_file.py setting_conflicts.py setting_errors.py setting_monitoring.py setting_types.py ./
 COPY host/ host/
 COPY assembly/__init__.py assembly/catalog.py assembly/library_variables.py assembly/
 COPY engine/ engine/

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import ByteSize, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from env_file import EnvFileError, UnknownName, read_env_file, unknown_names
 from setting_conflicts import (
@@ -18,6 +18,7 @@ from setting_conflicts import (
 )
 from setting_errors import SettingsError as SettingsError  # noqa: PLC0414 - re-exported
 from setting_errors import explained
+from setting_monitoring import MonitoringSettings
 from setting_types import (
     Aliases,
     Bytes,
@@ -26,8 +27,6 @@ from setting_types import (
     Count,
     FilePath,
     Hosts,
-    LogFormat,
-    LogLevel,
     LongSecret,
     Names,
     Networks,
@@ -57,7 +56,7 @@ PRELOADED_DIR = HERE / "preloaded"
 """Hub models that are part of an image, laid out as in the hub's cache. Nothing writes there."""
 
 
-class Settings(BaseSettings):
+class Settings(MonitoringSettings):
     """The service's settings. The environment variable of the same name, in capitals, wins over `.env`."""
 
     model_config = SettingsConfigDict(
@@ -71,11 +70,6 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
     allowed_hosts: Hosts = Field(
         (), description="Hosts that requests may name, such as api.example.com or *.example.com. Empty: any."
-    )
-    debug: bool = Field(default=False, description="Log at DEBUG level, regardless of LOG_LEVEL.")
-    log_level: LogLevel = Field("INFO", description="Lowest level that is logged.")
-    log_format: LogFormat = Field(
-        "auto", description="json (one object per line), console, or auto: console on a terminal, otherwise json."
     )
 
     required_models: RequiredNames = Field(
@@ -240,8 +234,6 @@ class Settings(BaseSettings):
 
     enable_cors: bool = Field(default=True, description="Allow browsers to call the service from other origins.")
     cors_origins: Origins = Field(("*",), description="Origins that may call, such as https://app.example. *: any.")
-    enable_metrics: bool = Field(default=True, description="Serve GET /metrics. If false, it answers 403.")
-    enable_tracing: bool = Field(default=False, description="Send traces with OpenTelemetry. Needs the extra tracing.")
     enable_page: bool = Field(default=True, description="Serve the page with charts and the playground at /.")
     enable_docs: bool = Field(default=True, description="Serve the API docs: /docs for people, /schema for programs.")
 

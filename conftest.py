@@ -4,11 +4,15 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from tests.support.servers import NO_HUB, ServerPool, ServerProcess, running_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 DEFAULT_MARKERS = "not slow and not network and not container"
 """What `-m` is without the option; see addopts in pyproject.toml."""
@@ -107,3 +111,26 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("tiny/one", "tiny/two"):
         TinyModel(name).write(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A browser that the tests of a module share. Each test opens pages in a profile of its own."""
+    from tests.support.browsers import running_browser  # noqa: PLC0415 - few tests need it, and it takes 0.1 s
+
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
+    """Returns a page of a server, such as `open_page(f"{url}/", width=360, theme="dark")`.
+
+    At its end, the test fails if a page logged an error or a warning, raised one, or contacted another origin. Expected
+    ones are named by a pattern: `open_page(url, expected=["status of 401"])`.
+    """
+    from tests.support.browsers import OpenedPages  # noqa: PLC0415
+
+    pages = OpenedPages(browser)
+    yield pages.open
+    pages.close()

@@ -17,6 +17,7 @@ from engine.downloads import Downloads, LoadState
 from engine.encoder import Encoder
 from engine.errors import DrainingError, ModelUnavailableError, OverloadedError
 from engine.hub import NotCachedError
+from engine.load_counters import EvictionReason, LoadCounters
 from engine.load_steps import LoadFailures, cause_of, free, load_or_free, optimise_or_log
 from engine.memory_meter import MemoryMeter
 from engine.model_places import LoadedModel, ModelPlaces
@@ -86,7 +87,8 @@ class ModelManager:
         )
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._leases: dict[str, Counter[str]] = {}  # by model, of each caller: held, or requested and waiting
-        self._failures = LoadFailures(pause_s=retry_pause_s, clock=clock)
+        self._counters = LoadCounters()
+        self._failures = LoadFailures(pause_s=retry_pause_s, counters=self._counters, clock=clock)
         self._closed_to_leases: str | None = None  # in constant use; accepts no new lease until it is evicted
         self._changed = asyncio.Event()
 
@@ -102,18 +104,15 @@ class ModelManager:
 
     @property
     def load_state(self) -> LoadState:
-        """The downloads and loads of this moment."""
-        queue = self._downloads.queue
-        return LoadState(queue.running, queue.waiting, queue.refused, len(self._loading))
+        """The downloads and loads of this moment, and what happened to each model."""
+        queue, models = self._downloads.queue, self._counters.read(self._places.loaded_bytes)
+        return LoadState(queue.running, queue.waiting, queue.refused, len(self._loading), models)
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of the models in memory, by name."""
-        return {
-            name: model.encoder.fingerprint.digest
-            for name, model in self._places.loaded.items()
-            if model.encoder.fingerprint
-        }
+        found = {name: model.encoder.fingerprint for name, model in self._places.loaded.items()}
+        return {name: fingerprint.digest for name, fingerprint in found.items() if fingerprint}
 
     def find(self, name: str) -> LoadedModel | None:
         """Return the model with this name if it is in memory. This does not count as use."""
@@ -189,7 +188,7 @@ class ModelManager:
     async def evict_idle(self) -> None:
         """Evict the models that were not used for the time to live, except the required ones."""
         oldest, loaded = self._clock() - self._ttl_s, self._places.loaded
-        await self._evict([name for name in self._idle() if loaded[name].used_s <= oldest], reason="idle")
+        await self._evict([name for name in self._idle() if loaded[name].used_s <= oldest], reason="ttl")
 
     async def evict_idle_forever(self, interval_s: float) -> None:
         """Call `evict_idle` every *interval_s* seconds, until cancelled."""
@@ -206,7 +205,7 @@ class ModelManager:
             await asyncio.wait([self._loading[name]])
         self._failures.forget(name)
         self._meter.forget(name)
-        await self._evict([name] if name in self._places.loaded else [], reason="changed")
+        await self._evict([name] if name in self._places.loaded else [], reason="reload")
 
     def changing_memory(self, name: str, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:
         """Measure anew what a model takes, because its sessions are exchanged in the block; for any thread."""
@@ -289,6 +288,7 @@ class ModelManager:
         loaded[name] = LoadedModel(encoder, memory_bytes, now_s - started, self._now(), loaded_s=now_s, used_s=now_s)
         if name in self._places.required:
             self._places.required[name] = memory_bytes  # a reload may have changed its size
+        self._counters.count_load(name, now_s - started)
         log.info("model_loaded", model=name, seconds=round(now_s - started, 3), loaded=len(loaded))
         finish, loop = partial(self._meter.finish, partial(optimise_or_log, self._optimise)), asyncio.get_running_loop()
         self._executor.submit(
@@ -317,11 +317,11 @@ class ModelManager:
         """
         wait_ends_s, has_closed_one = self._clock() + MAX_IDLE_WAIT_S, False
         try:
-            while not self._places.reserve(name, needed_bytes):
+            while (missing := self._places.reserve(name, needed_bytes)) is not None:
                 if name not in self._leases:
                     raise LoadAbandonedError
                 if idle := self._idle():
-                    await self._evict(idle[:1], reason="crowded_out")
+                    await self._evict(idle[:1], reason=missing)
                     continue
                 if self._closed_to_leases is None and self._clock() >= wait_ends_s:
                     self._closed_to_leases = next(iter(self._places.evictable(self._clock())), None)
@@ -336,11 +336,12 @@ class ModelManager:
         """Return the models that may be evicted now, in the order in which they go."""
         return self._places.evictable(self._clock(), self._leases.__contains__)
 
-    async def _evict(self, names: list[str], *, reason: str) -> None:
+    async def _evict(self, names: list[str], *, reason: EvictionReason) -> None:
         """Remove models and return their memory to the system."""
         loaded = self._places.loaded
         evicted = [loaded.pop(name) for name in names]
         for name in names:
+            self._counters.count_eviction(name, reason)
             log.info("model_dropped", model=name, reason=reason, loaded=len(loaded))
         if evicted:
             self._notify()

@@ -221,6 +221,7 @@ ClosableRoutes = Annotated[
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
 CacheScope = Annotated[Literal["shared", "caller"] | None, BeforeValidator(_empty_is_none), BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]
+LogClient = Annotated[Literal["name", "address", "both", "none"], BeforeValidator(_lower)]
 
 Seconds = Annotated[float, Field(gt=0, le=MAX_COUNT, allow_inf_nan=False)]
 OptionalSeconds = Annotated[Seconds | None, BeforeValidator(_empty_is_none)]

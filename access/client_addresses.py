@@ -61,6 +61,13 @@ class ClientAddresses:
             peer = self._forwarded_for(peer, headers)
         return _principal_at(peer, *self._prefixes)
 
+    def address_of(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """Return the whole address of the caller, found as by `principal_of`; None: the connection has none."""
+        peer = address_in(client[0]) if client else None
+        if peer is None:
+            return None
+        return str(self._forwarded_for(peer, headers) if self._trusts(peer) else peer)
+
     def network_of_peer(self, client: tuple[str, int] | None) -> str | None:
         """Return the network prefix of the peer of a connection. None: it has no address, or is a trusted proxy."""
         peer = address_in(client[0]) if client else None

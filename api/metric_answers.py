@@ -14,13 +14,15 @@ from api.metric_types import (
     MetricsAnswer,
     MicroBatchMetrics,
     ModelLoadMetrics,
-    ModelUsage,
+    ModelMetrics,
     QueueMetrics,
     ResultCacheMetrics,
+    StageMetrics,
 )
 from engine.downloads import LoadState
 from engine.embedder import Usage
 from engine.ledger import Account
+from engine.load_counters import ModelLoads
 from engine.scheduler_state import SchedulerState
 from telemetry.metrics import Metrics
 
@@ -42,10 +44,16 @@ def metrics_answer(
         total_requests=metrics.requests,
         total_embeddings=sum(usage.texts for usage in used.values()),
         uptime_seconds=uptime_s,
+        in_flight=metrics.in_flight,
+        event_loop_lag_seconds=round(metrics.loop_lag.highest_s, 6),
+        lanes_busy_seconds=sum(state.busy_s.values()),
         cache_info=cache_info,
+        statuses=metrics.statuses(),
         errors=metrics.errors,
+        rate_limited=metrics.rate_limited,
         endpoints={name: EndpointMetrics(requests, {}) for name, requests in metrics.endpoints().items()},
         dialects={name: DialectMetrics(*numbers) for name, numbers in metrics.dialects().items()},
+        stages={name: StageMetrics(found.count, found.total) for name, found in metrics.stages().items()},
         queue=QueueMetrics(
             waiting_requests=state.waiting_requests,
             waiting_texts=state.waiting_texts,
@@ -62,7 +70,7 @@ def metrics_answer(
             padded_tokens=state.padded_tokens,
             dropped_texts=state.dropped_texts,
         ),
-        models={name: ModelUsage(usage.requests, usage.texts, usage.tokens) for name, usage in used.items()},
+        models={name: _model(used.get(name), loads.models.get(name)) for name in {**loads.models, **used}},
         model_loads=ModelLoadMetrics(
             loads=loads.loads,
             downloads_running=loads.downloads_running,
@@ -73,6 +81,21 @@ def metrics_answer(
         limits=limits,
         log=LogMetrics(metrics.log_lines_dropped),
         connections=ConnectionMetrics(**asdict(metrics.connections)),
+    )
+
+
+def _model(usage: Usage | None, loads: ModelLoads | None) -> ModelMetrics:
+    usage, loads = usage or Usage(), loads or ModelLoads()
+    return ModelMetrics(
+        usage.requests,
+        usage.texts,
+        usage.tokens,
+        truncated=usage.truncated,
+        loads=loads.loads,
+        load_failures=loads.failures,
+        load_seconds=loads.seconds,
+        evictions=dict(loads.evictions),
+        memory_bytes=loads.memory_bytes,
     )
 
 

@@ -4,7 +4,7 @@ With several workers, the answer of each is a part of the whole. Fields without 
 something since the start, so a new counter is one line here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from telemetry.merging import Current, Derived, Highest, Names, Setting, first_of
@@ -34,6 +34,34 @@ class ModelUsage:
     requests: int
     texts: int
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetrics(ModelUsage):
+    """Work done by a model, and what happened to it, since the service started.
+
+    `truncated` texts were cut: the model saw only a part of them. `load_seconds` are those of all `loads`, without
+    downloads. `evictions` are by reason: `ttl`, `capacity`, `memory`, `reload`. `memory_bytes` is what it takes now.
+    """
+
+    truncated: int = 0
+    loads: int = 0
+    load_failures: int = 0
+    load_seconds: float = 0.0
+    evictions: dict[str, int] = field(default_factory=dict)
+    memory_bytes: Current[int] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageMetrics:
+    """A part of the time of requests: how many had it, and how long it took in all of them.
+
+    `load`: a model was loaded; `cache`: kept results were looked up; `tokenize`; `queue`: until the first text ran;
+    `run`: from there until the last text had its vector.
+    """
+
+    count: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,19 +218,30 @@ class ConnectionMetrics:
 
 @dataclass(frozen=True, slots=True)
 class MetricsAnswer:
-    """Work done by the service since it started, and its present state."""
+    """Work done by the service since it started, and its present state.
+
+    `in_flight` requests have begun and have no answer yet. `event_loop_lag_seconds` is the highest delay of the event
+    loop in the last 15 to 30 seconds. `lanes_busy_seconds` is the time of all lanes in model runs. `statuses` are
+    answers by status, `rate_limited` rejections by quota.
+    """
 
     total_requests: int
     total_embeddings: int
     uptime_seconds: Setting[float]
+    in_flight: Current[int]
+    event_loop_lag_seconds: Highest[float]
+    lanes_busy_seconds: float
     cache_info: CacheInfo
+    statuses: dict[str, int]
     errors: dict[str, int]
+    rate_limited: dict[str, int]
     endpoints: dict[str, EndpointMetrics]
     dialects: dict[str, DialectMetrics]
+    stages: dict[str, StageMetrics]
     queue: QueueMetrics
     backlog: dict[str, BacklogMetrics]
     micro_batches: MicroBatchMetrics
-    models: dict[str, ModelUsage]
+    models: dict[str, ModelMetrics]
     model_loads: ModelLoadMetrics
     result_cache: ResultCacheMetrics
     limits: LimitMetrics

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from api.metric_types import MetricsAnswer
+from engine.run_counters import RunCounts
 from host.process_usage import ProcessUsage
-from telemetry.merging import Samples
-from telemetry.metrics import Latencies
+from telemetry.merging import Derived, Samples
+from telemetry.metrics import Exemplar, RequestCounts
 
 Phase = Literal["starting", "healthy", "draining"]
 
@@ -17,13 +18,19 @@ class Counts:
 
     Attributes:
         answer: the answer of `GET /metrics`, without percentiles.
-        latencies: the histogram of each endpoint and dialect.
+        requests: counters and histograms of requests.
+        runs: histograms of model runs.
+        busy_s: seconds in which each lane of the process ran models, by its name.
         recent_s: latest latencies of each endpoint; empty unless asked for.
+        exemplars: examples of request durations, by their labels and bucket; empty unless asked for.
     """
 
     answer: MetricsAnswer
-    latencies: dict[tuple[str, str], Latencies]
+    requests: RequestCounts
+    runs: RunCounts
+    busy_s: Derived[dict[str, float]]
     recent_s: Samples[dict[str, list[float]]]
+    exemplars: Derived[dict[tuple[str, str, str, str], dict[int, Exemplar]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,21 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import groupby
 
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
 
 from api.answer_formats import OPEN_METRICS, TEXT_TYPES
 from api.metric_types import MetricsAnswer
 from api.process_reports import Collected, Counts, ServiceView
-from api.prometheus_families import PREFIX, counter, counters, gauge, info, labelled
+from api.prometheus_families import PREFIX, counter, gauge, info, labelled
+from api.prometheus_models import model_families
+from api.prometheus_requests import lane_family, request_families, run_families
 from api.prometheus_results import result_families
-from api.prometheus_workers import Slot, process_families, slot_of, worker_families
-from telemetry.metrics import BUCKET_BOUNDS_S
+from api.prometheus_slots import Slot, slot_of
+from api.prometheus_workers import process_families, worker_families
 from web.responses import PlainAnswer
 
 
@@ -44,6 +46,8 @@ class Families:
         view: what the supervisor knows of the whole; None: there is only one process, and no label for the worker.
         uptime_s: seconds since the service was started.
         max_queue_s: seconds of work that may wait (MAX_QUEUE_SECONDS).
+        max_request_s: seconds that a request may take (REQUEST_TIMEOUT).
+        has_rate_limits: whether callers have quotas (ENABLE_RATE_LIMIT).
         version: that of the service.
         error_codes: all codes that an error can have; those that have not occurred are written with 0.
     """
@@ -53,6 +57,8 @@ class Families:
     view: ServiceView | None
     uptime_s: float
     max_queue_s: float
+    max_request_s: float
+    has_rate_limits: bool
     version: str
     error_codes: Collection[str] = ()
 
@@ -61,14 +67,23 @@ class Families:
         yield info("build", "The service's version.", ["version"], [[self.version]])
         yield gauge("uptime_seconds", "Seconds since the service was started.", self.uptime_s)
         yield self._ready()
-        yield from self._requests()
+        amount, amounts, infos = self._amount, self._amounts, self._infos
+        yield amount("requests_in_flight", "Requests without an answer yet.", lambda answer: answer.in_flight)
+        yield from request_families(
+            self.whole,
+            error_codes=self.error_codes,
+            has_rate_limits=self.has_rate_limits,
+            longest_s=self.max_request_s,
+            exemplars={} if self.view is not None else self.collected.workers[0].report.counts.exemplars,
+        )
         yield from self._queue()
         yield from self._backlog()
-        yield from self._micro_batches()
-        yield from self._models()
-        yield from result_families(answer.result_cache, amount=self._amount, infos=self._infos)
+        yield from run_families(self.whole, longest_s=self.max_request_s)
+        yield from self._event_loop_and_lanes()
+        yield from model_families(answer, amount=amount, amounts=amounts, infos=infos)
+        yield from result_families(answer.result_cache, amount=amount, infos=infos)
         yield from self._connections()
-        yield self._infos("limits", "Where quotas are counted.", ["store"], lambda slot: [[slot.answer.limits.store]])
+        yield infos("limits", "Where quotas are counted.", ["store"], lambda slot: [[slot.answer.limits.store]])
         yield counter("limits_fallbacks", "Times that memory replaced an unreachable store.", answer.limits.fallbacks)
         yield counter("log_lines_dropped", "Lines of the log that could not be written.", answer.log.lines_dropped)
         if self.view is not None:
@@ -123,33 +138,6 @@ class Families:
         ready = {str(number): False for number in range(1, self.view.workers + 1)}
         return labelled("ready", documentation, "worker", ready | {slot.label: slot.is_ready for slot in self._slots})
 
-    def _requests(self) -> Iterator[Metric]:
-        answer, latencies = self.whole.answer, self.whole.latencies
-        requests = CounterMetricFamily(
-            f"{PREFIX}requests",
-            "Requests answered, health checks included. A dialect is another server's API.",
-            labels=["endpoint", "dialect"],
-        )
-        for labels, histogram in latencies.items():
-            requests.add_metric(labels, sum(histogram.counts))
-        yield requests
-        # With 0 from the start: Prometheus cannot see the first increase of a series that begins with it.
-        errors = dict.fromkeys(sorted(self.error_codes), 0) | answer.errors
-        yield counters("errors", "Problems answered, by code.", "code", errors)
-        failed = {name: dialect.errors for name, dialect in answer.dialects.items()}
-        yield counters("dialect_errors", "Requests answered with an error, by dialect.", "dialect", failed)
-        durations = HistogramMetricFamily(
-            f"{PREFIX}request_duration_seconds",
-            "From a request's head to the end of its answer.",
-            labels=["endpoint", "dialect"],
-        )
-        for labels, histogram in latencies.items():
-            bounds = [*map(str, BUCKET_BOUNDS_S), "+Inf"]
-            durations.add_metric(
-                labels, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.total_s
-            )
-        yield durations
-
     def _queue(self) -> Iterator[Metric]:
         amount = self._amount
         yield amount(
@@ -189,12 +177,18 @@ class Families:
 
             yield self._amounts(name, documentation, ["kind"], read)
 
-    def _micro_batches(self) -> Iterator[Metric]:
-        batches = self.whole.answer.micro_batches
-        yield counter("micro_batches", "Model runs.", batches.runs)
-        yield counter("micro_batch_texts", "Texts in model runs.", batches.texts)
-        yield counter("micro_batch_padded_tokens", "Tokens in model runs, padding included.", batches.padded_tokens)
-        yield counter("dropped_texts", "Texts dropped before a run because their callers left.", batches.dropped_texts)
+    def _event_loop_and_lanes(self) -> Iterator[Metric]:
+        yield self._amount(
+            "event_loop_lag_seconds",
+            "Highest delay of the event loop in the last 15 to 30 seconds.",
+            lambda answer: answer.event_loop_lag_seconds,
+        )
+        busy_s = {
+            (lane, *self._label_of(slot)): seconds
+            for slot in self._slots
+            for lane, seconds in slot.latest.report.counts.busy_s.items()
+        }
+        yield lane_family(busy_s, self._worker_label)
 
     def _connections(self) -> Iterator[Metric]:
         def states(answer: MetricsAnswer) -> Mapping[tuple[str, ...], float]:
@@ -208,52 +202,3 @@ class Families:
         )
         closed = self.whole.answer.connections.closed_for_others
         yield counter("connections_closed_for_others", "Connections closed for others.", closed)
-
-    def _models(self) -> Iterator[Metric]:
-        amount = self._amount
-        yield self._infos(
-            "model",
-            "The models in memory.",
-            ["model", "fingerprint"],
-            lambda slot: [[name, slot.fingerprints.get(name, "")] for name in slot.answer.cache_info.cached_models],
-        )
-        yield amount("models_loaded", "Models in memory.", lambda answer: len(answer.cache_info.cached_models))
-        yield amount(
-            "models_limit", "Models in memory at most (MAX_CACHED_MODELS).", lambda answer: answer.cache_info.max_cached
-        )
-        yield amount(
-            "model_ttl_seconds",
-            "An unused model is evicted after this time.",
-            lambda answer: answer.cache_info.cache_ttl,
-        )
-        yield amount(
-            "model_cleanup_interval_seconds",
-            "Seconds between searches.",
-            lambda answer: answer.cache_info.cleanup_interval,
-        )
-        yield amount(
-            "model_loads_running",
-            "Models that are being loaded, downloads included.",
-            lambda answer: answer.model_loads.loads,
-        )
-        yield amount(
-            "model_downloads_running",
-            "Downloads of models that run.",
-            lambda answer: answer.model_loads.downloads_running,
-        )
-        yield amount(
-            "model_downloads_waiting",
-            "Downloads of models that wait.",
-            lambda answer: answer.model_loads.downloads_waiting,
-        )
-        answer = self.whole.answer
-        refused = answer.model_loads.downloads_refused
-        yield counter("model_downloads_refused", "Downloads refused: too many waited.", refused)
-        for kind, documentation in (
-            ("requests", "Requests answered with vectors."),
-            ("texts", "Texts embedded."),
-            ("tokens", "Tokens of texts embedded, without padding."),
-        ):
-            counts = {name: getattr(usage, kind) for name, usage in answer.models.items()}
-            loaded = dict.fromkeys(answer.cache_info.cached_models, 0)
-            yield counters(f"model_{kind}", documentation, "model", loaded | counts)

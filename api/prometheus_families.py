@@ -1,11 +1,20 @@
 """Makes metric families for Prometheus; their names begin with `fast_embedding_`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
+from api.metric_types import MetricsAnswer
+from api.prometheus_slots import Slot
+
 PREFIX = "fast_embedding_"
+Amount = Callable[[str, str, Callable[[MetricsAnswer], float]], Metric]
+"""Makes a gauge of what a function returns of the answer of each worker."""
+Amounts = Callable[[str, str, list[str], Callable[[MetricsAnswer], Mapping[tuple[str, ...], float]]], Metric]
+"""Makes a gauge with labels of what a function returns of the answer of each worker."""
+Infos = Callable[[str, str, list[str], Callable[[Slot], Iterable[list[str]]]], Metric]
+"""Makes an info of what a function returns of each worker."""
 
 
 def gauge(name: str, documentation: str, value: float) -> Metric:

@@ -1,19 +1,13 @@
 """Metrics of kept results, for Prometheus."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
-from api.metric_types import MetricsAnswer, RedisResultMetrics, ResultCacheMetrics
-from api.prometheus_families import PREFIX, counter, counters
-from api.prometheus_workers import Slot
-
-Amount = Callable[[str, str, Callable[[MetricsAnswer], float]], Metric]
-"""Makes a gauge of what a function returns of the answer of each worker."""
-Infos = Callable[[str, str, list[str], Callable[[Slot], Iterable[list[str]]]], Metric]
-"""Makes an info of what a function returns of each worker."""
+from api.metric_types import RedisResultMetrics, ResultCacheMetrics
+from api.prometheus_families import PREFIX, Amount, Infos, counter, counters
 
 
 def result_families(results: ResultCacheMetrics, *, amount: Amount, infos: Infos) -> Iterator[Metric]:

@@ -1,48 +1,17 @@
 """Metrics of the worker processes of one service, for Prometheus."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from api.metric_types import MetricsAnswer
-from api.process_reports import Collected, ServiceView, WorkerPart
+from api.process_reports import Collected, ServiceView
 from api.prometheus_families import PREFIX, gauge, labelled
+from api.prometheus_slots import Slot
 from host.process_usage import ProcessUsage
-from telemetry.merging import merge
 
 RESTART_REASONS = ("exit", "signal", "hung", "stuck", "draining", "reload")
 """The reasons of `Supervisor.replaced`. Prometheus cannot see the first increase of a series that begins with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """What runs in the place of one worker: one process, or one that drains and its replacement.
-
-    Attributes:
-        label: the value of the label `worker`.
-        latest: the report of the process that was started last.
-        answer: the sum of the processes; its counters are not used.
-    """
-
-    label: str
-    latest: WorkerPart
-    answer: MetricsAnswer
-    is_ready: bool
-    fingerprints: Mapping[str, str]
-
-
-def slot_of(label: str, parts: Sequence[WorkerPart]) -> Slot:
-    """Return the slot in which the processes of *parts* run."""
-    reports = [part.report for part in parts]
-    return Slot(
-        label=label,
-        latest=max(parts, key=lambda part: (part.report.usage and part.report.usage.started_s) or 0),
-        answer=merge([report.counts.answer for report in reports]),
-        is_ready=any(report.phase == "healthy" for report in reports),
-        fingerprints={name: found for report in reports for name, found in report.fingerprints.items()},
-    )
 
 
 def worker_families(view: ServiceView, slots: Sequence[Slot], collected: Collected) -> Iterator[Metric]:

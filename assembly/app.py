@@ -45,7 +45,7 @@ from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
 from web.authentication import AuthenticationMiddleware
-from web.cors import cors_config, cors_headers
+from web.cors import cors_config, cors_headers, timing_headers
 from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
@@ -54,7 +54,9 @@ from web.litestar_adapter import LeanLitestar, dialect_routes, options_routes, p
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
+from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
+from web.server_timing import ServerTiming, Timing, no_timing
 
 EXPOSED_HEADERS = [
     "X-Request-ID",
@@ -66,6 +68,7 @@ EXPOSED_HEADERS = [
     *EMBEDDING_HEADERS,
     *CACHE_HEADERS,
     *LIMIT_HEADERS,
+    "Server-Timing",
 ]
 """The headers that pages of other origins may read."""
 
@@ -145,11 +148,12 @@ def build_app(
     peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
     authentication = _authentication(access, client_addresses(settings))
     providers = _providers(service, settings, catalog, version=version) | peers.providers
+    first = (tracing.lifespan, *peers.first, lambda _: metrics.loop_lag.running())
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[tracing.lifespan, *peers.first, access.lifespan, service.lifespan, *peers.last],
+        lifespan=[*first, access.lifespan, service.lifespan, *peers.last],
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[authentication, *_rate_limits(settings, quotas), DirectCalls(providers)],
+        middleware=[authentication, *_rate_limits(settings, quotas, metrics), DirectCalls(providers)],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
@@ -166,7 +170,7 @@ def build_app(
         metrics=metrics,
         large_bodies=large_bodies,
         authentication=authentication,
-        allowed_hosts=settings.allowed_hosts,
+        settings=settings,
         tracing=tracing,
     )
     app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service, tracing)
@@ -191,8 +195,8 @@ def _cors(settings: Settings) -> CORSConfig | None:
     return cors_config(settings.cors_origins, exposed_headers=EXPOSED_HEADERS) if settings.enable_cors else None
 
 
-def _rate_limits(settings: Settings, quotas: QuotaStore) -> list[RateLimitMiddleware]:
-    return [RateLimitMiddleware(quotas)] if settings.enable_rate_limit else []
+def _rate_limits(settings: Settings, quotas: QuotaStore, metrics: Metrics) -> list[RateLimitMiddleware]:
+    return [RateLimitMiddleware(quotas, count=metrics.count_rate_limited)] if settings.enable_rate_limit else []
 
 
 def _add_outer_middleware(
@@ -203,7 +207,7 @@ def _add_outer_middleware(
     metrics: Metrics,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
-    allowed_hosts: Sequence[str],
+    settings: Settings,
     tracing: Tracing,
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
@@ -216,21 +220,41 @@ def _add_outer_middleware(
         find_dialect=find_dialect,
     )
     inner: ASGIApp = guard
-    if allowed_hosts:
+    if settings.allowed_hosts:
         exempt = paths_with(app, "any_host", [True])
-        inner = HostGuard(guard, allowed=AllowedHosts(allowed_hosts), exempt=exempt)
-    log = partial(
-        RequestLog,
+        inner = HostGuard(guard, allowed=AllowedHosts(settings.allowed_hosts), exempt=exempt)
+    log = RequestLog(
         inner,
         observe=metrics.observe,
-        polled=paths_with(app, "polled", [True]),
+        lines=_request_lines(app, settings),
+        timing=_timing(app, settings, app.cors_config),
         error_headers=partial(cors_headers, app.cors_config),
         large_bodies=large_bodies,
         find_dialect=find_dialect,
     )
+    metrics.watch_requests(lambda: log.in_flight)
     embedding, tokenizing = (paths_with(app, "work", [work]) for work in service.queues)
-    wrap(app, lambda _: tracing.around(log(), embedding=embedding, tokenizing=tokenizing))
+    wrap(app, lambda _: tracing.around(log, embedding=embedding, tokenizing=tokenizing))
     return guard
+
+
+def _request_lines(app: Litestar, settings: Settings) -> RequestLines:
+    shown = settings.log_client
+    return RequestLines(
+        polled=paths_with(app, "polled", [True]),
+        caller_fields=CallerFields(
+            has_name=shown in ("name", "both"),
+            find_address=client_addresses(settings).address_of if shown in ("address", "both") else None,
+        ),
+        slow_s=settings.slow_request_seconds,
+    )
+
+
+def _timing(app: Litestar, settings: Settings, cors: CORSConfig | None) -> Timing:
+    if not settings.server_timing:
+        return no_timing
+    routes = paths_with(app, "work", ["queued", "unqueued"])
+    return ServerTiming(routes, origin_headers=partial(timing_headers, cors))
 
 
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:

@@ -74,7 +74,13 @@ def find_peers(
 def _providers(processes: Processes, reporter: ProcessReporter, settings: Settings, *, version: str) -> Providers:
     service_report = ServiceReport(processes, reporter)
     metrics_report: MetricsReport = (
-        FullMetricsReport(processes, max_queue_s=settings.max_queue_seconds, version=version)
+        FullMetricsReport(
+            processes,
+            max_queue_s=settings.max_queue_seconds,
+            max_request_s=settings.request_timeout,
+            has_rate_limits=settings.enable_rate_limit,
+            version=version,
+        )
         if settings.enable_metrics
         else NoMetricsReport()
     )

@@ -83,9 +83,10 @@ class ProcessReporter:
 
     def _counts(self, *, with_recent: bool) -> Counts:
         parts = self._service.parts
+        state = parts.scheduler.state()
         answer = metrics_answer(
             self._metrics,
-            parts.scheduler.state(),
+            state,
             parts.embedder.usage_by_model,
             (self._large_bodies.account, parts.tokenizing.account, *parts.scheduler.accounts),
             cache_info=self.cache_info(self.loaded),
@@ -94,8 +95,14 @@ class ProcessReporter:
             results=self._service.results.metrics(_sources(parts.embedder.usage_by_model)),
             limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),
         )
-        recent_s = self._metrics.recent_s() if with_recent else {}
-        return Counts(answer=answer, latencies=self._metrics.latencies(), recent_s=recent_s)
+        return Counts(
+            answer=answer,
+            requests=self._metrics.counts(),
+            runs=state.runs,
+            busy_s=state.busy_s,
+            recent_s=self._metrics.recent_s() if with_recent else {},
+            exemplars=self._metrics.exemplars() if with_recent else {},
+        )
 
 
 def _sources(used: Mapping[str, Usage]) -> dict[str, TextSources]:

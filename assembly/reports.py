@@ -63,7 +63,8 @@ class ServiceReport:
         """Return what is known of *model*, and what it has done."""
         collected = await self._processes.collect()
         loaded = merge_facts(models_of(part.report) for part in collected.workers).get(model.name)
-        usage = whole_of(collected).answer.models.get(model.name, UNUSED)
+        found = whole_of(collected).answer.models.get(model.name)
+        usage = UNUSED if found is None else ModelUsage(found.requests, found.texts, found.tokens)
         details = build_answers.model_details(model, loaded, usage)
         if (view := self._processes.view) is None:
             return details
@@ -96,9 +97,14 @@ class NoMetricsReport:
 class FullMetricsReport:
     """Answers `GET /metrics` with the metrics of all processes."""
 
-    def __init__(self, processes: Processes, *, max_queue_s: float, version: str) -> None:
+    def __init__(
+        self, processes: Processes, *, max_queue_s: float, max_request_s: float, has_rate_limits: bool, version: str
+    ) -> None:
+        """The other arguments are those of `Families`."""
         self._processes = processes
         self._max_queue_s = max_queue_s
+        self._max_request_s = max_request_s
+        self._has_rate_limits = has_rate_limits
         self._version = version
 
     async def answer(self, accept: str | None) -> ASGIResponse:
@@ -118,6 +124,8 @@ class FullMetricsReport:
             view=self._processes.view,
             uptime_s=self._processes.uptime_s,
             max_queue_s=self._max_queue_s,
+            max_request_s=self._max_request_s,
+            has_rate_limits=self._has_rate_limits,
             version=self._version,
             error_codes=known_codes(),
         )

@@ -163,8 +163,8 @@ def _redis_metrics(counts: "RedisCounts") -> RedisResultMetrics:
     bounds = [*map(str, LATENCY_BOUNDS_S), "+Inf"]
     return RedisResultMetrics(
         state if counts.reading == "closed" else "unreachable",
-        fetches=sum(counts.latencies.counts),
-        fetch_seconds=counts.latencies.total_s,
+        fetches=counts.latencies.count,
+        fetch_seconds=counts.latencies.total,
         fetch_buckets=dict(zip(bounds, counts.latencies.counts, strict=True)),
         lookups=counts.lookups,
         hits=counts.hits,

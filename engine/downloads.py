@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.catalog import Model
 from engine.download_queue import DownloadQueue, LoadAbandonedError
+from engine.load_counters import ModelLoads
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +19,14 @@ class LoadState:
         downloads_waiting: downloads that wait for one.
         downloads_refused: downloads that were refused since the start, because too many waited.
         loads: models that are asked for and not in memory yet, those downloads included.
+        models: what happened to each model that was loaded, or failed to load, by name.
     """
 
     downloads_running: int
     downloads_waiting: int
     downloads_refused: int
     loads: int
+    models: dict[str, ModelLoads] = field(default_factory=dict)
 
 
 class Downloads:

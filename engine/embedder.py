@@ -32,11 +32,12 @@ LOAD_S = 0.001
 
 @dataclass(slots=True)
 class Usage:
-    """What one model has done since the start: answered requests, texts, tokens, and where the results came from."""
+    """What one model has done since the start, and where the results came from; *truncated*: texts that were cut."""
 
     requests: int = 0
     texts: int = 0
     tokens: int = 0
+    truncated: int = 0
     cache: CacheCounts = field(default_factory=CacheCounts)
 
 
@@ -335,4 +336,5 @@ class Embedder:
         usage.requests += 1
         usage.texts += len(run.tokens)
         usage.tokens += tokens
+        usage.truncated += sum(run.truncated)
         usage.cache.add(run.cache)

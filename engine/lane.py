@@ -81,6 +81,7 @@ class Lane:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: tuple[MicroBatch, float] | None = None
+        self._busy: tuple[float, float | None] = 0.0, None  # seconds of runs that ended, and when the current one began
 
     @property
     def batches(self) -> tuple[MicroBatch, ...]:
@@ -91,6 +92,12 @@ class Lane:
     def running(self) -> tuple[MicroBatch, float] | None:
         """The micro-batch that the thread runs, and when it started on the lane's clock; None: it runs none."""
         return self._running
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which the lane has run models; it never goes back."""
+        ended_s, started = self._busy  # one attribute, because the thread changes it
+        return ended_s if started is None else ended_s + self._clock() - started
 
     def is_overdue(self, now: float) -> bool:
         """Whether the current micro-batch should have ended long ago."""
@@ -162,6 +169,7 @@ class Lane:
         if thread is not self._thread:
             return  # replaced already
         self._thread, self._running, self._inbox = None, None, SimpleQueue()
+        self._busy = self.busy_s, None
         self.restarts += 1
         assigned = self._assigned.values()
         lost = [assignment for assignment in assigned if assignment.is_claimed]
@@ -201,10 +209,13 @@ class Lane:
     def _run(self, assignment: _Assignment) -> None:
         started = self._clock()
         assignment.batch.started_s = started
-        self._running = (assignment.batch, started)
+        self._running, busy_s = (assignment.batch, started), self._busy[0]
+        self._busy = busy_s, started
         outcome = _encode(assignment.batch)
+        seconds = self._clock() - started
+        self._busy = busy_s + seconds, None
         self._running = None
-        self._call_on_loop(self._finish, assignment, outcome, self._clock() - started)
+        self._call_on_loop(self._finish, assignment, outcome, seconds)
 
 
 def _encode(batch: MicroBatch) -> Matrix | Exception:

@@ -9,6 +9,7 @@ import structlog
 from engine.catalog import Model
 from engine.encoder import Encoder
 from engine.errors import NO_MEMORY, ModelUnavailableError
+from engine.load_counters import LoadCounters
 from engine.model_places import LoadedModel
 from host.memory import trim_memory
 
@@ -28,8 +29,9 @@ class LoadFailures:
         pause_s: length of the pause.
     """
 
-    def __init__(self, *, pause_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, *, pause_s: float, counters: LoadCounters, clock: Callable[[], float]) -> None:
         self.pause_s = pause_s
+        self._counters = counters
         self._clock = clock
         self._failures: dict[str, _Failure] = {}
 
@@ -43,7 +45,8 @@ class LoadFailures:
             raise ModelUnavailableError(name, failure.cause, retry_after_s=pause_s)
 
     def record(self, failure: ModelUnavailableError, write: Callable[..., object], **fields: object) -> None:
-        """Log a failed load with *write*, and delay the next attempt."""
+        """Count a failed load, log it with *write*, and delay the next attempt."""
+        self._counters.count_failure(failure.name)
         self._failures[failure.name] = _Failure(failure.cause, self._clock() + self.pause_s)
         write("model_load_failed", model=failure.name, cause=failure.cause, retry_after_s=self.pause_s, **fields)
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from engine.encoder import Encoder
 from engine.errors import ModelUnavailableError
+from engine.load_counters import EvictionReason
 
 RECENT_S = 600.0
 """Seconds for which a caller counts as a user of a model after its last request."""
@@ -96,17 +97,24 @@ class ModelPlaces:
         if (cause := self.why_never(name, needed_bytes)) is not None:
             raise ModelUnavailableError(name, cause)
 
-    def reserve(self, name: str, needed_bytes: int) -> bool:
-        """Reserve a place for a model that is about to load; return whether there was one."""
+    @property
+    def loaded_bytes(self) -> dict[str, int]:
+        """What each model in memory takes, by name."""
+        return {name: model.memory_bytes for name, model in self.loaded.items()}
+
+    def reserve(self, name: str, needed_bytes: int) -> EvictionReason | None:
+        """Reserve a place for a model that is about to load; return for what another one must go, None: for nothing."""
         if name not in self.required:
-            others = {other: model.memory_bytes for other, model in self.loaded.items()} | self._reserved
+            others = self.loaded_bytes | self._reserved
             taken = [size for other, size in others.items() if other not in self.required]
             budget = self._budget_bytes
             has_memory = budget is None or sum([*taken, *self.required.values(), needed_bytes]) <= budget
-            if len(taken) + len(self.required) >= self._capacity or not has_memory:
-                return False
+            if len(taken) + len(self.required) >= self._capacity:
+                return "capacity"
+            if not has_memory:
+                return "memory"
         self._reserved[name] = needed_bytes
-        return True
+        return None
 
     def release(self, name: str) -> int:
         """Give up a reservation, if there is one, and return its memory."""

@@ -26,7 +26,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import structlog
 
@@ -40,6 +39,7 @@ from engine.job_queue import Item, Job, MicroBatch, RunnableModel
 from engine.lane import PREFETCH_S, Lane
 from engine.ledger import Account, Reservation
 from engine.planner import MAX_SMALL_TOKENS
+from engine.run_counters import RunCounters
 from engine.run_queue import RunQueue
 from engine.scheduler_state import SchedulerState
 from engine.vectors import Matrix
@@ -92,11 +92,10 @@ class Scheduler:
             max_queue_s=max_queue_s,
             max_bulk_queue_s=max_bulk_queue_s,
         )
-        self._totals = SchedulerState(lanes=len(lanes))  # only the counters since the start are kept up to date here
-        self._is_closed = False
+        self._runs = RunCounters()
+        self._is_closed = self._is_dispatch_due = False
         self._batch_ended = asyncio.Event()
         self._gathering = Gathering(self._dispatch)
-        self._is_dispatch_due = False
         self._prefetch: asyncio.TimerHandle | None = None
 
     def reserve(self, model: RunnableModel, lengths: Sequence[int], caller: Caller, deadline_s: float) -> Reservation:
@@ -224,15 +223,20 @@ class Scheduler:
 
     def state(self) -> SchedulerState:
         jobs = list(self._queue)
-        return replace(
-            self._totals,
-            dropped_texts=self._outcomes.dropped_texts,
+        return SchedulerState(
             waiting_requests=len(jobs),
             waiting_texts=sum(len(job.waiting) for job in jobs),
             waiting_seconds=self._admission.interactive.backlog.seconds,
             running=self._running(),
+            lanes=len(self._lanes),
             lanes_stuck=len(self._watchdog.stuck),
             lanes_died=sum(lane.restarts for lane in self._all_lanes),
+            micro_batches=self._runs.runs,
+            texts=self._runs.texts,
+            padded_tokens=self._runs.padded_tokens,
+            dropped_texts=self._outcomes.dropped_texts,
+            runs=self._runs.read(),
+            busy_s={lane.name: lane.busy_s for lane in self._all_lanes},
         )
 
     @property
@@ -336,10 +340,8 @@ class Scheduler:
 
     def _record(self, batch: MicroBatch, seconds: float) -> None:
         self._durations.record(batch, seconds)
+        self._runs.record(batch.model.name, [item.length for item in batch.items], seconds)
         name, texts, longest = batch.model.name, len(batch.parts), batch.longest
-        self._totals.micro_batches += 1
-        self._totals.texts += texts
-        self._totals.padded_tokens += texts * longest
         log.debug("micro_batch_encoded", model=name, texts=texts, longest=longest, ms=round(seconds * 1e3, 2))
 
     def _requeue_unstarted(self, lane: Lane) -> None:

@@ -1,6 +1,8 @@
 """What the scheduler reports to `/metrics`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from engine.run_counters import RunCounters, RunCounts
 
 
 @dataclass(slots=True)
@@ -13,6 +15,8 @@ class SchedulerState:
         lanes: without the express lane.
         lanes_died: threads that died and were replaced.
         dropped_texts: texts that never ran, because their request failed or its caller left.
+        runs: histograms of model runs.
+        busy_s: seconds in which each lane ran models since the start, by its name; a run that goes on is included.
     """
 
     waiting_requests: int = 0
@@ -26,3 +30,5 @@ class SchedulerState:
     texts: int = 0
     padded_tokens: int = 0
     dropped_texts: int = 0
+    runs: RunCounts = field(default_factory=lambda: RunCounters().read())
+    busy_s: dict[str, float] = field(default_factory=dict)

@@ -1,6 +1,5 @@
 """What happens in the part of the result cache that is in Redis, as numbers."""
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from typing import get_args
 
 from host.redis_client import ErrorKind
 from result_cache.circuit_breaker import BreakerState
-from telemetry.metrics import Latencies
+from telemetry.histograms import Buckets, Histogram
 
 LATENCY_BOUNDS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Upper bounds of the buckets of the latency histogram, in seconds."""
@@ -37,7 +36,7 @@ class RedisCounts:
     writes: int
     dropped: int
     errors: Mapping[str, int]
-    latencies: Latencies
+    latencies: Buckets
     queue_bytes: int
     reading: BreakerState
     writing: BreakerState
@@ -52,12 +51,10 @@ class RedisCounter:
     writes: int = 0
     dropped: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_S) + 1))
-    latency_total_s: float = 0.0
+    latencies: Histogram = field(default_factory=lambda: Histogram(LATENCY_BOUNDS_S))
 
     def count_read(self, seconds: float) -> None:
-        self.latency_counts[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
-        self.latency_total_s += seconds
+        self.latencies.observe(seconds)
 
     def counts(self, *, queue_bytes: int, reading: BreakerState, writing: BreakerState) -> RedisCounts:
         return RedisCounts(
@@ -66,7 +63,7 @@ class RedisCounter:
             writes=self.writes,
             dropped=self.dropped,
             errors={kind: self.errors[kind] for kind in ERROR_KINDS},
-            latencies=Latencies(tuple(self.latency_counts), self.latency_total_s),
+            latencies=self.latencies.read(),
             queue_bytes=queue_bytes,
             reading=reading,
             writing=writing,

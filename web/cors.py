@@ -28,6 +28,12 @@ def cors_config(origins: Sequence[str], *, exposed_headers: Sequence[str]) -> CO
     )
 
 
+def timing_headers(config: CORSConfig | None, scope: HTTPScope) -> list[Header]:
+    """Return the header that lets scripts of a page that may read this answer see its `Server-Timing`, too."""
+    allowed = [value for name, value in cors_headers(config, scope) if name == b"access-control-allow-origin"]
+    return [(b"timing-allow-origin", origin) for origin in allowed]
+
+
 def cors_headers(config: CORSConfig | None, scope: HTTPScope) -> list[Header]:
     """Return the headers that allow a page to read this answer. Litestar adds them only to its own answers."""
     origin = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), None)

@@ -12,6 +12,7 @@ has the unit `qu="tokens"`, which the draft's registry does not contain; without
 that share a quota with their wide network see its policies, too: `network-requests` and `network-tokens`.
 """
 
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from litestar.enums import ScopeType
@@ -32,9 +33,10 @@ LIMIT_HEADERS = {
 class RateLimitMiddleware:
     """Counts requests against the principal's quota and rejects those beyond it. Runs after authentication."""
 
-    def __init__(self, store: QuotaStore) -> None:
-        """Count in *store*."""
+    def __init__(self, store: QuotaStore, *, count: Callable[[Iterable[str]], object] = lambda _: None) -> None:
+        """Count requests in *store*; *count* gets the names of the quotas that caused a rejection, for metrics."""
         self._store = store
+        self._count = count
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
         """Return what Litestar calls for each request of a route, before *app*.
@@ -58,6 +60,7 @@ class RateLimitMiddleware:
         position = len(headers)
         headers += [_rate_limit(state), _policies(state.quotas)]
         if not state.is_admitted:
+            self._count(quota.name for quota in state.violated)
             raise RateLimitedError(state)
 
         def charge(tokens: int) -> None:

@@ -3,33 +3,27 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from litestar.enums import HttpMethod, ScopeType
-from litestar.types import (
-    ASGIApp,
-    HTTPReceiveMessage,
-    HTTPScope,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    WebSocketReceiveMessage,
-)
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from access.principals import Principal
 from engine.errors import CutOffError, ServiceError
 from engine.fair_gate import FairGate
 from telemetry.answered_request import NO_ROUTE, AnsweredRequest
+from telemetry.request_work import RequestWork
 from web.dialects import Dialect, label_of
+from web.disconnect_watch import DisconnectWatch
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import route_of
 from web.problems import CALLER_LEFT, InternalError, problem_answer, request_id_of
 from web.request_context import RequestContext, context_of, trace_of
+from web.request_lines import RequestLines
+from web.request_times import RequestTimes
 from web.security_headers import Header, security_headers_for
+from web.server_timing import Timing, no_timing
 
-WATCH_DELAY_S = 0.1
-"""Seconds after which a task watches for a disconnect. Most answers are sent sooner and need no task."""
 CLIENT_CLOSED_REQUEST = 499
 """The logged status when the caller disconnected before the answer, as in nginx; it is never sent."""
 
@@ -48,7 +42,8 @@ class RequestLog:
         app: ASGIApp,
         *,
         observe: Callable[[AnsweredRequest], None],
-        polled: frozenset[str] = frozenset(),
+        lines: RequestLines | None = None,
+        timing: Timing = no_timing,
         error_headers: Callable[[HTTPScope], list[Header]] = lambda _: [],
         large_bodies: LargeBodyQueue,
         find_dialect: Callable[[str], Dialect | None] = lambda _: None,
@@ -59,7 +54,8 @@ class RequestLog:
         Args:
             app: all of Litestar.
             observe: called with each answered request.
-            polled: routes whose GET requests monitoring polls; their answers are logged at level DEBUG only.
+            lines: writes the lines about requests; None: with the defaults.
+            timing: returns the headers that say where the time of a request went.
             error_headers: CORS headers for an error that is answered here.
             large_bodies: the queue for the large bodies of all requests.
             find_dialect: returns the dialect of a path; None: ours.
@@ -67,29 +63,32 @@ class RequestLog:
         """
         self._app = app
         self._observe = observe
-        self._polled = polled
+        self._lines = lines or RequestLines()
+        self._timing = timing
         self._error_headers = error_headers
         self._clock = clock
         self._large_bodies = large_bodies
         self._answer_parts = FairGate()
         self._find_dialect = find_dialect
+        self.in_flight = 0
+        """Requests that have begun and have no answer yet."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        started = self._clock()
+        times = RequestTimes(self._clock())
         inner, context = _with_get_for_head(scope), context_of(scope)
         context.request_id = request_id_of(scope["headers"])
         context.trace = context.trace or trace_of(scope["headers"])  # with tracing, it is known by now
         context.large_bodies, context.answer_parts = self._large_bodies, self._answer_parts
         context.dialect = self._find_dialect(scope["path"])
-        answer = _Answer(context, send, scope, self._error_headers)
-        watch = _DisconnectWatch(receive, context)
+        answer = _Answer(context, send, inner, error_headers=self._error_headers, timing=partial(self._time, times))
+        watch = DisconnectWatch(receive, context, times, self._clock)
+        self.in_flight += 1
         try:
             if context.rejection is not None:
-                while (await receive()).get("more_body"):
-                    pass  # closing a connection with unread bytes resets it, and the answer is lost
+                await watch.receive_rest()  # closing a connection with unread bytes resets it, and loses the answer
                 await answer.send_error(context.rejection)
             else:
                 await self._app(inner, watch.receive, answer.send)
@@ -109,46 +108,31 @@ class RequestLog:
                 raise  # a part of the answer is sent: the server must close the connection
             await answer.send_error(InternalError())
         finally:
+            self.in_flight -= 1
             watch.stop()
-            self._record(inner, context, answer.status, self._clock() - started)
+            self._record(inner, context, answer.status, times)
 
-    def _record(self, scope: HTTPScope, context: RequestContext, status: int, seconds: float) -> None:
+    def _time(self, times: RequestTimes, scope: HTTPScope, work: RequestWork, own: list[Header]) -> list[Header]:
+        """Note that the answer begins, and return the headers that say where the time went."""
+        times.answered_s = now_s = self._clock()
+        return self._timing(scope, work, times.service_s(now_s), own)
+
+    def _record(self, scope: HTTPScope, context: RequestContext, status: int, times: RequestTimes) -> None:
         # Without a route, method and path can be anything: one label for all of them keeps the metrics bounded.
-        route = route_of(scope)
-        self._observe(
-            AnsweredRequest(
-                method=scope["method"] if route else "",
-                route=route or NO_ROUTE,
-                status=status,
-                seconds=seconds,
-                problem_code=context.problem_code,
-                dialect=label_of(context.dialect),
-                work=context.work,
-                trace_id="" if context.trace is None else context.trace.trace_id,
-            )
-        )
-        if context.logged_elsewhere:
-            return
-        is_polled = route in self._polled and scope["method"] == HttpMethod.GET.value
-        write = log.debug if is_polled else log.info
-        write(
-            "request_answered",
-            **context.ids,
-            method=scope["method"],
-            route=route,
+        route, now_s = route_of(scope), self._clock()
+        answered = AnsweredRequest(
+            method=scope["method"] if route else "",
+            route=route or NO_ROUTE,
             status=status,
-            ms=round(seconds * 1e3, 2),
-            **_caller_fields(context.principal),
-            **({"dialect": context.dialect.name} if context.dialect is not None else {}),
+            seconds=now_s - times.started_s,
+            problem_code=context.problem_code,
+            dialect=label_of(context.dialect),
+            work=context.work,
+            trace_id="" if context.trace is None else context.trace.trace_id,
         )
-
-
-def _caller_fields(principal: Principal | None) -> dict[str, str]:
-    """Return who called: a key and a token may have the same name. Network addresses are not logged."""
-    if principal is None or principal.kind == "address":
-        return {}
-    fields = {"caller": principal.name, "caller_kind": principal.kind}
-    return {**fields, "caller_issuer": principal.issuer} if principal.issuer else fields
+        self._observe(answered)
+        if not context.logged_elsewhere:
+            self._lines.write(answered, context, scope, times.service_s(now_s))
 
 
 class _Answer:
@@ -159,20 +143,27 @@ class _Answer:
         context: RequestContext,
         send: Send,
         scope: HTTPScope,
+        *,
         error_headers: Callable[[HTTPScope], list[Header]],
+        timing: Callable[[HTTPScope, RequestWork, list[Header]], list[Header]],
     ) -> None:
         self.status = 0
         self._context = context
         self._send = send
         self._scope = scope
         self._error_headers = error_headers
+        self._timing = timing
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            own = list(message["headers"])
-            request_id = (b"x-request-id", self._context.request_id.encode())
-            message["headers"] = [*own, *self._context.answer_headers, request_id, *security_headers_for(own)]
+            self.status, own, context = message["status"], list(message["headers"]), self._context
+            message["headers"] = [
+                *own,
+                *context.answer_headers,
+                (b"x-request-id", context.request_id.encode()),
+                *self._timing(self._scope, context.work, own),
+                *security_headers_for(own),
+            ]
         await self._send(message)
 
     async def send_error(self, error: ServiceError) -> None:
@@ -181,55 +172,6 @@ class _Answer:
         all_headers = [*headers, *self._error_headers(self._scope)]
         await self.send({"type": "http.response.start", "status": status, "headers": all_headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-class _DisconnectWatch:
-    """The `receive` of one request: cancels the task that answers it when the caller disconnects.
-
-    A cancellation without `has_disconnected` comes from the server, whose shutdown time is over.
-
-    Our own server calls `context.on_disconnect`. Other ASGI servers report a disconnect only as the result of
-    `receive`, which must not be called here before the whole body has arrived: the call would take a part of it.
-    """
-
-    def __init__(self, receive: Receive, context: RequestContext) -> None:
-        self.has_disconnected = False
-        self._receive = receive
-        self._answering = asyncio.current_task()
-        self._has_body = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._watching: asyncio.Task[None] | None = None
-        self._server_reports = context.server_reports_disconnect
-        context.on_disconnect = self._cancel
-
-    async def receive(self) -> HTTPReceiveMessage | WebSocketReceiveMessage:
-        message = await self._receive()
-        if message["type"] == "http.disconnect" and not self._has_body:
-            self.has_disconnected = True
-            raise asyncio.CancelledError
-        if message["type"] == "http.request" and not message.get("more_body") and not self._has_body:
-            self._has_body = True
-            if not self._server_reports:
-                self._timer = asyncio.get_running_loop().call_later(WATCH_DELAY_S, self._watch)
-        return message
-
-    def stop(self) -> None:
-        """Stop watching: the answer is complete."""
-        for pending in (self._timer, self._watching):
-            if pending is not None:
-                pending.cancel()
-
-    def _watch(self) -> None:
-        self._watching = asyncio.get_running_loop().create_task(self._wait_for_disconnect())
-
-    async def _wait_for_disconnect(self) -> None:
-        if (await self._receive())["type"] == "http.disconnect":
-            self._cancel()
-
-    def _cancel(self) -> None:
-        self.has_disconnected = True
-        if self._answering is not None:
-            self._answering.cancel()
 
 
 def _with_get_for_head(scope: HTTPScope) -> HTTPScope:

@@ -108,7 +108,7 @@ async function obtainKey(error) {
  * Call the service and return the response if its status is below 400.
  *
  * Options: method, body (an object becomes JSON), headers, accept, signal, timeoutMs, and `ask`: whether to ask for a
- * key when one is wanted: "always" (default: somebody pressed a button), "once" (not again after it was declined), "never".
+ * key when one is wanted: "always" (default: somebody pressed a button) or "never".
  * Throws ServiceError, UnreachableError, or AbortError if `signal` says so.
  */
 export async function request(route, options = {}) {
@@ -119,8 +119,7 @@ export async function request(route, options = {}) {
     const error = new ServiceError(response.status, await problemOf(response), response.headers);
     if (!error.wantsKey) throw error;
     if (getKey() !== key) continue; // another request has obtained one meanwhile
-    const ask = options.ask ?? "always";
-    if (ask === "never" || (ask === "once" && declined) || !(await obtainKey(error))) throw error;
+    if (options.ask === "never" || !(await obtainKey(error))) throw error;
   }
 }
 
@@ -170,6 +169,11 @@ export async function json(route, options = {}) {
 /** Send `body` as JSON and return the JSON of the answer. Options as `request`. */
 export function post(route, body, options = {}) {
   return json(route, { ...options, body });
+}
+
+/** Open the dialog because of `error`, unless it is open or was declined. Listeners of `onKeyChange` learn of a key. */
+export function offerDialog(error) {
+  if (!declined && !asking) obtainKey(error);
 }
 
 /** Open the dialog, because the user wants to. */

@@ -149,7 +149,7 @@ export class ChartCard {
         { ...axis, grid: { show: false }, space: 70, size: 24, values: (_, splits) => splits.map((t) => timeOfDay(t).slice(0, splits.length > 1 && splits[1] - splits[0] < 60 ? 8 : 5)) },
         { ...axis, grid, size: AXIS_WIDTH, space: 32, values: (_, splits) => splits.map((value) => format(value)) },
       ],
-      series: [{}, ...series.map(({ label, token, dash }) => ({ label, stroke: color(token), width: 1.75, dash, points: { size: 4 } }))],
+      series: [{}, ...series.map(({ label, token, dash }) => ({ label, stroke: color(token), width: 1.75, dash, points: { size: 4, show: () => false, filter: isolated } }))],
       hooks: {
         setCursor: [
           (plot) => {
@@ -195,6 +195,12 @@ export class ChartCard {
     this.#plot = null;
     this.#cursor = null;
   }
+}
+
+/** The points that no line reaches, because their neighbours have no value. */
+function isolated(plot, index) {
+  const values = plot.data[index];
+  return values.flatMap((value, at) => (isNumber(value) && !isNumber(values[at - 1]) && !isNumber(values[at + 1]) ? [at] : []));
 }
 
 /** The upper end of an axis that shows values up to `most`: at least `max`, and never so small that noise fills it. */

@@ -1,8 +1,8 @@
 // What the codes of errors mean, in plain words. docs/ERRORS.md has more; a test compares the codes.
 
-/** By code: its kind ("refused": the service could not or would not now; "caller"; "service"), and what it means. */
+/** By code: its kind (quota: 429; refused: 503, the service could not now; caller: other 4xx; service: other 5xx), and what it means. */
 export const ERROR_WORDS = {
-  "rate-limited": ["refused", "A caller was over its quota"],
+  "rate-limited": ["quota", "A caller was over its quota"],
   overloaded: ["refused", "Too much work was waiting"],
   "too-many-connections": ["refused", "Too many connections were open"],
   draining: ["refused", "The service was shutting down"],

@@ -6,6 +6,7 @@ export const NOT_REPORTED = "not reported by this version";
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const ONE = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const TWO = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const UP_TO_TWO = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 const TIME = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
@@ -14,7 +15,7 @@ export const isNumber = (value) => typeof value === "number" && Number.isFinite(
 const shown = (write) => (value) => (isNumber(value) ? write(value) : NONE);
 
 export const count = shown((value) => WHOLE.format(value));
-export const amount = shown((value) => (value === 0 ? "0" : (Math.abs(value) < 10 ? ONE : WHOLE).format(value)));
+export const amount = shown((value) => (value === 0 ? "0" : (value < 1 ? UP_TO_TWO : value < 10 ? ONE : WHOLE).format(value)));
 export const perSecond = shown((value) => `${amount(value)}/s`);
 export const percent = shown((value) => `${(value > 0 && value < 9.95 ? ONE : WHOLE).format(value)} %`);
 

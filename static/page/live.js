@@ -1,6 +1,6 @@
 // Asks the service every two seconds how it does. Pauses in a hidden tab; asks less often while nothing answers.
 
-import { ServiceError, UnreachableError, inWords, json, onKeyChange } from "./api.js";
+import { ServiceError, UnreachableError, inWords, json, offerDialog, onKeyChange } from "./api.js";
 
 export const INTERVAL_S = 2;
 const LONGEST_PAUSE_S = 15;
@@ -63,12 +63,13 @@ export class Live extends EventTarget {
       return;
     }
     try {
-      const metrics = await json("metrics", { ask: "once", timeoutMs: TIMEOUT_MS });
+      const metrics = await json("metrics", { ask: "never", timeoutMs: TIMEOUT_MS });
       if (metrics === null || typeof metrics !== "object") throw new UnreachableError("The answer of /metrics is not what this page expects.");
       report.metrics = metrics;
       report.t = Date.now() / 1000;
     } catch (error) {
       report.metricsProblem = error;
+      if (error instanceof ServiceError && error.wantsKey) offerDialog(error); // health goes on meanwhile
       // What a key or a setting forbids will not change in two seconds.
       if (error instanceof ServiceError && error.status < 500) this.#metricsAfter = report.t + PAUSE_WITHOUT_METRICS_S;
     }

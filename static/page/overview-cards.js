@@ -1,6 +1,6 @@
 // What the charts of the Overview show, in which words.
 
-import { amount, count, milliseconds, percent, perSecond } from "./figures.js";
+import { count, milliseconds, percent, perSecond } from "./figures.js";
 
 export const THROUGHPUT = {
   title: "Requests and texts",
@@ -87,6 +87,7 @@ export const CONNECTIONS = {
   title: "Connections",
   hint: "Open now, and requests that are being answered.",
   format: count,
+  max: 4,
   empty: "Waiting for the first figures …",
   series: [
     { name: "connections", label: "Connections", token: "--series-7" },
@@ -96,12 +97,14 @@ export const CONNECTIONS = {
 
 export const ERRORS = {
   title: "Errors",
-  hint: "Per minute, by who can do something about them.",
-  format: amount,
+  hint: "In the minute before each moment.",
+  format: count,
+  max: 4,
   empty: "No errors in the time shown.",
   series: [
-    { name: "errors:refused", label: "Refused (429, 503)", token: "--series-2" },
-    { name: "errors:caller", label: "Wrong requests (4xx)", token: "--series-7" },
-    { name: "errors:service", label: "Failures (5xx)", token: "--series-5" },
+    { name: "minute:quota", label: "Over a quota (429)", token: "--series-4" },
+    { name: "minute:refused", label: "Refused (503)", token: "--series-2" },
+    { name: "minute:caller", label: "Wrong requests (4xx)", token: "--series-7" },
+    { name: "minute:service", label: "Failures (5xx)", token: "--series-5" },
   ],
 };

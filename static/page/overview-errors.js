@@ -5,7 +5,7 @@ import { h, setRows, setText } from "./dom.js";
 import { NOT_REPORTED, count } from "./figures.js";
 import { growth, isRestart } from "./samples.js";
 
-const KINDS = { refused: "refused", caller: "wrong request", service: "failure" };
+const KINDS = { quota: "over a quota", refused: "refused", caller: "wrong request", service: "failure" };
 
 export class Errors {
   #seen = new Map();
@@ -50,7 +50,7 @@ export class Errors {
     const limited = Object.entries(policies).filter(([, number]) => number > 0);
     const rows = limited.map(([policy, number]) => [`Over the quota “${policy}”`, this.#watched(`policy:${policy}`), [count(number), "number"], REFUSAL_ADVICE["rate-limited"]]);
     for (const [code, number] of Object.entries(metrics.errors)) {
-      if (kindOf(code) !== "refused" || (code === "rate-limited" && limited.length)) continue;
+      if (!["quota", "refused"].includes(kindOf(code)) || (code === "rate-limited" && limited.length)) continue;
       rows.push([wordsOf(code), this.#watched(code), [count(number), "number"], REFUSAL_ADVICE[code] ?? ""]);
     }
     this.#refusals.write(rows);

@@ -11,6 +11,10 @@ const PHASES = {
   draining: ["warn", "Draining", "It finishes what it has begun and accepts no new work."],
 };
 
+const requests = (number) => (number === 1 ? "1 request" : `${count(number)} requests`);
+
+const RESTART_SHOWN_S = 300;
+
 export class Status {
   health = { level: "unknown", words: "Connecting …" };
   #api;
@@ -19,7 +23,7 @@ export class Status {
   #details = h("p", { class: "status-details muted number" });
   #notices = h("div", { class: "stack notices" });
   #tiles = new Map();
-  #restartedAt = null;
+  #restartedAt = Number.NEGATIVE_INFINITY;
   #lastSeen = null;
   #shown = "";
 
@@ -37,10 +41,10 @@ export class Status {
     const { health, metrics } = report;
     if (metrics && before && isRestart(metrics, before)) this.#restartedAt = report.t;
     if (health) this.#lastSeen = report.t;
-    const [level, words, explanation] = this.#describe(report);
+    const [level, words, explanation] = this.#describe(report, history);
     this.health = { level, words };
     this.headline.dataset.level = level;
-    setText(this.#words, `${words}. ${explanation}`);
+    setText(this.#words, health || !(report.healthProblem instanceof UnreachableError) ? `${words}. ${explanation}` : explanation);
     const uptime = health?.uptime_seconds;
     const started = isNumber(uptime) ? `Up for ${duration(uptime)}` : "";
     setText(this.#details, started || (this.#lastSeen ? `Last answer at ${timeOfDay(this.#lastSeen)}` : ""));
@@ -48,8 +52,8 @@ export class Status {
     this.#writeTiles(report.metrics, history);
   }
 
-  #describe({ health, healthProblem, metrics, retryS }) {
-    if (healthProblem instanceof UnreachableError) return ["bad", "No answer", `${healthProblem.message} Trying again in ${count(retryS)} s …`];
+  #describe({ health, healthProblem, metrics, retryS }, history) {
+    if (healthProblem instanceof UnreachableError) return ["bad", "No answer", `The service does not answer. Trying again in ${count(retryS)} s …`];
     if (healthProblem) return ["bad", "Not healthy", inWords(healthProblem)];
     const stuck = metrics?.queue?.lanes_stuck;
     const [level, words, explanation] = PHASES[health?.status] ?? ["warn", String(health?.status ?? "Unknown"), "This page does not know this state."];
@@ -58,6 +62,10 @@ export class Status {
     if (level === "ok" && workers && workers.ready < workers.number) return ["warn", "Healthy in part", `${count(workers.ready)} of ${count(workers.number)} workers accept work.`];
     const queue = metrics?.backlog?.interactive;
     if (level === "ok" && queue && queue.limit_seconds > 0 && queue.seconds / queue.limit_seconds > 0.8) return ["warn", "Busy", "The queue is nearly full: more work is refused."];
+    if (level !== "ok" || !metrics) return [level, words, explanation];
+    const [failed, refused] = [history.latest("minute:service"), history.latest("minute:refused")];
+    if (failed > 0) return ["warn", "Healthy", `${explanation} ${requests(failed)} failed in the last minute.`];
+    if (refused > 0) return ["warn", "Refusing work", `${requests(refused)} got a 503 in the last minute; the reasons are below.`];
     return [level, words, explanation];
   }
 
@@ -65,7 +73,7 @@ export class Status {
     const notices = [];
     const problem = report.metricsProblem;
     if (report.healthProblem instanceof UnreachableError) {
-      notices.push(["bad", "The service does not answer. Trying again …", "Figures continue when it is back. What is shown is the last that was known.", ["Try now", () => this.#live.askNow()]]);
+      notices.push(["bad", "The figures continue when it is back.", inWords(report.healthProblem), ["Try now", () => this.#live.askNow()]]);
     } else if (problem instanceof ServiceError && problem.wantsKey) {
       notices.push(["warn", "The figures want a key.", inWords(problem), ["Enter a key", () => this.#api.enterKey()]]);
     } else if (problem instanceof ServiceError && problem.code === "metrics-disabled") {
@@ -73,7 +81,7 @@ export class Status {
     } else if (problem) {
       notices.push(["warn", "The figures could not be read.", inWords(problem), ["Try now", () => this.#live.askNow()]]);
     }
-    if (this.#restartedAt) notices.push(["info", `The service was restarted at ${timeOfDay(this.#restartedAt)}.`, "Its counters began anew; the charts go on, with a dashed line."]);
+    if (report.t - this.#restartedAt < RESTART_SHOWN_S) notices.push(["info", `The service was restarted at ${timeOfDay(this.#restartedAt)}.`, "Its counters began anew; the charts go on, with a dashed line."]);
     const shown = JSON.stringify(notices);
     if (shown === this.#shown) return;
     this.#shown = shown;
@@ -104,7 +112,7 @@ export class Status {
     write("requests", rate("requests"), "/s", metrics ? `${count(metrics.in_flight)} in flight`.replace(`${NONE} in flight`, "") : "");
     write("texts", rate("texts"), "/s", isNumber(history.latest("tokens")) ? `${rate("tokens")} tokens/s` : "");
     const [latency, unit] = milliseconds(busiest?.[1]?.latency_ms?.p95).split(" ");
-    write("latency", latency, unit ?? "", busiest?.[0] ?? "no requests yet");
+    write("latency", latency, unit ?? "", busiest?.[0] ?? (metrics ? "no requests yet" : ""));
     const [waiting, waitingUnit] = seconds(queue?.waiting_seconds).split(" ");
     write("waiting", waiting, waitingUnit ?? "", isNumber(queue?.waiting_texts) ? `${count(queue.waiting_texts)} texts` : "");
     const [busy] = percent(history.latest("lanes")).split(" ");

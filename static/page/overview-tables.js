@@ -85,5 +85,5 @@ function number(text) {
 }
 
 function section(title, hint, content) {
-  return h("article", { class: "card" }, h("h2", { class: "card-title" }, title), h("p", { class: "hint" }, hint), content);
+  return h("article", { class: title.startsWith("Inside") ? "card inside" : "card" }, h("h2", { class: "card-title" }, title), h("p", { class: "hint" }, hint), content);
 }

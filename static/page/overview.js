@@ -8,7 +8,7 @@ import { Models } from "./overview-models.js";
 import { Tables } from "./overview-tables.js";
 import { Status } from "./overview-status.js";
 import { Live } from "./live.js";
-import { History, LONGEST_INTERVAL_S, isRestart, isWork, sampleOf } from "./samples.js";
+import { History, KINDS, LONGEST_INTERVAL_S, isRestart, isWork, sampleOf } from "./samples.js";
 
 const WINDOWS = [[300, "5 min"], [900, "15 min"], [3600, "1 h"]];
 const SHORTEST_WINDOW_S = 60;
@@ -75,7 +75,9 @@ class Overview {
       const restarted = before !== null && isRestart(metrics, before.metrics);
       const isGap = before !== null && t - before.t > LONGEST_INTERVAL_S;
       if (isGap) this.#history.push(t - 0.001, {}); // the lines end there, instead of crossing what was not seen
-      this.#history.push(t, sampleOf(metrics, isGap && !restarted ? null : (before?.metrics ?? null), before ? t - before.t : 0));
+      const sample = sampleOf(metrics, isGap && !restarted ? null : (before?.metrics ?? null), before ? t - before.t : 0);
+      for (const kind of KINDS) sample[`minute:${kind}`] = this.#history.sumSince(`errors:${kind}`, t - 60, sample[`errors:${kind}`]);
+      this.#history.push(t, sample);
       if (restarted) this.#history.restarts.push(t);
       this.#before = { t, metrics };
     }
@@ -126,7 +128,7 @@ class Overview {
       this.routes.replaceChildren(...wanted.map((name) => h("option", { value: name }, name || "Busiest route")));
       this.routes.value = wanted.includes(chosen) ? chosen : "";
     }
-    const shown = this.routes.value || busiest;
+    const shown = this.routes.value || busiest || this.#route;
     if (shown !== this.#route) this.#setRoute(shown);
   }
 

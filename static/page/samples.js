@@ -6,6 +6,8 @@ import { kindOf } from "./error-words.js";
 
 export const LONGEST_INTERVAL_S = 12;
 const LONGEST_HISTORY_S = 3600;
+/** Kinds of errors, as in error-words.js. */
+export const KINDS = ["quota", "refused", "caller", "service"];
 
 const sum = (values) => values.reduce((total, value) => total + (isNumber(value) ? value : 0), 0);
 const entries = (found) => (found && typeof found === "object" ? Object.entries(found) : []);
@@ -74,8 +76,8 @@ export function sampleOf(now, before, intervalS) {
       1000,
     );
   }
-  for (const kind of now.errors ? ["refused", "caller", "service"] : []) {
-    sample[`errors:${kind}`] = scaled(rate((metrics) => errorsOf(metrics, kind)), 60);
+  for (const kind of now.errors ? KINDS : []) {
+    sample[`errors:${kind}`] = grown((metrics) => errorsOf(metrics, kind));
   }
   for (const [name, endpoint] of entries(now.endpoints)) {
     const answered = first ? endpoint?.requests : growth(endpoint?.requests, before.endpoints?.[name]?.requests, restarted);
@@ -120,6 +122,15 @@ export class History {
       this.times.shift();
       for (const column of this.#columns.values()) column.shift();
     }
+  }
+
+  /** The sum of a figure since `t`, a sample that is about to be pushed included; undefined: not reported. */
+  sumSince(name, t, latest) {
+    if (latest === undefined) return undefined;
+    let total = isNumber(latest) ? latest : 0;
+    const column = this.column(name);
+    for (let index = column.length - 1; index >= 0 && this.times[index] > t; index -= 1) total += column[index] ?? 0;
+    return total;
   }
 
   /** Whether the service has reported this figure. */

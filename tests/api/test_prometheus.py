@@ -120,7 +120,12 @@ def running_prometheus(folder: Path) -> Iterator[Prometheus]:
 
 
 def test_prometheus_collects_the_metrics(prometheus: Prometheus) -> None:
-    assert prometheus.value('fast_embedding_requests_total{endpoint="POST /embed",dialect="native"}') == 2
+    route = 'method="POST",route="/embed",dialect="native"'
+    assert prometheus.value(f'fast_embedding_requests_total{{{route},status="200"}}') == 1
+    failed = (
+        f'sum(fast_embedding_requests_total{{{route},status=~"4.."}}) / sum(fast_embedding_requests_total{{{route}}})'
+    )
+    assert prometheus.value(failed) == 0.5
     assert prometheus.value('up{job="fast-embedding"}') == 1
     assert prometheus.value('fast_embedding_errors_total{code="invalid-input"}') == 1
     assert prometheus.value("fast_embedding_queue_seconds") == 0
@@ -129,7 +134,7 @@ def test_prometheus_collects_the_metrics(prometheus: Prometheus) -> None:
 
 
 def test_quantiles_over_replicas_can_be_queried(prometheus: Prometheus) -> None:
-    buckets = 'fast_embedding_request_duration_seconds_bucket{endpoint="POST /embed",dialect="native"}'
+    buckets = 'fast_embedding_request_duration_seconds_bucket{method="POST",route="/embed",outcome="served"}'
     assert 0 < prometheus.value(f"histogram_quantile(0.95, sum by (le) ({buckets}))") < 60
 
 

@@ -1,7 +1,7 @@
 """The metrics as text for Prometheus: names, numbers and labels, in both text formats."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from types import MappingProxyType
 
@@ -22,17 +22,20 @@ from api.metric_types import (
     MetricsAnswer,
     MicroBatchMetrics,
     ModelLoadMetrics,
-    ModelUsage,
+    ModelMetrics,
     QueueMetrics,
     RedisResultMetrics,
     ResultCacheMetrics,
+    StageMetrics,
     TextSources,
 )
 from api.process_reports import Collected, Counts, Phase, ProcessReport, Restarts, ServiceView, WorkerPart
 from api.prometheus import Families, text_answer
+from engine.run_counters import RunCounts
 from host.process_usage import ProcessUsage
+from telemetry.histograms import DURATIONS_S, RATIOS, RUN_TEXTS, TEXTS, TOKENS, Buckets
 from telemetry.merging import merge
-from telemetry.metrics import BUCKET_BOUNDS_S, Latencies
+from telemetry.metrics import STAGE_BOUNDS, RequestCounts
 from tests.support.servers import ROOT
 
 READERS: MappingProxyType[str, Callable[[str], Iterable[Metric]]] = MappingProxyType(
@@ -42,13 +45,28 @@ ANSWER = MetricsAnswer(  # each number occurs once
     total_requests=31 + 32,
     total_embeddings=52,
     uptime_seconds=11.5,
+    in_flight=15,
+    event_loop_lag_seconds=16.5,
+    lanes_busy_seconds=17.5 + 18.5,
     cache_info=CacheInfo(["tiny/one", "tiny/two"], num_cached=2, max_cached=12, cache_ttl=13.0, cleanup_interval=14.0),
+    statuses={"200": 31, "404": 32},
     errors={"invalid-input": 21, "overloaded": 22},
+    rate_limited={"requests": 23},
     endpoints={
         "POST /embed": EndpointMetrics(31, {"p50": 1.0, "p95": 2.0, "p99": 3.0}),
         "(no route)": EndpointMetrics(32, {"p50": 4.0, "p95": 5.0, "p99": 6.0}),
     },
     dialects={"native": DialectMetrics(63, 43)},
+    stages={
+        name: StageMetrics(count, seconds)
+        for name, count, seconds in (
+            ("load", 24, 24.5),
+            ("cache", 25, 25.5),
+            ("tokenize", 26, 26.5),
+            ("queue", 27, 27.5),
+            ("run", 28, 28.5),
+        )
+    },
     queue=QueueMetrics(
         waiting_requests=41, waiting_texts=42, waiting_seconds=43.5, running=44, lanes=45, lanes_stuck=46, lanes_died=47
     ),
@@ -57,7 +75,19 @@ ANSWER = MetricsAnswer(  # each number occurs once
         "bulk": BacklogMetrics(104.5, 105.0, callers=106),
     },
     micro_batches=MicroBatchMetrics(runs=61, texts=62, padded_tokens=63, dropped_texts=64),
-    models={"tiny/one": ModelUsage(requests=51, texts=52, tokens=53)},
+    models={
+        "tiny/one": ModelMetrics(
+            requests=51,
+            texts=52,
+            tokens=53,
+            truncated=54,
+            loads=55,
+            load_failures=56,
+            load_seconds=57.5,
+            evictions={"memory": 58},
+            memory_bytes=59,
+        )
+    },
     model_loads=ModelLoadMetrics(loads=91, downloads_running=92, downloads_waiting=93, downloads_refused=94),
     result_cache=ResultCacheMetrics(
         hits=201,
@@ -89,15 +119,45 @@ ANSWER = MetricsAnswer(  # each number occurs once
         open=306, idle=101, receiving=102, processing=103, body_bytes=104, closed_for_others=105
     ),
 )
-LATENCIES = {
-    ("POST /embed", "native"): Latencies((4, 0, 3, *[0] * (len(BUCKET_BOUNDS_S) - 3), 24), total_s=91.25),
-    ("(no route)", "native"): Latencies((32, *[0] * len(BUCKET_BOUNDS_S)), total_s=92.25),
-}
+
+
+def buckets(bounds: Sequence[float], total: float, counts: Mapping[int, int]) -> Buckets:
+    """Return what a histogram with *bounds* has counted: *counts* by bucket; -1 is the last one."""
+    numbers = range(len(bounds) + 1)
+    return Buckets(tuple(counts.get(number, counts.get(number - len(numbers), 0)) for number in numbers), total)
+
+
+EMBED = "POST", "/embed", "native", "served"
+REQUESTS = RequestCounts(
+    answers={("POST", "/embed", "200", "native"): 31, ("", "(no route)", "404", "native"): 32},
+    durations={
+        EMBED: buckets(DURATIONS_S, 91.25, {0: 4, 2: 3, -1: 24}),
+        ("", "(no route)", "native", "failed"): buckets(DURATIONS_S, 92.25, {0: 32}),
+    },
+    stages={
+        name: buckets(STAGE_BOUNDS[name], found.seconds, {1: found.count})
+        for name, found in ANSWER.stages.items()
+        if name in STAGE_BOUNDS
+    },
+    texts=buckets(TEXTS, 301, {3: 302}),
+    tokens=buckets(TOKENS, 303, {4: 304}),
+)
+RUNS = RunCounts(
+    seconds={"tiny/one": buckets(DURATIONS_S, 310.5, {2: 311})},
+    texts=buckets(RUN_TEXTS, 312, {0: 313}),
+    padding=buckets(RATIOS, 314.5, {0: 315, 3: 1}),
+)
+BUSY_S = {"lane-0": 17.5, "express": 18.5}
+EXEMPLARS = {EMBED: {2: ("a" * 32, 0.004, 1800000000.5), len(DURATIONS_S): ("b" * 32, 9e4, 1800000001.5)}}
+
+
+def counts_of(answer: MetricsAnswer) -> Counts:
+    return Counts(answer=answer, requests=REQUESTS, runs=RUNS, busy_s=BUSY_S, recent_s={}, exemplars=EXEMPLARS)
 
 
 def facts_of(answer: MetricsAnswer = ANSWER, *, phase: Phase = "healthy") -> Families:
     """Return what is written about the only process, with this *answer*."""
-    counts = Counts(answer=answer, latencies=LATENCIES, recent_s={})
+    counts = counts_of(answer)
     report = ProcessReport(pid=1, phase=phase, stuck=[], counts=counts, fingerprints={"tiny/one": "d232dbe4e7fddd67"})
     return Families(
         whole=counts,
@@ -105,6 +165,8 @@ def facts_of(answer: MetricsAnswer = ANSWER, *, phase: Phase = "healthy") -> Fam
         view=None,
         uptime_s=answer.uptime_seconds,
         max_queue_s=81.0,
+        max_request_s=300.0,
+        has_rate_limits=True,
         version="1.2.3",
     )
 
@@ -130,7 +192,7 @@ def part_of(number: int, *, texts: int = 42, started_s: float = 1.0, is_stale: b
         pid=number,
         phase="healthy",
         stuck=[],
-        counts=Counts(answer=answer, latencies=LATENCIES, recent_s={}),
+        counts=counts_of(answer),
         fingerprints={"tiny/one": f"fingerprint-{number}"},
         usage=replace(USAGE, pid=number, started_s=started_s),
     )
@@ -147,6 +209,8 @@ OF_WORKERS = Families(
     view=VIEW,
     uptime_s=11.5,
     max_queue_s=81.0,
+    max_request_s=300.0,
+    has_rate_limits=True,
     version="1.2.3",
 )
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -172,10 +236,20 @@ def test_text_has_all_numbers_and_labels_of_the_json_answer(wanted: str) -> None
     values = samples(read_back(wanted))
     labels = {value for _, pairs in values for _, value in pairs}
     sums = {"total_requests": 0, "total_embeddings": 0, "connections": {**asdict(ANSWER.connections), "open": 0}}
-    numbers, words = leaves({**asdict(ANSWER), **sums, "endpoints": {}})
+    numbers, words = leaves({**asdict(ANSWER), **sums, "lanes_busy_seconds": 0, "endpoints": {}})
     assert numbers - {0.0} <= set(values.values())
     assert words <= labels
-    assert {"POST /embed", "(no route)", "invalid-input", "overloaded", "tiny/one"} <= labels
+    assert {
+        "POST",
+        "/embed",
+        "(no route)",
+        "200",
+        "requests",
+        "memory",
+        "invalid-input",
+        "overloaded",
+        "tiny/one",
+    } <= labels
 
 
 def leaves(tree: object) -> tuple[set[float], set[str]]:
@@ -193,23 +267,49 @@ def test_totals_are_the_sums_of_their_parts(wanted: str) -> None:
         return sum(value for (sample, _), value in values.items() if sample == name)
 
     assert total("fast_embedding_requests_total") == ANSWER.total_requests
+    assert total("fast_embedding_request_duration_seconds_count") == ANSWER.total_requests
+    assert total("fast_embedding_lane_busy_seconds_total") == ANSWER.lanes_busy_seconds
     assert total("fast_embedding_model_texts_total") == ANSWER.total_embeddings
     assert total("fast_embedding_connections") == ANSWER.connections.open
 
 
+OF_EMBED = (("dialect", "native"), ("method", "POST"), ("outcome", "served"), ("route", "/embed"))
+DURATION = "fast_embedding_request_duration_seconds"
+
+
 @each_format
-def test_latencies_are_a_histogram(wanted: str) -> None:
+def test_durations_are_a_histogram(wanted: str) -> None:
     values = samples(read_back(wanted))
-    name, labels_of = "fast_embedding_request_duration_seconds", (("dialect", "native"), ("endpoint", "POST /embed"))
     buckets = {
         dict(labels)["le"]: value
         for (sample, labels), value in values.items()
-        if sample == f"{name}_bucket" and set(labels_of) <= set(labels)
+        if sample == f"{DURATION}_bucket" and set(OF_EMBED) <= set(labels)
     }
     assert buckets["0.001"] == buckets["0.0025"] == 4
-    assert buckets["0.005"] == buckets["60.0"] == 7
-    assert buckets["+Inf"] == values[f"{name}_count", labels_of] == 31
-    assert values[f"{name}_sum", labels_of] == 91.25
+    assert buckets["0.005"] == buckets["60.0"] == buckets["300.0"] == 7
+    assert list(buckets)[-2:] == ["300.0", "+Inf"], "REQUEST_TIMEOUT is 300 s"
+    assert buckets["+Inf"] == values[f"{DURATION}_count", OF_EMBED] == 31
+    assert values[f"{DURATION}_sum", OF_EMBED] == 91.25
+
+
+def exemplars_of(facts: Families) -> list[tuple[str, dict[str, str], float]]:
+    return [
+        (sample.labels["le"], sample.exemplar.labels, sample.exemplar.value)
+        for metric in read_back(OPEN_METRICS, facts)
+        for sample in metric.samples
+        if sample.exemplar
+    ]
+
+
+def test_durations_in_open_metrics_have_traces_as_exemplars() -> None:
+    assert exemplars_of(FACTS) == [
+        ("0.005", {"trace_id": "a" * 32}, 0.004),
+        ("+Inf", {"trace_id": "b" * 32}, 9e4),
+    ]
+
+
+def test_several_workers_have_no_exemplars() -> None:
+    assert exemplars_of(OF_WORKERS) == []
 
 
 @each_format
@@ -248,9 +348,17 @@ def labels(**values: str) -> tuple[tuple[str, str], ...]:
 @each_format
 def test_counters_of_workers_are_sums_and_gauges_have_the_label_of_the_worker(wanted: str) -> None:
     values = samples(read_back(wanted, OF_WORKERS))
-    assert values["fast_embedding_requests_total", labels(endpoint="POST /embed", dialect="native")] == 3 * 31
+    assert (
+        values["fast_embedding_requests_total", labels(method="POST", route="/embed", status="200", dialect="native")]
+        == 3 * 31
+    )
     assert values["fast_embedding_model_texts_total", labels(model="tiny/one")] == 3 * 52
     assert values["fast_embedding_lanes_died_total", ()] == 3 * 47
+    assert values["fast_embedding_model_run_seconds_count", labels(model="tiny/one")] == 3 * 311
+    assert values["fast_embedding_queue_wait_seconds_count", ()] == 3 * 27
+    assert values["fast_embedding_requests_in_flight", labels(worker="2")] == 2 * 15
+    assert values["fast_embedding_event_loop_lag_seconds", labels(worker="2")] == 16.5
+    assert values["fast_embedding_model_memory_bytes", labels(worker="2", model="tiny/one")] == 2 * 59
     assert values["fast_embedding_queue_texts", labels(worker="1")] == 42
     assert values["fast_embedding_queue_texts", labels(worker="2")] == 3 + 4
     assert values["fast_embedding_queue_seconds", labels(worker="2")] == 43.5
@@ -262,6 +370,8 @@ def test_counters_of_workers_are_sums_and_gauges_have_the_label_of_the_worker(wa
     assert values["fast_embedding_result_cache_redis_info", labels(worker="1", state="reachable")] == 1
     assert values["fast_embedding_result_cache_redis_fetch_duration_seconds_count", ()] == 3 * 211
     assert values["fast_embedding_uptime_seconds", ()] == 11.5
+    busy = values["fast_embedding_lane_busy_seconds_total", labels(worker="2", lane="express")]
+    assert busy == 18.5, "of the process started last: a counter that falls to less than that looks like a restart"
     model = labels(model="tiny/one", fingerprint="fingerprint-2", worker="2")
     assert values["fast_embedding_model_info", model] == 1
 
@@ -293,14 +403,60 @@ def test_workers_have_the_metrics_of_one_process_and_no_other_ones_without_a_wor
     assert all("worker" in name for name in together - alone)
 
 
-def test_guide_lists_exactly_these_metrics() -> None:
-    guide = (ROOT / "docs/MONITORING.md").read_text(encoding="utf-8")
-    rows = [line for line in guide.splitlines() if line.startswith(("| `fast_embedding_", "| `process_"))]
-    suffixes = {"counter": "_total", "info": "_info"}
-    named = [name for row in rows for name in re.findall(r"`((?:fast_embedding|process)_\w+)`", row.split("|")[1])]
-    assert sorted(named) == sorted(
-        metric.name + suffixes.get(metric.type, "") for metric in read_back(OPEN_METRICS, OF_WORKERS)
-    )
+SUFFIXES = {"counter": "_total", "info": "_info"}
+ROW = re.compile(r"\| (?P<names>(?:`(?:fast_embedding|process)_\w+`(?:, )?)+) \| (?P<kind>[^|]+) \|")
+Described = dict[str, tuple[str, frozenset[str]]]
+"""Type and labels of each metric, by its name."""
+
+
+def described_by_the_guide() -> Described:
+    """Return what the table in docs/MONITORING.md says."""
+    found: Described = {}
+    for row in map(ROW.match, (ROOT / "docs/MONITORING.md").read_text(encoding="utf-8").splitlines()):
+        if row is not None:
+            kind, labels = row["kind"].split(",")[0], frozenset(re.findall(r"`(\w+)`", row["kind"]))
+            for name in re.findall(r"`(\w+)`", row["names"]):
+                assert name not in found, "described twice"
+                found[name] = ("info" if kind == "1" else kind, labels)
+    return found
+
+
+def described_by_the_service(facts: Families) -> Described:
+    return {
+        metric.name + SUFFIXES.get(metric.type, ""): (
+            metric.type,
+            frozenset(label for sample in metric.samples for label in sample.labels) - {"le"},
+        )
+        for metric in read_back(OPEN_METRICS, facts)
+    }
+
+
+def test_guide_names_each_metric_with_its_type_and_labels_and_no_other() -> None:
+    guide = described_by_the_guide()
+    alone, together = described_by_the_service(FACTS), described_by_the_service(OF_WORKERS)
+    assert {name for name in guide if "worker" not in name} == set(alone)
+    assert {name: guide[name] for name in alone} == alone
+    assert set(guide) == set(together)
+    assert {name: guide[name] for name in set(together) - set(alone)} == {
+        name: together[name] for name in set(together) - set(alone)
+    }
+
+
+def test_with_workers_only_what_the_guide_says_has_their_label() -> None:
+    """Gauges, the lanes, and what the operating system says of processes."""
+    guide = described_by_the_guide()
+    added = {
+        name
+        for name, (_, labels) in described_by_the_service(OF_WORKERS).items()
+        if "worker" in labels and "worker" not in guide[name][1]
+    }
+    exempt = {"fast_embedding_workers", "fast_embedding_uptime_seconds", "fast_embedding_build_info"}
+    assert added == {
+        name
+        for name, (kind, labels) in guide.items()
+        if (kind in {"gauge", "info"} and "worker" not in labels and name not in exempt)
+        or name in {"fast_embedding_lane_busy_seconds_total", "process_cpu_seconds_total"}
+    }
 
 
 @each_format
@@ -311,5 +467,5 @@ def test_content_type_has_the_version_of_the_format(wanted: str) -> None:
 @each_format
 def test_model_name_with_special_characters_is_escaped(wanted: str) -> None:
     name = 'a"b\\c\nd'
-    values = samples(read_back(wanted, facts_of(replace(ANSWER, models={name: ModelUsage(1, 2, 3)}))))
+    values = samples(read_back(wanted, facts_of(replace(ANSWER, models={name: ModelMetrics(1, 2, 3)}))))
     assert values["fast_embedding_model_texts_total", (("model", name),)] == 2

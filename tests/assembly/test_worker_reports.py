@@ -71,7 +71,14 @@ class PartsReporter:
             pid=self.pid,
             phase=self.lifecycle.phase,
             stuck=self.stuck,
-            counts=Counts(answer=answer, latencies=self.metrics.latencies(), recent_s=recent_s),
+            counts=Counts(
+                answer=answer,
+                requests=self.metrics.counts(),
+                runs=self.scheduler.runs,
+                busy_s=self.scheduler.busy_s,
+                recent_s=recent_s,
+                exemplars={},
+            ),
             fingerprints={},
             usage=usage,
         )

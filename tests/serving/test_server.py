@@ -213,7 +213,7 @@ def test_idle_model_is_dropped_after_its_ttl_and_loaded_again_at_the_next_reques
             np.testing.assert_allclose(vector, mean_of(["one", "two"]), rtol=0, atol=TOLERANCE)
             server.wait_for("model_dropped", times=times)
         dropped = [(event["model"], event["reason"]) for event in server.events if event["event"] == "model_dropped"]
-        assert dropped == [("tiny/two", "idle")] * 2  # and not tiny/one, which is required
+        assert dropped == [("tiny/two", "ttl")] * 2  # and not tiny/one, which is required
         assert CLIENT.get(f"{server.url}/health").json()["status"] == "healthy"
 
 

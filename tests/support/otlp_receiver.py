@@ -41,7 +41,7 @@ class ReceivedSpan:
         return self.raw.parent_span_id.hex()
 
 
-@dataclass(slots=True)
+@dataclass
 class OtlpReceiver:
     """What has arrived, and at which variables a service sends it there."""
 

@@ -92,18 +92,27 @@ def test_sums_are_exact_whichever_worker_answers(start: Callable[..., ServerProc
     for answer in answers:
         assert answer["endpoints"]["POST /embed"]["requests"] == 2000
         assert answer["errors"] == {"invalid-input": 200}
-        assert answer["models"] == {MODEL: {"requests": 1800, "texts": 1800, "tokens": 1800 * 4}}
+        used = {"requests": 1800, "texts": 1800, "tokens": 1800 * 4, "truncated": 0}
+        assert used.items() <= answer["models"][MODEL].items()
+        assert answer["models"][MODEL]["loads"] == 2, "one per worker"
+        assert answer["statuses"]["200"] >= 1800
         results = answer["result_cache"]
         assert results["hits"] + results["misses"] + results["coalesced"] == 1800
         assert answer["micro_batches"]["texts"] == results["misses"]
         assert answer["total_requests"] == sum(found["requests"] for found in answer["workers"]["processes"])
+    runs = answers[-1]["micro_batches"]["runs"]
     by_worker = {found["worker"]: found["embeddings"] for found in answers[-1]["workers"]["processes"]}
     assert sum(by_worker.values()) == 1800
     assert min(by_worker.values()) > 0, "all requests went to one worker"
     samples = text_samples(server)
-    labels = frozenset({"endpoint": "POST /embed", "dialect": "native"}.items())
-    assert samples["fast_embedding_requests_total", labels] == 2000
-    assert samples["fast_embedding_request_duration_seconds_count", labels] == 2000
+    route = {"method": "POST", "route": "/embed", "dialect": "native"}
+    for status, outcome, count in (("200", "served", 1800), ("400", "failed", 200)):
+        assert samples["fast_embedding_requests_total", frozenset({**route, "status": status}.items())] == count
+        durations = frozenset({**route, "outcome": outcome}.items())
+        assert samples["fast_embedding_request_duration_seconds_count", durations] == count
+    for name in ("request_texts", "request_tokens"):
+        assert samples[f"fast_embedding_{name}_count", frozenset()] == 1800
+    assert samples["fast_embedding_model_run_seconds_count", frozenset({("model", MODEL)})] == runs
     assert samples["fast_embedding_model_texts_total", frozenset({("model", MODEL)})] == 1800
     assert samples["fast_embedding_workers", frozenset()] == 2
     for number in ("1", "2", "supervisor"):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.merging import Current, Derived, Highest, Names, Samples, Setting, at_end, first_of, merge
-from telemetry.metrics import Metrics
+from telemetry.metrics import Metrics, RequestCounts
+from telemetry.request_work import RequestWork, Stage
 from tests.support.answered_requests import answered
 
 
@@ -98,6 +99,8 @@ COUNTED = st.lists(
         st.sampled_from([2.0**-11, 2.0**-9, 0.125, 90.0]),
         st.sampled_from([None, "overloaded", "invalid-input"]),
         st.sampled_from(["native", "openai"]),
+        st.sampled_from([200, 400, 503]),
+        st.sampled_from([0, 1, 7]),
     ),
     max_size=60,
 )
@@ -108,23 +111,24 @@ class Counted:
     requests: int
     errors: dict[str, int]
     endpoints: dict[str, int]
-    latencies: dict[tuple[str, str], object]
+    counts: RequestCounts
     recent_s: Samples[dict[str, list[float]]]
 
 
 def counted_by(metrics: Metrics) -> Counted:
-    return Counted(metrics.requests, metrics.errors, metrics.endpoints(), dict(metrics.latencies()), metrics.recent_s())
+    return Counted(metrics.requests, metrics.errors, metrics.endpoints(), metrics.counts(), metrics.recent_s())
 
 
 @given(requests=COUNTED, ended=st.sets(st.integers(0, 3)))
 def test_merging_parts_equals_counting_all_in_one(
-    requests: list[tuple[int, str, float, str | None, str]], ended: set[int]
+    requests: list[tuple[int, str, float, str | None, str, int, int]], ended: set[int]
 ) -> None:
     """Also if some of the processes have ended: their counts are those of before."""
     whole, parts = Metrics(), [Metrics() for _ in range(4)]
-    for number, endpoint, seconds, problem, dialect in requests:
+    for number, endpoint, seconds, problem, dialect, status, texts in requests:
+        work = RequestWork(texts=texts, tokens=4 * texts, stages=[Stage("queue", 0.0, seconds)])
         for metrics in (whole, parts[number]):
-            metrics.observe(answered(endpoint, seconds, problem, dialect))
+            metrics.observe(answered(endpoint, seconds, problem, dialect, status=status, work=work))
     kept = [at_end(counted_by(one)) if number in ended else counted_by(one) for number, one in enumerate(parts)]
     merged, expected = merge(kept), counted_by(whole)
     assert (merged.requests, merged.errors, merged.endpoints) == (
@@ -132,7 +136,7 @@ def test_merging_parts_equals_counting_all_in_one(
         expected.errors,
         expected.endpoints,
     )
-    assert merged.latencies == expected.latencies
+    assert merged.counts == expected.counts
     alive = [request for request in requests if request[0] not in ended]
     for endpoint in {endpoint for _, endpoint, *_ in alive}:
         assert Counter(merged.recent_s[endpoint]) == Counter(s for _, name, s, *_ in alive if name == endpoint)

@@ -15,6 +15,7 @@ from engine.errors import OverloadedError
 from telemetry.answered_request import AnsweredRequest
 from web.large_body_queue import LargeBodyQueue
 from web.request_context import KEY, RequestContext, context_of
+from web.request_lines import RequestLines
 from web.request_log import RequestLog
 
 Counted = tuple[str, float, str | None]
@@ -77,7 +78,7 @@ async def ask(
     request_log = RequestLog(
         app,
         observe=count,
-        polled=frozenset({"/health"}),
+        lines=RequestLines(polled=frozenset({"/health"})),
         error_headers=lambda _: [ALLOWED],
         large_bodies=LargeBodyQueue(),
         clock=lambda: next(ticks),
@@ -188,20 +189,20 @@ async def test_rejection_of_the_server_is_answered_without_calling_the_app() -> 
 
 
 async def test_answer_is_counted_with_route_duration_and_problem_code() -> None:
-    assert (await ask(Answering()))[1] == [("POST /embed", 0.25, None)]
-    assert (await ask(Answering(code="overloaded")))[1] == [("POST /embed", 0.25, "overloaded")]
+    assert (await ask(Answering()))[1] == [("POST /embed", 0.5, None)]
+    assert (await ask(Answering(code="overloaded")))[1] == [("POST /embed", 0.5, "overloaded")]
 
 
 async def test_answers_without_a_route_share_one_label() -> None:
     for method in ("GET", "BREW"):
-        assert (await ask(Answering(path=None, status=404), method=method))[1] == [("(no route)", 0.25, None)]
+        assert (await ask(Answering(path=None, status=404), method=method))[1] == [("(no route)", 0.5, None)]
 
 
 async def test_head_is_passed_on_and_counted_as_get() -> None:
     app = Answering(path="/health")
     _, counted = await ask(app, method="HEAD")
     assert app.scopes[0]["method"] == "GET"  # type: ignore[typeddict-item]  # it is a request's scope
-    assert counted == [("GET /health", 0.25, None)]
+    assert counted == [("GET /health", 0.5, None)]
 
 
 async def test_each_answer_is_one_log_line() -> None:
@@ -215,7 +216,8 @@ async def test_each_answer_is_one_log_line() -> None:
             "method": "POST",
             "route": "/embed",
             "status": 201,
-            "ms": 250.0,
+            "ms": 500.0,
+            "dialect": "native",
         }
     ]
 
