@@ -30,3 +30,8 @@ class MonitoringSettings(BaseSettings):
     server_timing: bool = Field(
         default=True, description="Say in the header Server-Timing where the time of a request went."
     )
+
+    @property
+    def lowest_level(self) -> str:
+        """The lowest level that is logged."""
+        return "DEBUG" if self.debug else self.log_level

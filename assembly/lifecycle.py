@@ -21,6 +21,8 @@ class Lifecycle:
         self._drain_began = asyncio.Event()
         self._clock = clock
         self._began_s = clock()
+        self.address: str | None = None
+        """Where the server listens, as in a URL; None: it has not said that."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when the phase has changed."""
 

@@ -37,6 +37,7 @@ from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
 from host.memory import fix_mmap_threshold, private_bytes
 from model_manager import ModelManager
+from telemetry.uvicorn_lines import adopt_uvicorn_lines, uvicorn_address
 from web.overload_guard import RouteQueue
 
 LOAD_THREADS = 8
@@ -133,10 +134,14 @@ class RunningService:
         """
         if self._parts is not None and self.lifecycle.phase != "draining":
             await self._reload.run(self._parts.models)
+            if (answers := self.results.answers) is not None:
+                answers.clear()  # names may mean other models now
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
         """Open the parts, load the required models while `/health` already answers, and close everything at the end."""
+        # A program may have set up uvicorn after the app.
+        adopt_uvicorn_lines(has_access_lines=self._settings.lowest_level == "DEBUG")
         try:
             async with self._open_parts() as self._parts:
                 starting = asyncio.create_task(self._start(self._parts))
@@ -163,13 +168,22 @@ class RunningService:
             reason, bug = "an unexpected error; the log's event start_failed has the details", error
         if reason is None:
             if self.lifecycle.finish_start():
-                event = "service_ready" if self._workers == 1 else "models_ready"
-                log.info(event, seconds=self.lifecycle.uptime_s, models=list(self.required_models))
+                self._log_ready()
             return
         log.critical("start_failed", reason=reason, exc_info=bug)
         if self.lifecycle.phase == "starting":  # if it drains already, a second signal would end it at once
             self.lifecycle.fail_start(reason)
             self._stop()
+
+    def _log_ready(self) -> None:
+        """Log that requests are served, and where, if that is known: other servers may open their socket later."""
+        facts = {"seconds": self.lifecycle.uptime_s, "models": list(self.required_models)}
+        if self._workers > 1:
+            log.info("models_ready", **facts)
+        elif (address := self.lifecycle.address or uvicorn_address()) is None:
+            log.info("service_ready", **facts)
+        else:
+            log.info("service_ready", **facts, address=address)
 
     async def _load_required(self, parts: ServiceParts) -> str | None:
         """Load the required models; return why that is impossible on this machine.

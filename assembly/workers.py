@@ -149,7 +149,7 @@ def _plan_of(settings: Settings) -> WorkerPlan:
 
 def _set_up_log(settings: Settings) -> None:
     configure_logging(
-        level="DEBUG" if settings.debug else settings.log_level,
+        level=settings.lowest_level,
         is_json=None if settings.log_format == "auto" else settings.log_format == "json",
         context={"process": "supervisor", "pid": os.getpid()},
     )

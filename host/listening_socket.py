@@ -63,6 +63,12 @@ def open_listening_socket(host: str, port: int) -> socket.socket:
         raise ListenError(host, port, error) from None
 
 
+def listening_address(listening: socket.socket) -> str:
+    """Return where *listening* accepts connections, as in a URL: `http://127.0.0.1:8000` or `http://[::]:8000`."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listening.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
 def is_all_ipv6(host: str) -> bool:
     """Return whether *host* means all addresses of IPv6, in any of its spellings."""
     try:

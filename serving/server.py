@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 from litestar import Litestar
 
-from host.listening_socket import ListenError
+from host.listening_socket import ListenError, listening_address
 from host.open_files import raise_file_limit
 from serving.connection_limits import ConnectionLimits
 from serving.connection_pool import ConnectionPool, EarlyRejection, peer_address
@@ -33,6 +33,9 @@ log = structlog.get_logger()
 
 class ServiceState(Protocol):
     """What the server needs to know about the service behind the app."""
+
+    address: str | None
+    """Where the server listens."""
 
     @property
     def failure(self) -> str | None:
@@ -87,6 +90,8 @@ def serve(
         listening = listen(host, port) if worker is None else None  # a worker gets its connections
     except ListenError as error:
         return fail(str(error))
+    if listening is not None:
+        state.address = listening_address(listening)
     pool = ConnectionPool(
         _within_file_limit(limits),
         count_failure=count_failure,

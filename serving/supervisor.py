@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from host.listening_socket import listening_address
 from host.message_channel import Handler
 from serving.child_processes import ChildProcesses, end_of
 from serving.connection_dispatcher import Address, ConnectionDispatcher, host_of
@@ -100,6 +101,7 @@ class Supervisor:
         """How often workers were replaced, by number and reason: `exit` and `signal` (it has ended by itself), `hung`,
         `stuck`, `draining` and `reload`."""
         self._command = command
+        self._address = listening_address(listening)
         self._dispatcher = ConnectionDispatcher(listening, address_of=address_of)
         self._handlers = handlers
         self._children = ChildProcesses()
@@ -284,7 +286,7 @@ class Supervisor:
         if not self.was_ready.is_set() and all(one.is_ready for one in reported) and len(reported) == len(self.slots):
             self.was_ready.set()
             seconds = round(time.monotonic() - self._began_s, 3)
-            log.info("service_ready", workers=len(self.slots), seconds=seconds)
+            log.info("service_ready", workers=len(self.slots), seconds=seconds, address=self._address)
         trouble = await wait_for_trouble(worker, hung_s=min(MAX_HUNG_S, self.plan.stuck_s))
         if slot.worker is not worker or worker.ended.done():
             return

@@ -8,6 +8,12 @@ NATIVE = "native"
 """The dialect of requests to our own API."""
 NO_ROUTE = "(no route)"
 """The route of requests that match none: method and path can be anything, and labels must come from closed sets."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+
+
+def known_method(method: str) -> str:
+    """Return *method*, or `other`: some servers accept any word as a method, which callers could write into the log."""
+    return method if method in METHODS else "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

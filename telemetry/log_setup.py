@@ -16,6 +16,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from telemetry.log_output import LineStream, log_stream, report_dropped_lines
+from telemetry.uvicorn_lines import adopt_uvicorn_lines
 
 PACKAGES_WITH_SAFE_MESSAGES = ("engine", "model_manager", "onnxruntime")
 """Messages of exceptions are logged only if these packages define them, since they never quote a caller's text. Of all
@@ -24,6 +25,8 @@ VERBOSE_LIBRARIES = ("httpx", "httpcore", "huggingface_hub", "asyncio")
 """They log each request or task at INFO, so their level is WARNING."""
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s'\",:;()]|(?<=\w) (?=[^\s/\\]*[/\\]))+")
 """An absolute path of any system. A space is part of it if the next word contains another separator."""
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+"""Control characters, other line breaks, and marks that hide or reorder text."""
 
 
 def configure_logging(*, level: str, is_json: bool | None, context: Mapping[str, object] | None = None) -> None:
@@ -47,7 +50,7 @@ def configure_logging(*, level: str, is_json: bool | None, context: Mapping[str,
     render: list[Processor] = (
         [structlog.processors.JSONRenderer(serializer=_to_json)]
         if is_json
-        else [_format_exception, structlog.dev.ConsoleRenderer()]
+        else [_format_for_people, structlog.dev.ConsoleRenderer()]
     )
     structlog.configure(
         processors=[*shared, *render],
@@ -65,6 +68,7 @@ def configure_logging(*, level: str, is_json: bool | None, context: Mapping[str,
     logging.basicConfig(handlers=[handler], level=max(logging.INFO, logging.getLevelName(level)), force=True)
     for name in VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+    adopt_uvicorn_lines(has_access_lines=level == "DEBUG")
     warnings.simplefilter("ignore")  # warnings contain paths; developers see them in the tests
     report_dropped_lines(_log_dropped_lines)
 
@@ -143,18 +147,29 @@ def _summary(error: BaseException) -> dict[str, Any]:
 
 def _clean_library_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Remove paths from a library's message. Of asyncio keep the first line only: the others quote an exception."""
-    text = str(event["event"])
+    text = str(event["event"]).strip()
     if str(event.get("logger")) == "asyncio":
         text = text.partition("\n")[0]
     event["event"] = ABSOLUTE_PATH.sub("<path>", text)
+    if (address := getattr(event.get("_record"), "address", None)) is not None:  # on which uvicorn listens
+        event["address"] = address
     return event
 
 
-def _format_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """For people: one line per exception and code location."""
+def _format_for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For people: one line per exception and code location. No field can break a line or control the terminal."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = UNPRINTABLE.sub(_escaped, value)
     if summaries := event.get("exception"):
-        event["exception"] = "\n".join(line for summary in summaries for line in _lines(summary))
+        event["exception"] = "\n".join(
+            UNPRINTABLE.sub(_escaped, line) for summary in summaries for line in _lines(summary)
+        )
     return event
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
@@ -163,10 +178,16 @@ def _lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _to_json(event: EventDict, **_: object) -> str:
+    """Return *event* as one line of JSON without characters that other programs take for line breaks or commands."""
     try:
-        return orjson.dumps(event, default=_type_name, option=orjson.OPT_NON_STR_KEYS).decode()
+        line = orjson.dumps(event, default=_type_name, option=orjson.OPT_NON_STR_KEYS).decode()
+        return line if line.isprintable() else UNPRINTABLE.sub(_json_escaped, line)
     except TypeError:  # a value that orjson rejects, such as half a surrogate pair, must not make the logging code fail
         return json.dumps(event, default=_type_name, skipkeys=True)
+
+
+def _json_escaped(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
 
 
 def _type_name(value: object) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin
 from litestar.config.app import AppConfig
 from litestar.enums import HttpMethod, ScopeType
@@ -13,12 +13,13 @@ from litestar.middleware._internal.cors import CORSMiddleware
 from litestar.params import HeaderParameter
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
-from litestar.routes import HTTPRoute
+from litestar.routes import BaseRoute, HTTPRoute
 from litestar.types import ASGIApp, Empty, HTTPScope, Receive, Scope, Send
 from litestar.utils.path import normalize_path
 
 __all__ = [
     "LeanLitestar",
+    "NoRoutes",
     "StructSchemaPlugin",
     "arguments_of",
     "body_type",
@@ -46,6 +47,13 @@ class LeanLitestar(Litestar):
     def _patch_opentelemetry_middleware(config: AppConfig) -> AppConfig:
         """Leave the app as it is: Litestar would import OpenTelemetry if it is installed, although nothing uses it."""
         return config
+
+
+class NoRoutes(Router):
+    """A router that takes no routes: for Litestar's own pages with the API description, which it adds by itself."""
+
+    def register(self, value: Any) -> list[BaseRoute]:  # noqa: ARG002 - the signature of `Router`
+        return []
 
 
 def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:

@@ -8,14 +8,11 @@ import structlog
 from litestar.types import HTTPScope
 
 from access.principals import Principal
-from telemetry.answered_request import NO_ROUTE, AnsweredRequest
+from telemetry.answered_request import NO_ROUTE, AnsweredRequest, known_method
 from telemetry.request_work import RequestWork, StageName
 from web.request_context import Client, RequestContext
 from web.security_headers import Header
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-OTHER_METHOD = "other"
-"""Logged instead of a method that is none of these. Some servers accept any word, which callers would write here."""
 STAGE_FIELDS: tuple[tuple[StageName, str], ...] = (("queue", "queue_ms"), ("run", "inference_ms"))
 SLOW_STAGE_FIELDS: tuple[tuple[StageName, str], ...] = (
     ("load", "load_ms"),
@@ -75,7 +72,7 @@ class RequestLines:
         """Log the request of *scope*, for which the service took *service_s*."""
         fields: dict[str, Any] = {
             **context.ids,
-            "method": scope["method"] if scope["method"] in METHODS else OTHER_METHOD,
+            "method": known_method(scope["method"]),
             "route": None if answered.route == NO_ROUTE else answered.route,
             "status": answered.status,
             "ms": _ms(answered.seconds),

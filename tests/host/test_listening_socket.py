@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from host.listening_socket import ListenError, has_fallen_back, open_listening_socket
+from host.listening_socket import ListenError, has_fallen_back, listening_address, open_listening_socket
 from tests.support.ipv4_only import Ipv4Only
 from tests.support.servers import ROOT
 
@@ -28,6 +28,19 @@ def test_port_in_use_is_reported_with_a_fix() -> None:
     assert failure.value.is_in_use
     cause = f"Cannot listen on HOST=127.0.0.1 PORT={port}: Address already in use."
     assert str(failure.value) == f"{cause} Another process uses the port: stop it, or set another PORT."
+
+
+@pytest.mark.parametrize(
+    ("host", "form"),
+    [pytest.param("127.0.0.1", "http://127.0.0.1:%d", id="IPv4"), pytest.param("::1", "http://[::1]:%d", id="IPv6")],
+)
+def test_address_in_the_log_is_that_of_a_url(host: str, form: str) -> None:
+    try:
+        listening = open_listening_socket(host, 0)
+    except ListenError:
+        pytest.skip("this machine has no IPv6")
+    with listening:
+        assert listening_address(listening) == form % listening.getsockname()[1]
 
 
 def test_address_of_another_machine_is_reported_with_a_fix() -> None:

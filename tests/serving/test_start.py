@@ -1,5 +1,6 @@
 """How server processes start, and what stops a start: one line says why, and the exit code is not 0."""
 
+import re
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,7 +18,14 @@ from main import create_app
 from tests.support.apps import running_app, settings_of
 from tests.support.held_hub import held_hub
 from tests.support.raw_http import CLIENT
-from tests.support.servers import ROOT, ServerProcess, started_server, started_uvicorn
+from tests.support.servers import (
+    ROOT,
+    ServerProcess,
+    running_server,
+    started_server,
+    started_uvicorn,
+    stopped_at_the_end,
+)
 from tests.support.tiny import TinyModel, mean_of
 
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
@@ -125,6 +133,31 @@ def test_server_is_starting_until_its_required_models_are_loaded(tiny_models: Pa
         reason = reason_of_failure(server)
     assert HUB_MODEL in reason
     assert "hub cannot be reached" in reason
+
+
+def test_last_line_of_the_start_says_the_address(tiny_models: Path) -> None:
+    with running_server(MODELS_DIR=str(tiny_models), REQUIRED_MODELS="tiny/one") as server:
+        last = server.events[-1]
+    assert (last["event"], last["address"]) == ("service_ready", server.url)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--port=0", "--uds={folder}/the socket"])
+def test_last_line_of_the_start_says_the_real_address_under_uvicorn(
+    option: str, tiny_models: Path, tmp_path: Path
+) -> None:
+    option = option.format(folder=tmp_path)
+    settings = {"MODELS_DIR": str(tiny_models), "REQUIRED_MODELS": "tiny/one"}
+    server = ServerProcess(settings, command=("-m", "uvicorn", "main:app", option))
+    with stopped_at_the_end(server):
+        server.wait_for("service_ready")
+        server.wait_for("Uvicorn running")
+    # Which of both is the last depends on how long the models take to load.
+    last = [line for line in server.events if line["event"] in ("service_ready", "Uvicorn running")][-1]
+    if "--uds" in option:
+        assert last["address"] == f"{tmp_path}/the socket"
+    else:
+        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d+", last["address"])
 
 
 def test_uvicorn_serves_the_app(tiny_models: Path) -> None:

@@ -65,7 +65,9 @@ def test_workers_serve_on_one_port_and_end_together(tiny: dict[str, str]) -> Non
         assert status_of(server) == 200
         groups = {os.getpgid(pid) for pid in pids.values()}
         assert os.getpgid(server.process.pid) not in groups  # so Ctrl-C in a terminal reaches the supervisor only
-        assert len(own(server, "service_ready")) == 1
+        [ready] = own(server, "service_ready")
+        assert ready["address"] == server.url
+        assert [line for line in server.events if "address" in line] == [ready]
         planned = [line for line in server.events if line["event"] == "threads_planned"]
         assert sorted((line["worker"], line["pid"], line["lanes"]) for line in planned) == [
             (number, pid, line["lanes"]) for (number, pid), line in zip(sorted(pids.items()), planned, strict=True)

@@ -1,6 +1,7 @@
 """Log lines of processes of their own: the setup changes the logging of a whole process."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -258,3 +259,26 @@ def test_context_follows_its_exception_unless_it_is_suppressed() -> None:
         "builtins.KeyError",
     ]
     assert [record["type"] for record in summaries({"exc_info": suppressed})] == ["builtins.ValueError"]
+
+
+MARKS = "\x1b[31m \x07 \x7f \x85 \x9b2J \u2028 \u202e \u200b"
+"""A colour, a bell, other line breaks, an erased screen, and text that is reordered or hidden."""
+
+
+def test_no_field_controls_a_terminal_or_breaks_a_line_of_json() -> None:
+    code = f"log.info('a', caller={MARKS!r})\nlogging.getLogger('lib').warning({MARKS!r})"
+    output = output_of(code)
+    lines = output.rstrip("\n")
+    assert lines.count("\n") == 1
+    assert lines.replace("\n", "").isprintable()
+    ours, theirs = map(json.loads, output.split("\n")[:2])
+    assert (ours["caller"], theirs["event"]) == (MARKS, MARKS)  # JSON escapes them, so nothing is lost
+
+
+def test_no_field_controls_a_terminal_or_breaks_a_line_for_people() -> None:
+    code = f"log.info('a', caller={MARKS + chr(10)!r})\nlogging.getLogger('lib').warning({'x' + chr(10) + MARKS!r})"
+    output = output_of(code, is_json=False)
+    assert output.count("\n") == 2
+    colours = re.compile("\x1b\\[[0-9;]*m")
+    assert MARKS[:5] not in output
+    assert colours.sub("", output).replace("\n", "").isprintable()
