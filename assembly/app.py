@@ -13,7 +13,6 @@ from litestar.di import Provide
 from litestar.types import ASGIApp
 
 from access.api_keys import KeyRing
-from access.client_addresses import ClientAddresses
 from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
@@ -30,7 +29,7 @@ from assembly.catalog import open_catalog
 from assembly.client_addresses import client_addresses
 from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import why_unusable_aliases
-from assembly.peers import find_peers
+from assembly.peers import Lifespan, Peers, find_peers
 from assembly.process_reporter import ProcessReporter
 from assembly.result_cache import open_result_cache
 from assembly.running import RunningService
@@ -150,18 +149,13 @@ def build_app(
     )
     reporter = ProcessReporter(service, settings, metrics=metrics, quotas=quotas, large_bodies=large_bodies)
     peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
-    authentication = _authentication(access, client_addresses(settings))
     providers = _providers(service, settings, catalog, version=version) | peers.providers
-    first = (tracing.lifespan, *peers.first, lambda _: metrics.loop_lag.running())
+    authentication, calls = _authentication(access, settings), DirectCalls(providers, reuse=_reuse(service))
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[*first, access.lifespan, service.lifespan, *peers.last],
+        lifespan=_lifespans(tracing, peers, metrics, access, service),
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[
-            authentication,
-            *_rate_limits(settings, quotas, metrics),
-            DirectCalls(providers, reuse=_reuse(service)),
-        ],
+        middleware=[authentication, *_rate_limits(settings, quotas, metrics), calls],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
@@ -183,6 +177,20 @@ def build_app(
     )
     app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service, tracing)
     return app
+
+
+def _lifespans(
+    tracing: Tracing, peers: Peers, metrics: Metrics, access: Access, service: RunningService
+) -> list[Lifespan]:
+    """Return what runs with the app, in the order of the starts; the last one ends first."""
+    return [
+        tracing.lifespan,
+        *peers.first,
+        lambda _: metrics.loop_lag.running(),
+        access.lifespan,
+        service.lifespan,
+        *peers.last,
+    ]
 
 
 def _checked_catalog(settings: Settings) -> Catalog:
@@ -275,7 +283,8 @@ def _reuse(service: RunningService) -> AnswerReuse | None:
     return None if results.answers is None else AnswerReuse(results.answers, results.keys.answer_key, repeat)
 
 
-def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
+def _authentication(access: Access, settings: Settings) -> AuthenticationMiddleware:
+    addresses = client_addresses(settings)
     return AuthenticationMiddleware(
         protected=access.protected,
         find_key=access.keys.find,

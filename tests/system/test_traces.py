@@ -67,4 +67,4 @@ def test_variable_that_cannot_be_used_ends_the_start_with_one_line(tiny: dict[st
     with started_server(**tiny, WORKERS=workers, OTEL_EXPORTER_OTLP_PROTOCOL="http/json") as server:
         assert server.wait_for_end() == 1
     [line] = [line for line in server.lines if not line.startswith("{")]
-    assert line.endswith("OTEL_EXPORTER_OTLP_PROTOCOL cannot be used: use one of grpc, http/protobuf\n")
+    assert line.endswith("OTEL_EXPORTER_OTLP_PROTOCOL cannot be used: use one of grpc, http/protobuf.\n")
