@@ -22,7 +22,19 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidationMarker
 from litestar.response.base import ASGIResponse
 
-from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, page, tei, tei_answers, tei_examples
+from api import (
+    build_answers,
+    cohere,
+    docs,
+    ollama,
+    openai,
+    openapi,
+    openapi_examples,
+    page,
+    tei,
+    tei_answers,
+    tei_examples,
+)
 from api.answer_formats import METRIC_FORMATS, PROMETHEUS_FORMATS, Format, accepted_format, check_format
 from api.answer_types import ModelList, Probe
 from api.request_terms import terms_of
@@ -268,7 +280,7 @@ NATIVE_ROUTES = (
     *(show_prometheus_metrics, clear_cache),
 )
 DIALECT_ROUTES = (*openai.ROUTES, *ollama.ROUTES, *cohere.ROUTES, tei_health, *tei.ROUTES)
-ROUTES = (*NATIVE_ROUTES, *page.ROUTES, *DIALECT_ROUTES)
+ROUTES = (*NATIVE_ROUTES, *page.ROUTES, *docs.ROUTES, *DIALECT_ROUTES)
 
 
 def create_app(

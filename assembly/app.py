@@ -19,6 +19,7 @@ from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
 from api.cache_headers import CACHE_HEADERS
+from api.docs import ApiDocs
 from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
@@ -52,10 +53,11 @@ from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import LeanLitestar, dialect_routes, options_routes, paths_with, without_cors, wrap
+from web.litestar_adapter import LeanLitestar, ShortWay, dialect_routes, options_routes, paths_with, wrap
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
+from web.request_context import context_of
 from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
 from web.server_timing import ServerTiming, Timing, no_timing
@@ -215,7 +217,7 @@ def _add_outer_middleware(
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
-        without_cors(app.asgi_handler),
+        ShortWay(app, has_started=lambda scope: context_of(scope).has_answer_started),
         queues={path: queue for work, queue in service.queues.items() for path in paths_with(app, "work", [work])},
         identify=authentication.find_embed_caller,
         locate=authentication.locate,
@@ -289,7 +291,7 @@ def _providers(
     """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
-    page_files = PageFiles(is_on=settings.enable_page)
+    page_files, api_docs = PageFiles(is_on=settings.enable_page), ApiDocs(is_on=settings.enable_docs)
     names = ModelNames(
         catalog,
         lambda: service.parts.embedder,
@@ -307,6 +309,7 @@ def _providers(
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,
         "page_files": lambda: page_files,
+        "api_docs": lambda: api_docs,
         "required_models": lambda: service.required_models,
     }
 

@@ -37,6 +37,7 @@ class RequestContext:
         principal: the caller; None until authentication has run, and on routes that need no permission.
         charge_tokens: charges tokens to the principal's quota; None if quotas are off.
         answer_headers: added to the answer, whatever it is.
+        has_answer_started: a part of the answer was sent to the server.
         problem_code: the code of the problem document that was sent, for metrics.
         logged_elsewhere: the request log writes no line for this request.
         refusal: set by the overload guard: the queue is full, so this is the answer unless all results are kept.
@@ -55,6 +56,7 @@ class RequestContext:
     principal: Principal | None = None
     charge_tokens: Callable[[int], None] | None = None
     answer_headers: list[Header] = field(default_factory=list)
+    has_answer_started: bool = False
     problem_code: str | None = None
     logged_elsewhere: bool = False
     refusal: ServiceError | None = None

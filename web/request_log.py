@@ -156,6 +156,7 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status, own, context = message["status"], list(message["headers"]), self._context
+            context.has_answer_started = True
             message["headers"] = [
                 *own,
                 *context.answer_headers,
