@@ -53,8 +53,17 @@ from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import LeanLitestar, ShortWay, dialect_routes, options_routes, paths_with, wrap
+from web.litestar_adapter import (
+    LeanLitestar,
+    ShortWay,
+    dialect_routes,
+    options_routes,
+    paths_with,
+    route_methods,
+    wrap,
+)
 from web.overload_guard import OverloadGuard
+from web.path_prefix import PathConflictError, PathPrefix
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
 from web.request_context import context_of
@@ -85,6 +94,7 @@ class AppParts:
         settings: those of the app, without API keys.
         metrics: counts answers, and errors of connections that end before there is a request.
         guard: rejects requests under overload.
+        prefix: what a proxy puts before all paths.
         find_dialect: returns the dialect of a path; None: ours.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
@@ -94,6 +104,7 @@ class AppParts:
     settings: Settings
     metrics: Metrics
     guard: OverloadGuard
+    prefix: PathPrefix
     find_dialect: Callable[[str], Dialect | None]
     keys: KeyRing
     service: RunningService
@@ -161,22 +172,24 @@ def build_app(
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
         cors_config=_cors(settings),
-        openapi_config=openapi.openapi_config(version),
+        openapi_config=openapi.openapi_config(version, root_path=settings.root_path),
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
-    find_dialect = DialectPaths(dialect_routes(app)).find
+    prefix = _path_prefix(app, settings)
+    find_dialect = prefix.find_dialect(DialectPaths(dialect_routes(app)).find)
     guard = _add_outer_middleware(
         app,
         service,
         find_dialect=find_dialect,
+        prefix=prefix,
         metrics=metrics,
         large_bodies=large_bodies,
         authentication=authentication,
         settings=settings,
         tracing=tracing,
     )
-    app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service, tracing)
+    app.state.parts = AppParts(settings, metrics, guard, prefix, find_dialect, access.keys, service, tracing)
     return app
 
 
@@ -221,6 +234,7 @@ def _add_outer_middleware(
     service: RunningService,
     *,
     find_dialect: Callable[[str], Dialect | None],
+    prefix: PathPrefix,
     metrics: Metrics,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
@@ -251,8 +265,16 @@ def _add_outer_middleware(
     )
     metrics.watch_requests(lambda: log.in_flight)
     embedding, tokenizing = (paths_with(app, "work", [work]) for work in service.queues)
-    wrap(app, lambda _: tracing.around(log, embedding=embedding, tokenizing=tokenizing))
+    wrap(app, lambda _: prefix.around(tracing.around(log, embedding=embedding, tokenizing=tokenizing)))
     return guard
+
+
+def _path_prefix(app: Litestar, settings: Settings) -> PathPrefix:
+    try:
+        return PathPrefix(settings.root_path, route_methods(app))
+    except PathConflictError as error:
+        message = f"ROOT_PATH={settings.root_path} cannot be used: {error}"
+        raise SettingsError(message) from None
 
 
 def _request_lines(app: Litestar, settings: Settings) -> RequestLines:
