@@ -7,6 +7,7 @@ from typing import Any, Self
 from litestar import Litestar, Request, Response, Router
 from litestar._asgi.utils import is_valid_host
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin
+from litestar.config.app import AppConfig
 from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.handlers import route as routed
@@ -45,6 +46,11 @@ class LeanLitestar(Litestar):
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
         return [*plugins, MsgspecDIPlugin()]
+
+    @staticmethod
+    def _patch_opentelemetry_middleware(config: AppConfig) -> AppConfig:
+        """Leave the app as it is: Litestar would import OpenTelemetry if it is installed, although nothing uses it."""
+        return config
 
 
 class NoRoutes(Router):

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.log_page import COMMON, documented_events, documented_fields
 from tests.support.raw_http import CLIENT, connected, receive_all, send
 from tests.support.servers import ServerProcess, started_server, started_uvicorn, stopped_at_the_end
 
@@ -104,6 +106,16 @@ def served(kind: str, log_format: str, models: Path) -> Iterator[ServerProcess]:
         yield server
 
 
+def check_fields(events: list[dict[str, Any]]) -> None:
+    """Check that docs/MONITORING.md names all fields of these lines."""
+    of_requests = documented_fields("Lines about requests")
+    fields = {event: fields for events, fields in documented_events() for event in events}
+    fields |= {"request_answered": of_requests, "request_slow": of_requests | documented_fields("Slow requests")}
+    unknown = [line for line in events if line.keys() - COMMON - fields.get(line["event"], {"address"})]
+    assert unknown == []
+    assert {line["event"] for line in events if "logger" not in line} <= fields.keys()
+
+
 @pytest.mark.parametrize(
     ("kind", "log_format"),
     [("main.py", "json"), ("main.py", "console"), ("uvicorn", "json"), ("uvicorn", "console"), ("h11", "json")],
@@ -128,6 +140,7 @@ def test_nothing_that_callers_send_is_in_the_log(kind: str, log_format: str, tin
         assert [line for line in lines if not line.startswith('{"')] == []
         names = {event.get("model") for event in server.events}
         assert names <= {"tiny/one", None}
+        check_fields(server.events)
     else:
         start = re.compile(r"(\x1b\[\d+m)*\d{4}-\d\d-\d\dT[\d:.]+Z")
         assert [line for line in lines if not start.match(line)] == []
