@@ -14,6 +14,8 @@ from playwright.sync_api import Page, Route, expect
 from tests.support.playground_page import Playground
 from tests.support.servers import ServerProcess
 
+AUDIT = Path(__file__).with_name("audit.js").read_text().rstrip().removesuffix(";")
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 MINUS = "\N{MINUS SIGN}"
@@ -355,3 +357,15 @@ def test_any_number_of_texts_fits_any_width(playground: Open, count: int, width:
     if count > 12:
         shown.page.get_by_role("button", name="Show 50 more of 488").click()
         expect(rows).to_have_count(62)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_results_are_named_and_readable(playground: Open, theme: str) -> None:
+    shown = playground(theme=theme)
+    shown.compare()
+    shown.choose("dtype", "int8", side=1)
+    shown.embed([*TEXTS, "word " * 400])
+    shown.search("cannot log in")
+    expect(shown.page.locator(".pg-cut")).to_have_count(1)
+    for check in ("unnamed", "brokenReferences", "skippedHeadings", "lowContrast"):
+        assert shown.page.evaluate(f"() => {AUDIT}.{check}()") == [], check
