@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from access.principals import Principal
 from engine.errors import ServiceError
@@ -84,7 +84,7 @@ class RequestContext:
 
 def context_of(scope: Mapping[str, object]) -> RequestContext:
     """Return the context of the request of *scope*, created at the first call."""
-    state = cast("dict[str, Any]", scope["state"])
+    state: dict[str, Any] = scope["state"]  # type: ignore[assignment]  # as ASGI says
     context: RequestContext | None = state.get(KEY)
     if context is None:
         context = state[KEY] = RequestContext()
