@@ -86,7 +86,11 @@ class EmbedRun:
         self._waiting.clear()
         while self._started:
             if (running := self._started.popleft()[1]) is not None:
-                self._scheduler.drop(running[1])
+                job = running[1]
+                has_waited = len(job.waiting) == len(job.items)
+                self._scheduler.drop(job)
+                if has_waited:
+                    self._work.add_wait(job.queued_s, job.ended_s)
 
     @property
     def is_computed(self) -> bool:

@@ -5,8 +5,9 @@ from typing import Literal, NamedTuple
 
 StageName = Literal["load", "cache", "tokenize", "queue", "run"]
 """A part of a request's time. `load`: its model was not in memory; `cache`: kept results were looked up; `tokenize`;
-`queue`: admitted, until its first text ran; `run`: from there until its last text had its vector. Parts of one request
-do not overlap, except that a long request may look up kept results while others of its texts run."""
+`queue`: admitted, until its first text ran or it was dropped; `run`: from there until its last text had its vector.
+Parts of one request do not overlap, except that a long request may look up kept results while others of its texts run.
+"""
 
 
 class Stage(NamedTuple):
@@ -49,6 +50,11 @@ class RequestWork:
                 self.stages[place] = Stage("run", start, max(end, ended_s))
                 return
         self.stages += (Stage("queue", queued_s, started_s), Stage("run", started_s, max(started_s, ended_s)))
+
+    def add_wait(self, queued_s: float, ended_s: float) -> None:
+        """Add a slice of the request that waited and did not run; it counts only if no slice before it ran."""
+        if self.seconds("queue") is None:
+            self.stages.append(Stage("queue", queued_s, ended_s))
 
     def seconds(self, name: StageName) -> float | None:
         """Return how long a stage took in all; None: there was none."""
