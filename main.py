@@ -22,8 +22,20 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidationMarker
 from litestar.response.base import ASGIResponse
 
-from api import build_answers, cohere, ollama, openai, openapi, openapi_examples, page, tei, tei_answers, tei_examples
-from api.answer_formats import Format, accepted_format, check_format
+from api import (
+    build_answers,
+    cohere,
+    docs,
+    ollama,
+    openai,
+    openapi,
+    openapi_examples,
+    page,
+    tei,
+    tei_answers,
+    tei_examples,
+)
+from api.answer_formats import METRIC_FORMATS, PROMETHEUS_FORMATS, Format, accepted_format, check_format
 from api.answer_types import ModelList, Probe
 from api.request_terms import terms_of
 from api.request_types import EmbedOptionsBody, EmbedRequest, Timeout, TokenizeRequest
@@ -227,7 +239,22 @@ async def show_model(
 )
 async def show_metrics(metrics_report: NamedDependency[MetricsReport], request: Request[Any, Any, Any]) -> ASGIResponse:
     """What the service has done since it started, as JSON or as text for Prometheus; 403 without ENABLE_METRICS."""
-    return await metrics_report.answer(request.headers.get("accept"))
+    return await metrics_report.answer(_accept_of(request), METRIC_FORMATS)
+
+
+@get(
+    "/metrics/prometheus",
+    opt={"permission": "metrics", "polled": True},
+    security=openapi.CREDENTIALS,
+    responses=openapi_examples.PROMETHEUS,
+    operation_class=openapi.PrometheusOperation,
+    tags=["Operation"],
+)
+async def show_prometheus_metrics(
+    metrics_report: NamedDependency[MetricsReport], request: Request[Any, Any, Any]
+) -> ASGIResponse:
+    """The same as text, for scrapers that send no `Accept`: Prometheus' format 0.0.4, or OpenMetrics by `Accept`."""
+    return await metrics_report.answer(_accept_of(request), PROMETHEUS_FORMATS)
 
 
 @delete(
@@ -243,12 +270,17 @@ async def clear_cache(result_cache: NamedDependency[ResultCacheAdmin]) -> ASGIRe
     return json_answer(await result_cache.clear())
 
 
+def _accept_of(request: Request[Any, Any, Any]) -> str:
+    """Return the header `Accept`, which may be sent in several lines; empty: there is none."""
+    return ",".join(header_values(request.scope, b"accept"))
+
+
 NATIVE_ROUTES = (
     *(embed, embed_batch, tokenize, health, live, ready, list_models, show_model, show_metrics),
-    clear_cache,
+    *(show_prometheus_metrics, clear_cache),
 )
 DIALECT_ROUTES = (*openai.ROUTES, *ollama.ROUTES, *cohere.ROUTES, tei_health, *tei.ROUTES)
-ROUTES = (*NATIVE_ROUTES, *page.ROUTES, *DIALECT_ROUTES)
+ROUTES = (*NATIVE_ROUTES, *page.ROUTES, *docs.ROUTES, *DIALECT_ROUTES)
 
 
 def create_app(

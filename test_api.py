@@ -1085,6 +1085,7 @@ def test_openapi_describes_every_endpoint(document: Json) -> None:
         ("GET", "/models"),
         ("GET", "/models/{name}"),
         ("GET", "/metrics"),
+        ("GET", "/metrics/prometheus"),
         ("DELETE", "/cache"),
     }
     for _, _, operation in operations(document):

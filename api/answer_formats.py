@@ -11,7 +11,7 @@ from api.cache_headers import CACHE_HEADER, cache_state
 from engine.embed_results import EmbedResult
 from engine.errors import InvalidInputError, ServiceError
 from engine.vectors import little_endian
-from web.responses import JSON, PlainAnswer
+from web.responses import JSON, PlainAnswer, Repeatable
 
 OCTETS: Final = "application/octet-stream"
 ARROW: Final = "application/vnd.apache.arrow.stream"
@@ -24,6 +24,10 @@ TEXT_TYPES: Final = {
     PLAIN: f"{PLAIN}; version=0.0.4; charset=utf-8",
 }
 """Text formats of metrics and their Content-Type, in the versions that all scrapers support."""
+METRIC_FORMATS: Final = (JSON, *TEXT_TYPES)
+"""The formats of `GET /metrics`, the default first."""
+PROMETHEUS_FORMATS: Final = (PLAIN, OPEN_METRICS)
+"""The formats of `GET /metrics/prometheus`, the default first."""
 
 EXCLUDED = re.compile(r";\s*q=0(\.0*)?\s*$")
 """A quality of zero excludes a format; Litestar would treat it as the least preferred one."""
@@ -55,10 +59,17 @@ def accepted_format(accept: str | None) -> Format:
     return OCTETS if found == OCTETS else ARROW if found == ARROW else JSON
 
 
-def accepted_text_format(accept: str | None) -> str | None:
-    """Return the format of TEXT_TYPES that the header *accept* prefers to JSON; None: it prefers JSON, or `*/*`."""
-    found = None if accept is None else best_match(accept, [JSON, *TEXT_TYPES])
-    return None if found == JSON else found
+def metrics_format(accept: str | None, offered: Sequence[str]) -> str:
+    """Return the format of *offered* that the header *accept* prefers; the first one if there is no preference.
+
+    Raises:
+        NotAcceptableError: it accepts none of them.
+    """
+    found = best_match(accept, offered) if accept else offered[0]
+    if found is None:
+        formats = ", ".join(offered)
+        raise NotAcceptableError(f"Metrics are available as {formats}. The header Accept names none of them.")
+    return found
 
 
 def best_match(accept: str, offered: Sequence[str]) -> str | None:
@@ -66,9 +77,11 @@ def best_match(accept: str, offered: Sequence[str]) -> str | None:
 
     A header that cannot be parsed accepts anything.
     """
-    acceptable = ",".join(part for part in accept.split(",") if not EXCLUDED.search(part))
+    parts = accept.split(",")
+    excluded = {part.partition(";")[0].strip() for part in parts if EXCLUDED.search(part)}
+    acceptable = ",".join(part for part in parts if not EXCLUDED.search(part))
     try:
-        return Accept(acceptable).best_match([*offered])
+        return Accept(acceptable).best_match([kind for kind in offered if kind not in excluded])
     except (ValueError, OverflowError):  # a quality that is not a number
         return offered[0]
 
@@ -111,7 +124,8 @@ def octets(result: EmbedResult) -> PlainAnswer:
         "X-Embedding-Truncated": str(sum(result.truncated)),
         **result_headers(result),
     }
-    return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS)
+    repeatable = None if result.recall is None else Repeatable(result.recall)
+    return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS, repeatable=repeatable)
 
 
 def arrow(result: EmbedResult) -> PlainAnswer:

@@ -42,7 +42,9 @@ from engine.optimised_copy import CopyState
 from engine.runtime import Runtime
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
-from web.responses import JSON, json_answer
+from web.responses import JSON, Duration, Repeatable, json_answer
+
+PROCESSING_TIME = Duration("processing_time_ms", units_per_s=1e3, digits=3)
 
 
 async def embed_answer(
@@ -60,7 +62,7 @@ async def embed_answer(
         truncated=result.truncated[0],
         processing_time_ms=_ms_since(started_s),
     )
-    return json_answer(content, headers=result_headers(result))
+    return json_answer(content, headers=result_headers(result), repeatable=_repeatable(result))
 
 
 async def batch_answer(
@@ -85,7 +87,11 @@ async def batch_answer(
     else:
         chunks = [Chunk(chunk.index, chunk.start, chunk.end, chunk.tokens) for chunk in result.chunks]
         content = ChunksAnswer(embeddings, chunks, *facts)
-    return json_answer(content, headers=result_headers(result))
+    return json_answer(content, headers=result_headers(result), repeatable=_repeatable(result))
+
+
+def _repeatable(result: EmbedResult) -> Repeatable | None:
+    return None if result.recall is None else Repeatable(result.recall, PROCESSING_TIME)
 
 
 async def tokenize_answer(count: TokenCount, *, started_s: float) -> ASGIResponse:

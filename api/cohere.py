@@ -128,6 +128,7 @@ async def _embed(
         texts=without_prompt(texts, model, body.native_input_type),
         options=body.options,
         timeout_s=timeout_s,
+        is_repeatable=False,  # it contains an id and the texts
     )
 
 

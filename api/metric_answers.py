@@ -20,10 +20,10 @@ from api.metric_types import (
     StageMetrics,
 )
 from engine.downloads import LoadState
-from engine.embedder import Usage
 from engine.ledger import Account
 from engine.load_counters import ModelLoads
 from engine.scheduler_state import SchedulerState
+from engine.usage import Usage
 from telemetry.metrics import Metrics
 
 

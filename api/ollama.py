@@ -29,13 +29,15 @@ from engine.request_terms import RequestTerms
 from engine.result_store import CacheCounts
 from model_manager import ModelManager
 from web.request_context import context_of
-from web.responses import PlainAnswer, json_answer
+from web.responses import Duration, PlainAnswer, json_answer
 
 MANY_TEXTS = 20_000
 """Requests with more texts are rejected before they are tokenised if they cannot be answered in time."""
 SAMPLE = [""] * 256
 """The shortest texts, whose work is estimated for that."""
 
+
+TOTAL_DURATION = Duration("total_duration", units_per_s=1e9, digits=None)
 
 _OPTIONS: Final = {"permission": "models", "dialect": OLLAMA}
 _embed_route = partial(
@@ -140,6 +142,7 @@ async def embed(
             clip=True,
         ),
         timeout_s=request_timeout,
+        duration=TOTAL_DURATION,
     )
 
 

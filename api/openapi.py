@@ -7,7 +7,6 @@ from enum import Enum
 from typing import Annotated, Any, ClassVar, cast
 
 import msgspec
-from litestar import Router
 from litestar.enums import RequestEncodingType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
@@ -34,7 +33,7 @@ from api.answer_formats import ARROW, EMBEDDING_HEADERS, FINGERPRINT_HEADER, OCT
 from api.cache_headers import CACHE_HEADERS
 from engine import errors
 from web.dialects import Dialect
-from web.litestar_adapter import StructSchemaPlugin
+from web.litestar_adapter import NoRoutes, StructSchemaPlugin
 from web.problems import MEDIA_TYPE, Problem, dialect_document, problem_document
 from web.rate_limits import LIMIT_HEADERS
 
@@ -62,7 +61,7 @@ TAGS = [
     Tag("Cohere", "Cohere's API"),
     Tag("TEI", "The API of Hugging Face's Text Embeddings Inference"),
 ]
-"""Groups of operations, in the order in which /schema shows them."""
+"""Groups of operations, in the order in which /docs shows them."""
 
 VECTOR_HEADERS = {
     FINGERPRINT_HEADER: "of the model, see `stamp` in `/models/{name}`",
@@ -80,7 +79,7 @@ RETRY_HEADERS = {
 
 
 def openapi_config(version: str) -> OpenAPIConfig:
-    """Return the configuration of the API description: /schema for people, /schema/openapi.json for programs."""
+    """Return the configuration of the API description."""
     return OpenAPIConfig(
         title="Fast Embedding API",
         version=version,
@@ -90,7 +89,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
             "clients of that API read. Besides what each route lists, any address may answer 400 (malformed headers), "
             "404 and 405, and what answers GET answers HEAD as well."
         ),
-        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt={"permission": "docs"}),
+        openapi_router=NoRoutes("/schema", route_handlers=[]),  # api/docs.py serves the document
         components=Components(security_schemes=SCHEMES),
         tags=TAGS,
         use_handler_docstrings=True,
@@ -283,10 +282,21 @@ class MetricsOperation(Operation):
 
     def __post_init__(self) -> None:
         response = cast("OpenAPIResponse", (self.responses or {})["200"])
-        lines = Schema(type=OpenAPIType.STRING)
-        shown = Example("A line of many", value="fast_embedding_queue_seconds 0.0\n")
-        texts = {kind: OpenAPIMediaType(schema=lines, examples={"text": shown}) for kind in TEXT_TYPES.values()}
-        response.content = {**(response.content or {}), **texts}
+        response.content = {**(response.content or {}), **_prometheus_texts()}
+
+
+@dataclass
+class PrometheusOperation(Operation):
+    """An operation that returns metrics as text for Prometheus only."""
+
+    def __post_init__(self) -> None:
+        cast("OpenAPIResponse", (self.responses or {})["200"]).content = _prometheus_texts()
+
+
+def _prometheus_texts() -> dict[str, OpenAPIMediaType]:
+    lines = Schema(type=OpenAPIType.STRING)
+    shown = Example("A line of many", value="fast_embedding_queue_seconds 0.0\n")
+    return {kind: OpenAPIMediaType(schema=lines, examples={"text": shown}) for kind in TEXT_TYPES.values()}
 
 
 def _headers(descriptions: Mapping[str, str]) -> dict[str, OpenAPIHeader | Reference]:

@@ -256,6 +256,12 @@ MODEL: Responses = {
         ),
     ),
 }
+_NO_METRICS: Responses = problems(
+    *NOT_AUTHENTICATED,
+    problem(MissingPermissionError, "This needs a key with the permission 'metrics'.", scope="metrics"),
+    problem(errors.MetricsDisabledError, "ENABLE_METRICS disables the metrics."),
+    problem(NotAcceptableError, "Metrics are available as text/plain. The header Accept names none of them."),
+)
 METRICS: Responses = {
     200: answer(
         MetricsAnswer,
@@ -263,9 +269,9 @@ METRICS: Responses = {
         description="The counters. With several workers, they are those of all, and `workers` lists each of them",
         further=[("With several workers", METRICS_OF_WORKERS)],
     ),
-    **problems(
-        *NOT_AUTHENTICATED,
-        problem(MissingPermissionError, "This needs a key with the permission 'metrics'.", scope="metrics"),
-        problem(errors.MetricsDisabledError, "ENABLE_METRICS disables the metrics."),
-    ),
+    **_NO_METRICS,
+}
+PROMETHEUS: Responses = {
+    200: answer(str, "", description="The counters as text"),
+    **_NO_METRICS,
 }

@@ -66,7 +66,7 @@ class RootOperation(Operation):
 ROOT: openapi.Responses = {
     200: openapi.answer(
         ServiceInfo,
-        ServiceInfo("Fast Embedding API", "2.0.0", "/schema", ["sentence-transformers/all-MiniLM-L6-v2"]),
+        ServiceInfo("Fast Embedding API", "2.0.0", "/docs", ["sentence-transformers/all-MiniLM-L6-v2"]),
         description="The service; `models` only for callers that may see them. For browsers, the page",
     ),
     **openapi.problems(openapi.problem(NotAcceptableError, f"Send 'Accept: {JSON}' or 'Accept: {HTML}'.")),
@@ -101,7 +101,7 @@ async def show_root(
         return await page_files.files.answer(START, request.scope, vary=b"accept")
     may_see_models = context.principal is not None
     names: Sequence[str] = [model.name for model in embedder.models] if may_see_models else []
-    info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": "/schema"}
+    info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": "/docs"}
     return json_answer({**info, "models": names} if may_see_models else info, headers=VARY)
 
 

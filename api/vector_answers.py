@@ -21,7 +21,7 @@ from engine.errors import ServiceError
 from engine.model_cards import InputType
 from engine.options import EmbedOptions
 from web.request_context import RequestContext, context_of
-from web.responses import JSON, PlainAnswer, encoded_headers
+from web.responses import JSON, Duration, PlainAnswer, Repeatable, encoded_headers
 
 MAX_PIECE_NUMBERS = 16_384
 """Numbers that are written at once: as decimals, the slowest format, they take about 1 ms of the event loop. Other
@@ -56,6 +56,8 @@ async def vectors_answer(
     options: EmbedOptions,
     timeout_s: float | None,
     check_tokens: Callable[[Sequence[int]], None] | None = None,
+    is_repeatable: bool = True,
+    duration: Duration | None = None,
 ) -> ASGIResponse:
     """Embed *texts* for the caller of *request*, and answer with what *writer* makes of the vectors.
 
@@ -68,6 +70,8 @@ async def vectors_answer(
         options: how to embed them.
         timeout_s: maximum seconds to wait.
         check_tokens: checks the tokens per text before truncation.
+        is_repeatable: the same vectors make the same answer, which contains nothing of the texts.
+        duration: the only member of the answer for which that is not true; None: there is none.
 
     Raises:
         ServiceError: as `Embedder.open`.
@@ -88,7 +92,8 @@ async def vectors_answer(
         body.extend(pieces)
 
     run = await _write(opened, writer, put, context)
-    return PlainAnswer(b"".join(body), headers=_headers(run))
+    repeatable = Repeatable(run.recall, duration) if is_repeatable and run.recall is not None else None
+    return PlainAnswer(b"".join(body), headers=_headers(run), repeatable=repeatable)
 
 
 class StreamedAnswer(ASGIResponse):

@@ -19,6 +19,7 @@ from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
 from api.answer_types import VectorsSchema
 from api.cache_headers import CACHE_HEADERS
+from api.docs import ApiDocs
 from api.model_names import ModelNames
 from api.openai import OpenAIParts
 from api.openai_token_ids import TokenVocabulary
@@ -39,10 +40,13 @@ from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
 from engine.errors import UnknownModelError
+from engine.recall import Recall
+from engine.request_terms import RequestTerms
 from serving.worker_process import WorkerLink
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
+from web.answer_reuse import AnswerReuse
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config, cors_headers, timing_headers
 from web.dialects import Dialect, DialectPaths
@@ -149,7 +153,11 @@ def build_app(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
         lifespan=[*peers.first, lambda _: metrics.loop_lag.running(), access.lifespan, service.lifespan, *peers.last],
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[authentication, *_rate_limits(settings, quotas, metrics), DirectCalls(providers)],
+        middleware=[
+            authentication,
+            *_rate_limits(settings, quotas, metrics),
+            DirectCalls(providers, reuse=_reuse(service)),
+        ],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
@@ -252,6 +260,16 @@ def _timing(app: Litestar, settings: Settings, cors: CORSConfig | None) -> Timin
     return ServerTiming(routes, origin_headers=partial(timing_headers, cors))
 
 
+def _reuse(service: RunningService) -> AnswerReuse | None:
+    """Return what sends answers again; None: nothing is kept."""
+
+    def repeat(recall: Recall, terms: RequestTerms) -> bool:
+        return service.parts.embedder.repeat(recall, terms)
+
+    results = service.results
+    return None if results.answers is None else AnswerReuse(results.answers, results.keys.answer_key, repeat)
+
+
 def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
     return AuthenticationMiddleware(
         protected=access.protected,
@@ -272,7 +290,7 @@ def _providers(
     """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
-    page_files = PageFiles(is_on=settings.enable_page)
+    page_files, api_docs = PageFiles(is_on=settings.enable_page), ApiDocs(is_on=settings.enable_docs)
     names = ModelNames(
         catalog,
         lambda: service.parts.embedder,
@@ -290,6 +308,7 @@ def _providers(
         "lifecycle": lambda: service.lifecycle,
         "version": lambda: version,
         "page_files": lambda: page_files,
+        "api_docs": lambda: api_docs,
         "required_models": lambda: service.required_models,
     }
 

@@ -12,8 +12,8 @@ from api.metric_types import CacheInfo, LimitMetrics, TextSources
 from api.process_reports import Counts, ProcessReport, StuckModel
 from assembly.running import RunningService
 from config import Settings
-from engine.embedder import Usage
 from engine.loaded_facts import LoadedFacts
+from engine.usage import Usage
 from host.process_usage import ProcessUsage
 from telemetry.metrics import Metrics
 from web.large_body_queue import LargeBodyQueue

@@ -1,13 +1,14 @@
 """Answers what `/health`, `/metrics` and `/models` ask about the whole service, from the reports of its processes."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from litestar.response.base import ASGIResponse
 
 from api import build_answers
-from api.answer_formats import accepted_text_format
+from api.answer_formats import TEXT_TYPES, metrics_format
 from api.answer_types import Health, HealthOfWorkers, ModelDetails, ModelDetailsOfWorkers, ModelWorkers, WorkerCounts
 from api.metric_types import (
     CacheInfo,
@@ -74,28 +75,32 @@ class ServiceReport:
 
 @runtime_checkable
 class MetricsReport(Protocol):
-    """Answers `GET /metrics`."""
+    """Answers `GET /metrics` and `GET /metrics/prometheus`."""
 
-    async def answer(self, accept: str | None) -> ASGIResponse:
-        """Answer in the format that the *accept* header prefers: JSON, or text for Prometheus."""
+    async def answer(self, accept: str | None, offered: Sequence[str]) -> ASGIResponse:
+        """Answer in the format of *offered* that the *accept* header prefers: JSON, or text for Prometheus.
+
+        Raises:
+            NotAcceptableError: it accepts none of them.
+        """
         ...
 
 
 class NoMetricsReport:
-    """Rejects `GET /metrics`: the service runs with ENABLE_METRICS=false."""
+    """Rejects requests for metrics: the service runs with ENABLE_METRICS=false."""
 
-    async def answer(self, accept: str | None) -> ASGIResponse:
+    async def answer(self, accept: str | None, offered: Sequence[str]) -> ASGIResponse:
         """Reject the request.
 
         Raises:
             MetricsDisabledError: always.
         """
-        del accept
+        del accept, offered
         raise MetricsDisabledError
 
 
 class FullMetricsReport:
-    """Answers `GET /metrics` with the metrics of all processes."""
+    """Answers with the metrics of all processes."""
 
     def __init__(
         self, processes: Processes, *, max_queue_s: float, max_request_s: float, has_rate_limits: bool, version: str
@@ -107,12 +112,12 @@ class FullMetricsReport:
         self._has_rate_limits = has_rate_limits
         self._version = version
 
-    async def answer(self, accept: str | None) -> ASGIResponse:
+    async def answer(self, accept: str | None, offered: Sequence[str]) -> ASGIResponse:
+        answer_format = metrics_format(accept, offered)
         collected = await self._processes.collect(for_metrics=True)
-        text_format = accepted_text_format(accept)
-        if text_format is None:
-            return json_answer(metrics_of(collected, self._processes))
-        return await asyncio.to_thread(self._text, text_format, collected)
+        if answer_format in TEXT_TYPES:
+            return await asyncio.to_thread(self._text, answer_format, collected)
+        return json_answer(metrics_of(collected, self._processes))
 
     def _text(self, text_format: str, collected: Collected) -> ASGIResponse:
         """Write the same numbers for Prometheus. Blocks: the first call imports the library that writes them."""

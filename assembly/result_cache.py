@@ -5,7 +5,7 @@ import hmac
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from api.metric_types import RedisResultMetrics, RedisResultState, ResultCacheMetrics, TextSources
 from assembly.result_clearing import ClearedMemory
@@ -17,6 +17,7 @@ from engine.text_results import HEADER, NUMBERS
 from host.memory import trim_memory
 from result_cache.layered_results import NO_MEMORY, LayeredResults
 from result_cache.memory_results import MemoryResults
+from result_cache.ready_answers import ReadyAnswers
 
 if TYPE_CHECKING:  # 0.2 s of import, only paid with Redis
     from result_cache.redis_counts import RedisCounts
@@ -52,6 +53,11 @@ class ProcessCache:
         self.store: ResultStore = NoResults() if layers is None else layers
         self._layers = layers
         self._redis = redis
+
+    @property
+    def answers(self) -> ReadyAnswers[Any] | None:
+        """Answers that are made of results in memory; None: no memory."""
+        return None if self._layers is None else self._layers.answers
 
     @property
     def has_redis(self) -> bool:

@@ -134,6 +134,8 @@ class RunningService:
         """
         if self._parts is not None and self.lifecycle.phase != "draining":
             await self._reload.run(self._parts.models)
+            if (answers := self.results.answers) is not None:
+                answers.clear()  # names may mean other models now
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:

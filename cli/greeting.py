@@ -61,7 +61,7 @@ Starting Fast Embedding API on {url} (Ctrl-C stops it).
 
   try it    {call}
   status    {url}/health
-  API       {url}/schema
+  API       {url}/docs
 
 """
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from engine.catalog import Model
 from engine.pipeline import Chunk
+from engine.recall import Recall
 from engine.result_store import CacheCounts
 from engine.tokenizer import Token
 from engine.work_estimate import Estimate
@@ -26,6 +27,7 @@ class EmbedResult:
         chunks: per row of *vectors*, its text and its place there; None: each text has one row.
         fingerprint: of the model; see `engine.fingerprint.ModelFingerprint`.
         cache: where the results of the texts come from.
+        recall: as `EmbedRun.recall`.
     """
 
     model: Model
@@ -36,6 +38,7 @@ class EmbedResult:
     chunks: list[Chunk] | None = None
     fingerprint: str = ""
     cache: CacheCounts = field(default_factory=CacheCounts)
+    recall: Recall | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from engine.admission import Admitted
 from engine.job_queue import Job
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, finish
+from engine.recall import Recall
 from engine.request_results import MissingSlice, RequestResults
 from engine.scheduler import Scheduler
 from telemetry.request_work import RequestWork
@@ -43,6 +44,7 @@ class EmbedRun:
         scheduler: Scheduler,
         admitted: Admitted | None = None,
         *,
+        is_from_memory: bool = False,
         slice_texts: int = SLICE_TEXTS,
         count: Callable[["EmbedRun"], None],
         work: RequestWork,
@@ -54,6 +56,7 @@ class EmbedRun:
             options: the request's options.
             scheduler: runs the model.
             admitted: the request; None: no result is missing.
+            is_from_memory: all results were in memory, as the model was.
             slice_texts: the number of texts of a slice.
             count: called when the last slice is computed.
             work: gets what is done for the request.
@@ -69,6 +72,7 @@ class EmbedRun:
         self._options = options
         self._scheduler = scheduler
         self._admitted = admitted
+        self._is_from_memory = is_from_memory
         self._count = count
         self._work = work
         texts = len(self.tokens)
@@ -88,6 +92,18 @@ class EmbedRun:
     def is_computed(self) -> bool:
         """Whether the last slice has been read: nothing is left that needs the model."""
         return not self._waiting and not self._started
+
+    @property
+    def recall(self) -> Recall | None:
+        """What makes the answer to the same request the same, once the vectors are read; None: the answer may differ.
+
+        It does if the result was not in memory, or is one of several.
+        """
+        kept, work = self._results.only_kept, self._work
+        if kept is None or not self._is_from_memory:
+            return None
+        key, packed = kept
+        return Recall(self.model, self.fingerprint, key, hash(packed), work.tokens, work.truncated, work.dimension)
 
     @property
     def chunks(self) -> list[Chunk] | None:

@@ -3,9 +3,9 @@
 import asyncio
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 
 from engine.catalog import Catalog, Model
@@ -15,6 +15,7 @@ from engine.encoder import Encoder
 from engine.model_cards import InputType
 from engine.offered_models import Deadline, ModelLeases, OfferedModels
 from engine.options import DEFAULTS, EmbedOptions
+from engine.recall import Recall
 from engine.request_results import RequestResults
 from engine.request_terms import RequestTerms
 from engine.result_keys import KEY_BYTES, ResultKeys
@@ -24,21 +25,12 @@ from engine.scheduler import Scheduler
 from engine.text_admission import TextAdmission
 from engine.tokenizer import Token, TokenizedText
 from engine.tokenizer_queue import TokenizerQueue
+from engine.usage import Usage
 from telemetry.request_work import Stage
 
+ONE_HIT = CacheCounts(hit=1)
 LOAD_S = 0.001
 """Leasing a model that is in memory takes less; then it is no part of a request's time worth a line."""
-
-
-@dataclass(slots=True)
-class Usage:
-    """What one model has done since the start, and where the results came from; *truncated*: texts that were cut."""
-
-    requests: int = 0
-    texts: int = 0
-    tokens: int = 0
-    truncated: int = 0
-    cache: CacheCounts = field(default_factory=CacheCounts)
 
 
 class Embedder:
@@ -80,7 +72,7 @@ class Embedder:
             NoResults() if results is None else results,
             keys or ResultKeys(secrets.token_bytes(KEY_BYTES), per_caller=False),
         )
-        self._usage: dict[str, Usage] = {}
+        self._usage = defaultdict[str, Usage](Usage)
         self._clock = clock
 
     def resolve_model(self, name: str) -> Model:
@@ -144,7 +136,7 @@ class Embedder:
             terms.count_tokens(sum(results.tokens), sum(results.truncated))
 
         def count(run: EmbedRun) -> None:
-            self._count(run, sum(run.tokens))
+            self._usage[run.model.name].count(len(texts), sum(run.tokens), sum(run.truncated), run.cache)
 
         async with self._run(
             model_name, texts, options, terms, check=check, count=count, slice_texts=len(texts)
@@ -159,7 +151,30 @@ class Embedder:
             chunks=run.chunks,
             fingerprint=run.fingerprint,
             cache=run.cache,
+            recall=run.recall,
         )
+
+    def repeat(self, recall: Recall, terms: RequestTerms) -> bool:
+        """Do what `embed` does for a request whose answer was kept, except for its vectors; return whether it is right.
+
+        It is while its model and its result are in memory. If not, nothing is done.
+
+        Args:
+            recall: of the answer.
+            terms: of the request. `cache`, `if_fingerprint` and `timeout_s` are not read: the caller compares requests.
+        """
+        started_s = self._clock()
+        if not self._models.is_in_memory(recall.model, recall.fingerprint, caller=terms.caller):
+            return False
+        [packed] = self._results.store.get([recall.key])
+        if packed is None or hash(packed) != recall.digest:
+            return False
+        work, name = terms.work, recall.model.name
+        work.model, work.texts, work.hits, work.dimension = name, 1, 1, recall.dimension
+        work.stages.append(Stage("cache", started_s, self._clock()))
+        terms.count_tokens(recall.tokens, recall.truncated)
+        self._usage[name].count(1, recall.tokens, recall.truncated, ONE_HIT)
+        return True
 
     @asynccontextmanager
     async def open(
@@ -199,7 +214,7 @@ class Embedder:
             terms.count_tokens(results.used_tokens, sum(results.truncated))
 
         def count(run: EmbedRun) -> None:
-            self._count(run, run.used_tokens)
+            self._usage[run.model.name].count(len(texts), run.used_tokens, sum(run.truncated), run.cache)
 
         async with self._run(
             model_name, texts, options, terms, check=check, count=count, slice_texts=SLICE_TEXTS
@@ -291,7 +306,7 @@ class Embedder:
                 with self._results.hold(results, caller, is_long=is_long):
                     check(results)
                     async with Deadline(deadline_s) if is_long else nullcontext():  # a single slice is read at once
-                        yield start(results)
+                        yield start(results, is_from_memory=True)
                 return
         if results is None or not self._results.store.is_layered:  # the model is not in memory, or nothing else is kept
             cache.refuse()
@@ -329,12 +344,3 @@ class Embedder:
     def _deadline_s(self, terms: RequestTerms) -> float:
         """Return when the time of a request that begins now is over, on the event loop's clock."""
         return asyncio.get_running_loop().time() + min(terms.timeout_s or self._timeout_s, self._timeout_s)
-
-    def _count(self, run: EmbedRun, tokens: int) -> None:
-        """Count an answered request."""
-        usage = self._usage.setdefault(run.model.name, Usage())
-        usage.requests += 1
-        usage.texts += len(run.tokens)
-        usage.tokens += tokens
-        usage.truncated += sum(run.truncated)
-        usage.cache.add(run.cache)

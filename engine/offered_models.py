@@ -69,6 +69,13 @@ class OfferedModels:
             self.check(encoder, model, options, if_fingerprint)
         return encoder
 
+    def is_in_memory(self, model: Model, fingerprint: str, *, caller: Caller) -> bool:
+        """Return whether callers still get this *model*, with this *fingerprint*, from memory."""
+        if self._catalog.find(model.name) is not model:  # a reload has replaced it
+            return False
+        encoder = self._models.peek(model, caller=caller[0])
+        return encoder is not None and encoder.model is model and _fingerprint_of(encoder) == fingerprint
+
     def lease(self, model: Model, *, caller: Caller) -> AbstractAsyncContextManager[Encoder]:
         """Load *model*, which `resolve` has returned, and keep it in memory until the block ends."""
         return self._models.lease(model, caller=caller[0])
@@ -87,11 +94,15 @@ class OfferedModels:
             FingerprintMismatchError: the model has another fingerprint.
             InvalidInputError: the model was replaced, and *options* do not fit the new one.
         """
-        actual = encoder.fingerprint.digest if encoder.fingerprint else ""
+        actual = _fingerprint_of(encoder)
         if if_fingerprint is not None and if_fingerprint != actual:
             raise FingerprintMismatchError(encoder.name, expected=if_fingerprint, actual=actual)
         if encoder.model is not model:  # a reload has replaced it
             options.check(encoder.model)
+
+
+def _fingerprint_of(encoder: Encoder) -> str:
+    return encoder.fingerprint.digest if encoder.fingerprint else ""
 
 
 class Deadline:

@@ -16,25 +16,12 @@ from engine.encoder import Encoder
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
 from engine.result_keys import window_keys
-from engine.result_store import CacheCounts, CacheUse, ResultStore
+from engine.result_store import CacheCounts, CacheUse, KeptResults
 from engine.text_results import IS_BLANK, IS_TRUNCATED, Facts, TextResult, pack, pack_rows, read_facts, rows_of, unpack
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix, are_usable
 
 NO_INPUTS = ModelInputs([])
-
-
-@dataclass(slots=True, eq=False)
-class KeptResults:
-    """The results that are kept, for all requests.
-
-    Attributes:
-        store: keeps them.
-        changes: grows when there are more results in memory; then a text that was missing may be found.
-    """
-
-    store: ResultStore
-    changes: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +83,12 @@ class RequestResults:
     def is_complete(self) -> bool:
         """Whether no result is missing that has not been taken."""
         return self._taken == len(self._missing)
+
+    @property
+    def only_kept(self) -> tuple[bytes, bytes] | None:
+        """Key and bytes of a kept result that is the only one of the request; None: there is none."""
+        is_alone = len(self._texts.numbers) == 1 and 0 in self._kept
+        return (self.keys[0], self._kept[0]) if is_alone else None
 
     @property
     def missing_texts(self) -> Sequence[str]:

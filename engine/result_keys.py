@@ -31,6 +31,7 @@ class ResultKeys:
         """
         self._secret = secret[:MAX_SECRET_BYTES]
         self._per_caller = per_caller
+        self._answers = hashlib.blake2b(digest_size=KEY_BYTES, key=self._secret, person=b"answers")
         self._started: dict[tuple[object, ...], Any] = {}
 
     def keys(
@@ -70,6 +71,15 @@ class ResultKeys:
             key.update(text.encode("utf-8", "surrogatepass"))
             keys.append(key.digest())
         return keys
+
+    def answer_key(self, caller: Caller, *parts: bytes) -> bytes:
+        """Return the key of the answer to a request of *caller* that consists of these *parts*."""
+        if self._per_caller:
+            parts = (caller[0].encode(), *parts)
+        key = self._answers.copy()
+        key.update(b"".join([len(part).to_bytes(4) for part in parts]))
+        key.update(b"".join(parts))
+        return key.digest()
 
     def _start(
         self,

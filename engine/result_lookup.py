@@ -10,9 +10,9 @@ from engine.fair_queue import Caller
 from engine.ledger import Account, Reservation
 from engine.options import EmbedOptions
 from engine.pipeline import clip_limit
-from engine.request_results import KeptResults, RequestResults
+from engine.request_results import RequestResults
 from engine.result_keys import ResultKeys
-from engine.result_store import CacheUse, ResultStore
+from engine.result_store import CacheUse, KeptResults, ResultStore
 
 LOOKUP_TEXTS = 256
 LOOKUP_CHARACTERS = 500_000

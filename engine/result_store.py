@@ -89,6 +89,19 @@ class ResultStore(Protocol):
         """Keep results: in memory at once, in the slower store later. Nothing is kept if *generation* has passed."""
 
 
+@dataclass(slots=True, eq=False)
+class KeptResults:
+    """The results that are kept, for all requests.
+
+    Attributes:
+        store: keeps them.
+        changes: grows when there are more results in memory; then a text that was missing may be found.
+    """
+
+    store: ResultStore
+    changes: int = 0
+
+
 class NoResults:
     """The store of a service without a result cache."""
 

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from host.memory import trim_memory
 from result_cache.memory_results import MemoryResults, ResultCounts
+from result_cache.ready_answers import ReadyAnswers
 
 NO_MEMORY = ResultCounts(0, 0, 0, 0, 0, 0)
 
@@ -33,6 +34,8 @@ class LayeredResults:
         self._memory = memory
         self._slower = slower
         self._generation = 0
+        self.answers: ReadyAnswers[Any] | None = None if memory is None else ReadyAnswers(memory)
+        """Answers that are made of results in memory; deleted with them."""
 
     @property
     def generation(self) -> int:
@@ -96,5 +99,7 @@ class LayeredResults:
     def clear_memory(self) -> None:
         """Delete what is in memory. Results of texts that are computed or fetched meanwhile are not kept."""
         self._generation += 1
+        if self.answers is not None:
+            self.answers.clear()
         if self._memory is not None:
             self._memory.clear()

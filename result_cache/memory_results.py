@@ -100,7 +100,7 @@ class MemoryResults:
         self._probation: OrderedDict[bytes, bytes] = OrderedDict()
         self._protected: OrderedDict[bytes, bytes] = OrderedDict()
         self._expiries: OrderedDict[bytes, float] = OrderedDict()
-        self._bytes = self._protected_bytes = 0
+        self._bytes = self._protected_bytes = self._lent_bytes = 0
         self._uses = 0
         self._evictions = self._rejections = self._expirations = 0
 
@@ -152,6 +152,15 @@ class MemoryResults:
         """Return how many results of this size fit when nothing else is kept."""
         return self._limit_bytes // self._size_of(bytes(result_bytes))
 
+    def lend(self, size: int) -> None:
+        """Give *size* bytes of the limit to something else, whose bytes then count as these results do.
+
+        A negative *size* takes bytes back.
+        """
+        self._lent_bytes += size
+        self._limit_bytes -= size
+        self._make_room(0, -1)
+
     def clear(self) -> None:
         """Remove all results. The memory goes back to the kernel after `host.memory.trim_memory`."""
         self._probation = OrderedDict()  # `OrderedDict.clear` would keep its tables
@@ -165,8 +174,8 @@ class MemoryResults:
         self._remove_expired(MAX_EXPIRED_PER_COUNT)
         return ResultCounts(
             entries=len(self._probation) + len(self._protected),
-            bytes=self._bytes,
-            limit_bytes=self._limit_bytes,
+            bytes=self._bytes + self._lent_bytes,
+            limit_bytes=self._limit_bytes + self._lent_bytes,
             evictions=self._evictions,
             rejections=self._rejections,
             expirations=self._expirations,

@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
+from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
+
 Message = MutableMapping[str, Any]
 
 MAX_JOINED_BYTES = 256 * 1024
 """Larger parts are written after the head: joining copies them, which costs more than a second write."""
+FRAMING = frozenset({b"connection", b"transfer-encoding"})
+"""Headers that change how an answer ends; uvicorn acts on them."""
 
 
 class Exchange(Protocol):
@@ -16,10 +20,24 @@ class Exchange(Protocol):
     transport: asyncio.Transport
     flow: Any
     scope: Any
+    default_headers: list[tuple[bytes, bytes]]
+    message_event: asyncio.Event
+    on_response: Callable[[], None]
+    disconnected: bool
+    keep_alive: bool
+    access_log: bool
+    waiting_for_100_continue: bool
+    response_started: bool
+    response_complete: bool
+    chunked_encoding: bool | None
 
 
 class JoinedSend:
-    """ASGI's `send` of one request: keeps the start of the answer until the first part of its body comes."""
+    """ASGI's `send` of one request: keeps the start of the answer until the first part of its body comes.
+
+    A whole answer is written here: uvicorn searches each header twice for characters that are not allowed, which takes
+    as long as all else that a short answer needs. What is not ordinary is left to uvicorn.
+    """
 
     def __init__(self, exchange: Exchange, send: Callable[[Any], Awaitable[None]]) -> None:
         """Write through *send*, which writes to the transport of *exchange*."""
@@ -36,6 +54,9 @@ class JoinedSend:
             start, self._start = self._start, None
             if exchange.flow.write_paused:
                 await exchange.flow.drain()  # so that nothing below waits while the transport is replaced
+            if not message.get("more_body") and (head := _head_of(exchange, start, len(message["body"]))) is not None:
+                _write_whole(exchange, head, message["body"])
+                return
             transport = exchange.transport
             exchange.transport = _FirstWrites(transport)  # type: ignore[assignment]  # has what is used
             try:
@@ -45,6 +66,40 @@ class JoinedSend:
                 exchange.transport = transport
         else:
             await self._send(message)
+
+
+def _head_of(exchange: Exchange, start: Message, length: int) -> bytes | None:
+    """Return the head of a whole answer, whose body has this *length*; None: uvicorn has to look at it."""
+    if exchange.disconnected or exchange.response_started or exchange.access_log:
+        return None
+    headers = [(name.lower(), value) for name, value in (*exchange.default_headers, *start["headers"])]
+    values = dict(headers)
+    if values.get(b"content-length") != b"%d" % length or not FRAMING.isdisjoint(values):
+        return None
+    if HEADER_RE.search(b"".join(values)) or HEADER_VALUE_RE.search(b"".join([value for _, value in headers])):
+        return None
+    if not exchange.keep_alive:
+        headers.append((b"connection", b"close"))
+    return b"".join([STATUS_LINE[start["status"]], *[b"%s: %s\r\n" % header for header in headers], b"\r\n"])
+
+
+def _write_whole(exchange: Exchange, head: bytes, body: bytes) -> None:
+    """Write a whole answer, and do what uvicorn does at the end of one."""
+    exchange.response_started = exchange.response_complete = True
+    exchange.waiting_for_100_continue = exchange.chunked_encoding = False
+    _write_joined(exchange.transport, head, body)
+    exchange.message_event.set()
+    if not exchange.keep_alive:
+        exchange.transport.close()
+    exchange.on_response()
+
+
+def _write_joined(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
+    if len(body) <= MAX_JOINED_BYTES:
+        transport.write(head + body)
+    else:
+        transport.write(head)
+        transport.write(body)
 
 
 class _FirstWrites:
@@ -57,11 +112,8 @@ class _FirstWrites:
     def write(self, data: bytes) -> None:
         if self._head is None:
             self._head = data
-        elif len(data) <= MAX_JOINED_BYTES:
-            self._transport.write(self._head + data)
         else:
-            self._transport.write(self._head)
-            self._transport.write(data)
+            _write_joined(self._transport, self._head, data)
 
     def close(self) -> None:
         self._transport.close()

@@ -288,6 +288,35 @@ async def test_the_memory_budget_makes_room_like_the_capacity(make: Make) -> Non
     assert [*models.loaded] == ["c", "d"]
 
 
+async def test_evictions_are_counted_by_reason(make: Make, clock: ManualClock) -> None:
+    models = make(capacity=3, budget=450)
+    await use(models, A, B, C)
+    await use(models, D)  # needs a place, and after that memory
+    await models.forget("d")
+    clock.now_s = TTL_S
+    await models.evict_idle()
+    found = {name: dict(counted.evictions) for name, counted in models.load_state.models.items()}
+    assert found == {"a": {"capacity": 1}, "b": {"memory": 1}, "c": {"ttl": 1}, "d": {"reload": 1}}
+
+
+async def test_loads_failures_and_memory_are_counted_by_model(make: Make, loader: Loader, clock: ManualClock) -> None:
+    models = make()
+    loader.broken.add("b")
+    await use(models, A)
+    for _ in range(2):  # the second one is refused in the pause after the first
+        with pytest.raises(ModelUnavailableError):
+            await use(models, B)
+    clock.now_s = PAUSE_S
+    loader.broken.clear()
+    await use(models, B)
+    found = models.load_state.models
+    assert (found["a"].loads, found["a"].failures, found["a"].memory_bytes) == (1, 0, 100)
+    assert (found["b"].loads, found["b"].failures) == (1, 1)
+    await models.forget("a")
+    assert models.load_state.models["a"].memory_bytes == 0
+    assert found["a"].memory_bytes == 100, "what was read does not change"
+
+
 async def test_model_larger_than_the_whole_budget_is_rejected_and_evicts_nothing(make: Make) -> None:
     models = make(capacity=4, budget=250)
     await use(models, A, B)

@@ -5,6 +5,7 @@ tasks, and converts every argument. Our handlers receive the body, parts of the 
 are known without that. Handlers with other arguments, such as parameters of the path, are run by Litestar.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
@@ -13,11 +14,14 @@ from typing import Any
 from litestar.enums import ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from web.answer_reuse import AnswerReuse
 from web.input_errors import EMPTY_BODY, invalid_input
 from web.json_bodies import StrictRequest
 from web.litestar_adapter import arguments_of, has_hooks
+from web.request_context import context_of
+from web.responses import PlainAnswer, send_answer
 
 Provider = Callable[[], Any]
 """Returns a part of the service."""
@@ -33,6 +37,7 @@ class Plan:
         takes_body: it has the argument `data`.
         takes_request: it has the argument `request`.
         headers: request headers that are arguments; a request with one of them is left to Litestar, which checks it.
+        may_repeat: an answer to one request may be the answer to another one.
     """
 
     handler: HTTPRouteHandler
@@ -40,6 +45,7 @@ class Plan:
     takes_body: bool
     takes_request: bool
     headers: frozenset[bytes]
+    may_repeat: bool
 
 
 class DirectCalls:
@@ -48,20 +54,25 @@ class DirectCalls:
     Handlers with hooks of Litestar, such as guards and `before_request`, are left to it.
     """
 
-    def __init__(self, providers: Mapping[str, Provider]) -> None:
-        """Run asynchronous handlers whose arguments are `data`, `request`, headers, and *providers* by name."""
+    def __init__(self, providers: Mapping[str, Provider], *, reuse: AnswerReuse | None = None) -> None:
+        """Run asynchronous handlers whose arguments are `data`, `request`, headers, and *providers* by name.
+
+        With *reuse*, answers of routes whose work is queued are sent again if they are kept.
+        """
         self._providers = providers
+        self._reuse = reuse
         self._plans: dict[HTTPRouteHandler, Plan | None] = {}  # None: Litestar runs it
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
         """Return what is called for each request of a route; *app* is the rest of Litestar's own way."""
 
         async def run(scope: Scope, receive: Receive, send: Send) -> None:
-            plan = self._plan_of(scope["route_handler"]) if scope["type"] == ScopeType.HTTP else None
-            if plan is None or any(name in plan.headers for name, _ in scope["headers"]):
-                await app(scope, receive, send)
-            else:
-                await _run(plan, scope, receive, send)
+            if scope["type"] == ScopeType.HTTP:
+                plan = self._plan_of(scope["route_handler"])
+                if plan is not None and plan.headers.isdisjoint([name for name, _ in scope["headers"]]):
+                    await self._run(plan, scope, receive, send)
+                    return
+            await app(scope, receive, send)
 
         return run
 
@@ -85,19 +96,26 @@ class DirectCalls:
             takes_body="data" in names,
             takes_request="request" in names,
             headers=frozenset(name.lower().encode() for name in headers.values()),
+            may_repeat="data" in names and handler.opt.get("work") == "queued",
         )
 
-
-async def _run(plan: Plan, scope: Scope, receive: Receive, send: Send) -> None:
-    request = StrictRequest(scope, receive, send)
-    arguments = {name: provide() for name, provide in plan.providers}
-    if plan.takes_request:
-        arguments["request"] = request
-    if plan.takes_body:
-        if not await request.body():
-            raise invalid_input(EMPTY_BODY, "")
-        arguments["data"] = await request.json()
-    answer = await plan.handler.fn(**arguments)
-    if not isinstance(answer, ASGIResponse):
-        answer = await plan.handler.to_response(scope["litestar_app"], answer, request)
-    await answer(scope, receive, send)
+    async def _run(self, plan: Plan, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        started_s, request = time.perf_counter(), StrictRequest(scope, receive, send)
+        reuse = self._reuse if plan.may_repeat else None
+        if plan.takes_body:
+            if not (body := await request.body()):
+                raise invalid_input(EMPTY_BODY, "")
+            if reuse is not None and (ready := reuse.find(scope, context_of(scope), body)) is not None:
+                await send_answer(send, ready.headers, ready.body(time.perf_counter() - started_s))
+                return
+        arguments = {name: provide() for name, provide in plan.providers}
+        if plan.takes_request:
+            arguments["request"] = request
+        if plan.takes_body:
+            arguments["data"] = await request.json()
+        answer = await plan.handler.fn(**arguments)
+        if not isinstance(answer, ASGIResponse):
+            answer = await plan.handler.to_response(scope["litestar_app"], answer, request)
+        elif reuse is not None and isinstance(answer, PlainAnswer):
+            reuse.keep(scope, context_of(scope), body, answer)
+        await answer(scope, receive, send)

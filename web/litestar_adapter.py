@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin
 from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
@@ -12,12 +12,13 @@ from litestar.middleware._internal.cors import CORSMiddleware
 from litestar.params import HeaderParameter
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
-from litestar.routes import HTTPRoute
+from litestar.routes import BaseRoute, HTTPRoute
 from litestar.types import ASGIApp, Empty, HTTPScope, Receive, Scope, Send
 from litestar.utils.path import normalize_path
 
 __all__ = [
     "LeanLitestar",
+    "NoRoutes",
     "StructSchemaPlugin",
     "arguments_of",
     "body_type",
@@ -40,6 +41,13 @@ class LeanLitestar(Litestar):
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
         return [*plugins, MsgspecDIPlugin()]
+
+
+class NoRoutes(Router):
+    """A router that takes no routes: for Litestar's own pages with the API description, which it adds by itself."""
+
+    def register(self, value: Any) -> list[BaseRoute]:  # noqa: ARG002 - the signature of `Router`
+        return []
 
 
 def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:

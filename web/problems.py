@@ -24,7 +24,7 @@ MEDIA_TYPE = "application/problem+json"
 NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """Titles as in RFC 9110. Python has them only from 3.13 on, and an error code must not depend on its version."""
 HTTP_DETAILS = {
-    HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /schema.",
+    HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /docs.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
 }
 """Details of errors that Litestar raises itself; other errors keep Litestar's message."""

@@ -1,44 +1,104 @@
 """Answers that are ready to be sent, made without the work that Litestar does for other kinds of answers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 from litestar.response.base import ASGIResponse
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
+from engine.recall import Recall
+
 JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """The member of a JSON answer that states how long the request took: it is written anew each time.
+
+    Attributes:
+        key: the member's name.
+        units_per_s: its unit.
+        digits: after the decimal point; None: it is an integer.
+    """
+
+    key: str
+    units_per_s: float
+    digits: int | None
+
+    def split(self, body: bytes) -> tuple[bytes, bytes]:
+        """Return what comes before and after the duration in *body*."""
+        start, key, rest = body.rpartition(b'"%s":' % self.key.encode())
+        return start + key, rest.lstrip(b"0123456789.e+-")
+
+    def write(self, seconds: float) -> bytes:
+        return orjson.dumps(round(seconds * self.units_per_s, self.digits))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repeatable:
+    """How an answer may be sent again.
+
+    Attributes:
+        recall: what it was made of.
+        duration: the only member that differs each time; None: none does.
+    """
+
+    recall: Recall
+    duration: Duration | None = None
 
 
 class PlainAnswer(ASGIResponse):
     """A complete answer, without cookies, background tasks or transformations."""
 
     def __init__(
-        self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None, media_type: str = JSON
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str = JSON,
+        repeatable: Repeatable | None = None,
     ) -> None:
-        """Answer with *body* and *headers*, to which the content type and the length are added."""
+        """Answer with *body* and *headers*, to which the content type and the length are added.
+
+        *repeatable* states how the same request may be answered with this again; None: it may not.
+        """
         self.status_code = status
         self.body = body
         self.answer_headers = headers or {}
         self.media_type = media_type
+        self.repeatable = repeatable
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send the answer."""
         headers = encoded_headers(self.answer_headers)
-        headers += [(b"content-type", self.media_type.encode()), (b"content-length", b"%d" % len(self.body))]
-        start: HTTPResponseStartEvent = {
-            "type": "http.response.start",
-            "status": self.status_code,
-            "headers": headers,
-        }
-        body: HTTPResponseBodyEvent = {"type": "http.response.body", "body": self.body, "more_body": False}
-        await send(start)
-        await send(body)
+        headers.append((b"content-type", self.media_type.encode()))
+        await send_answer(send, headers, self.body, status=self.status_code)
 
 
-def json_answer(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> PlainAnswer:
+async def send_answer(send: Send, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, status: int = 200) -> None:
+    """Send a complete answer; the length is added to its *headers*."""
+    start: HTTPResponseStartEvent = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [*headers, (b"content-length", b"%d" % len(body))],
+    }
+    end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
+    await send(start)
+    await send(end)
+
+
+def json_answer(
+    content: Any,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    repeatable: Repeatable | None = None,
+) -> PlainAnswer:
     """Return *content* as JSON. Numpy arrays are written directly, with no more digits than float32 has."""
-    return PlainAnswer(json_of(content), status=status, headers=headers)
+    return PlainAnswer(json_of(content), status=status, headers=headers, repeatable=repeatable)
 
 
 def json_of(content: Any) -> bytes:

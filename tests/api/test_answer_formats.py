@@ -1,21 +1,24 @@
 """The format of an answer by the Accept header, and what each format contains."""
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from api.answer_formats import (
     ARROW,
+    METRIC_FORMATS,
     OCTETS,
     OPEN_METRICS,
     PLAIN,
+    PROMETHEUS_FORMATS,
     Format,
     NotAcceptableError,
     accepted_format,
-    accepted_text_format,
     arrow,
     check_format,
+    metrics_format,
     octets,
 )
 from engine.catalog import Model
@@ -68,26 +71,48 @@ PROMETHEUS_3 = (
 @pytest.mark.parametrize(
     ("accept", "wanted"),
     [
-        pytest.param(None, None, id="nothing"),
-        pytest.param("", None, id="empty"),
-        pytest.param("*/*", None, id="curl"),
-        pytest.param(JSON, None, id="json"),
-        pytest.param("application/json, text/plain, */*", None, id="axios"),
-        pytest.param("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", None, id="browser"),
-        pytest.param("application/vnd.google.protobuf", None, id="unknown"),
+        pytest.param(None, JSON, id="nothing"),
+        pytest.param("", JSON, id="empty"),
+        pytest.param("*/*", JSON, id="curl"),
+        pytest.param(JSON, JSON, id="json"),
+        pytest.param("application/json, text/plain, */*", JSON, id="axios"),
+        pytest.param("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", JSON, id="browser"),
         pytest.param(PROMETHEUS_2, OPEN_METRICS, id="prometheus-2"),
         pytest.param(PROMETHEUS_3, OPEN_METRICS, id="prometheus-3"),
         pytest.param(f"application/vnd.google.protobuf;q=0.7,{PROMETHEUS_3}", OPEN_METRICS, id="with-protobuf"),
         pytest.param("text/plain;version=0.0.4;q=1,*/*;q=0.1", PLAIN, id="vmagent"),
         pytest.param("text/plain", PLAIN, id="text"),
         pytest.param("text/*", PLAIN, id="any-text"),
-        pytest.param("text/plain;q=0.5, application/json;q=0.9", None, id="json-preferred"),
-        pytest.param("text/plain;q=0", None, id="not-text"),
-        pytest.param("text/plain;q=1e999", None, id="endless-quality"),
+        pytest.param("text/plain;q=0.5, application/json;q=0.9", JSON, id="json-preferred"),
+        pytest.param("application/json;q=0, */*", OPEN_METRICS, id="not-json"),
+        pytest.param("text/plain;q=1e999", JSON, id="endless-quality"),
     ],
 )
-def test_metrics_are_text_if_the_accept_header_prefers_text(accept: str | None, wanted: str | None) -> None:
-    assert accepted_text_format(accept) == wanted
+def test_metrics_are_text_if_the_accept_header_prefers_text(accept: str | None, wanted: str) -> None:
+    assert metrics_format(accept, METRIC_FORMATS) == wanted
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        pytest.param(None, PLAIN, id="nothing"),
+        pytest.param("*/*", PLAIN, id="curl"),
+        pytest.param("text/html,application/xml;q=0.9,*/*;q=0.8", PLAIN, id="browser"),
+        pytest.param(PROMETHEUS_2, OPEN_METRICS, id="prometheus-2"),
+        pytest.param(PROMETHEUS_3, OPEN_METRICS, id="prometheus-3"),
+        pytest.param("text/plain;version=0.0.4", PLAIN, id="text"),
+    ],
+)
+def test_metrics_for_prometheus_are_text_whatever_is_preferred(accept: str | None, wanted: str) -> None:
+    assert metrics_format(accept, PROMETHEUS_FORMATS) == wanted
+
+
+@pytest.mark.parametrize("accept", ["image/png", "application/vnd.google.protobuf", "text/plain;q=0", "*/*;q=0"])
+@pytest.mark.parametrize("offered", [METRIC_FORMATS, PROMETHEUS_FORMATS], ids=["metrics", "prometheus"])
+def test_metrics_are_refused_only_if_no_format_fits(accept: str, offered: Sequence[str]) -> None:
+    with pytest.raises(NotAcceptableError) as refused:
+        metrics_format(accept, offered)
+    assert all(kind in refused.value.detail for kind in offered)
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "i1", "u1"])

@@ -131,6 +131,13 @@ MODEL = {
 }
 SPECIAL_STATES = {"starting", "hanging", "limited", "locked"}
 """Servers that give every request of a route the same answer, or are in their state only for a while."""
+METRICS = {
+    200: Way("default"),
+    401: Way("locked"),
+    403: Way("narrow"),
+    406: Way("default", headers={"Accept": "image/png"}),
+    503: KEYS_UNAVAILABLE,
+}
 WAYS: dict[tuple[str, str], dict[int, Way]] = {
     ("post", "/embed"): {**tei(TEI_TEXT), **runs({"text": "one"}, {"text": "poison"})},
     ("post", "/embed/batch"): runs({"texts": ["one"]}, {"texts": ["one", "nan"]}),
@@ -199,7 +206,8 @@ WAYS: dict[tuple[str, str], dict[int, Way]] = {
         403: Way("narrow", headers={"Origin": "https://app.example"}),
         503: KEYS_UNAVAILABLE,
     },
-    ("get", "/metrics"): {200: Way("default"), 401: Way("locked"), 403: Way("narrow"), 503: KEYS_UNAVAILABLE},
+    ("get", "/metrics"): METRICS,
+    ("get", "/metrics/prometheus"): METRICS,
 }
 PAIRS = [(*route, status) for route, ways in WAYS.items() for status in ways]
 
@@ -315,16 +323,22 @@ def test_documented_answer_is_reached_and_as_documented(
     response = ask(method, route, WAYS[method, route][status])
     assert response.status_code == status, response.text
     content = document["paths"][route][method]["responses"][str(status)]["content"]
-    schema = content[response.headers["content-type"]]["schema"]
-    Draft202012Validator({**document, **schema}).validate(response.json())
+    media_type = response.headers["content-type"]
+    value = response.json() if media_type.endswith("json") else response.text
+    Draft202012Validator({**document, **content[media_type]["schema"]}).validate(value)
 
 
 @pytest.mark.parametrize("wanted", TEXT_TYPES)
-def test_text_for_prometheus_is_as_documented(default: httpx.Client, document: Json, wanted: str) -> None:
-    response = default.get("/metrics", headers={"Accept": wanted})
+@pytest.mark.parametrize(
+    ("route", "others"), [("/metrics", {"application/json"}), ("/metrics/prometheus", set())], ids=["all", "text"]
+)
+def test_text_for_prometheus_is_as_documented(
+    default: httpx.Client, document: Json, *, wanted: str, route: str, others: set[str]
+) -> None:
+    response = default.get(route, headers={"Accept": wanted})
     assert response.status_code == 200
-    content = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
-    assert set(content) == {"application/json", *TEXT_TYPES.values()}
+    content = document["paths"][route]["get"]["responses"]["200"]["content"]
+    assert set(content) == {*others, *TEXT_TYPES.values()}
     media_type = content[response.headers["content-type"]]
     assert media_type["schema"] == {"type": "string"}
     for example in media_type["examples"].values():

@@ -328,7 +328,7 @@ def test_version_is_ours(client: Client) -> None:
 
 def test_root_answers_with_name_version_docs_and_models(client: Client) -> None:
     answer = client.get("/").json()
-    assert (answer["name"], answer["docs"]) == ("Fast Embedding API", "/schema")
+    assert (answer["name"], answer["docs"]) == ("Fast Embedding API", "/docs")
     assert answer["version"] == client.get("/api/version").json()["version"]
     assert answer["models"] == [model["name"] for model in client.get("/models").json()["available_models"]]
     assert client.get(answer["docs"]).status_code == 200

@@ -1,22 +1,17 @@
 """A real Prometheus collects a real service's metrics, set up as docs/MONITORING.md says."""
 
-import os
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import httpx
 import pytest
 import yaml
 
-from tests.support.logged_process import LoggedProcess
+from tests.support.prometheus_servers import Prometheus, running_prometheus
 from tests.support.redis_servers import needed
-from tests.support.servers import ROOT, ServerProcess, free_port, running_server
+from tests.support.servers import ROOT, ServerProcess, running_server
 from tests.support.tiny import TinyModel
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(120)]
@@ -27,9 +22,8 @@ ALERT_PAGE = (ROOT / "docs/production/alerts.md").read_text(encoding="utf-8")
 _, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
 RULES = ROOT / "deploy/prometheus/fast-embedding-alerts.yml"
 ALERTS = RULES.read_text(encoding="utf-8")
+RECORDED = RULES.with_name("fast-embedding-rules.yml")
 GUIDES_TARGET, GUIDES_INTERVAL = "127.0.0.1:8000", "scrape_interval: 15s"
-TIMEOUT_S = 30
-PAUSE_S = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +40,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 
 @pytest.fixture(scope="module")
-def prometheus(service: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Prometheus"]:
+def prometheus(service: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus with the guide's configuration, except for the address and shorter intervals."""
     folder = tmp_path_factory.mktemp("prometheus")
     assert GUIDES_TARGET in CONFIG
@@ -55,68 +49,10 @@ def prometheus(service: ServerProcess, tmp_path_factory: pytest.TempPathFactory)
     config = CONFIG.replace(GUIDES_TARGET, service.url.removeprefix("http://"))
     (folder / "prometheus.yml").write_text(interval + config.replace(GUIDES_INTERVAL, "scrape_interval: 1s"))
     shutil.copy(RULES, folder)
+    shutil.copy(RECORDED, folder)
     (folder / "metrics-key").write_text(f"{KEY}\n")
     with running_prometheus(folder) as running:
         yield running
-
-
-class Prometheus:
-    """A Prometheus that a test has started."""
-
-    def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=TIMEOUT_S)
-
-    def value(self, query: str) -> float:
-        """Return the single number that *query* results in, as soon as there is one."""
-
-        def answer() -> list[Any]:
-            return list(self._get("/query", query=query)["result"])
-
-        [found] = _soon(answer, query)
-        return float(found["value"][1])
-
-    def rules(self) -> dict[str, tuple[str, str]]:
-        """Return each rule's health and last error by name, as soon as all have been evaluated."""
-
-        def evaluated() -> list[Any]:
-            rules = [rule for group in self._get("/rules")["groups"] for rule in group["rules"]]
-            return rules if all(rule["health"] != "unknown" for rule in rules) else []
-
-        return {rule["name"]: (rule["health"], rule.get("lastError", "")) for rule in _soon(evaluated, "rules")}
-
-    def close(self) -> None:
-        self._client.close()
-
-    def _get(self, path: str, **query: str) -> dict[str, Any]:
-        answer = self._client.get(path, params=query).json()
-        assert answer["status"] == "success", answer
-        return dict(answer["data"])
-
-
-def _soon(look: Callable[[], list[Any]], what: str) -> list[Any]:
-    """Return what *look* finds. It is called until then, as Prometheus does not report when it has collected."""
-    ends = time.monotonic() + TIMEOUT_S
-    while not (found := look()):
-        assert time.monotonic() < ends, f"no {what}"
-        time.sleep(PAUSE_S)
-    return found
-
-
-@contextmanager
-def running_prometheus(folder: Path) -> Iterator[Prometheus]:
-    """Start a Prometheus with the `prometheus.yml` of *folder*, where it stores its data, and stop it at the end."""
-    address = f"127.0.0.1:{free_port()}"
-    command = [needed("prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=collected"]
-    process = LoggedProcess([*command, f"--web.listen-address={address}"], folder=folder, environment=os.environ)
-    try:
-        process.wait_until(lambda: "Server is ready to receive web requests" in process.log, "start")
-        prometheus = Prometheus(f"http://{address}")
-        try:
-            yield prometheus
-        finally:
-            prometheus.close()
-    finally:
-        process.stop()
 
 
 def test_prometheus_collects_the_metrics(prometheus: Prometheus) -> None:
@@ -138,9 +74,10 @@ def test_quantiles_over_replicas_can_be_queried(prometheus: Prometheus) -> None:
     assert 0 < prometheus.value(f"histogram_quantile(0.95, sum by (le) ({buckets}))") < 60
 
 
-def test_alerts_of_the_guide_are_evaluated(prometheus: Prometheus) -> None:
+def test_rules_of_the_guide_are_evaluated(prometheus: Prometheus) -> None:
     rules = prometheus.rules()
-    assert set(rules) == set(re.findall(r"alert: (\w+)", ALERTS))
+    recorded = set(re.findall(r"record: (\S+)", RECORDED.read_text(encoding="utf-8")))
+    assert set(rules) == set(re.findall(r"alert: (\w+)", ALERTS)) | recorded
     assert {name: state for name, state in rules.items() if state != ("ok", "")} == {}
 
 
@@ -159,10 +96,15 @@ def test_alerts_fire_when_they_should_and_only_then() -> None:
     assert "SUCCESS" in done.stdout
 
 
-def test_each_alert_has_tests_that_let_it_fire() -> None:
+def test_each_rule_has_tests_and_each_alert_also_one_in_which_it_does_not_fire() -> None:
     tests = yaml.safe_load(RULES.with_suffix(".test.yml").read_text(encoding="utf-8"))["tests"]
-    fires = {case["alertname"] for test in tests for case in test.get("alert_rule_test", []) if case["exp_alerts"]}
-    assert fires == set(re.findall(r"alert: (\w+)", ALERTS))
+    cases = [case for test in tests for case in test.get("alert_rule_test", [])]
+    alerts = set(re.findall(r"alert: (\w+)", ALERTS))
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == alerts
+    asked = " ".join(case["expr"] for test in tests for case in test.get("promql_expr_test", []))
+    recorded = re.findall(r"record: (\S+)", RECORDED.read_text(encoding="utf-8"))
+    assert [name for name in recorded if name not in asked] == []
 
 
 def test_alert_on_memory_is_tested_with_the_numbers_of_the_guide() -> None:

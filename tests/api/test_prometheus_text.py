@@ -1,6 +1,7 @@
 """The metrics as text for Prometheus: names, numbers and labels, in both text formats."""
 
 import re
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from types import MappingProxyType
@@ -36,6 +37,7 @@ from host.process_usage import ProcessUsage
 from telemetry.histograms import DURATIONS_S, RATIOS, RUN_TEXTS, TEXTS, TOKENS, Buckets
 from telemetry.merging import merge
 from telemetry.metrics import STAGE_BOUNDS, RequestCounts
+from tests.support.redis_servers import needed
 from tests.support.servers import ROOT
 
 READERS: MappingProxyType[str, Callable[[str], Iterable[Metric]]] = MappingProxyType(
@@ -401,6 +403,14 @@ def test_workers_have_the_metrics_of_one_process_and_no_other_ones_without_a_wor
     alone, together = ({metric.name for metric in read_back(PLAIN, facts)} for facts in (FACTS, OF_WORKERS))
     assert alone <= together
     assert all("worker" in name for name in together - alone)
+
+
+@pytest.mark.prometheus
+@pytest.mark.parametrize("facts", [FACTS, OF_WORKERS], ids=["one-process", "workers"])
+def test_promtool_accepts_all_metrics(facts: Families) -> None:
+    text: bytes = text_answer(PLAIN, facts).body
+    done = subprocess.run([needed("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 SUFFIXES = {"counter": "_total", "info": "_info"}

@@ -18,9 +18,9 @@ from assembly.reports import whole_of
 from assembly.result_cache import ProcessCache, open_result_cache
 from assembly.worker_reports import WorkerReports
 from engine.downloads import LoadState
-from engine.embedder import Usage
 from engine.loaded_facts import LoadedFacts
 from engine.scheduler_state import SchedulerState
+from engine.usage import Usage
 from host.message_channel import Handler, MessageChannel
 from host.process_usage import ProcessUsage
 from telemetry.metrics import Metrics

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.catalog import Catalog, read_catalog
 from engine.embed_run import MAX_STARTED, SLICE_TEXTS, EmbedRun
-from engine.embedder import Embedder, Usage
+from engine.embedder import Embedder
 from engine.errors import (
     CutOffError,
     DeadlineError,
@@ -30,6 +30,7 @@ from engine.request_terms import RequestTerms
 from engine.result_store import CacheCounts
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
+from engine.usage import Usage
 from tests.support.gated import GatedModel, Text
 from tests.support.one_model import OneModel, one_lane, run_texts
 from tests.support.tiny import MAX_TOKENS, WORDS, TinyModel

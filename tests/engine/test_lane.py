@@ -96,6 +96,36 @@ async def test_micro_batches_run_one_after_the_other_in_order(lane: Lane, outcom
     assert lane.running is None
 
 
+async def test_time_in_runs_is_counted_also_while_one_goes_on(
+    lane: Lane, outcomes: Outcomes, clock: ManualClock
+) -> None:
+    model, batches = GatedModel(), [batch_of(GatedModel()) for _ in range(2)]
+    for number, batch in enumerate(batches, start=1):
+        batch.model = model
+        lane.submit(batch, outcomes)
+        await model.started(number)
+        clock.now_s += 2.0
+        assert lane.busy_s == 2.0 * number
+        model.open(1)
+        await outcomes.of(batch)
+        clock.now_s += 10.0
+        assert lane.busy_s == 2.0 * number, "an idle lane is not busy"
+
+
+async def test_time_in_a_run_that_killed_its_thread_stays_counted(
+    lane: Lane, outcomes: Outcomes, clock: ManualClock
+) -> None:
+    model = DyingModel()
+    batch = batch_of(model)
+    lane.submit(batch, outcomes)
+    await model.started(1)
+    clock.now_s += 2.0
+    model.open()
+    await outcomes.lost(batch)
+    clock.now_s += 10.0
+    assert lane.busy_s == 2.0
+
+
 async def test_each_lane_has_its_own_thread(outcomes: Outcomes) -> None:
     lanes, model = open_lanes(3), GatedModel()
     for lane in lanes:

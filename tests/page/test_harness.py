@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.support.browsers import OpenedPages
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 
 class Documents(BaseHTTPRequestHandler):

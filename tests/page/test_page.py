@@ -5,21 +5,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+from tests.page.injection import INJECT
 
-INJECT = """async () => {
-    const ran = [];
-    window.ranScript = (what) => ran.push(what);
-    const script = document.createElement("script");
-    script.textContent = "window.ranScript('inline')";
-    document.head.append(script);
-    const style = document.createElement("style");
-    style.textContent = "body { outline: 7px solid red }";
-    document.head.append(style);
-    if (getComputedStyle(document.body).outlineWidth === "7px") ran.push("style");
-    return ran;
-}"""
-"""Adds what an attacker would to a document, and returns what of it worked."""
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize("width", [360, 1280])

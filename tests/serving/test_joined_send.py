@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -98,6 +99,42 @@ async def test_large_body_is_not_copied_to_join_it() -> None:
     await send(body(content))
     assert [len(written) for written in transport.writes[1:]] == [len(content)]
     assert transport.writes[0].endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param([(b"content-length", b"2"), (b"X-Name", b"a b\tc")], id="ordinary"),
+        pytest.param([(b"X-Name", b""), (b"Content-Length", b"2"), (b"x-name", b"\xe9")], id="repeated"),
+        pytest.param([(b"content-length", b"2"), (b"connection", b"close")], id="closing"),
+        pytest.param([(b"transfer-encoding", b"chunked")], id="chunked"),
+        pytest.param([(b"content-length", b"3")], id="too short"),
+        pytest.param([(b"content-length", b"1")], id="too long"),
+        pytest.param([(b"content-length", b"2"), (b"x-name", b"a\r\nb: c")], id="two lines"),
+        pytest.param([(b"content-length", b"2"), (b"x-name", b"\0")], id="zero"),
+        pytest.param([(b"content-length", b"2"), (b"x name", b"a")], id="name with a space"),
+        pytest.param([(b"content-length", b"2"), (b"", b"a")], id="no name"),
+    ],
+)
+@pytest.mark.parametrize("keep_alive", [True, False])
+async def test_answer_is_what_uvicorn_would_have_written(
+    headers: list[tuple[bytes, bytes]], *, keep_alive: bool
+) -> None:
+    seen = []
+    for is_joined in (True, False):
+        transport, completed = Written(), list[str]()
+        cycle = cycle_on(transport, keep_alive=keep_alive)
+        cycle.default_headers, cycle.on_response = [(b"date", b"now")], partial(completed.append, "yes")
+        send: Any = JoinedSend(cycle, cycle.send) if is_joined else cycle.send
+        raised = ""
+        try:
+            await send(start(*headers))
+            await send(body(b"ab"))
+        except RuntimeError as error:
+            raised = str(error)
+        state = (cycle.response_started, cycle.response_complete, cycle.keep_alive, cycle.message_event.is_set())
+        seen.append((b"".join(transport.writes), transport.is_closed, completed, raised, state))
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("does_raise", [True, False], ids=["raises", "returns"])

@@ -67,6 +67,12 @@ NAMES_OF_A_PROTOCOL: dict[str, Callable[[Any], object]] = {
     "cycle.message_event": is_a(asyncio.Event),
     "cycle.more_body": lambda value: value is True,
     "cycle.response_started": lambda value: value is False,
+    "cycle.response_complete": lambda value: value is False,
+    "cycle.chunked_encoding": lambda value: value is None,
+    "cycle.access_log": is_a(bool),
+    "cycle.default_headers": is_a(list),
+    "cycle.on_response": takes(),
+    "cycle.waiting_for_100_continue": lambda value: value is False,
     "cycle.transport": is_a(asyncio.Transport),
     "cycle.scope": lambda scope: scope["path"] == "/path",
 }

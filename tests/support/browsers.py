@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome")
 LOCAL_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
@@ -21,7 +21,8 @@ LOCAL_ONLY = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
 OWN_SCHEMES = frozenset({"data", "blob", "about"})
 """URLs of these schemes are no requests to another origin."""
 START_TIMEOUT_MS = 60_000
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = 60_000
+"""How long a page may take for a step. Swagger UI needs 2 s of CPU to draw, which is far more beside other tests."""
 
 
 def browser_command() -> str:
@@ -40,6 +41,7 @@ def running_browser() -> Iterator[Browser]:
     command = browser_command()
     # Chromium's sandbox does not work for root, nor in most containers.
     options = [LOCAL_ONLY, "--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=command, args=options, headless=True, timeout=START_TIMEOUT_MS

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from host.cores import usable_cores
+from tests.support.redis_servers import needed
 from tests.support.servers import ServerProcess, started_server
 
 pytestmark = [
@@ -70,12 +72,15 @@ def metrics(server: ServerProcess) -> dict[str, Any]:
         return dict(client.get("/metrics").raise_for_status().json())
 
 
-def text_samples(server: ServerProcess) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def text_of(server: ServerProcess) -> str:
     with client_of(server) as client:
-        text = client.get("/metrics", headers={"Accept": "text/plain"}).raise_for_status().text
+        return client.get("/metrics/prometheus").raise_for_status().text
+
+
+def text_samples(server: ServerProcess) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(text_of(server))
         for sample in family.samples
     }
 
@@ -115,6 +120,10 @@ def test_sums_are_exact_whichever_worker_answers(start: Callable[..., ServerProc
     assert samples["fast_embedding_model_run_seconds_count", frozenset({("model", MODEL)})] == runs
     assert samples["fast_embedding_model_texts_total", frozenset({("model", MODEL)})] == 1800
     assert samples["fast_embedding_workers", frozenset()] == 2
+    done = subprocess.run(
+        [needed("promtool"), "check", "metrics"], input=text_of(server).encode(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     for number in ("1", "2", "supervisor"):
         assert samples["process_resident_memory_bytes", frozenset({("worker", number)})] > 1e7
 

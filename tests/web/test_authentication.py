@@ -12,6 +12,7 @@ from litestar.testing import TestClient
 from litestar.types import HTTPScope
 
 from access.principals import KeysUnavailableError, Principal, UnauthenticatedError
+from api.docs import FORMER_PAGES
 from api.tei_errors import TEI_SHARED
 from tests.support.apps import settings_of
 from web.authentication import AuthenticationMiddleware, required_permission
@@ -263,8 +264,9 @@ def test_every_route_of_the_service_but_health_needs_a_permission() -> None:
                 is_native = handler.opt.get("dialect") in {None, TEI_SHARED}
                 paths.setdefault(permission, set()).add(route.path if is_native else "a dialect's")
     probes = {"/health", "/health/live", "/health/ready", "/tei/health"}
-    assert paths.pop(None) == {*probes, "/", "/page/{file:path}", "a dialect's"}  # /api/version is open, too
-    assert all(path.startswith("/schema") for path in paths.pop("docs"))
+    documents = {"/", "/page/{file:path}", "/docs", "/docs/{file:path}", *FORMER_PAGES}  # they contain nothing
+    assert paths.pop(None) == {*probes, *documents, "a dialect's"}  # /api/version is open, too
+    assert paths.pop("docs") == {"/schema/openapi.json", "/schema/openapi.yaml", "/schema/openapi.yml"}
     assert paths == {
         "embed": {"/embed", "/embed/batch", "/tokenize", "a dialect's"},
         "metrics": {"/metrics"},

@@ -95,9 +95,10 @@ def issued(key: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
         pytest.param("POST", "/tokenize", {"alice", "admin", "filed"}, id="tokenize"),
         pytest.param("GET", "/metrics", {"meter", "admin"}, id="metrics"),
         pytest.param("HEAD", "/metrics", {"meter", "admin"}, id="head of the metrics"),
+        pytest.param("GET", "/metrics/prometheus", {"meter", "admin"}, id="metrics as text"),
         pytest.param("GET", "/models", {"alice", "meter", "admin", "filed"}, id="models"),
         pytest.param("GET", f"/models/{MODEL}", {"alice", "meter", "admin", "filed"}, id="model"),
-        pytest.param("GET", "/schema", {"alice", "meter", "admin", "filed"}, id="page of the docs"),
+        pytest.param("GET", "/schema/openapi.yaml", {"alice", "meter", "admin", "filed"}, id="docs as YAML"),
         pytest.param("GET", "/schema/openapi.json", {"alice", "meter", "admin", "filed"}, id="docs for programs"),
     ],
 )

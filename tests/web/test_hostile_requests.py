@@ -87,7 +87,7 @@ def test_name_in_a_url_is_only_looked_up(client: httpx.Client, folder: Path, nam
         check(response, folder, 200, 404)
         if response.status_code == 200:
             answer = response.json()
-            assert answer.get("model_name", "").lower() == MODEL or answer["docs"] == "/schema"  # `/models/..` is `/`
+            assert answer.get("model_name", "").lower() == MODEL or answer["docs"] == "/docs"  # `/models/..` is `/`
 
 
 @given(name=raw_names)

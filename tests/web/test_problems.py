@@ -214,7 +214,7 @@ def test_bug_outside_of_litestar_has_the_same_answer(client: httpx.Client) -> No
 def test_unknown_path_is_a_problem(client: httpx.Client) -> None:
     problem = problem_of(client.get("/nowhere"))
     assert (problem["status"], problem["code"]) == (404, "not-found")
-    assert "/schema" in problem["detail"]
+    assert "/docs" in problem["detail"]
 
 
 def test_wrong_method_is_a_problem_that_names_the_allowed_one(client: httpx.Client) -> None:

@@ -1,0 +1,49 @@
+/**
+ * Colour scales for canvases. Each one changes steadily in lightness, so it reads the same with any colour vision: from
+ * the surface of the theme to what stands out most on it.
+ */
+
+const SEQUENTIAL = {
+  light: ["#f7f4e9", "#cfe3c4", "#7fc1b3", "#3f8fb5", "#2d5a9e", "#241f5c"],
+  dark: ["#171c26", "#25315e", "#2f5f94", "#3f9aa8", "#93cf9b", "#fbf3b4"],
+};
+const DIVERGING = {
+  light: ["#7a3300", "#d9741a", "#f6c48f", "#f3f4f6", "#a3c7f2", "#2f74cf", "#0c2f73"],
+  dark: ["#ffcf99", "#ea8a2e", "#7a4413", "#1c222b", "#1d4a86", "#4f97f0", "#c4deff"],
+};
+
+/** The theme that is shown: "light" or "dark". */
+export function shownTheme() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+}
+
+export function sequential(theme) {
+  return table(SEQUENTIAL[theme]);
+}
+
+export function diverging(theme) {
+  return table(DIVERGING[theme]);
+}
+
+/** 256 colours [red, green, blue] along the stops. */
+function table(stops) {
+  const colours = stops.map((stop) => [1, 3, 5].map((start) => parseInt(stop.slice(start, start + 2), 16)));
+  return Array.from({ length: 256 }, (_, i) => {
+    const place = (i / 255) * (colours.length - 1);
+    const left = Math.min(Math.floor(place), colours.length - 2);
+    return colours[left].map((x, channel) => Math.round(x + (place - left) * (colours[left + 1][channel] - x)));
+  });
+}
+
+/** The index in a table of 256 colours of `value` between `low` and `high`. */
+export function step(value, low, high) {
+  const share = high > low ? (value - low) / (high - low) : 1;
+  return Math.max(0, Math.min(255, Math.round(share * 255)));
+}
+
+/** Black or white, whichever is easier to read on the colour. */
+export function inkOn([red, green, blue]) {
+  const luminance = [red, green, blue].map((x) => (x / 255) ** 2.2);
+  return 0.2126 * luminance[0] + 0.7152 * luminance[1] + 0.0722 * luminance[2] > 0.25 ? "#10141a" : "#ffffff";
+}

@@ -1,0 +1,113 @@
+"""Sends an answer again if the same request comes again and the only result in the answer is still kept.
+
+That skips the validation of the body, the lookup of the text, and writing the answer. Everything else happens as for
+any request: it is authenticated, counted, charged and logged. Bodies are not kept, only keyed hashes of requests.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from litestar.types import HTTPScope
+
+from engine.fair_queue import Caller
+from engine.recall import Recall
+from engine.request_terms import RequestTerms
+from web.dialects import Dialect
+from web.request_context import RequestContext
+from web.responses import PlainAnswer, Repeatable, encoded_headers
+from web.security_headers import Header
+
+MAX_BODY_BYTES = 65_536
+"""Requests with larger bodies are not compared: one text is rarely so long, and hashing blocks the event loop."""
+COMPARED: Final = frozenset({b"content-type", b"accept", b"if-model-fingerprint"})
+"""Request headers on which an answer depends: requests that differ in one are not the same."""
+EXCLUDING: Final = frozenset({b"content-encoding", b"cache-control", b"x-request-timeout"})
+"""Request headers that are rare, or mean that nothing may be reused: these requests are always answered anew."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadyAnswer:
+    """An answer that is kept.
+
+    Attributes:
+        how: as it may be sent again.
+        headers: its own, without those that every answer has.
+        parts: the body before the duration, and after it; one part if it has no duration.
+        dialect: the API that the caller speaks, which may depend on the body.
+    """
+
+    how: Repeatable
+    headers: tuple[Header, ...]
+    parts: tuple[bytes, ...]
+    dialect: Dialect | None
+
+    def body(self, seconds: float) -> bytes:
+        """Return the body for a request that took *seconds*."""
+        duration = self.how.duration
+        return self.parts[0] if duration is None else duration.write(seconds).join(self.parts)
+
+
+class Answers(Protocol):
+    """Keeps answers by key, within the memory of the result cache."""
+
+    def __len__(self) -> int: ...
+
+    def get(self, key: bytes) -> ReadyAnswer | None:
+        """Return the answer with this key; None: it is not kept."""
+
+    def put(self, key: bytes, answer: ReadyAnswer, body_bytes: int) -> None:
+        """Keep *answer*, whose body has *body_bytes*."""
+
+
+class AnswerReuse:
+    """Finds and keeps answers."""
+
+    def __init__(
+        self,
+        answers: Answers,
+        key_of: Callable[..., bytes],
+        repeat: Callable[[Recall, RequestTerms], bool],
+    ) -> None:
+        """Keep *answers*.
+
+        Args:
+            answers: of all requests.
+            key_of: returns the key for a caller and the parts of a request, a keyed hash.
+            repeat: counts and charges a request like one that is answered anew; returns whether its answer is right.
+        """
+        self._answers = answers
+        self._key_of = key_of
+        self._repeat = repeat
+
+    def find(self, scope: HTTPScope, context: RequestContext, body: bytes) -> ReadyAnswer | None:
+        """Return the answer to the request, which is then counted as answered; None: it must be answered anew."""
+        if not self._answers or (key := self._key(scope, context.caller, body)) is None:
+            return None
+        if (answer := self._answers.get(key)) is None:
+            return None
+        terms = RequestTerms(caller=context.caller, on_tokens=context.charge_tokens, work=context.work)
+        if not self._repeat(answer.how.recall, terms):
+            return None
+        context.dialect = answer.dialect
+        return answer
+
+    def keep(self, scope: HTTPScope, context: RequestContext, body: bytes, answer: PlainAnswer) -> None:
+        """Keep *answer* to the request if it may be sent again."""
+        if (how := answer.repeatable) is None or (key := self._key(scope, context.caller, body)) is None:
+            return
+        parts = (answer.body,) if how.duration is None else how.duration.split(answer.body)
+        headers = (*encoded_headers(answer.answer_headers), (b"content-type", answer.media_type.encode()))
+        self._answers.put(key, ReadyAnswer(how, headers, parts, context.dialect), len(answer.body))
+
+    def _key(self, scope: HTTPScope, caller: Caller, body: bytes) -> bytes | None:
+        """Return the key of the request; None: it is not compared with others."""
+        if len(body) > MAX_BODY_BYTES:
+            return None
+        compared = [scope["path"].encode("utf-8", "surrogatepass"), scope["query_string"]]
+        for name, value in scope["headers"]:
+            if name in COMPARED:
+                compared += (name, value)
+            elif name in EXCLUDING:
+                return None
+        return self._key_of(caller, *compared, body)

@@ -1,0 +1,21 @@
+"""Redirects by relative addresses. They hold behind proxies that put a prefix before all paths, known to us or not."""
+
+from litestar.types import HTTPScope
+
+from web.responses import PlainAnswer
+
+
+def has_final_slash(scope: HTTPScope) -> bool:
+    """Return whether the path, as it was sent, ends with a slash. Litestar removes it from `path`."""
+    return bytes(scope.get("raw_path") or scope["path"].encode()).endswith(b"/")
+
+
+def redirect_to(target: str, scope: HTTPScope) -> PlainAnswer:
+    """Return a redirect from the address of the request of *scope* to the path *target* of this service.
+
+    Args:
+        target: without a slash at its beginning, such as `docs`.
+        scope: of the request; its `path` is normal, as behind the router.
+    """
+    depth = scope["path"].count("/") - 1 + has_final_slash(scope)
+    return PlainAnswer(b"", status=307, headers={"Location": f"{'../' * depth}{target}"}, media_type="text/plain")
