@@ -78,6 +78,13 @@ class RequestWork:
         elif self.seconds("queue") is None:
             self.stages.append(Stage("queue", queued_s, now_s))
 
+    def seconds_by_stage(self) -> dict[StageName, float]:
+        """Return how long each stage took in all."""
+        sums: dict[StageName, float] = {}
+        for name, started_s, ended_s in self.stages:
+            sums[name] = sums.get(name, 0.0) + ended_s - started_s
+        return sums
+
     def seconds(self, name: StageName) -> float | None:
         """Return how long a stage took in all; None: there was none."""
         found = [stage.ended_s - stage.started_s for stage in self.stages if stage.name == name]
