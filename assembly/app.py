@@ -13,7 +13,6 @@ from litestar.di import Provide
 from litestar.types import ASGIApp
 
 from access.api_keys import KeyRing
-from access.client_addresses import ClientAddresses
 from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
@@ -30,10 +29,11 @@ from assembly.catalog import open_catalog
 from assembly.client_addresses import client_addresses
 from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import why_unusable_aliases
-from assembly.peers import find_peers
+from assembly.peers import Lifespan, Peers, find_peers
 from assembly.process_reporter import ProcessReporter
 from assembly.result_cache import open_result_cache
 from assembly.running import RunningService
+from assembly.tracing import Tracing, read_tracing
 from assembly.worker_channel import WorkerChannel
 from config import Settings, SettingsError
 from engine.catalog import Catalog
@@ -53,10 +53,11 @@ from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import LeanLitestar, dialect_routes, options_routes, paths_with, without_cors, wrap
+from web.litestar_adapter import LeanLitestar, ShortWay, dialect_routes, options_routes, paths_with, wrap
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
+from web.request_context import context_of
 from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
 from web.server_timing import ServerTiming, Timing, no_timing
@@ -87,6 +88,7 @@ class AppParts:
         find_dialect: returns the dialect of a path; None: ours.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
+        tracing: records spans of requests.
     """
 
     settings: Settings
@@ -95,6 +97,7 @@ class AppParts:
     find_dialect: Callable[[str], Dialect | None]
     keys: KeyRing
     service: RunningService
+    tracing: Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def build_app(
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
     _set_up_log(settings, worker)
-    catalog = _checked_catalog(settings)
+    catalog, tracing = _checked_catalog(settings), read_tracing(settings, version=version)
     access, results, settings = read_access(settings), open_result_cache(settings), settings.without_api_keys()
     channel, metrics, large_bodies = (None if worker is None else WorkerChannel(worker)), Metrics(), LargeBodyQueue()
     quotas = quota_store(settings, supervisor=None if channel is None else channel.channel)
@@ -147,21 +150,17 @@ def build_app(
     )
     reporter = ProcessReporter(service, settings, metrics=metrics, quotas=quotas, large_bodies=large_bodies)
     peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
-    cors, authentication = _cors(settings), _authentication(access, client_addresses(settings))
     providers = _providers(service, settings, catalog, version=version) | peers.providers
+    authentication, calls = _authentication(access, settings), DirectCalls(providers, reuse=_reuse(service))
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[*peers.first, lambda _: metrics.loop_lag.running(), access.lifespan, service.lifespan, *peers.last],
+        lifespan=_lifespans(tracing, peers, metrics, access, service),
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[
-            authentication,
-            *_rate_limits(settings, quotas, metrics),
-            DirectCalls(providers, reuse=_reuse(service)),
-        ],
+        middleware=[authentication, *_rate_limits(settings, quotas, metrics), calls],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
-        cors_config=cors,
+        cors_config=_cors(settings),
         openapi_config=openapi.openapi_config(version),
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
@@ -172,13 +171,27 @@ def build_app(
         service,
         find_dialect=find_dialect,
         metrics=metrics,
-        cors=cors,
         large_bodies=large_bodies,
         authentication=authentication,
         settings=settings,
+        tracing=tracing,
     )
-    app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service)
+    app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service, tracing)
     return app
+
+
+def _lifespans(
+    tracing: Tracing, peers: Peers, metrics: Metrics, access: Access, service: RunningService
+) -> list[Lifespan]:
+    """Return what runs with the app, in the order of the starts; the last one ends first."""
+    return [
+        tracing.lifespan,
+        *peers.first,
+        lambda _: metrics.loop_lag.running(),
+        access.lifespan,
+        service.lifespan,
+        *peers.last,
+    ]
 
 
 def _checked_catalog(settings: Settings) -> Catalog:
@@ -209,14 +222,14 @@ def _add_outer_middleware(
     *,
     find_dialect: Callable[[str], Dialect | None],
     metrics: Metrics,
-    cors: CORSConfig | None,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
     settings: Settings,
+    tracing: Tracing,
 ) -> OverloadGuard:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     guard = OverloadGuard(
-        without_cors(app.asgi_handler),
+        ShortWay(app, has_started=lambda scope: context_of(scope).has_answer_started),
         queues={path: queue for work, queue in service.queues.items() for path in paths_with(app, "work", [work])},
         identify=authentication.find_embed_caller,
         locate=authentication.locate,
@@ -231,13 +244,14 @@ def _add_outer_middleware(
         inner,
         observe=metrics.observe,
         lines=_request_lines(app, settings),
-        timing=_timing(app, settings, cors),
-        error_headers=partial(cors_headers, cors),
+        timing=_timing(app, settings, app.cors_config),
+        error_headers=partial(cors_headers, app.cors_config),
         large_bodies=large_bodies,
         find_dialect=find_dialect,
     )
     metrics.watch_requests(lambda: log.in_flight)
-    wrap(app, lambda _: log)
+    embedding, tokenizing = (paths_with(app, "work", [work]) for work in service.queues)
+    wrap(app, lambda _: tracing.around(log, embedding=embedding, tokenizing=tokenizing))
     return guard
 
 
@@ -270,7 +284,8 @@ def _reuse(service: RunningService) -> AnswerReuse | None:
     return None if results.answers is None else AnswerReuse(results.answers, results.keys.answer_key, repeat)
 
 
-def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
+def _authentication(access: Access, settings: Settings) -> AuthenticationMiddleware:
+    addresses = client_addresses(settings)
     return AuthenticationMiddleware(
         protected=access.protected,
         find_key=access.keys.find,

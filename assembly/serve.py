@@ -33,7 +33,7 @@ def serve_app(app: Litestar, *, worker: WorkerLink | None = None) -> int:
         limits=connection_limits(settings, workers=1 if worker is None else worker.workers),
         state=parts.service.lifecycle,
         count_failure=parts.metrics.count_error,
-        reject_early=reject_early,
+        reject_early=parts.tracing.reject_early(reject_early),
         find_dialect=parts.find_dialect,
         reload=reloading.request,
         address_of=client_addresses(settings).network_of_peer,

@@ -73,6 +73,12 @@ class Rejection:
     error: ServiceError
     dialect: Dialect | None
 
+    @property
+    def status(self) -> int:
+        """The status of the answer."""
+        error, dialect = self.error, self.dialect
+        return error.status if dialect is None else int(dialect.status(error.code, error.status))
+
 
 def label_of(dialect: Dialect | None) -> str:
     """Return the metrics label of a request."""

@@ -18,7 +18,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from web.answer_reuse import AnswerReuse
 from web.input_errors import EMPTY_BODY, invalid_input
-from web.json_bodies import StrictRequest
+from web.json_bodies import StrictRequest, receive_body
 from web.litestar_adapter import arguments_of, has_hooks
 from web.request_context import context_of
 from web.responses import PlainAnswer, send_answer
@@ -100,22 +100,24 @@ class DirectCalls:
         )
 
     async def _run(self, plan: Plan, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        started_s, request = time.perf_counter(), StrictRequest(scope, receive, send)
-        reuse = self._reuse if plan.may_repeat else None
+        started_s = time.perf_counter()
+        reuse, body = self._reuse if plan.may_repeat else None, None
         if plan.takes_body:
-            if not (body := await request.body()):
+            if not (body := await receive_body(scope, receive)):
                 raise invalid_input(EMPTY_BODY, "")
             if reuse is not None and (ready := reuse.find(scope, context_of(scope), body)) is not None:
                 await send_answer(send, ready.headers, ready.body(time.perf_counter() - started_s))
                 return
+        request = StrictRequest(scope, receive, send)
+        request.whole_body = body
         arguments = {name: provide() for name, provide in plan.providers}
         if plan.takes_request:
             arguments["request"] = request
-        if plan.takes_body:
+        if body is not None:
             arguments["data"] = await request.json()
         answer = await plan.handler.fn(**arguments)
         if not isinstance(answer, ASGIResponse):
             answer = await plan.handler.to_response(scope["litestar_app"], answer, request)
-        elif reuse is not None and isinstance(answer, PlainAnswer):
+        elif reuse is not None and body is not None and isinstance(answer, PlainAnswer):
             reuse.keep(scope, context_of(scope), body, answer)
         await answer(scope, receive, send)

@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 import msgspec
 from litestar import Request
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
-from litestar.types import HTTPRequestEvent
+from litestar.types import HTTPRequestEvent, HTTPScope, Receive
 
 from engine.errors import InvalidInputError, ServiceError
 from web.input_errors import MAX_QUOTED, invalid_input
@@ -33,37 +33,48 @@ class NotJsonError(ServiceError):
     status, code, title = 415, "not-json", "The body must be JSON"
 
 
+async def receive_body(scope: HTTPScope, receive: Receive) -> bytes:
+    """Return the whole body of a request. A large one waits in the `LargeBodyQueue`.
+
+    Raises:
+        RequestEntityTooLarge: it is longer than the app allows, which is the same limit as that of Litestar's `stream`.
+        OverloadedError: it is large, and too many other large bodies of the caller are waiting.
+    """
+    limit = cast("int", scope["litestar_app"].request_max_body_size)
+    announced = header_values(scope, b"content-length")
+    if announced and announced[0].isdecimal() and int(announced[0]) > limit:
+        raise RequestEntityTooLarge
+    pieces: list[bytes] = []
+    size, has_more = 0, True
+    while has_more:
+        event = cast("HTTPRequestEvent", await receive())  # a disconnect cancels the task instead
+        pieces.append(event["body"])
+        has_more = event.get("more_body", False)
+        size += len(pieces[-1])
+        if size > limit:
+            raise RequestEntityTooLarge
+    return pieces[0] if len(pieces) == 1 else await _run_queued(scope, partial(b"".join, pieces), size)
+
+
+async def _run_queued(scope: HTTPScope, work: Callable[[], Result], size_bytes: int) -> Result:
+    """Run *work* on a body of this size: at once, or in the queue if it is large."""
+    context = context_of(scope)
+    if size_bytes <= LARGE_BYTES or context.large_bodies is None:
+        return work()
+    return await context.large_bodies.run(work, caller=context.caller, size_bytes=size_bytes)
+
+
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is decoded strictly into the type that its route declares."""
 
-    _whole_body: bytes | None = None
+    whole_body: bytes | None = None
+    """The body, if it was received already."""
 
     async def body(self) -> bytes:
-        """Return the whole body. A large one waits in the `LargeBodyQueue`."""
-        if self._whole_body is None:
-            pieces = await self._receive_pieces()
-            if len(pieces) == 1:
-                self._whole_body = pieces[0]
-            else:
-                self._whole_body = await self._run_queued(partial(b"".join, pieces), sum(map(len, pieces)))
-        return self._whole_body
-
-    async def _receive_pieces(self) -> list[bytes]:
-        """Receive the body, with the same limit as Litestar's `stream`."""
-        limit = cast("int", self.app.request_max_body_size)
-        announced = header_values(self.scope, b"content-length")
-        if announced and announced[0].isdecimal() and int(announced[0]) > limit:
-            raise RequestEntityTooLarge
-        pieces: list[bytes] = []
-        size, has_more = 0, True
-        while has_more:
-            event = cast("HTTPRequestEvent", await self.receive())  # a disconnect cancels the task instead
-            pieces.append(event["body"])
-            has_more = event.get("more_body", False)
-            size += len(pieces[-1])
-            if size > limit:
-                raise RequestEntityTooLarge
-        return pieces
+        """Return the whole body, as `receive_body` does."""
+        if self.whole_body is None:
+            self.whole_body = await receive_body(self.scope, self.receive)
+        return self.whole_body
 
     async def json(self) -> Any:
         """Return the body as the type that the route declares, or as the one of several that its keys select.
@@ -84,7 +95,7 @@ class StrictRequest(Request[Any, Any, Any]):
         if _first(header_values(self.scope, b"content-encoding"), "identity").strip().lower() != "identity":
             raise NotJsonError("Send the body uncompressed, without the header 'Content-Encoding'.")
         body = await self.body()
-        return await self._run_queued(partial(self._decode_body, body), len(body))
+        return await _run_queued(self.scope, partial(self._decode_body, body), len(body))
 
     def _decode_body(self, body: bytes) -> Any:
         """Decode *body* as our own type, or if it does not match that, as the type of the dialect whose key it has.
@@ -104,13 +115,6 @@ class StrictRequest(Request[Any, Any, Any]):
                     context.dialect = other.DIALECT
                     return _decode(body, other)
             raise
-
-    async def _run_queued(self, work: Callable[[], Result], size_bytes: int) -> Result:
-        """Run *work* on a body of this size: at once, or in the queue if it is large."""
-        context = context_of(self.scope)
-        if size_bytes <= LARGE_BYTES or context.large_bodies is None:
-            return work()
-        return await context.large_bodies.run(work, caller=context.caller, size_bytes=size_bytes)
 
 
 @lru_cache(maxsize=64)

@@ -1,24 +1,30 @@
 """Adapter to Litestar: the only module that uses its undocumented names. A test checks the installed version."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from litestar import Litestar, Request, Response, Router
+from litestar._asgi.utils import is_valid_host
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin
+from litestar.config.app import AppConfig
 from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.handlers import route as routed
 from litestar.middleware._internal.cors import CORSMiddleware
+from litestar.middleware._internal.exceptions import ExceptionHandlerMiddleware
 from litestar.params import HeaderParameter
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.routes import BaseRoute, HTTPRoute
-from litestar.types import ASGIApp, Empty, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, Empty, ExceptionHandlersMap, HTTPScope, Method, Receive, Scope, Send
 from litestar.utils.path import normalize_path
+from litestar.utils.scope.state import ScopeState
 
 __all__ = [
     "LeanLitestar",
     "NoRoutes",
+    "ShortWay",
     "StructSchemaPlugin",
     "arguments_of",
     "body_type",
@@ -30,7 +36,6 @@ __all__ = [
     "route_of",
     "route_option",
     "set_route",
-    "without_cors",
     "wrap",
 ]
 
@@ -41,6 +46,11 @@ class LeanLitestar(Litestar):
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
         return [*plugins, MsgspecDIPlugin()]
+
+    @staticmethod
+    def _patch_opentelemetry_middleware(config: AppConfig) -> AppConfig:
+        """Leave the app as it is: Litestar would import OpenTelemetry if it is installed, although nothing uses it."""
+        return config
 
 
 class NoRoutes(Router):
@@ -55,20 +65,69 @@ def wrap(app: Litestar, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
     app.asgi_handler = middleware(app.asgi_handler)
 
 
-def without_cors(handler: ASGIApp) -> ASGIApp:
-    """Return *handler*, an app's `asgi_handler`, without its CORS middleware for requests that have no `Origin`.
+@dataclass(frozen=True, slots=True)
+class _FixedRoute:
+    """What Litestar's router finds for a path without parameters, and a method."""
 
-    These get the same answer: the middleware reads all headers, and then does nothing.
+    app: ASGIApp
+    handler: Any
+    template: str
+    exception_handlers: ExceptionHandlersMap
+
+    @classmethod
+    def find(cls, app: Litestar, path: str, method: Method) -> Self:
+        found, handler, _, _, template = app.asgi_router.handle_routing(path=path, method=method)
+        return cls(found, handler, template, handler.resolve_exception_handlers())
+
+
+class ShortWay:
+    """Calls an app's routes, most of them without Litestar's router and its layers around it.
+
+    A route without parameters is found by its path alone. Requests without the header `Origin` need no CORS middleware:
+    it reads all headers, and then does nothing. Everything else goes through all of Litestar.
     """
-    if not isinstance(handler, CORSMiddleware):
-        return handler
-    inner = handler.app
 
-    async def choose(scope: Scope, receive: Receive, send: Send) -> None:
-        is_plain = scope["type"] == ScopeType.HTTP and all(name != b"origin" for name, _ in scope["headers"])
-        await (inner if is_plain else handler)(scope, receive, send)
+    def __init__(self, app: Litestar, *, has_started: Callable[[Scope], bool]) -> None:
+        """Call the routes of *app*; *has_started* returns whether a part of the answer to a request was sent."""
+        self._whole, self._has_started = app.asgi_handler, has_started
+        self._inner = self._whole.app if isinstance(self._whole, CORSMiddleware) else self._whole
+        self._routes = {
+            (route.path, str(method)): _FixedRoute.find(app, route.path, method)
+            for route in app.routes
+            if isinstance(route, HTTPRoute) and not route.path_parameters
+            for method in route.methods
+        }
 
-    return choose
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP or b"origin" in [name for name, _ in scope["headers"]]:
+            await self._whole(scope, receive, send)
+            return
+        found = self._routes.get((scope["path"], scope["method"]))
+        if found is None or scope["root_path"] or not _has_valid_host(scope):
+            await self._inner(scope, receive, send)
+            return
+        scope["path_params"], scope["path_template"], scope["route_handler"] = {}, found.template, found.handler
+        ScopeState.from_scope(scope).exception_handlers = found.exception_handlers
+        try:
+            await found.app(scope, receive, send)
+        except Exception as error:
+            if self._has_started(scope):
+                raise
+            await ExceptionHandlerMiddleware(_raise(error), debug=None)(scope, receive, send)
+
+
+def _has_valid_host(scope: HTTPScope) -> bool:
+    for name, value in scope["headers"]:
+        if name == b"host":
+            return is_valid_host(value)  # Litestar looks at the first one only
+    return True
+
+
+def _raise(error: Exception) -> ASGIApp:
+    async def app(*_: object) -> None:
+        raise error
+
+    return app
 
 
 def options_routes(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:

@@ -118,19 +118,19 @@ class OverloadGuard:
         route = self._routes.find(path.partition("?")[0])
         if route is None or (error := self._refusal_of(route, client, headers)) is None:
             return None
-        dialect = self._find_dialect(path)
+        rejection = Rejection(error, self._find_dialect(path))
         self._count_rejection()
         self._observe(
             AnsweredRequest(
                 method="POST",
                 route=route,
-                status=error.status,
+                status=rejection.status,
                 seconds=0.0,
                 problem_code=error.code,
-                dialect=label_of(dialect),
+                dialect=label_of(rejection.dialect),
             )
         )
-        return Rejection(error, dialect)
+        return rejection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start guarded requests a few at a time, and all others at once.

@@ -26,7 +26,8 @@ class RequestContext:
 
     Attributes:
         request_id: sent back as `X-Request-ID` and logged; empty until the request log sets it.
-        trace: the trace of the caller, by its header `traceparent`; None: the request belongs to none.
+        trace: the trace of the caller, by its header `traceparent`; with tracing, the span of the request in it or in a
+            trace of its own. None: the request belongs to none.
         rejection: set by the server: the request log answers with this error and does not call the app.
         authority: set by the server: host and port of a target in absolute form, as proxies get it; None: it is a path.
         server_reports_disconnect: the server calls `on_disconnect`; other ASGI servers report a disconnect only
@@ -37,12 +38,14 @@ class RequestContext:
         principal: the caller; None until authentication has run, and on routes that need no permission.
         charge_tokens: charges tokens to the principal's quota; None if quotas are off.
         answer_headers: added to the answer, whatever it is.
+        has_answer_started: a part of the answer was sent to the server.
         problem_code: the code of the problem document that was sent, for metrics.
         logged_elsewhere: the request log writes no line for this request.
         refusal: set by the overload guard: the queue is full, so this is the answer unless all results are kept.
         large_bodies: the queue in which large bodies wait to be decoded.
         answer_parts: lets one part of all long answers be written at a time; None: no other answer is written.
         work: what the engine does for the request.
+        encoding_formats: the formats of vectors that the caller asks for, in its own words.
     """
 
     request_id: str = ""
@@ -55,12 +58,14 @@ class RequestContext:
     principal: Principal | None = None
     charge_tokens: Callable[[int], None] | None = None
     answer_headers: list[Header] = field(default_factory=list)
+    has_answer_started: bool = False
     problem_code: str | None = None
     logged_elsewhere: bool = False
     refusal: ServiceError | None = None
     large_bodies: LargeBodyQueue | None = None
     answer_parts: FairGate | None = None
     work: RequestWork = field(default_factory=RequestWork)
+    encoding_formats: tuple[str, ...] = ()
 
     @property
     def ids(self) -> dict[str, str]:

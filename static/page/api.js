@@ -34,9 +34,14 @@ export class UnreachableError extends Error {
 function wordsOfProblem(status, problem) {
   const parts = [problem.detail ?? problem.title ?? `The service answered with status ${status}.`];
   for (const error of Array.isArray(problem.errors) ? problem.errors : []) {
-    parts.push(typeof error === "string" ? error : [error.field ?? error.key ?? error.loc, error.message ?? error.detail].flat().filter(Boolean).join(": "));
+    parts.push(
+      typeof error === "string"
+        ? error
+        : [error.field ?? error.key ?? error.loc, error.message ?? error.detail].flat().filter(Boolean).join(": "),
+    );
   }
-  if (Array.isArray(problem.closest) && problem.closest.length) parts.push(`Did you mean ${problem.closest.join(", ")}?`);
+  if (Array.isArray(problem.closest) && problem.closest.length)
+    parts.push(`Did you mean ${problem.closest.join(", ")}?`);
   return parts.filter(Boolean).join(" ");
 }
 
@@ -140,7 +145,10 @@ async function send(route, { method, body, headers, accept, signal, timeoutMs = 
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    if (limit.aborted) throw new UnreachableError(`The service did not answer within ${Math.round(timeoutMs / 1000)} s.`, { cause: error });
+    if (limit.aborted)
+      throw new UnreachableError(`The service did not answer within ${Math.round(timeoutMs / 1000)} s.`, {
+        cause: error,
+      });
     throw new UnreachableError("The service does not answer.", { cause: error });
   }
 }

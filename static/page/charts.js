@@ -35,7 +35,17 @@ export class ChartCard {
         "table",
         { class: "table chart-table" },
         h("caption", { class: "visually-hidden" }, `${options.title}: figures`),
-        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, this.#moment), h("th", { scope: "col", class: "number" }, "Now"), h("th", { scope: "col", class: "number" }, "Highest"))),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, this.#moment),
+            h("th", { scope: "col", class: "number" }, "Now"),
+            h("th", { scope: "col", class: "number" }, "Highest"),
+          ),
+        ),
         this.#body,
       ),
     );
@@ -52,7 +62,12 @@ export class ChartCard {
         h(
           "tr",
           {},
-          h("th", { scope: "row" }, h("span", { class: `swatch ${token.slice(2)}${dash ? " dashed" : ""}`, "aria-hidden": "true" }), label),
+          h(
+            "th",
+            { scope: "row" },
+            h("span", { class: `swatch ${token.slice(2)}${dash ? " dashed" : ""}`, "aria-hidden": "true" }),
+            label,
+          ),
           h("td", { class: "number" }, NONE),
           h("td", { class: "number" }, NONE),
         ),
@@ -106,7 +121,10 @@ export class ChartCard {
   }
 
   #start() {
-    return Math.max(0, this.#history.times.findIndex((t) => t >= this.#from));
+    return Math.max(
+      0,
+      this.#history.times.findIndex((t) => t >= this.#from),
+    );
   }
 
   #say(words) {
@@ -122,7 +140,10 @@ export class ChartCard {
     for (const [index, { name, label }] of series.entries()) {
       const write = series[index].format ?? format;
       const now = columns[index].at(-1);
-      const highest = shown[index].reduce((most, value) => (isNumber(value) && value > most ? value : most), Number.NEGATIVE_INFINITY);
+      const highest = shown[index].reduce(
+        (most, value) => (isNumber(value) && value > most ? value : most),
+        Number.NEGATIVE_INFINITY,
+      );
       const cells = this.#body.rows[index].cells;
       const isKnown = this.#history.has(name);
       setText(cells[1], position === null ? (isKnown ? write(now) : NONE) : write(shown[index][position]));
@@ -130,7 +151,12 @@ export class ChartCard {
       words.push(isKnown ? `${label} ${isNumber(now) ? write(now) : "no value"}` : `${label} ${NOT_REPORTED}`);
     }
     setText(this.now, position === null ? "Now" : "Then");
-    setText(this.#moment, position === null ? "" : `At ${timeOfDay(this.#history.times[this.#history.times.length - shown[0].length + position])}`);
+    setText(
+      this.#moment,
+      position === null
+        ? ""
+        : `At ${timeOfDay(this.#history.times[this.#history.times.length - shown[0].length + position])}`,
+    );
     this.#frame.setAttribute("aria-label", `Chart of ${this.#options.title.toLowerCase()}. Now: ${words.join(", ")}.`);
   }
 
@@ -146,10 +172,32 @@ export class ChartCard {
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: "overview" }, points: { size: 6 } },
       scales: { x: { time: true, auto: false }, y: { range: (_, __, most) => [0, axisEnd(most, max)] } },
       axes: [
-        { ...axis, grid: { show: false }, space: 70, size: 24, values: (_, splits) => splits.map((t) => timeOfDay(t).slice(0, splits.length > 1 && splits[1] - splits[0] < 60 ? 8 : 5)) },
-        { ...axis, grid, size: AXIS_WIDTH, space: 32, values: (_, splits) => splits.map((value) => format(value)) },
+        {
+          ...axis,
+          grid: { show: false },
+          space: 70,
+          size: 24,
+          values: (_, splits) =>
+            splits.map((t) => timeOfDay(t).slice(0, splits.length > 1 && splits[1] - splits[0] < 60 ? 8 : 5)),
+        },
+        {
+          ...axis,
+          grid,
+          size: AXIS_WIDTH,
+          space: 32,
+          values: (_, splits) => splits.map((value) => format(value)),
+        },
       ],
-      series: [{}, ...series.map(({ label, token, dash }) => ({ label, stroke: color(token), width: 1.75, dash, points: { size: 4, show: () => false, filter: isolated } }))],
+      series: [
+        {},
+        ...series.map(({ label, token, dash }) => ({
+          label,
+          stroke: color(token),
+          width: 1.75,
+          dash,
+          points: { size: 4, show: () => false, filter: isolated },
+        })),
+      ],
       hooks: {
         setCursor: [
           (plot) => {
@@ -165,7 +213,10 @@ export class ChartCard {
 
   #tableAtCursor() {
     const columns = this.#options.series.map(({ name }) => this.#history.column(name));
-    this.#writeTable(columns, columns.map((column) => column.slice(this.#start())));
+    this.#writeTable(
+      columns,
+      columns.map((column) => column.slice(this.#start())),
+    );
   }
 
   #drawRestarts(plot) {
@@ -200,7 +251,9 @@ export class ChartCard {
 /** The points that no line reaches, because their neighbours have no value. */
 function isolated(plot, index) {
   const values = plot.data[index];
-  return values.flatMap((value, at) => (isNumber(value) && !isNumber(values[at - 1]) && !isNumber(values[at + 1]) ? [at] : []));
+  return values.flatMap((value, at) =>
+    isNumber(value) && !isNumber(values[at - 1]) && !isNumber(values[at + 1]) ? [at] : [],
+  );
 }
 
 /** The upper end of an axis that shows values up to `most`: at least `max`, and never so small that noise fills it. */

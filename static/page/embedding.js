@@ -6,6 +6,7 @@ const FIRST_BATCH = 32; // the default of MAX_BATCH_SIZE; a service with a small
 const TIMEOUT_MS = 150_000; // the first request may load a model
 const MAX_ATTEMPTS = 4;
 const MAX_WAIT_S = 30;
+const BUSY_CODES = new Set(["overloaded", "rate-limited", "too-many-connections"]);
 
 /** Waits `seconds`, or rejects with an AbortError. */
 function pause(seconds, signal) {
@@ -55,7 +56,7 @@ export async function inBatches(api, route, texts, options, { signal, take, repo
 }
 
 function canWait(error) {
-  return [429, 503].includes(error.status) && error.retryAfterSeconds > 0 && error.retryAfterSeconds <= MAX_WAIT_S;
+  return BUSY_CODES.has(error.code) && error.retryAfterSeconds > 0 && error.retryAfterSeconds <= MAX_WAIT_S;
 }
 
 /** Embed `texts`. Returns the vectors' `bytes`, one array per text, and what the answers and their headers say. */

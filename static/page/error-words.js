@@ -11,6 +11,7 @@ export const ERROR_WORDS = {
   "keys-unavailable": ["refused", "The issuer's keys could not be fetched"],
   "no-replica": ["refused", "No replica was available"],
   "invalid-input": ["caller", "The request was not valid"],
+  "bad-request": ["caller", "The request was not valid"],
   "empty-input": ["caller", "A list of texts was empty"],
   "malformed-request": ["caller", "The request was not valid HTTP"],
   "unknown-model": ["caller", "No model has that name"],

@@ -15,7 +15,9 @@ export const isNumber = (value) => typeof value === "number" && Number.isFinite(
 const shown = (write) => (value) => (isNumber(value) ? write(value) : NONE);
 
 export const count = shown((value) => WHOLE.format(value));
-export const amount = shown((value) => (value === 0 ? "0" : (value < 1 ? UP_TO_TWO : value < 10 ? ONE : WHOLE).format(value)));
+export const amount = shown((value) =>
+  value === 0 ? "0" : (value < 1 ? UP_TO_TWO : value < 10 ? ONE : WHOLE).format(value),
+);
 export const perSecond = shown((value) => `${amount(value)}/s`);
 export const percent = shown((value) => `${(value > 0 && value < 9.95 ? ONE : WHOLE).format(value)} %`);
 
@@ -25,11 +27,17 @@ export const milliseconds = shown((value) => {
   return `${(value < 1 ? TWO : value < 100 ? ONE : WHOLE).format(value)} ms`;
 });
 
-export const seconds = shown((value) => (value === 0 ? "0 s" : value < 10 ? `${TWO.format(value)} s` : `${WHOLE.format(value)} s`));
+export const seconds = shown((value) =>
+  value === 0 ? "0 s" : value < 10 ? `${TWO.format(value)} s` : `${WHOLE.format(value)} s`,
+);
 
 export const bytes = shown((value) => {
   if (value < 1000) return `${WHOLE.format(value)} B`;
-  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
+  for (const [unit, size] of [
+    ["GB", 1e9],
+    ["MB", 1e6],
+    ["kB", 1e3],
+  ]) {
     if (value >= size) return `${(value / size < 10 ? ONE : WHOLE).format(value / size)} ${unit}`;
   }
   return NONE;
@@ -38,7 +46,11 @@ export const bytes = shown((value) => {
 export const duration = shown((value) => {
   const whole = Math.floor(value);
   if (whole < 60) return `${whole} s`;
-  const [days, hours, minutes] = [Math.floor(whole / 86_400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
+  const [days, hours, minutes] = [
+    Math.floor(whole / 86_400),
+    Math.floor(whole / 3600) % 24,
+    Math.floor(whole / 60) % 60,
+  ];
   if (days) return `${days} d ${hours} h`;
   if (hours) return `${hours} h ${minutes} min`;
   return `${minutes} min ${whole % 60} s`;

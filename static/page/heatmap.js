@@ -9,8 +9,8 @@ const GUTTER = 30;
 const MIN_CELL_FOR_SCORES = 34;
 
 /**
- * Returns `box` (the element) and `redraw`. `cosines` is a flat matrix; `onPair(a, b, isKey)` is called with the pair
- * that is read, and with nothing when there is none.
+ * Returns `box` (the element), `redraw` and `show(pair)`. `cosines` is a flat matrix; `onPair(pair, by)` is called with
+ * the pair `[a, b]` that is read, or null: `by` is "pointer", "key", or "other" for `show`.
  */
 export function heatMap({ cosines, count, label, onPair }) {
   const [low, high] = rangeOf(cosines, count);
@@ -84,17 +84,16 @@ export function heatMap({ cosines, count, label, onPair }) {
     }
   }
 
-  function read(next, isKey) {
+  function read(next, by) {
     if (pair?.[0] === next?.[0] && pair?.[1] === next?.[1]) return;
     pair = next;
     drawn.redraw();
-    if (pair) onPair(pair[0], pair[1], isKey);
-    else onPair();
+    onPair(pair, by);
   }
 
   function point(x, y) {
     const [a, b] = [Math.floor(y / cell), Math.floor((x - GUTTER) / cell)];
-    read(a >= 0 && b >= 0 && a < count && b < count ? [a, b] : null, false);
+    read(a >= 0 && b >= 0 && a < count && b < count ? [a, b] : null, "pointer");
   }
 
   function key(event) {
@@ -106,16 +105,16 @@ export function heatMap({ cosines, count, label, onPair }) {
     };
     const next = moves[event.key];
     if (!next) return false;
-    read(pair ? next.map((i) => Math.max(0, Math.min(count - 1, i))) : [0, Math.min(1, count - 1)], true);
+    read(pair ? next.map((i) => Math.max(0, Math.min(count - 1, i))) : [0, Math.min(1, count - 1)], "key");
     return true;
   }
 
   const drawn = plot({
-    label, describedBy: help.id, height: (width) => width - GUTTER + 23, draw, point, leave: () => read(null, false), key,
+    label, describedBy: help.id, height: (width) => width - GUTTER + 23, draw, point, leave: () => read(null, "pointer"), key,
   });
   drawn.canvas.classList.add("pg-heat");
   drawn.box.append(help);
-  return { box: h("div", {}, drawn.box, legend(low, high)), redraw: drawn.redraw };
+  return { box: h("div", {}, drawn.box, legend(low, high)), redraw: drawn.redraw, show: (other) => read(other, "other") };
 }
 
 /** Where the colours begin and end: the least and the largest cosine of two texts, with one digit. */

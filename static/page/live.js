@@ -1,5 +1,6 @@
 // Asks the service every two seconds how it does. Pauses in a hidden tab; asks less often while nothing answers.
 
+import { isRecord, tidied } from "./samples.js";
 import { ServiceError, UnreachableError, inWords, json, offerDialog, onKeyChange } from "./api.js";
 
 export const INTERVAL_S = 2;
@@ -35,7 +36,14 @@ export class Live extends EventTarget {
   async #round() {
     if (this.#running) return;
     this.#running = true;
-    const report = { t: Date.now() / 1000, health: null, healthProblem: null, metrics: null, metricsProblem: null, retryS: INTERVAL_S };
+    const report = {
+      t: Date.now() / 1000,
+      health: null,
+      healthProblem: null,
+      metrics: null,
+      metricsProblem: null,
+      retryS: INTERVAL_S,
+    };
     try {
       await Promise.all([this.#askHealth(report), this.#askMetrics(report)]);
     } finally {
@@ -53,7 +61,10 @@ export class Live extends EventTarget {
       report.health = await json("health", { ask: "never", timeoutMs: TIMEOUT_MS });
     } catch (error) {
       // A service that starts or drains answers with 503; a proxy without a service behind it does, too.
-      report.healthProblem = error instanceof ServiceError && error.status >= 502 && !error.code ? new UnreachableError(inWords(error)) : error;
+      report.healthProblem =
+        error instanceof ServiceError && error.status >= 502 && !error.code
+          ? new UnreachableError(inWords(error))
+          : error;
     }
   }
 
@@ -64,8 +75,8 @@ export class Live extends EventTarget {
     }
     try {
       const metrics = await json("metrics", { ask: "never", timeoutMs: TIMEOUT_MS });
-      if (metrics === null || typeof metrics !== "object") throw new UnreachableError("The answer of /metrics is not what this page expects.");
-      report.metrics = metrics;
+      if (!isRecord(metrics)) throw new UnreachableError("The answer of /metrics is not what this page expects.");
+      report.metrics = tidied(metrics);
       report.t = Date.now() / 1000;
     } catch (error) {
       report.metricsProblem = error;

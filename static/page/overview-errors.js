@@ -17,8 +17,25 @@ export class Errors {
     this.element = h(
       "div",
       { class: "grid halves" },
-      h("article", { class: "card" }, h("h3", {}, "What was refused, and why"), h("p", { class: "hint" }, "429: a caller was over a quota. 503: the service could not take the work. Sending it again later is safe."), this.#refusals.element),
-      h("article", { class: "card" }, h("h3", {}, "Errors by kind"), h("p", { class: "hint" }, "All answers that were not successes."), this.#errors.element, this.#statuses),
+      h(
+        "article",
+        { class: "card" },
+        h("h3", {}, "What was refused, and why"),
+        h(
+          "p",
+          { class: "hint" },
+          "429: a caller was over a quota. 503: the service could not take the work. Sending it again later is safe.",
+        ),
+        this.#refusals.element,
+      ),
+      h(
+        "article",
+        { class: "card" },
+        h("h3", {}, "Errors by kind"),
+        h("p", { class: "hint" }, "All answers that were not successes."),
+        this.#errors.element,
+        this.#statuses,
+      ),
     );
   }
 
@@ -26,7 +43,10 @@ export class Errors {
     if (!metrics) return;
     const restarted = before !== null && isRestart(metrics, before);
     const policies = metrics.rate_limited ?? {};
-    for (const [prefix, now, then] of [["", metrics.errors, before?.errors], ["policy:", policies, before?.rate_limited]]) {
+    for (const [prefix, now, then] of [
+      ["", metrics.errors, before?.errors],
+      ["policy:", policies, before?.rate_limited],
+    ]) {
       for (const [name, number] of Object.entries(now ?? {})) {
         const grown = before === null ? 0 : (growth(number, then?.[name] ?? 0, restarted) ?? 0);
         this.#seen.set(prefix + name, (this.#seen.get(prefix + name) ?? 0) + grown);
@@ -35,20 +55,38 @@ export class Errors {
     this.#writeErrors(metrics);
     this.#writeRefusals(metrics, policies);
     const statuses = Object.entries(metrics.statuses ?? {}).sort();
-    setText(this.#statuses, statuses.length ? `Answers by status: ${statuses.map(([status, number]) => `${status} × ${count(number)}`).join(" · ")}` : "");
+    setText(
+      this.#statuses,
+      statuses.length
+        ? `Answers by status: ${statuses.map(([status, number]) => `${status} × ${count(number)}`).join(" · ")}`
+        : "",
+    );
   }
 
   #writeErrors({ errors }) {
     if (!errors) return this.#errors.say(`Errors are ${NOT_REPORTED}.`);
     const found = Object.entries(errors).sort(([, a], [, b]) => b - a);
-    this.#errors.write(found.map(([code, number]) => [wordsOf(code), [code, "mono"], KINDS[kindOf(code)], this.#watched(code), [count(number), "number"]]));
+    this.#errors.write(
+      found.map(([code, number]) => [
+        wordsOf(code),
+        [code, "mono"],
+        KINDS[kindOf(code)],
+        this.#watched(code),
+        [count(number), "number"],
+      ]),
+    );
     return this.#errors.say(found.length ? "" : "No errors since the service started.");
   }
 
   #writeRefusals(metrics, policies) {
     if (!metrics.errors) return this.#refusals.say(`Refusals are ${NOT_REPORTED}.`);
     const limited = Object.entries(policies).filter(([, number]) => number > 0);
-    const rows = limited.map(([policy, number]) => [`Over the quota “${policy}”`, this.#watched(`policy:${policy}`), [count(number), "number"], REFUSAL_ADVICE["rate-limited"]]);
+    const rows = limited.map(([policy, number]) => [
+      `Over the quota “${policy}”`,
+      this.#watched(`policy:${policy}`),
+      [count(number), "number"],
+      REFUSAL_ADVICE["rate-limited"],
+    ]);
     for (const [code, number] of Object.entries(metrics.errors)) {
       if (!["quota", "refused"].includes(kindOf(code)) || (code === "rate-limited" && limited.length)) continue;
       rows.push([wordsOf(code), this.#watched(code), [count(number), "number"], REFUSAL_ADVICE[code] ?? ""]);
@@ -71,7 +109,30 @@ export function table(caption, heads, numbers = []) {
   const inner = h(
     "div",
     { class: "scroll-x", tabindex: "0", role: "region", "aria-label": caption, hidden: true },
-    h("table", { class: "table" }, h("caption", { class: "visually-hidden" }, caption), h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col", class: numbers.includes(head) || /watch|start/i.test(head) ? "number" : null }, head)))), body),
+    h(
+      "table",
+      { class: "table" },
+      h("caption", { class: "visually-hidden" }, caption),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map((head) =>
+            h(
+              "th",
+              {
+                scope: "col",
+                class: numbers.includes(head) || /watch|start/i.test(head) ? "number" : null,
+              },
+              head,
+            ),
+          ),
+        ),
+      ),
+      body,
+    ),
   );
   return {
     element: h("div", {}, inner, message),

@@ -19,7 +19,15 @@ export class Models {
 
   constructor(api) {
     this.#api = api;
-    this.element = h("article", { class: "card models-card" }, this.#summary, this.#message, this.#axis, this.#list, this.#loads);
+    this.element = h(
+      "article",
+      { class: "card models-card" },
+      this.#summary,
+      this.#message,
+      this.#axis,
+      this.#list,
+      this.#loads,
+    );
   }
 
   update({ t, health, metrics }) {
@@ -39,7 +47,9 @@ export class Models {
       else if (last?.open) last.open = false;
     }
     const limit = info.max_cached ? ` of at most ${count(info.max_cached)}` : "";
-    const ttl = info.cache_ttl ? ` A model that is not used for ${duration(info.cache_ttl)} is unloaded, unless it is required.` : "";
+    const ttl = info.cache_ttl
+      ? ` A model that is not used for ${duration(info.cache_ttl)} is unloaded, unless it is required.`
+      : "";
     setText(this.#summary, `${count(loaded.length)}${limit} in memory.${ttl}`);
     setText(this.#message, "No model is in memory. The first request for one loads it.");
     this.#message.hidden = this.#rows.size > 0;
@@ -52,7 +62,10 @@ export class Models {
 
   async #askDetails(name) {
     try {
-      this.#details.set(name, await this.#api.json(`models/${name.split("/").map(encodeURIComponent).join("/")}`, { ask: "never" }));
+      this.#details.set(
+        name,
+        await this.#api.json(`models/${name.split("/").map(encodeURIComponent).join("/")}`, { ask: "never" }),
+      );
     } catch {
       this.#details.delete(name); // the row then shows what the metrics say
     }
@@ -99,11 +112,13 @@ export class Models {
     for (const model of Object.values(metrics?.models ?? {})) {
       sums.loads += model?.loads ?? 0;
       sums.failures += model?.load_failures ?? 0;
-      for (const [reason, number] of Object.entries(model?.evictions ?? {})) sums.evictions[reason] = (sums.evictions[reason] ?? 0) + number;
+      for (const [reason, number] of Object.entries(model?.evictions ?? {}))
+        sums.evictions[reason] = (sums.evictions[reason] ?? 0) + number;
     }
     if (sums.loads) words.push(`${count(sums.loads)} loads since the start`);
     if (sums.failures) words.push(`${count(sums.failures)} failed`);
-    for (const [reason, number] of Object.entries(sums.evictions)) if (number) words.push(`${count(number)} unloaded (${reason})`);
+    for (const [reason, number] of Object.entries(sums.evictions))
+      if (number) words.push(`${count(number)} unloaded (${reason})`);
     return words.length ? `${words.join(" · ")}` : "";
   }
 
@@ -123,7 +138,11 @@ export class Models {
       { class: "model" },
       h("div", { class: "model-head" }, h("h3", { class: "model-name" }, name), state),
       track,
-      h("dl", { class: "facts" }, labels.map((label, index) => h("div", {}, h("dt", {}, label), facts[index]))),
+      h(
+        "dl",
+        { class: "facts" },
+        labels.map((label, index) => h("div", {}, h("dt", {}, label), facts[index])),
+      ),
     );
     this.#list.append(element);
     return { element, track, state, facts, spans: [], isLoaded: false };

@@ -2,7 +2,18 @@
 
 import { ServiceError, UnreachableError, inWords } from "./api.js";
 import { h, setText } from "./dom.js";
-import { NONE, amount, bytes, count, duration, isNumber, milliseconds, percent, seconds, timeOfDay } from "./figures.js";
+import {
+  NONE,
+  amount,
+  bytes,
+  count,
+  duration,
+  isNumber,
+  milliseconds,
+  percent,
+  seconds,
+  timeOfDay,
+} from "./figures.js";
 import { isRestart } from "./samples.js";
 
 const PHASES = {
@@ -19,7 +30,7 @@ export class Status {
   health = { level: "unknown", words: "Connecting …" };
   #api;
   #live;
-  #words = h("p", { class: "status-words" });
+  #words = h("p", { class: "status-words" }, "Connecting …");
   #details = h("p", { class: "status-details muted number" });
   #notices = h("div", { class: "stack notices" });
   #tiles = new Map();
@@ -30,11 +41,27 @@ export class Status {
   constructor({ api, live }) {
     this.#api = api;
     this.#live = live;
-    const names = [["requests", "Requests"], ["texts", "Texts"], ["latency", "Latency, p95"], ["waiting", "Work waiting"], ["lanes", "Lanes busy"], ["cache", "Cache hits"]];
-    this.tiles = h("dl", { class: "tiles" }, names.map(([name, label]) => this.#tile(name, label)));
+    const names = [
+      ["requests", "Requests"],
+      ["texts", "Texts"],
+      ["latency", "Latency, p95"],
+      ["waiting", "Work waiting"],
+      ["lanes", "Lanes busy"],
+      ["cache", "Cache hits"],
+    ];
+    this.tiles = h(
+      "dl",
+      { class: "tiles" },
+      names.map(([name, label]) => this.#tile(name, label)),
+    );
     this.dot = h("span", { class: "dot", "aria-hidden": "true" });
     this.headline = h("div", { class: "status-line", "data-level": "unknown" }, this.dot, this.#words);
-    this.element = h("div", { class: "stack" }, h("div", { class: "card status" }, h("div", { class: "status-head" }, this.headline, this.#details), this.tiles), this.#notices);
+    this.element = h(
+      "div",
+      { class: "stack" },
+      h("div", { class: "card status" }, h("div", { class: "status-head" }, this.headline, this.#details), this.tiles),
+      this.#notices,
+    );
   }
 
   update(report, before, history) {
@@ -44,7 +71,10 @@ export class Status {
     const [level, words, explanation] = this.#describe(report, history);
     this.health = { level, words };
     this.headline.dataset.level = level;
-    setText(this.#words, health || !(report.healthProblem instanceof UnreachableError) ? `${words}. ${explanation}` : explanation);
+    setText(
+      this.#words,
+      health || !(report.healthProblem instanceof UnreachableError) ? `${words}. ${explanation}` : explanation,
+    );
     const uptime = health?.uptime_seconds;
     const started = isNumber(uptime) ? `Up for ${duration(uptime)}` : "";
     setText(this.#details, started || (this.#lastSeen ? `Last answer at ${timeOfDay(this.#lastSeen)}` : ""));
@@ -53,19 +83,32 @@ export class Status {
   }
 
   #describe({ health, healthProblem, metrics, retryS }, history) {
-    if (healthProblem instanceof UnreachableError) return ["bad", "No answer", `The service does not answer. Trying again in ${count(retryS)} s …`];
+    if (healthProblem instanceof UnreachableError)
+      return ["bad", "No answer", `The service does not answer. Trying again in ${count(retryS)} s …`];
     if (healthProblem) return ["bad", "Not healthy", inWords(healthProblem)];
     const stuck = metrics?.queue?.lanes_stuck;
-    const [level, words, explanation] = PHASES[health?.status] ?? ["warn", String(health?.status ?? "Unknown"), "This page does not know this state."];
-    if (stuck > 0) return ["bad", "Stuck", `${count(stuck)} of ${count(metrics.queue.lanes)} inference threads are in a run that does not end. Restart the service.`];
+    const [level, words, explanation] = PHASES[health?.status] ?? [
+      "warn",
+      String(health?.status ?? "Unknown"),
+      "This page does not know this state.",
+    ];
+    if (stuck > 0)
+      return [
+        "bad",
+        "Stuck",
+        `${count(stuck)} of ${count(metrics.queue.lanes)} inference threads are in a run that does not end. Restart the service.`,
+      ];
     const workers = health?.workers;
-    if (level === "ok" && workers && workers.ready < workers.number) return ["warn", "Healthy in part", `${count(workers.ready)} of ${count(workers.number)} workers accept work.`];
+    if (level === "ok" && workers && workers.ready < workers.number)
+      return ["warn", "Healthy in part", `${count(workers.ready)} of ${count(workers.number)} workers accept work.`];
     const queue = metrics?.backlog?.interactive;
-    if (level === "ok" && queue && queue.limit_seconds > 0 && queue.seconds / queue.limit_seconds > 0.8) return ["warn", "Busy", "The queue is nearly full: more work is refused."];
+    if (level === "ok" && queue && queue.limit_seconds > 0 && queue.seconds / queue.limit_seconds > 0.8)
+      return ["warn", "Busy", "The queue is nearly full: more work is refused."];
     if (level !== "ok" || !metrics) return [level, words, explanation];
     const [failed, refused] = [history.latest("minute:service"), history.latest("minute:refused")];
     if (failed > 0) return ["warn", "Healthy", `${explanation} ${requests(failed)} failed in the last minute.`];
-    if (refused > 0) return ["warn", "Refusing work", `${requests(refused)} got a 503 in the last minute; the reasons are below.`];
+    if (refused > 0)
+      return ["warn", "Refusing work", `${requests(refused)} got a 503 in the last minute; the reasons are below.`];
     return [level, words, explanation];
   }
 
@@ -73,15 +116,34 @@ export class Status {
     const notices = [];
     const problem = report.metricsProblem;
     if (report.healthProblem instanceof UnreachableError) {
-      notices.push(["bad", "The figures continue when it is back.", inWords(report.healthProblem), ["Try now", () => this.#live.askNow()]]);
+      notices.push([
+        "bad",
+        "The figures continue when it is back.",
+        inWords(report.healthProblem),
+        ["Try now", () => this.#live.askNow()],
+      ]);
     } else if (problem instanceof ServiceError && problem.wantsKey) {
       notices.push(["warn", "The figures want a key.", inWords(problem), ["Enter a key", () => this.#api.enterKey()]]);
     } else if (problem instanceof ServiceError && problem.code === "metrics-disabled") {
-      notices.push(["info", "Metrics are turned off.", `${inWords(problem)} Health, models and the Playground work all the same.`]);
+      notices.push([
+        "info",
+        "Metrics are turned off.",
+        `${inWords(problem)} Health, models and the Playground work all the same.`,
+      ]);
     } else if (problem) {
-      notices.push(["warn", "The figures could not be read.", inWords(problem), ["Try now", () => this.#live.askNow()]]);
+      notices.push([
+        "warn",
+        "The figures could not be read.",
+        inWords(problem),
+        ["Try now", () => this.#live.askNow()],
+      ]);
     }
-    if (report.t - this.#restartedAt < RESTART_SHOWN_S) notices.push(["info", `The service was restarted at ${timeOfDay(this.#restartedAt)}.`, "Its counters began anew; the charts go on, with a dashed line."]);
+    if (report.t - this.#restartedAt < RESTART_SHOWN_S)
+      notices.push([
+        "info",
+        `The service was restarted at ${timeOfDay(this.#restartedAt)}.`,
+        "Its counters began anew; the charts go on, with a dashed line.",
+      ]);
     const shown = JSON.stringify(notices);
     if (shown === this.#shown) return;
     this.#shown = shown;
@@ -99,7 +161,9 @@ export class Status {
 
   #writeTiles(metrics, history) {
     this.tiles.hidden = !history.times.length;
-    const busiest = Object.entries(metrics?.endpoints ?? {}).filter(([name]) => name.startsWith("POST ")).sort(([, a], [, b]) => b.requests - a.requests)[0];
+    const busiest = Object.entries(metrics?.endpoints ?? {})
+      .filter(([name]) => name.startsWith("POST "))
+      .sort(([, a], [, b]) => b.requests - a.requests)[0];
     const cache = metrics?.result_cache;
     const queue = metrics?.queue;
     const write = (name, value, unit, note) => {
@@ -109,16 +173,31 @@ export class Status {
       setText(label, note ?? "");
     };
     const rate = (name) => amount(history.latest(name));
-    write("requests", rate("requests"), "/s", metrics ? `${count(metrics.in_flight)} in flight`.replace(`${NONE} in flight`, "") : "");
+    write(
+      "requests",
+      rate("requests"),
+      "/s",
+      metrics ? `${count(metrics.in_flight)} in flight`.replace(`${NONE} in flight`, "") : "",
+    );
     write("texts", rate("texts"), "/s", isNumber(history.latest("tokens")) ? `${rate("tokens")} tokens/s` : "");
     const [latency, unit] = milliseconds(busiest?.[1]?.latency_ms?.p95).split(" ");
     write("latency", latency, unit ?? "", busiest?.[0] ?? (metrics ? "no requests yet" : ""));
     const [waiting, waitingUnit] = seconds(queue?.waiting_seconds).split(" ");
-    write("waiting", waiting, waitingUnit ?? "", isNumber(queue?.waiting_texts) ? `${count(queue.waiting_texts)} texts` : "");
+    write(
+      "waiting",
+      waiting,
+      waitingUnit ?? "",
+      isNumber(queue?.waiting_texts) ? `${count(queue.waiting_texts)} texts` : "",
+    );
     const [busy] = percent(history.latest("lanes")).split(" ");
     write("lanes", busy, "%", isNumber(queue?.lanes) ? `${count(queue.running)} of ${count(queue.lanes)} running` : "");
     const [hits] = percent(history.latest("hit_rate")).split(" ");
-    write("cache", hits, "%", cache ? (cache.limit_bytes ? `${bytes(cache.bytes)} of ${bytes(cache.limit_bytes)}` : "turned off") : "");
+    write(
+      "cache",
+      hits,
+      "%",
+      cache ? (cache.limit_bytes ? `${bytes(cache.bytes)} of ${bytes(cache.limit_bytes)}` : "turned off") : "",
+    );
   }
 
   #tile(name, label) {

@@ -5,17 +5,33 @@ import { NONE, NOT_REPORTED, bytes, count, duration, isNumber, milliseconds, per
 import { table } from "./overview-errors.js";
 
 export class Tables {
-  #routes = table("Routes", ["Route", "Requests", "Median", "95th percentile", "99th percentile"], ["Requests", "Median", "95th percentile", "99th percentile"]);
+  #routes = table(
+    "Routes",
+    ["Route", "Requests", "Median", "95th percentile", "99th percentile"],
+    ["Requests", "Median", "95th percentile", "99th percentile"],
+  );
   #inside = table("Inside the service", ["Figure", "Now"], ["Now"]);
-  #workers = table("Workers", ["Worker", "State", "Up for", "Requests", "Queue", "Connections", "Memory", "Replaced"], ["Up for", "Requests", "Queue", "Connections", "Memory", "Replaced"]);
+  #workers = table(
+    "Workers",
+    ["Worker", "State", "Up for", "Requests", "Queue", "Connections", "Memory", "Replaced"],
+    ["Up for", "Requests", "Queue", "Connections", "Memory", "Replaced"],
+  );
 
   constructor() {
-    this.workersSection = section("Workers", "Each is a process of its own; the figures above are sums of all.", this.#workers.element);
+    this.workersSection = section(
+      "Workers",
+      "Each is a process of its own; the figures above are sums of all.",
+      this.#workers.element,
+    );
     this.workersSection.hidden = true;
     this.figures = h(
       "div",
       { class: "grid wide-narrow" },
-      section("Routes", "Since the service started; percentiles of the latest 2,048 requests of each.", this.#routes.element),
+      section(
+        "Routes",
+        "Since the service started; percentiles of the latest 2,048 requests of each.",
+        this.#routes.element,
+      ),
       section("Inside the service", "Figures of this moment.", this.#inside.element),
     );
     this.element = h("div", { class: "stack" }, this.figures, this.workersSection);
@@ -32,7 +48,13 @@ export class Tables {
   #writeRoutes(endpoints) {
     if (!endpoints) return this.#routes.say(`Routes are ${NOT_REPORTED}.`);
     const rows = Object.entries(endpoints).sort(([, a], [, b]) => b.requests - a.requests);
-    this.#routes.write(rows.map(([name, { requests, latency_ms: latency }]) => [[name, "mono"], number(count(requests)), ...["p50", "p95", "p99"].map((percentile) => number(milliseconds(latency?.[percentile])))]));
+    this.#routes.write(
+      rows.map(([name, { requests, latency_ms: latency }]) => [
+        [name, "mono"],
+        number(count(requests)),
+        ...["p50", "p95", "p99"].map((percentile) => number(milliseconds(latency?.[percentile]))),
+      ]),
+    );
     return this.#routes.say(rows.length ? "" : "No requests yet.");
   }
 
@@ -41,15 +63,40 @@ export class Tables {
     const known = (value, words) => (isNumber(value) ? words : NOT_REPORTED);
     const rows = [
       ["Requests in flight", known(metrics.in_flight, count(metrics.in_flight))],
-      ["Connections open", connections ? `${count(connections.open)} (${count(connections.processing)} working, ${count(connections.receiving)} receiving, ${count(connections.idle)} idle)` : NOT_REPORTED],
+      [
+        "Connections open",
+        connections
+          ? `${count(connections.open)} (${count(connections.processing)} working, ${count(connections.receiving)} receiving, ${count(connections.idle)} idle)`
+          : NOT_REPORTED,
+      ],
       ["Request bodies in memory", known(connections?.body_bytes, bytes(connections?.body_bytes))],
-      ["Delay of the event loop", known(metrics.event_loop_lag_seconds, milliseconds(metrics.event_loop_lag_seconds * 1000))],
-      ["Waiting", queue ? `${count(queue.waiting_requests)} requests, ${count(queue.waiting_texts)} texts, ${seconds(queue.waiting_seconds)}` : NOT_REPORTED],
+      [
+        "Delay of the event loop",
+        known(metrics.event_loop_lag_seconds, milliseconds(metrics.event_loop_lag_seconds * 1000)),
+      ],
+      [
+        "Waiting",
+        queue
+          ? `${count(queue.waiting_requests)} requests, ${count(queue.waiting_texts)} texts, ${seconds(queue.waiting_seconds)}`
+          : NOT_REPORTED,
+      ],
       ["Texts per model run", runs ? (runs.runs ? (runs.texts / runs.runs).toFixed(1) : NONE) : NOT_REPORTED],
-      ["Inference threads", queue ? `${count(queue.lanes)}${queue.lanes_died ? `, ${count(queue.lanes_died)} died and were replaced` : ""}` : NOT_REPORTED],
+      [
+        "Inference threads",
+        queue
+          ? `${count(queue.lanes)}${queue.lanes_died ? `, ${count(queue.lanes_died)} died and were replaced` : ""}`
+          : NOT_REPORTED,
+      ],
       ["Result cache", cache ? cacheWords(cache) : NOT_REPORTED],
       ["Results in Redis", cache?.redis?.state ?? NOT_REPORTED],
-      ["Quotas are counted in", limits ? { off: "nothing: they are off", memory: "memory", redis: "Redis", supervisor: "the supervisor" }[limits.store] ?? limits.store : NOT_REPORTED],
+      [
+        "Quotas are counted in",
+        limits
+          ? ({ off: "nothing: they are off", memory: "memory", redis: "Redis", supervisor: "the supervisor" }[
+              limits.store
+            ] ?? limits.store)
+          : NOT_REPORTED,
+      ],
       ["Log lines dropped", known(log?.lines_dropped, count(log?.lines_dropped))],
     ];
     this.#inside.write(rows.map(([label, value]) => [label, number(value)]));
@@ -85,5 +132,11 @@ function number(text) {
 }
 
 function section(title, hint, content) {
-  return h("article", { class: title.startsWith("Inside") ? "card inside" : "card" }, h("h2", { class: "card-title" }, title), h("p", { class: "hint" }, hint), content);
+  return h(
+    "article",
+    { class: title.startsWith("Inside") ? "card inside" : "card" },
+    h("h2", { class: "card-title" }, title),
+    h("p", { class: "hint" }, hint),
+    content,
+  );
 }

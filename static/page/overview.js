@@ -10,7 +10,11 @@ import { Status } from "./overview-status.js";
 import { Live } from "./live.js";
 import { History, KINDS, LONGEST_INTERVAL_S, isRestart, isWork, sampleOf } from "./samples.js";
 
-const WINDOWS = [[300, "5 min"], [900, "15 min"], [3600, "1 h"]];
+const WINDOWS = [
+  [300, "5 min"],
+  [900, "15 min"],
+  [3600, "1 h"],
+];
 const SHORTEST_WINDOW_S = 60;
 
 /** Fill `root`, once. `api` is the module api.js, `state` the page's state (state.js). */
@@ -34,10 +38,24 @@ class Overview {
   constructor(root, api, state) {
     this.#api = api;
     this.#state = state;
-    const routes = h("select", { class: "input small", "aria-label": "Route of the latency chart", change: (event) => this.#showRoute(event.target.value) });
+    const routes = h("select", {
+      class: "input small",
+      "aria-label": "Route of the latency chart",
+      change: (event) => this.#showRoute(event.target.value),
+    });
     this.routes = routes;
     this.#latency = new ChartCard({ ...cards.LATENCY, series: cards.latencySeries(""), controls: [routes] });
-    this.#charts = [new ChartCard(cards.THROUGHPUT), new ChartCard(cards.TOKENS), this.#latency, new ChartCard(cards.STAGES), new ChartCard(cards.BACKLOG), new ChartCard(cards.LANES), new ChartCard(cards.CACHE), new ChartCard(cards.CONNECTIONS), new ChartCard(cards.ERRORS)];
+    this.#charts = [
+      new ChartCard(cards.THROUGHPUT),
+      new ChartCard(cards.TOKENS),
+      this.#latency,
+      new ChartCard(cards.STAGES),
+      new ChartCard(cards.BACKLOG),
+      new ChartCard(cards.LANES),
+      new ChartCard(cards.CACHE),
+      new ChartCard(cards.CONNECTIONS),
+      new ChartCard(cards.ERRORS),
+    ];
     const status = new Status({ api, live: this.#live });
     const errors = new Errors();
     const models = new Models(api);
@@ -46,10 +64,28 @@ class Overview {
     this.#figures = h(
       "div",
       { class: "stack figures" },
-      section("Live", this.#windowControl(), h("div", { class: "grid charts" }, this.#charts.map((chart) => chart.element))),
+      section(
+        "Live",
+        this.#windowControl(),
+        h(
+          "div",
+          { class: "grid charts" },
+          this.#charts.map((chart) => chart.element),
+        ),
+      ),
       section("Errors and refusals", null, errors.element),
     );
-    root.append(h("div", { class: "stack overview" }, h("h2", { class: "visually-hidden" }, "Overview"), status.element, this.#figures, section("Models in memory", null, models.element), tables.element));
+    root.append(
+      h(
+        "div",
+        { class: "stack overview" },
+        h("h2", { class: "visually-hidden" }, "Overview"),
+        status.element,
+        this.#figures,
+        section("Models in memory", null, models.element),
+        tables.element,
+      ),
+    );
   }
 
   start() {
@@ -75,8 +111,13 @@ class Overview {
       const restarted = before !== null && isRestart(metrics, before.metrics);
       const isGap = before !== null && t - before.t > LONGEST_INTERVAL_S;
       if (isGap) this.#history.push(t - 0.001, {}); // the lines end there, instead of crossing what was not seen
-      const sample = sampleOf(metrics, isGap && !restarted ? null : (before?.metrics ?? null), before ? t - before.t : 0);
-      for (const kind of KINDS) sample[`minute:${kind}`] = this.#history.sumSince(`errors:${kind}`, t - 60, sample[`errors:${kind}`]);
+      const sample = sampleOf(
+        metrics,
+        isGap && !restarted ? null : (before?.metrics ?? null),
+        before ? t - before.t : 0,
+      );
+      for (const kind of KINDS)
+        sample[`minute:${kind}`] = this.#history.sumSince(`errors:${kind}`, t - 60, sample[`errors:${kind}`]);
       this.#history.push(t, sample);
       if (restarted) this.#history.restarts.push(t);
       this.#before = { t, metrics };
@@ -109,7 +150,16 @@ class Overview {
         h(
           "label",
           {},
-          h("input", { type: "radio", name: "window", value: length, checked: length === this.#windowS, change: () => { this.#windowS = length; this.#draw(); } }),
+          h("input", {
+            type: "radio",
+            name: "window",
+            value: length,
+            checked: length === this.#windowS,
+            change: () => {
+              this.#windowS = length;
+              this.#draw();
+            },
+          }),
           h("span", {}, words),
         ),
       ),
@@ -119,7 +169,9 @@ class Overview {
   // The route of the latency chart: the busiest one, unless somebody has chosen another.
   #updateRoutes(metrics) {
     if (!metrics?.endpoints) return;
-    const names = Object.keys(metrics.endpoints).sort((a, b) => isWork(b) - isWork(a) || metrics.endpoints[b].requests - metrics.endpoints[a].requests);
+    const names = Object.keys(metrics.endpoints).sort(
+      (a, b) => isWork(b) - isWork(a) || metrics.endpoints[b].requests - metrics.endpoints[a].requests,
+    );
     const busiest = names.find(isWork) ?? "";
     const wanted = ["", ...names.toSorted()];
     const options = [...this.routes.options].map((option) => option.value);

@@ -23,8 +23,11 @@ export function nameOf(side, sides) {
   return [sides.length > 1 ? `${side.letter}:` : "", short, `${side.dimension} × ${side.dtype}`, side.options.input_type ?? ""].filter(Boolean).join(" ");
 }
 
-/** The heat map of one side with the pair that is read, and the tables of pairs. Returns parts and `redraw`. */
-export function similarity(side, texts) {
+/**
+ * The heat map of one side with the pair that is read, and the tables of pairs. Returns `parts`, `redraw` and `show`;
+ * `tell(pair)` is called when the user reads a pair here, so that the other side can show it as well.
+ */
+export function similarity(side, texts, tell) {
   const readout = h("div", { class: "pg-readout" });
   const spoken = h("p", { class: "visually-hidden", "aria-live": "polite" });
   const { cosines, pairs } = side;
@@ -32,18 +35,20 @@ export function similarity(side, texts) {
   const idle = () => readout.replaceChildren(h("p", { class: "hint" }, "Point at a pair, or use the arrow keys."));
   const map = heatMap({
     cosines, count, label: `Similarity of ${count} texts, as a map of colours`,
-    onPair(a, b, isKey) {
-      if (a === undefined) return idle();
+    onPair(pair, by) {
+      if (by !== "other") tell(pair);
+      if (!pair) return idle();
+      const [a, b] = pair;
       const cosine = cosines[a * count + b];
       readout.replaceChildren(
         h("p", { class: "pg-pair-score number" }, score(cosine)),
         h("div", { class: "pg-pair" }, numbered(a, texts), numbered(b, texts)));
-      if (isKey) spoken.textContent = `Texts ${a + 1} and ${b + 1}: ${score(cosine)}. ${beginning(texts[a], 60)} / ${beginning(texts[b], 60)}`;
+      if (by === "key") spoken.textContent = `Texts ${a + 1} and ${b + 1}: ${score(cosine)}. ${beginning(texts[a], 60)} / ${beginning(texts[b], 60)}`;
     },
   });
   idle();
   const tables = h("div", { class: "pg-pairs" }, pairTable("Most similar", pairs.best, texts), pairs.worst.length ? pairTable("Least similar", pairs.worst, texts) : null);
-  return { parts: [map.box, readout, spoken, tables], redraw: map.redraw };
+  return { parts: [map.box, readout, spoken, tables], redraw: map.redraw, show: map.show };
 }
 
 function numbered(index, texts) {
@@ -59,8 +64,8 @@ function pairTable(caption, pairs, texts) {
       h("td", {}, numbered(a, texts), numbered(b, texts))))));
 }
 
-/** The 2-D map of one side with the neighbours of the chosen text. */
-export function planeMap(side, texts) {
+/** The 2-D map of one side with the neighbours of the chosen text; as `similarity`, with texts in place of pairs. */
+export function planeMap(side, texts, tell) {
   const { cosines, plane } = side;
   const near = h("div", { class: "pg-near" });
   const spoken = h("p", { class: "visually-hidden", "aria-live": "polite" });
@@ -68,18 +73,19 @@ export function planeMap(side, texts) {
   const idle = () => near.replaceChildren(h("p", { class: "hint" }, "Point at a text, or use the arrow keys, to see its nearest neighbours."));
   const map = scatter({
     x: plane.x, y: plane.y, texts, nearestTo, label: `Map of ${texts.length} texts`,
-    onChoice(index, isKey) {
+    onChoice(index, by) {
+      if (by !== "other") tell(index);
       if (index === null) return idle();
       const entries = nearestTo(index);
       near.replaceChildren(h("div", { class: "pg-chosen" }, numbered(index, texts)), scoreList(entries, texts, "Nearest neighbours"));
-      if (isKey) spoken.textContent = `Text ${index + 1}: ${beginning(texts[index], 80)}. Nearest: ${entries.slice(0, 2).map((entry) => `${beginning(texts[entry.index], 60)}, ${score(entry.score)}`).join("; ") || "none"}.`;
+      if (by === "key") spoken.textContent = `Text ${index + 1}: ${beginning(texts[index], 80)}. Nearest: ${entries.slice(0, 2).map((entry) => `${beginning(texts[entry.index], 60)}, ${score(entry.score)}`).join("; ") || "none"}.`;
     },
   });
   idle();
   const shares = plane.explained.map((share) => `${Math.round(100 * share)} %`);
   const words = `Principal components: the horizontal direction holds ${shares[0]} of the variance, the vertical one ${shares[1]}. Distances are approximate; scores are exact.`;
   side.showQuery = map.showQuery;
-  return { parts: [map.box, near, spoken, h("p", { class: "hint" }, words)], redraw: map.redraw };
+  return { parts: [map.box, near, spoken, h("p", { class: "hint" }, words)], redraw: map.redraw, show: map.show };
 }
 
 /** A list of texts with their scores as numbers and bars. */
@@ -123,7 +129,8 @@ export function search({ api, sides, texts, embedQuery, signal }) {
         side.showQuery?.(place(side.plane, scores));
         return [scoreList(ranked(scores, HITS), texts, `Results ${side.letter}`)];
       }));
-      status.textContent = `The ${Math.min(HITS, texts.length)} best of ${texts.length.toLocaleString("en")}. The query is the star on the map.`;
+      const star = sides[0].showQuery ? " The query is the star on the map." : "";
+      status.textContent = `The ${Math.min(HITS, texts.length)} best of ${texts.length.toLocaleString("en")}.${star}`;
     } catch (failure) {
       if (mine.aborted) return;
       status.textContent = "";
@@ -131,7 +138,7 @@ export function search({ api, sides, texts, embedQuery, signal }) {
     }
   }
 
-  return h("div", { class: "stack" },
+  return h("div", { class: "pg-flow" },
     h("form", { class: "pg-search", role: "search", submit: run },
       h("label", { for: input.id, class: "visually-hidden" }, "Search these texts"), input,
       h("button", { class: "button primary", type: "submit" }, "Search")),

@@ -10,7 +10,7 @@ import { DTYPES, numbersOf } from "./vectors.js";
 
 const LANGUAGES = [["curl", "curl"], ["python", "Python"], ["javascript", "JavaScript"], ["openai", "OpenAI client"]];
 
-/** Code for each of `sides`, and its vectors as files. */
+/** Code for each of `sides`, and its vectors as files. Returns `box`, and `refresh` for when the key changes. */
 export function codeAndFiles({ api, sides, texts }) {
   const code = h("code", {});
   const status = h("p", { class: "hint", role: "status" });
@@ -55,24 +55,23 @@ export function codeAndFiles({ api, sides, texts }) {
   }
 
   show();
-  api.onKeyChange(show);
-  return h("div", { class: "stack" },
-    h("div", { class: "row" },
-      sides.length > 1 ? choices("Options", sides.map((entry) => [entry, nameOf(entry, sides)]), (entry) => {
-        side = entry;
-        show();
-      }) : null,
+  const box = h("div", { class: "pg-flow" },
+    sides.length > 1 ? choices("Options", sides.map((entry) => [entry, nameOf(entry, sides)]), (entry) => {
+      side = entry;
+      show();
+    }) : null,
+    h("div", { class: "row pg-code-head" },
       choices("Language", LANGUAGES, (name) => {
         language = name;
         show();
-      })),
-    h("div", { class: "pg-code" },
-      h("pre", { tabindex: 0, "aria-label": "Code" }, code),
-      h("button", { class: "button pg-copy", type: "button", click: copy }, "Copy")),
+      }),
+      h("button", { class: "button", type: "button", click: copy }, "Copy")),
+    h("pre", { class: "pg-code", tabindex: 0, "aria-label": "Code" }, code),
     h("div", { class: "row" },
       h("button", { class: "button", type: "button", click: saveJson }, "Download JSON"),
       h("button", { class: "button", type: "button", click: saveNpy }, "Download .npy"),
       status));
+  return { box, refresh: show };
 }
 
 /** Radio buttons in a row. */

@@ -81,7 +81,7 @@ export function textList({ api, texts, sides, signal }) {
 
   showMore();
   return {
-    box: h("div", { class: "stack" }, list, problem, more),
+    box: h("div", { class: "pg-flow" }, list, problem, more),
     redraw: () => strips.forEach((drawn) => drawn.redraw()),
   };
 }

@@ -49,7 +49,10 @@ export function mount(root, { api, state }) {
     areModelsLoaded = true;
     loadModels();
   });
-  api.onKeyChange(() => areModelsLoaded && loadModels());
+  api.onKeyChange(() => {
+    if (areModelsLoaded) loadModels();
+    shown?.refresh();
+  });
   state.on("theme", () => shown?.redraw());
 
   async function run() {
@@ -88,16 +91,22 @@ export function mount(root, { api, state }) {
     }
   }
 
-  /** Show the results. Returns `redraw`, and `leave` to end what still runs for them. */
+  /** Show the results. Returns `redraw` and `refresh` (after changes of theme and key), and `leave`: ends what still runs. */
   function show(texts, sides, agreement) {
     const leaving = new AbortController();
     const list = textList({ api, texts, sides, signal: leaving.signal });
+    const code = codeAndFiles({ api, sides, texts });
     const redraws = [list.redraw];
-    const charts = (make) => columns(sides, (side) => {
-      const { parts, redraw } = make(side, texts);
-      redraws.push(redraw);
-      return parts;
-    });
+    const charts = (make) => {
+      const made = new Map();
+      return columns(sides, (side) => {
+        const tell = (what) => made.forEach((other, of) => of !== side && other.show(what));
+        const chart = make(side, texts, tell);
+        made.set(side, chart);
+        redraws.push(chart.redraw);
+        return chart.parts;
+      });
+    };
     const embedQuery = async (side, query, signal) => {
       const answer = await embed(api, [query], { ...side.options, input_type: "query" }, { signal });
       return unitVectors([valuesOf(answer.bytes[0], side.dtype, answer.dimension)])[0];
@@ -111,10 +120,10 @@ export function mount(root, { api, state }) {
           card("Map", "Texts of similar meaning are close to each other.", charts(planeMap))),
       card("Search", "Ranks the texts by their cosine to a query, which is sent with the input type “query”.", search({ api, sides, texts, embedQuery, signal: leaving.signal })),
       card("Tokens and vectors", "Each piece is a token. Below it, the vector: one column per number, blue above zero, orange below.", list.box),
-      card("Use it", "The same request from a program, and these vectors as files.", codeAndFiles({ api, sides, texts })),
+      card("Use it", "The same request from a program, and these vectors as files.", code.box),
     );
     results.hidden = false;
-    return { leave: () => leaving.abort(), redraw: () => redraws.forEach((redraw) => redraw()) };
+    return { leave: () => leaving.abort(), refresh: code.refresh, redraw: () => redraws.forEach((redraw) => redraw()) };
   }
 }
 

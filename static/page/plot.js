@@ -13,10 +13,8 @@ export function plot({ label, describedBy, height, draw, point, leave, key }) {
     class: "pg-canvas", tabindex: 0, role: "application", "aria-label": label, "aria-describedby": describedBy,
   });
   const box = h("div", { class: "pg-plot" }, canvas);
-  let isScheduled = false;
 
   function paint() {
-    isScheduled = false;
     const width = Math.floor(box.clientWidth);
     if (width === 0) return;
     const tall = Math.floor(height(width));
@@ -33,12 +31,7 @@ export function plot({ label, describedBy, height, draw, point, leave, key }) {
     draw(context, width, tall);
   }
 
-  function redraw() {
-    if (isScheduled) return;
-    isScheduled = true;
-    requestAnimationFrame(paint);
-  }
-
+  const redraw = () => paintSoon(paint);
   const report = (event) => {
     const bounds = canvas.getBoundingClientRect();
     point(event.clientX - bounds.left, event.clientY - bounds.top);
@@ -51,6 +44,21 @@ export function plot({ label, describedBy, height, draw, point, leave, key }) {
   });
   new ResizeObserver(redraw).observe(box);
   return { box, canvas, redraw };
+}
+
+/** Canvases that wait to be painted: one in each frame, so that none of them is late. */
+const waiting = new Set();
+
+function paintSoon(paint) {
+  waiting.add(paint);
+  if (waiting.size === 1) requestAnimationFrame(paintNext);
+}
+
+function paintNext() {
+  const [paint] = waiting;
+  waiting.delete(paint);
+  if (waiting.size > 0) requestAnimationFrame(paintNext);
+  paint();
 }
 
 let family = "";

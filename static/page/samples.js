@@ -9,9 +9,37 @@ const LONGEST_HISTORY_S = 3600;
 /** Kinds of errors, as in error-words.js. */
 export const KINDS = ["quota", "refused", "caller", "service"];
 
+/** Parts of the answer that are records of records, by a name that is not known beforehand. */
+const BY_NAME = new Set(["endpoints", "models", "backlog", "stages"]);
+const PARTS = [
+  "errors",
+  "statuses",
+  "rate_limited",
+  "queue",
+  "connections",
+  "result_cache",
+  "cache_info",
+  "model_loads",
+  "micro_batches",
+  "limits",
+  "log",
+  "workers",
+];
+
+export const isRecord = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+
+/** Return the answer without what has another shape than expected: it then counts as not reported. */
+export function tidied(metrics) {
+  const kept = { ...metrics };
+  for (const name of [...BY_NAME, ...PARTS]) if (!isRecord(kept[name])) delete kept[name];
+  for (const name of BY_NAME) {
+    if (kept[name]) kept[name] = Object.fromEntries(Object.entries(kept[name]).filter(([, value]) => isRecord(value)));
+  }
+  return kept;
+}
+
 const sum = (values) => values.reduce((total, value) => total + (isNumber(value) ? value : 0), 0);
-const entries = (found) => (found && typeof found === "object" ? Object.entries(found) : []);
-const valuesOf = (found) => (found && typeof found === "object" ? Object.values(found) : undefined);
+const entries = (found) => Object.entries(found ?? {});
 
 /** Whether the service was restarted between two answers. */
 export function isRestart(now, before) {
@@ -27,12 +55,17 @@ export function growth(now, before, restarted) {
 /** Requests that asked for work: what the page and monitoring ask for is not among them. */
 export function requestsForWork(metrics) {
   if (!metrics.endpoints) return metrics.total_requests;
-  return sum(entries(metrics.endpoints).filter(([name]) => isWork(name)).map(([, endpoint]) => endpoint?.requests));
+  return sum(
+    entries(metrics.endpoints)
+      .filter(([name]) => isWork(name))
+      .map(([, endpoint]) => endpoint.requests),
+  );
 }
 
 export const isWork = (route) => route.startsWith("POST ");
 
-export const tokensOf = (metrics) => (metrics.models ? sum(valuesOf(metrics.models).map((model) => model?.tokens)) : undefined);
+export const tokensOf = (metrics) =>
+  metrics.models ? sum(Object.values(metrics.models).map((model) => model.tokens)) : undefined;
 
 /** Return the figures of one interval by name. `before` is null for the first answer. */
 export function sampleOf(now, before, intervalS) {
@@ -55,7 +88,12 @@ export function sampleOf(now, before, intervalS) {
     in_flight: now.in_flight,
     connections: now.connections?.open,
     lag: scaled(now.event_loop_lag_seconds, 1000),
-    lanes: now.queue?.lanes ? scaled(rate((metrics) => metrics.lanes_busy_seconds), 100 / now.queue.lanes) : undefined,
+    lanes: now.queue?.lanes
+      ? scaled(
+          rate((metrics) => metrics.lanes_busy_seconds),
+          100 / now.queue.lanes,
+        )
+      : undefined,
     hit_rate: scaled(
       ratio(
         (metrics) => sumOf(metrics.result_cache, ["hits", "coalesced"]),
@@ -65,7 +103,7 @@ export function sampleOf(now, before, intervalS) {
     ),
   };
   for (const [kind, backlog] of entries(now.backlog)) {
-    sample[`backlog:${kind}`] = quotient(scaled(backlog?.seconds, 100), backlog?.limit_seconds);
+    sample[`backlog:${kind}`] = quotient(scaled(backlog.seconds, 100), backlog.limit_seconds);
   }
   for (const stage of Object.keys(now.stages ?? {})) {
     sample[`stage:${stage}`] = scaled(
@@ -80,8 +118,10 @@ export function sampleOf(now, before, intervalS) {
     sample[`errors:${kind}`] = grown((metrics) => errorsOf(metrics, kind));
   }
   for (const [name, endpoint] of entries(now.endpoints)) {
-    const answered = first ? endpoint?.requests : growth(endpoint?.requests, before.endpoints?.[name]?.requests, restarted);
-    for (const [percentile, value] of entries(endpoint?.latency_ms)) {
+    const answered = first
+      ? endpoint.requests
+      : growth(endpoint.requests, before.endpoints?.[name]?.requests, restarted);
+    for (const [percentile, value] of entries(endpoint.latency_ms)) {
       sample[`${percentile}:${name}`] = !first && answered > 0 ? value : null;
     }
   }
@@ -102,7 +142,11 @@ function sumOf(found, names) {
 }
 
 function errorsOf(metrics, kind) {
-  return sum(entries(metrics.errors).filter(([code]) => kindOf(code) === kind).map(([, number]) => number));
+  return sum(
+    entries(metrics.errors)
+      .filter(([code]) => kindOf(code) === kind)
+      .map(([, number]) => number),
+  );
 }
 
 /** The figures of the last hour, as columns that uPlot draws. */
@@ -114,7 +158,8 @@ export class History {
 
   push(t, sample) {
     for (const name of Object.keys(sample)) {
-      if (sample[name] !== undefined && !this.#columns.has(name)) this.#columns.set(name, Array(this.times.length).fill(null));
+      if (sample[name] !== undefined && !this.#columns.has(name))
+        this.#columns.set(name, Array(this.times.length).fill(null));
     }
     this.times.push(t);
     for (const [name, column] of this.#columns) column.push(isNumber(sample[name]) ? sample[name] : null);

@@ -8,10 +8,11 @@ const MARGIN = 22;
 const REACH = 28; // pixels between the pointer and a point that it may choose
 const LABEL_CHARACTERS = 26;
 const MAX_LABELS = 60;
+const RIGHT_TO_LEFT = /^[^\p{L}]*[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}]/u;
 
 /**
- * Returns `box`, `redraw` and `showQuery([x, y] or null)`. `x`, `y`: coordinates; `nearestTo(index)`: its neighbours, as
- * `{index, score}`; `onChoice(index, isKey)`.
+ * Returns `box`, `redraw`, `show(index)` and `showQuery([x, y] or null)`. `x`, `y`: coordinates; `nearestTo(index)`: its neighbours, as
+ * `{index, score}`; `onChoice(index, by)`: null for none; `by` is as for the heat map.
  */
 export function scatter({ x, y, texts, label, nearestTo, onChoice }) {
   const help = h("p", { class: "visually-hidden", id: newId("help") }, "Use the arrow keys to go from text to text. Its nearest neighbours are listed beside the map.");
@@ -61,7 +62,7 @@ export function scatter({ x, y, texts, label, nearestTo, onChoice }) {
       if (!spot) continue;
       taken.push(spot);
       drawn += 1;
-      context.direction = "ltr"; // the order within mixed text is still that of its characters
+      context.direction = RIGHT_TO_LEFT.test(words) ? "rtl" : "ltr";
       context.textAlign = "left";
       context.strokeStyle = ink("--surface");
       context.fillStyle = ink(index === chosen ? "--text" : "--muted");
@@ -70,11 +71,11 @@ export function scatter({ x, y, texts, label, nearestTo, onChoice }) {
     }
   }
 
-  function choose(index, isKey) {
+  function choose(index, by) {
     if (index === chosen) return;
     chosen = index;
     drawn.redraw();
-    onChoice(index, isKey);
+    onChoice(index, by);
   }
 
   function point(pointerX, pointerY) {
@@ -83,19 +84,19 @@ export function scatter({ x, y, texts, label, nearestTo, onChoice }) {
       const squared = (px - pointerX) ** 2 + (py - pointerY) ** 2;
       if (squared < distance) [best, distance] = [i, squared];
     });
-    if (best !== null) choose(best, false); // the last choice stays, so that its list can be read
+    if (best !== null) choose(best, "pointer"); // the last choice stays, so that its list can be read
   }
 
   function key(event) {
     const last = texts.length - 1;
     if (event.key === "Escape" && chosen !== null) {
-      choose(null, true);
+      choose(null, "key");
       return true;
     }
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, PageDown: 10, PageUp: -10 }[event.key];
     const next = { Home: 0, End: last }[event.key] ?? (step && (chosen === null ? 0 : Math.max(0, Math.min(last, chosen + step))));
     if (next === undefined) return false;
-    choose(next, true);
+    choose(next, "key");
     return true;
   }
 
@@ -105,6 +106,7 @@ export function scatter({ x, y, texts, label, nearestTo, onChoice }) {
   return {
     box: drawn.box,
     redraw: drawn.redraw,
+    show: (index) => choose(index, "other"),
     showQuery(place) {
       query = place;
       drawn.redraw();

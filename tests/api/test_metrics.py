@@ -73,7 +73,13 @@ def test_callers_cannot_create_series(client: Client) -> None:
 def test_each_part_of_a_request_is_counted(client: Client) -> None:
     assert embed(client) == HTTPStatus.OK
     found = samples(client)
-    for name in ("cache_lookup_seconds", "tokenize_seconds", "queue_wait_seconds", "run_seconds", "request_texts"):
+    for name in (
+        "cache_lookup_seconds",
+        "tokenize_seconds",
+        "queue_wait_seconds",
+        "request_run_seconds",
+        "request_texts",
+    ):
         assert found[f"fast_embedding_{name}_count"] == 1, name
     assert found["fast_embedding_request_tokens_sum"] == 3
     assert found['fast_embedding_model_run_seconds_count{model="tiny/one"}'] == 1

@@ -69,6 +69,7 @@ def test_overload_is_a_429_on_the_paths_of_tei_only(held: ServerProcess) -> None
         held.send_line("release")
     metrics = CLIENT.get(f"{held.url}/metrics").json()
     assert metrics["dialects"]["tei"] == {"requests": len(PATHS), "errors": len(PATHS)}
+    assert metrics["statuses"]["429"] == len(PATHS)
 
 
 def test_overload_is_a_429_on_shared_paths_once_the_body_is_read() -> None:

@@ -15,6 +15,8 @@ from tests.support.servers import ROOT
 MAIN, ALONE = ROOT / "docker-compose.yml", ROOT / "docker-compose.override.yml"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(MAIN.read_text(encoding="utf-8"))["services"]
 NETWORKS: dict[str, Any] = yaml.safe_load(MAIN.read_text(encoding="utf-8"))["networks"]
+VOLUMES: dict[str, Any] = yaml.safe_load(MAIN.read_text(encoding="utf-8"))["volumes"]
+MONITORING = [name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]]
 SERVICE_NAMES = [name for name in SERVICES if name.startswith("fast-embedding")]
 HUB_VARIABLES = {"HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE"}
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -71,14 +73,16 @@ def test_container_has_a_health_check(name: str) -> None:
 @each_container
 def test_stop_grace_period_is_longer_than_the_shutdown_timeout(name: str) -> None:
     grace = expand(SERVICES[name]["stop_grace_period"])
-    shutdown_s = 5 if name == "redis" else Settings.model_fields["shutdown_timeout"].default
+    ends_at_once = name in {"redis", "prometheus", "grafana"}
+    shutdown_s = 5 if ends_at_once else Settings.model_fields["shutdown_timeout"].default
     assert int(grace.removesuffix("s")) > shutdown_s
 
 
 @each_service_container
 def test_every_setting_is_passed_on_unless_the_image_fixes_it(name: str) -> None:
     given = SERVICES[name]["environment"]
-    assert set(given) - HUB_VARIABLES == {setting.upper() for setting in Settings.model_fields} - {
+    of_libraries = HUB_VARIABLES | {variable for variable in given if variable.startswith("OTEL_")}
+    assert set(given) - of_libraries == {setting.upper() for setting in Settings.model_fields} - {
         "MODELS_DIR",
         "HUB_CACHE_DIR",
     }
@@ -122,6 +126,18 @@ def test_single_container_publishes_its_port_and_with_replicas_only_nginx_does()
     }
 
 
+@pytest.mark.parametrize("name", MONITORING)
+def test_monitoring_is_published_to_this_machine_only_and_keeps_its_data(name: str) -> None:
+    """Neither has a password. Docker publishes a port without an address to all networks."""
+    [port] = published(SERVICES, name)
+    assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
+    [volume] = [mount for mount in SERVICES[name]["volumes"] if not mount.startswith("./")]
+    assert volume.split(":")[0] in VOLUMES
+    assert all(mount.endswith(":ro") for mount in SERVICES[name]["volumes"] if mount.startswith("./"))
+    [repository, version] = expand(SERVICES[name]["image"]).split(":")
+    assert re.fullmatch(r"v?\d+\.\d+\.\d+", version), repository
+
+
 def test_single_container_trusts_no_proxy_and_uses_no_redis() -> None:
     [alone] = yaml.safe_load(ALONE.read_text(encoding="utf-8"))["services"].values()
     assert {name: expand(value) for name, value in alone["environment"].items()} == {
@@ -135,6 +151,10 @@ def test_only_nginx_is_in_the_network_with_a_published_port() -> None:
     assert SERVICES["redis"]["networks"] == ["limits"]
     assert set(SERVICES["nginx"]["networks"]) == {"outside", "replicas"}
     assert "outside" not in SERVICES["fast-embedding"]["networks"]
+    assert {name for name in MONITORING if "replicas" in SERVICES[name]["networks"]} == {"prometheus"}
+    assert {name for name, service in SERVICES.items() if "monitoring" in service.get("networks", ())} == set(
+        MONITORING
+    )
     assert {name for name, network in NETWORKS.items() if network and network["internal"]} == {"limits", "replicas"}
 
 
@@ -170,6 +190,6 @@ def test_build_targets_exist() -> None:
 def test_guide_contains_the_commands_of_the_file() -> None:
     guide = (ROOT / "docs" / "DOCKER_SETUP.md").read_text(encoding="utf-8")
     commands = re.findall(r"(?m)^#   (docker compose .+?)(?:  .*)?$", MAIN.read_text(encoding="utf-8"))
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         assert command in guide

@@ -1,6 +1,7 @@
 """The queue's sums. What it decides is tested through the scheduler."""
 
-from typing import Any
+import random
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -8,8 +9,10 @@ from hypothesis import strategies as st
 
 from engine.job_queue import Job, JobQueue, MicroBatch
 from engine.ledger import Account, Reservation
-from engine.planner import cost
+from engine.planner import MAX_PLANNED_TEXTS, cost
 from tests.support.gated import GatedModel, Text
+
+MODEL = GatedModel()
 
 
 @pytest.mark.parametrize("is_bulk", [True, False])
@@ -34,3 +37,26 @@ def test_requeued_texts_count_as_if_they_had_never_been_taken(lengths: list[int]
     assert sorted(job.waiting) == list(range(len(lengths)))
     assert account.held == pytest.approx(total_s)
     assert queue.tokens == sum(lengths)
+
+
+def total_cost(jobs: list[list[int]]) -> int:
+    """Return the modelled cost of the runs by which a queue empties, for jobs of these lengths."""
+    queue, nobody, total = JobQueue(), cast("Any", None), 0
+    for number, lengths in enumerate(jobs):
+        queue.add(Job(MODEL, [Text(length) for length in lengths], nobody, 0.5, float(number), is_small=False))
+    while queue:
+        batch = queue.take(queue.heads[0], 512)
+        total += cost(len(batch.parts), batch.longest)
+    return total
+
+
+@pytest.mark.parametrize("longest", [12, 60, 250])
+@pytest.mark.parametrize("seed", range(3))
+def test_planning_the_neighbours_of_a_text_is_as_good_as_planning_all(
+    longest: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = random.Random(seed)  # noqa: S311 - the same lengths in every run
+    jobs = [[source.randint(2, longest) for _ in range(32)] for _ in range(8)]
+    found = total_cost(jobs)
+    monkeypatch.setattr("engine.job_queue.NEIGHBOURS", MAX_PLANNED_TEXTS)
+    assert found <= total_cost(jobs) * 1.003

@@ -109,7 +109,6 @@ async def test_large_body_is_not_copied_to_join_it() -> None:
         pytest.param([(b"content-length", b"2"), (b"connection", b"close")], id="closing"),
         pytest.param([(b"transfer-encoding", b"chunked")], id="chunked"),
         pytest.param([(b"content-length", b"3")], id="too short"),
-        pytest.param([(b"content-length", b"1")], id="too long"),
         pytest.param([(b"content-length", b"2"), (b"x-name", b"a\r\nb: c")], id="two lines"),
         pytest.param([(b"content-length", b"2"), (b"x-name", b"\0")], id="zero"),
         pytest.param([(b"content-length", b"2"), (b"x name", b"a")], id="name with a space"),

@@ -60,10 +60,10 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(folder: Path) -> Iterator[Prometheus]:
+def running_prometheus(folder: Path, *arguments: str) -> Iterator[Prometheus]:
     """Start a Prometheus with the `prometheus.yml` of *folder*, where it stores its data, and stop it at the end."""
     address = f"127.0.0.1:{free_port()}"
-    command = [needed("prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=collected"]
+    command = [needed("prometheus"), "--config.file=prometheus.yml", "--storage.tsdb.path=collected", *arguments]
     process = LoggedProcess([*command, f"--web.listen-address={address}"], folder=folder, environment=os.environ)
     try:
         process.wait_until(lambda: "Server is ready to receive web requests" in process.log, "start")

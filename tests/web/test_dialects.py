@@ -11,7 +11,7 @@ from litestar.testing import TestClient
 from access.principals import UnauthenticatedError
 from access.quotas import QuotaState, RateLimitedError, quotas_of
 from engine.errors import InferenceError, InvalidInputError, OverloadedError, ServiceError
-from web.dialects import Dialect, DialectPaths, label_of
+from web.dialects import Dialect, DialectPaths, Rejection, label_of
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import dialect_routes
 from web.problems import problem_handlers
@@ -158,6 +158,11 @@ def test_dialect_is_found_by_the_path(path: str, dialect: Dialect | None) -> Non
     paths = DialectPaths([("/loud/{name}/embed", LOUD), ("/quiet", QUIET)])
     assert paths.find(path) is dialect
     assert label_of(dialect) == {LOUD: "loud", QUIET: "quiet", None: "native"}[dialect]
+
+
+@pytest.mark.parametrize(("dialect", "status"), [(LOUD, 429), (QUIET, 503), (None, 503)])
+def test_early_rejection_has_the_status_of_its_dialect(dialect: Dialect | None, status: int) -> None:
+    assert Rejection(OverloadedError("Too much.", retry_after_s=7), dialect).status == status
 
 
 def test_only_a_field_at_the_beginning_of_a_detail_is_renamed() -> None:

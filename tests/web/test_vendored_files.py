@@ -19,7 +19,8 @@ def test_page_and_docs_have_vendored_files() -> None:
 
 @each_folder
 def test_each_file_has_the_listed_hash(folder: Path) -> None:
-    listed = dict(reversed(line.split(maxsplit=1)) for line in (folder / "SHA256SUMS").read_text("utf-8").splitlines())
+    lines = (folder / "SHA256SUMS").read_text("utf-8").splitlines()
+    listed = {name: digest for digest, name in (line.split() for line in lines)}
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     del found["SHA256SUMS"]
     assert found == listed
