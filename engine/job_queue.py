@@ -74,7 +74,7 @@ class Job:
             all.
         queued_s: when it began to wait, in seconds on the scheduler's clock.
         started_s: when its first text began to run; 0: none has.
-        ended_s: when its last run ended, or when it was dropped.
+        ended_s: when its last run ended.
         vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end; empty before the first one.
     """
 

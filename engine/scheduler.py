@@ -193,7 +193,6 @@ class Scheduler:
 
     def drop(self, job: Job) -> None:
         """Remove the waiting texts of *job* and ignore its result."""
-        job.ended_s = self._clock()
         self._outcomes.drop(job)
 
     def estimate(self, model: RunnableModel, items: Sequence[Item]) -> Estimate:
