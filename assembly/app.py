@@ -28,18 +28,18 @@ from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.client_addresses import client_addresses
 from assembly.lane_plan import plan_lanes
-from assembly.model_aliases import why_unusable_aliases
+from assembly.model_aliases import check_model_names
+from assembly.paths import Paths, read_paths
 from assembly.peers import Lifespan, Peers, find_peers
 from assembly.process_reporter import ProcessReporter
 from assembly.result_cache import open_result_cache
 from assembly.running import RunningService
 from assembly.tracing import Tracing, read_tracing
 from assembly.worker_channel import WorkerChannel
-from config import Settings, SettingsError
+from config import Settings
 from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
-from engine.errors import UnknownModelError
 from engine.recall import Recall
 from engine.request_terms import RequestTerms
 from serving.worker_process import WorkerLink
@@ -49,11 +49,10 @@ from web.allowed_hosts import AllowedHosts, HostGuard
 from web.answer_reuse import AnswerReuse
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config, cors_headers, timing_headers
-from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import LeanLitestar, ShortWay, dialect_routes, options_routes, paths_with, wrap
+from web.litestar_adapter import LeanLitestar, ShortWay, options_routes, paths_with, wrap
 from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
@@ -85,7 +84,7 @@ class AppParts:
         settings: those of the app, without API keys.
         metrics: counts answers, and errors of connections that end before there is a request.
         guard: rejects requests under overload.
-        find_dialect: returns the dialect of a path; None: ours.
+        paths: what the paths of requests mean.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
         tracing: records spans of requests.
@@ -94,7 +93,7 @@ class AppParts:
     settings: Settings
     metrics: Metrics
     guard: OverloadGuard
-    find_dialect: Callable[[str], Dialect | None]
+    paths: Paths
     keys: KeyRing
     service: RunningService
     tracing: Tracing
@@ -161,22 +160,22 @@ def build_app(
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
         cors_config=_cors(settings),
-        openapi_config=openapi.openapi_config(version),
+        openapi_config=openapi.openapi_config(version, root_path=settings.root_path),
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
-    find_dialect = DialectPaths(dialect_routes(app)).find
+    paths = read_paths(app, root_path=settings.root_path)
     guard = _add_outer_middleware(
         app,
         service,
-        find_dialect=find_dialect,
+        paths=paths,
         metrics=metrics,
         large_bodies=large_bodies,
         authentication=authentication,
         settings=settings,
         tracing=tracing,
     )
-    app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service, tracing)
+    app.state.parts = AppParts(settings, metrics, guard, paths, access.keys, service, tracing)
     return app
 
 
@@ -220,7 +219,7 @@ def _add_outer_middleware(
     app: Litestar,
     service: RunningService,
     *,
-    find_dialect: Callable[[str], Dialect | None],
+    paths: Paths,
     metrics: Metrics,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
@@ -234,7 +233,7 @@ def _add_outer_middleware(
         identify=authentication.find_embed_caller,
         locate=authentication.locate,
         observe=metrics.observe,
-        find_dialect=find_dialect,
+        find_dialect=paths.find_dialect,
     )
     inner: ASGIApp = guard
     if settings.allowed_hosts:
@@ -247,11 +246,12 @@ def _add_outer_middleware(
         timing=_timing(app, settings, app.cors_config),
         error_headers=partial(cors_headers, app.cors_config),
         large_bodies=large_bodies,
-        find_dialect=find_dialect,
+        find_dialect=paths.find_dialect,
     )
     metrics.watch_requests(lambda: log.in_flight)
     embedding, tokenizing = (paths_with(app, "work", [work]) for work in service.queues)
     wrap(app, lambda _: tracing.around(log, embedding=embedding, tokenizing=tokenizing))
+    wrap(app, paths.prefix.around)
     return guard
 
 
@@ -326,20 +326,3 @@ def _providers(
         "api_docs": lambda: api_docs,
         "required_models": lambda: service.required_models,
     }
-
-
-def check_model_names(settings: Settings, catalog: Catalog) -> None:
-    """Check that REQUIRED_MODELS, ALLOWED_MODELS and MODEL_ALIASES name models of *catalog*.
-
-    Raises:
-        SettingsError: a name is not in the catalogue, or an alias cannot be used.
-    """
-    for setting in ("required_models", "allowed_models"):
-        for name in getattr(settings, setting):
-            try:
-                catalog.get(name)
-            except UnknownModelError as error:
-                raise SettingsError(f"{setting.upper()}: {error.summary}") from None
-    for reason in why_unusable_aliases(settings, catalog):
-        message = f"MODEL_ALIASES: {reason}"
-        raise SettingsError(message)

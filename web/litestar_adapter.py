@@ -33,6 +33,7 @@ __all__ = [
     "normalize_path",
     "options_routes",
     "paths_with",
+    "route_methods",
     "route_of",
     "route_option",
     "set_route",
@@ -198,6 +199,11 @@ def paths_with(app: Litestar, option: str, values: Iterable[object]) -> frozense
     """Return the path templates of all routes whose *option* has one of *values*."""
     wanted = set(values)
     return frozenset(path for path, found in _options(app, option) if found in wanted)
+
+
+def route_methods(app: Litestar) -> dict[str, set[str]]:
+    """Return the methods of all routes, by path template."""
+    return {route.path_format: {*route.methods} for route in app.routes if isinstance(route, HTTPRoute)}
 
 
 def dialect_routes(app: Litestar) -> list[tuple[str, Any]]:
