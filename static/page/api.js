@@ -113,7 +113,7 @@ async function obtainKey(error) {
  * Call the service and return the response if its status is below 400.
  *
  * Options: method, body (an object becomes JSON), headers, accept, signal, timeoutMs, and `ask`: whether to ask for a
- * key when one is wanted: "always" (default: somebody pressed a button) or "never".
+ * key when one is wanted: "always" (default: somebody pressed a button), "once" (not after it was declined), "never".
  * Throws ServiceError, UnreachableError, or AbortError if `signal` says so.
  */
 export async function request(route, options = {}) {
@@ -124,7 +124,8 @@ export async function request(route, options = {}) {
     const error = new ServiceError(response.status, await problemOf(response), response.headers);
     if (!error.wantsKey) throw error;
     if (getKey() !== key) continue; // another request has obtained one meanwhile
-    if (options.ask === "never" || !(await obtainKey(error))) throw error;
+    const { ask = "always" } = options;
+    if (ask === "never" || (ask === "once" && declined) || !(await obtainKey(error))) throw error;
   }
 }
 

@@ -4,7 +4,7 @@ import { count, milliseconds, percent, perSecond } from "./figures.js";
 
 export const THROUGHPUT = {
   title: "Requests and texts",
-  hint: "Answered per second, refusals included. Probes and reads are left out.",
+  hint: "Answered per second, without probes and reads.",
   format: perSecond,
   empty: "No work yet. Embed something in the Playground, and it appears here.",
   series: [

@@ -72,7 +72,7 @@ export class Models {
   }
 
   #draw(t, metrics) {
-    const lengthS = Math.max(t - this.#openedT, 60);
+    const lengthS = Math.max(t - this.#openedT, 1);
     for (const [name, row] of this.#rows) {
       for (const span of row.spans) {
         span.element.style.left = `${((span.from - this.#openedT) / lengthS) * 100}%`;
@@ -97,7 +97,7 @@ export class Models {
     }
     const [from, to] = this.#axis.children;
     setText(from, timeOfDay(this.#openedT));
-    setText(to, t - this.#openedT < 60 ? timeOfDay(this.#openedT + 60) : timeOfDay(t));
+    setText(to, timeOfDay(t));
     this.#axis.hidden = this.#rows.size === 0;
     setText(this.#loads, this.#loadWords(metrics));
   }
@@ -115,7 +115,7 @@ export class Models {
       for (const [reason, number] of Object.entries(model?.evictions ?? {}))
         sums.evictions[reason] = (sums.evictions[reason] ?? 0) + number;
     }
-    if (sums.loads) words.push(`${count(sums.loads)} loads since the start`);
+    if (sums.loads) words.push(`${count(sums.loads)} ${sums.loads === 1 ? "load" : "loads"} since the start`);
     if (sums.failures) words.push(`${count(sums.failures)} failed`);
     for (const [reason, number] of Object.entries(sums.evictions))
       if (number) words.push(`${count(number)} unloaded (${reason})`);

@@ -190,7 +190,12 @@ export class Status {
       isNumber(queue?.waiting_texts) ? `${count(queue.waiting_texts)} texts` : "",
     );
     const [busy] = percent(history.latest("lanes")).split(" ");
-    write("lanes", busy, "%", isNumber(queue?.lanes) ? `${count(queue.running)} of ${count(queue.lanes)} running` : "");
+    write(
+      "lanes",
+      busy,
+      "%",
+      isNumber(queue?.running) ? `${count(queue.running)} model ${queue.running === 1 ? "run" : "runs"}` : "",
+    );
     const [hits] = percent(history.latest("hit_rate")).split(" ");
     write(
       "cache",

@@ -89,9 +89,12 @@ export function sampleOf(now, before, intervalS) {
     connections: now.connections?.open,
     lag: scaled(now.event_loop_lag_seconds, 1000),
     lanes: now.queue?.lanes
-      ? scaled(
-          rate((metrics) => metrics.lanes_busy_seconds),
-          100 / now.queue.lanes,
+      ? atMost(
+          100,
+          scaled(
+            rate((metrics) => metrics.lanes_busy_seconds),
+            100 / now.queue.lanes,
+          ),
         )
       : undefined,
     hit_rate: scaled(
@@ -130,6 +133,11 @@ export function sampleOf(now, before, intervalS) {
 
 function scaled(value, factor) {
   return isNumber(value) ? value * factor : value;
+}
+
+/** Times are taken where answers arrive: by a delay on the way, a share may seem to exceed the whole. */
+function atMost(limit, value) {
+  return isNumber(value) ? Math.min(limit, value) : value;
 }
 
 function quotient(part, whole) {

@@ -1,6 +1,7 @@
 """Tracing and its settings: what turns it on, what keeps the service from starting, and what `check` says of it."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,13 @@ def finding_of(**settings: str) -> list[Finding]:
 
 def built(**settings: str) -> object:
     return parts_of(main.create_app(settings_of(**settings))).tracing
+
+
+def test_tracing_that_is_off_adds_nothing_to_a_request() -> None:
+    off = NoTracing()
+    part: Any = object()
+    assert off.around(part, embedding=frozenset(), tokenizing=frozenset()) is part
+    assert off.reject_early(part) is part
 
 
 def test_tracing_is_off_unless_it_is_asked_for(variables: pytest.MonkeyPatch) -> None:

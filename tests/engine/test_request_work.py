@@ -15,6 +15,17 @@ def test_slices_of_a_request_extend_its_run() -> None:
     assert work.seconds("load") is None
 
 
+def test_request_that_was_dropped_has_waited_unless_a_part_of_it_ran() -> None:
+    work = RequestWork()
+    work.add_unfinished(1.0, 0.0, 4.0)
+    work.add_unfinished(1.0, 0.0, 5.0)  # another slice of it
+    assert work.stages == [Stage("queue", 1.0, 4.0)]
+    work = RequestWork()
+    work.add_run(1.0, 2.0, 3.0)
+    work.add_unfinished(1.0, 0.0, 4.0)
+    assert work.stages == [Stage("queue", 1.0, 2.0), Stage("run", 2.0, 3.0)]
+
+
 def test_text_that_joins_a_run_that_has_begun_did_not_wait() -> None:
     work = RequestWork()
     work.add_run(2.0, 1.0, 3.0)

@@ -13,7 +13,7 @@ from tests.support.servers import ServerProcess
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 OpenPage = Callable[..., Page]
-AUDIT = Path(__file__).with_name("audit.js").read_text()
+AUDIT = Path(__file__).with_name("audit.js").read_text().rstrip(";\n")
 SERIES_CONTRAST = """async () => {
     const { color } = await import("./page/state.js");
     return [1, 2, 3, 4, 5, 6, 7].map((number) => color(`--series-${number}`));

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from benchmarks.screenshots import MAX_BYTES
 from tests.support.servers import ROOT
 from web.problems import known_codes
 
@@ -48,3 +49,11 @@ def test_each_error_code_has_plain_words() -> None:
     )
     documented = set(re.findall(r"(?m)^\| \d{3} \| `([a-z-]+)`", (ROOT / "docs/ERRORS.md").read_text()))
     assert (known_codes() | documented) - known == set()
+
+
+def test_pictures_of_the_readme_exist_and_are_small() -> None:
+    pictures = re.findall(r"!\[([^\]]+)\]\((docs/images/[^)]+)\)", (ROOT / "README.md").read_text())
+    assert len(pictures) == 2
+    for description, path in pictures:
+        assert len(description) > 20
+        assert (ROOT / path).stat().st_size <= MAX_BYTES

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -359,6 +360,28 @@ async def test_caller_that_leaves_has_a_span_without_a_status(
     check_times(one_receiver, span, ["cache", "tokenize"])
 
 
+def test_request_that_waits_in_vain_has_the_stage_of_its_queue(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, gate, started = Encoder.encode, threading.Event(), threading.Semaphore(0)
+
+    def held(self: Encoder, *arguments: Any, **more: Any) -> Any:
+        started.release()
+        assert gate.wait(20)
+        return encode(self, *arguments, **more)
+
+    monkeypatch.setattr(Encoder, "encode", held)
+    with ThreadPoolExecutor() as others:
+        lanes = traced.client.app.state.parts.service.parts.scheduler.state().lanes + 1  # and the express lane
+        for number in range(lanes):
+            others.submit(traced.post, "/embed", {"text": f"one {'two ' * number}"}, traceparent=UNSAMPLED)
+            assert started.acquire(timeout=20)
+        answer = traced.post("/embed", {"text": "three"}, **{"x-request-timeout": "0.05"})
+        gate.set()
+    assert answer.status_code == 504
+    receiver = traced.finish()
+    check_times(receiver, receiver.only(), ["cache", "tokenize", "queue"])
+    assert (receiver.only().attributes["error.type"], receiver.only().raw.status.code) == ("deadline-exceeded", 2)
+
+
 @pytest.mark.parametrize("path", ["/health/live", "/models", "/nowhere/a-secret-text", "/metrics"])
 def test_request_that_does_no_work_is_traced_only_for_a_caller_that_records(traced: Traced, path: str) -> None:
     for headers in ({}, {"traceparent": UNSAMPLED}, {"traceparent": "00-malformed-01"}, {"traceparent": SAMPLED}):
@@ -404,10 +427,12 @@ def test_sampler_decides_which_requests_have_spans(
         assert len(traced.finish().servers()) == spans
 
 
-def test_trace_that_begins_here_is_in_the_log(traced: Traced) -> None:
+def test_trace_that_begins_here_is_in_the_log_and_in_the_exemplars(traced: Traced) -> None:
     with capture_logs() as events:
         traced.post("/embed", {"text": "one"})
+        metrics = traced.client.get("/metrics", headers={"accept": "application/openmetrics-text"}).text
         span = traced.finish().only()
+    assert f'{{trace_id="{span.trace_id}"}}' in metrics
     assert span.parent_id == ""
     assert [event["trace_id"] for event in events if event["event"] == "request_answered"] == [span.trace_id]
 
