@@ -22,7 +22,9 @@ WORKDIR /app
 
 
 FROM base AS dependencies
-COPY requirements/lock-runtime.txt requirements/
+COPY requirements/lock-runtime.txt requirements/lock-arrow.txt requirements/lock-tracing.txt requirements/
+# Optional parts of the service, separated by commas or spaces: arrow (answers as Arrow tables), tracing (OpenTelemetry).
+ARG EXTRAS
 # pip rejects a package whose hash is not in the lock file. Wheels only: if a platform lacks one, the build fails here
 # instead of needing a compiler.
 # Removes files that the service never reads: the packages' own tests, and ONNX Runtime's C library (Python has its own
@@ -30,6 +32,7 @@ COPY requirements/lock-runtime.txt requirements/
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --disable-pip-version-check \
         --only-binary :all: --require-hashes --requirement requirements/lock-runtime.txt \
+        $(for extra in $(echo "$EXTRAS" | tr ',' ' '); do echo "--requirement requirements/lock-$extra.txt"; done) \
     && find /opt/venv -type d -name tests -prune -exec rm -r {} + \
     && find /opt/venv -name 'libonnxruntime.so.*' -delete \
     && python -m compileall -q --invalidation-mode unchecked-hash -x '/site-packages/faker/' /opt/venv/lib

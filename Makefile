@@ -19,6 +19,7 @@ lock: install  ## write requirements/lock*.txt for all Pythons and platforms; AR
 	$(PART)-runtime.txt requirements/runtime.txt
 	$(PART)-test.txt requirements/runtime.txt requirements/test.txt
 	$(PART)-arrow.txt requirements/arrow.txt
+	$(PART)-tracing.txt requirements/tracing.txt
 	$(PART)-ray.txt $(ARGS) requirements/ray.txt
 	for part in $(notdir $(wildcard requirements/clients-*.txt)); do $(LOCK) $(ARGS) --no-annotate -o requirements/lock-$$part requirements/$$part || exit 1; done
 wheels: install  ## download all that is locked, by its hashes, for each platform and Python; removes it again

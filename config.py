@@ -37,6 +37,7 @@ from setting_types import (
     Origins,
     RedisUrl,
     RequiredNames,
+    RootPath,
     Seconds,
     Secrets,
     WebAddress,
@@ -70,6 +71,9 @@ class Settings(MonitoringSettings):
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
     allowed_hosts: Hosts = Field(
         (), description="Hosts that requests may name, such as api.example.com or *.example.com. Empty: any."
+    )
+    root_path: RootPath = Field(
+        "", description="What a proxy puts before all paths, such as /embeddings. Paths without it work, too."
     )
 
     required_models: RequiredNames = Field(

@@ -11,12 +11,12 @@ COMPOSE_NAMES = frozenset(
         *("CPUS", "DEV_IMAGE", "DEV_PORT", "HTTPS_PORT", "IMAGE", "MEMORY", "NGINX_CPUS", "OPTIMISE_MODELS"),
         *("NGINX_IMAGE", "PRELOAD_MODELS", "REDIS_IMAGE", "REDIS_MAXMEMORY", "REDIS_MEMORY", "REPLICAS"),
         *("STOP_GRACE_PERIOD", "WAIT_SECONDS"),
-        *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"),
+        *("EXTRAS", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"),
     }
 )
 """Names that docker-compose.yml and deploy.sh read from the same `.env`; the service does not."""
-COMPOSE_PREFIXES = ("COMPOSE_", "DOCKER_", "BUILDKIT_", "BUILDX_")
-"""Names that Compose and the container engine read themselves start with these."""
+COMPOSE_PREFIXES = ("COMPOSE_", "DOCKER_", "BUILDKIT_", "BUILDX_", "OTEL_")
+"""Names that Compose, the container engine, and OpenTelemetry in a container read themselves start with these."""
 SIMILAR = 0.75
 """Least similarity (`difflib`'s ratio) of an unknown name in `.env` and the setting suggested for it."""
 SIMILAR_IN_ENVIRONMENT = 0.85

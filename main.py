@@ -54,7 +54,7 @@ from engine.encoder import Encoder, load_cached_encoder
 from engine.errors import ModelNotFoundError, UnknownModelError
 from engine.loaded_facts import ModelsInMemory
 from serving.worker_process import WorkerLink
-from web.request_context import header_values
+from web.request_context import context_of, header_values
 from web.responses import json_answer
 
 VERSION = "2.0.0"
@@ -125,6 +125,8 @@ async def _embed(
     terms = terms_of(request, timeout_s)
     answer_format = accepted_format(", ".join(header_values(request.scope, b"accept")))
     check_format(answer_format, is_base64=body.encoding == "base64", has_chunks=body.long_text == "chunks")
+    formats = (body.dtype, "base64") if body.encoding == "base64" else (body.dtype,)
+    context_of(request.scope).encoding_formats = formats
     return await embedder.embed(body.model_name, texts, body.options, terms), answer_format
 
 

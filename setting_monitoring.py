@@ -26,6 +26,7 @@ class MonitoringSettings(BaseSettings):
         description="Seconds after which a request is logged as slow. The client's own delays do not count. 0: never.",
     )
     enable_metrics: bool = Field(default=True, description="Serve GET /metrics. If false, it answers 403.")
+    enable_tracing: bool = Field(default=False, description="Send traces with OpenTelemetry. Needs the extra tracing.")
     server_timing: bool = Field(
         default=True, description="Say in the header Server-Timing where the time of a request went."
     )

@@ -21,6 +21,9 @@ MAX_WORKERS = 64
 MIN_SECRET_BYTES = 32
 """Smallest JWT_SECRET and CACHE_KEY_SECRET. RFC 7518, section 3.2: a key of HS256 has as many bits as the hash."""
 
+ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,8}")
+"""Segments that no client, proxy or browser encodes or resolves."""
+
 
 def _split_list(value: object) -> object:
     """Split a JSON array or comma-separated names into a tuple; drop blank items."""
@@ -201,6 +204,15 @@ def _read_worker_processes(value: object) -> object:
     return int(word)
 
 
+def _check_root_path(path: str) -> str:
+    """Return *path* without a slash at its end."""
+    found = path.rstrip("/")
+    if found and not ROOT_PATH.fullmatch(found):
+        message = "use a path such as /embeddings: of letters, digits, -, _ and ., without a host"
+        raise ValueError(message)
+    return found
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -218,6 +230,7 @@ Hosts = Annotated[Names, AfterValidator(_check_hosts)]
 ClosableRoutes = Annotated[
     tuple[Literal["metrics", "docs", "models"], ...], NoDecode, BeforeValidator(_split_names), BeforeValidator(_lower)
 ]
+RootPath = Annotated[str, AfterValidator(_check_root_path)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
 CacheScope = Annotated[Literal["shared", "caller"] | None, BeforeValidator(_empty_is_none), BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)]

@@ -20,6 +20,7 @@ from api.vector_answers import vectors_answer, without_prompt
 from engine.embed_run import EmbedRun
 from engine.embedder import Embedder
 from engine.vectors import Dtype, convert, to_base64
+from web.request_context import context_of
 
 DTYPES: dict[EmbeddingType, Dtype] = {
     "int8": "int8",
@@ -118,6 +119,7 @@ async def _embed(
     version: Literal["1", "2"],
 ) -> ASGIResponse:
     texts = body.all_texts()
+    context_of(request.scope).encoding_formats = tuple(body.embedding_types or ())
     model = names.resolve(body.model)
     is_bare = version == "1" and not body.embedding_types
     return await vectors_answer(

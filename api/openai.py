@@ -93,7 +93,9 @@ async def _embed(
     model, type_in_name = find_model(parts.names, name)
     options = data.options(type_in_name)
     data.check_cut(model.max_tokens)
-    given = await read_texts(data.input, parts.vocabulary, context_of(request.scope).caller)
+    context = context_of(request.scope)
+    context.encoding_formats = data.encoding_formats
+    given = await read_texts(data.input, parts.vocabulary, context.caller)
     return await vectors_answer(
         parts.embedder,
         request,

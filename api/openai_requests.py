@@ -86,6 +86,11 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True):
     def is_base64(self) -> bool:
         return self.encoding_format == "base64" or self.embedding_type == "base64"
 
+    @property
+    def encoding_formats(self) -> tuple[str, ...]:
+        """The formats that the request names."""
+        return tuple(filter(None, (self.encoding_format, self.output_dtype, self.embedding_type)))
+
     def options(self, suffix: InputType | None) -> EmbedOptions:
         """Return the same options as the engine's type; *suffix* is the type that the model's name states.
 

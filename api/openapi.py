@@ -22,6 +22,7 @@ from litestar.openapi.spec import (
     Schema,
     SecurityRequirement,
     SecurityScheme,
+    Server,
     Tag,
 )
 from litestar.params import BodyKwarg, PathParameter
@@ -78,8 +79,8 @@ RETRY_HEADERS = {
 """Headers of errors after which a client should try again, on routes of dialects."""
 
 
-def openapi_config(version: str) -> OpenAPIConfig:
-    """Return the configuration of the API description."""
+def openapi_config(version: str, *, root_path: str = "") -> OpenAPIConfig:
+    """Return the configuration of the API description; *root_path* is what proxies put before all paths."""
     return OpenAPIConfig(
         title="Fast Embedding API",
         version=version,
@@ -90,6 +91,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
             "404 and 405, and what answers GET answers HEAD as well."
         ),
         openapi_router=NoRoutes("/schema", route_handlers=[]),  # api/docs.py serves the document
+        servers=[Server(url=root_path or "/")],
         components=Components(security_schemes=SCHEMES),
         tags=TAGS,
         use_handler_docstrings=True,

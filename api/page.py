@@ -13,6 +13,7 @@ from litestar.response.base import ASGIResponse
 from api import openapi
 from api.answer_formats import NotAcceptableError, best_match
 from engine.embedder import Embedder
+from web.redirects import has_final_slash, redirect_to_folder
 from web.request_context import context_of, header_values
 from web.responses import JSON, json_answer
 from web.static_files import STATIC_DIR, NoFiles, StaticFiles
@@ -98,10 +99,12 @@ async def show_root(
     if found is None:
         raise NotAcceptableError(f"Send {' or '.join(repr(f'Accept: {kind}') for kind in offered)}.")
     if found == HTML:
+        if not has_final_slash(request.scope):  # the prefix alone: addresses in the page are relative to what follows
+            return redirect_to_folder(request.scope)
         return await page_files.files.answer(START, request.scope, vary=b"accept")
     may_see_models = context.principal is not None
     names: Sequence[str] = [model.name for model in embedder.models] if may_see_models else []
-    info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": "/docs"}
+    info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": f"{context.root_path}/docs"}
     return json_answer({**info, "models": names} if may_see_models else info, headers=VARY)
 
 

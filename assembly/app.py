@@ -10,10 +10,8 @@ from typing import Any
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
-from litestar.types import ASGIApp
 
 from access.api_keys import KeyRing
-from access.client_addresses import ClientAddresses
 from access.quotas import QuotaStore
 from api import openapi
 from api.answer_formats import EMBEDDING_HEADERS, FINGERPRINT_HEADER
@@ -30,10 +28,12 @@ from assembly.catalog import open_catalog
 from assembly.client_addresses import client_addresses
 from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import why_unusable_aliases
-from assembly.peers import find_peers
+from assembly.outer_middleware import add_outer_middleware
+from assembly.peers import Lifespan, Peers, find_peers
 from assembly.process_reporter import ProcessReporter
 from assembly.result_cache import open_result_cache
 from assembly.running import RunningService
+from assembly.tracing import Tracing, read_tracing
 from assembly.worker_channel import WorkerChannel
 from config import Settings, SettingsError
 from engine.catalog import Catalog
@@ -45,22 +45,23 @@ from engine.request_terms import RequestTerms
 from serving.worker_process import WorkerLink
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
-from web.allowed_hosts import AllowedHosts, HostGuard
 from web.answer_reuse import AnswerReuse
 from web.authentication import AuthenticationMiddleware
-from web.cors import cors_config, cors_headers, timing_headers
+from web.cors import cors_config
 from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import LeanLitestar, ShortWay, dialect_routes, options_routes, paths_with, wrap
+from web.litestar_adapter import (
+    LeanLitestar,
+    dialect_routes,
+    options_routes,
+    route_methods,
+)
 from web.overload_guard import OverloadGuard
+from web.path_prefix import PathConflictError, PathPrefix
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
-from web.request_context import context_of
-from web.request_lines import CallerFields, RequestLines
-from web.request_log import RequestLog
-from web.server_timing import ServerTiming, Timing, no_timing
 
 EXPOSED_HEADERS = [
     "X-Request-ID",
@@ -85,17 +86,21 @@ class AppParts:
         settings: those of the app, without API keys.
         metrics: counts answers, and errors of connections that end before there is a request.
         guard: rejects requests under overload.
+        prefix: what a proxy puts before all paths.
         find_dialect: returns the dialect of a path; None: ours.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
+        tracing: records spans of requests.
     """
 
     settings: Settings
     metrics: Metrics
     guard: OverloadGuard
+    prefix: PathPrefix
     find_dialect: Callable[[str], Dialect | None]
     keys: KeyRing
     service: RunningService
+    tracing: Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ def build_app(
         SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
     """
     _set_up_log(settings, worker)
-    catalog = _checked_catalog(settings)
+    catalog, tracing = _checked_catalog(settings), read_tracing(settings, version=version)
     access, results, settings = read_access(settings), open_result_cache(settings), settings.without_api_keys()
     channel, metrics, large_bodies = (None if worker is None else WorkerChannel(worker)), Metrics(), LargeBodyQueue()
     quotas = quota_store(settings, supervisor=None if channel is None else channel.channel)
@@ -148,38 +153,50 @@ def build_app(
     )
     reporter = ProcessReporter(service, settings, metrics=metrics, quotas=quotas, large_bodies=large_bodies)
     peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
-    cors, authentication = _cors(settings), _authentication(access, client_addresses(settings))
     providers = _providers(service, settings, catalog, version=version) | peers.providers
+    authentication, calls = _authentication(access, settings), DirectCalls(providers, reuse=_reuse(service))
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
-        lifespan=[*peers.first, lambda _: metrics.loop_lag.running(), access.lifespan, service.lifespan, *peers.last],
+        lifespan=_lifespans(tracing, peers, metrics, access, service),
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[
-            authentication,
-            *_rate_limits(settings, quotas, metrics),
-            DirectCalls(providers, reuse=_reuse(service)),
-        ],
+        middleware=[authentication, *_rate_limits(settings, quotas, metrics), calls],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
         exception_handlers=problem_handlers(),
-        cors_config=cors,
-        openapi_config=openapi.openapi_config(version),
+        cors_config=_cors(settings),
+        openapi_config=openapi.openapi_config(version, root_path=settings.root_path),
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
-    find_dialect = DialectPaths(dialect_routes(app)).find
-    guard = _add_outer_middleware(
+    prefix = _path_prefix(app, settings)
+    find_dialect = prefix.find_dialect(DialectPaths(dialect_routes(app)).find)
+    guard = add_outer_middleware(
         app,
         service,
         find_dialect=find_dialect,
+        prefix=prefix,
         metrics=metrics,
-        cors=cors,
         large_bodies=large_bodies,
         authentication=authentication,
         settings=settings,
+        tracing=tracing,
     )
-    app.state.parts = AppParts(settings, metrics, guard, find_dialect, access.keys, service)
+    app.state.parts = AppParts(settings, metrics, guard, prefix, find_dialect, access.keys, service, tracing)
     return app
+
+
+def _lifespans(
+    tracing: Tracing, peers: Peers, metrics: Metrics, access: Access, service: RunningService
+) -> list[Lifespan]:
+    """Return what runs with the app, in the order of the starts; the last one ends first."""
+    return [
+        tracing.lifespan,
+        *peers.first,
+        lambda _: metrics.loop_lag.running(),
+        access.lifespan,
+        service.lifespan,
+        *peers.last,
+    ]
 
 
 def _checked_catalog(settings: Settings) -> Catalog:
@@ -204,61 +221,12 @@ def _rate_limits(settings: Settings, quotas: QuotaStore, metrics: Metrics) -> li
     return [RateLimitMiddleware(quotas, count=metrics.count_rate_limited)] if settings.enable_rate_limit else []
 
 
-def _add_outer_middleware(
-    app: Litestar,
-    service: RunningService,
-    *,
-    find_dialect: Callable[[str], Dialect | None],
-    metrics: Metrics,
-    cors: CORSConfig | None,
-    large_bodies: LargeBodyQueue,
-    authentication: AuthenticationMiddleware,
-    settings: Settings,
-) -> OverloadGuard:
-    """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
-    guard = OverloadGuard(
-        ShortWay(app, has_started=lambda scope: context_of(scope).has_answer_started),
-        queues={path: queue for work, queue in service.queues.items() for path in paths_with(app, "work", [work])},
-        identify=authentication.find_embed_caller,
-        locate=authentication.locate,
-        observe=metrics.observe,
-        find_dialect=find_dialect,
-    )
-    inner: ASGIApp = guard
-    if settings.allowed_hosts:
-        exempt = paths_with(app, "any_host", [True])
-        inner = HostGuard(guard, allowed=AllowedHosts(settings.allowed_hosts), exempt=exempt)
-    log = RequestLog(
-        inner,
-        observe=metrics.observe,
-        lines=_request_lines(app, settings),
-        timing=_timing(app, settings, cors),
-        error_headers=partial(cors_headers, cors),
-        large_bodies=large_bodies,
-        find_dialect=find_dialect,
-    )
-    metrics.watch_requests(lambda: log.in_flight)
-    wrap(app, lambda _: log)
-    return guard
-
-
-def _request_lines(app: Litestar, settings: Settings) -> RequestLines:
-    shown = settings.log_client
-    return RequestLines(
-        polled=paths_with(app, "polled", [True]),
-        caller_fields=CallerFields(
-            has_name=shown in ("name", "both"),
-            find_address=client_addresses(settings).address_of if shown in ("address", "both") else None,
-        ),
-        slow_s=settings.slow_request_seconds,
-    )
-
-
-def _timing(app: Litestar, settings: Settings, cors: CORSConfig | None) -> Timing:
-    if not settings.server_timing:
-        return no_timing
-    routes = paths_with(app, "work", ["queued", "unqueued"])
-    return ServerTiming(routes, origin_headers=partial(timing_headers, cors))
+def _path_prefix(app: Litestar, settings: Settings) -> PathPrefix:
+    try:
+        return PathPrefix(settings.root_path, route_methods(app))
+    except PathConflictError as error:
+        message = f"ROOT_PATH={settings.root_path} cannot be used: {error}"
+        raise SettingsError(message) from None
 
 
 def _reuse(service: RunningService) -> AnswerReuse | None:
@@ -271,7 +239,8 @@ def _reuse(service: RunningService) -> AnswerReuse | None:
     return None if results.answers is None else AnswerReuse(results.answers, results.keys.answer_key, repeat)
 
 
-def _authentication(access: Access, addresses: ClientAddresses) -> AuthenticationMiddleware:
+def _authentication(access: Access, settings: Settings) -> AuthenticationMiddleware:
+    addresses = client_addresses(settings)
     return AuthenticationMiddleware(
         protected=access.protected,
         find_key=access.keys.find,

@@ -11,6 +11,7 @@ from serving.connection_pool import EarlyRejection
 from serving.server import serve
 from serving.worker_process import WorkerLink
 from web.allowed_hosts import AllowedHosts
+from web.path_prefix import PathPrefix
 
 MAX_LARGE_BODIES = 16
 """Bodies of the maximum size that may be in memory at a time, from their first byte until they are answered; of all
@@ -22,9 +23,6 @@ def serve_app(app: Litestar, *, worker: WorkerLink | None = None) -> int:
     parts = parts_of(app)
     settings = parts.settings
     reloading = Reloading(read_keys=parts.keys.reload, read_models=parts.service.reload)
-    reject_early: EarlyRejection = parts.guard.reject_early
-    if settings.allowed_hosts:
-        reject_early = AllowedHosts(settings.allowed_hosts).reject_early(reject_early)
     return serve(
         app,
         host=settings.host,
@@ -33,13 +31,19 @@ def serve_app(app: Litestar, *, worker: WorkerLink | None = None) -> int:
         limits=connection_limits(settings, workers=1 if worker is None else worker.workers),
         state=parts.service.lifecycle,
         count_failure=parts.metrics.count_error,
-        reject_early=reject_early,
+        reject_early=early_rejections(settings, parts.prefix, parts.tracing.reject_early(parts.guard.reject_early)),
         find_dialect=parts.find_dialect,
         reload=reloading.request,
         address_of=client_addresses(settings).network_of_peer,
         watch_connections=parts.metrics.watch_connections,
         worker=worker,
     )
+
+
+def early_rejections(settings: Settings, prefix: PathPrefix, reject: EarlyRejection) -> EarlyRejection:
+    """Return *reject* for requests as they arrive: to any host, and with or without *prefix*."""
+    found = prefix.reject_early(reject)
+    return AllowedHosts(settings.allowed_hosts).reject_early(found) if settings.allowed_hosts else found
 
 
 def connection_limits(settings: Settings, *, workers: int = 1) -> ConnectionLimits:

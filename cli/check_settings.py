@@ -1,6 +1,7 @@
 """The first section of `check`: settings, variables of libraries, callers and quotas."""
 
 import asyncio
+import os
 from collections.abc import Iterator, Sequence
 
 from assembly.access import quota_store, read_access
@@ -8,6 +9,7 @@ from assembly.library_variables import describe as describe_variable
 from assembly.library_variables import unusable_variables
 from assembly.model_aliases import why_unusable_aliases
 from assembly.start_checks import why_list_models
+from assembly.tracing import is_disabled, protocol_of, why_unusable
 from cli.findings import Finding
 from config import Settings, SettingsError, find_unknown_names
 from engine.catalog import Catalog
@@ -33,6 +35,7 @@ def check_settings(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
     else:
         yield from _check_names("ALLOWED_MODELS", settings.allowed_models, catalog)
     yield from _check_aliases(settings, catalog)
+    yield from _check_tracing(settings)
     yield _check_callers(settings)
     yield _check_rate_limit(settings)
 
@@ -60,6 +63,20 @@ def _check_aliases(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
     if not reasons:
         pairs = ", ".join(f"{alias} = {name}" for alias, name in settings.model_aliases)
         yield Finding("settings", "ok", "MODEL_ALIASES", pairs, {"aliases": dict(settings.model_aliases)})
+
+
+def _check_tracing(settings: Settings) -> Iterator[Finding]:
+    """Report why traces cannot be sent, or that they will be. The receiver is not asked."""
+    if not settings.enable_tracing:
+        return
+    if is_disabled(os.environ):
+        yield Finding("settings", "warn", "ENABLE_TRACING", "OTEL_SDK_DISABLED turns it off")
+        return
+    reasons = list(why_unusable(os.environ))
+    for reason in reasons:
+        yield Finding("settings", "FAIL", "ENABLE_TRACING", reason.removeprefix("ENABLE_TRACING: "))
+    if not reasons:
+        yield Finding("settings", "ok", "ENABLE_TRACING", f"traces are sent by {protocol_of(os.environ)}")
 
 
 def _check_callers(settings: Settings) -> Finding:

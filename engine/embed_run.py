@@ -48,6 +48,7 @@ class EmbedRun:
         slice_texts: int = SLICE_TEXTS,
         count: Callable[["EmbedRun"], None],
         work: RequestWork,
+        clock: Callable[[], float],
     ) -> None:
         """Prepare the slices; the first call for vectors starts them.
 
@@ -60,6 +61,7 @@ class EmbedRun:
             slice_texts: the number of texts of a slice.
             count: called when the last slice is computed.
             work: gets what is done for the request.
+            clock: the scheduler's.
         """
         encoder = results.encoder
         self.model = encoder.model
@@ -75,6 +77,7 @@ class EmbedRun:
         self._is_from_memory = is_from_memory
         self._count = count
         self._work = work
+        self._clock = clock
         texts = len(self.tokens)
         self._waiting = deque(range(start, min(start + slice_texts, texts)) for start in range(0, texts, slice_texts))
         self._started: deque[tuple[range, tuple[MissingSlice, Job] | None]] = deque()
@@ -86,7 +89,9 @@ class EmbedRun:
         self._waiting.clear()
         while self._started:
             if (running := self._started.popleft()[1]) is not None:
-                self._scheduler.drop(running[1])
+                job = running[1]
+                self._scheduler.drop(job)
+                self._work.add_unfinished(job.queued_s, job.started_s, self._clock())
 
     @property
     def is_computed(self) -> bool:

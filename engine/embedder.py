@@ -5,7 +5,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 
 from engine.catalog import Catalog, Model
@@ -254,9 +254,8 @@ class Embedder:
                 pieces = tokenizer.tokens_of(some, prompt=prompt) if with_pieces else []
                 return tokenizer.tokenize(some, prompt=prompt), pieces
 
-            started_s = self._clock()
-            counted = await self._texts.tokenize(count, texts, terms.caller, passes=2 if with_pieces else 1)
-            work.stages.append(Stage("tokenize", started_s, self._clock()))
+            with work.timed("tokenize", self._clock):
+                counted = await self._texts.tokenize(count, texts, terms.caller, passes=2 if with_pieces else 1)
             items = [item for some, _ in counted for item in some]
             terms.count_tokens(sum(item.tokens for item in items), sum(item.is_truncated for item in items))
             estimate = self._scheduler.estimate(encoder.runnable(input_type), items)
@@ -292,15 +291,20 @@ class Embedder:
         options.check(model)
         work.model, work.texts = model.name, len(texts)
         start = partial(
-            EmbedRun, options=options, scheduler=self._scheduler, slice_texts=slice_texts, count=count, work=work
+            EmbedRun,
+            options=options,
+            scheduler=self._scheduler,
+            slice_texts=slice_texts,
+            count=count,
+            work=work,
+            clock=self._clock,
         )
         results, is_long = None, len(texts) > slice_texts
         if cache.may_read and (
             encoder := self._models.peek(model, options, caller=caller, if_fingerprint=terms.if_fingerprint)
         ):
-            started_s = self._clock()
-            results = await self._results.results_of(encoder, texts, options, caller, cache)
-            work.stages.append(Stage("cache", started_s, self._clock()))
+            with work.timed("cache", self._clock):
+                results = await self._results.results_of(encoder, texts, options, caller, cache)
             if results.is_complete:
                 results.count_tokens()
                 with self._results.hold(results, caller, is_long=is_long):
@@ -312,11 +316,10 @@ class Embedder:
             cache.refuse()
         async with Deadline(deadline_s), self._lease(model, terms) as encoder:
             self._models.check(encoder, model, options, terms.if_fingerprint)
-            started_s = self._clock()
-            if results is None or results.encoder is not encoder:
-                results = await self._results.results_of(encoder, texts, options, caller, cache)
-            await results.fetch()
-            work.stages.append(Stage("cache", started_s, self._clock()))
+            with work.timed("cache", self._clock):
+                if results is None or results.encoder is not encoder:
+                    results = await self._results.results_of(encoder, texts, options, caller, cache)
+                await results.fetch()
             with self._results.hold(results, caller, is_long=is_long):
                 if results.is_complete:
                     results.count_tokens()
@@ -324,21 +327,19 @@ class Embedder:
                     yield start(results)
                     return
                 cache.refuse()
-                started_s = self._clock()
-                admitted = await self._texts.admit(
-                    results, options, caller=caller, deadline_s=deadline_s, check=check, is_compact=is_long
-                )
-                work.stages.append(Stage("tokenize", started_s, self._clock()))
+                with work.timed("tokenize", self._clock):
+                    admitted = await self._texts.admit(
+                        results, options, caller=caller, deadline_s=deadline_s, check=check, is_compact=is_long
+                    )
                 with admitted.reservation, start(results, admitted=admitted) as run:
                     yield run
 
     @asynccontextmanager
     async def _lease(self, model: Model, terms: RequestTerms) -> AsyncIterator[Encoder]:
         """Lease *model*, and note how long it took to load."""
-        started_s = self._clock()
-        async with self._models.lease(model, caller=terms.caller) as encoder:
-            if (ended_s := self._clock()) - started_s >= LOAD_S:
-                terms.work.stages.append(Stage("load", started_s, ended_s))
+        async with AsyncExitStack() as stack:
+            with terms.work.timed("load", self._clock, least_s=LOAD_S):
+                encoder = await stack.enter_async_context(self._models.lease(model, caller=terms.caller))
             yield encoder
 
     def _deadline_s(self, terms: RequestTerms) -> float:

@@ -73,12 +73,15 @@ class ResultKeys:
         return keys
 
     def answer_key(self, caller: Caller, *parts: bytes) -> bytes:
-        """Return the key of the answer to a request of *caller* that consists of these *parts*."""
-        if self._per_caller:
-            parts = (caller[0].encode(), *parts)
+        """Return the key of the answer to a request of *caller* that consists of these *parts*.
+
+        Only the last part may contain zero bytes.
+        """
         key = self._answers.copy()
-        key.update(b"".join([len(part).to_bytes(4) for part in parts]))
-        key.update(b"".join(parts))
+        if self._per_caller:
+            name = caller[0].encode("utf-8", "surrogatepass")
+            key.update(b"%d\0%b" % (len(name), name))
+        key.update(b"%d\0%b" % (len(parts), b"\0".join(parts)))
         return key.digest()
 
     def _start(

@@ -54,8 +54,10 @@ class JoinedSend:
             start, self._start = self._start, None
             if exchange.flow.write_paused:
                 await exchange.flow.drain()  # so that nothing below waits while the transport is replaced
-            if not message.get("more_body") and (head := _head_of(exchange, start, len(message["body"]))) is not None:
-                _write_whole(exchange, head, message["body"])
+            body: bytes = message.get("body", b"")
+            is_whole = message["type"] == "http.response.body" and not message.get("more_body")
+            if is_whole and (head := _head_of(exchange, start, len(body))) is not None:
+                _write_whole(exchange, head, body)
                 return
             transport = exchange.transport
             exchange.transport = _FirstWrites(transport)  # type: ignore[assignment]  # has what is used

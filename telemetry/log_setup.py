@@ -181,7 +181,8 @@ def _to_json(event: EventDict, **_: object) -> str:
     """Return *event* as one line of JSON without characters that other programs take for line breaks or commands."""
     try:
         line = orjson.dumps(event, default=_type_name, option=orjson.OPT_NON_STR_KEYS).decode()
-        return line if line.isprintable() else UNPRINTABLE.sub(_json_escaped, line)
+        is_plain = line.isascii() and "\x7f" not in line  # of ASCII, orjson escapes all other control characters
+        return line if is_plain else UNPRINTABLE.sub(_json_escaped, line)
     except TypeError:  # a value that orjson rejects, such as half a surrogate pair, must not make the logging code fail
         return json.dumps(event, default=_type_name, skipkeys=True)
 

@@ -16,10 +16,11 @@ REQUIREMENTS = ROOT / "requirements"
 CLIENT_LOCKS = {f"lock-{file.name}": (file.name,) for file in REQUIREMENTS.glob("clients-*.txt")}
 """Each is an environment of its own, whose versions need not be those of the others."""
 LOCKS = {
-    "lock.txt": ("runtime.txt", "test.txt", "arrow.txt", "lint.txt"),
+    "lock.txt": ("runtime.txt", "test.txt", "arrow.txt", "tracing.txt", "lint.txt"),
     "lock-runtime.txt": ("runtime.txt",),
-    "lock-test.txt": ("runtime.txt", "test.txt", "arrow.txt"),
+    "lock-test.txt": ("runtime.txt", "test.txt", "arrow.txt", "tracing.txt"),
     "lock-arrow.txt": ("arrow.txt",),
+    "lock-tracing.txt": ("tracing.txt",),
     "lock-ray.txt": ("ray.txt", "arrow.txt"),
     **CLIENT_LOCKS,
 }

@@ -102,7 +102,7 @@ class AnswerReuse:
 
     def _key(self, scope: HTTPScope, caller: Caller, body: bytes) -> bytes | None:
         """Return the key of the request; None: it is not compared with others."""
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > MAX_BODY_BYTES or "\0" in scope["path"]:  # a header cannot contain it
             return None
         compared = [scope["path"].encode("utf-8", "surrogatepass"), scope["query_string"]]
         for name, value in scope["headers"]:

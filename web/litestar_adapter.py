@@ -7,6 +7,7 @@ from typing import Any, Self
 from litestar import Litestar, Request, Response, Router
 from litestar._asgi.utils import is_valid_host
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin
+from litestar.config.app import AppConfig
 from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.handlers import route as routed
@@ -32,6 +33,7 @@ __all__ = [
     "normalize_path",
     "options_routes",
     "paths_with",
+    "route_methods",
     "route_of",
     "route_option",
     "set_route",
@@ -45,6 +47,11 @@ class LeanLitestar(Litestar):
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
         return [*plugins, MsgspecDIPlugin()]
+
+    @staticmethod
+    def _patch_opentelemetry_middleware(config: AppConfig) -> AppConfig:
+        """Leave the app as it is: Litestar would import OpenTelemetry if it is installed, although nothing uses it."""
+        return config
 
 
 class NoRoutes(Router):
@@ -93,11 +100,15 @@ class ShortWay:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or b"origin" in [name for name, _ in scope["headers"]]:
+        if scope["type"] != ScopeType.HTTP:
+            await self._whole(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if b"origin" in headers:
             await self._whole(scope, receive, send)
             return
         found = self._routes.get((scope["path"], scope["method"]))
-        if found is None or scope["root_path"] or not _has_valid_host(scope):
+        if found is None or scope["root_path"] or not is_valid_host(headers.get(b"host", b"")):
             await self._inner(scope, receive, send)
             return
         scope["path_params"], scope["path_template"], scope["route_handler"] = {}, found.template, found.handler
@@ -108,13 +119,6 @@ class ShortWay:
             if self._has_started(scope):
                 raise
             await ExceptionHandlerMiddleware(_raise(error), debug=None)(scope, receive, send)
-
-
-def _has_valid_host(scope: HTTPScope) -> bool:
-    for name, value in scope["headers"]:
-        if name == b"host":
-            return is_valid_host(value)  # Litestar looks at the first one only
-    return True
 
 
 def _raise(error: Exception) -> ASGIApp:
@@ -192,6 +196,11 @@ def paths_with(app: Litestar, option: str, values: Iterable[object]) -> frozense
     """Return the path templates of all routes whose *option* has one of *values*."""
     wanted = set(values)
     return frozenset(path for path, found in _options(app, option) if found in wanted)
+
+
+def route_methods(app: Litestar) -> dict[str, set[str]]:
+    """Return the methods of all routes, by path template."""
+    return {route.path_format: {*route.methods} for route in app.routes if isinstance(route, HTTPRoute)}
 
 
 def dialect_routes(app: Litestar) -> list[tuple[str, Any]]:

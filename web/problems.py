@@ -24,7 +24,7 @@ MEDIA_TYPE = "application/problem+json"
 NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """Titles as in RFC 9110. Python has them only from 3.13 on, and an error code must not depend on its version."""
 HTTP_DETAILS = {
-    HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at /docs.",
+    HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at {root_path}/docs.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
 }
 """Details of errors that Litestar raises itself; other errors keep Litestar's message."""
@@ -202,7 +202,7 @@ def _http_detail(request: Request[Any, Any, Any], status: HTTPStatus, error: HTT
         methods = " or ".join(method for method in allowed.split(", ") if method != "OPTIONS")
         return f"This address does not accept {request.method}. Use {methods}."
     if status in HTTP_DETAILS:
-        return HTTP_DETAILS[status]
+        return HTTP_DETAILS[status].format(root_path=context_of(request.scope).root_path)
     return error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else InternalError().detail
 
 

@@ -18,4 +18,14 @@ def redirect_to(target: str, scope: HTTPScope) -> PlainAnswer:
         scope: of the request; its `path` is normal, as behind the router.
     """
     depth = scope["path"].count("/") - 1 + has_final_slash(scope)
-    return PlainAnswer(b"", status=307, headers={"Location": f"{'../' * depth}{target}"}, media_type="text/plain")
+    return _redirect(f"{'../' * depth}{target}")
+
+
+def redirect_to_folder(scope: HTTPScope) -> PlainAnswer:
+    """Return a redirect to the same address with a final slash, which relative addresses in a document need."""
+    last = bytes(scope.get("raw_path") or b"").decode("latin-1").rpartition("/")[2]
+    return _redirect(f"{last}/")
+
+
+def _redirect(location: str) -> PlainAnswer:
+    return PlainAnswer(b"", status=307, headers={"Location": location}, media_type="text/plain")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from access.principals import Principal
 from engine.errors import ServiceError
@@ -26,7 +26,9 @@ class RequestContext:
 
     Attributes:
         request_id: sent back as `X-Request-ID` and logged; empty until the request log sets it.
-        trace: the trace of the caller, by its header `traceparent`; None: the request belongs to none.
+        trace: the trace of the caller, by its header `traceparent`; with tracing, the span of the request in it or in a
+            trace of its own. None: the request belongs to none.
+        root_path: what proxies put before all paths (ROOT_PATH), for addresses in answers.
         rejection: set by the server: the request log answers with this error and does not call the app.
         authority: set by the server: host and port of a target in absolute form, as proxies get it; None: it is a path.
         server_reports_disconnect: the server calls `on_disconnect`; other ASGI servers report a disconnect only
@@ -44,9 +46,11 @@ class RequestContext:
         large_bodies: the queue in which large bodies wait to be decoded.
         answer_parts: lets one part of all long answers be written at a time; None: no other answer is written.
         work: what the engine does for the request.
+        encoding_formats: the formats of vectors that the caller asks for, in its own words.
     """
 
     request_id: str = ""
+    root_path: str = ""
     trace: TraceContext | None = None
     rejection: ServiceError | None = None
     authority: bytes | None = None
@@ -63,6 +67,7 @@ class RequestContext:
     large_bodies: LargeBodyQueue | None = None
     answer_parts: FairGate | None = None
     work: RequestWork = field(default_factory=RequestWork)
+    encoding_formats: tuple[str, ...] = ()
 
     @property
     def ids(self) -> dict[str, str]:
@@ -79,7 +84,7 @@ class RequestContext:
 
 def context_of(scope: Mapping[str, object]) -> RequestContext:
     """Return the context of the request of *scope*, created at the first call."""
-    state = cast("dict[str, Any]", scope["state"])
+    state: dict[str, Any] = scope["state"]  # type: ignore[assignment]  # as ASGI says
     context: RequestContext | None = state.get(KEY)
     if context is None:
         context = state[KEY] = RequestContext()

@@ -9,7 +9,7 @@ from litestar.types import HTTPScope
 
 from access.principals import Principal
 from telemetry.answered_request import NO_ROUTE, AnsweredRequest, known_method
-from telemetry.request_work import RequestWork, StageName
+from telemetry.request_work import StageName
 from web.request_context import Client, RequestContext
 from web.security_headers import Header
 
@@ -35,16 +35,14 @@ class CallerFields:
     has_name: bool = True
     find_address: Callable[[Client, Iterable[Header]], str | None] | None = None
 
-    def of(self, principal: Principal | None, scope: HTTPScope) -> dict[str, str]:
-        """Return the fields. A key and a token may have the same name."""
-        fields: dict[str, str] = {}
+    def add_to(self, fields: dict[str, Any], principal: Principal | None, scope: HTTPScope) -> None:
+        """Add the fields to those of a line. A key and a token may have the same name."""
         if self.has_name and principal is not None and principal.kind != "address":
-            fields = {"caller": principal.name, "caller_kind": principal.kind}
+            fields["caller"], fields["caller_kind"] = principal.name, principal.kind
             if principal.issuer:
                 fields["caller_issuer"] = principal.issuer
         if self.find_address is not None and (address := self.find_address(scope["client"], scope["headers"])):
             fields["client"] = address
-        return fields
 
 
 class RequestLines:
@@ -70,6 +68,7 @@ class RequestLines:
 
     def write(self, answered: AnsweredRequest, context: RequestContext, scope: HTTPScope, service_s: float) -> None:
         """Log the request of *scope*, for which the service took *service_s*."""
+        work, seconds = context.work, context.work.seconds_by_stage()
         fields: dict[str, Any] = {
             **context.ids,
             "method": known_method(scope["method"]),
@@ -77,30 +76,28 @@ class RequestLines:
             "status": answered.status,
             "ms": _ms(answered.seconds),
             "dialect": answered.dialect,
-            **_work_fields(context.work),
-            **self._caller_fields.of(context.principal, scope),
         }
+        if work.model:  # one that callers may use
+            fields["model"], fields["texts"], fields["cached"] = work.model, work.texts, work.hits
+            if work.tokens:
+                fields["tokens"] = work.tokens
+            _add_stages(fields, seconds, STAGE_FIELDS)
+        self._caller_fields.add_to(fields, context.principal, scope)
         is_polled = answered.route in self._polled and answered.method == "GET"
         write = log.debug if is_polled else log.info
         write("request_answered", **fields)
         if 0 < self._slow_s < service_s:
-            stages = _stage_fields(context.work, SLOW_STAGE_FIELDS)
-            log.warning("request_slow", **fields, service_ms=_ms(service_s), **stages)
+            fields["service_ms"] = _ms(service_s)
+            _add_stages(fields, seconds, SLOW_STAGE_FIELDS)
+            log.warning("request_slow", **fields)
 
 
-def _work_fields(work: RequestWork) -> dict[str, Any]:
-    """Return what was done for a request that named a model which callers may use."""
-    if not work.model:
-        return {}
-    fields: dict[str, Any] = {"model": work.model, "texts": work.texts, "cached": work.hits}
-    if work.tokens:
-        fields["tokens"] = work.tokens
-    return fields | _stage_fields(work, STAGE_FIELDS)
-
-
-def _stage_fields(work: RequestWork, names: Iterable[tuple[StageName, str]]) -> dict[str, float]:
-    found = ((name, work.seconds(stage)) for stage, name in names)
-    return {name: _ms(seconds) for name, seconds in found if seconds is not None}
+def _add_stages(
+    fields: dict[str, Any], seconds: dict[StageName, float], names: Iterable[tuple[StageName, str]]
+) -> None:
+    for stage, name in names:
+        if stage in seconds:
+            fields[name] = _ms(seconds[stage])
 
 
 def _ms(seconds: float) -> float:

@@ -79,7 +79,8 @@ class RequestLog:
             return
         times = RequestTimes(self._clock())
         inner, context = _with_get_for_head(scope), context_of(scope)
-        context.request_id, context.trace = request_id_of(scope["headers"]), trace_of(scope["headers"])
+        context.request_id = request_id_of(scope["headers"])
+        context.trace = context.trace or trace_of(scope["headers"])  # with tracing, it is known by now
         context.large_bodies, context.answer_parts = self._large_bodies, self._answer_parts
         context.dialect = self._find_dialect(scope["path"])
         answer = _Answer(context, send, inner, error_headers=self._error_headers, timing=partial(self._time, times))

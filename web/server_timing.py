@@ -42,7 +42,7 @@ class ServerTiming:
     def __call__(self, scope: HTTPScope, work: RequestWork, seconds: float, own: Iterable[Header]) -> list[Header]:
         if scope["method"] != "POST" or route_of(scope) not in self._routes:
             return []
-        is_whole = any(name == b"content-length" for name, _ in own)
+        is_whole = b"content-length" in [name for name, _ in own]
         return [(b"server-timing", _value(work, seconds if is_whole else None)), *self._origin_headers(scope)]
 
 
@@ -51,9 +51,7 @@ def _value(work: RequestWork, total_s: float | None) -> bytes:
 
     Without *total_s*, the answer begins while the rest is computed: what has not ended is not known, so it is left out.
     """
-    sums: dict[str, float] = {}
-    for name, started_s, ended_s in work.stages:
-        sums[name] = sums.get(name, 0.0) + ended_s - started_s
+    sums = work.seconds_by_stage()
     if total_s is None:
         sums.pop("run", None)
     parts = [f"{metric};dur={sums[stage] * 1e3:.2f}" for stage, metric in METRICS if stage in sums]

@@ -62,7 +62,7 @@ build_image() {
     arguments+=(--build-arg "CREATED=$(git log -1 --format=%cI 2>/dev/null || true)")
     # podman 4.3 caches a LABEL regardless of its build arguments; --label is always current.
     arguments+=(--label "org.opencontainers.image.revision=$(revision)")
-    for name in PRELOAD_MODELS HF_ENDPOINT; do
+    for name in PRELOAD_MODELS EXTRAS HF_ENDPOINT; do
         if [[ -n $(setting "$name" "") ]]; then arguments+=(--build-arg "$name=$(setting "$name" "")"); fi
     done
     if is_podman; then arguments+=(--format docker); fi # podman's own format has no health check

@@ -42,8 +42,8 @@ export function step(value, low, high) {
   return Math.max(0, Math.min(255, Math.round(share * 255)));
 }
 
-/** Black or white, whichever is easier to read on the colour. */
-export function inkOn([red, green, blue]) {
-  const luminance = [red, green, blue].map((x) => (x / 255) ** 2.2);
-  return 0.2126 * luminance[0] + 0.7152 * luminance[1] + 0.0722 * luminance[2] > 0.25 ? "#10141a" : "#ffffff";
+/** Black or white, whichever has more contrast to the colour: at least 4.5 : 1. */
+export function inkOn(colour) {
+  const [red, green, blue] = colour.map((x) => (x <= 10 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000000" : "#ffffff";
 }

@@ -103,7 +103,7 @@ function scoreList(entries, texts, label) {
 export function search({ api, sides, texts, embedQuery, signal }) {
   const input = h("input", { class: "input", id: newId("query"), type: "search", autocomplete: "off", spellcheck: "false", dir: "auto", placeholder: "Search these texts" });
   const error = h("p", { class: "field-error", id: newId("query-error"), role: "alert" });
-  const status = h("p", { class: "hint", role: "status" });
+  const status = h("p", { class: "hint", "aria-live": "polite" });
   const found = h("div", {});
   input.setAttribute("aria-describedby", error.id);
   let controller = null;

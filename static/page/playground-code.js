@@ -13,7 +13,7 @@ const LANGUAGES = [["curl", "curl"], ["python", "Python"], ["javascript", "JavaS
 /** Code for each of `sides`, and its vectors as files. Returns `box`, and `refresh` for when the key changes. */
 export function codeAndFiles({ api, sides, texts }) {
   const code = h("code", {});
-  const status = h("p", { class: "hint", role: "status" });
+  const status = h("p", { class: "hint", "aria-live": "polite" });
   let [side, language] = [sides[0], "curl"];
   let shown = "";
 

@@ -29,13 +29,13 @@ export function form({ api, submit, cancel, changed }) {
   const error = h("p", { class: "field-error", id: newId("texts-error"), role: "alert" });
   const note = h("p", { class: "hint", id: newId("texts-note"), "aria-live": "polite" });
   textarea.setAttribute("aria-describedby", `${error.id} ${note.id}`);
-  const picker = h("input", { type: "file", class: "visually-hidden", tabindex: -1, "aria-hidden": "true", accept: ".txt,.json,.jsonl,.ndjson,.csv,text/plain" });
+  const picker = h("input", { type: "file", hidden: true, accept: ".txt,.json,.jsonl,.ndjson,.csv,text/plain" });
   const sides = ["A", "B"].map((letter) => ({ letter, settings: settings({ api, title: letter === "A" ? "Options" : "Compare with", changed }) }));
   const compare = h("input", { type: "checkbox", id: newId("compare"), autocomplete: "off" });
   const embedButton = h("button", { class: "button primary", type: "submit" }, "Embed");
   const cancelButton = h("button", { class: "button", type: "button", hidden: true, click: cancel }, "Cancel");
   const progress = h("progress", { class: "pg-progress", hidden: true, max: 1, value: 0, "aria-label": "Progress" });
-  const status = h("p", { class: "hint pg-status", role: "status" });
+  const status = h("p", { class: "hint pg-status", "aria-live": "polite" });
   const problem = h("p", { class: "field-error", role: "alert" });
   let source = "";
 

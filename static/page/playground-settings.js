@@ -22,7 +22,7 @@ export function settings({ api, title, changed }) {
     h("legend", { class: "label" }, title),
     model.box,
     h("div", { class: "pg-options" }, type.box, dimensions.box, dtype.box),
-    h("div", {}, type.hint, dimensions.hint));
+    h("div", {}, type.hint, dimensions.hint, dtype.hint));
   model.box.append(model.hint);
   box.addEventListener("change", (event) => {
     if (event.target === model.select) describe();

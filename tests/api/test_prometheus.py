@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -17,6 +18,7 @@ from tests.support.tiny import TinyModel
 pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(120)]
 
 KEY = "some-key-of-32-characters-or-more"
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 GUIDE = (ROOT / "docs/MONITORING.md").read_text(encoding="utf-8")
 ALERT_PAGE = (ROOT / "docs/production/alerts.md").read_text(encoding="utf-8")
 _, CONFIG = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
@@ -33,7 +35,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
     TinyModel("tiny/one").write(models)
     settings = {"MODELS_DIR": str(models), "REQUIRED_MODELS": "tiny/one", "CLOSED_ROUTES": "metrics"}
     with running_server(**settings, API_KEYS=f"prometheus:{KEY}:metrics+embed") as server:
-        headers = {"X-API-Key": KEY}
+        headers = {"X-API-Key": KEY, "traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01"}
         for body, status in (({"text": "one"}, 200), ({"text": ""}, 400)):
             assert httpx.post(f"{server.url}/embed", json=body, headers=headers, timeout=60).status_code == status
         yield server
@@ -51,7 +53,7 @@ def prometheus(service: ServerProcess, tmp_path_factory: pytest.TempPathFactory)
     shutil.copy(RULES, folder)
     shutil.copy(RECORDED, folder)
     (folder / "metrics-key").write_text(f"{KEY}\n")
-    with running_prometheus(folder) as running:
+    with running_prometheus(folder, "--enable-feature=exemplar-storage") as running:
         yield running
 
 
@@ -67,6 +69,17 @@ def test_prometheus_collects_the_metrics(prometheus: Prometheus) -> None:
     assert prometheus.value("fast_embedding_queue_seconds") == 0
     assert prometheus.value('sum by (model) (fast_embedding_model_texts_total{model="tiny/one"})') == 1
     assert prometheus.value("process_resident_memory_bytes") > 1e7
+
+
+def test_prometheus_finds_the_trace_of_a_request(prometheus: Prometheus) -> None:
+    query = 'fast_embedding_request_duration_seconds_bucket{outcome="served",route="/embed"}'
+
+    def exemplars() -> list[str]:
+        now_s = time.time()
+        found = prometheus.get("/query_exemplars", query=query, start=str(now_s - 600), end=str(now_s + 600))
+        return [exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]]
+
+    assert set(prometheus.soon(exemplars, "exemplars")) == {TRACE_ID}
 
 
 def test_quantiles_over_replicas_can_be_queried(prometheus: Prometheus) -> None:

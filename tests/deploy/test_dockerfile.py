@@ -3,6 +3,7 @@
 import ast
 import fnmatch
 import re
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,6 +154,26 @@ def test_production_has_the_locked_runtime_packages_and_no_test_or_build_tools()
         assert not re.search(r"test\.txt|lint\.txt|apt-get|apk |gcc|build-essential|curl", text)
     assert not [line for line in PRODUCTION.arguments("RUN") if "pip" in line]
     assert not PRODUCTION.contains("requirements/lock-runtime.txt")
+
+
+@pytest.mark.parametrize(
+    ("extras", "locks"),
+    [
+        pytest.param("", [], id="none"),
+        pytest.param("tracing", ["lock-tracing.txt"], id="one"),
+        pytest.param("tracing, arrow", ["lock-tracing.txt", "lock-arrow.txt"], id="two"),
+    ],
+)
+def test_extras_are_installed_from_their_lock_files(extras: str, locks: list[str]) -> None:
+    [install] = [line for line in STAGES["dependencies"].arguments("RUN") if "install" in line]
+    [expression] = re.findall(r"\$\(for .*?done\)", install)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"echo {expression}"], env={"EXTRAS": extras}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [word for lock in locks for word in ("--requirement", f"requirements/{lock}")]
+    for lock in locks:
+        assert STAGES["dependencies"].contains(f"requirements/{lock}")
+    assert (ROOT / "requirements/lock-tracing.txt").is_file()
 
 
 @pytest.mark.parametrize("name", ["production", "development"])

@@ -192,7 +192,8 @@ async def test_waiting_work_is_dropped_when_its_deadline_passes(
     await blocking.started(1)
     blocked.append(asyncio.create_task(run_texts(scheduler, blocking, [Text(100, 1)])))
     texts = ["one two " * 200, "two one " * 200, "one", "two", "three"]
-    request = asyncio.create_task(embedder.embed("acme/tiny", texts, terms=RequestTerms(timeout_s=30)))
+    terms = RequestTerms(timeout_s=30)
+    request = asyncio.create_task(embedder.embed("acme/tiny", texts, terms=terms))
     while scheduler.state().waiting_texts < 1 + len(texts):  # noqa: ASYNC110 - the scheduler gives no other sign
         await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
@@ -201,6 +202,7 @@ async def test_waiting_work_is_dropped_when_its_deadline_passes(
     with pytest.raises(DeadlineError):
         await request
     assert scheduler.state().dropped_texts == len(texts)
+    assert terms.work.stages[-1].name == "queue"
     blocking.open()
     await asyncio.gather(*blocked)
     assert scheduler.state().texts == len(blocked)

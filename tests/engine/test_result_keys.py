@@ -134,3 +134,36 @@ def test_windows_of_a_text_have_keys_of_their_own() -> None:
 
 def test_namespace_is_that_of_model_and_runtime() -> None:
     assert FINGERPRINT.namespace == f"0123456789abcdef:{RUNTIME.id}"
+
+
+NO_ZERO = st.binary(max_size=4).map(lambda part: part.replace(b"\0", b""))
+REQUESTS = st.tuples(st.text(max_size=3), st.lists(NO_ZERO, max_size=3), st.binary(max_size=4))
+
+
+@pytest.mark.parametrize("per_caller", [True, False])
+@given(first=REQUESTS, second=REQUESTS)
+def test_answers_to_different_requests_have_different_keys(
+    first: tuple[str, list[bytes], bytes], second: tuple[str, list[bytes], bytes], *, per_caller: bool
+) -> None:
+    keys = ResultKeys(bytes(32), per_caller=per_caller)
+    found = [keys.answer_key((caller,), *parts, body) for caller, parts, body in (first, second)]
+    is_same = first[1:] == second[1:] and (not per_caller or first[0] == second[0])
+    assert (found[0] == found[1]) is is_same
+
+
+def test_parts_of_a_request_cannot_be_moved_into_one_another() -> None:
+    keys = ResultKeys(bytes(32), per_caller=True)
+    splits: list[Any] = [
+        (("a\0/embed",), b"/x", b"", b"body"),
+        (("a",), b"/embed", b"/x", b"\0body"),
+        (("a",), b"/embed", b"/x", b"", b"body"),
+        (("1",), b"a", b""),
+        (("",), b"1\0a"),
+    ]
+    assert len({keys.answer_key(*split) for split in splits}) == len(splits)
+
+
+def test_key_of_an_answer_is_not_that_of_a_result_and_depends_on_the_secret() -> None:
+    assert (
+        len({ResultKeys(bytes([number]) * 32, per_caller=False).answer_key(("a",), b"b") for number in range(3)}) == 3
+    )

@@ -14,6 +14,8 @@ from playwright.sync_api import Page, Route, expect
 from tests.support.playground_page import Playground
 from tests.support.servers import ServerProcess
 
+AUDIT = Path(__file__).with_name("audit.js").read_text().rstrip().removesuffix(";")
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 MINUS = "\N{MINUS SIGN}"
@@ -53,13 +55,17 @@ def lightness(colour: list[int]) -> float:
 
 
 def test_embeds_and_says_what_was_done(playground: Open) -> None:
-    shown = playground()
+    shown = playground({"RESULT_CACHE_MB": "8"})
     shown.embed([*TEXTS, "", TEXTS[0]])
     assert shown.errors() == []
     assert shown.page.get_by_text("7 texts, 1 repeated, 1 blank line left out.").is_visible()
     summary = shown.page.locator(".pg-summary").inner_text()
     assert summary.startswith("sentence-transformers/all-MiniLM-L6-v2 · 7 texts · 384 dimensions, float32 · ")
-    assert re.search(r" · \d+ ms in the service", summary)
+    assert re.search(r" · \d+ ms in the service \(.*infer \d", summary)
+    shown.start()
+    shown.wait()
+    again = shown.page.locator(".pg-summary").inner_text()
+    assert re.search(r" · 7 from the cache · \d+ ms in the service \(cache \d", again)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -168,6 +174,20 @@ def test_two_sets_of_options_are_shown_side_by_side(playground: Open) -> None:
     assert shown.cell(0, 2, count=6, side=0) != shown.cell(0, 2, count=6, side=1)
     shown.page.get_by_label("Map of 6 texts").first.press("End")
     expect(shown.card("Map").locator(".pg-chosen bdi")).to_have_text([TEXTS[5], TEXTS[5]])
+
+
+def test_two_models_are_shown_side_by_side(playground: Open, tiny_models: Path) -> None:
+    shown = playground({"MODELS_DIR": str(tiny_models), "REQUIRED_MODELS": "tiny/one"})
+    shown.compare()
+    shown.choose("model_name", "tiny/two", side=1)
+    shown.embed(["one two", "two three"])
+    assert shown.errors() == []
+    names = [line.split(" · ")[0] for line in shown.page.locator(".pg-summary p").all_inner_texts()]
+    assert names == ["A: tiny/one", "B: tiny/two"]
+    expect(shown.page.locator("canvas.pg-map")).to_have_count(2)
+    rows = shown.page.locator(".pg-text")
+    expect(rows.first.locator("canvas.pg-strip")).to_have_count(2)
+    expect(rows.first.locator(".pg-tokens")).to_have_count(2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])
@@ -355,3 +375,15 @@ def test_any_number_of_texts_fits_any_width(playground: Open, count: int, width:
     if count > 12:
         shown.page.get_by_role("button", name="Show 50 more of 488").click()
         expect(rows).to_have_count(62)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_results_are_named_and_readable(playground: Open, theme: str) -> None:
+    shown = playground(theme=theme)
+    shown.compare()
+    shown.choose("dtype", "int8", side=1)
+    shown.embed([*TEXTS, "word " * 400])
+    shown.search("cannot log in")
+    expect(shown.page.locator(".pg-cut")).to_have_count(1)
+    for check in ("unnamed", "brokenReferences", "skippedHeadings", "lowContrast"):
+        assert shown.page.evaluate(f"() => {AUDIT}.{check}()") == [], check

@@ -115,9 +115,10 @@ async def test_large_body_is_not_copied_to_join_it() -> None:
         pytest.param([(b"content-length", b"2"), (b"", b"a")], id="no name"),
     ],
 )
+@pytest.mark.parametrize("last", [body(b"ab"), {"type": "http.response.body"}])
 @pytest.mark.parametrize("keep_alive", [True, False])
 async def test_answer_is_what_uvicorn_would_have_written(
-    headers: list[tuple[bytes, bytes]], *, keep_alive: bool
+    headers: list[tuple[bytes, bytes]], last: dict[str, Any], *, keep_alive: bool
 ) -> None:
     seen = []
     for is_joined in (True, False):
@@ -128,7 +129,7 @@ async def test_answer_is_what_uvicorn_would_have_written(
         raised = ""
         try:
             await send(start(*headers))
-            await send(body(b"ab"))
+            await send(last)
         except RuntimeError as error:
             raised = str(error)
         state = (cycle.response_started, cycle.response_complete, cycle.keep_alive, cycle.message_event.is_set())

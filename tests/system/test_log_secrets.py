@@ -141,6 +141,8 @@ def test_nothing_that_callers_send_is_in_the_log(kind: str, log_format: str, tin
         names = {event.get("model") for event in server.events}
         assert names <= {"tiny/one", None}
         check_fields(server.events)
+        last = server.wait_for_request("the-last")
+        assert (last["caller"], last["caller_kind"], last["client"]) == ("alice", "key", "127.0.0.1")
     else:
         start = re.compile(r"(\x1b\[\d+m)*\d{4}-\d\d-\d\dT[\d:.]+Z")
         assert [line for line in lines if not start.match(line)] == []

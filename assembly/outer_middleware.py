@@ -1,0 +1,85 @@
+"""Builds what is around all of Litestar: rejection under overload, log, timing, traces, and the prefix of proxies."""
+
+from collections.abc import Callable
+from functools import partial
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.types import ASGIApp
+
+from assembly.client_addresses import client_addresses
+from assembly.running import RunningService
+from assembly.tracing import Tracing
+from config import Settings
+from telemetry.metrics import Metrics
+from web.allowed_hosts import AllowedHosts, HostGuard
+from web.authentication import AuthenticationMiddleware
+from web.cors import cors_headers, timing_headers
+from web.dialects import Dialect
+from web.large_body_queue import LargeBodyQueue
+from web.litestar_adapter import ShortWay, paths_with, wrap
+from web.overload_guard import OverloadGuard
+from web.path_prefix import PathPrefix
+from web.request_context import context_of
+from web.request_lines import CallerFields, RequestLines
+from web.request_log import RequestLog
+from web.server_timing import ServerTiming, Timing, no_timing
+
+
+def add_outer_middleware(
+    app: Litestar,
+    service: RunningService,
+    *,
+    find_dialect: Callable[[str], Dialect | None],
+    prefix: PathPrefix,
+    metrics: Metrics,
+    large_bodies: LargeBodyQueue,
+    authentication: AuthenticationMiddleware,
+    settings: Settings,
+    tracing: Tracing,
+) -> OverloadGuard:
+    """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
+    guard = OverloadGuard(
+        ShortWay(app, has_started=lambda scope: context_of(scope).has_answer_started),
+        queues={path: queue for work, queue in service.queues.items() for path in paths_with(app, "work", [work])},
+        identify=authentication.find_embed_caller,
+        locate=authentication.locate,
+        observe=metrics.observe,
+        find_dialect=find_dialect,
+    )
+    inner: ASGIApp = guard
+    if settings.allowed_hosts:
+        exempt = paths_with(app, "any_host", [True])
+        inner = HostGuard(guard, allowed=AllowedHosts(settings.allowed_hosts), exempt=exempt)
+    log = RequestLog(
+        inner,
+        observe=metrics.observe,
+        lines=_request_lines(app, settings),
+        timing=_timing(app, settings, app.cors_config),
+        error_headers=partial(cors_headers, app.cors_config),
+        large_bodies=large_bodies,
+        find_dialect=find_dialect,
+    )
+    metrics.watch_requests(lambda: log.in_flight)
+    embedding, tokenizing = (paths_with(app, "work", [work]) for work in service.queues)
+    wrap(app, lambda _: prefix.around(tracing.around(log, embedding=embedding, tokenizing=tokenizing)))
+    return guard
+
+
+def _request_lines(app: Litestar, settings: Settings) -> RequestLines:
+    shown = settings.log_client
+    return RequestLines(
+        polled=paths_with(app, "polled", [True]),
+        caller_fields=CallerFields(
+            has_name=shown in ("name", "both"),
+            find_address=client_addresses(settings).address_of if shown in ("address", "both") else None,
+        ),
+        slow_s=settings.slow_request_seconds,
+    )
+
+
+def _timing(app: Litestar, settings: Settings, cors: CORSConfig | None) -> Timing:
+    if not settings.server_timing:
+        return no_timing
+    routes = paths_with(app, "work", ["queued", "unqueued"])
+    return ServerTiming(routes, origin_headers=partial(timing_headers, cors))
