@@ -3,6 +3,7 @@
 ({
   // Lists visible controls and regions without a name for screen readers.
   unnamed: () => {
+    const unnamedRoles = new Set(["none", "status", "alert"]);
     const named = (element) =>
       element.ariaLabel ||
       element.textContent.trim() ||
@@ -14,7 +15,7 @@
         "button, a, input, select, textarea, summary, [role], canvas[tabindex], dialog, fieldset",
       ),
     ]
-      .filter((element) => element.checkVisibility() && element.role !== "none" && !named(element))
+      .filter((element) => element.checkVisibility() && !element.closest("[aria-hidden=true]") && !unnamedRoles.has(element.role) && !named(element))
       .map((element) => element.outerHTML.slice(0, 120));
   },
 
