@@ -50,6 +50,7 @@ export function plot({ label, describedBy, height, draw, point, leave, key }) {
 const waiting = new Set();
 
 function paintSoon(paint) {
+  if (waiting.has(paint)) return;
   waiting.add(paint);
   if (waiting.size === 1) requestAnimationFrame(paintNext);
 }

@@ -109,6 +109,18 @@ def test_keys_read_the_pairs_of_the_heat_map_and_the_texts_of_the_map(playground
     assert nearest.all_inner_texts() == [TEXTS[index] for index in order]
 
 
+def test_many_keys_within_one_frame_are_followed(playground: Open) -> None:
+    """A canvas that waits to be painted is asked again: it is painted once, with the last state."""
+    shown = playground()
+    shown.embed(TEXTS)
+    heat = shown.page.locator("canvas.pg-heat")
+    heat.evaluate("""(canvas) => {
+        for (let i = 0; i < 5; i += 1) canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
+    }""")
+    shown.wait_for_drawing()
+    expect(shown.card("Similarity").locator(".pg-readout bdi")).to_have_text([TEXTS[4], TEXTS[1]])
+
+
 def test_pointer_reads_a_pair(playground: Open) -> None:
     shown = playground()
     shown.embed(TEXTS)
