@@ -27,19 +27,19 @@ from assembly.access import Access, quota_store, read_access
 from assembly.catalog import open_catalog
 from assembly.client_addresses import client_addresses
 from assembly.lane_plan import plan_lanes
-from assembly.model_aliases import why_unusable_aliases
+from assembly.model_aliases import check_model_names
 from assembly.outer_middleware import add_outer_middleware
+from assembly.paths import Paths, read_paths
 from assembly.peers import Lifespan, Peers, find_peers
 from assembly.process_reporter import ProcessReporter
 from assembly.result_cache import open_result_cache
 from assembly.running import RunningService
 from assembly.tracing import Tracing, read_tracing
 from assembly.worker_channel import WorkerChannel
-from config import Settings, SettingsError
+from config import Settings
 from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
-from engine.errors import UnknownModelError
 from engine.recall import Recall
 from engine.request_terms import RequestTerms
 from serving.worker_process import WorkerLink
@@ -48,18 +48,11 @@ from telemetry.metrics import Metrics
 from web.answer_reuse import AnswerReuse
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config
-from web.dialects import Dialect, DialectPaths
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import (
-    LeanLitestar,
-    dialect_routes,
-    options_routes,
-    route_methods,
-)
+from web.litestar_adapter import LeanLitestar, options_routes
 from web.overload_guard import OverloadGuard
-from web.path_prefix import PathConflictError, PathPrefix
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
 
@@ -86,8 +79,7 @@ class AppParts:
         settings: those of the app, without API keys.
         metrics: counts answers, and errors of connections that end before there is a request.
         guard: rejects requests under overload.
-        prefix: what a proxy puts before all paths.
-        find_dialect: returns the dialect of a path; None: ours.
+        paths: what the paths of requests mean.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
         tracing: records spans of requests.
@@ -96,8 +88,7 @@ class AppParts:
     settings: Settings
     metrics: Metrics
     guard: OverloadGuard
-    prefix: PathPrefix
-    find_dialect: Callable[[str], Dialect | None]
+    paths: Paths
     keys: KeyRing
     service: RunningService
     tracing: Tracing
@@ -168,20 +159,18 @@ def build_app(
         plugins=[VectorsSchema(), openapi.StrictBodies()],
         logging_config=None,
     )
-    prefix = _path_prefix(app, settings)
-    find_dialect = prefix.find_dialect(DialectPaths(dialect_routes(app)).find)
+    paths = read_paths(app, root_path=settings.root_path)
     guard = add_outer_middleware(
         app,
         service,
-        find_dialect=find_dialect,
-        prefix=prefix,
+        paths=paths,
         metrics=metrics,
         large_bodies=large_bodies,
         authentication=authentication,
         settings=settings,
         tracing=tracing,
     )
-    app.state.parts = AppParts(settings, metrics, guard, prefix, find_dialect, access.keys, service, tracing)
+    app.state.parts = AppParts(settings, metrics, guard, paths, access.keys, service, tracing)
     return app
 
 
@@ -219,14 +208,6 @@ def _cors(settings: Settings) -> CORSConfig | None:
 
 def _rate_limits(settings: Settings, quotas: QuotaStore, metrics: Metrics) -> list[RateLimitMiddleware]:
     return [RateLimitMiddleware(quotas, count=metrics.count_rate_limited)] if settings.enable_rate_limit else []
-
-
-def _path_prefix(app: Litestar, settings: Settings) -> PathPrefix:
-    try:
-        return PathPrefix(settings.root_path, route_methods(app))
-    except PathConflictError as error:
-        message = f"ROOT_PATH={settings.root_path} cannot be used: {error}"
-        raise SettingsError(message) from None
 
 
 def _reuse(service: RunningService) -> AnswerReuse | None:
@@ -281,20 +262,3 @@ def _providers(
         "api_docs": lambda: api_docs,
         "required_models": lambda: service.required_models,
     }
-
-
-def check_model_names(settings: Settings, catalog: Catalog) -> None:
-    """Check that REQUIRED_MODELS, ALLOWED_MODELS and MODEL_ALIASES name models of *catalog*.
-
-    Raises:
-        SettingsError: a name is not in the catalogue, or an alias cannot be used.
-    """
-    for setting in ("required_models", "allowed_models"):
-        for name in getattr(settings, setting):
-            try:
-                catalog.get(name)
-            except UnknownModelError as error:
-                raise SettingsError(f"{setting.upper()}: {error.summary}") from None
-    for reason in why_unusable_aliases(settings, catalog):
-        message = f"MODEL_ALIASES: {reason}"
-        raise SettingsError(message)

@@ -1,9 +1,9 @@
-"""Checks MODEL_ALIASES against the models that exist: at start, in `check`, and after a reload."""
+"""Checks the settings that name models against those that exist: at start, in `check`, aliases also after a reload."""
 
 from collections.abc import Iterator
 
 from api.model_names import fold_name
-from config import Settings
+from config import Settings, SettingsError
 from engine.catalog import Catalog
 from engine.errors import UnknownModelError
 
@@ -21,3 +21,20 @@ def why_unusable_aliases(settings: Settings, catalog: Catalog) -> Iterator[str]:
             catalog.get(name)
         except UnknownModelError as error:
             yield f"the alias {alias!r} needs the real name of a model. {error.summary}"
+
+
+def check_model_names(settings: Settings, catalog: Catalog) -> None:
+    """Check that REQUIRED_MODELS, ALLOWED_MODELS and MODEL_ALIASES name models of *catalog*.
+
+    Raises:
+        SettingsError: a name is not in the catalogue, or an alias cannot be used.
+    """
+    for setting in ("required_models", "allowed_models"):
+        for name in getattr(settings, setting):
+            try:
+                catalog.get(name)
+            except UnknownModelError as error:
+                raise SettingsError(f"{setting.upper()}: {error.summary}") from None
+    for reason in why_unusable_aliases(settings, catalog):
+        message = f"MODEL_ALIASES: {reason}"
+        raise SettingsError(message)

@@ -1,6 +1,5 @@
 """Builds what is around all of Litestar: rejection under overload, log, timing, traces, and the prefix of proxies."""
 
-from collections.abc import Callable
 from functools import partial
 
 from litestar import Litestar
@@ -8,6 +7,7 @@ from litestar.config.cors import CORSConfig
 from litestar.types import ASGIApp
 
 from assembly.client_addresses import client_addresses
+from assembly.paths import Paths
 from assembly.running import RunningService
 from assembly.tracing import Tracing
 from config import Settings
@@ -15,11 +15,9 @@ from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_headers, timing_headers
-from web.dialects import Dialect
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import ShortWay, paths_with, wrap
 from web.overload_guard import OverloadGuard
-from web.path_prefix import PathPrefix
 from web.request_context import context_of
 from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
@@ -30,8 +28,7 @@ def add_outer_middleware(
     app: Litestar,
     service: RunningService,
     *,
-    find_dialect: Callable[[str], Dialect | None],
-    prefix: PathPrefix,
+    paths: Paths,
     metrics: Metrics,
     large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
@@ -45,7 +42,7 @@ def add_outer_middleware(
         identify=authentication.find_embed_caller,
         locate=authentication.locate,
         observe=metrics.observe,
-        find_dialect=find_dialect,
+        find_dialect=paths.find_dialect,
     )
     inner: ASGIApp = guard
     if settings.allowed_hosts:
@@ -58,11 +55,12 @@ def add_outer_middleware(
         timing=_timing(app, settings, app.cors_config),
         error_headers=partial(cors_headers, app.cors_config),
         large_bodies=large_bodies,
-        find_dialect=find_dialect,
+        find_dialect=paths.find_dialect,
     )
     metrics.watch_requests(lambda: log.in_flight)
     embedding, tokenizing = (paths_with(app, "work", [work]) for work in service.queues)
-    wrap(app, lambda _: prefix.around(tracing.around(log, embedding=embedding, tokenizing=tokenizing)))
+    wrap(app, lambda _: tracing.around(log, embedding=embedding, tokenizing=tokenizing))
+    wrap(app, paths.prefix.around)
     return guard
 
 

@@ -31,8 +31,10 @@ def serve_app(app: Litestar, *, worker: WorkerLink | None = None) -> int:
         limits=connection_limits(settings, workers=1 if worker is None else worker.workers),
         state=parts.service.lifecycle,
         count_failure=parts.metrics.count_error,
-        reject_early=early_rejections(settings, parts.prefix, parts.tracing.reject_early(parts.guard.reject_early)),
-        find_dialect=parts.find_dialect,
+        reject_early=early_rejections(
+            settings, parts.paths.prefix, parts.tracing.reject_early(parts.guard.reject_early)
+        ),
+        find_dialect=parts.paths.find_dialect,
         reload=reloading.request,
         address_of=client_addresses(settings).network_of_peer,
         watch_connections=parts.metrics.watch_connections,

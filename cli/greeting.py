@@ -43,8 +43,8 @@ def _check_models(settings: Settings) -> None:
     if settings.required_models == (BUNDLED_MODEL,) and not settings.allowed_models:
         return
     # The catalogue imports FastEmbed, a second that a start with default models need not spend here.
-    from assembly.app import check_model_names  # noqa: PLC0415
     from assembly.catalog import open_catalog  # noqa: PLC0415
+    from assembly.model_aliases import check_model_names  # noqa: PLC0415
 
     check_model_names(settings, open_catalog(settings))
 

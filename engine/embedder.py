@@ -290,15 +290,8 @@ class Embedder:
         caller, cache, work = terms.caller, terms.cache, terms.work
         options.check(model)
         work.model, work.texts = model.name, len(texts)
-        start = partial(
-            EmbedRun,
-            options=options,
-            scheduler=self._scheduler,
-            slice_texts=slice_texts,
-            count=count,
-            work=work,
-            clock=self._clock,
-        )
+        start = partial(EmbedRun, options=options, scheduler=self._scheduler, work=work, clock=self._clock)
+        start = partial(start, slice_texts=slice_texts, count=count)
         results, is_long = None, len(texts) > slice_texts
         if cache.may_read and (
             encoder := self._models.peek(model, options, caller=caller, if_fingerprint=terms.if_fingerprint)

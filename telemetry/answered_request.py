@@ -28,7 +28,7 @@ class AnsweredRequest:
         problem_code: of the error; None: there was none.
         dialect: the API that the caller speaks.
         work: what the engine did; None: nothing, the request was rejected unread.
-        trace_id: 32 hexadecimal digits; empty: it belongs to no trace.
+        trace_id: 32 hexadecimal digits; empty: it belongs to no trace, or to one that nobody records.
     """
 
     method: str

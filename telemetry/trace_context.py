@@ -21,6 +21,11 @@ class TraceContext:
     span_id: str
     flags: int
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the caller records its span, or the service its own."""
+        return self.flags & 1 == 1
+
 
 def parse_traceparent(value: str | None) -> TraceContext | None:
     """Return the trace context in the *value* of the header; None: it is malformed, so the header is ignored."""

@@ -128,7 +128,7 @@ class RequestLog:
             problem_code=context.problem_code,
             dialect=label_of(context.dialect),
             work=context.work,
-            trace_id="" if context.trace is None else context.trace.trace_id,
+            trace_id=context.trace.trace_id if context.trace is not None and context.trace.is_recorded else "",
         )
         self._observe(answered)
         if not context.logged_elsewhere:

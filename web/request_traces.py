@@ -33,8 +33,6 @@ from web.span_attributes import (
 FLUSH_S = 1.5
 """Seconds that the end of the service waits for spans to be sent. Less than the time after which the supervisor kills a
 worker that has drained."""
-SAMPLED = 1
-"""The flag of `traceparent` by which the caller says that it records its span."""
 
 log = structlog.get_logger()
 
@@ -93,7 +91,7 @@ class RequestTraces:
                 return
             route = self._routes.find(scope["path"]) if scope["method"] == "POST" else None
             parent = trace_of(scope["headers"])
-            if route is None and (parent is None or not parent.flags & SAMPLED):
+            if route is None and (parent is None or not parent.is_recorded):
                 await app(scope, receive, send)
                 return
             started_s, started_ns = self._clock(), self._time_ns()

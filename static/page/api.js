@@ -141,7 +141,8 @@ async function send(route, { method, body, headers, accept, signal, timeoutMs = 
       headers: sent,
       body: body === undefined || typeof body === "string" ? body : JSON.stringify(body),
       signal: signal ? AbortSignal.any([signal, limit]) : limit,
-      cache: "no-store",
+      // With no-store, the browser sends Cache-Control: no-cache, and the service would compute each text anew.
+      cache: body === undefined ? "no-store" : "default",
       credentials: "same-origin",
     });
   } catch (error) {

@@ -1,6 +1,6 @@
 // The end of the Overview: routes, connections and limits, and workers if there are several.
 
-import { h, setRows } from "./dom.js";
+import { h } from "./dom.js";
 import { NONE, NOT_REPORTED, bytes, count, duration, isNumber, milliseconds, percent, seconds } from "./figures.js";
 import { table } from "./overview-errors.js";
 

@@ -35,9 +35,11 @@ def built(**settings: str) -> object:
 
 def test_tracing_that_is_off_adds_nothing_to_a_request() -> None:
     off = NoTracing()
-    part: Any = object()
+    part: Any
+    reject: Any
+    part, reject = object(), object()
     assert off.around(part, embedding=frozenset(), tokenizing=frozenset()) is part
-    assert off.reject_early(part) is part
+    assert off.reject_early(reject) is reject
 
 
 def test_tracing_is_off_unless_it_is_asked_for(variables: pytest.MonkeyPatch) -> None:

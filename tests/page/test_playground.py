@@ -64,6 +64,7 @@ def test_embeds_and_says_what_was_done(playground: Open) -> None:
     assert re.search(r" · \d+ ms in the service \(.*infer \d", summary)
     shown.start()
     shown.wait()
+    expect(shown.page.locator(".pg-summary")).to_contain_text("from the cache")
     again = shown.page.locator(".pg-summary").inner_text()
     assert re.search(r" · 7 from the cache · \d+ ms in the service \(cache \d", again)
 

@@ -113,12 +113,13 @@ def test_endless_answer_is_not_read(variables: pytest.MonkeyPatch, status: int) 
         def log_message(self, *_: object) -> None:
             """Write nothing."""
 
-    with http_server(Endless) as address, capture_logs(), TracingTrouble().attached():
+    with http_server(Endless) as address, capture_logs() as events, TracingTrouble().attached():
         variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
         tracer = Tracer(version="1", protocol="http/protobuf")
         record(tracer, 1)
         tracer.close(WAIT_S)
         assert closed.wait(WAIT_S)
+    assert [event["event"] for event in events] == ([] if status == 200 else ["tracing_failed"])
 
 
 @pytest.mark.parametrize("protocol", RECEIVERS)

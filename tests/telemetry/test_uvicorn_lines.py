@@ -118,3 +118,12 @@ def test_set_up_of_the_operator_stays_but_shows_no_query_and_no_text(tmp_path: P
 def test_setting_up_the_log_again_adds_no_second_filter() -> None:
     code = "configure_logging(level='INFO', is_json=True)\nprint(len(errors.filters))"
     assert output_of(code) == "1\n"
+
+
+def test_uvicorn_that_is_set_up_after_the_app_is_adopted_at_its_start() -> None:
+    """As `uvicorn.run(app)` in a program does."""
+    adopt = "from telemetry.uvicorn_lines import adopt_uvicorn_lines\nadopt_uvicorn_lines(has_access_lines=False)\n"
+    events = events_of("uvicorn.Config('main:app')\n" + adopt + REQUEST + RUNNING)
+    assert [event["event"] for event in events] == [
+        *("WebSocket request", "Exception in ASGI application", "Uvicorn running"),
+    ]

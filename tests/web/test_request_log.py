@@ -234,6 +234,13 @@ async def test_trace_of_the_caller_is_in_every_line_and_in_what_is_observed() ->
     assert {event["trace_id"] for event in events} == {observed[0].trace_id} == {TRACE}
 
 
+async def test_trace_that_nobody_records_is_in_the_lines_only() -> None:
+    observed: list[AnsweredRequest] = []
+    with capture_logs() as events:
+        await ask(Answering(), headers=[(b"traceparent", TRACEPARENT[1][:-1] + b"0")], observe=observed.append)
+    assert (events[0]["trace_id"], observed[0].trace_id) == (TRACE, "")
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -437,6 +437,16 @@ def test_trace_that_begins_here_is_in_the_log_and_in_the_exemplars(traced: Trace
     assert [event["trace_id"] for event in events if event["event"] == "request_answered"] == [span.trace_id]
 
 
+def test_service_runs_without_traces_if_opentelemetry_cannot_start(
+    one_receiver: OtlpReceiver, variables: pytest.MonkeyPatch, tiny_models: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variables.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
+    with traced_by(one_receiver, variables, tiny_models) as traced:
+        assert traced.post("/embed", {"text": "one"}, traceparent=SAMPLED).status_code == 200
+        assert traced.finish().spans == []
+    assert "tracing_unavailable" in capsys.readouterr().out
+
+
 def test_names_of_the_service_come_from_the_environment(
     one_receiver: OtlpReceiver, variables: pytest.MonkeyPatch, tiny_models: object
 ) -> None:
