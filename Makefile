@@ -28,8 +28,8 @@ sbom: install  ## write sbom.cdx.json: the packages that the service installs on
 	$(UV) venv --quiet --clear .sbom && $(UV) pip install --quiet --python .sbom --require-hashes --only-binary :all: -r requirements/lock-runtime.txt && $(UV) tool run --from $(CYCLONEDX) cyclonedx-py environment --output-reproducible --output-file sbom.cdx.json .sbom ; status=$$? ; rm -rf .sbom ; exit $$status
 fmt: install  ## format the code and fix what ruff can fix
 	$(PYTHON_VENV) -m ruff check --fix . ; $(PYTHON_VENV) -m ruff format .
-lint: install  ## ruff and shellcheck; changes nothing
-	$(PYTHON_VENV) -m ruff check . && $(PYTHON_VENV) -m ruff format --check . && .venv/bin/shellcheck -xa run.sh deploy.sh .ci/run .ci/newer-nginx tests/clients/install.sh deploy/compose/start-nginx.sh docs/ci/image.sh tests/support/stub_engine.sh
+lint: install  ## ruff, shellcheck, Biome and html-validate; changes nothing
+	$(PYTHON_VENV) -m ruff check . && $(PYTHON_VENV) -m ruff format --check . && .venv/bin/shellcheck -xa run.sh deploy.sh .ci/run .ci/newer-nginx .ci/lint-web tests/clients/install.sh deploy/compose/start-nginx.sh docs/ci/image.sh tests/support/stub_engine.sh && bash .ci/lint-web
 types: install  ## mypy --strict on code and tests
 	$(PYTHON_VENV) -m mypy
 test:  ## run the tests; ARGS="-k word" goes to pytest

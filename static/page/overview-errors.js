@@ -5,7 +5,7 @@ import { h, setRows, setText } from "./dom.js";
 import { NOT_REPORTED, count } from "./figures.js";
 import { growth, isRestart } from "./samples.js";
 
-const KINDS = { quota: "over a quota", refused: "refused", caller: "wrong request", service: "failure" };
+const KINDS = { quota: "over a quota", refused: "refused", caller: "by the caller", service: "failure" };
 
 export class Errors {
   #seen = new Map();

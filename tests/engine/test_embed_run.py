@@ -172,7 +172,9 @@ async def test_tokens_that_the_model_runs_are_charged_and_counted_once(embedder:
     assert checked == [run.tokens]
     assert charged == [run.used_tokens] == [sum(run.tokens) - 102 + MAX_TOKENS]
     counts = CacheCounts(miss=len(texts))
-    assert embedder.usage("acme/tiny") == Usage(requests=1, texts=len(texts), tokens=run.used_tokens, cache=counts)
+    assert embedder.usage("acme/tiny") == Usage(
+        requests=1, texts=len(texts), tokens=run.used_tokens, truncated=1, cache=counts
+    )
 
 
 @pytest.mark.parametrize("name", ["check_tokens", "on_tokens"])
