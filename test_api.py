@@ -1007,11 +1007,13 @@ def test_every_answer_has_the_security_headers_of_data(client: httpx.Client, sen
     assert "server" not in headers
 
 
-def test_page_of_the_api_may_load_scripts_but_not_be_framed(client: httpx.Client) -> None:
-    headers = client.get("/schema").headers
+def test_page_of_the_api_loads_nothing_from_elsewhere_and_cannot_be_framed(client: httpx.Client) -> None:
+    headers = client.get("/docs", follow_redirects=True).headers
     assert headers["content-type"].startswith("text/html")
-    assert "default-src" not in headers["content-security-policy"]
-    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "http" not in policy
 
 
 def test_pages_of_other_origins_may_call(client: httpx.Client) -> None:
@@ -1076,6 +1078,7 @@ def schema_errors(document: Json, schema: Json, value: object) -> list[str]:
 
 def test_openapi_describes_every_endpoint(document: Json) -> None:
     assert {(method, path) for method, path, _ in operations(document)} == {
+        ("GET", "/"),
         ("POST", "/embed"),
         ("POST", "/embed/batch"),
         ("POST", "/tokenize"),

@@ -1,15 +1,19 @@
 """Writes the head of an answer together with the first part of its body: one system call and packet instead of two."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any, Protocol
-
-from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE
 
 Message = MutableMapping[str, Any]
 
 MAX_JOINED_BYTES = 256 * 1024
 """Larger parts are written after the head: joining copies them, which costs more than a second write."""
+STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+NOT_IN_NAMES = re.compile(rb"[\x00-\x1F\x7F()<>@,;:\[\]={} \t\\\"]")
+NOT_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""Characters of headers that uvicorn rejects."""
 FRAMING = frozenset({b"connection", b"transfer-encoding"})
 """Headers that change how an answer ends; uvicorn acts on them."""
 
@@ -72,17 +76,18 @@ class JoinedSend:
 
 def _head_of(exchange: Exchange, start: Message, length: int) -> bytes | None:
     """Return the head of a whole answer, whose body has this *length*; None: uvicorn has to look at it."""
-    if exchange.disconnected or exchange.response_started or exchange.access_log:
+    line = STATUS_LINES.get(start["status"])
+    if line is None or exchange.disconnected or exchange.response_started or exchange.access_log:
         return None
     headers = [(name.lower(), value) for name, value in (*exchange.default_headers, *start["headers"])]
     values = dict(headers)
     if values.get(b"content-length") != b"%d" % length or not FRAMING.isdisjoint(values):
         return None
-    if HEADER_RE.search(b"".join(values)) or HEADER_VALUE_RE.search(b"".join([value for _, value in headers])):
+    if NOT_IN_NAMES.search(b"".join(values)) or NOT_IN_VALUES.search(b"".join([value for _, value in headers])):
         return None
     if not exchange.keep_alive:
         headers.append((b"connection", b"close"))
-    return b"".join([STATUS_LINE[start["status"]], *[b"%s: %s\r\n" % header for header in headers], b"\r\n"])
+    return b"".join([line, *[b"%s: %s\r\n" % header for header in headers], b"\r\n"])
 
 
 def _write_whole(exchange: Exchange, head: bytes, body: bytes) -> None:

@@ -24,7 +24,7 @@ export function* pca(gram, count) {
   }
   const threshold = NOTHING * diagonal;
   const { basis, small } = yield* lanczos(centred, count, 1e-9 * diagonal);
-  const { values, vectors } = jacobi(small);
+  const { values, vectors } = yield* jacobi(small);
   const order = values.map((_, i) => i).sort((a, b) => values[b] - values[a]);
   const components = [0, 1].map((rank) => {
     const column = order[rank];
@@ -127,7 +127,7 @@ function component(basis, value, weights, count, threshold) {
 }
 
 /** All eigenvalues and eigenvectors (columns) of a small symmetric matrix, by Jacobi's rotations. */
-function jacobi(matrix) {
+function* jacobi(matrix) {
   const a = matrix.map((row) => Float64Array.from(row));
   const size = a.length;
   const vectors = a.map((_, i) => Float64Array.from(a, (__, j) => (i === j ? 1 : 0)));
@@ -140,6 +140,7 @@ function jacobi(matrix) {
         rotate(a, vectors, p, q);
         hasRotated = true;
       }
+      yield;
     }
   }
   return { values: a.map((row, i) => row[i]), vectors };

@@ -15,11 +15,10 @@ export async function inSlices(work, signal) {
   for (;;) {
     signal?.throwIfAborted();
     const end = performance.now() + SLICE_MS;
-    while (performance.now() < end) {
-      const step = work.next();
-      if (step.done) return step.value;
-    }
-    await nextTask();
+    let step = work.next();
+    while (!step.done && performance.now() < end) step = work.next();
+    await nextTask(); // also at the end: what follows begins in a task of its own
+    if (step.done) return step.value;
   }
 }
 

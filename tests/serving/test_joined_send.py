@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
 
-from serving.joined_send import MAX_JOINED_BYTES, JoinedSend
+from serving.joined_send import MAX_JOINED_BYTES, NOT_IN_NAMES, NOT_IN_VALUES, STATUS_LINES, JoinedSend
 
 
 class Written(asyncio.Transport):
@@ -179,3 +179,10 @@ async def test_nothing_is_written_while_the_client_does_not_receive() -> None:
     cycle.flow.resume_writing()
     await sending
     assert len(transport.writes) == 1
+
+
+def test_status_lines_and_rejected_characters_are_those_of_uvicorn() -> None:
+    assert {status: STATUS_LINE[status] for status in STATUS_LINES} == STATUS_LINES
+    all_bytes = [bytes([number]) for number in range(256)]
+    for ours, theirs in ((NOT_IN_NAMES, HEADER_RE), (NOT_IN_VALUES, HEADER_VALUE_RE)):
+        assert [bool(ours.search(one)) for one in all_bytes] == [bool(theirs.search(one)) for one in all_bytes]
