@@ -160,6 +160,25 @@ async def test_results_are_found_after_a_reload_of_the_same_model_and_not_after_
         assert changed.cache == CacheCounts(miss=1)
 
 
+async def test_answers_of_before_a_reload_are_deleted_before_changed_models_are_loaded(
+    start: Start, tmp_path: Path
+) -> None:
+    """That may take minutes, and names, such as aliases, may mean other models from then on."""
+    kept = list[int]()
+
+    def load(model: Model, **keys: Any) -> Encoder:
+        kept.append(len(answers))
+        return load_encoder(model, **keys)
+
+    answers: Any = ()
+    async with start(load) as service:
+        answers = service.results.answers
+        answers.put(b"key", object(), 10)
+        rewrite(REQUIRED, tmp_path, dim=5)
+        assert changes(await reload(service)) == {"changed": [REQUIRED]}
+    assert kept[1:] == [1, 0]  # whether the new one can be loaded is found out first
+
+
 async def test_lease_that_is_held_ends_with_the_old_model(start: Start, tmp_path: Path) -> None:
     async with start() as service:
         models, old = service.parts.models, service.parts.embedder.resolve_model(OTHER)
