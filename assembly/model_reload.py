@@ -158,6 +158,7 @@ def compare(
     must_stay, kept = {name.lower() for name in required}, []
     for key, model in before.items():
         if (found := after.get(key)) == model:
+            after[key] = model  # the same object as that of the encoder in memory is compared quickly
             continue
         new_folder = found.folder if found else None
         reason = ((failures or {}).get(key) or why_unusable(new_folder)) if new_folder else None

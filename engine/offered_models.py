@@ -72,7 +72,7 @@ class OfferedModels:
     def is_in_memory(self, model: Model, fingerprint: str, *, caller: Caller) -> bool:
         """Return whether callers still get this *model*, with this *fingerprint*, from memory.
 
-        *model* is that of the encoder, which may be a copy of the catalogue's: a reload reads all of them again.
+        *model* is that of the encoder, which may be a copy of the catalogue's, as that of a hub model is.
         """
         if self._catalog.find(model.name) != model:  # a reload has replaced it
             return False

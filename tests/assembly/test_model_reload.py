@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ async def test_folder_that_was_added_is_served_and_one_that_was_removed_is_not(s
         with pytest.raises(UnknownModelError):
             await dimension(service, OTHER)
         assert set(service.parts.models.loaded) == {REQUIRED, "tiny/new"}
+        before = service.parts.embedder.models
         assert changes(await reload(service)) == {}
+        assert all(map(is_, service.parts.embedder.models, before))
 
 
 async def test_corrected_manifest_is_served_without_waiting_for_the_pause_after_a_failure(
