@@ -221,8 +221,8 @@ class MetricsAnswer:
     """Work done by the service since it started, and its present state.
 
     `in_flight` requests have begun and have no answer yet. `event_loop_lag_seconds` is the highest delay of the event
-    loop in the last 15 to 30 seconds. `lanes_busy_seconds` is the time of all lanes in model runs. `statuses` are
-    answers by status, `rate_limited` rejections by quota.
+    loop in the last 15 to 30 seconds. `lanes_busy_seconds` is the time of all `queue.lanes` in model runs, so without
+    the express lane. `statuses` are answers by status, `rate_limited` rejections by quota.
     """
 
     total_requests: int
