@@ -66,7 +66,10 @@ class StageMetrics:
 
 @dataclass(frozen=True, slots=True)
 class EndpointMetrics:
-    """One endpoint: answers since the start, and percentiles of its latest 2,048 latencies in milliseconds."""
+    """One endpoint: answers since the start, and percentiles of its latest 2,048 latencies in milliseconds.
+
+    These are of served requests only (status below 400): errors take microseconds, or as long as a timeout.
+    """
 
     requests: int
     latency_ms: Derived[dict[str, float]]
