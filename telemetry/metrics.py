@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Literal, get_args
 
-from telemetry.answered_request import AnsweredRequest
+from telemetry.answered_request import AnsweredRequest, known_method
 from telemetry.histograms import DURATIONS_S, SHORT_DURATIONS_S, TEXTS, TOKENS, Buckets, Histogram
 from telemetry.log_output import dropped_lines
 from telemetry.loop_lag import LoopLag
@@ -17,10 +17,6 @@ MAX_RECENT_LATENCIES = 2048
 """Latencies of served requests kept per endpoint for percentiles. They describe recent requests, and memory stays
 bounded. With 2048 of them, about 20 are above the 99th percentile."""
 PERCENTILES = (50, 95, 99)
-METHODS: Final = frozenset({"", "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
-"""Methods that a label may have; it is empty for requests that match no route."""
-OTHER_METHOD: Final = "_OTHER"
-"""The label of all other methods, as OpenTelemetry names it."""
 CALLER_LEFT_STATUS: Final = 499
 STATUSES: Final = {status.value: str(status.value) for status in HTTPStatus} | {CALLER_LEFT_STATUS: "499"}
 OTHER_STATUS: Final = "other"
@@ -235,7 +231,7 @@ class Metrics:
 
     def _open_series(self, answered: AnsweredRequest) -> _Series:
         """Return the series of a request; methods and statuses that are not ours share one each."""
-        method = answered.method if answered.method in METHODS else OTHER_METHOD
+        method = known_method(answered.method) if answered.method else ""  # it is empty if there is no route
         status = answered.status if answered.status in STATUSES else 0
         key = (method, answered.route, status, answered.dialect)
         if (series := self._series.get(key)) is None:
