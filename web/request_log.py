@@ -16,7 +16,7 @@ from telemetry.request_work import RequestWork
 from web.dialects import Dialect, label_of
 from web.disconnect_watch import DisconnectWatch
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import route_of
+from web.litestar_adapter import route_of, set_route
 from web.problems import CALLER_LEFT, InternalError, problem_answer, request_id_of
 from web.request_context import RequestContext, context_of, trace_of
 from web.request_lines import RequestLines
@@ -110,6 +110,8 @@ class RequestLog:
         finally:
             self.in_flight -= 1
             watch.stop()
+            if inner is not scope and (route := route_of(inner)) is not None:
+                set_route(scope, route)  # for the middleware around this one
             self._record(inner, context, answer.status, times)
 
     def _time(self, times: RequestTimes, scope: HTTPScope, work: RequestWork, own: list[Header]) -> list[Header]:

@@ -115,6 +115,7 @@ async def test_time_in_runs_is_counted_also_while_one_goes_on(
 async def test_run_that_ends_while_its_time_is_read_counts_until_its_end(outcomes: Outcomes) -> None:
     """A counter that were higher for a moment would look like a restart at the next scrape."""
     model, clock, is_reading = GatedModel(), ManualClock(), False
+    lane: Lane
 
     def read() -> float:
         if is_reading and threading.current_thread() is threading.main_thread():
