@@ -222,7 +222,7 @@ class Scheduler:
         return self._admission.interactive, self._admission.bulk
 
     def state(self) -> SchedulerState:
-        jobs = list(self._queue)
+        jobs, busy_s = list(self._queue), {lane.name: lane.busy_s for lane in self._all_lanes}
         return SchedulerState(
             waiting_requests=len(jobs),
             waiting_texts=sum(len(job.waiting) for job in jobs),
@@ -236,7 +236,8 @@ class Scheduler:
             padded_tokens=self._runs.padded_tokens,
             dropped_texts=self._outcomes.dropped_texts,
             runs=self._runs.read(),
-            busy_s={lane.name: lane.busy_s for lane in self._all_lanes},
+            lanes_busy_s=sum(busy_s[lane.name] for lane in self._lanes),
+            busy_s=busy_s,
         )
 
     @property

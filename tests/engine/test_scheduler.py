@@ -280,6 +280,22 @@ async def test_express_lane_runs_a_query_while_all_lanes_run_bulk_work(two_lanes
     assert len(model.runs) == 2
 
 
+async def test_lanes_are_busy_all_the_time_at_most_whatever_the_express_lane_does(
+    two_lanes: Scheduler, model: GatedModel, clock: ManualClock
+) -> None:
+    bulk = submit(two_lanes, model, *texts_of(LARGE, 32))
+    await model.started(2)
+    query = GatedModel("query")
+    small = submit(two_lanes, query, Text(SMALL, 7))
+    await query.started(1)
+    clock.now_s += 3.0
+    state = two_lanes.state()
+    assert (state.lanes, state.lanes_busy_s, sum(state.busy_s.values())) == (2, 2 * 3.0, 3 * 3.0)
+    query.open()
+    model.open()
+    await asyncio.gather(bulk, small)
+
+
 async def test_express_lane_runs_small_micro_batches_only(two_lanes: Scheduler, model: GatedModel) -> None:
     bulk = submit(two_lanes, model, *texts_of(LARGE, 32))
     await model.started(2)
