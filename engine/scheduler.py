@@ -193,7 +193,7 @@ class Scheduler:
 
     def drop(self, job: Job) -> None:
         """Remove the waiting texts of *job* and ignore its result."""
-        self._outcomes.drop(job)
+        self._outcomes.drop(job, [batch for lane in self._all_lanes for batch in lane.batches])
 
     def estimate(self, model: RunnableModel, items: Sequence[Item]) -> Estimate:
         """Return the micro-batches of *items* on an idle service, and their duration at the measured speed."""

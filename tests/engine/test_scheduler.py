@@ -1,6 +1,7 @@
 """The scheduler on real threads: order, admission, express lane, failures. Every request gets an answer."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -840,3 +841,24 @@ def test_estimate_holds_for_more_texts_than_are_planned_at_once(batching: Batchi
     micro_batches, _ = asyncio.run(estimated(batching, [3] * texts, lanes=1))
     model, _ = run_all(batching, [[3] * texts])
     assert micro_batches == len(model.runs)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_job_that_fails_or_is_dropped_while_it_runs_knows_since_when_it_ran(
+    one_lane: Scheduler, model: GatedModel, clock: ManualClock, *, fails: bool
+) -> None:
+    texts = [Text(SMALL, 1)]
+    clock.now_s = 3.0
+    admitted = one_lane.admit(model, texts, caller=ANYONE, deadline_s=math.inf)
+    with admitted.reservation:
+        job = one_lane.start(admitted, texts)
+        await model.started(1)
+        clock.now_s = 5.0
+        if fails:
+            model.fails_on = {1}
+            model.open()
+            with pytest.raises(InferenceError):
+                await job.result
+        else:
+            one_lane.drop(job)
+    assert (job.queued_s, job.started_s, job.unfinished) == (3.0, 3.0, 1)
