@@ -263,8 +263,7 @@ class Scheduler:
         return sum(len(lane.batches) for lane in self._all_lanes)
 
     def _is_overdue(self, batch: MicroBatch) -> bool:
-        now = self._clock()
-        return any(batch in lane.batches and lane.is_overdue(now) for lane in self._all_lanes)
+        return any(batch in lane.batches and lane.is_overdue(self._clock()) for lane in self._all_lanes)
 
     def _dispatch(self) -> None:
         """Start what can start. A job that cannot be dispatched fails, so that it does not block the others."""
