@@ -71,7 +71,7 @@ class OfferedModels:
 
     def is_in_memory(self, model: Model, fingerprint: str, *, caller: Caller) -> bool:
         """Return whether callers still get this *model*, with this *fingerprint*, from memory."""
-        if self._catalog.find(model.name) is not model:  # a reload has replaced it
+        if self._catalog.find(model.name) != model:  # a reload has replaced it; one that changed nothing made a copy
             return False
         encoder = self._models.peek(model, caller=caller[0])
         return encoder is not None and encoder.model is model and _fingerprint_of(encoder) == fingerprint
