@@ -31,6 +31,8 @@ PROMETHEUS_FORMATS: Final = (PLAIN, OPEN_METRICS)
 
 EXCLUDED = re.compile(r";\s*q=0(\.0*)?\s*$")
 """A quality of zero excludes a format; Litestar would treat it as the least preferred one."""
+MAX_ACCEPTED = 100
+"""Most formats in a header that is parsed: browsers send ten. Thousands would block the event loop for 40 ms."""
 FINGERPRINT_HEADER = "X-Model-Fingerprint"
 EMBEDDING_HEADERS = {
     "X-Embedding-Shape": "rows and columns of the matrix, such as `2,384`",
@@ -75,9 +77,11 @@ def metrics_format(accept: str | None, offered: Sequence[str]) -> str:
 def best_match(accept: str, offered: Sequence[str]) -> str | None:
     """Return the format of *offered* that the header *accept* prefers, the first among equals; None: it accepts none.
 
-    A header that cannot be parsed accepts anything.
+    A header that cannot be parsed, or is very long, accepts anything.
     """
     parts = accept.split(",")
+    if len(parts) > MAX_ACCEPTED:
+        return offered[0]
     excluded = {part.partition(";")[0].strip() for part in parts if EXCLUDED.search(part)}
     acceptable = ",".join(part for part in parts if not EXCLUDED.search(part))
     try:

@@ -86,6 +86,7 @@ PROMETHEUS_3 = (
         pytest.param("text/plain;q=0.5, application/json;q=0.9", JSON, id="json-preferred"),
         pytest.param("application/json;q=0, */*", OPEN_METRICS, id="not-json"),
         pytest.param("text/plain;q=1e999", JSON, id="endless-quality"),
+        pytest.param("image/png," * 3000, JSON, id="too-many-to-read"),
     ],
 )
 def test_metrics_are_text_if_the_accept_header_prefers_text(accept: str | None, wanted: str) -> None:
