@@ -121,7 +121,7 @@ def test_libraries_are_imported_only_where_they_belong() -> None:
     [
         ("fastembed", {"engine.fastembed_imports"}),
         ("onnxruntime", {"engine.onnx_sessions"}),
-        ("uvicorn", {"serving.joined_send", "serving.uvicorn_adapter", "serving.uvicorn_server"}),
+        ("uvicorn", {"serving.uvicorn_adapter", "serving.uvicorn_server"}),
     ],
 )
 def test_few_modules_adapt_the_library(library: str, adapters: set[str]) -> None:
