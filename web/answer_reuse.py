@@ -35,7 +35,7 @@ class ReadyAnswer:
         headers: its own, without those that every answer has.
         parts: the body before the duration, and after it; one part if it has no duration.
         dialect: the API that the caller speaks, which may depend on the body.
-        encoding_formats: as `RequestContext.encoding_formats`.
+        encoding_formats: as `RequestContext.encoding_formats`, which the body states.
     """
 
     how: Repeatable
