@@ -26,6 +26,8 @@ METRIC_FORMATS: Final = (JSON, *TEXT_TYPES)
 PROMETHEUS_FORMATS: Final = (PLAIN, OPEN_METRICS)
 """The formats of `GET /metrics/prometheus`, the default first."""
 
+MAX_RANGES = 100
+"""Most formats in a header that is read: browsers send ten. Thousands would block the event loop for 40 ms."""
 FINGERPRINT_HEADER = "X-Model-Fingerprint"
 EMBEDDING_HEADERS = {
     "X-Embedding-Shape": "rows and columns of the matrix, such as `2,384`",
@@ -72,10 +74,13 @@ def best_match(accept: str, offered: Sequence[str]) -> str | None:
 
     The most specific range that matches a format states its quality (RFC 9110, section 12.5.1). Of equal ones, the
     format that is named wins, then the one named first, then the one offered first. Parameters such as `version` are
-    ignored. A header that cannot be parsed accepts anything.
+    ignored. A header that cannot be parsed, or is very long, accepts anything.
     """
+    parts = accept.lower().split(",")
+    if len(parts) > MAX_RANGES:
+        return offered[0]
     try:
-        ranges = [_read_range(part) for part in accept.lower().split(",")]
+        ranges = [_read_range(part) for part in parts]
     except ValueError:  # a quality that is not a number
         return offered[0]
     best: tuple[float, int, int] | None = None

@@ -7,6 +7,7 @@ from cli.top_reading import Reading
 
 REFUSED_STATUSES = ("429", "503")
 PERCENTILES = ("p50", "p95", "p99")
+WORKER_NUMBERS = ("queue_seconds", "connections", "proportional_bytes")
 MAX_ROUTES = 8
 """Routes with figures of their own, those with the most requests first: more do not fit on a screen."""
 
@@ -18,9 +19,9 @@ def figures_of(before: Reading, now: Reading) -> dict[str, Any]:
     readings, rates are those since the restart.
     """
     counts = _Counts(before, now)
-    metrics = now.metrics
+    metrics, status = now.metrics, now.health.get("status")
     return {
-        "status": now.health.get("status"),
+        "status": status if isinstance(status, str) else None,
         "uptime_seconds": _number(metrics, "uptime_seconds"),
         "interval_seconds": round(counts.seconds, 3),
         "restarted": counts.is_restarted,
@@ -43,7 +44,7 @@ def figures_of(before: Reading, now: Reading) -> dict[str, Any]:
         "routes": _routes(counts, metrics),
         "errors": {code: counts.rate("errors", code) for code in _entries(metrics, "errors")},
         "models": _models(counts, metrics),
-        "workers": _at(metrics, "workers", "processes"),
+        "workers": _workers(metrics),
     }
 
 
@@ -113,7 +114,7 @@ def _routes(counts: _Counts, metrics: Mapping[str, Any]) -> dict[str, dict[str, 
 
 def _models(counts: _Counts, metrics: Mapping[str, Any]) -> dict[str, dict[str, float | bool | None]]:
     """Return, per model that is in memory or was used, its rates and memory."""
-    in_memory = [name for name in _at(metrics, "cache_info", "cached_models") or [] if isinstance(name, str)]
+    in_memory = [name for name in _items(metrics, "cache_info", "cached_models") if isinstance(name, str)]
     return {
         name: {
             "in_memory": name in in_memory,
@@ -124,6 +125,21 @@ def _models(counts: _Counts, metrics: Mapping[str, Any]) -> dict[str, dict[str, 
         }
         for name in dict.fromkeys([*reversed(in_memory), *_entries(metrics, "models")])
     }
+
+
+def _workers(metrics: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return what is reported of each worker process; None: there is only one process."""
+    if _at(metrics, "workers", "processes") is None:
+        return None
+    return [
+        {
+            **worker,
+            **{name: _number(worker, name) for name in WORKER_NUMBERS},
+            "restarts": {reason: _number(worker, "restarts", reason) for reason in _entries(worker, "restarts")},
+        }
+        for worker in _items(metrics, "workers", "processes")
+        if isinstance(worker, Mapping)
+    ]
 
 
 def _at(content: object, *path: str) -> Any:
@@ -138,6 +154,11 @@ def _at(content: object, *path: str) -> Any:
 def _number(content: object, *path: str) -> float | None:
     found = _at(content, *path)
     return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def _items(content: object, *path: str) -> list[Any]:
+    found = _at(content, *path)
+    return found if isinstance(found, list) else []
 
 
 def _entries(content: object, *path: str) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Reads health and metrics of a running service, for `top`."""
 
 import ipaddress
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,12 @@ import httpx
 
 TIMEOUT_S = 5.0
 """How long to wait for an answer. A busy service answers within milliseconds."""
+MAX_ANSWER_BYTES = 5_000_000
+"""Longest answer that is read: ten times the metrics of a service with hundreds of models."""
+MAX_CHARACTERS = 500
+"""Longest text of an answer that is shown; the rest is cut."""
+MAX_NUMBER = 1e18
+"""Largest number that is understood: sums and differences of such numbers are numbers, too."""
 KEY_VARIABLE = "FAST_EMBEDDING_API_KEY"
 
 
@@ -85,18 +92,26 @@ class ServiceReader:
 
     def _get(self, path: str, *, accepted: tuple[int, ...]) -> tuple[float, Mapping[str, Any]]:
         try:
-            answer = self._client.get(path, headers={"Accept": "application/json"})
+            status, body = self._fetch(path)
         except (httpx.HTTPError, OSError) as error:
-            reason = str(error).strip() or type(error).__name__
+            reason = printable(str(error).strip()) or type(error).__name__
             raise ReadingError(f"No answer from {self.url} ({reason}).") from None
-        at_s = self._clock()
-        try:
-            content = answer.json()
-        except ValueError:
-            content = None
-        if answer.status_code in accepted and isinstance(content, dict):
+        at_s, content = self._clock(), None if body is None else read_json(body)
+        if status in accepted and isinstance(content, dict):
             return at_s, content
-        raise self._problem(path, answer.status_code, content)
+        raise self._problem(path, status, content)
+
+    def _fetch(self, path: str) -> tuple[int, bytes | None]:
+        """Return status and body of an answer; None: the body is too long, or does not end."""
+        # Compressed, a short answer could take all memory.
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        end_s, body = time.monotonic() + TIMEOUT_S, bytearray()
+        with self._client.stream("GET", path, headers=headers) as answer:
+            for part in answer.iter_raw():
+                body += part
+                if len(body) > MAX_ANSWER_BYTES or time.monotonic() > end_s:
+                    return answer.status_code, None
+        return answer.status_code, bytes(body)
 
     def _problem(self, path: str, status: int, content: object) -> ReadingError:
         detail = content.get("detail") if isinstance(content, dict) else None
@@ -107,6 +122,42 @@ class ServiceReader:
         if isinstance(content, dict) and content.get("code") == "metrics-disabled":
             advice = ""
         return ReadingError(f"{said}: {detail}{advice}", is_final=status in {401, 403, 404})
+
+
+def read_json(body: bytes) -> object:
+    """Return what *body* contains, with texts that a terminal only shows, and numbers that can be added.
+
+    None: it is not JSON.
+    """
+    try:
+        return json.loads(
+            body, object_hook=_printable_members, parse_int=_number, parse_float=_number, parse_constant=lambda _: None
+        )
+    except (ValueError, RecursionError):
+        return None
+
+
+def printable(text: str) -> str:
+    """Return *text* without characters that a terminal obeys, such as the beginning of a command to it."""
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_CHARACTERS])
+
+
+def _printable_members(members: dict[str, Any]) -> dict[str, Any]:
+    return {printable(name): _printable_value(value) for name, value in members.items()}
+
+
+def _printable_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [printable(item) if isinstance(item, str) else item for item in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def _number(text: str) -> float | None:
+    """Return the number that *text* is; None: it is too large."""
+    number = float(text)
+    if not abs(number) <= MAX_NUMBER:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else number
 
 
 def _is_local(host: str) -> bool:

@@ -102,10 +102,10 @@ def _workers(workers: Sequence[Mapping[str, Any]]) -> Table:
         (
             str(worker.get("worker")),
             f"{worker.get('status')}{' (does not answer)' if worker.get('stale') else ''}",
-            _number(worker.get("queue_seconds"), 2),
-            _number(worker.get("connections")),
-            _megabytes(worker.get("proportional_bytes")),
-            _number(sum((worker.get("restarts") or {}).values())),
+            _number(worker["queue_seconds"], 2),
+            _number(worker["connections"]),
+            _megabytes(worker["proportional_bytes"]),
+            _number(sum(number or 0 for number in worker["restarts"].values())),
         )
         for worker in workers
     ]

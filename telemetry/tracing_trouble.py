@@ -13,6 +13,8 @@ INTERVAL_S = 60.0
 SAFE_WORDS = frozenset({"spans", "traces", "Span"})
 """The only strings of messages that are written. Others may be an answer of the receiver, or an address with a
 password."""
+CALLERS_LOGGER = "opentelemetry.trace.span"
+"""What it says is about a `tracestate` that a caller has sent: no trouble of ours, and any caller could write lines."""
 
 log = structlog.get_logger()
 
@@ -29,6 +31,8 @@ class TracingTrouble(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line with the reason and the number of lines that were suppressed before it."""
+        if record.name == CALLERS_LOGGER:
+            return
         if str(record.msg).startswith(("Transient error", "Shutdown in progress")):
             self._error = _error(record) or self._error
             return  # it is tried again; or the service ends, and the line before says what is lost

@@ -33,6 +33,8 @@ from web.span_attributes import (
 FLUSH_S = 1.5
 """Seconds that the end of the service waits for spans to be sent. Less than the time after which the supervisor kills a
 worker that has drained."""
+MAX_STATE_CHARACTERS = 512
+"""Longest `tracestate` that is passed on, the least that the standard asks for. Each span keeps it until it is sent."""
 
 log = structlog.get_logger()
 
@@ -175,8 +177,9 @@ class _TimeOfDay:
 
 
 def _state_of(headers: Iterable[Header]) -> str:
-    """Return `tracestate`, whose parts may be in several headers."""
-    return ",".join(value.decode("latin-1") for name, value in headers if name == b"tracestate")
+    """Return `tracestate`, whose parts may be in several headers; empty: there is none, or it is too long."""
+    state = b",".join(value for name, value in headers if name == b"tracestate")
+    return state.decode("latin-1") if len(state) <= MAX_STATE_CHARACTERS else ""
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

@@ -1,9 +1,8 @@
 // Shows the API description of this service with Swagger UI. All addresses are relative, so any path prefix works.
 
+const base = new URL(".", document.baseURI);
 /** Where the page keeps a key for this tab, too. */
-const STORED_KEY = "fast-embedding-key";
-
-const base = new URL("./", document.baseURI);
+const STORED_KEY = `fast-embedding-key ${base.pathname}`;
 const message = document.getElementById("message");
 const keyForm = document.getElementById("key-form");
 
@@ -68,8 +67,8 @@ function show(spec, key) {
   message.hidden = true;
   keyForm.hidden = true;
   const ui = globalThis.SwaggerUIBundle({
-    // Behind a proxy, the address of this page is the one that works.
-    spec: { ...spec, servers: [{ url: base.pathname.replace(/\/$/, "") || "/" }] },
+    // Behind a proxy, the address of this page is the one that works. Two slashes at its beginning would name a host.
+    spec: { ...spec, servers: [{ url: base.pathname.replace(/^\/+/, "/").replace(/(?!^)\/$/, "") }] },
     dom_id: "#swagger-ui",
     deepLinking: true,
     displayRequestDuration: true,

@@ -1,6 +1,7 @@
 // Calls the service: URLs relative to the page, the caller's key, time limits, and errors in words.
 
-const STORED_KEY = "fast-embedding-key";
+/** A host may have several services below its paths, and each gets its own key only. /docs uses the same name. */
+const STORED_KEY = `fast-embedding-key ${new URL(".", document.baseURI).pathname}`;
 const TIMEOUT_MS = 15_000;
 /** Codes of 401 and 403 that another key may cure; the other ones are settings of the service. */
 const CURED_BY_A_KEY = new Set(["unauthenticated", "missing-scope"]);

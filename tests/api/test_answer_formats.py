@@ -91,6 +91,7 @@ PROMETHEUS_3 = (
         pytest.param("text/plain; Q=0.2, Application/JSON ;q=0.3", JSON, id="capitals-and-spaces"),
         pytest.param(", text/plain,", PLAIN, id="empty-parts"),
         pytest.param("text/plain;q=1e999", JSON, id="endless-quality"),
+        pytest.param("image/png," * 3000, JSON, id="too-many-to-read"),
         pytest.param("text/plain;q=-1", JSON, id="negative-quality"),
         pytest.param("text/plain;q=nan", JSON, id="no-quality"),
     ],

@@ -20,6 +20,7 @@ from telemetry.answered_request import AnsweredRequest
 from tests.api.test_cache_headers import LONE_ROUTES, MODEL, ROUTES, cached, new_texts, without_times
 from tests.support.apps import running_app
 from tests.support.servers import ROOT
+from tests.support.tiny import TinyModel
 from tests.support.watched_log import WatchedLog, watched_log
 from web.answer_reuse import COMPARED, EXCLUDING, AnswerReuse
 from web.json_bodies import receive_body
@@ -223,6 +224,23 @@ def test_deleting_results_deletes_their_answers(variables: dict[str, str]) -> No
         answers += [client.post("/embed", json=body) for _ in range(3)]
     assert found == [False, False, True] * 2
     assert [cached(answer) for answer in answers] == [(0, 1, 0), (1, 0, 0), (1, 0, 0)] * 2
+
+
+def test_answers_are_kept_anew_after_a_reload_in_which_a_name_may_get_another_model(tmp_path: Path) -> None:
+    TinyModel(MODEL).write(tmp_path)
+    settings = {"MODELS_DIR": str(tmp_path), "REQUIRED_MODELS": MODEL, "MODEL_ALIASES": f"ours={MODEL}"}
+    with running_app(**settings) as client, repeats() as found:
+
+        def ask(model: str) -> list[int]:
+            answers = [client.post("/v1/embeddings", json={"input": "one", "model": model}) for _ in range(3)]
+            return [len(answer.json()["data"][0]["embedding"]) for answer in answers]
+
+        assert ask("ours") == [4] * 3
+        TinyModel("ours", dim=6).write(tmp_path)
+        client.blocking_portal.call(parts_of(client.app).service.reload)
+        assert ask("ours") == [6] * 3
+        assert ask(MODEL) == [4] * 3
+    assert found == [False, False, True] * 2 + [False, True, True]
 
 
 def test_callers_are_kept_apart_and_authenticated(variables: dict[str, str]) -> None:

@@ -40,7 +40,7 @@ def test_everything_works_below_the_prefix(proxy: ProxyProcess) -> None:
         assert client.get("/schema/openapi.json").json()["servers"] == [{"url": PREFIX}]
         for path in ("/schema", "/schema/", "/schema/swagger/", "/docs/"):
             assert str(client.get(path).url) == f"{proxy.url}{PREFIX}/docs"
-        for path in ("/metrics", "/metrics/", "/cache"):
+        for path in ("/metrics", "/metrics/", "/metrics/prometheus", "/cache", f"{PREFIX}/metrics", f"{PREFIX}//cache"):
             assert client.get(path).status_code == 403
         bare = httpx.get(f"{proxy.url}{PREFIX}", headers={"Accept": "text/html"})
         assert bare.headers["location"].endswith(f"{PREFIX}/")

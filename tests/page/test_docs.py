@@ -76,6 +76,9 @@ def test_closed_docs_ask_for_a_key_and_send_it_with_examples(
     assert Operation(page, "post", "/embed").execute()[0] == "200"
     page.reload()
     page.locator(".opblock").first.wait_for()  # the key is kept for the tab
+    assert page.evaluate("Object.keys(sessionStorage)") == ["fast-embedding-key /"]  # of this path of the host only
+    page.goto(f"{url}/")
+    expect(page.locator("#key-words")).to_have_text("Forget the key")  # the page has it, too
 
 
 def test_key_can_be_entered_in_the_authorize_dialog(open_page: Open, server_with: Callable[..., ServerProcess]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from opentelemetry.trace import TraceState
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -82,3 +83,11 @@ def test_after_the_block_the_library_logs_as_before() -> None:
     with TracingTrouble().attached():
         assert (library.propagate, len(library.handlers)) == (False, 1)
     assert (library.propagate, library.handlers) == (True, [])
+
+
+def test_caller_can_neither_write_lines_nor_hide_those_of_failures(events: list[EventDict]) -> None:
+    for state in ("no state", "a=b," * 40):
+        TraceState.from_header([state])
+    assert events == []
+    LIBRARY.error(FAILED, *REFUSED)
+    assert len(events) == 1

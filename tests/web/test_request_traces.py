@@ -162,6 +162,20 @@ def test_kept_result_needs_the_cache_only(traced: Traced) -> None:
     assert span.attributes["fast_embedding.cached_texts"] == 1
 
 
+def test_kept_answer_has_the_attributes_of_one_that_is_written(traced: Traced) -> None:
+    for flag in (UNSAMPLED, SAMPLED, SAMPLED):
+        traced.post("/embed", {"text": "warm", "dtype": "float16"}, traceparent=flag)
+    written, kept = (span.attributes for span in traced.finish().spans if span.name.startswith("embeddings"))
+    assert written == kept
+    assert kept["gen_ai.request.encoding_formats"] == ["float16"]
+
+
+def test_state_of_a_trace_that_is_too_long_to_be_kept_is_dropped(traced: Traced) -> None:
+    state = ",".join(f"vendor{number}={'x' * 100}" for number in range(5))
+    traced.post("/embed", {"text": "warm"}, traceparent=SAMPLED, tracestate=state)
+    assert traced.finish().only().raw.trace_state == ""
+
+
 def test_first_request_of_a_model_has_the_stage_of_its_load(
     one_receiver: OtlpReceiver, variables: pytest.MonkeyPatch, tiny_models: object
 ) -> None:
