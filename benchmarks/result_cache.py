@@ -97,13 +97,15 @@ class _Bench:
 
     def round(self, seed: str, *, is_on_first: bool) -> None:
         self._is_on_first = is_on_first
-        for server in (self._on, *([self._replicas.second] if self._replicas else [])):
+        replicas = self._replicas
+        # The first replica, too: what it has in memory of an earlier round, it would not write to Redis again.
+        for server in (self._on, *([replicas.first, replicas.second] if replicas else [])):
             if (answer := server.delete("/cache")).status not in {200, 204}:
                 raise BenchError(f"DELETE /cache answered {answer.status}: is there a result cache?")
         distinct = self._singles("short", "distinct", f"{seed}/distinct")
         if pair := self._alike("distinct", distinct):
             self._add("repeated", lambda: Pair(pair.off, self._repeated(f"{seed}/repeated")))
-            if replicas := self._replicas:
+            if replicas:
                 self._add("redis", lambda: Pair(pair.off, self._from_redis(replicas, f"{seed}/redis")))
         search = stream_with_repeats("short", f"{seed}/search", self._counts["search"], repeats=SEARCH_REPEATS)
         self._alike("search", requests_of(search, clients=STREAM_CLIENTS))

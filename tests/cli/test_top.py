@@ -71,6 +71,9 @@ def test_figures_of_a_service_for_people_and_for_programs(
     figures = run_command("top", "--url", url, "--once", "--json", *INTERVAL).json
     assert figures["status"] == "healthy"
     assert figures["requests_per_second"] > 0
+    assert figures["lanes"]["busy_share"] == 0
+    assert (figures["refused_per_second"], figures["in_flight"]) == (0, 1)
+    assert figures["event_loop_lag_seconds"] >= 0
     assert figures["routes"]["POST /embed"]["p99"] > 0
     [model] = figures["models"].values()
     assert model["in_memory"]
