@@ -141,8 +141,8 @@ def show_metrics(client: httpx.Client) -> None:
     print(f"  {metrics['total_requests']} requests and {metrics['total_embeddings']} vectors so far")
     for endpoint, stats in sorted(metrics["endpoints"].items()):
         latency = stats["latency_ms"]
-        times = f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms"
-        print(f"    {endpoint:30} {stats['requests']:6} requests, {times}")
+        times = f", p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms" if latency else ""  # none was served
+        print(f"    {endpoint:30} {stats['requests']:6} requests{times}")
 
 
 TOUR = {

@@ -1,11 +1,8 @@
 """Answer formats: chooses one by the header `Accept`, and writes vectors as bytes or Arrow."""
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final, Literal
-
-from litestar.datastructures.headers import Accept
 
 from api.cache_headers import CACHE_HEADER, cache_state
 from engine.embed_results import EmbedResult
@@ -29,8 +26,6 @@ METRIC_FORMATS: Final = (JSON, *TEXT_TYPES)
 PROMETHEUS_FORMATS: Final = (PLAIN, OPEN_METRICS)
 """The formats of `GET /metrics/prometheus`, the default first."""
 
-EXCLUDED = re.compile(r";\s*q=0(\.0*)?\s*$")
-"""A quality of zero excludes a format; Litestar would treat it as the least preferred one."""
 FINGERPRINT_HEADER = "X-Model-Fingerprint"
 EMBEDDING_HEADERS = {
     "X-Embedding-Shape": "rows and columns of the matrix, such as `2,384`",
@@ -73,17 +68,42 @@ def metrics_format(accept: str | None, offered: Sequence[str]) -> str:
 
 
 def best_match(accept: str, offered: Sequence[str]) -> str | None:
-    """Return the format of *offered* that the header *accept* prefers, the first among equals; None: it accepts none.
+    """Return the format of *offered* that the header *accept* prefers; None: it accepts none.
 
-    A header that cannot be parsed accepts anything.
+    The most specific range that matches a format states its quality (RFC 9110, section 12.5.1). Of equal ones, the
+    format that is named wins, then the one named first, then the one offered first. Parameters such as `version` are
+    ignored. A header that cannot be parsed accepts anything.
     """
-    parts = accept.split(",")
-    excluded = {part.partition(";")[0].strip() for part in parts if EXCLUDED.search(part)}
-    acceptable = ",".join(part for part in parts if not EXCLUDED.search(part))
     try:
-        return Accept(acceptable).best_match([kind for kind in offered if kind not in excluded])
-    except (ValueError, OverflowError):  # a quality that is not a number
+        ranges = [_read_range(part) for part in accept.lower().split(",")]
+    except ValueError:  # a quality that is not a number
         return offered[0]
+    best: tuple[float, int, int] | None = None
+    found = None
+    for kind in offered:
+        places = kind, f"{kind.partition('/')[0]}/*", "*/*"
+        for named in places:
+            matching = [(quality, -place) for place, (name, quality) in enumerate(ranges) if name == named]
+            if matching:
+                rank = max(matching)[0], -places.index(named), max(matching)[1]
+                if rank[0] > 0 and (best is None or rank > best):
+                    best, found = rank, kind
+                break
+    return found
+
+
+def _read_range(part: str) -> tuple[str, float]:
+    """Return a range of media types, such as `text/*`, and its quality.
+
+    Raises:
+        ValueError: the quality is not a number from 0 to 1.
+    """
+    name, *parameters = part.split(";")
+    qualities = [value for key, _, value in (text.partition("=") for text in parameters) if key.strip() == "q"]
+    quality = float(qualities[0]) if qualities else 1.0
+    if not 0 <= quality <= 1:
+        raise ValueError("not a quality")
+    return name.strip(), quality
 
 
 def check_format(answer_format: Format, *, is_base64: bool, has_chunks: bool) -> None:

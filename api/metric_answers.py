@@ -46,7 +46,7 @@ def metrics_answer(
         uptime_seconds=uptime_s,
         in_flight=metrics.in_flight,
         event_loop_lag_seconds=round(metrics.loop_lag.highest_s, 6),
-        lanes_busy_seconds=sum(state.busy_s.values()),
+        lanes_busy_seconds=state.lanes_busy_s,
         cache_info=cache_info,
         statuses=metrics.statuses(),
         errors=metrics.errors,

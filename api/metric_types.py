@@ -66,7 +66,10 @@ class StageMetrics:
 
 @dataclass(frozen=True, slots=True)
 class EndpointMetrics:
-    """One endpoint: answers since the start, and percentiles of its latest 2,048 latencies in milliseconds."""
+    """One endpoint: answers since the start, and percentiles of its latest 2,048 latencies in milliseconds.
+
+    These are of served requests only (status below 400): errors take microseconds, or as long as a timeout.
+    """
 
     requests: int
     latency_ms: Derived[dict[str, float]]
@@ -221,8 +224,8 @@ class MetricsAnswer:
     """Work done by the service since it started, and its present state.
 
     `in_flight` requests have begun and have no answer yet. `event_loop_lag_seconds` is the highest delay of the event
-    loop in the last 15 to 30 seconds. `lanes_busy_seconds` is the time of all lanes in model runs. `statuses` are
-    answers by status, `rate_limited` rejections by quota.
+    loop in the last 15 to 30 seconds. `lanes_busy_seconds` is the time of all `queue.lanes` in model runs, so without
+    the express lane. `statuses` are answers by status, `rate_limited` rejections by quota.
     """
 
     total_requests: int

@@ -61,8 +61,11 @@ METRICS_ANSWER = MetricsAnswer(
     statuses={"200": 12, "400": 1, "429": 2},
     errors={"invalid-input": 1, "rate-limited": 2},
     rate_limited={"requests": 2},
-    endpoints={"POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3})},
-    dialects={"native": DialectMetrics(12, 0), "openai": DialectMetrics(3, 1)},
+    endpoints={
+        "POST /embed/batch": EndpointMetrics(12, {"p50": 41.2, "p95": 77.9, "p99": 80.3}),
+        "POST /v1/embeddings": EndpointMetrics(3, {"p50": 38.0, "p95": 44.6, "p99": 45.2}),
+    },
+    dialects={"native": DialectMetrics(12, 2), "openai": DialectMetrics(3, 1)},
     stages={"queue": StageMetrics(9, 0.171), "run": StageMetrics(9, 0.402)},
     queue=QueueMetrics(0, 0, waiting_seconds=0.0, running=1, lanes=2, lanes_stuck=0, lanes_died=0),
     backlog={"bulk": BacklogMetrics(12.4, 60.0, callers=2)},

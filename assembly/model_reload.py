@@ -43,17 +43,26 @@ class CatalogChange:
 class ModelReload:
     """Replaces the entries of a catalogue by what the model folders contain now."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, *, load: Callable[[Model], object]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        *,
+        load: Callable[[Model], object],
+        on_adopted: Callable[[], None] = lambda: None,
+    ) -> None:
         """Change nothing before `run`.
 
         Args:
             settings: those of the app.
             catalog: the models that exist; the service finds models there.
             load: loads a model, to find out whether that is possible; blocks; raises `ModelUnavailableError`.
+            on_adopted: called when names may mean other models, before these are loaded.
         """
         self._settings = settings
         self._catalog = catalog
         self._load = load
+        self._on_adopted = on_adopted
         self._running = asyncio.Lock()
 
     async def run(self, models: ModelManager) -> None:
@@ -72,6 +81,7 @@ class ModelReload:
                 return
             again = self._to_load_again(change, models.loaded)
             self._catalog.adopt(change.catalog)
+            self._on_adopted()
             await asyncio.gather(*map(models.forget, change.outdated))
             log.info(
                 "models_reloaded",
@@ -148,6 +158,7 @@ def compare(
     must_stay, kept = {name.lower() for name in required}, []
     for key, model in before.items():
         if (found := after.get(key)) == model:
+            after[key] = model  # the same object as that of the encoder in memory is compared quickly
             continue
         new_folder = found.folder if found else None
         reason = ((failures or {}).get(key) or why_unusable(new_folder)) if new_folder else None

@@ -21,6 +21,7 @@ from web.overload_guard import OverloadGuard
 from web.request_context import context_of
 from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
+from web.route_table import RouteTable
 from web.server_timing import ServerTiming, Timing, no_timing
 
 
@@ -48,6 +49,7 @@ def add_outer_middleware(
     if settings.allowed_hosts:
         exempt = paths_with(app, "any_host", [True])
         inner = HostGuard(guard, allowed=AllowedHosts(settings.allowed_hosts), exempt=exempt)
+    embedding, tokenizing = (paths_with(app, "work", [work]) for work in service.queues)
     log = RequestLog(
         inner,
         observe=metrics.observe,
@@ -56,9 +58,9 @@ def add_outer_middleware(
         error_headers=partial(cors_headers, app.cors_config),
         large_bodies=large_bodies,
         find_dialect=paths.find_dialect,
+        find_route=RouteTable(embedding | tokenizing).find,
     )
     metrics.watch_requests(lambda: log.in_flight)
-    embedding, tokenizing = (paths_with(app, "work", [work]) for work in service.queues)
     wrap(app, lambda _: tracing.around(log, embedding=embedding, tokenizing=tokenizing))
     wrap(app, paths.prefix.around)
     return guard

@@ -59,6 +59,11 @@ class ProcessCache:
         """Answers that are made of results in memory; None: no memory."""
         return None if self._layers is None else self._layers.answers
 
+    def clear_answers(self) -> None:
+        """Delete the answers, and leave the results of which they are made."""
+        if (answers := self.answers) is not None:
+            answers.clear()
+
     @property
     def has_redis(self) -> bool:
         return self._redis is not None

@@ -96,7 +96,12 @@ class RunningService:
         self._copies = copy_folder(settings).open()
         self._workers = workers
         self._parts: ServiceParts | None = None
-        self._reload = ModelReload(settings, catalog, load=partial(load, hub_cache_dir=settings.hub_cache_dir))
+        self._reload = ModelReload(
+            settings,
+            catalog,
+            load=partial(load, hub_cache_dir=settings.hub_cache_dir),
+            on_adopted=results.clear_answers,
+        )
 
     @property
     def parts(self) -> ServiceParts:
@@ -134,8 +139,6 @@ class RunningService:
         """
         if self._parts is not None and self.lifecycle.phase != "draining":
             await self._reload.run(self._parts.models)
-            if (answers := self.results.answers) is not None:
-                answers.clear()  # names may mean other models now
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:

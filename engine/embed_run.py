@@ -91,7 +91,10 @@ class EmbedRun:
             if (running := self._started.popleft()[1]) is not None:
                 job = running[1]
                 self._scheduler.drop(job)
-                self._work.add_unfinished(job.queued_s, job.started_s, self._clock())
+                ended_s = (
+                    self._clock() if job.unfinished else job.ended_s
+                )  # it may have ended long before it is dropped
+                self._work.add_unfinished(job.queued_s, job.started_s, ended_s)
 
     @property
     def is_computed(self) -> bool:

@@ -1,6 +1,6 @@
 """Gives the outcome of each micro-batch to its jobs: vectors, an error, or another attempt."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from engine.errors import InferenceError, LaneLostError, ServiceError
 from engine.job_queue import Job, MicroBatch
@@ -34,6 +34,7 @@ class JobOutcomes:
     def fail_or_isolate(self, batch: MicroBatch, error: Exception) -> None:
         """Fail each job that has all texts of a failed micro-batch. Requeue the others, to run on their own."""
         for job, rows in batch.rows_by_job.items():
+            job.started_s = job.started_s or batch.started_s
             if isinstance(error, LaneLostError):
                 self.fail(job, LaneLostError(error.detail), cause=error.__cause__)
             elif len({row for row, _ in rows}) == len(batch.parts):  # alone, it would run the same texts again
@@ -57,9 +58,15 @@ class JobOutcomes:
             error.__cause__ = cause
             job.result.set_exception(error)
 
-    def drop(self, job: Job) -> None:
-        """Remove the waiting texts of *job* and ignore its result: its caller has left."""
+    def drop(self, job: Job, taken: Iterable[MicroBatch]) -> None:
+        """Remove the waiting texts of *job* and ignore its result: its caller has left.
+
+        *taken* are the micro-batches that lanes have: one of them may be the first run of *job*.
+        """
         self.drop_waiting(job)
+        if job.unfinished and not job.started_s:
+            started = [batch.started_s for batch in taken if batch.started_s and job in batch.rows_by_job]
+            job.started_s = min(started, default=0.0)
         if not job.result.done():
             job.result.cancel()
         elif not job.result.cancelled():

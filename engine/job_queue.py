@@ -73,7 +73,7 @@ class Job:
         on_rows: called with *vectors* and the indexes of those that have come, before *result* resolves; None: not at
             all.
         queued_s: when it began to wait, in seconds on the scheduler's clock.
-        started_s: when its first text began to run; 0: none has.
+        started_s: when its first text began to run, known once that run has ended or the job is dropped; 0: none has.
         ended_s: when its last run ended.
         vectors: float32, shape ``(len(items), dim)``, filled as micro-batches end; empty before the first one.
     """

@@ -96,8 +96,9 @@ class Lane:
     @property
     def busy_s(self) -> float:
         """Seconds in which the lane has run models; it never goes back."""
+        now = self._clock()  # first: a run that ends meanwhile counts until its end, so a later value is not lower
         ended_s, started = self._busy  # one attribute, because the thread changes it
-        return ended_s if started is None else ended_s + self._clock() - started
+        return ended_s if started is None else ended_s + max(0.0, now - started)
 
     def is_overdue(self, now: float) -> bool:
         """Whether the current micro-batch should have ended long ago."""

@@ -70,8 +70,11 @@ class OfferedModels:
         return encoder
 
     def is_in_memory(self, model: Model, fingerprint: str, *, caller: Caller) -> bool:
-        """Return whether callers still get this *model*, with this *fingerprint*, from memory."""
-        if self._catalog.find(model.name) is not model:  # a reload has replaced it
+        """Return whether callers still get this *model*, with this *fingerprint*, from memory.
+
+        *model* is that of the encoder, which may be a copy of the catalogue's, as that of a hub model is.
+        """
+        if self._catalog.find(model.name) != model:  # a reload has replaced it
             return False
         encoder = self._models.peek(model, caller=caller[0])
         return encoder is not None and encoder.model is model and _fingerprint_of(encoder) == fingerprint

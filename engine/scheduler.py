@@ -193,7 +193,7 @@ class Scheduler:
 
     def drop(self, job: Job) -> None:
         """Remove the waiting texts of *job* and ignore its result."""
-        self._outcomes.drop(job)
+        self._outcomes.drop(job, [batch for lane in self._all_lanes for batch in lane.batches])
 
     def estimate(self, model: RunnableModel, items: Sequence[Item]) -> Estimate:
         """Return the micro-batches of *items* on an idle service, and their duration at the measured speed."""
@@ -222,7 +222,7 @@ class Scheduler:
         return self._admission.interactive, self._admission.bulk
 
     def state(self) -> SchedulerState:
-        jobs = list(self._queue)
+        jobs, busy_s = list(self._queue), {lane.name: lane.busy_s for lane in self._all_lanes}
         return SchedulerState(
             waiting_requests=len(jobs),
             waiting_texts=sum(len(job.waiting) for job in jobs),
@@ -236,7 +236,8 @@ class Scheduler:
             padded_tokens=self._runs.padded_tokens,
             dropped_texts=self._outcomes.dropped_texts,
             runs=self._runs.read(),
-            busy_s={lane.name: lane.busy_s for lane in self._all_lanes},
+            lanes_busy_s=sum(busy_s[lane.name] for lane in self._lanes),
+            busy_s=busy_s,
         )
 
     @property

@@ -16,7 +16,8 @@ class SchedulerState:
         lanes_died: threads that died and were replaced.
         dropped_texts: texts that never ran, because their request failed or its caller left.
         runs: histograms of model runs.
-        busy_s: seconds in which each lane ran models since the start, by its name; a run that goes on is included.
+        lanes_busy_s: seconds in which `lanes` ran models since the start, so it grows by `lanes` per second at most.
+        busy_s: the same of each lane and of the express lane, by name; runs that go on are included.
     """
 
     waiting_requests: int = 0
@@ -31,4 +32,5 @@ class SchedulerState:
     padded_tokens: int = 0
     dropped_texts: int = 0
     runs: RunCounts = field(default_factory=lambda: RunCounters().read())
+    lanes_busy_s: float = 0.0
     busy_s: dict[str, float] = field(default_factory=dict)

@@ -9,11 +9,13 @@ NATIVE = "native"
 NO_ROUTE = "(no route)"
 """The route of requests that match none: method and path can be anything, and labels must come from closed sets."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+OTHER_METHOD = "_OTHER"
+"""Stands for all other methods in log, metrics and traces, as OpenTelemetry names it."""
 
 
 def known_method(method: str) -> str:
-    """Return *method*, or `other`: some servers accept any word as a method, which callers could write into the log."""
-    return method if method in METHODS else "other"
+    """Return *method* if HTTP defines it: some servers accept any word as a method, with which callers could write."""
+    return method if method in METHODS else OTHER_METHOD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

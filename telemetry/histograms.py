@@ -70,7 +70,7 @@ class Histogram:
 
 def up_to(timeout_s: float) -> int:
     """Return how many of `DURATIONS_S` a reader needs if nothing takes longer than *timeout_s*."""
-    return bisect_left(DURATIONS_S, max(timeout_s, LEAST_LAST_BOUND_S)) + 1
+    return min(len(DURATIONS_S), bisect_left(DURATIONS_S, max(timeout_s, LEAST_LAST_BOUND_S)) + 1)
 
 
 def shortened(buckets: Buckets, bounds: int) -> Buckets:

@@ -7,20 +7,16 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Literal, get_args
 
-from telemetry.answered_request import AnsweredRequest
+from telemetry.answered_request import AnsweredRequest, known_method
 from telemetry.histograms import DURATIONS_S, SHORT_DURATIONS_S, TEXTS, TOKENS, Buckets, Histogram
 from telemetry.log_output import dropped_lines
 from telemetry.loop_lag import LoopLag
 from telemetry.request_work import RequestWork, StageName
 
 MAX_RECENT_LATENCIES = 2048
-"""Latencies kept per endpoint for percentiles. They describe recent requests, and memory stays bounded. With 2048 of
-them, about 20 are above the 99th percentile."""
+"""Latencies of served requests kept per endpoint for percentiles. They describe recent requests, and memory stays
+bounded. With 2048 of them, about 20 are above the 99th percentile."""
 PERCENTILES = (50, 95, 99)
-METHODS: Final = frozenset({"", "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
-"""Methods that a label may have; it is empty for requests that match no route."""
-OTHER_METHOD: Final = "_OTHER"
-"""The label of all other methods, as OpenTelemetry names it."""
 CALLER_LEFT_STATUS: Final = 499
 STATUSES: Final = {status.value: str(status.value) for status in HTTPStatus} | {CALLER_LEFT_STATUS: "499"}
 OTHER_STATUS: Final = "other"
@@ -90,10 +86,14 @@ class _Durations:
 
 @dataclass(slots=True)
 class _Series:
-    """The answers with one method, route, status and dialect; the other parts are shared with other statuses."""
+    """The answers with one method, route, status and dialect; the other parts are shared with other statuses.
+
+    *recent_s* is None for requests that were not served: rejections take microseconds, and would make a busy service
+    look fast.
+    """
 
     durations: _Durations
-    recent_s: deque[float]
+    recent_s: deque[float] | None
     count: int = 0
 
 
@@ -132,7 +132,8 @@ class Metrics:
             series = self._open_series(answered)
         seconds = answered.seconds
         series.count += 1
-        series.recent_s.append(seconds)
+        if series.recent_s is not None:
+            series.recent_s.append(seconds)
         bucket = series.durations.histogram.observe(seconds)
         if answered.trace_id:
             series.durations.exemplars[bucket] = (answered.trace_id, seconds, self._time_of_day())
@@ -199,7 +200,7 @@ class Metrics:
         return self._answers_by(lambda endpoint, _, __: endpoint)
 
     def recent_s(self) -> dict[str, list[float]]:
-        """Return the latest latencies of each endpoint, for `percentiles_ms`."""
+        """Return the latest latencies of served requests of each endpoint, for `percentiles_ms`."""
         return {name: list(found) for name, found in self._recent_s.items()}
 
     def dialects(self) -> dict[str, tuple[int, int]]:
@@ -230,14 +231,15 @@ class Metrics:
 
     def _open_series(self, answered: AnsweredRequest) -> _Series:
         """Return the series of a request; methods and statuses that are not ours share one each."""
-        method = answered.method if answered.method in METHODS else OTHER_METHOD
+        method = known_method(answered.method) if answered.method else ""  # it is empty if there is no route
         status = answered.status if answered.status in STATUSES else 0
         key = (method, answered.route, status, answered.dialect)
         if (series := self._series.get(key)) is None:
             endpoint = f"{method} {answered.route}" if method else answered.route
             outcome = outcome_of(status)
             series = self._series[key] = _Series(
-                self._durations[method, answered.route, answered.dialect, outcome], self._recent_s[endpoint]
+                self._durations[method, answered.route, answered.dialect, outcome],
+                self._recent_s[endpoint] if outcome == "served" else None,
             )
         return series
 

@@ -14,8 +14,6 @@ STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
 PROVIDER: Final = "fast-embedding"
 SERVICE: Final = "fast-embedding"
 """`service.name` without OTEL_SERVICE_NAME."""
-OTHER_METHOD: Final = "_OTHER"
-"""`http.request.method` of methods that nobody knows: they can be anything."""
 
 HTTP_METHOD: Final = "http.request.method"
 HTTP_ROUTE: Final = "http.route"

@@ -35,12 +35,14 @@ class ReadyAnswer:
         headers: its own, without those that every answer has.
         parts: the body before the duration, and after it; one part if it has no duration.
         dialect: the API that the caller speaks, which may depend on the body.
+        encoding_formats: as `RequestContext.encoding_formats`, which the body states.
     """
 
     how: Repeatable
     headers: tuple[Header, ...]
     parts: tuple[bytes, ...]
     dialect: Dialect | None
+    encoding_formats: tuple[str, ...]
 
     def body(self, seconds: float) -> bytes:
         """Return the body for a request that took *seconds*."""
@@ -89,7 +91,7 @@ class AnswerReuse:
         terms = RequestTerms(caller=context.caller, on_tokens=context.charge_tokens, work=context.work)
         if not self._repeat(answer.how.recall, terms):
             return None
-        context.dialect = answer.dialect
+        context.dialect, context.encoding_formats = answer.dialect, answer.encoding_formats
         return answer
 
     def keep(self, scope: HTTPScope, context: RequestContext, body: bytes, answer: PlainAnswer) -> None:
@@ -98,7 +100,8 @@ class AnswerReuse:
             return
         parts = (answer.body,) if how.duration is None else how.duration.split(answer.body)
         headers = (*encoded_headers(answer.answer_headers), (b"content-type", answer.media_type.encode()))
-        self._answers.put(key, ReadyAnswer(how, headers, parts, context.dialect), len(answer.body))
+        ready = ReadyAnswer(how, headers, parts, context.dialect, context.encoding_formats)
+        self._answers.put(key, ready, len(answer.body))
 
     def _key(self, scope: HTTPScope, caller: Caller, body: bytes) -> bytes | None:
         """Return the key of the request; None: it is not compared with others."""

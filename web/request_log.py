@@ -16,7 +16,7 @@ from telemetry.request_work import RequestWork
 from web.dialects import Dialect, label_of
 from web.disconnect_watch import DisconnectWatch
 from web.large_body_queue import LargeBodyQueue
-from web.litestar_adapter import route_of
+from web.litestar_adapter import route_of, set_route
 from web.problems import CALLER_LEFT, InternalError, problem_answer, request_id_of
 from web.request_context import RequestContext, context_of, trace_of
 from web.request_lines import RequestLines
@@ -47,6 +47,7 @@ class RequestLog:
         error_headers: Callable[[HTTPScope], list[Header]] = lambda _: [],
         large_bodies: LargeBodyQueue,
         find_dialect: Callable[[str], Dialect | None] = lambda _: None,
+        find_route: Callable[[str], str | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Wrap *app*.
@@ -59,6 +60,7 @@ class RequestLog:
             error_headers: CORS headers for an error that is answered here.
             large_bodies: the queue for the large bodies of all requests.
             find_dialect: returns the dialect of a path; None: ours.
+            find_route: returns the route of a path to which work is posted, for requests that the server rejects.
             clock: seconds, monotonic; the engine's.
         """
         self._app = app
@@ -70,6 +72,7 @@ class RequestLog:
         self._large_bodies = large_bodies
         self._answer_parts = FairGate()
         self._find_dialect = find_dialect
+        self._find_route = find_route
         self.in_flight = 0
         """Requests that have begun and have no answer yet."""
 
@@ -88,8 +91,7 @@ class RequestLog:
         self.in_flight += 1
         try:
             if context.rejection is not None:
-                await watch.receive_rest()  # closing a connection with unread bytes resets it, and loses the answer
-                await answer.send_error(context.rejection)
+                await self._reject(inner, context.rejection, watch, answer)
             else:
                 await self._app(inner, watch.receive, answer.send)
         except asyncio.CancelledError:
@@ -110,16 +112,27 @@ class RequestLog:
         finally:
             self.in_flight -= 1
             watch.stop()
-            self._record(inner, context, answer.status, times)
+            self._record(scope, inner, context, answer.status, times)
+
+    async def _reject(self, scope: HTTPScope, error: ServiceError, watch: DisconnectWatch, answer: "_Answer") -> None:
+        """Answer a request that the server rejects; the router does not see it."""
+        if scope["method"] == "POST" and (route := self._find_route(scope["path"])) is not None:
+            set_route(scope, route)
+        await watch.receive_rest()  # closing a connection with unread bytes resets it, and loses the answer
+        await answer.send_error(error)
 
     def _time(self, times: RequestTimes, scope: HTTPScope, work: RequestWork, own: list[Header]) -> list[Header]:
         """Note that the answer begins, and return the headers that say where the time went."""
         times.answered_s = now_s = self._clock()
         return self._timing(scope, work, times.service_s(now_s), own)
 
-    def _record(self, scope: HTTPScope, context: RequestContext, status: int, times: RequestTimes) -> None:
+    def _record(
+        self, outer: HTTPScope, scope: HTTPScope, context: RequestContext, status: int, times: RequestTimes
+    ) -> None:
         # Without a route, method and path can be anything: one label for all of them keeps the metrics bounded.
         route, now_s = route_of(scope), self._clock()
+        if route is not None and outer is not scope:
+            set_route(outer, route)  # for the middleware around this one
         answered = AnsweredRequest(
             method=scope["method"] if route else "",
             route=route or NO_ROUTE,

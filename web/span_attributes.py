@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from litestar.enums import HttpMethod
 from litestar.types import HTTPScope
 
 from telemetry import span_names as names
+from telemetry.answered_request import OTHER_METHOD, known_method
 from telemetry.request_work import Stage
 from web.dialects import Rejection, label_of
 from web.problems import CALLER_LEFT
@@ -16,21 +16,20 @@ MAX_CHARACTERS = 200
 """Longest `url.path` and `user_agent.original`: callers may send more."""
 FAILURE = 500
 """The first status that is the service's failure. Those below are the caller's, and say nothing of the service."""
-METHODS = frozenset({*(method.value for method in HttpMethod), "CONNECT", "TRACE"})
 
 Attributes = dict[str, Any]
 
 
 def method_of(scope: HTTPScope) -> str:
     """Return the method as an attribute: callers may send any word."""
-    return scope["method"] if scope["method"] in METHODS else names.OTHER_METHOD
+    return known_method(scope["method"])
 
 
 def name_of(method: str, route: str | None, context: RequestContext | None = None, *, embeds: bool = False) -> str:
     """Return the name of a span. An embedding has that of its model, once the model is known."""
     if embeds and context is not None and context.work.model:
         return f"{names.EMBEDDINGS} {context.work.model}"
-    method = "HTTP" if method == names.OTHER_METHOD else method
+    method = "HTTP" if method == OTHER_METHOD else method
     return method if route is None else f"{method} {route}"
 
 

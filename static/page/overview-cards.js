@@ -23,7 +23,7 @@ export const TOKENS = {
 
 export const LATENCY = {
   title: "Latency",
-  hint: "Of the latest 2,048 requests of the route.",
+  hint: "Of the latest 2,048 served requests of the route.",
   format: milliseconds,
   isOptional: true, // a route that was not called yet has no percentiles
   empty: "No requests on this route in the time shown.",

@@ -31,7 +31,7 @@ export class Tables {
       { class: "grid wide-narrow" },
       section(
         "Routes",
-        "Since the service started; percentiles of the latest 2,048 requests of each.",
+        "Since the service started; percentiles of the latest 2,048 served requests of each.",
         this.#routes.element,
       ),
       section("Inside the service", this.#moment, this.#inside.element),

@@ -85,7 +85,14 @@ PROMETHEUS_3 = (
         pytest.param("text/*", PLAIN, id="any-text"),
         pytest.param("text/plain;q=0.5, application/json;q=0.9", JSON, id="json-preferred"),
         pytest.param("application/json;q=0, */*", OPEN_METRICS, id="not-json"),
+        pytest.param("application/json;q=0.1, */*", OPEN_METRICS, id="anything-rather-than-json"),
+        pytest.param("text/*;q=0.9, text/plain;q=0.1, application/json;q=0.5", JSON, id="most-specific-quality"),
+        pytest.param("application/*;q=0, */*;q=0.1", PLAIN, id="nothing-of-application"),
+        pytest.param("text/plain; Q=0.2, Application/JSON ;q=0.3", JSON, id="capitals-and-spaces"),
+        pytest.param(", text/plain,", PLAIN, id="empty-parts"),
         pytest.param("text/plain;q=1e999", JSON, id="endless-quality"),
+        pytest.param("text/plain;q=-1", JSON, id="negative-quality"),
+        pytest.param("text/plain;q=nan", JSON, id="no-quality"),
     ],
 )
 def test_metrics_are_text_if_the_accept_header_prefers_text(accept: str | None, wanted: str) -> None:
@@ -101,6 +108,7 @@ def test_metrics_are_text_if_the_accept_header_prefers_text(accept: str | None, 
         pytest.param(PROMETHEUS_2, OPEN_METRICS, id="prometheus-2"),
         pytest.param(PROMETHEUS_3, OPEN_METRICS, id="prometheus-3"),
         pytest.param("text/plain;version=0.0.4", PLAIN, id="text"),
+        pytest.param("text/plain;q=0.1, */*", OPEN_METRICS, id="anything-rather-than-text"),
     ],
 )
 def test_metrics_for_prometheus_are_text_whatever_is_preferred(accept: str | None, wanted: str) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -15,11 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assembly.app import parts_of
+from telemetry.answered_request import AnsweredRequest
 from tests.api.test_cache_headers import LONE_ROUTES, MODEL, ROUTES, cached, new_texts, without_times
 from tests.support.apps import running_app
 from tests.support.servers import ROOT
 from tests.support.watched_log import WatchedLog, watched_log
 from web.answer_reuse import COMPARED, EXCLUDING, AnswerReuse
+from web.json_bodies import receive_body
+from web.request_context import RequestContext
+from web.request_lines import RequestLines
+from web.span_attributes import of_work
 
 ANEW = {"Cache-Control": "max-age=60"}
 """Allows kept results, but excludes kept answers."""
@@ -86,6 +92,30 @@ def test_kept_answer_of_each_route_is_the_same(path: str, client: httpx.Client) 
     assert shape(again) == shape(anew)
 
 
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        ("/embed", {"dtype": "float16", "encoding": "base64"}),
+        ("/embed/batch", {}),
+        ("/v1/embeddings", {"encoding_format": "base64"}),
+        ("/tei/embed", {}),
+    ],
+)
+def test_traces_say_the_same_of_a_kept_answer(path: str, options: dict[str, str], client: httpx.Client) -> None:
+    attributes, write = list[dict[str, Any]](), RequestLines.write
+
+    def watched(lines: RequestLines, answered: AnsweredRequest, context: RequestContext, *others: Any) -> None:
+        attributes.append(of_work(context, embeds=True))
+        write(lines, answered, context, *others)
+
+    body = body_of(path, *new_texts(1)) | options
+    with patch.object(RequestLines, "write", watched), repeats() as found:
+        for headers in ({}, {}, {}, ANEW):
+            client.post(path, json=body, headers=headers)
+    assert found == [False, False, True, False]
+    assert attributes[1] == attributes[2] == attributes[3]
+
+
 OPTIONS = st.fixed_dictionaries(
     {},
     optional={
@@ -132,6 +162,24 @@ def test_any_request_has_the_same_answer_when_it_comes_again(
     anew = client.post(path, content=body, headers={**headers, **ANEW})
     assert first.status_code == anew.status_code
     assert [facts(other) for other in others] == [facts(anew)] * 3
+
+
+def test_time_in_a_kept_answer_does_not_contain_that_of_a_slow_client(client: httpx.Client) -> None:
+    body, now_s = body_of("/embed", *new_texts(1)), 0.0
+
+    async def receive_late(*arguments: Any) -> bytes:
+        nonlocal now_s
+        now_s += 60
+        return await receive_body(*arguments)
+
+    for _ in range(2):
+        client.post("/embed", json=body)
+    late = patch("web.direct_calls.receive_body", receive_late)
+    clock = patch("web.direct_calls.time", SimpleNamespace(perf_counter=lambda: now_s))
+    with late, clock, repeats() as found:
+        answer = client.post("/embed", json=body)
+    assert found == [True]
+    assert answer.json()["processing_time_ms"] == 0
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS", "DELETE"])

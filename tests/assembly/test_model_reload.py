@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ async def test_folder_that_was_added_is_served_and_one_that_was_removed_is_not(s
         with pytest.raises(UnknownModelError):
             await dimension(service, OTHER)
         assert set(service.parts.models.loaded) == {REQUIRED, "tiny/new"}
+        before = service.parts.embedder.models
         assert changes(await reload(service)) == {}
+        assert all(map(is_, service.parts.embedder.models, before))
 
 
 async def test_corrected_manifest_is_served_without_waiting_for_the_pause_after_a_failure(
@@ -158,6 +161,25 @@ async def test_results_are_found_after_a_reload_of_the_same_model_and_not_after_
         assert changes(await reload(service)) == {"changed": [OTHER]}
         changed = await service.parts.embedder.embed(OTHER, ["one"])
         assert changed.cache == CacheCounts(miss=1)
+
+
+async def test_answers_of_before_a_reload_are_deleted_before_changed_models_are_loaded(
+    start: Start, tmp_path: Path
+) -> None:
+    """That may take minutes, and names, such as aliases, may mean other models from then on."""
+    kept = list[int]()
+
+    def load(model: Model, **keys: Any) -> Encoder:
+        kept.append(len(answers))
+        return load_encoder(model, **keys)
+
+    answers: Any = ()
+    async with start(load) as service:
+        answers = service.results.answers
+        answers.put(b"key", object(), 10)
+        rewrite(REQUIRED, tmp_path, dim=5)
+        assert changes(await reload(service)) == {"changed": [REQUIRED]}
+    assert kept[1:] == [1, 0]  # whether the new one can be loaded is found out first
 
 
 async def test_lease_that_is_held_ends_with_the_old_model(start: Start, tmp_path: Path) -> None:

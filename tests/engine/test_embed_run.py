@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -230,6 +231,18 @@ async def test_reader_who_stops_keeps_few_slices_in_memory_and_no_lane(
         assert scheduler.state().texts == (1 + MAX_STARTED) * SLICE_TEXTS
         assert 0 < bulk_s(scheduler) < held_s
         await embedder.embed("acme/tiny", ["one"])
+
+
+async def test_runs_that_have_ended_do_not_last_until_a_slow_reader_leaves(
+    embedder: Embedder, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_s, terms = 0.0, RequestTerms()
+    monkeypatch.setattr(embedder, "_clock", lambda: time.monotonic() + late_s)
+    async with embedder.open("acme/tiny", MORE, terms=terms) as run, aclosing(run.slices()) as slices:
+        await anext(slices)
+        await until_idle(scheduler)
+        late_s = 60
+    assert 0 < (terms.work.seconds("run") or 0) < late_s
 
 
 @pytest.mark.parametrize("caller", ["other", "bulk"])

@@ -457,7 +457,7 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        self.outcomes.drop(data.draw(st.sampled_from(self.jobs)))
+        self.outcomes.drop(data.draw(st.sampled_from(self.jobs)), ())
 
     @precondition(lambda self: self.queue)
     @rule(budget=st.integers(5, 64))

@@ -112,6 +112,29 @@ async def test_time_in_runs_is_counted_also_while_one_goes_on(
         assert lane.busy_s == 2.0 * number, "an idle lane is not busy"
 
 
+async def test_run_that_ends_while_its_time_is_read_counts_until_its_end(outcomes: Outcomes) -> None:
+    """A counter that were higher for a moment would look like a restart at the next scrape."""
+    model, clock, is_reading = GatedModel(), ManualClock(), False
+    lane: Lane
+
+    def read() -> float:
+        if is_reading and threading.current_thread() is threading.main_thread():
+            model.open(1)
+            while lane.running is not None:
+                pass
+            clock.now_s += 5.0
+        return clock()
+
+    lane, batch = Lane("test", clock=read), batch_of(model)
+    lane.submit(batch, outcomes)
+    await model.started(1)
+    clock.now_s += 2.0
+    is_reading = True
+    assert lane.busy_s == 2.0
+    await outcomes.of(batch)
+    lane.close()
+
+
 async def test_time_in_a_run_that_killed_its_thread_stays_counted(
     lane: Lane, outcomes: Outcomes, clock: ManualClock
 ) -> None:

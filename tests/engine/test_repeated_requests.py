@@ -146,3 +146,15 @@ async def test_answer_is_not_right_after_a_reload_has_replaced_its_model(
     finally:
         catalog.adopt(Catalog(before))
     assert embedder.repeat(recall, RequestTerms())
+
+
+async def test_answer_stays_right_after_a_reload_has_read_the_same_model_again(
+    embedder: Embedder, catalog: Catalog
+) -> None:
+    """The model of an encoder may be a copy of the catalogue's: that of a hub model always is."""
+    recall, before = await recall_of(embedder), catalog.models
+    catalog.adopt(Catalog([replace(model) for model in before]))
+    try:
+        assert embedder.repeat(recall, RequestTerms())
+    finally:
+        catalog.adopt(Catalog(before))

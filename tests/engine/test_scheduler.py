@@ -1,6 +1,7 @@
 """The scheduler on real threads: order, admission, express lane, failures. Every request gets an answer."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -277,6 +278,22 @@ async def test_express_lane_runs_a_query_while_all_lanes_run_bulk_work(two_lanes
     assert (await run_texts(two_lanes, query, [Text(SMALL, 7)])).tolist() == [[7.0]]
     assert not bulk.done()
     assert len(model.runs) == 2
+
+
+async def test_lanes_are_busy_all_the_time_at_most_whatever_the_express_lane_does(
+    two_lanes: Scheduler, model: GatedModel, clock: ManualClock
+) -> None:
+    bulk = submit(two_lanes, model, *texts_of(LARGE, 32))
+    await model.started(2)
+    query = GatedModel("query")
+    small = submit(two_lanes, query, Text(SMALL, 7))
+    await query.started(1)
+    clock.now_s += 3.0
+    state = two_lanes.state()
+    assert (state.lanes, state.lanes_busy_s, sum(state.busy_s.values())) == (2, 2 * 3.0, 3 * 3.0)
+    query.open()
+    model.open()
+    await asyncio.gather(bulk, small)
 
 
 async def test_express_lane_runs_small_micro_batches_only(two_lanes: Scheduler, model: GatedModel) -> None:
@@ -824,3 +841,24 @@ def test_estimate_holds_for_more_texts_than_are_planned_at_once(batching: Batchi
     micro_batches, _ = asyncio.run(estimated(batching, [3] * texts, lanes=1))
     model, _ = run_all(batching, [[3] * texts])
     assert micro_batches == len(model.runs)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_job_that_fails_or_is_dropped_while_it_runs_knows_since_when_it_ran(
+    one_lane: Scheduler, model: GatedModel, clock: ManualClock, *, fails: bool
+) -> None:
+    texts = [Text(SMALL, 1)]
+    clock.now_s = 3.0
+    admitted = one_lane.admit(model, texts, caller=ANYONE, deadline_s=math.inf)
+    with admitted.reservation:
+        job = one_lane.start(admitted, texts)
+        await model.started(1)
+        clock.now_s = 5.0
+        if fails:
+            model.fails_on = {1}
+            model.open()
+            with pytest.raises(InferenceError):
+                await job.result
+        else:
+            one_lane.drop(job)
+    assert (job.queued_s, job.started_s, job.unfinished) == (3.0, 3.0, 1)

@@ -39,7 +39,7 @@ def test_bounds_reach_up_to_the_longest_request(timeout_s: float, last: float) -
 
 
 def test_timeout_above_all_bounds_needs_all_of_them() -> None:
-    assert DURATIONS_S[: up_to(1e9)] == DURATIONS_S
+    assert up_to(1e9) == len(DURATIONS_S)
 
 
 def test_buckets_above_the_last_bound_are_counted_together() -> None:

@@ -137,9 +137,11 @@ def test_merging_parts_equals_counting_all_in_one(
         expected.endpoints,
     )
     assert merged.counts == expected.counts
-    alive = [request for request in requests if request[0] not in ended]
-    for endpoint in {endpoint for _, endpoint, *_ in alive}:
-        assert Counter(merged.recent_s[endpoint]) == Counter(s for _, name, s, *_ in alive if name == endpoint)
+    alive = [
+        (name, seconds) for number, name, seconds, *_, status, _ in requests if number not in ended and status == 200
+    ]
+    recent = Counter((name, seconds) for name, found in merged.recent_s.items() for seconds in found)
+    assert recent == Counter(alive)
 
 
 def test_histograms_with_other_buckets_are_not_added() -> None:

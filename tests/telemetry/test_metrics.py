@@ -50,6 +50,14 @@ def test_percentiles_describe_recent_answers_and_counts_all_of_them(metrics: Met
     assert histogram.total == pytest.approx(9.001 * MAX_RECENT_LATENCIES)
 
 
+def test_percentiles_are_those_of_served_requests(metrics: Metrics) -> None:
+    for status, seconds in ((200, 0.5), (429, 0.0), (503, 0.0), (400, 0.001), (504, 30.0)):
+        metrics.observe(answered("POST /embed", seconds, status=status))
+    metrics.observe(answered("POST /tokenize", 0.0, status=503))
+    assert metrics.recent_s() == {"POST /embed": [0.5]}
+    assert metrics.endpoints() == {"POST /embed": 5, "POST /tokenize": 1}
+
+
 def test_answers_are_counted_by_method_route_status_and_dialect(metrics: Metrics) -> None:
     for status, dialect in ((200, "native"), (200, "native"), (400, "native"), (200, "tei")):
         metrics.observe(answered("POST /embed", 0.5, dialect=dialect, status=status))

@@ -173,7 +173,7 @@ async def test_request_whose_model_is_not_known_has_no_fields_of_work() -> None:
 
 async def test_method_that_is_none_of_http_is_not_logged() -> None:
     [line] = await logged(begins, sends, method="PASSWORD")
-    assert line["method"] == "other"
+    assert line["method"] == "_OTHER"
 
 
 PROXY = (b"x-forwarded-for", b"203.0.113.7, 2001:db8::5")

@@ -81,6 +81,7 @@ async def ask(
         lines=RequestLines(polled=frozenset({"/health"})),
         error_headers=lambda _: [ALLOWED],
         large_bodies=LargeBodyQueue(),
+        find_route={"/embed": "/embed"}.get,
         clock=lambda: next(ticks),
     )
     await request_log(scope, receive, send)
@@ -185,7 +186,7 @@ async def test_rejection_of_the_server_is_answered_without_calling_the_app() -> 
     assert (start["status"], json.loads(body["body"])["code"]) == (503, "overloaded")
     assert dict(start["headers"])[b"retry-after"] == b"2"
     assert app.scopes == []
-    assert [code for _, _, code in counted] == ["overloaded"]
+    assert [(endpoint, code) for endpoint, _, code in counted] == [("POST /embed", "overloaded")]
 
 
 async def test_answer_is_counted_with_route_duration_and_problem_code() -> None:

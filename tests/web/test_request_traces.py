@@ -400,6 +400,12 @@ def test_request_that_does_no_work_is_traced_only_for_a_caller_that_records(trac
     )
 
 
+def test_head_has_the_route_of_get(traced: Traced) -> None:
+    traced.client.head("/health/live", headers={"traceparent": SAMPLED})
+    span = traced.finish().only()
+    assert (span.name, set(span.attributes)) == ("HEAD /health/live", HTTP_KEYS)
+
+
 def test_methods_that_nobody_knows_are_not_repeated(traced: Traced) -> None:
     traced.client.request("SECRET", "/embed", headers={"traceparent": SAMPLED})
     span = traced.finish().only()
