@@ -99,6 +99,9 @@ def playground(page: Page, url: str) -> None:
     heading = page.get_by_role("heading", name="Similarity").first
     heading.wait_for()
     page.wait_for_timeout(500)  # drawing is cut into slices
+    plane = page.get_by_label(f"Map of {len(TEXTS)} texts")
+    plane.press("Home")  # lists the nearest neighbours of the first text
+    plane.evaluate("(canvas) => canvas.blur()")
     heading.evaluate("(heading) => scrollTo(0, heading.closest('.card').getBoundingClientRect().top + scrollY - 66)")
 
 

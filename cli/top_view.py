@@ -17,15 +17,16 @@ MAX_ERRORS = 5
 
 def view_of(figures: Mapping[str, Any], *, url: str) -> RenderableType:
     """Return what the terminal shows of *figures*, which `figures_of` returns, of the service at *url*."""
-    parts: list[RenderableType] = [_head(figures, url), Text(), _amounts(figures), Text(), _routes(figures["routes"])]
+    parts: list[RenderableType] = [_head(figures, url), Text(), _amounts(figures)]
+    errors = sorted(((rate, code) for code, rate in figures["errors"].items() if rate), reverse=True)
+    if errors:  # above the tables, whose ends a small terminal cuts off
+        named = ", ".join(f"{code} {_rate(rate)}" for rate, code in errors[:MAX_ERRORS])
+        parts.append(Text(f"Errors per second: {named}", style="yellow"))
+    parts += [Text(), _routes(figures["routes"])]
     if figures["models"]:
         parts += [Text(), _models(figures["models"])]
     if figures["workers"]:
         parts += [Text(), _workers(figures["workers"])]
-    errors = sorted(((rate, code) for code, rate in figures["errors"].items() if rate), reverse=True)
-    if errors:
-        named = ", ".join(f"{code} {_rate(rate)}" for rate, code in errors[:MAX_ERRORS])
-        parts += [Text(), Text(f"Errors per second: {named}", style="yellow")]
     return Group(*parts)
 
 

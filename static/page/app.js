@@ -91,9 +91,9 @@ function askForKey(reason) {
   const input = byId("key-input");
   const problem = byId("key-error");
   const hadKey = api.getKey() !== "";
-  byId("key-title").textContent = reason ? "A key is wanted" : "Use a key";
+  byId("key-title").textContent = reason ? "A key is required" : "Use a key";
   byId("key-reason").textContent = reason || "Sent with each request of this page.";
-  problem.textContent = reason && hadKey ? "The key that this tab used is not enough." : "";
+  problem.textContent = reason && hadKey ? "The key of this tab is not accepted." : "";
   input.value = "";
   return new Promise((resolve) => {
     const submit = (event) => {
@@ -104,7 +104,7 @@ function askForKey(reason) {
         dialog.close(key);
         return;
       }
-      problem.textContent = key ? "A key has only letters, digits and signs of ASCII, without spaces." : "Enter a key.";
+      problem.textContent = key ? "A key contains only ASCII letters, digits and punctuation, no spaces." : "Enter a key.";
       input.focus();
     };
     const cancel = () => dialog.close("");

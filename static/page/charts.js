@@ -1,11 +1,15 @@
 // A card with one live chart: uPlot draws the lines; a table beside it has the same figures as words.
 
 import { h, setText } from "./dom.js";
-import { NONE, NOT_REPORTED, isNumber, timeOfDay } from "./figures.js";
+import { NONE, NOT_REPORTED, count, isNumber, timeOfDay } from "./figures.js";
 import { color } from "./state.js";
 
 const HEIGHT = 168;
 const AXIS_WIDTH = 52;
+const PADDING = 8;
+const WHOLE_STEPS = [1, 10, 100, 1000, 10_000, 100_000].flatMap((size) => [size, 2 * size, 5 * size]);
+/** Of a time at the axis, in pixels, by its characters. */
+const LABEL_WIDTH = { 5: 34, 8: 54 };
 
 /**
  * One chart. `options`: title, hint, format (writes a value), series: [{name, label, token, dash}], max (of the axis;
@@ -167,7 +171,7 @@ export class ChartCard {
     const options = {
       width: Math.max(120, this.#frame.clientWidth),
       height: HEIGHT,
-      padding: [8, 8, 0, 0],
+      padding: [8, PADDING, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: "overview" }, points: { size: 6 } },
       scales: { x: { time: true, auto: false }, y: { range: (_, __, most) => [0, axisEnd(most, max)] } },
@@ -177,14 +181,18 @@ export class ChartCard {
           grid: { show: false },
           space: 70,
           size: 24,
-          values: (_, splits) =>
-            splits.map((t) => timeOfDay(t).slice(0, splits.length > 1 && splits[1] - splits[0] < 60 ? 8 : 5)),
+          values: (plot, splits) => {
+            const length = splits.length > 1 && splits[1] - splits[0] < 60 ? 8 : 5;
+            const end = plot.valToPos(plot.scales.x.max, "x") - LABEL_WIDTH[length] / 2 + PADDING;
+            return splits.map((t) => (plot.valToPos(t, "x") > end ? "" : timeOfDay(t).slice(0, length))); // else it is cut off
+          },
         },
         {
           ...axis,
           grid,
           size: AXIS_WIDTH,
           space: 32,
+          incrs: format === count ? WHOLE_STEPS : undefined, // 2.5 connections would read as 3
           values: (_, splits) => splits.map((value) => format(value)),
         },
       ],

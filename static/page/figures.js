@@ -51,9 +51,10 @@ export const duration = shown((value) => {
     Math.floor(whole / 3600) % 24,
     Math.floor(whole / 60) % 60,
   ];
-  if (days) return `${days} d ${hours} h`;
-  if (hours) return `${hours} h ${minutes} min`;
-  return `${minutes} min ${whole % 60} s`;
+  const both = (many, unit, few, smaller) => (few ? `${many} ${unit} ${few} ${smaller}` : `${many} ${unit}`);
+  if (days) return both(days, "d", hours, "h");
+  if (hours) return both(hours, "h", minutes, "min");
+  return both(minutes, "min", whole % 60, "s");
 });
 
 /** The time of day of seconds since the epoch. */

@@ -4,7 +4,7 @@ import { count, milliseconds, percent, perSecond } from "./figures.js";
 
 export const THROUGHPUT = {
   title: "Requests and texts",
-  hint: "Answered per second, without probes and reads.",
+  hint: "POST requests answered per second.",
   format: perSecond,
   empty: "No work yet. Embed something in the Playground, and it appears here.",
   series: [
@@ -15,7 +15,7 @@ export const THROUGHPUT = {
 
 export const TOKENS = {
   title: "Tokens",
-  hint: "Of the answered texts per second, without padding.",
+  hint: "Tokens of answered texts per second, without padding.",
   format: perSecond,
   empty: "No tokens yet.",
   series: [{ name: "tokens", label: "Tokens", token: "--series-3" }],
@@ -23,7 +23,7 @@ export const TOKENS = {
 
 export const LATENCY = {
   title: "Latency",
-  hint: "Of the latest 2,048 requests of the route.",
+  hint: "Of the latest 2,048 served requests of the route.",
   format: milliseconds,
   isOptional: true, // a route that was not called yet has no percentiles
   empty: "No requests on this route in the time shown.",
@@ -47,13 +47,13 @@ export const STAGES = {
     { name: "stage:queue", label: "Waiting in the queue", token: "--series-2" },
     { name: "stage:run", label: "Running the model", token: "--series-1" },
     { name: "stage:tokenize", label: "Tokenising", token: "--series-3" },
-    { name: "stage:cache", label: "Looking into the cache", token: "--series-4" },
+    { name: "stage:cache", label: "Looking up kept results", token: "--series-4" },
   ],
 };
 
 export const BACKLOG = {
   title: "Queue",
-  hint: "Waiting work, as a share of the limit that refuses it.",
+  hint: "Waiting work as a share of its limit.",
   format: percent,
   max: 100,
   empty: "Nothing has waited in the time shown.",
@@ -97,14 +97,14 @@ export const CONNECTIONS = {
 
 export const ERRORS = {
   title: "Errors",
-  hint: "In the minute before each moment.",
+  hint: "Count within the minute before.",
   format: count,
   max: 4,
   empty: "No errors in the time shown.",
   series: [
     { name: "minute:quota", label: "Over a quota (429)", token: "--series-4" },
     { name: "minute:refused", label: "Refused (503)", token: "--series-2" },
-    { name: "minute:caller", label: "Wrong requests (4xx)", token: "--series-7" },
-    { name: "minute:service", label: "Failures (5xx)", token: "--series-5" },
+    { name: "minute:caller", label: "Client errors (4xx)", token: "--series-7" },
+    { name: "minute:service", label: "Server errors (5xx)", token: "--series-5" },
   ],
 };

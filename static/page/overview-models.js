@@ -4,6 +4,13 @@ import { h, setText } from "./dom.js";
 import { NONE, ago, bytes, count, duration, moment, timeOfDay } from "./figures.js";
 
 const DETAILS_EVERY_S = 10;
+/** Why a model was removed from memory, by the reason in /metrics. */
+const EVICTION_WORDS = {
+  ttl: "not used for long",
+  capacity: "place needed: MAX_CACHED_MODELS",
+  memory: "memory needed: MODEL_MEMORY_BUDGET",
+  reload: "its files have changed",
+};
 
 export class Models {
   #api;
@@ -34,13 +41,14 @@ export class Models {
     const info = health?.cache_info ?? metrics?.cache_info;
     this.#openedT ??= t;
     if (!info) {
-      if (!health && !metrics) for (const row of this.#rows.values()) row.spans.at(-1).open = false; // not seen, so not claimed
+      if (!health && !metrics) for (const row of this.#rows.values()) [row.spans.at(-1).open, row.isKnown] = [false, false]; // not seen, so not claimed
       return this.#draw(t, metrics);
     }
     const loaded = Array.isArray(info.cached_models) ? info.cached_models : [];
     for (const name of loaded) if (!this.#rows.has(name)) this.#rows.set(name, this.#makeRow(name));
     for (const [name, row] of this.#rows) {
       row.isLoaded = loaded.includes(name);
+      row.isKnown = true;
       const last = row.spans.at(-1);
       if (row.isLoaded && last?.open) last.to = t;
       else if (row.isLoaded) row.spans.push(this.#span(row, t));
@@ -80,8 +88,8 @@ export class Models {
       }
       const usage = metrics?.models?.[name];
       const details = this.#details.get(name);
-      setText(row.state, row.isLoaded ? "in memory" : "unloaded");
-      row.state.dataset.level = row.isLoaded ? "ok" : "none";
+      setText(row.state, row.isKnown ? (row.isLoaded ? "in memory" : "unloaded") : "not known now");
+      row.state.dataset.level = row.isKnown && row.isLoaded ? "ok" : "none";
       const spans = row.spans.map(({ from, to }) => `${timeOfDay(from)} to ${timeOfDay(to)}`);
       row.track.setAttribute("aria-label", `${name} was in memory: ${spans.join(", ")}`);
       const memory = usage?.memory_bytes ?? details?.memory_bytes;
@@ -118,7 +126,7 @@ export class Models {
     if (sums.loads) words.push(`${count(sums.loads)} ${sums.loads === 1 ? "load" : "loads"} since the start`);
     if (sums.failures) words.push(`${count(sums.failures)} failed`);
     for (const [reason, number] of Object.entries(sums.evictions))
-      if (number) words.push(`${count(number)} unloaded (${reason})`);
+      if (number) words.push(`${count(number)} unloaded (${EVICTION_WORDS[reason] ?? reason})`);
     return words.length ? `${words.join(" · ")}` : "";
   }
 
@@ -145,6 +153,6 @@ export class Models {
       ),
     );
     this.#list.append(element);
-    return { element, track, state, facts, spans: [], isLoaded: false };
+    return { element, track, state, facts, spans: [], isLoaded: false, isKnown: false };
   }
 }

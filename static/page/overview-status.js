@@ -123,7 +123,7 @@ export class Status {
         ["Try now", () => this.#live.askNow()],
       ]);
     } else if (problem instanceof ServiceError && problem.wantsKey) {
-      notices.push(["warn", "The figures want a key.", inWords(problem), ["Enter a key", () => this.#api.enterKey()]]);
+      notices.push(["warn", "The figures need a key.", inWords(problem), ["Enter a key", () => this.#api.enterKey()]]);
     } else if (problem instanceof ServiceError && problem.code === "metrics-disabled") {
       notices.push([
         "info",
@@ -142,7 +142,7 @@ export class Status {
       notices.push([
         "info",
         `The service was restarted at ${timeOfDay(this.#restartedAt)}.`,
-        "Its counters began anew; the charts go on, with a dashed line.",
+        "Its counters start at 0 again; a dashed line marks the restart in the charts.",
       ]);
     const shown = JSON.stringify(notices);
     if (shown === this.#shown) return;

@@ -1,8 +1,9 @@
 // The end of the Overview: routes, connections and limits, and workers if there are several.
 
-import { h } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { NONE, NOT_REPORTED, bytes, count, duration, isNumber, milliseconds, percent, seconds } from "./figures.js";
 import { table } from "./overview-errors.js";
+import { isWork } from "./samples.js";
 
 export class Tables {
   #routes = table(
@@ -10,6 +11,7 @@ export class Tables {
     ["Route", "Requests", "Median", "95th percentile", "99th percentile"],
     ["Requests", "Median", "95th percentile", "99th percentile"],
   );
+  #moment = h("span");
   #inside = table("Inside the service", ["Figure", "Now"], ["Now"]);
   #workers = table(
     "Workers",
@@ -29,16 +31,17 @@ export class Tables {
       { class: "grid wide-narrow" },
       section(
         "Routes",
-        "Since the service started; percentiles of the latest 2,048 requests of each.",
+        "Since the service started; percentiles of the latest 2,048 served requests of each.",
         this.#routes.element,
       ),
-      section("Inside the service", "Figures of this moment.", this.#inside.element),
+      section("Inside the service", this.#moment, this.#inside.element),
     );
     this.element = h("div", { class: "stack" }, this.figures, this.workersSection);
   }
 
   update({ metrics, metricsProblem }, before) {
     this.figures.hidden = metrics === null && before === null && metricsProblem !== null;
+    setText(this.#moment, metrics ? "Figures of this moment, this page's own request included." : "Figures of the last answer.");
     if (!metrics) return;
     this.#writeRoutes(metrics.endpoints);
     this.#writeInside(metrics);
@@ -47,7 +50,9 @@ export class Tables {
 
   #writeRoutes(endpoints) {
     if (!endpoints) return this.#routes.say(`Routes are ${NOT_REPORTED}.`);
-    const rows = Object.entries(endpoints).sort(([, a], [, b]) => b.requests - a.requests);
+    const rows = Object.entries(endpoints).sort(
+      ([a, { requests }], [b, { requests: others }]) => isWork(b) - isWork(a) || others - requests,
+    );
     this.#routes.write(
       rows.map(([name, { requests, latency_ms: latency }]) => [
         [name, "mono"],
@@ -71,7 +76,7 @@ export class Tables {
       ],
       ["Request bodies in memory", known(connections?.body_bytes, bytes(connections?.body_bytes))],
       [
-        "Delay of the event loop",
+        "Event-loop delay, last 30 s",
         known(metrics.event_loop_lag_seconds, milliseconds(metrics.event_loop_lag_seconds * 1000)),
       ],
       [

@@ -85,7 +85,7 @@ export function planeMap(side, texts, tell) {
   const shares = plane.explained.map((share) => `${Math.round(100 * share)} %`);
   const words = `Principal components: the horizontal direction holds ${shares[0]} of the variance, the vertical one ${shares[1]}. Distances are approximate; scores are exact.`;
   side.showQuery = map.showQuery;
-  return { parts: [map.box, near, spoken, h("p", { class: "hint" }, words)], redraw: map.redraw, show: map.show };
+  return { parts: [map.box, h("p", { class: "hint" }, words), near, spoken], redraw: map.redraw, show: map.show };
 }
 
 /** A list of texts with their scores as numbers and bars. */

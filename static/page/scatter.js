@@ -100,7 +100,7 @@ export function scatter({ x, y, texts, label, nearestTo, onChoice }) {
     return true;
   }
 
-  const drawn = plot({ label, describedBy: help.id, height: (width) => Math.max(260, Math.min(width * 0.95, 640)), draw, point, key });
+  const drawn = plot({ label, describedBy: help.id, height: (width) => Math.max(260, Math.min(width, 720)), draw, point, key });
   drawn.canvas.classList.add("pg-map");
   drawn.box.append(help);
   return {

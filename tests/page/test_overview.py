@@ -96,7 +96,7 @@ def test_errors_are_listed_by_kind_in_words(open_page: OpenPage, tiny: ServerPro
     row = page.get_by_role("region", name="Errors by kind").locator("tr", has_text="invalid-input")
     expect(row).to_contain_text("The request was not valid")
     assert int(row.locator("td").nth(2).inner_text()) >= 1  # while the page was open
-    assert figure_of(page, "Errors", "Wrong requests (4xx)") != "0"
+    assert figure_of(page, "Errors", "Client errors (4xx)") != "0"
 
 
 def test_refusals_are_listed_with_their_reason(
@@ -142,7 +142,7 @@ def test_key_is_asked_for_kept_for_the_tab_and_removable(
 ) -> None:
     server = server_with(**tiny_settings(tiny_models, **KEYS))
     page = open_page(server.url, expected=["status of 40[13]"])
-    dialog = page.get_by_role("dialog", name="A key is wanted")
+    dialog = page.get_by_role("dialog", name="A key is required")
     expect(dialog).to_contain_text("Send a key")
     field = dialog.get_by_label("API key or token")
     expect(field).to_be_focused()
@@ -150,7 +150,7 @@ def test_key_is_asked_for_kept_for_the_tab_and_removable(
 
     field.fill("two words")
     page.keyboard.press("Enter")
-    expect(dialog.get_by_role("alert")).to_contain_text("A key has only")
+    expect(dialog.get_by_role("alert")).to_contain_text("A key contains only")
     field.fill(OTHER_KEY)
     page.keyboard.press("Enter")
     expect(dialog).to_contain_text("permission 'metrics'")
@@ -172,7 +172,7 @@ def test_key_is_asked_for_kept_for_the_tab_and_removable(
     assert page.evaluate("() => Object.values(sessionStorage)") == []
     expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
-    expect(page.locator(".notices")).to_contain_text("The figures want a key.")
+    expect(page.locator(".notices")).to_contain_text("The figures need a key.")
     page.get_by_role("button", name="Enter a key").click()
     expect(page.get_by_role("dialog")).to_be_visible()
 
@@ -231,6 +231,8 @@ def test_page_survives_a_restart_of_the_service(open_page: OpenPage, tiny_models
         re.compile(r"The service does not answer\. Trying again in \d+ s …")
     )
     expect(page.locator("#health")).to_have_text("No answer")
+    expect(page.locator(".model", has_text="tiny/one")).to_contain_text("not known now")
+    expect(page.get_by_text("Figures of the last answer.")).to_be_visible()
     expect(page.locator(".chart-card").first).to_be_visible()
     with running_server(**settings):
         page.get_by_role("button", name="Try now").click()
