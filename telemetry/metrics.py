@@ -247,10 +247,7 @@ class Metrics:
         self._texts.observe(work.texts)
         if work.tokens:
             self._tokens.observe(work.tokens)
-        spent_s: dict[StageName, float] = {}
-        for name, started_s, ended_s in work.stages:
-            spent_s[name] = spent_s.get(name, 0.0) + ended_s - started_s
-        for name, seconds in spent_s.items():
+        for name, seconds in work.seconds_by_stage().items():
             self._stages[name].observe(seconds)
 
     def _answers_by(self, read: Callable[[str, str, str], str]) -> dict[str, int]:
