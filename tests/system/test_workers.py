@@ -221,7 +221,8 @@ def test_supervisor_that_is_process_1_leaves_no_zombies(tiny: dict[str, str]) ->
         for pid in (orphan, workers[0]):
             os.kill(pid, signal.SIGKILL)
         server.wait_for("worker_ready", times=3)
-        assert [state_of(pid) for pid in children_of(supervisor)] == ["S", "S"]
+        states = [state_of(pid) for pid in children_of(supervisor)]
+        assert (len(states), "Z" in states) == (2, False), states
         os.kill(supervisor, signal.SIGTERM)
         assert server.wait_for_end(timeout_s=END_S) == 0
 
