@@ -1,10 +1,8 @@
 """The result cache of a service: memory, and before a result is computed, perhaps a slower store that others share."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from host.memory import trim_memory
 from result_cache.memory_results import MemoryResults, ResultCounts
 from result_cache.ready_answers import ReadyAnswers
 
@@ -90,7 +88,6 @@ class LayeredResults:
                 await self._slower.clear()
         finally:
             self.clear_memory()  # fetched before the slower store had deleted it
-            await asyncio.to_thread(trim_memory)
 
     def counts(self) -> ResultCounts:
         """Return the counts of the memory."""
