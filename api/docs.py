@@ -96,17 +96,13 @@ async def lead_to_docs(api_docs: NamedDependency[ApiDocs], request: Request[Any,
     return redirect_to("docs", request.scope)
 
 
-@get("/schema/openapi.json", opt={"permission": "docs", "polled": True}, include_in_schema=False)
+@get("/schema/openapi.json", opt={"permission": "docs"}, include_in_schema=False)
 async def show_json(api_docs: NamedDependency[ApiDocs], request: Request[Any, Any, Any]) -> ASGIResponse:
     """The OpenAPI document as JSON."""
     return await api_docs.document(JSON_TYPE, request)
 
 
-@get(
-    ["/schema/openapi.yaml", "/schema/openapi.yml"],
-    opt={"permission": "docs", "polled": True},
-    include_in_schema=False,
-)
+@get(["/schema/openapi.yaml", "/schema/openapi.yml"], opt={"permission": "docs"}, include_in_schema=False)
 async def show_yaml(api_docs: NamedDependency[ApiDocs], request: Request[Any, Any, Any]) -> ASGIResponse:
     """The OpenAPI document as YAML."""
     return await api_docs.document(YAML_TYPE, request)
