@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from setting_types import LogClient, LogFormat, LogLevel
+from setting_types import MAX_COUNT, LogClient, LogFormat, LogLevel
 
 
 class MonitoringSettings(BaseSettings):
@@ -21,7 +21,7 @@ class MonitoringSettings(BaseSettings):
     slow_request_seconds: float = Field(
         5,
         ge=0,
-        le=86_400,
+        le=MAX_COUNT,
         allow_inf_nan=False,
         description="Seconds after which a request is logged as slow. The client's own delays do not count. 0: never.",
     )
