@@ -269,7 +269,7 @@ def test_every_route_of_the_service_but_health_needs_a_permission() -> None:
     assert paths.pop("docs") == {"/schema/openapi.json", "/schema/openapi.yaml", "/schema/openapi.yml"}
     assert paths == {
         "embed": {"/embed", "/embed/batch", "/tokenize", "a dialect's"},
-        "metrics": {"/metrics"},
+        "metrics": {"/metrics", "/metrics/prometheus"},
         "models": {"/models", "/models/{name:path}", "a dialect's"},
         "admin": {"/cache"},
     }
