@@ -375,7 +375,7 @@ async def test_caller_that_leaves_has_a_span_without_a_status(
     )
     assert "http.response.status_code" not in span.attributes
     assert (span.attributes["server.address"], "server.port" in span.attributes) == ("/run/socket", False)
-    check_times(one_receiver, span, ["cache", "tokenize", "queue"])
+    check_times(one_receiver, span, ["cache", "tokenize", "queue", "run"])
 
 
 def test_request_that_waits_in_vain_has_the_stage_of_its_queue(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
