@@ -25,7 +25,7 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page loads files of this service only, and no script or style that stands in a document."""
+"""The page loads files of this service only, and no inline script or style."""
 VARY = {"Vary": "Accept"}
 
 

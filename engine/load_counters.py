@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 EvictionReason = Literal["ttl", "capacity", "memory", "reload", "shutdown"]
 """Why a model was evicted. `ttl`: it was not used for MODEL_CACHE_TTL; `capacity`, `memory`: another one needed its
 place (MAX_CACHED_MODELS) or its memory (MODEL_MEMORY_BUDGET); `reload`: its files have changed; `shutdown`: the service
-ends, so nobody can see that in metrics."""
+ends, so metrics do not contain it."""
 EVICTION_REASONS: Final = tuple(reason for reason in get_args(EvictionReason) if reason != "shutdown")
 """The reasons while the service runs."""
 

@@ -1,6 +1,6 @@
 /**
  * Colour scales for canvases. Each one changes steadily in lightness, so it reads the same with any colour vision: from
- * the surface of the theme to what stands out most on it.
+ * the surface of the theme to the colour with the most contrast to it.
  */
 
 const SEQUENTIAL = {

@@ -25,9 +25,9 @@ export function nameOf(side, sides) {
 
 /**
  * The heat map of one side with the pair that is read, and the tables of pairs. Returns `parts`, `redraw` and `show`;
- * `tell(pair)` is called when the user reads a pair here, so that the other side can show it as well.
+ * `onRead(pair)` is called when the user reads a pair here, so that the other side can show it as well.
  */
-export function similarity(side, texts, tell) {
+export function similarity(side, texts, onRead) {
   const readout = h("div", { class: "pg-readout" });
   const spoken = h("p", { class: "visually-hidden", "aria-live": "polite" });
   const { cosines, pairs } = side;
@@ -36,7 +36,7 @@ export function similarity(side, texts, tell) {
   const map = heatMap({
     cosines, count, label: `Similarity of ${count} texts, as a map of colours`,
     onPair(pair, by) {
-      if (by !== "other") tell(pair);
+      if (by !== "other") onRead(pair);
       if (!pair) return idle();
       const [a, b] = pair;
       const cosine = cosines[a * count + b];
@@ -65,7 +65,7 @@ function pairTable(caption, pairs, texts) {
 }
 
 /** The 2-D map of one side with the neighbours of the chosen text; as `similarity`, with texts in place of pairs. */
-export function planeMap(side, texts, tell) {
+export function planeMap(side, texts, onRead) {
   const { cosines, plane } = side;
   const near = h("div", { class: "pg-near" });
   const spoken = h("p", { class: "visually-hidden", "aria-live": "polite" });
@@ -74,7 +74,7 @@ export function planeMap(side, texts, tell) {
   const map = scatter({
     x: plane.x, y: plane.y, texts, nearestTo, label: `Map of ${texts.length} texts`,
     onChoice(index, by) {
-      if (by !== "other") tell(index);
+      if (by !== "other") onRead(index);
       if (index === null) return idle();
       const entries = nearestTo(index);
       near.replaceChildren(h("div", { class: "pg-chosen" }, numbered(index, texts)), scoreList(entries, texts, "Nearest neighbours"));

@@ -100,8 +100,8 @@ export function mount(root, { api, state }) {
     const charts = (make) => {
       const made = new Map();
       return columns(sides, (side) => {
-        const tell = (what) => made.forEach((other, of) => of !== side && other.show(what));
-        const chart = make(side, texts, tell);
+        const onRead = (what) => made.forEach((other, of) => of !== side && other.show(what));
+        const chart = make(side, texts, onRead);
         made.set(side, chart);
         redraws.push(chart.redraw);
         return chart.parts;
