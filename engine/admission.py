@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from engine.errors import DeadlineError, OverloadedError
 from engine.fair_queue import Caller
@@ -28,8 +28,7 @@ reject every request."""
 RequestClass = Literal["small", "large", "bulk"]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """The work of one request for the lanes.
 
     Attributes:
