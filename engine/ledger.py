@@ -104,14 +104,16 @@ class Account:
         Raises:
             OverloadedError: the caller holds their share of the limit.
         """
-        if (error := self.error(caller, amount, ignored=ignored)) is not None:
-            raise error
+        excess = self.excess(caller, amount, ignored=ignored)
+        if excess > 0:
+            raise self._rejection(caller, excess)
 
     def error(self, caller: Caller, amount: float, *, ignored: float = 0.0) -> OverloadedError | None:
         """Return the error with which `check` would reject *amount*; None: it would not."""
         excess = self.excess(caller, amount, ignored=ignored)
-        if excess <= 0:
-            return None
+        return self._rejection(caller, excess) if excess > 0 else None
+
+    def _rejection(self, caller: Caller, excess: float) -> OverloadedError:
         threads, (subject, limit) = self._threads, SUBJECTS[self.kind]
         yours = f"{self.held_by(caller) / threads:.1f} s of it is yours"
         for key in caller[1:]:
