@@ -89,7 +89,7 @@ class Job:
     reservation: Reservation = field(default_factory=lambda: Reservation(()))
     keys: Sequence[bytes] | None = None
     is_isolated: bool = False
-    waiting: list[int] = field(default_factory=list)
+    waiting: list[int] = field(init=False)
     caller: Caller = field(init=False)
     tokens: int = field(init=False)
     unfinished: int = field(init=False)
@@ -102,10 +102,11 @@ class Job:
 
     def __post_init__(self) -> None:
         self.caller = self.reservation.caller  # an attribute: the queues read it many times per request
-        self.tokens = sum([item.length for item in self.items])
-        self.unfinished = len(self.items)
+        lengths = [item.length for item in self.items]
+        self.tokens = sum(lengths)
+        self.unfinished = len(lengths)
         self.vectors = EMPTY
-        self.requeue(range(len(self.items)))
+        self.waiting = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
 
     def deliver(self, rows: Sequence[tuple[int, int]], matrix: Matrix) -> None:
         """Take the pairs (row of *matrix*, index of the text); the last ones resolve *result*."""
@@ -174,6 +175,7 @@ class MicroBatch:
     Attributes:
         model: the model that runs them.
         parts: the texts.
+        expected_s: how long it was expected to take when it was taken.
         expected_end: on the scheduler's clock, in seconds.
         started_s: when it began to run, on the same clock.
         ended_s: when it ended.
@@ -186,6 +188,7 @@ class MicroBatch:
 
     model: RunnableModel
     parts: list[Part]
+    expected_s: float = 0.0
     expected_end: float = 0.0
     started_s: float = 0.0
     ended_s: float = 0.0
@@ -221,19 +224,17 @@ class JobQueue:
     """Owns the jobs of one class (small or large) that have waiting texts, ordered by `Job.sort_key`.
 
     Attributes:
+        jobs: these, in order; read-only outside.
         tokens: tokens of all waiting texts, without padding.
     """
 
     def __init__(self) -> None:
-        self._jobs: list[Job] = []
+        self.jobs: list[Job] = []
         self._by_flow: dict[Flow, list[Job]] = {}
         self.tokens = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._jobs)
-
     def __iter__(self) -> Iterator[Job]:
-        return iter(tuple(self._jobs))
+        return iter(tuple(self.jobs))
 
     @property
     def heads(self) -> list[Job]:
@@ -264,7 +265,7 @@ class JobQueue:
         job.waiting = [index for index in job.waiting if index not in removed]
         job.count_taken(indexes)
         if not job.waiting:
-            self._jobs.remove(job)
+            self.jobs.remove(job)
             flow = job.caller, job.is_bulk
             self._by_flow[flow].remove(job)
             if not self._by_flow[flow]:
@@ -292,7 +293,7 @@ class JobQueue:
         return batch
 
     def _insert(self, job: Job) -> None:
-        for jobs in (self._jobs, self._by_flow.setdefault((job.caller, job.is_bulk), [])):
+        for jobs in (self.jobs, self._by_flow.setdefault((job.caller, job.is_bulk), [])):
             insort(jobs, job, key=lambda other: other.sort_key)
 
     def _candidates(self, head: Job) -> Iterator[Part]:
@@ -302,7 +303,7 @@ class JobQueue:
             yield head, first
             return
         wanted = head.items[first].length if batching == "equal" else None
-        others = (job for job in self._jobs if job.model is head.model and job is not head and not job.is_isolated)
+        others = (job for job in self.jobs if job.model is head.model and job is not head and not job.is_isolated)
         for job in chain([head], () if head.is_isolated else others):
             for index in job.waiting:
                 if wanted is None or job.items[index].length == wanted:

@@ -49,7 +49,7 @@ class RunQueue:
         self._within: dict[Caller, FairClock] = {}  # of callers with waiting bulk: interactive against bulk
 
     def __bool__(self) -> bool:
-        return bool(self._small or self._large)
+        return bool(self._small.jobs or self._large.jobs)
 
     def __iter__(self) -> Iterator[Job]:
         yield from self._small
@@ -57,11 +57,11 @@ class RunQueue:
 
     @property
     def has_large(self) -> bool:
-        return bool(self._large)
+        return bool(self._large.jobs)
 
     @property
     def has_small(self) -> bool:
-        return bool(self._small)
+        return bool(self._small.jobs)
 
     @property
     def small_tokens(self) -> int:
@@ -113,7 +113,7 @@ class RunQueue:
         self._clock.advance(head.caller)
         queue = self._queue_of(head)
         batch = self._take(queue, head, budget(queue.tokens))
-        self._clock.age(self._seconds(batch), len(heads))
+        self._clock.age(batch.expected_s, len(heads))
         return batch
 
     def take_small(self) -> MicroBatch:
@@ -126,7 +126,8 @@ class RunQueue:
     def _take(self, queue: JobQueue, head: Job, budget_tokens: int) -> MicroBatch:
         self.chosen = head  # if this fails, it is the job to blame
         batch = queue.take(head, budget_tokens, has_equal_texts=self.equal_texts.are_waiting)
-        per_text_s = self._seconds(batch) / len(batch.parts)
+        batch.expected_s = self._seconds(batch)
+        per_text_s = batch.expected_s / len(batch.parts)
         for job, rows in batch.rows_by_job.items():
             is_first = job.caller == head.caller
             self._charge(job, per_text_s * len(rows), math.inf if is_first else MAX_LEAD_S)

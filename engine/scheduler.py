@@ -316,7 +316,7 @@ class Scheduler:
         self._gathering.end(lane)
         batch.is_lone = len(batch.parts) == 1 and not self._queue and not self._running()
         starts = max([now, *(earlier.expected_end for earlier in lane.batches)])
-        batch.expected_end = starts + self._durations.seconds(batch)
+        batch.expected_end = starts + batch.expected_s
         lane.submit(batch, self._on_done)
         self._watchdog.watch()
 

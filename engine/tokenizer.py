@@ -152,19 +152,15 @@ class TextTokenizer:
         if prompt:
             parts = _split(self._encode([prompt], "", with_offsets=False)[0], "")
             start = len(parts.before) + len(parts.body)
+        are_blank = self._blank_ids.issuperset
         for index, items in enumerate(windows):
-            if (
-                self._is_blank(items[0].ids, start)
-                and all(self._is_blank(item.ids, start) for item in items[1:])
-                and (
-                    # A prompt may share a token with the text, so only the text alone is certain.
-                    not prompt or self._is_blank(self._encode([texts[index]], "", with_offsets=False)[0].ids)
-                )
+            if not are_blank(islice(items[0].ids, start, None)):
+                continue
+            if all(are_blank(islice(item.ids, start, None)) for item in items[1:]) and (
+                # A prompt may share a token with the text, so only the text alone is certain.
+                not prompt or are_blank(self._encode([texts[index]], "", with_offsets=False)[0].ids)
             ):
                 yield index
-
-    def _is_blank(self, ids: Sequence[int], start: int = 0) -> bool:
-        return self._blank_ids.issuperset(islice(ids, start, None))
 
     def tokens_of(self, texts: Sequence[str], *, prompt: str = "") -> list[list[Token]]:
         """Return every token of *texts*, special tokens and prompt included, before truncation."""

@@ -81,12 +81,11 @@ class RequestWork:
 
     def seconds_by_stage(self) -> dict[StageName, float]:
         """Return how long each stage took in all."""
-        if len(self.stages) == 1:  # that of a kept result, which should cost as little as possible
-            [(name, started_s, ended_s)] = self.stages
-            return {name: ended_s - started_s}
-        sums: dict[StageName, float] = {}
-        for name, started_s, ended_s in self.stages:
-            sums[name] = sums.get(name, 0.0) + ended_s - started_s
+        sums = {name: ended_s - started_s for name, started_s, ended_s in self.stages}
+        if len(sums) < len(self.stages):  # few requests have a stage twice
+            sums = dict.fromkeys(sums, 0.0)
+            for name, started_s, ended_s in self.stages:
+                sums[name] += ended_s - started_s
         return sums
 
     def seconds(self, name: StageName) -> float | None:

@@ -26,7 +26,7 @@ def test_requeued_texts_count_as_if_they_had_never_been_taken(lengths: list[int]
     queue, total_s = JobQueue(), sum(cost(1, length) for length in lengths) * 0.5
     queue.add(job)
     batches = list[MicroBatch]()
-    while queue and len(batches) < taken:
+    while queue.jobs and len(batches) < taken:
         batches.append(queue.take(job, 512))
         waiting_s = sum(cost(1, lengths[index]) for index in job.waiting) * 0.5
         assert account.held == pytest.approx(total_s if not is_bulk and job.waiting else waiting_s)
@@ -44,7 +44,7 @@ def total_cost(jobs: list[list[int]]) -> int:
     queue, nobody, total = JobQueue(), cast("Any", None), 0
     for number, lengths in enumerate(jobs):
         queue.add(Job(MODEL, [Text(length) for length in lengths], nobody, 0.5, float(number), is_small=False))
-    while queue:
+    while queue.jobs:
         batch = queue.take(queue.heads[0], 512)
         total += cost(len(batch.parts), batch.longest)
     return total

@@ -478,7 +478,7 @@ async def test_request_that_cannot_be_queued_leaves_nothing_in_the_ledger(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("engine.job_queue.Job.requeue", fail)
+    monkeypatch.setattr("engine.job_queue.Job.__post_init__", fail)
     with pytest.raises(MemoryError):
         await run_texts(one_lane, model, texts_of(LARGE, 4))
     assert [account.held for account in one_lane.accounts] == [0.0, 0.0]
