@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 
 import structlog
 from litestar.enums import HttpMethod, ScopeType
@@ -80,10 +81,9 @@ class RequestLog:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        times = RequestTimes(self._clock())
         inner, context = _with_get_for_head(scope), context_of(scope)
-        context.request_id = request_id_of(scope["headers"])
-        context.trace = context.trace or trace_of(scope["headers"])  # with tracing, it is known by now
+        times = self._begin(context)
+        _name(context, scope)
         context.large_bodies, context.answer_parts = self._large_bodies, self._answer_parts
         context.dialect = self._find_dialect(scope["path"])
         answer = _Answer(context, send, inner, error_headers=self._error_headers, timing=partial(self._time, times))
@@ -113,6 +113,22 @@ class RequestLog:
             self.in_flight -= 1
             watch.stop()
             self._record(scope, inner, context, answer.status, times)
+
+    def record_early(self, scope: HTTPScope, own: list[Header]) -> list[Header]:
+        """Count and log a request that the server answers itself, with 200 and *own* headers; return all headers."""
+        context = context_of(scope)
+        times = self._begin(context)
+        _name(context, scope)
+        headers = _all_headers(context, own, self._time(times, scope, context.work, own))
+        self._record(scope, scope, context, HTTPStatus.OK.value, times)
+        return headers
+
+    def _begin(self, context: RequestContext) -> RequestTimes:
+        """Return the times of a request that is complete, or of which only the head is."""
+        now_s = self._clock()
+        if context.received_s is None:
+            return RequestTimes(now_s)
+        return RequestTimes(context.received_s, client_s=now_s - context.received_s)
 
     async def _reject(self, scope: HTTPScope, error: ServiceError, watch: DisconnectWatch, answer: "_Answer") -> None:
         """Answer a request that the server rejects; the router does not see it."""
@@ -171,13 +187,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status, own, context = message["status"], list(message["headers"]), self._context
             context.has_answer_started = True
-            message["headers"] = [
-                *own,
-                *context.answer_headers,
-                (b"x-request-id", context.request_id.encode()),
-                *self._timing(self._scope, context.work, own),
-                *security_headers_for(own),
-            ]
+            message["headers"] = _all_headers(context, own, self._timing(self._scope, context.work, own))
         await self._send(message)
 
     async def send_error(self, error: ServiceError) -> None:
@@ -186,6 +196,17 @@ class _Answer:
         all_headers = [*headers, *self._error_headers(self._scope)]
         await self.send({"type": "http.response.start", "status": status, "headers": all_headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _name(context: RequestContext, scope: HTTPScope) -> None:
+    context.request_id = request_id_of(scope["headers"])
+    context.trace = context.trace or trace_of(scope["headers"])  # with tracing, it is known by now
+
+
+def _all_headers(context: RequestContext, own: list[Header], timing: list[Header]) -> list[Header]:
+    """Return *own* headers of an answer with those that every answer has."""
+    request_id: Header = (b"x-request-id", context.request_id.encode())
+    return [*own, *context.answer_headers, request_id, *timing, *security_headers_for(own)]
 
 
 def _with_get_for_head(scope: HTTPScope) -> HTTPScope:

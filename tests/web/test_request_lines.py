@@ -131,6 +131,14 @@ async def test_only_the_time_of_the_service_until_the_answer_begins_makes_a_requ
     )
 
 
+async def test_time_for_which_the_server_held_a_request_is_that_of_its_client() -> None:
+    """It counts as time of the request, since its head was complete, and not as time of the service."""
+    clock = ManualClock()
+    held = RequestContext(received_s=clock() - 30.0)
+    answered, slow = await logged(reads, takes[6.0], begins, sends, context=held)
+    assert (answered["ms"], slow["service_ms"]) == (36_000.0, 6000.0)
+
+
 async def test_no_request_is_slow_if_the_limit_is_zero() -> None:
     assert [line["event"] for line in await logged(*ANSWERS, slow_s=0)] == ["request_answered"]
 
