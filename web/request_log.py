@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
 
 import structlog
 from litestar.enums import HttpMethod, ScopeType
@@ -12,7 +11,6 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from engine.errors import CutOffError, ServiceError
 from engine.fair_gate import FairGate
 from telemetry.answered_request import NO_ROUTE, AnsweredRequest
-from telemetry.request_work import RequestWork
 from web.dialects import Dialect, label_of
 from web.disconnect_watch import DisconnectWatch
 from web.large_body_queue import LargeBodyQueue
@@ -86,7 +84,9 @@ class RequestLog:
         context.trace = context.trace or trace_of(scope["headers"])  # with tracing, it is known by now
         context.large_bodies, context.answer_parts = self._large_bodies, self._answer_parts
         context.dialect = self._find_dialect(scope["path"])
-        answer = _Answer(context, send, inner, error_headers=self._error_headers, timing=partial(self._time, times))
+        answer = _Answer(
+            context, send, inner, times, error_headers=self._error_headers, timing=self._timing, clock=self._clock
+        )
         watch = DisconnectWatch(receive, context, times, self._clock)
         self.in_flight += 1
         try:
@@ -121,11 +121,6 @@ class RequestLog:
         await watch.receive_rest()  # closing a connection with unread bytes resets it, and loses the answer
         await answer.send_error(error)
 
-    def _time(self, times: RequestTimes, scope: HTTPScope, work: RequestWork, own: list[Header]) -> list[Header]:
-        """Note that the answer begins, and return the headers that say where the time went."""
-        times.answered_s = now_s = self._clock()
-        return self._timing(scope, work, times.service_s(now_s), own)
-
     def _record(
         self, outer: HTTPScope, scope: HTTPScope, context: RequestContext, status: int, times: RequestTimes
     ) -> None:
@@ -149,33 +144,38 @@ class RequestLog:
 
 
 class _Answer:
-    """The `send` of one request: records the status and adds the headers that every answer has."""
+    """The `send` of one request: records the status and when it was sent, and adds the headers of every answer."""
 
     def __init__(
         self,
         context: RequestContext,
         send: Send,
         scope: HTTPScope,
+        times: RequestTimes,
         *,
         error_headers: Callable[[HTTPScope], list[Header]],
-        timing: Callable[[HTTPScope, RequestWork, list[Header]], list[Header]],
+        timing: Timing,
+        clock: Callable[[], float],
     ) -> None:
         self.status = 0
         self._context = context
         self._send = send
         self._scope = scope
+        self._times = times
         self._error_headers = error_headers
         self._timing = timing
+        self._clock = clock
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status, own, context = message["status"], list(message["headers"]), self._context
             context.has_answer_started = True
+            self._times.answered_s = now_s = self._clock()
             message["headers"] = [
                 *own,
                 *context.answer_headers,
                 (b"x-request-id", context.request_id.encode()),
-                *self._timing(self._scope, context.work, own),
+                *self._timing(self._scope, context.work, self._times.service_s(now_s), own),
                 *security_headers_for(own),
             ]
         await self._send(message)
