@@ -45,7 +45,7 @@ class EarlyReuse:
         allows_host: Callable[[Iterable[Header]], bool],
         identify: Callable[[Client, Iterable[Header]], Principal | None],
         guard: Guard,
-        record: Callable[[HTTPScope, list[Header]], list[Header]],
+        record: Callable[[HTTPScope, list[Header], float], list[Header]],
         max_body_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,7 +58,8 @@ class EarlyReuse:
             allows_host: returns whether a request with these headers may be answered.
             identify: returns a caller who may use *routes*; None: the app has to find out.
             guard: of the app.
-            record: counts and logs a request that is answered with these headers; returns all headers of the answer.
+            record: counts and logs a request that was complete at this time and is answered with these headers; returns
+                all headers of the answer.
             max_body_bytes: of bodies that the app reads.
             clock: seconds, monotonic; the engine's.
         """
@@ -109,7 +110,9 @@ class EarlyReuse:
             self._guard.note_start()
             if (ready := self._reuse.find(http_scope, context, body)) is not None:
                 content = ready.body(self._clock() - started_s)
-                headers = self._record(http_scope, [*ready.headers, (b"content-length", b"%d" % len(content))])
+                headers = self._record(
+                    http_scope, [*ready.headers, (b"content-length", b"%d" % len(content))], started_s
+                )
                 return headers, content
         context.principal = None  # as for any request that begins
         return None

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+import structlog
 from litestar.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
@@ -243,3 +244,12 @@ async def test_client_that_leaves_before_its_slow_answer_gets_a_slow_line() -> N
 
     answered, slow = await logged(takes[6.0], leaves, context=context)
     assert (answered["status"], slow["status"], slow["service_ms"]) == (499, 499, 6000.0)
+
+
+async def test_lines_follow_a_new_configuration_of_the_log() -> None:
+    lines = RequestLines()
+    assert await logged(*ANSWERS, lines=lines)
+    structlog.configure(processors=[], wrapper_class=structlog.make_filtering_bound_logger("WARNING"))
+    assert not await logged(*ANSWERS, lines=lines)
+    structlog.reset_defaults()
+    assert await logged(*ANSWERS, lines=lines)

@@ -204,7 +204,7 @@ def test_answer_of_the_server_is_recorded_with_the_time_since_its_head() -> None
         Answering(), observe=counted.append, large_bodies=LargeBodyQueue(), clock=lambda: next(ticks)
     )
     with capture_logs() as lines:
-        headers = request_log.record_early(scope, [(b"x-own", b"1")])
+        headers = request_log.record_early(scope, [(b"x-own", b"1")], 99.0)
     assert headers[:3] == [(b"x-own", b"1"), (b"x-of", b"context"), (b"x-request-id", b"mine")]
     assert (b"cache-control", b"no-store") in headers
     assert [(one.endpoint, one.status, one.seconds) for one in counted] == [("POST /embed", 200, 10.5)]
