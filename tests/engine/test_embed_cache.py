@@ -646,6 +646,39 @@ async def test_text_of_a_long_request_is_found_as_soon_as_it_was_computed(
     assert scheduler.state().texts == count == len(results.memory)
 
 
+@pytest.mark.parametrize("long_text", ["chunks", "mean"])
+async def test_text_of_several_windows_is_kept_with_its_last_one(
+    embedder: Embedder, encoder: Encoder, results: DictResults, long_text: LongText
+) -> None:
+    options = EmbedOptions(long_text=long_text)
+    texts = [
+        f"{text} {LONG} {'one ' * number}" for number, text in enumerate(FOUR_SLICES[:40])
+    ]  # longer ones run first
+    request = asyncio.create_task(embedder.embed(None, texts, options))
+    await until(lambda: len(results.memory) > 0)
+    assert not request.done()
+    found = [text for text in texts if key_of(encoder, text, options) in results.memory]
+    assert 0 < len(found) < len(texts)
+    again = [await embedder.embed(None, [text], options) for text in found]
+    assert [answer.cache for answer in again] == [CacheCounts(hit=1)] * len(found)
+    whole = await request
+    indexes = range(len(texts)) if whole.chunks is None else [chunk.index for chunk in whole.chunks]
+    for text, answer in zip(found, again, strict=True):
+        rows = [row for row, index in enumerate(indexes) if texts[index] == text]
+        assert answer.vectors.tobytes() == whole.vectors[rows].tobytes()
+    assert len(results.memory) == len(texts)
+
+
+@pytest.mark.parametrize("long_text", ["chunks", "mean"])
+async def test_text_with_an_unusable_window_is_not_kept_and_the_others_are(
+    embedder: Embedder, encoder: Encoder, results: DictResults, long_text: LongText
+) -> None:
+    options = EmbedOptions(long_text=long_text)
+    with pytest.raises(InvalidVectorError):
+        await embedder.embed(None, [LONG, f"{LONG} nan", "one"], options)
+    assert set(results.memory) == {key_of(encoder, text, options) for text in (LONG, "one")}
+
+
 async def test_text_that_was_computed_is_found_before_its_request_ends(
     embedder: Embedder, results: DictResults, scheduler: Scheduler
 ) -> None:
