@@ -103,7 +103,7 @@ class ProcessCache:
         """Return the metrics of this process; *models* is where the results of texts came from, by model."""
         counts = NO_MEMORY if self._layers is None else self._layers.counts()
         if self._redis is not None:
-            self._redis.may_read()  # has it checked if that is due: an idle service must not report an old failure
+            self._redis.check_if_due()
         return ResultCacheMetrics(
             hits=sum(sources.hits for sources in models.values()),
             misses=sum(sources.misses for sources in models.values()),

@@ -331,6 +331,28 @@ async def test_read_only_redis_is_read_but_not_written(own: RedisServer) -> None
         assert there.events == [("result_cache_writes_stopped", "read-only"), ("result_cache_writes_resumed", None)]
 
 
+@pytest.mark.parametrize("failure", ["read-only", "full"])
+async def test_idle_service_notices_that_redis_accepts_results_again(own: RedisServer, failure: str) -> None:
+    fail, repair = {
+        "read-only": (f"REPLICAOF 127.0.0.1 {free_port()}", "REPLICAOF NO ONE"),
+        "full": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    }[failure]
+    async with opened(own.url) as there:
+        own.run(fail)
+        await there.put({KEYS[0]: b"result"})
+        states = []
+        for command in ("PING", repair):
+            own.run(command)
+            for wait_s in (0, 60):
+                there.clock.now_s += wait_s
+                there.results.check_if_due()
+                await there.settle()
+                states.append(there.counts.writing)
+        assert states == ["open", "open", "open", "closed"]
+        assert (there.errors, there.counts.dropped, there.counts.writes) == ({failure: 2}, 1, 0)
+        assert there.events == [("result_cache_writes_stopped", failure), ("result_cache_writes_resumed", None)]
+
+
 async def test_results_that_are_dropped_never_come(own: RedisServer) -> None:
     async with opened(own.url) as there:
         own.freeze()
