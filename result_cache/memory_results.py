@@ -18,9 +18,9 @@ search beside bulk                        33              20              29    
 search after bulk                         40              20              38            41
 chat                                      10              10              10             3
 re-index, documents fit                   95              95              95            95
-the same, memory used before              96              96               0             4
-re-index, twice what fits                 24               0               0            46
-a hit, a put (CPU)                   1.1, 3.7        0.4, 1.3        0.5, 1.6      1.8, 4.5
+the same, memory used before              96              96               0             6
+re-index, twice what fits                 24               0               0            47
+a hit, a put (CPU)                   1.3, 2.4        0.3, 1.1        0.5, 1.3      1.0, 2.5
 ======================================  ====  ==============  ==============  ============
 
 theine (W-TinyLFU) counts entries, not bytes. cachebox's LRU hits as cachetools' does.
