@@ -65,45 +65,20 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    folder = tmp_path_factory.mktemp("models")
-    TinyModel("acme/tiny", matryoshka=(2,)).write(folder)
-    return read_catalog([folder], bundled="")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[Scheduler]:
-    async with one_lane(max_bulk_queue_s=100) as scheduler:
-        yield scheduler
-        assert [account.held for account in scheduler.accounts] == [0, 0]
-        assert scheduler.state().waiting_texts == 0
-
-
-@pytest.fixture
-def results() -> DictResults:
-    return DictResults()
+@pytest.fixture(autouse=True)
+async def nothing_is_left(scheduler: Scheduler) -> AsyncIterator[None]:
+    """Check after each test that every reservation was given back, and that nothing waits."""
+    yield
+    assert [account.held for account in scheduler.accounts] == [0, 0]
+    assert scheduler.state().waiting_texts == 0
 
 
 Make = Callable[[ResultStore], Embedder]
 
 
 @pytest.fixture
-def make(catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: TokenizerQueue) -> Make:
-    def make(results: ResultStore) -> Embedder:
-        return Embedder(
-            catalog=catalog,
-            allowed=frozenset(),
-            default_model="acme/tiny",
-            models=models,
-            scheduler=scheduler,
-            tokenizing=tokenizing,
-            timeout_s=60,
-            results=results,
-            keys=KEYS,
-        )
-
-    return make
+def make(make_embedder: Callable[..., Embedder]) -> Make:
+    return lambda results: make_embedder(results=results, keys=KEYS)
 
 
 @pytest.fixture
@@ -487,19 +462,9 @@ async def test_request_that_may_not_read_shares_no_run(embedder: Embedder, sched
 
 
 async def test_callers_whose_keys_differ_share_nothing(
-    catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: TokenizerQueue
+    make_embedder: Callable[..., Embedder], scheduler: Scheduler
 ) -> None:
-    embedder = Embedder(
-        catalog=catalog,
-        allowed=frozenset(),
-        default_model="acme/tiny",
-        models=models,
-        scheduler=scheduler,
-        tokenizing=tokenizing,
-        timeout_s=60,
-        results=DictResults(),
-        keys=ResultKeys(b"s" * 32, per_caller=True),
-    )
+    embedder = make_embedder(results=DictResults(), keys=ResultKeys(b"s" * 32, per_caller=True))
     await asyncio.gather(
         *(embedder.embed(None, ["one"], terms=RequestTerms(caller=(caller,))) for caller in ("a", "b"))
     )
