@@ -553,11 +553,13 @@ async def test_kept_results_of_long_answers_are_limited_until_the_client_has_rec
             await read_all(embedder, with_hits, caller=slow, on_tokens=charged.append)
         assert error.value.retry_after_s == 1
         assert charged == []
+        assert embedder.held_results.held == 1200
         assert (
             await embedder.embed(None, with_hits, terms=RequestTerms(caller=slow))
         ).cache.hit == 600  # not a long answer
         await read_all(embedder, with_hits[:300], caller=other)
     await read_all(embedder, with_hits, caller=slow)
+    assert embedder.held_results.held == 0
 
 
 @pytest.mark.parametrize("kept", [100, SLICE_TEXTS], ids=["part-of-a-slice", "whole-slice"])
