@@ -86,7 +86,12 @@ async def embed(
     embedding.limits.check_text(data.text)
     result, answer_format = await _embed([data.text], data, embedding.embedder, request, request_timeout)
     return await build_answers.embed_answer(
-        result, text_length=len(data.text), encoding=data.encoding, answer_format=answer_format, started_s=started_s
+        result,
+        context_of(request.scope),
+        text_length=len(data.text),
+        encoding=data.encoding,
+        answer_format=answer_format,
+        started_s=started_s,
     )
 
 
@@ -110,7 +115,11 @@ async def embed_batch(
     embedding.limits.check_texts(data.texts)
     result, answer_format = await _embed(data.texts, data, embedding.embedder, request, request_timeout)
     return await build_answers.batch_answer(
-        result, encoding=data.encoding, answer_format=answer_format, started_s=started_s
+        result,
+        context_of(request.scope),
+        encoding=data.encoding,
+        answer_format=answer_format,
+        started_s=started_s,
     )
 
 

@@ -33,6 +33,16 @@ def result_families(results: ResultCacheMetrics, *, amount: Amount, infos: Infos
         results.rejections,
     )
     yield counter("result_cache_expirations", "Results older than RESULT_CACHE_TTL.", results.expirations)
+    yield amount(
+        "result_cache_held_texts",
+        "Texts with kept results in long answers that clients have not received yet.",
+        lambda answer: answer.result_cache.held_texts,
+    )
+    yield amount(
+        "result_cache_held_limit_texts",
+        "Limit of them; one caller may hold 80 %.",
+        lambda answer: answer.result_cache.held_limit_texts,
+    )
     redis = results.redis
     yield infos(
         "result_cache_redis",

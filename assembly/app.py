@@ -50,7 +50,6 @@ from web.authentication import AuthenticationMiddleware
 from web.cors import cors_config
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
-from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import LeanLitestar, options_routes
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
@@ -125,7 +124,7 @@ def build_app(
     _set_up_log(settings, worker)
     catalog, tracing = _checked_catalog(settings), read_tracing(settings, version=version)
     access, results, settings = read_access(settings), open_result_cache(settings), settings.without_api_keys()
-    channel, metrics, large_bodies = (None if worker is None else WorkerChannel(worker)), Metrics(), LargeBodyQueue()
+    channel, metrics = (None if worker is None else WorkerChannel(worker)), Metrics()
     quotas = quota_store(settings, supervisor=None if channel is None else channel.channel)
     service = RunningService(
         settings,
@@ -137,7 +136,7 @@ def build_app(
         stop=stop or partial(signal.raise_signal, signal.SIGTERM),
         workers=1 if worker is None else worker.workers,
     )
-    reporter = ProcessReporter(service, settings, metrics=metrics, quotas=quotas, large_bodies=large_bodies)
+    reporter = ProcessReporter(service, settings, metrics=metrics, quotas=quotas)
     peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
     providers = _providers(service, settings, catalog, version=version) | peers.providers
     authentication, reuse = _authentication(access, settings), _reuse(service)
@@ -160,7 +159,6 @@ def build_app(
         service,
         paths=paths,
         metrics=metrics,
-        large_bodies=large_bodies,
         authentication=authentication,
         reuse=reuse,
         settings=settings,

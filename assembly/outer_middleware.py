@@ -52,13 +52,13 @@ def add_outer_middleware(
     *,
     paths: Paths,
     metrics: Metrics,
-    large_bodies: LargeBodyQueue,
     authentication: AuthenticationMiddleware,
     reuse: AnswerReuse | None,
     settings: Settings,
     tracing: Tracing,
 ) -> OuterMiddleware:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
+    large_bodies = LargeBodyQueue()
     guard = OverloadGuard(
         ShortWay(app, has_started=lambda scope: context_of(scope).has_answer_started),
         queues={path: queue for work, queue in service.queues.items() for path in paths_with(app, "work", [work])},
@@ -67,6 +67,7 @@ def add_outer_middleware(
         observe=metrics.observe,
         find_dialect=paths.find_dialect,
     )
+    service.web_accounts += [large_bodies.account, guard.lookup_account]
     inner: ASGIApp = guard
     if settings.allowed_hosts:
         exempt = paths_with(app, "any_host", [True])

@@ -57,8 +57,8 @@ class Answers(Protocol):
     def get(self, key: bytes) -> ReadyAnswer | None:
         """Return the answer with this key; None: it is not kept."""
 
-    def put(self, key: bytes, answer: ReadyAnswer, body_bytes: int) -> None:
-        """Keep *answer*, whose body has *body_bytes*."""
+    def put(self, key: bytes, answer: ReadyAnswer, body_bytes: int, *, result: bytes) -> None:
+        """Keep *answer*, whose body has *body_bytes*, and which contains the result with the key *result*."""
 
 
 class AnswerReuse:
@@ -105,7 +105,7 @@ class AnswerReuse:
         parts = (answer.body,) if how.duration is None else how.duration.split(answer.body)
         headers = (*encoded_headers(answer.answer_headers), (b"content-type", answer.media_type.encode()))
         ready = ReadyAnswer(how, headers, parts, context.dialect, context.encoding_formats)
-        self._answers.put(key, ready, len(answer.body))
+        self._answers.put(key, ready, len(answer.body), result=how.recall.key)
 
     def _key(self, scope: HTTPScope, context: RequestContext, body: bytes) -> bytes | None:
         """Return the key of the request, and keep it in its *context*; None: it is not compared with others."""

@@ -71,6 +71,9 @@ class OverloadGuard:
     rejections are logged in one line per second. Requests that arrive faster than the event loop can start them wait
     here, a few start in each iteration, in an order that is fair between callers. Those that must be rejected do not
     wait behind them. While results are kept, small requests are read although the queue is full (`web.cache_lookups`).
+
+    Attributes:
+        lookup_account: as `CacheLookups.account`.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class OverloadGuard:
         self._find_dialect = find_dialect
         self._clock = clock
         self._lookups = CacheLookups(clock=clock)
+        self.lookup_account = self._lookups.account
         self._waiting: FairQueue[_Waiting] = FairQueue()
         self._account = Account("start", MAX_WAITING)
         self._began: float | None = None  # when the first request of this iteration of the event loop started
