@@ -153,7 +153,7 @@ def build_app(
         middleware=[authentication, *_rate_limits(settings, quotas, metrics), calls],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
-        exception_handlers=problem_handlers(),
+        exception_handlers=problem_handlers(has_docs=settings.enable_docs),
         cors_config=_cors(settings),
         openapi_config=openapi.openapi_config(version, root_path=settings.root_path),
         plugins=[VectorsSchema(), openapi.StrictBodies()],
@@ -241,7 +241,8 @@ def _providers(
     """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
-    page_files, api_docs = PageFiles(is_on=settings.enable_page), ApiDocs(is_on=settings.enable_docs)
+    page_files = PageFiles(is_on=settings.enable_page, has_docs=settings.enable_docs)
+    api_docs = ApiDocs(is_on=settings.enable_docs)
     names = ModelNames(
         catalog,
         lambda: service.parts.embedder,
