@@ -156,7 +156,7 @@ def build_app(
         exception_handlers=problem_handlers(has_docs=settings.enable_docs),
         cors_config=_cors(settings),
         openapi_config=openapi.openapi_config(version, root_path=settings.root_path),
-        plugins=[VectorsSchema(), openapi.StrictBodies()],
+        plugins=[VectorsSchema(), openapi.StrictBodies(), openapi.Summaries()],
         logging_config=None,
     )
     paths = read_paths(app, root_path=settings.root_path)
