@@ -7,6 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from telemetry.answered_request import NO_ROUTE
+
 UNKNOWN = "-"
 BYTES_PER_MB = 1e6
 BAR_CELLS = 20
@@ -85,7 +87,7 @@ def _amounts(figures: Mapping[str, Any]) -> Table:
 def _routes(routes: Mapping[str, Mapping[str, float | None]]) -> Table:
     rows = [
         (
-            name if facts["p50"] is not None else f"{name} (errors only)",
+            name if facts["p50"] is not None or name == NO_ROUTE else f"{name} (errors only)",
             _rate(facts["requests_per_second"]),
             *(_number(facts[percent], 1) for percent in ("p50", "p95", "p99")),
         )
