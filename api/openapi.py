@@ -61,7 +61,7 @@ SCHEMES: dict[str, SecurityScheme | Reference] = {
 TAGS = [
     Tag("Embedding", "The native API: vectors and tokens"),
     Tag("Models", "The native API: which models there are"),
-    Tag("Operation", "Health and metrics"),
+    Tag("Operation", "Health, metrics and the result cache"),
     Tag("OpenAI", "OpenAI's API, with the further fields of Voyage, Jina and NVIDIA NIM"),
     Tag("Ollama", "Ollama's API"),
     Tag("Cohere", "Cohere's API"),

@@ -70,7 +70,7 @@ def _amounts(figures: Mapping[str, Any]) -> Table:
         ("Queue", f"{_number(queue['seconds'], 2)} s, {texts} texts of {requests} requests"),
         ("Lanes", _bar(lanes["busy_share"], f"of {_number(lanes['number'])} busy")),
         ("Cache hits", _bar(cache["hit_share"], "of texts", is_good=True)),
-        ("Cache memory", _bar(full_share, f"of {_megabytes(limit)}", is_good=True)),
+        ("Cache memory", "none" if limit == 0 else _bar(full_share, f"of {_megabytes(limit)}", is_good=True)),
         ("Event loop", f"{lag} ms late at most"),
         ("Connections", _number(figures["connections"])),
     ]
