@@ -147,10 +147,10 @@ def build_app(
         middleware=[authentication, *_rate_limits(settings, quotas, metrics), DirectCalls(providers, reuse=reuse)],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
-        exception_handlers=problem_handlers(),
+        exception_handlers=problem_handlers(has_docs=settings.enable_docs),
         cors_config=_cors(settings),
         openapi_config=openapi.openapi_config(version, root_path=settings.root_path),
-        plugins=[VectorsSchema(), openapi.StrictBodies()],
+        plugins=[VectorsSchema(), openapi.StrictBodies(), openapi.Summaries()],
         logging_config=None,
     )
     paths = read_paths(app, root_path=settings.root_path)
@@ -235,7 +235,8 @@ def _providers(
     """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
-    page_files, api_docs = PageFiles(is_on=settings.enable_page), ApiDocs(is_on=settings.enable_docs)
+    page_files = PageFiles(is_on=settings.enable_page, has_docs=settings.enable_docs)
+    api_docs = ApiDocs(is_on=settings.enable_docs)
     names = ModelNames(
         catalog,
         lambda: service.parts.embedder,
