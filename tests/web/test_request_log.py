@@ -207,8 +207,8 @@ def test_answer_of_the_server_is_recorded_with_the_time_since_its_head() -> None
         headers = request_log.record_early(scope, [(b"x-own", b"1")], 99.0)
     assert headers[:3] == [(b"x-own", b"1"), (b"x-of", b"context"), (b"x-request-id", b"mine")]
     assert (b"cache-control", b"no-store") in headers
-    assert [(one.endpoint, one.status, one.seconds) for one in counted] == [("POST /embed", 200, 10.5)]
-    assert [(line["event"], line["request_id"], line["ms"]) for line in lines] == [("request_answered", "mine", 10_500)]
+    assert [(one.endpoint, one.status, one.seconds) for one in counted] == [("POST /embed", 200, 10.25)]
+    assert [(line["event"], line["request_id"], line["ms"]) for line in lines] == [("request_answered", "mine", 10_250)]
 
 
 async def test_answers_without_a_route_share_one_label() -> None:
