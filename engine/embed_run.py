@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from engine.admission import Admitted
 from engine.job_queue import Job
+from engine.missing_slice import MissingSlice
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, finish
 from engine.recall import Recall
-from engine.request_results import MissingSlice, RequestResults
+from engine.request_results import RequestResults
 from engine.scheduler import Scheduler
 from telemetry.request_work import RequestWork
 

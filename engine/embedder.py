@@ -12,6 +12,7 @@ from engine.catalog import Catalog, Model
 from engine.embed_results import EmbedResult, TokenCount
 from engine.embed_run import SLICE_TEXTS, EmbedRun
 from engine.encoder import Encoder
+from engine.ledger import Account
 from engine.model_cards import InputType
 from engine.model_leases import TimedEntry
 from engine.offered_models import Deadline, ModelLeases, OfferedModels
@@ -93,6 +94,11 @@ class Embedder:
     def has_results(self) -> bool:
         """Whether results are kept in memory, so that some requests need no lane."""
         return not self._results.store.is_empty
+
+    @property
+    def held_results(self) -> Account:
+        """The texts of long answers that are not sent yet, as `ResultLookup.account`."""
+        return self._results.account
 
     @property
     def models(self) -> list[Model]:
