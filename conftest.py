@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.support.redis_servers import RedisServer, running_redis
 from tests.support.servers import NO_HUB, ServerPool, ServerProcess, running_server
 
 if TYPE_CHECKING:
@@ -100,6 +101,26 @@ def server_with(_server_pool: ServerPool) -> Callable[..., ServerProcess]:
     of function scope): the pool stops servers that were not asked for recently.
     """
     return _server_pool.get
+
+
+@pytest.fixture(scope="session")
+def _shared_redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(_shared_redis: RedisServer) -> RedisServer:
+    """An empty Redis, shared by tests that do not stop or configure it."""
+    _shared_redis.run("FLUSHALL")
+    return _shared_redis
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis that the test may kill, freeze and configure."""
+    with running_redis() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

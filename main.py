@@ -86,7 +86,12 @@ async def embed(
     embedding.limits.check_text(data.text)
     result, answer_format = await _embed([data.text], data, embedding.embedder, request, request_timeout)
     return await build_answers.embed_answer(
-        result, text_length=len(data.text), encoding=data.encoding, answer_format=answer_format, started_s=started_s
+        result,
+        context_of(request.scope),
+        text_length=len(data.text),
+        encoding=data.encoding,
+        answer_format=answer_format,
+        started_s=started_s,
     )
 
 
@@ -110,7 +115,11 @@ async def embed_batch(
     embedding.limits.check_texts(data.texts)
     result, answer_format = await _embed(data.texts, data, embedding.embedder, request, request_timeout)
     return await build_answers.batch_answer(
-        result, encoding=data.encoding, answer_format=answer_format, started_s=started_s
+        result,
+        context_of(request.scope),
+        encoding=data.encoding,
+        answer_format=answer_format,
+        started_s=started_s,
     )
 
 
@@ -255,7 +264,7 @@ async def show_metrics(metrics_report: NamedDependency[MetricsReport], request: 
 async def show_prometheus_metrics(
     metrics_report: NamedDependency[MetricsReport], request: Request[Any, Any, Any]
 ) -> ASGIResponse:
-    """The same as text, for scrapers that send no `Accept`: Prometheus' format 0.0.4, or OpenMetrics by `Accept`."""
+    """The metrics as text, for scrapers that send no `Accept`: Prometheus' format 0.0.4, or OpenMetrics by `Accept`."""
     return await metrics_report.answer(_accept_of(request), PROMETHEUS_FORMATS)
 
 

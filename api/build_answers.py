@@ -10,6 +10,7 @@ from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
 
 from api.answer_formats import ARROW, OCTETS, Format, arrow, octets, result_headers
+from api.answer_turns import next_turn, rows_per_piece
 from api.answer_types import (
     Chunk,
     ChunksAnswer,
@@ -42,17 +43,24 @@ from engine.optimised_copy import CopyState
 from engine.runtime import Runtime
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
-from web.responses import JSON, Duration, Repeatable, json_answer
+from web.request_context import RequestContext
+from web.responses import JSON, Duration, Repeatable, json_answer, json_of
 
 PROCESSING_TIME = Duration("processing_time_ms", units_per_s=1e3, digits=3)
 
 
 async def embed_answer(
-    result: EmbedResult, *, text_length: int, encoding: Encoding, answer_format: Format, started_s: float
+    result: EmbedResult,
+    context: RequestContext,
+    *,
+    text_length: int,
+    encoding: Encoding,
+    answer_format: Format,
+    started_s: float,
 ) -> ASGIResponse:
     """Answer a request for one text that arrived at *started_s*, on `time.perf_counter`."""
     if answer_format != JSON or result.chunks is not None:
-        return await batch_answer(result, encoding=encoding, answer_format=answer_format, started_s=started_s)
+        return await batch_answer(result, context, encoding=encoding, answer_format=answer_format, started_s=started_s)
     content = EmbedAnswer(
         embedding=_encoded(result.vectors, encoding)[0],
         model_name=result.model.name,
@@ -66,13 +74,17 @@ async def embed_answer(
 
 
 async def batch_answer(
-    result: EmbedResult, *, encoding: Encoding, answer_format: Format, started_s: float
+    result: EmbedResult, context: RequestContext, *, encoding: Encoding, answer_format: Format, started_s: float
 ) -> ASGIResponse:
-    """Answer a request for several texts, or for chunks, that arrived at *started_s*, on `time.perf_counter`."""
+    """Answer a request for several texts, or for chunks, that arrived at *started_s*, on `time.perf_counter`.
+
+    A long JSON answer is written in pieces, which take turns with those of other answers.
+    """
     if answer_format == OCTETS:
         return octets(result)
     if answer_format == ARROW:
         return await asyncio.to_thread(arrow, result)  # the first call imports pyarrow
+    embeddings = await _written(result.vectors, encoding, context)
     facts = (
         result.model.name,
         result.dimension,
@@ -81,7 +93,6 @@ async def batch_answer(
         result.truncated,
         _ms_since(started_s),
     )
-    embeddings = _encoded(result.vectors, encoding)
     if result.chunks is None:
         content: EmbedBatchAnswer | ChunksAnswer = EmbedBatchAnswer(embeddings, *facts)
     else:
@@ -115,6 +126,19 @@ def _token_list(count: TokenCount, index: int) -> list[Token] | None:
     if count.pieces is None:
         return None
     return [Token(piece.token, piece.id, piece.start, piece.end) for piece in count.pieces[index]]
+
+
+async def _written(vectors: NDArray[Any], encoding: Encoding, context: RequestContext) -> Any:
+    """Return the vectors as they appear in JSON; many of them are written already, several in each element."""
+    size = rows_per_piece(vectors.shape[1])
+    if len(vectors) <= size:
+        return _encoded(vectors, encoding)
+    pieces = list[orjson.Fragment]()
+    for start in range(0, len(vectors), size):
+        if start:
+            await next_turn(context)
+        pieces.append(orjson.Fragment(json_of(_encoded(vectors[start : start + size], encoding))[1:-1]))
+    return pieces
 
 
 def _encoded(vectors: NDArray[Any], encoding: Encoding) -> Any:

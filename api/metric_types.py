@@ -170,7 +170,8 @@ class ResultCacheMetrics:
 
     `evictions` are results that were removed for others, `rejections` results that were too large to keep, or
     came again but were not used often enough to be protected,
-    `expirations` results older than RESULT_CACHE_TTL.
+    `expirations` results older than RESULT_CACHE_TTL. `held_texts` are texts with kept results in long answers that
+    clients have not received yet.
     """
 
     hits: int
@@ -182,6 +183,8 @@ class ResultCacheMetrics:
     evictions: int
     rejections: int
     expirations: int
+    held_texts: Current[int]
+    held_limit_texts: Current[int]
     models: dict[str, TextSources]
     redis: RedisResultMetrics
 

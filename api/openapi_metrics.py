@@ -94,6 +94,8 @@ METRICS_ANSWER = MetricsAnswer(
         evictions=0,
         rejections=0,
         expirations=0,
+        held_texts=0,
+        held_limit_texts=200_000,
         models={MODEL_NAME: TextSources(hits=141, misses=187, coalesced=12)},
         redis=RedisResultMetrics(
             "reachable",

@@ -1,6 +1,5 @@
 """Answers of the dialects that contain vectors, written while they are computed."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from litestar.types import Receive, Scope, Send
 from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
+from api.answer_turns import next_turn, rows_per_piece
 from api.cache_headers import CACHE_HEADER, cache_state
 from api.request_terms import terms_of
 from engine.catalog import Model
@@ -22,10 +22,6 @@ from engine.model_cards import InputType
 from engine.options import EmbedOptions
 from web.request_context import RequestContext, context_of
 from web.responses import JSON, Duration, PlainAnswer, Repeatable, encoded_headers
-
-MAX_PIECE_NUMBERS = 16_384
-"""Numbers that are written at once: as decimals, the slowest format, they take about 1 ms of the event loop. Other
-requests are served between two pieces."""
 
 log = structlog.get_logger()
 
@@ -152,10 +148,10 @@ async def _write(
 
     async def write_rows(vectors: NDArray[Any]) -> None:
         nonlocal first, has_rows
-        size = max(1, MAX_PIECE_NUMBERS // vectors.shape[1])
+        size = rows_per_piece(vectors.shape[1])
         for start in range(0, len(vectors), size):
             if first:
-                await _pause(context)
+                await next_turn(context)
             rows = vectors[start : start + size]
             piece = writer.rows(rows, first, run)
             comma = b"," if has_rows and piece else b""
@@ -171,15 +167,6 @@ async def _write(
     await write_rows(vectors)
     await put(run, writer.tail(run))
     return run
-
-
-async def _pause(context: RequestContext) -> None:
-    """Let other requests be served until it is this one's turn."""
-    if (gate := context.answer_parts) is None:
-        await asyncio.sleep(0)
-    else:
-        await gate.enter(context.caller, 1)
-        asyncio.get_running_loop().call_soon(gate.leave)
 
 
 def _headers(run: EmbedRun) -> dict[str, str]:

@@ -16,7 +16,6 @@ from engine.loaded_facts import LoadedFacts
 from engine.usage import Usage
 from host.process_usage import ProcessUsage
 from telemetry.metrics import Metrics
-from web.large_body_queue import LargeBodyQueue
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(dict[str, LoadedFacts])
@@ -32,13 +31,11 @@ class ProcessReporter:
         *,
         metrics: Metrics,
         quotas: QuotaStore,
-        large_bodies: LargeBodyQueue,
     ) -> None:
         self._service = service
         self._cache_limits = settings.max_cached_models, settings.model_cache_ttl, settings.cleanup_interval
         self._metrics = metrics
         self._quotas = quotas
-        self._large_bodies = large_bodies
 
     def cache_info(self, names: list[str]) -> CacheInfo:
         """Return the answer about the models *names*, which are in memory."""
@@ -88,11 +85,13 @@ class ProcessReporter:
             self._metrics,
             state,
             parts.embedder.usage_by_model,
-            (self._large_bodies.account, parts.tokenizing.account, *parts.scheduler.accounts),
+            (*self._service.web_accounts, parts.tokenizing.account, *parts.scheduler.accounts),
             cache_info=self.cache_info(self.loaded),
             uptime_s=self._service.lifecycle.uptime_s,
             loads=parts.models.load_state,
-            results=self._service.results.metrics(_sources(parts.embedder.usage_by_model)),
+            results=self._service.results.metrics(
+                _sources(parts.embedder.usage_by_model), held=parts.embedder.held_results
+            ),
             limits=LimitMetrics(self._quotas.store, self._quotas.fallbacks),
         )
         return Counts(

@@ -11,6 +11,7 @@ from api.metric_types import RedisResultMetrics, RedisResultState, ResultCacheMe
 from assembly.result_clearing import ClearedMemory
 from assembly.secret_files import cache_key_secret, redis_url, unknown_redis_option
 from config import Settings, SettingsError
+from engine.ledger import Account
 from engine.result_keys import ResultKeys
 from engine.result_store import NoResults, ResultStore
 from engine.text_results import HEADER, NUMBERS
@@ -99,11 +100,16 @@ class ProcessCache:
             return False
         return True
 
-    def metrics(self, models: dict[str, TextSources]) -> ResultCacheMetrics:
-        """Return the metrics of this process; *models* is where the results of texts came from, by model."""
+    def metrics(self, models: dict[str, TextSources], *, held: Account | None = None) -> ResultCacheMetrics:
+        """Return the metrics of this process.
+
+        Args:
+            models: where the results of texts came from, by model.
+            held: the texts of long answers that are not sent yet; None: none.
+        """
         counts = NO_MEMORY if self._layers is None else self._layers.counts()
         if self._redis is not None:
-            self._redis.may_read()  # has it checked if that is due: an idle service must not report an old failure
+            self._redis.check_if_due()
         return ResultCacheMetrics(
             hits=sum(sources.hits for sources in models.values()),
             misses=sum(sources.misses for sources in models.values()),
@@ -114,6 +120,8 @@ class ProcessCache:
             evictions=counts.evictions,
             rejections=counts.rejections,
             expirations=counts.expirations,
+            held_texts=0 if held is None else round(held.held),
+            held_limit_texts=0 if held is None else round(held.limit),
             models=models,
             redis=NO_REDIS if self._redis is None else _redis_metrics(self._redis.counts),
         )

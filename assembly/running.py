@@ -33,6 +33,7 @@ from engine.errors import ServiceError
 from engine.hub import fetch, is_cached
 from engine.hub_space import HubSpace
 from engine.lane import Lane, open_lanes
+from engine.ledger import Account
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
 from host.memory import fix_mmap_threshold, private_bytes
@@ -91,6 +92,8 @@ class RunningService:
         self._quotas = quotas
         self.results = results
         """What this process keeps of texts."""
+        self.web_accounts: list[Account] = []
+        """What requests hold before the engine knows of them, for `/metrics`."""
         self._load = load
         self._stop = stop
         self._copies = copy_folder(settings).open()

@@ -2,8 +2,10 @@
 
 Run `python -m drills.soak` (10 minutes; `--smoke`: about 20 seconds). Clients send single texts, batches, windows,
 dtypes, tokens, all kinds of invalid requests, deadlines and requests for models that come and go, and disconnect in the
-middle. After a warm-up and at the end, when the server is idle, memory, tasks, threads, files and sockets are compared.
-What the clients counted is compared with `/metrics` and the log. Exit code 1: something grew or does not agree.
+middle. With `--repeats`, half of the texts come again, and the server has a small result cache, which is full soon;
+after the warm-up and at the end, all results are deleted. After a warm-up and at the end, when the server is idle,
+memory, tasks, threads, files and sockets are compared. What the clients counted is compared with `/metrics` and the
+log. Exit code 1: something grew or does not agree.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from benchmarks.machine import describe_run, memory_mb_of
 from benchmarks.processes import BenchError, Server, end_children_on_sigterm, spawned_server
 from benchmarks.tables import markdown
 from benchmarks.workloads import MODEL
-from drills.soak_clients import NO_ROUTE, TINY, Client, Tally
+from drills.soak_clients import NO_ROUTE, TINY, Client, Sent, Tally
 from drills.soak_models import write_tiny_model
 from host.cores import usable_cores
 
@@ -41,9 +43,11 @@ CLIENT_DISCONNECTED = 499
 MAX_GROWTH = 1.05
 MAX_SETTLING_S = 30.0
 RSS_SAMPLES = 9
-POOLS = {"load": len(TINY) + 1, "asyncio": 2 * (os.cpu_count() or 1) + 4}
+ASYNCIO_THREADS = 2 * (os.cpu_count() or 1) + 4
+POOLS = {"load": len(TINY) + 1, "asyncio": ASYNCIO_THREADS, "uvloop": ASYNCIO_THREADS}
 """Threads of pools that grow on demand to these bounds, so they are no leaks below them."""
 SETTINGS = {"LOG_FORMAT": "json", "MAX_CACHED_MODELS": "3", "MAX_QUEUE_SECONDS": "3"}
+WITH_RESULTS = {"RESULT_CACHE_MB": "1"}
 PROVOKED_FAILURES = ("inference-failed",)
 """Codes of errors in the log that the clients provoke."""
 
@@ -99,13 +103,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="soak", description="Put mixed work on the service, then look for leaks.")
     parser.add_argument("--seconds", type=float, default=600.0, help="of work after the warm-up (default: %(default)s)")
     parser.add_argument("--seed", default="soak")
+    parser.add_argument("--repeats", action="store_true", help="with a result cache, and texts that come again")
     parser.add_argument("--smoke", action="store_true", help=f"the same as --seconds {SMOKE_S:g}")
     options = parser.parse_args()
     seconds = SMOKE_S if options.smoke else options.seconds
     end_children_on_sigterm()
-    print(describe_run(f"python -m drills.soak --seconds {seconds:g}"), flush=True)
+    repeats = " --repeats" if options.repeats else ""
+    print(describe_run(f"python -m drills.soak --seconds {seconds:g}{repeats}"), flush=True)
     try:
-        faults = _soak(seconds, options.seed)
+        faults = _soak(seconds, options.seed, Sent() if options.repeats else None)
     except BenchError as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
@@ -113,13 +119,14 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def _soak(seconds: float, seed: str) -> list[str]:
+def _soak(seconds: float, seed: str, sent: Sent | None) -> list[str]:
     """Run the drill, and return all that is wrong afterwards."""
-    with tempfile.TemporaryDirectory() as folder, _soak_server(Path(folder)) as soak_server:
+    settings = SETTINGS if sent is None else SETTINGS | WITH_RESULTS
+    with tempfile.TemporaryDirectory() as folder, _soak_server(Path(folder), settings) as soak_server:
         server, tally = soak_server.server, Tally()
-        asyncio.run(_work(server, tally, min(max(WARM_UP_S[0], seconds / 4), WARM_UP_S[1]), f"{seed}/warm"))
+        asyncio.run(_work(server, tally, min(max(WARM_UP_S[0], seconds / 4), WARM_UP_S[1]), f"{seed}/warm", sent))
         before = soak_server.resources()
-        asyncio.run(_work(server, tally, seconds, seed))
+        asyncio.run(_work(server, tally, seconds, seed, sent))
         after = soak_server.resources()
         metrics = _settled_metrics(server, tally)
         events = list(server.events_after(0))
@@ -127,13 +134,14 @@ def _soak(seconds: float, seed: str) -> list[str]:
     return [
         *_leaks(before, after),
         *_disagreements(tally, metrics, events),
+        *_wrong_results(metrics, has_results=sent is not None),
         *(f"an unexpected answer ({count} x): {answer}" for answer, count in tally.unexpected.items()),
         *_unexpected_errors(events),
     ]
 
 
 @contextmanager
-def _soak_server(folder: Path) -> Iterator[SoakServer]:
+def _soak_server(folder: Path, settings: dict[str, str]) -> Iterator[SoakServer]:
     """Start the service in `drills.soak_server`, and wait until it is ready."""
     for name in TINY:
         write_tiny_model(folder, name)
@@ -141,7 +149,7 @@ def _soak_server(folder: Path) -> Iterator[SoakServer]:
     with (
         os.fdopen(from_child, encoding="utf-8") as answers,
         spawned_server(
-            {"MODELS_DIR": str(folder), "HUB_CACHE_DIR": str(folder / "hub"), **SETTINGS},
+            {"MODELS_DIR": str(folder), "HUB_CACHE_DIR": str(folder / "hub"), **settings},
             lanes=usable_cores(),
             command=("-m", "drills.soak_server", str(to_parent)),
             pass_fds=[to_parent],
@@ -153,14 +161,19 @@ def _soak_server(folder: Path) -> Iterator[SoakServer]:
         yield SoakServer(server, answers)
 
 
-async def _work(server: Server, tally: Tally, seconds: float, seed: str) -> None:
-    """Run all clients for a time; then use the same models in the same order, so that the same ones stay loaded."""
+async def _work(server: Server, tally: Tally, seconds: float, seed: str, sent: Sent | None) -> None:
+    """Run all clients for a time; then use the same models in the same order, so that the same ones stay loaded.
+
+    With *sent*, delete what is kept.
+    """
     end = time.monotonic() + seconds
-    clients = [Client(server.port, tally, f"{seed}/{number}") for number in range(CLIENTS)]
+    clients = [Client(server.port, tally, f"{seed}/{number}", sent) for number in range(CLIENTS)]
     await asyncio.gather(*(client.run_until(lambda: time.monotonic() > end) for client in clients))
     last = Client(server.port, tally, f"{seed}/last")
     for name in (MODEL, *TINY, MODEL):
         await last.embed_words("one two", name)
+    if sent is not None:
+        await last.delete_results()
     await last.close()
 
 
@@ -222,6 +235,17 @@ def _disagreements(tally: Tally, metrics: dict[str, Any], events: list[dict[str,
         yield "no waiting text was dropped, although clients disconnected"
 
 
+def _wrong_results(metrics: dict[str, Any], *, has_results: bool) -> Iterator[str]:
+    """Yield what is wrong with the counts of the result cache."""
+    results = metrics["result_cache"]
+    if sum(results[name] for name in ("hits", "misses", "coalesced")) != metrics["total_embeddings"]:
+        yield f"not each of {metrics['total_embeddings']} texts has one source: {results}"
+    if results["bytes"] or results["entries"]:
+        yield f"{results['entries']} results and {results['bytes']} bytes are left after all were deleted"
+    if bool(results["hits"]) != has_results:
+        yield f"{results['hits']} hits"
+
+
 def _unexpected_errors(events: list[dict[str, Any]]) -> Iterator[str]:
     """Yield errors in the log that no client provoked."""
     found = Counter(
@@ -244,6 +268,8 @@ def _print_summary(before: Resources, after: Resources, tally: Tally, metrics: d
     answers = {code or "200": count for code, count in tally.answers.most_common()}
     print(f"\nSent {tally.sent.total()} requests, {len(tally.abandoned)} of them abandoned. Answers: {answers}.")
     print(f"Texts: {tally.texts}; dropped from the queue: {metrics['micro_batches']['dropped_texts']}.")
+    results = metrics["result_cache"]
+    print("Results: " + ", ".join(f"{name} {results[name]}" for name in ("hits", "misses", "coalesced", "evictions")))
 
 
 if __name__ == "__main__":

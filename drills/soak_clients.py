@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +16,8 @@ ANSWER_TIMEOUT_S = 60.0
 TINY = ("soak/one", "soak/two", "soak/three", "soak/four")
 """Tiny models. With the bundled one they are more than the server may hold, so that models are evicted all the time."""
 DTYPES = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+SENT_AGAIN = 300
+"""Texts, and bodies, of which one is sent again: fewer than the result cache of the drill holds."""
 NO_ROUTE = "(no route)"
 
 
@@ -38,16 +40,27 @@ class Tally:
     unexpected: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the clients have sent lately, and send again."""
+
+    texts: deque[str] = field(default_factory=lambda: deque(maxlen=SENT_AGAIN))
+    bodies: deque[dict[str, str]] = field(default_factory=lambda: deque(maxlen=SENT_AGAIN))
+
+
 class Client:
     """Performs random actions, on one connection as long as it stays open."""
 
-    def __init__(self, port: int, tally: Tally, seed: str) -> None:
+    def __init__(self, port: int, tally: Tally, seed: str, sent: Sent | None = None) -> None:
+        """Send half of the texts and bodies of *sent* again; None: no text comes twice."""
         self._port = port
+        self._sent = sent
         self._tally = tally
         self._rng = random.Random(seed)
         self._name = seed.replace("/", ".")
         self._numbers = itertools.count()
-        self._short, self._mixed = distinct_texts("short", seed), distinct_texts("mixed", seed)
+        self._short = self._with_repeats(distinct_texts("short", seed))
+        self._mixed = self._with_repeats(distinct_texts("mixed", seed))
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run_until(self, is_over: Callable[[], bool]) -> None:
@@ -70,7 +83,12 @@ class Client:
     async def _embed(self) -> None:
         dtype = self._rng.choice(DTYPES)
         encoding = self._rng.choice(("list", "base64"))
-        await self.post("/embed", {"text": next(self._short), "dtype": dtype, "encoding": encoding}, texts=1)
+        body = {"text": next(self._short), "dtype": dtype, "encoding": encoding}
+        if self._sent is not None:
+            if self._sent.bodies and self._rng.random() < 0.5:
+                body = self._rng.choice(self._sent.bodies)
+            self._sent.bodies.append(body)
+        await self.post("/embed", body, texts=1)
 
     async def _embed_batch(self) -> None:
         texts = list(itertools.islice(self._mixed, self._rng.randint(2, 8)))
@@ -105,6 +123,18 @@ class Client:
     async def _get(self) -> None:
         path = self._rng.choice(("/health", "/health/live", "/models", "/metrics", "/schema/openapi.json"))
         await self._exchange(Request("GET", path), route=f"GET {path}", expected=("",))
+
+    async def delete_results(self) -> None:
+        await self._exchange(Request("DELETE", "/cache"), route="DELETE /cache", expected=("",))
+
+    def _with_repeats(self, texts: Iterator[str]) -> Iterator[str]:
+        """Yield *texts*, or half of the time what some client has sent, if the clients send texts again."""
+        for text in texts:
+            if self._sent is not None:
+                while self._sent.texts and self._rng.random() < 0.5:
+                    yield self._rng.choice(self._sent.texts)
+                self._sent.texts.append(text)
+            yield text
 
     async def _send_invalid(self) -> None:
         request, route, code = self._rng.choice(list(invalid_requests()))

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from engine.admission import Admitted
 from engine.job_queue import Job
+from engine.missing_slice import MissingSlice
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, finish
 from engine.recall import Recall
-from engine.request_results import MissingSlice, RequestResults
+from engine.request_results import RequestResults
 from engine.scheduler import Scheduler
 from telemetry.request_work import RequestWork
 
@@ -79,7 +80,7 @@ class EmbedRun:
         self._work = work
         self._clock = clock
         texts = len(self.tokens)
-        self._waiting = deque(range(start, min(start + slice_texts, texts)) for start in range(0, texts, slice_texts))
+        self._waiting = deque([range(start, min(start + slice_texts, texts)) for start in range(0, texts, slice_texts)])
         self._started: deque[tuple[range, tuple[MissingSlice, Job] | None]] = deque()
 
     def __enter__(self) -> Self:

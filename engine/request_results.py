@@ -7,12 +7,13 @@ the vectors of that, and `vectors` returns the vectors of all texts of the slice
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from engine.distinct_texts import DistinctTexts
 from engine.encoder import Encoder
+from engine.errors import InvalidVectorError
+from engine.missing_slice import MissingSlice, WholeTexts
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
 from engine.result_keys import window_keys
@@ -22,25 +23,6 @@ from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix, are_usable
 
 NO_INPUTS = ModelInputs([])
-
-
-@dataclass(slots=True, eq=False)
-class MissingSlice:
-    """The texts of a slice whose results are missing.
-
-    Attributes:
-        numbers: of these distinct texts.
-        inputs: what the model must run.
-        keys: per item of *inputs*; None: the vectors are shared with no other request.
-        found: items that need not run any more: their results were kept since the request was admitted.
-        usable: number of items whose vectors have come and are usable.
-    """
-
-    numbers: Sequence[int]
-    inputs: ModelInputs
-    keys: Sequence[bytes] | None
-    found: Sequence[TokenizedText]
-    usable: int = 0
 
 
 class RequestResults:
@@ -69,11 +51,12 @@ class RequestResults:
         self._generation, self._seen_changes = kept.store.generation, kept.changes
         self._texts = DistinctTexts(texts)
         number = len(self._texts.texts)
+        self._all = range(number)
         self._kept: dict[int, bytes] = {}  # results without windows that were found
         self._found: dict[int, TextResult] = {}  # all others, and those that were computed
         self._slice: Matrix | None = None  # the vectors of the next slice, if they are complete
         self._facts: dict[int, Facts] = {}
-        self._missing: Sequence[int] = range(number)
+        self._missing: Sequence[int] = self._all
         self._taken = 0  # of those that are missing
         self._inputs = NO_INPUTS
         self._items: dict[int, list[TokenizedText]] = {}
@@ -93,17 +76,18 @@ class RequestResults:
     @property
     def missing_texts(self) -> Sequence[str]:
         texts = self._texts.texts
-        return texts if len(self._missing) == len(texts) else [texts[number] for number in self._missing]
+        return texts if self._missing is self._all else [texts[number] for number in self._missing]
 
     @property
     def missing_indexes(self) -> Sequence[int]:
         """Per missing text, its first index in the request."""
-        return self._first_indexes(self._missing)
+        first = self._texts.first
+        return first if self._missing is self._all else [first[number] for number in self._missing]
 
     @property
     def may_keep_rows(self) -> bool:
         """Whether `keep_rows` keeps anything."""
-        return self._may_keep and not self._has_windows
+        return bool(self.keys) and self._use.may_keep and not self._cache.store.is_off
 
     def look_up(self, numbers: Sequence[int]) -> bool:
         """Take the results of some missing texts from memory; return whether there is one."""
@@ -168,23 +152,29 @@ class RequestResults:
             by_text = [self._items_of(number) for number in numbers]
             counts = [len(items) for items in by_text] if self._has_windows else None
             items = [item for items in by_text for item in items]
-            inputs = ModelInputs(items, counts, self._first_indexes(numbers))
+            inputs = ModelInputs(items, counts, [self._texts.first[number] for number in numbers])
         self._inputs = NO_INPUTS
-        return MissingSlice(numbers, inputs, self._keys_of(numbers, inputs), found)
+        whole = WholeTexts(inputs) if self._has_windows else None
+        return MissingSlice(numbers, inputs, self._keys_of(numbers, inputs), found, whole=whole)
 
     def keep_rows(self, part: MissingSlice, raw: Matrix, items: Sequence[int]) -> None:
         """Keep the model's vectors of some *items* of a slice as they come, so that no request computes them again.
 
-        Texts that are split into windows wait for `add`. What that will reject is not kept.
+        A text that is split is kept with its last window. What `add` will reject is not kept.
         """
-        items = range(len(raw)) if len(items) == len(raw) else items
-        vectors = raw if len(items) == len(raw) else raw[items]
-        if are_usable(vectors):
-            part.usable += len(items)
+        if part.whole is not None:
+            if places := part.whole.complete(items):
+                self._keep_whole(part, part.whole, raw, places)
+            return
+        if len(items) == len(raw):
+            vectors, numbers = raw, part.numbers
         else:
-            items = [item for item in items if are_usable(raw[item : item + 1])]
-            vectors = raw[items]
-        numbers = [part.numbers[item] for item in items]
+            vectors, numbers = raw[items], [part.numbers[item] for item in items]
+        if are_usable(vectors):
+            part.usable += len(numbers)
+        else:
+            usable = [row for row in range(len(vectors)) if are_usable(vectors[row : row + 1])]
+            vectors, numbers = vectors[usable], [numbers[row] for row in usable]
         self._keep(numbers, pack_rows(vectors, [self._facts[number] for number in numbers]))
 
     def add(self, part: MissingSlice, raw: Matrix, *, coalesced_items: int, texts: range) -> None:
@@ -200,23 +190,22 @@ class RequestResults:
             InvalidVectorError: a vector is unusable.
         """
         numbers, inputs, facts = part.numbers, part.inputs, self._facts
-        vectors = raw if part.usable == len(inputs.items) else pool(raw, inputs, self._options)
-        if self._has_chunks:
-            results = self._with_windows(part, vectors)
-            self._found.update(results)
-            if self._may_keep:
-                self._keep(numbers, [pack(result) for result in results.values()])
+        if part.usable == len(inputs.items):
+            vectors = raw
+        elif len(part.pooled) == len(numbers):  # the very rows that are kept
+            vectors = np.concatenate([part.pooled[place] for place in range(len(numbers))])
         else:
-            if self._has_windows and self._may_keep:
-                self._keep(numbers, pack_rows(vectors, [facts[number] for number in numbers]))
-            if len(numbers) == len(texts) and self._texts.counts is None:
-                self._slice = vectors
-            else:
-                last = self._texts.last
-                for row, number in enumerate(numbers):
-                    own = vectors[row : row + 1]
-                    # Of a slice that has been read, no more stays in memory than later slices need.
-                    self._found[number] = TextResult(own if last[number] < texts.stop else own.copy(), facts[number])
+            vectors = pool(raw, inputs, self._options)
+        if self._has_chunks:
+            self._found.update(zip(numbers, self._with_windows(numbers, inputs, vectors), strict=True))
+        elif len(numbers) == len(texts) and self._texts.counts is None:
+            self._slice = vectors
+        else:
+            last = self._texts.last
+            for row, number in enumerate(numbers):
+                own = vectors[row : row + 1]
+                # Of a slice that has been read, no more stays in memory than later slices need.
+                self._found[number] = TextResult(own if last[number] < texts.stop else own.copy(), facts[number])
         if coalesced_items:  # an item is a text, or one of its windows: then this is an estimate
             coalesced = coalesced_items * len(numbers) // len(inputs.items)
             self.counts.miss -= coalesced
@@ -265,18 +254,9 @@ class RequestResults:
     def _namespace(self) -> str:
         return self.encoder.fingerprint.namespace if self.encoder.fingerprint else ""
 
-    @property
-    def _may_keep(self) -> bool:
-        return bool(self.keys) and self._use.may_keep and not self._cache.store.is_off
-
     def _has(self, number: int) -> bool:
         """Return whether there is a result of this distinct text."""
         return number in self._kept or number in self._found
-
-    def _first_indexes(self, numbers: Sequence[int]) -> Sequence[int]:
-        """Return the first index in the request of each of these distinct texts."""
-        first = self._texts.first
-        return first if len(numbers) == len(first) else [first[number] for number in numbers]
 
     def _items_of(self, number: int) -> list[TokenizedText]:
         """Return the items of a missing text, once: they are dropped here."""
@@ -322,13 +302,28 @@ class RequestResults:
         self.counts.coalesced -= texts - len(facts)
         return bool(facts)
 
-    def _with_windows(self, part: MissingSlice, vectors: Matrix) -> dict[int, TextResult]:
-        """Return the results of a slice, by number: the vectors and places of each text's windows."""
-        row, results = 0, dict[int, TextResult]()
-        for number, items in zip(part.numbers, part.inputs.by_text, strict=True):
-            windows = [(*(item.span or (0, 0)), item.length) for item in items]
-            results[number] = TextResult(vectors[row : row + len(items)], self._facts[number], windows)
-            row += len(items)
+    def _keep_whole(self, part: MissingSlice, whole: WholeTexts, raw: Matrix, places: Sequence[int]) -> None:
+        """Keep the results of the texts at these *places* of a slice, all of whose windows have come."""
+        inputs, indexes = whole.windows_of(places)
+        try:
+            vectors = pool(raw[indexes], inputs, self._options)
+        except InvalidVectorError:
+            for place in places if len(places) > 1 else ():
+                self._keep_whole(part, whole, raw, [place])
+            return
+        numbers = [part.numbers[place] for place in places]
+        results = self._with_windows(numbers, inputs, vectors)
+        part.pooled |= zip(places, [result.vectors for result in results], strict=True)
+        self._keep(numbers, [pack(result) for result in results])
+
+    def _with_windows(self, numbers: Sequence[int], inputs: ModelInputs, vectors: Matrix) -> list[TextResult]:
+        """Return the results of distinct texts that were split into the windows *inputs*; *vectors* are pooled."""
+        row, results = 0, list[TextResult]()
+        for number, items in zip(numbers, inputs.by_text, strict=True):
+            windows = [(*(item.span or (0, 0)), item.length) for item in items] if self._has_chunks else ()
+            rows = len(windows) or 1
+            results.append(TextResult(vectors[row : row + rows], self._facts[number], windows))
+            row += rows
         return results
 
     def _keys_of(self, numbers: Sequence[int], inputs: ModelInputs) -> Sequence[bytes] | None:

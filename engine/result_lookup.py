@@ -26,14 +26,18 @@ NOTHING_HELD = nullcontext()
 
 
 class ResultLookup:
-    """Finds results for all requests."""
+    """Finds results for all requests.
+
+    Attributes:
+        account: the texts that `hold` counts, not seconds.
+    """
 
     def __init__(self, store: ResultStore, keys: ResultKeys) -> None:
         """Find them in *store*, under *keys*."""
         self.store = store
         self._kept = KeptResults(store)
         self._keys = keys
-        self._account = Account("results", MAX_HELD_TEXTS)
+        self.account = Account("results", MAX_HELD_TEXTS)
 
     def hold(self, results: RequestResults, caller: Caller, *, is_long: bool) -> AbstractContextManager[object]:
         """Count the texts of a request whose answer *is_long* and that need no run, until the block ends.
@@ -44,14 +48,14 @@ class ResultLookup:
         texts = results.counts.hit + results.counts.coalesced
         if not is_long or not texts:
             return NOTHING_HELD
-        if self._account.held and self._account.excess(caller, texts) > 0:
+        if self.account.held and self.account.excess(caller, texts) > 0:
             raise OverloadedError(
-                f"Long answers that are not received yet contain {self._account.held:.0f} texts with kept results; "
-                f"{self._account.held_by(caller):.0f} of them are yours. With this request you would exceed your share "
+                f"Long answers that are not received yet contain {self.account.held:.0f} texts with kept results; "
+                f"{self.account.held_by(caller):.0f} of them are yours. With this request you would exceed your share "
                 f"of {MAX_HELD_TEXTS}. Read the answers to your other requests first.",
                 retry_after_s=RETRY_AFTER_S,
             )
-        reservation = Reservation((self._account,), caller)
+        reservation = Reservation((self.account,), caller)
         reservation.resize(texts)
         return reservation
 

@@ -18,9 +18,9 @@ search beside bulk                        33              20              29    
 search after bulk                         40              20              38            41
 chat                                      10              10              10             3
 re-index, documents fit                   95              95              95            95
-the same, memory used before              96              96               0             4
-re-index, twice what fits                 24               0               0            46
-a hit, a put (CPU)                   1.1, 3.7        0.4, 1.3        0.5, 1.6      1.8, 4.5
+the same, memory used before              96              96               0             6
+re-index, twice what fits                 24               0               0            47
+a hit, a put (CPU)                   1.3, 2.4        0.3, 1.1        0.5, 1.3      1.0, 2.5
 ======================================  ====  ==============  ==============  ============
 
 theine (W-TinyLFU) counts entries, not bytes. cachebox's LRU hits as cachetools' does.
@@ -78,7 +78,11 @@ class ResultCounts:
 
 
 class MemoryResults:
-    """Keeps results by key, up to a number of bytes. Not thread-safe: for the event loop's thread only."""
+    """Keeps results by key, up to a number of bytes. Not thread-safe: for the event loop's thread only.
+
+    Attributes:
+        on_removed: called with the key of each result that was removed or replaced, except by `clear`.
+    """
 
     def __init__(
         self, *, limit_bytes: int, ttl_s: float | None = None, clock: Callable[[], float] = time.monotonic
@@ -103,6 +107,7 @@ class MemoryResults:
         self._bytes = self._protected_bytes = self._lent_bytes = 0
         self._uses = 0
         self._evictions = self._rejections = self._expirations = 0
+        self.on_removed: Callable[[bytes], object] = lambda _: None
 
     @property
     def is_empty(self) -> bool:
@@ -147,6 +152,10 @@ class MemoryResults:
             self._expiries[key] = self._clock() + self._ttl_s
         if was_protected or (is_full and uses > 1 and self._deserves_protection(uses, size)):
             self._protect(key, result)
+
+    def uses_of(self, key: bytes) -> int:
+        """Return how often the result with this key was used lately, by estimate; 0: it is not kept."""
+        return self._sketch.uses(key) if key in self._protected or key in self._probation else 0
 
     def room_for(self, result_bytes: int) -> int:
         """Return how many results of this size fit when nothing else is kept."""
@@ -206,6 +215,7 @@ class MemoryResults:
             if self._expiries:
                 del self._expiries[key]
             self._evictions += 1
+            self.on_removed(key)
 
     def _deserves_protection(self, uses: int, size: int) -> bool:
         """Return whether a new result was used more often than all protected ones that it would replace."""
@@ -228,6 +238,7 @@ class MemoryResults:
             return
         self._bytes -= self._size_of(result)
         self._expiries.pop(key, None)
+        self.on_removed(key)
 
     def _remove_expired(self, most: int, key: bytes | None = None) -> None:
         """Remove what has expired: *key*, and the oldest others, at most *most* of them."""

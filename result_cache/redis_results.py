@@ -187,6 +187,12 @@ class RedisResults:
             self._checking = asyncio.get_running_loop().create_task(self._check_again())
         return False
 
+    def check_if_due(self) -> None:
+        """Have Redis checked if it failed and its pause is over: an idle service must not report an old failure."""
+        is_checked = self._checking is not None and not self._checking.done()
+        if self.may_read() and not is_checked and not self._write_breaker.is_closed and self._write_breaker.may_allow:
+            self._checking = asyncio.get_running_loop().create_task(self._check_write())
+
     def _open(self, seal: ValueSeal, key: bytes, value: bytes) -> bytes | None:
         """Return the result that is in *value*, if this service or another one with the secret wrote it there."""
         result = seal.open(key, value) if len(value) <= MAX_VALUE_BYTES else None
@@ -284,6 +290,11 @@ class RedisResults:
         else:
             self._breaker.succeed()
             log.info("result_cache_recovered", store="redis")
+
+    async def _check_write(self) -> None:
+        """Write a value that no request reads."""
+        async with self._one_write:
+            await self._write([Write("check", b"check", b"")])
 
     async def _delete_suspects(self) -> None:
         """Delete what could not be read in time: if one of the values is huge, Redis would hang again."""

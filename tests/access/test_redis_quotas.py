@@ -3,7 +3,7 @@
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -86,26 +86,6 @@ async def opened(
         async with store.running():
             yield Opened(store, checks, logged)
     assert asyncio.all_tasks() == before, "a task was left over"
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture
-def redis(shared: RedisServer) -> RedisServer:
-    """An empty Redis, shared by tests that do not stop it."""
-    shared.run("FLUSHALL")
-    return shared
-
-
-@pytest.fixture
-def own() -> Iterator[RedisServer]:
-    """A Redis that the test may kill and freeze."""
-    with running_redis() as server:
-        yield server
 
 
 def the_key(redis: RedisServer) -> str:
@@ -281,53 +261,53 @@ async def test_password_of_the_url_is_used() -> None:
             assert there.events == []
 
 
-async def test_rights_that_the_docs_name_are_enough(own: RedisServer) -> None:
-    own.run("ACL SETUSER limits on", f">{SECRET}", "~fast-embedding:allowance:*", "resetchannels -@all", *NEEDED)
-    async with opened(own.url.replace("//", f"//limits:{SECRET}@")) as there:
+async def test_rights_that_the_docs_name_are_enough(own_redis: RedisServer) -> None:
+    own_redis.run("ACL SETUSER limits on", f">{SECRET}", "~fast-embedding:allowance:*", "resetchannels -@all", *NEEDED)
+    async with opened(own_redis.url.replace("//", f"//limits:{SECRET}@")) as there:
         assert await there.admitted(30) == 20
         assert there.events == []
 
 
-async def test_killed_redis_is_replaced_by_memory_until_it_is_restarted(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_killed_redis_is_replaced_by_memory_until_it_is_restarted(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         assert await there.admitted(15) == 15
-        own.kill()
+        own_redis.kill()
         assert await there.admitted(30) == 20  # memory starts with full quotas
         await there.charge(5000)
         assert await there.admitted(1) == 0
         assert (there.events, there.quotas.store) == ([FELL_BACK], "memory")
-        own.start()
+        own_redis.start()
         await there.recover()
         assert await there.admitted(30) == 20  # and so does a new Redis
         assert (there.events, there.quotas.fallbacks) == ([FELL_BACK, RECOVERED], 1)
 
 
-async def test_redis_may_restart_between_two_requests(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_redis_may_restart_between_two_requests(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         assert await there.admitted(MAX_CONNECTIONS) == MAX_CONNECTIONS
-        own.kill()
-        own.start()
+        own_redis.kill()
+        own_redis.start()
         assert await there.admitted(30) == 20
         assert there.events == []
 
 
-async def test_frozen_redis_is_replaced_by_memory_until_it_is_thawed(own: RedisServer) -> None:
-    async with opened(own.url, timeout_s=2.0) as there:
+async def test_frozen_redis_is_replaced_by_memory_until_it_is_thawed(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url, timeout_s=2.0) as there:
         await there.take()
-        own.freeze()
+        own_redis.freeze()
         assert await there.admitted(100) == 20
         await there.charge(5000)
         assert await there.admitted(100) == 0
         assert (there.events, there.reasons) == ([FELL_BACK], ["TimeoutError"])
-        own.thaw()
+        own_redis.thaw()
         await there.recover()
         # Callers that gave up waiting did not take connections away.
         assert await there.admitted(10 * MAX_CONNECTIONS, caller="b") == 20
         assert RECOVERED in there.events
 
 
-async def test_blocked_event_loop_is_not_taken_for_a_slow_redis(own: RedisServer) -> None:
-    async with opened(own.url, timeout_s=0.5) as there:
+async def test_blocked_event_loop_is_not_taken_for_a_slow_redis(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url, timeout_s=0.5) as there:
         await there.take()
         for _ in range(3):
             taking = asyncio.create_task(there.take(5))
@@ -337,37 +317,37 @@ async def test_blocked_event_loop_is_not_taken_for_a_slow_redis(own: RedisServer
         assert there.events == []
 
 
-async def test_callers_that_leave_while_redis_is_slow_affect_no_others(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_callers_that_leave_while_redis_is_slow_affect_no_others(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         await there.take()
-        own.freeze()
+        own_redis.freeze()
         leaving = [asyncio.create_task(there.quotas.take(("b",))) for _ in range(2 * MAX_CONNECTIONS)]
         for _ in range(10):
             await asyncio.sleep(0)
         for task in leaving:
             task.cancel()
-        own.thaw()
+        own_redis.thaw()
         await asyncio.gather(*leaving, return_exceptions=True)
         assert await there.admitted(10 * MAX_CONNECTIONS, caller="c") == 20
         assert there.events == []
 
 
-async def test_charge_that_cannot_reach_redis_is_counted_in_memory(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_charge_that_cannot_reach_redis_is_counted_in_memory(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         await there.take()
-        own.kill()
+        own_redis.kill()
         await there.charge(5000)
         assert await there.admitted(1) == 0
         assert there.events == [FELL_BACK]
 
 
-async def test_read_only_redis_is_not_used(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_read_only_redis_is_not_used(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         await there.take()
-        own.run("REPLICAOF", "127.0.0.1", str(free_port()))
+        own_redis.run("REPLICAOF", "127.0.0.1", str(free_port()))
         assert await there.admitted(30) == 20
         assert (there.events, there.reasons) == ([FELL_BACK], ["ReadOnlyError"])
-        own.run("REPLICAOF", "NO", "ONE")
+        own_redis.run("REPLICAOF", "NO", "ONE")
         await there.recover()
         assert there.events == [FELL_BACK, RECOVERED]
 

@@ -1,16 +1,25 @@
 """Long answers at the same time: one piece of one of them per iteration of the event loop, fair between callers."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import pytest
 
 from access.principals import Principal
-from api.vector_answers import MAX_PIECE_NUMBERS, StreamedAnswer
+from api.answer_turns import MAX_PIECE_NUMBERS, next_turn
+from api.build_answers import batch_answer
+from api.request_types import Encoding
+from api.vector_answers import StreamedAnswer
+from engine.catalog import Model
+from engine.embed_results import EmbedResult
 from engine.fair_gate import FairGate
+from engine.vectors import to_base64
 from web.request_context import RequestContext
+from web.responses import JSON
 
 PIECES = 5
 VECTORS = np.ones((PIECES, MAX_PIECE_NUMBERS), dtype=np.float32)
@@ -44,9 +53,9 @@ class Pieces:
         return b""
 
 
-async def test_pieces_of_long_answers_take_turns(monkeypatch: Any) -> None:
+async def test_pieces_of_long_answers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.vector_answers._headers", lambda _: {})
-    gate, written = FairGate(), list[str]()
+    written = list[str]()
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Any]:
@@ -58,19 +67,48 @@ async def test_pieces_of_long_answers_take_turns(monkeypatch: Any) -> None:
     async def receive() -> Any:
         raise AssertionError
 
-    def answer(name: str) -> asyncio.Task[None]:
-        context = RequestContext(principal=Principal("key", name), answer_parts=gate)
-        streamed = StreamedAnswer(opened(), Pieces(name, written), context)
-        return asyncio.create_task(streamed({}, receive, send))  # type: ignore[arg-type]  # needs no scope
+    async def answer(context: RequestContext) -> None:
+        streamed = StreamedAnswer(opened(), Pieces(context.caller[0], written), context)
+        await streamed({}, receive, send)  # type: ignore[arg-type]  # needs no scope
 
-    many = [answer("many") for _ in range(20)]
-    few = answer("few")
-    most = 0
-    while not all(task.done() for task in [*many, few]):
+    await assert_turns_are_fair(answer, written)
+
+
+@pytest.mark.parametrize("encoding", get_args(Encoding))
+async def test_pieces_of_long_native_answers_take_turns(encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model("acme/any", VECTORS.shape[1], 8, 0, 0, "", "", "bundled")
+    result = EmbedResult(model, VECTORS, model.dim, [1] * PIECES, [False] * PIECES)
+    written, bodies = list[str](), list[bytes]()
+
+    async def noted(context: RequestContext) -> None:
+        await next_turn(context)
+        written.append(context.caller[0])
+
+    monkeypatch.setattr("api.build_answers.next_turn", noted)
+
+    async def answer(context: RequestContext) -> None:
+        whole = await batch_answer(result, context, encoding=encoding, answer_format=JSON, started_s=0)
+        bodies.append(whole.body)
+
+    await assert_turns_are_fair(answer, written)
+    rows = VECTORS.tolist() if encoding == "list" else to_base64(VECTORS)
+    assert [json.loads(body)["embeddings"] for body in bodies] == [rows] * len(bodies)
+
+
+async def assert_turns_are_fair(
+    answer: Callable[[RequestContext], Coroutine[Any, Any, None]], written: list[str]
+) -> None:
+    """Run 20 answers of one caller and one of another; *written* gets the caller of each piece but the first."""
+    gate = FairGate()
+    names = [*["many"] * 20, "few"]
+    contexts = [RequestContext(principal=Principal("key", name), answer_parts=gate) for name in names]
+    tasks = [asyncio.create_task(answer(context)) for context in contexts]
+    few, most = contexts[-1].caller[0], 0
+    while not all(task.done() for task in tasks):
         before = len(written)
         await asyncio.sleep(0)
         most = max(most, len(written) - before)
     assert most == 1
-    assert written.count("few") == PIECES - 1
-    assert max(place for place, name in enumerate(written) if name == "few") < 3 * PIECES
-    assert len(written) == 21 * (PIECES - 1)
+    assert written.count(few) == PIECES - 1
+    assert max(place for place, name in enumerate(written) if name == few) < 3 * PIECES
+    assert len(written) == len(tasks) * (PIECES - 1)

@@ -10,6 +10,7 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
+from engine.result_lookup import MAX_HELD_TEXTS
 from tests.support.apps import running_app
 from tests.support.tiny import TinyModel
 
@@ -98,6 +99,12 @@ def test_request_with_kept_results_neither_waits_nor_runs(client: Client) -> Non
     stages = {name: found["count"] for name, found in metrics(client)["stages"].items()}
     assert (stages["tokenize"], stages["queue"], stages["run"]) == (1, 1, 1)
     assert stages["cache"] == 2
+
+
+def test_each_kind_of_work_that_may_wait_is_reported(client: Client) -> None:
+    backlog, results = metrics(client)["backlog"], metrics(client)["result_cache"]
+    assert backlog.keys() == {"decode", "lookup", "tokenize", "interactive", "bulk"}
+    assert (results["held_texts"], results["held_limit_texts"]) == (0, MAX_HELD_TEXTS)
 
 
 def test_padding_is_the_share_of_tokens_that_no_text_has(client: Client) -> None:

@@ -101,6 +101,8 @@ ANSWER = MetricsAnswer(  # each number occurs once
         evictions=207,
         rejections=208,
         expirations=209,
+        held_texts=221,
+        held_limit_texts=222,
         models={"tiny/one": TextSources(hits=201, misses=202, coalesced=203)},
         redis=RedisResultMetrics(
             "reachable",

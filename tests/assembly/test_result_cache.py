@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from engine.options import EmbedOptions
 from engine.runtime import Runtime
 from engine.text_results import TextResult, pack
 from tests.support.apps import settings_of
-from tests.support.redis_servers import RedisServer, running_redis
+from tests.support.redis_servers import RedisServer
 from tests.support.servers import ROOT
 
 SECRET, OTHER_SECRET = "s" * 32, "o" * 32
@@ -40,12 +39,6 @@ def key_of(cache: ProcessCache, caller: Caller = ALICE) -> bytes:
 
 def keep(cache: ProcessCache, key: bytes = KEY) -> None:
     cache.store.put(NAMESPACE, {key: RESULT}, generation=cache.store.generation)
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 def with_redis(url: str, *, secret: str = SECRET, **variables: str) -> ProcessCache:
@@ -151,9 +144,9 @@ async def test_results_in_redis_are_deleted_too_and_what_waits_is_not_written_af
 
 
 @pytest.mark.redis
-async def test_redis_that_is_gone_is_reported_until_it_is_back_and_memory_is_used(redis: RedisServer) -> None:
-    cache = with_redis(redis.url)
-    redis.kill()
+async def test_redis_that_is_gone_is_reported_until_it_is_back_and_memory_is_used(own_redis: RedisServer) -> None:
+    cache = with_redis(own_redis.url)
+    own_redis.kill()
     async with cache.running():
         keep(cache)
         assert cache.store.get([KEY]) == [RESULT]
@@ -166,7 +159,7 @@ async def test_redis_that_is_gone_is_reported_until_it_is_back_and_memory_is_use
         assert (cleared.entries, cleared.redis) == (1, "unreachable")
         assert "result_cache_not_cleared" in [event["event"] for event in events]
         assert cache.store.get([KEY]) == [None]
-        redis.start()
+        own_redis.start()
         while cache.metrics({}).redis.state != "reachable":  # noqa: ASYNC110 - reading metrics is what has it checked
             await asyncio.sleep(0)
 

@@ -65,45 +65,20 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    folder = tmp_path_factory.mktemp("models")
-    TinyModel("acme/tiny", matryoshka=(2,)).write(folder)
-    return read_catalog([folder], bundled="")
-
-
-@pytest.fixture
-async def scheduler() -> AsyncIterator[Scheduler]:
-    async with one_lane(max_bulk_queue_s=100) as scheduler:
-        yield scheduler
-        assert [account.held for account in scheduler.accounts] == [0, 0]
-        assert scheduler.state().waiting_texts == 0
-
-
-@pytest.fixture
-def results() -> DictResults:
-    return DictResults()
+@pytest.fixture(autouse=True)
+async def nothing_is_left(scheduler: Scheduler) -> AsyncIterator[None]:
+    """Check after each test that every reservation was given back, and that nothing waits."""
+    yield
+    assert [account.held for account in scheduler.accounts] == [0, 0]
+    assert scheduler.state().waiting_texts == 0
 
 
 Make = Callable[[ResultStore], Embedder]
 
 
 @pytest.fixture
-def make(catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: TokenizerQueue) -> Make:
-    def make(results: ResultStore) -> Embedder:
-        return Embedder(
-            catalog=catalog,
-            allowed=frozenset(),
-            default_model="acme/tiny",
-            models=models,
-            scheduler=scheduler,
-            tokenizing=tokenizing,
-            timeout_s=60,
-            results=results,
-            keys=KEYS,
-        )
-
-    return make
+def make(make_embedder: Callable[..., Embedder]) -> Make:
+    return lambda results: make_embedder(results=results, keys=KEYS)
 
 
 @pytest.fixture
@@ -142,7 +117,7 @@ async def test_work_of_a_request_is_noted_by_stage(embedder: Embedder) -> None:
     computed, kept = RequestWork(), RequestWork()
     await embedder.embed(None, ["one two", "three", "three"], terms=RequestTerms(work=computed))
     result = await embedder.embed(None, ["three"], terms=RequestTerms(work=kept))
-    assert [stage.name for stage in computed.stages] == ["cache", "cache", "tokenize", "queue", "run"]
+    assert [stage.name for stage in computed.stages] == ["cache", "tokenize", "queue", "run"]
     assert [stage.name for stage in kept.stages] == ["cache"]
     for work in (computed, kept):
         times = [time for stage in work.stages for time in (stage.started_s, stage.ended_s)]
@@ -487,19 +462,9 @@ async def test_request_that_may_not_read_shares_no_run(embedder: Embedder, sched
 
 
 async def test_callers_whose_keys_differ_share_nothing(
-    catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: TokenizerQueue
+    make_embedder: Callable[..., Embedder], scheduler: Scheduler
 ) -> None:
-    embedder = Embedder(
-        catalog=catalog,
-        allowed=frozenset(),
-        default_model="acme/tiny",
-        models=models,
-        scheduler=scheduler,
-        tokenizing=tokenizing,
-        timeout_s=60,
-        results=DictResults(),
-        keys=ResultKeys(b"s" * 32, per_caller=True),
-    )
+    embedder = make_embedder(results=DictResults(), keys=ResultKeys(b"s" * 32, per_caller=True))
     await asyncio.gather(
         *(embedder.embed(None, ["one"], terms=RequestTerms(caller=(caller,))) for caller in ("a", "b"))
     )
@@ -588,11 +553,13 @@ async def test_kept_results_of_long_answers_are_limited_until_the_client_has_rec
             await read_all(embedder, with_hits, caller=slow, on_tokens=charged.append)
         assert error.value.retry_after_s == 1
         assert charged == []
+        assert embedder.held_results.held == 1200
         assert (
             await embedder.embed(None, with_hits, terms=RequestTerms(caller=slow))
         ).cache.hit == 600  # not a long answer
         await read_all(embedder, with_hits[:300], caller=other)
     await read_all(embedder, with_hits, caller=slow)
+    assert embedder.held_results.held == 0
 
 
 @pytest.mark.parametrize("kept", [100, SLICE_TEXTS], ids=["part-of-a-slice", "whole-slice"])
@@ -644,6 +611,39 @@ async def test_text_of_a_long_request_is_found_as_soon_as_it_was_computed(
     assert (await embedder.embed(None, found)).cache == CacheCounts(hit=len(found))
     assert (await long).cache == CacheCounts(miss=count)
     assert scheduler.state().texts == count == len(results.memory)
+
+
+@pytest.mark.parametrize("long_text", ["chunks", "mean"])
+async def test_text_of_several_windows_is_kept_with_its_last_one(
+    embedder: Embedder, encoder: Encoder, results: DictResults, long_text: LongText
+) -> None:
+    options = EmbedOptions(long_text=long_text)
+    texts = [
+        f"{text} {LONG} {'one ' * number}" for number, text in enumerate(FOUR_SLICES[:40])
+    ]  # longer ones run first
+    request = asyncio.create_task(embedder.embed(None, texts, options))
+    await until(lambda: len(results.memory) > 0)
+    assert not request.done()
+    found = [text for text in texts if key_of(encoder, text, options) in results.memory]
+    assert 0 < len(found) < len(texts)
+    again = [await embedder.embed(None, [text], options) for text in found]
+    assert [answer.cache for answer in again] == [CacheCounts(hit=1)] * len(found)
+    whole = await request
+    indexes = range(len(texts)) if whole.chunks is None else [chunk.index for chunk in whole.chunks]
+    for text, answer in zip(found, again, strict=True):
+        rows = [row for row, index in enumerate(indexes) if texts[index] == text]
+        assert answer.vectors.tobytes() == whole.vectors[rows].tobytes()
+    assert len(results.memory) == len(texts)
+
+
+@pytest.mark.parametrize("long_text", ["chunks", "mean"])
+async def test_text_with_an_unusable_window_is_not_kept_and_the_others_are(
+    embedder: Embedder, encoder: Encoder, results: DictResults, long_text: LongText
+) -> None:
+    options = EmbedOptions(long_text=long_text)
+    with pytest.raises(InvalidVectorError):
+        await embedder.embed(None, [LONG, f"{LONG} nan", "one"], options)
+    assert set(results.memory) == {key_of(encoder, text, options) for text in (LONG, "one")}
 
 
 async def test_text_that_was_computed_is_found_before_its_request_ends(

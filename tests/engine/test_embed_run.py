@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.catalog import Catalog, read_catalog
 from engine.embed_run import MAX_STARTED, SLICE_TEXTS, EmbedRun
 from engine.embedder import Embedder
 from engine.errors import (
@@ -34,7 +33,7 @@ from engine.tokenizer_queue import TokenizerQueue
 from engine.usage import Usage
 from tests.support.gated import GatedModel, Text
 from tests.support.one_model import OneModel, one_lane, run_texts
-from tests.support.tiny import MAX_TOKENS, WORDS, TinyModel
+from tests.support.tiny import MAX_TOKENS, WORDS
 
 GOOD = [word for word in WORDS if word not in {"poison", "nan", "null"}]
 
@@ -50,34 +49,9 @@ MANY = MORE[:700]
 """Two whole slices and a part of a third."""
 
 
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    folder = tmp_path_factory.mktemp("models")
-    TinyModel("acme/tiny", matryoshka=(2,)).write(folder)
-    return read_catalog([folder], bundled="")
-
-
 @pytest.fixture
-async def scheduler() -> AsyncIterator[Scheduler]:
-    async with one_lane(max_bulk_queue_s=100) as scheduler:  # amounts below a billionth of it count as zero
-        yield scheduler
-
-
-@pytest.fixture
-def embedder(catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: TokenizerQueue) -> Embedder:
-    return embedder_of(catalog, models, scheduler, tokenizing)
-
-
-def embedder_of(catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: TokenizerQueue) -> Embedder:
-    return Embedder(
-        catalog=catalog,
-        allowed=frozenset(),
-        default_model="acme/tiny",
-        models=models,
-        scheduler=scheduler,
-        tokenizing=tokenizing,
-        timeout_s=60,
-    )
+def embedder(make_embedder: Callable[..., Embedder]) -> Embedder:
+    return make_embedder()
 
 
 @pytest.fixture(autouse=True)
@@ -198,10 +172,10 @@ async def test_request_that_cannot_end_in_time_is_rejected_whole(embedder: Embed
 
 
 async def test_second_request_of_a_caller_is_rejected_whole_while_the_first_holds_their_share(
-    catalog: Catalog, models: OneModel, tokenizing: TokenizerQueue
+    make_embedder: Callable[..., Embedder], tokenizing: TokenizerQueue
 ) -> None:
     async with one_lane(max_bulk_queue_s=1e-6) as scheduler:
-        embedder = embedder_of(catalog, models, scheduler, tokenizing)
+        embedder = make_embedder(scheduler=scheduler)
         async with embedder.open("acme/tiny", MANY) as run:
             with pytest.raises(OverloadedError):
                 await read_all(embedder, MANY)

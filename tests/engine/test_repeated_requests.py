@@ -1,6 +1,6 @@
 """A request whose answer is kept: what it does besides the vectors, and when the answer is right."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,48 +12,17 @@ from engine.options import EmbedOptions
 from engine.recall import Recall
 from engine.request_terms import RequestTerms
 from engine.result_store import CacheCounts
-from engine.scheduler import Scheduler
-from engine.tokenizer_queue import TokenizerQueue
 from telemetry.request_work import RequestWork
 from tests.support.dict_results import DictResults
-from tests.support.one_model import OneModel, one_lane
+from tests.support.one_model import OneModel
 from tests.support.tiny import TinyModel
 
 LONG = "zero " * 100
 
 
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    folder = tmp_path_factory.mktemp("models")
-    TinyModel("acme/tiny", matryoshka=(2,)).write(folder)
-    return read_catalog([folder], bundled="")
-
-
 @pytest.fixture
-async def scheduler() -> AsyncIterator[Scheduler]:
-    async with one_lane() as scheduler:
-        yield scheduler
-
-
-@pytest.fixture
-def results() -> DictResults:
-    return DictResults()
-
-
-@pytest.fixture
-def embedder(
-    catalog: Catalog, models: OneModel, scheduler: Scheduler, tokenizing: TokenizerQueue, results: DictResults
-) -> Embedder:
-    return Embedder(
-        catalog=catalog,
-        allowed=frozenset(),
-        default_model="acme/tiny",
-        models=models,
-        scheduler=scheduler,
-        tokenizing=tokenizing,
-        timeout_s=60,
-        results=results,
-    )
+def embedder(make_embedder: Callable[..., Embedder], results: DictResults) -> Embedder:
+    return make_embedder(results=results)
 
 
 async def recall_of(embedder: Embedder, text: str = "one two", options: EmbedOptions | None = None) -> Recall:

@@ -114,26 +114,6 @@ async def opened(
     assert asyncio.all_tasks() == before, "a task was left over"
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture
-def redis(shared: RedisServer) -> RedisServer:
-    """An empty Redis, shared by tests that do not stop it."""
-    shared.run("FLUSHALL")
-    return shared
-
-
-@pytest.fixture
-def own() -> Iterator[RedisServer]:
-    """A Redis that the test may kill, freeze and configure."""
-    with running_redis() as server:
-        yield server
-
-
 @pytest.fixture
 def other(redis: RedisServer) -> Iterator[redis_py.Redis]:
     """Another program, which may write to Redis."""
@@ -301,39 +281,61 @@ async def test_results_that_find_no_room_are_dropped(redis: RedisServer) -> None
         assert (there.counts.writes, there.counts.dropped, there.counts.queue_bytes) == (number, 6, 0)
 
 
-async def test_full_redis_is_read_but_not_written(own: RedisServer) -> None:
-    own.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
-    async with opened(own.url) as there:
+async def test_full_redis_is_read_but_not_written(own_redis: RedisServer) -> None:
+    own_redis.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    async with opened(own_redis.url) as there:
         await there.put({KEYS[0]: b"result"})
-        own.run("CONFIG", "SET", "maxmemory", "1")
+        own_redis.run("CONFIG", "SET", "maxmemory", "1")
         await there.put({KEYS[1]: b"result", KEYS[2]: b"result"})
         await there.put({KEYS[3]: b"result"})
         assert (there.counts.writing, there.errors, there.counts.dropped) == ("open", {"full": 1}, 3)
         assert await there.get(KEYS[0], KEYS[1]) == [b"result", None]
-        own.run("CONFIG", "SET", "maxmemory", "0")
+        own_redis.run("CONFIG", "SET", "maxmemory", "0")
         there.clock.now_s += 60
         await there.put({KEYS[1]: b"result"})
         assert await there.get(KEYS[1]) == [b"result"]
         assert there.events == [("result_cache_writes_stopped", "full"), ("result_cache_writes_resumed", None)]
 
 
-async def test_read_only_redis_is_read_but_not_written(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_read_only_redis_is_read_but_not_written(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         await there.put({KEYS[0]: b"result"})
-        own.run("REPLICAOF", "127.0.0.1", str(free_port()))
+        own_redis.run("REPLICAOF", "127.0.0.1", str(free_port()))
         await there.put({KEYS[1]: b"result"})
         assert (there.counts.writing, there.errors, there.counts.dropped) == ("open", {"read-only": 1}, 1)
         assert await there.get(KEYS[0], KEYS[1]) == [b"result", None]
-        own.run("REPLICAOF", "NO", "ONE")
+        own_redis.run("REPLICAOF", "NO", "ONE")
         there.clock.now_s += 60
         await there.put({KEYS[1]: b"result"})
         assert await there.get(KEYS[1]) == [b"result"]
         assert there.events == [("result_cache_writes_stopped", "read-only"), ("result_cache_writes_resumed", None)]
 
 
-async def test_results_that_are_dropped_never_come(own: RedisServer) -> None:
-    async with opened(own.url) as there:
-        own.freeze()
+@pytest.mark.parametrize("failure", ["read-only", "full"])
+async def test_idle_service_notices_that_redis_accepts_results_again(own_redis: RedisServer, failure: str) -> None:
+    fail, repair = {
+        "read-only": (f"REPLICAOF 127.0.0.1 {free_port()}", "REPLICAOF NO ONE"),
+        "full": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    }[failure]
+    async with opened(own_redis.url) as there:
+        own_redis.run(fail)
+        await there.put({KEYS[0]: b"result"})
+        states = []
+        for command in ("PING", repair):
+            own_redis.run(command)
+            for wait_s in (0, 60):
+                there.clock.now_s += wait_s
+                there.results.check_if_due()
+                await there.settle()
+                states.append(there.counts.writing)
+        assert states == ["open", "open", "open", "closed"]
+        assert (there.errors, there.counts.dropped, there.counts.writes) == ({failure: 2}, 1, 0)
+        assert there.events == [("result_cache_writes_stopped", failure), ("result_cache_writes_resumed", None)]
+
+
+async def test_results_that_are_dropped_never_come(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
+        own_redis.freeze()
         there.results.put_later(MODEL, dict.fromkeys(KEYS[:MAX_KEYS], b"written now"))
         there.results.put_later(MODEL, dict.fromkeys(KEYS[MAX_KEYS : 2 * MAX_KEYS], b"waits"))
         await asyncio.sleep(10 * WRITE_DELAY_S)
@@ -342,21 +344,21 @@ async def test_results_that_are_dropped_never_come(own: RedisServer) -> None:
         await asyncio.sleep(0)
         there.results.put_later(MODEL, dict.fromkeys(KEYS[2 * MAX_KEYS :], b"of later texts"))
         assert not dropping.done(), "the write in flight may still come"
-        own.thaw()
+        own_redis.thaw()
         await dropping
         await there.settle()
         assert (there.counts.writes, there.counts.dropped) == (len(KEYS) - MAX_KEYS, MAX_KEYS)
         assert await there.get(KEYS[MAX_KEYS], KEYS[-1]) == [None, b"of later texts"]
 
 
-async def test_caller_of_a_deletion_who_leaves_does_not_stop_writes(own: RedisServer) -> None:
-    async with opened(own.url) as there:
-        own.run("CONFIG", "SET", "maxmemory", "1")
+async def test_caller_of_a_deletion_who_leaves_does_not_stop_writes(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
+        own_redis.run("CONFIG", "SET", "maxmemory", "1")
         await there.put({KEYS[0]: b"result"})
         assert there.errors == {"full": 1}
-        own.run("CONFIG", "SET", "maxmemory", "0")
+        own_redis.run("CONFIG", "SET", "maxmemory", "0")
         there.clock.now_s += 60
-        own.freeze()
+        own_redis.freeze()
         there.results.put_later(MODEL, {KEYS[0]: b"result"})
         while there.counts.writing != "half-open":  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0)
@@ -364,7 +366,7 @@ async def test_caller_of_a_deletion_who_leaves_does_not_stop_writes(own: RedisSe
         await asyncio.sleep(0)
         deletion.cancel()
         await asyncio.gather(deletion, return_exceptions=True)
-        own.thaw()
+        own_redis.thaw()
         await there.settle()
         assert there.events[-1] == ("result_cache_writes_resumed", None)
         assert await there.get(KEYS[0]) == [b"result"]
@@ -379,27 +381,27 @@ async def test_results_that_wait_at_the_end_are_written(redis: RedisServer) -> N
 # Failures
 
 
-async def test_killed_redis_is_not_used_until_it_is_restarted(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_killed_redis_is_not_used_until_it_is_restarted(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         await there.put(RESULTS)
-        own.kill()
+        own_redis.kill()
         assert await there.get(*KEYS[:3]) == [None] * 3
         assert (there.events, there.counts.reading) == ([("result_cache_lost", "connection")], "open")
         await there.put({KEYS[0]: b"result"})
         assert await there.get(KEYS[0]) == [None]
         assert there.errors == {"connection": 1}, "only the first request used Redis"
-        own.start()
+        own_redis.start()
         await there.recover()
         await there.put({KEYS[0]: b"result"})
         assert await there.get(KEYS[0]) == [b"result"]
         assert there.events == [("result_cache_lost", "connection"), ("result_cache_recovered", None)]
 
 
-async def test_redis_may_restart_between_two_requests(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_redis_may_restart_between_two_requests(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         await there.put(RESULTS)
-        own.kill()
-        own.start()
+        own_redis.kill()
+        own_redis.start()
         for _ in range(3):
             await asyncio.sleep(0)  # the event loop sees that the connections are closed
         assert await there.get(KEYS[0]) == [None]
@@ -409,11 +411,11 @@ async def test_redis_may_restart_between_two_requests(own: RedisServer) -> None:
 
 
 async def test_frozen_redis_costs_only_requests_in_flight_their_time(
-    own: RedisServer, monkeypatch: pytest.MonkeyPatch
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("result_cache.redis_results.CONNECT_S", 2 * SHORT_TIMEOUT_S)
-    async with opened(own.url, timeout_s=SHORT_TIMEOUT_S) as there:
-        own.freeze()
+    async with opened(own_redis.url, timeout_s=SHORT_TIMEOUT_S) as there:
+        own_redis.freeze()
         loop = asyncio.get_running_loop()
         begin = loop.time()
         assert await asyncio.gather(*(there.get(*KEYS[:100]) for _ in range(50))) == [[None] * 100] * 50
@@ -429,21 +431,21 @@ async def test_frozen_redis_costs_only_requests_in_flight_their_time(
         assert there.counts.reading == "half-open"
         await there.settle()
         assert there.errors["timeout"] == failures + 1, "one check, whatever the number of requests"
-        own.thaw()
+        own_redis.thaw()
         await there.recover()
         await there.put(RESULTS)
         found = await asyncio.gather(*(there.get(*KEYS[:100]) for _ in range(50)))
         assert found == [[RESULTS[key] for key in KEYS[:100]]] * 50, "callers that gave up took no connections away"
 
 
-async def test_values_that_redis_could_not_return_in_time_are_deleted(own: RedisServer) -> None:
+async def test_values_that_redis_could_not_return_in_time_are_deleted(own_redis: RedisServer) -> None:
     """One of them may be huge, so Redis hangs whenever it is read."""
-    async with opened(own.url, timeout_s=SHORT_TIMEOUT_S) as there:
+    async with opened(own_redis.url, timeout_s=SHORT_TIMEOUT_S) as there:
         await there.put(RESULTS)
-        own.freeze()
+        own_redis.freeze()
         await there.get(*KEYS[:3])
         await there.settle()
-        own.thaw()
+        own_redis.thaw()
         await there.recover()
         assert await there.get(*KEYS[:5]) == [None, None, None, RESULTS[KEYS[3]], RESULTS[KEYS[4]]]
 
@@ -469,17 +471,17 @@ async def test_blocked_event_loop_is_not_taken_for_a_slow_redis(redis: RedisServ
         assert there.events == []
 
 
-async def test_callers_that_leave_affect_no_others(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_callers_that_leave_affect_no_others(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         await there.put(RESULTS)
-        own.freeze()
+        own_redis.freeze()
         leaving = [asyncio.create_task(there.get(key)) for key in KEYS[:100]]
         staying = [asyncio.create_task(there.get(key)) for key in KEYS[100:]]
         for _ in range(10):
             await asyncio.sleep(0)
         for task in leaving:
             task.cancel()
-        own.thaw()
+        own_redis.thaw()
         assert [result for [result] in await asyncio.gather(*staying)] == list(RESULTS.values())[100:]
         await asyncio.gather(*leaving, return_exceptions=True)
         assert there.events == []
@@ -598,30 +600,30 @@ async def test_all_results_of_the_services_are_deleted_and_nothing_else(
         assert there.errors == {}
 
 
-async def test_deletion_that_redis_does_not_do_is_an_error(own: RedisServer) -> None:
-    async with opened(own.url) as there:
+async def test_deletion_that_redis_does_not_do_is_an_error(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url) as there:
         await there.put(RESULTS)
-        own.run("REPLICAOF", "127.0.0.1", str(free_port()))
+        own_redis.run("REPLICAOF", "127.0.0.1", str(free_port()))
         with pytest.raises(RedisUnreachableError, match="read-only"):
             await there.results.clear()
-        own.kill()
+        own_redis.kill()
         with pytest.raises(RedisUnreachableError, match="connection"):
             await there.results.clear()
-        own.start()
+        own_redis.start()
         assert await there.results.clear() == 0, "it does not depend on the pause after a failure"
 
 
 # Addresses
 
 
-async def test_user_password_and_database_of_the_url_are_used(own: RedisServer) -> None:
-    own.run(
+async def test_user_password_and_database_of_the_url_are_used(own_redis: RedisServer) -> None:
+    own_redis.run(
         "ACL", "SETUSER", "cache", "on", f">{PASSWORD}", "~fast-embedding:result:*", "resetchannels", "-@all", *NEEDED
     )
-    async with opened(own.url.replace("//", f"//cache:{PASSWORD}@").replace("/0", "/3")) as there:
+    async with opened(own_redis.url.replace("//", f"//cache:{PASSWORD}@").replace("/0", "/3")) as there:
         await there.put(RESULTS)
         assert await there.get(KEYS[0]) == [RESULTS[KEYS[0]]]
-        assert own.stored() == [], "they are in another database"
+        assert own_redis.stored() == [], "they are in another database"
         assert await there.results.clear() == len(RESULTS)
         assert there.events == []
 

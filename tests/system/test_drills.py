@@ -14,13 +14,14 @@ from tests.support.servers import ROOT, environment
     "drill",
     [
         pytest.param("soak", id="mixed-work-leaves-nothing-behind-and-all-counts-agree"),
+        pytest.param("soak --repeats", id="results-that-come-again-leave-nothing-behind-either"),
         pytest.param("overload", id="overload-is-answered-with-200-429-or-503-and-health-stays-200"),
         pytest.param("abuse", id="abusers-leave-no-sockets-and-other-clients-are-served"),
     ],
 )
 def test_smoke_run_of_the_drill_finds_no_fault(drill: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", f"drills.{drill}", "--smoke"],
+        [sys.executable, "-m", *f"drills.{drill} --smoke".split()],
         cwd=ROOT,
         env=environment({}),
         stdin=subprocess.DEVNULL,

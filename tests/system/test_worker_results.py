@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from host.cores import usable_cores
-from tests.support.redis_servers import RedisServer, running_redis
+from tests.support.redis_servers import RedisServer
 from tests.support.servers import ServerProcess, started_server
 
 pytestmark = [
@@ -39,12 +39,6 @@ def start(tiny_models: Path) -> Iterator[Start]:
             return server
 
         yield started
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 def of_redis(server: RedisServer) -> dict[str, str]:
