@@ -279,8 +279,8 @@ class Embedder:
     ) -> AsyncIterator[EmbedRun]:
         """Find the results of *texts*; tokenise and admit those that are missing, all of them or nothing.
 
-        If the model and all results are in memory, this needs neither a lease nor room in the queue. *check* is called
-        once all tokens are known, and may raise. A slice has *slice_texts* texts.
+        If the model is in memory and all results are kept, this needs neither a lease nor room in the queue. *check* is
+        called once all tokens are known, and may raise. A slice has *slice_texts* texts.
         """
         model, deadline_s = self._models.resolve(model_name), self._deadline_s(terms)
         caller, cache, work = terms.caller, terms.cache, terms.work
@@ -298,21 +298,21 @@ class Embedder:
         ):
             with work.timed("cache", self._clock):
                 results = await self._results.results_of(encoder, texts, options, caller, cache)
+                if not (is_from_memory := results.is_complete):
+                    await self._fetch(results, deadline_s)
             if results.is_complete:
                 results.count_tokens()
                 with self._results.hold(results, caller, is_long=is_long):
                     check(results)
                     async with Deadline(deadline_s) if is_long else nullcontext():  # a single slice is read at once
-                        yield start(results, is_from_memory=True)
+                        yield start(results, is_from_memory=is_from_memory)
                 return
-        if results is None or not self._results.store.is_layered:  # the model is not in memory, or nothing else is kept
-            cache.refuse()
+        cache.refuse()
         async with Deadline(deadline_s), self._lease(model, terms) as encoder:
             self._models.check(encoder, model, options, terms.if_fingerprint)
-            if results is None or results.encoder is not encoder or self._results.store.is_layered:
+            if results is None or results.encoder is not encoder:
                 with work.timed("cache", self._clock):
-                    if results is None or results.encoder is not encoder:
-                        results = await self._results.results_of(encoder, texts, options, caller, cache)
+                    results = await self._results.results_of(encoder, texts, options, caller, cache)
                     await results.fetch()
             with self._results.hold(results, caller, is_long=is_long):
                 if results.is_complete:
@@ -320,13 +320,18 @@ class Embedder:
                     check(results)
                     yield start(results)
                     return
-                cache.refuse()
                 with work.timed("tokenize", self._clock):
                     admitted = await self._texts.admit(
                         results, options, caller=caller, deadline_s=deadline_s, check=check, is_compact=is_long
                     )
                 with admitted.reservation, start(results, admitted=admitted) as run:
                     yield run
+
+    async def _fetch(self, results: RequestResults, deadline_s: float) -> None:
+        """Take what a slower store has of the missing results, if there is one."""
+        if self._results.store.is_layered:
+            async with Deadline(deadline_s):
+                await results.fetch()
 
     def _lease(self, model: Model, terms: RequestTerms) -> TimedEntry[Encoder]:
         """Lease *model*, and note how long it took to load."""

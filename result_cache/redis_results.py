@@ -23,7 +23,7 @@ PREFIX = b"fast-embedding:result:"
 MAX_CONNECTIONS = 8
 """To a server: for `MAX_READS`, for writes, checks and deletion."""
 MAX_READS = 4
-"""Reads in flight."""
+"""Reads in flight. Only full ones run side by side."""
 MAX_KEYS = 32
 """Keys per read and per write. Longer requests make several: short ones are served in between, and large results, of
 long texts in windows, still arrive in time."""

@@ -336,6 +336,17 @@ async def test_hits_need_neither_a_lease_nor_the_lanes(
     assert (await read_all(embedder, ["two", "one"], timeout_s=1e-9))[1] == CacheCounts(hit=2)
 
 
+async def test_hits_of_a_slower_store_need_no_lease(
+    make: Make, models: OneModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower: dict[tuple[str, bytes], bytes] = {}
+    await make(DictResults(slower)).embed(None, ["one", "two"])
+    monkeypatch.delattr(type(models), "lease")
+    replica = make(DictResults(slower))
+    assert (await replica.embed(None, ["two", "one"])).cache == CacheCounts(hit=2)
+    assert (await read_all(make(DictResults(slower)), ["one", "two"]))[1] == CacheCounts(hit=2)
+
+
 async def test_hits_of_a_model_that_is_not_in_memory_wait_for_it(embedder: Embedder, models: OneModel) -> None:
     await embedder.embed(None, ["one"])
     models.gate.clear()
