@@ -264,7 +264,7 @@ async def show_metrics(metrics_report: NamedDependency[MetricsReport], request: 
 async def show_prometheus_metrics(
     metrics_report: NamedDependency[MetricsReport], request: Request[Any, Any, Any]
 ) -> ASGIResponse:
-    """The same as text, for scrapers that send no `Accept`: Prometheus' format 0.0.4, or OpenMetrics by `Accept`."""
+    """The metrics as text, for scrapers that send no `Accept`: Prometheus' format 0.0.4, or OpenMetrics by `Accept`."""
     return await metrics_report.answer(_accept_of(request), PROMETHEUS_FORMATS)
 
 

@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -20,6 +19,7 @@ from engine.hub import NotCachedError
 from engine.load_counters import EvictionReason, LoadCounters
 from engine.load_steps import LoadFailures, cause_of, free, load_or_free, optimise_or_log
 from engine.memory_meter import MemoryMeter
+from engine.model_leases import Lease, LeaseCounts
 from engine.model_places import LoadedModel, ModelPlaces
 from host.memory import trim_memory
 
@@ -76,17 +76,14 @@ class ModelManager:
         self._optimise = optimise
         self._meter = MemoryMeter(memory_bytes, read=private_bytes)
         self._memory_bytes = self._meter.memory_bytes
-        self._executor = executor
-        self._ttl_s = ttl_s
-        self._clock = clock
-        self._now = now
+        self._executor, self._ttl_s, self._clock, self._now = executor, ttl_s, clock, now
         self._places = ModelPlaces(
             capacity=capacity,
             budget_bytes=memory_budget_bytes,
             required={model.name: memory_bytes(model) for model in required},
         )
         self._loading: dict[str, asyncio.Task[None]] = {}
-        self._leases: dict[str, Counter[str]] = {}  # by model, of each caller: held, or requested and waiting
+        self._leases = LeaseCounts()
         self._counters = LoadCounters()
         self._failures = LoadFailures(pause_s=retry_pause_s, counters=self._counters, clock=clock)
         self._closed_to_leases: str | None = None  # in constant use; accepts no new lease until it is evicted
@@ -111,8 +108,8 @@ class ModelManager:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of the models in memory, by name."""
-        found = {name: model.encoder.fingerprint for name, model in self._places.loaded.items()}
-        return {name: fingerprint.digest for name, fingerprint in found.items() if fingerprint}
+        loaded = self._places.loaded.items()
+        return {name: found.digest for name, model in loaded if (found := model.encoder.fingerprint)}
 
     def find(self, name: str) -> LoadedModel | None:
         """Return the model with this name if it is in memory. This does not count as use."""
@@ -123,9 +120,8 @@ class ModelManager:
         loaded = self._places.loaded.get(name)
         return None if loaded is None or name in self.required else loaded.last_used + timedelta(seconds=self._ttl_s)
 
-    @asynccontextmanager
-    async def lease(self, model: Model, *, caller: str = "") -> AsyncIterator[Encoder]:
-        """Keep *model* in memory for the length of the block, loading it if necessary.
+    def lease(self, model: Model, *, caller: str = "") -> Lease:
+        """Keep *model* in memory for the length of an ``async with`` block, loading it if necessary.
 
         Twenty callers cause one load, and a caller that leaves does not stop it. If all leave before its download has
         started, it is dropped.
@@ -140,27 +136,32 @@ class ModelManager:
             OverloadedError: it has to be downloaded, and too many downloads wait.
             DrainingError: the manager was closed while this caller waited.
         """
+        return Lease(self, model, caller)
+
+    async def acquire(self, model: Model, caller: str) -> Encoder:
+        """Begin a lease; see `lease`."""
         name = model.name
         while name == self._closed_to_leases:  # before this lease counts, or the model would never become idle
             await self._changed.wait()
-        leases = self._leases.setdefault(name, Counter())
-        leases[caller] += 1
+        self._leases.add(name, caller)
         self._downloads.queue.join(name, caller)
         try:
             while (loaded := self._places.loaded.get(name)) is None:
                 await self._wait_for_load(model, caller)
-            self._places.mark_used(name, caller, self._clock())
-            try:
-                yield loaded.encoder
-            finally:
-                self._places.mark_used(name, caller, self._clock())
-        finally:
-            leases[caller] -= 1
-            if not leases[caller]:
-                del leases[caller]
-            if not leases:
-                del self._leases[name]
-                self._downloads.queue.abandon(name)
+        except BaseException:
+            self._end_lease(name, caller)
+            raise
+        return loaded.encoder
+
+    def release(self, model: Model, caller: str) -> None:
+        """End a lease."""
+        self._places.mark_used(model.name, caller, self._clock())
+        self._end_lease(model.name, caller)
+
+    def _end_lease(self, name: str, caller: str) -> None:
+        if self._leases.remove(name, caller):
+            self._downloads.queue.abandon(name)
+        if self._loading:  # nothing else waits for the end of a lease
             self._notify()
 
     def peek(self, model: Model, *, caller: str = "") -> Encoder | None:
@@ -228,9 +229,8 @@ class ModelManager:
         try:
             await asyncio.shield(task)
         except ModelUnavailableError as error:
-            raise ModelUnavailableError(
-                model.name, error.cause, retry_after_s=self._failures.pause_s
-            ) from error.__cause__
+            pause_s = self._failures.pause_s
+            raise ModelUnavailableError(model.name, error.cause, retry_after_s=pause_s) from error.__cause__
         except LoadAbandonedError:
             await asyncio.sleep(0)  # the load was given up at the moment this caller arrived: start again
         except DownloadRefusedError as error:
@@ -303,7 +303,7 @@ class ModelManager:
         """
         name = model.name
         await self._downloads.fetch(
-            model, owner, lambda: tuple(self._leases.get(name, ())), is_required=name in self._places.required
+            model, owner, lambda: self._leases.callers(name), is_required=name in self._places.required
         )
         await self._reserve(name, self._memory_bytes(model))
         started_s = self._clock()

@@ -1,5 +1,6 @@
 """Describes bodies, answers and problem documents in OpenAPI, each with a valid example."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -26,6 +27,8 @@ from litestar.openapi.spec import (
     Tag,
 )
 from litestar.params import BodyKwarg, PathParameter
+from litestar.plugins import ReceiveRoutePlugin
+from litestar.routes import BaseRoute, HTTPRoute
 from litestar.typing import FieldDefinition
 
 from access.quotas import RateLimitedError
@@ -39,6 +42,8 @@ from web.problems import MEDIA_TYPE, Problem, dialect_document, problem_document
 from web.rate_limits import LIMIT_HEADERS
 
 Responses = Mapping[int, ResponseSpec]
+END_OF_SUMMARY = re.compile(r"[.;:](\s|$)")
+"""Ends the part of a docstring that a list of operations has room for."""
 
 CREDENTIALS: list[SecurityRequirement] = [{}, {"bearer": []}, {"apiKey": []}]
 """No credentials, a key or token as Bearer, or a key in `X-API-Key`: the settings decide which is required."""
@@ -56,7 +61,7 @@ SCHEMES: dict[str, SecurityScheme | Reference] = {
 TAGS = [
     Tag("Embedding", "The native API: vectors and tokens"),
     Tag("Models", "The native API: which models there are"),
-    Tag("Operation", "Health and metrics"),
+    Tag("Operation", "Health, metrics and the result cache"),
     Tag("OpenAI", "OpenAI's API, with the further fields of Voyage, Jina and NVIDIA NIM"),
     Tag("Ollama", "Ollama's API"),
     Tag("Cohere", "Cohere's API"),
@@ -213,6 +218,15 @@ class StrictBodies(StructSchemaPlugin):
         schema = super().to_openapi_schema(field_definition, schema_creator)
         schema.additional_properties = False
         return schema
+
+
+class Summaries(ReceiveRoutePlugin):
+    """OpenAPI plugin: the summary of an operation is the start of its docstring, instead of a name in our code."""
+
+    def receive_route(self, route: BaseRoute) -> None:
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                handler.summary = END_OF_SUMMARY.split(handler.fn.__doc__ or "")[0].replace("`", "")
 
 
 @dataclass

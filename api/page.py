@@ -1,6 +1,5 @@
 """The root address and the page: charts and the playground for browsers, facts as JSON for programs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, cast
 
@@ -30,10 +29,15 @@ VARY = {"Vary": "Accept"}
 
 
 class PageFiles:
-    """The files of the page."""
+    """The files of the page.
 
-    def __init__(self, *, is_on: bool) -> None:
+    Attributes:
+        has_docs: whether the root address names the API docs.
+    """
+
+    def __init__(self, *, is_on: bool, has_docs: bool) -> None:
         """Find the files. If the page is off, there are none, and the root address answers JSON only."""
+        self.has_docs = has_docs
         self.files = StaticFiles(STATIC_DIR / "page", policy=PAGE_POLICY) if is_on else NoFiles()
 
     @property
@@ -44,11 +48,11 @@ class PageFiles:
 
 @dataclass
 class ServiceInfo:
-    """What this service is. `models` is absent for callers that may not see them."""
+    """What this service is. `docs` is absent if they are off, `models` for callers that may not see them."""
 
     name: str
     version: str
-    docs: str
+    docs: str | None = None
     models: list[str] | None = None
 
 
@@ -102,10 +106,12 @@ async def show_root(
         if not has_final_slash(request.scope):  # the prefix alone: addresses in the page are relative to what follows
             return redirect_to_folder(request.scope)
         return await page_files.files.answer(START, request.scope, vary=b"accept")
-    may_see_models = context.principal is not None
-    names: Sequence[str] = [model.name for model in embedder.models] if may_see_models else []
-    info: dict[str, Any] = {"name": "Fast Embedding API", "version": version, "docs": f"{context.root_path}/docs"}
-    return json_answer({**info, "models": names} if may_see_models else info, headers=VARY)
+    info: dict[str, Any] = {"name": "Fast Embedding API", "version": version}
+    if page_files.has_docs:
+        info["docs"] = f"{context.root_path}/docs"
+    if context.principal is not None:
+        info["models"] = [model.name for model in embedder.models]
+    return json_answer(info, headers=VARY)
 
 
 @get("/page/{file:path}", opt={"polled": True}, include_in_schema=False)

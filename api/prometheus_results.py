@@ -20,10 +20,12 @@ def result_families(results: ResultCacheMetrics, *, amount: Amount, infos: Infos
             texts.add_metric([model, source], count)
     yield texts
     yield amount("result_cache_entries", "Results in memory.", lambda answer: answer.result_cache.entries)
-    yield amount("result_cache_bytes", "Memory that they take.", lambda answer: answer.result_cache.bytes)
+    yield amount(
+        "result_cache_bytes", "Memory that results and answers take.", lambda answer: answer.result_cache.bytes
+    )
     yield amount(
         "result_cache_limit_bytes",
-        "Memory that they may take: RESULT_CACHE_MB without the counts of uses.",
+        "Memory that results may take: RESULT_CACHE_MB without the counts of uses.",
         lambda answer: answer.result_cache.limit_bytes,
     )
     yield counter("result_cache_evictions", "Results removed for others.", results.evictions)

@@ -55,7 +55,7 @@ async def embed_or_compare(
     request: AnyRequest,
     request_timeout: Timeout = None,
 ) -> ASGIResponse:
-    """Embed texts; or compare sentences, if `inputs` is an object."""
+    """Embed texts, or compare sentences if `inputs` is an object."""
     call = Call(request, embedder, names, request_timeout)
     if isinstance(data.inputs, TeiSentences):
         return await tei_answers.similarity_answer(data.inputs, data, call)

@@ -28,7 +28,7 @@ from assembly.catalog import open_catalog
 from assembly.client_addresses import client_addresses
 from assembly.lane_plan import plan_lanes
 from assembly.model_aliases import check_model_names
-from assembly.outer_middleware import add_outer_middleware
+from assembly.outer_middleware import OuterMiddleware, add_outer_middleware
 from assembly.paths import Paths, read_paths
 from assembly.peers import Lifespan, Peers, find_peers
 from assembly.process_reporter import ProcessReporter
@@ -51,7 +51,6 @@ from web.cors import cors_config
 from web.direct_calls import DirectCalls
 from web.json_bodies import StrictRequest
 from web.litestar_adapter import LeanLitestar, options_routes
-from web.overload_guard import OverloadGuard
 from web.problems import problem_handlers
 from web.rate_limits import LIMIT_HEADERS, RateLimitMiddleware
 
@@ -77,7 +76,7 @@ class AppParts:
     Attributes:
         settings: those of the app, without API keys.
         metrics: counts answers, and errors of connections that end before there is a request.
-        guard: rejects requests under overload.
+        outer: what is around the routes.
         paths: what the paths of requests mean.
         keys: the API keys.
         service: the service behind the routes; the app's lifespan opens it.
@@ -86,7 +85,7 @@ class AppParts:
 
     settings: Settings
     metrics: Metrics
-    guard: OverloadGuard
+    outer: OuterMiddleware
     paths: Paths
     keys: KeyRing
     service: RunningService
@@ -121,11 +120,7 @@ def build_app(
     cores: int | None,
     worker: WorkerLink | None = None,
 ) -> Litestar:
-    """Build the app of *route_handlers*; the other arguments are those of `main.create_app`.
-
-    Raises:
-        SettingsError: a setting has a value that is not allowed, or names a model that does not exist.
-    """
+    """Build the app of *route_handlers*; the other arguments, and the errors, are those of `main.create_app`."""
     _set_up_log(settings, worker)
     catalog, tracing = _checked_catalog(settings), read_tracing(settings, version=version)
     access, results, settings = read_access(settings), open_result_cache(settings), settings.without_api_keys()
@@ -144,31 +139,32 @@ def build_app(
     reporter = ProcessReporter(service, settings, metrics=metrics, quotas=quotas)
     peers = find_peers(reporter, service, settings, metrics=metrics, channel=channel, version=version)
     providers = _providers(service, settings, catalog, version=version) | peers.providers
-    authentication, calls = _authentication(access, settings), DirectCalls(providers, reuse=_reuse(service))
+    authentication, reuse = _authentication(access, settings), _reuse(service)
     app = LeanLitestar(
         route_handlers=[*options_routes(route_handlers), *route_handlers],
         lifespan=_lifespans(tracing, peers, metrics, access, service),
         dependencies={name: Provide(provide, sync_to_thread=False) for name, provide in providers.items()},
-        middleware=[authentication, *_rate_limits(settings, quotas, metrics), calls],
+        middleware=[authentication, *_rate_limits(settings, quotas, metrics), DirectCalls(providers, reuse=reuse)],
         request_class=StrictRequest,
         request_max_body_size=int(settings.max_request_size),
-        exception_handlers=problem_handlers(),
+        exception_handlers=problem_handlers(has_docs=settings.enable_docs),
         cors_config=_cors(settings),
         openapi_config=openapi.openapi_config(version, root_path=settings.root_path),
-        plugins=[VectorsSchema(), openapi.StrictBodies()],
+        plugins=[VectorsSchema(), openapi.StrictBodies(), openapi.Summaries()],
         logging_config=None,
     )
     paths = read_paths(app, root_path=settings.root_path)
-    guard = add_outer_middleware(
+    outer = add_outer_middleware(
         app,
         service,
         paths=paths,
         metrics=metrics,
         authentication=authentication,
+        reuse=reuse,
         settings=settings,
         tracing=tracing,
     )
-    app.state.parts = AppParts(settings, metrics, guard, paths, access.keys, service, tracing)
+    app.state.parts = AppParts(settings, metrics, outer, paths, access.keys, service, tracing)
     return app
 
 
@@ -239,7 +235,8 @@ def _providers(
     """Return what provides the dependencies of handlers, by name: each receives exactly the parts it uses."""
     text_limits = TextLimits(settings.max_text_length, settings.max_batch_size)
     vocabulary = TokenVocabulary()
-    page_files, api_docs = PageFiles(is_on=settings.enable_page), ApiDocs(is_on=settings.enable_docs)
+    page_files = PageFiles(is_on=settings.enable_page, has_docs=settings.enable_docs)
+    api_docs = ApiDocs(is_on=settings.enable_docs)
     names = ModelNames(
         catalog,
         lambda: service.parts.embedder,

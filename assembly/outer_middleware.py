@@ -1,5 +1,10 @@
-"""Builds what is around all of Litestar: rejection under overload, log, timing, traces, and the prefix of proxies."""
+"""Builds what is around all of Litestar: rejection under overload, log, timing, traces, and the prefix of proxies.
 
+And what answers requests without it: the server sends kept answers itself.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from litestar import Litestar
@@ -13,8 +18,10 @@ from assembly.tracing import Tracing
 from config import Settings
 from telemetry.metrics import Metrics
 from web.allowed_hosts import AllowedHosts, HostGuard
+from web.answer_reuse import AnswerReuse
 from web.authentication import AuthenticationMiddleware
 from web.cors import cors_headers, timing_headers
+from web.early_reuse import EarlyReuse
 from web.large_body_queue import LargeBodyQueue
 from web.litestar_adapter import ShortWay, paths_with, wrap
 from web.overload_guard import OverloadGuard
@@ -22,7 +29,21 @@ from web.request_context import context_of
 from web.request_lines import CallerFields, RequestLines
 from web.request_log import RequestLog
 from web.route_table import RouteTable
+from web.security_headers import Header
 from web.server_timing import ServerTiming, Timing, no_timing
+
+
+@dataclass(frozen=True, slots=True)
+class OuterMiddleware:
+    """What the server uses of the middleware around the app.
+
+    Attributes:
+        guard: rejects requests under overload.
+        early_reuse: what the server may send itself; None: nothing.
+    """
+
+    guard: OverloadGuard
+    early_reuse: EarlyReuse | None
 
 
 def add_outer_middleware(
@@ -32,9 +53,10 @@ def add_outer_middleware(
     paths: Paths,
     metrics: Metrics,
     authentication: AuthenticationMiddleware,
+    reuse: AnswerReuse | None,
     settings: Settings,
     tracing: Tracing,
-) -> OverloadGuard:
+) -> OuterMiddleware:
     """Put the overload guard and the request log around *app*; their paths come from the options of its routes."""
     large_bodies = LargeBodyQueue()
     guard = OverloadGuard(
@@ -64,7 +86,30 @@ def add_outer_middleware(
     metrics.watch_requests(lambda: log.in_flight)
     wrap(app, lambda _: tracing.around(log, embedding=embedding, tokenizing=tokenizing))
     wrap(app, paths.prefix.around)
-    return guard
+    early_reuse = None
+    # Quotas may have to be asked over the network, and spans are recorded around the app.
+    if reuse is not None and tracing.is_off and not settings.enable_rate_limit:
+        early_reuse = EarlyReuse(
+            reuse,
+            routes=_embedding_routes(app),
+            remove_prefix=paths.prefix.remove_from,
+            allows_host=_allows_host(settings),
+            identify=authentication.find_embed_principal,
+            guard=guard,
+            record=log.record_early,
+            max_body_bytes=int(settings.max_request_size),
+        )
+    return OuterMiddleware(guard, early_reuse)
+
+
+def _embedding_routes(app: Litestar) -> frozenset[str]:
+    return paths_with(app, "work", ["queued"]) & paths_with(app, "permission", ["embed"])
+
+
+def _allows_host(settings: Settings) -> Callable[[Iterable[Header]], bool]:
+    if not settings.allowed_hosts:
+        return lambda _: True
+    return partial(AllowedHosts(settings.allowed_hosts).include_all, None)
 
 
 def _request_lines(app: Litestar, settings: Settings) -> RequestLines:

@@ -1,13 +1,15 @@
 """Serves an app in the server process, with the address and the connection limits of its settings."""
 
+from functools import partial
+
 from litestar import Litestar
 
-from assembly.app import parts_of
+from assembly.app import AppParts, parts_of
 from assembly.client_addresses import client_addresses
 from assembly.reloading import Reloading
 from config import Settings
 from serving.connection_limits import ConnectionLimits
-from serving.connection_pool import EarlyRejection
+from serving.connection_pool import ConnectionPool, EarlyRejection
 from serving.server import serve
 from serving.worker_process import WorkerLink
 from web.allowed_hosts import AllowedHosts
@@ -29,16 +31,25 @@ def serve_app(app: Litestar, *, worker: WorkerLink | None = None) -> int:
         port=settings.port,
         drain_s=settings.shutdown_timeout,
         limits=connection_limits(settings, workers=1 if worker is None else worker.workers),
+        open_pool=partial(open_pool, parts),
         state=parts.service.lifecycle,
-        count_failure=parts.metrics.count_error,
-        reject_early=early_rejections(
-            settings, parts.paths.prefix, parts.tracing.reject_early(parts.guard.reject_early)
-        ),
-        find_dialect=parts.paths.find_dialect,
         reload=reloading.request,
-        address_of=client_addresses(settings).network_of_peer,
         watch_connections=parts.metrics.watch_connections,
         worker=worker,
+    )
+
+
+def open_pool(parts: AppParts, limits: ConnectionLimits) -> ConnectionPool:
+    """Return the pool of the connections to the app with these *parts*."""
+    settings = parts.settings
+    reject_early = parts.tracing.reject_early(parts.outer.guard.reject_early)
+    return ConnectionPool(
+        limits,
+        count_failure=parts.metrics.count_error,
+        reject_early=early_rejections(settings, parts.paths.prefix, reject_early),
+        early_reuse=parts.outer.early_reuse,
+        find_dialect=parts.paths.find_dialect,
+        address_of=client_addresses(settings).network_of_peer,
     )
 
 

@@ -36,6 +36,10 @@ COUNTS = ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP
 class Tracing(Protocol):
     """What the app and the server use of tracing."""
 
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is recorded."""
+
     def lifespan(self, app: Litestar) -> AbstractAsyncContextManager[None]:
         """Trace requests in the block; send what waits at its end."""
 
@@ -48,6 +52,8 @@ class Tracing(Protocol):
 
 class NoTracing:
     """Records nothing, and adds no step to any request."""
+
+    is_off = True
 
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:

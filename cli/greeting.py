@@ -24,7 +24,7 @@ def main() -> int:
         return _fail(f"Bad settings: {error}")
     except ListenError as error:
         return _fail(str(error))
-    _print(greeting(settings.host, settings.port, needs_key=bool(settings.key_sources)))
+    _print(greeting(settings.host, settings.port, needs_key=bool(settings.key_sources), has_docs=settings.enable_docs))
     return 0
 
 
@@ -49,19 +49,19 @@ def _check_models(settings: Settings) -> None:
     check_model_names(settings, open_catalog(settings))
 
 
-def greeting(host: str, port: int, *, needs_key: bool) -> str:
+def greeting(host: str, port: int, *, needs_key: bool, has_docs: bool) -> str:
     """Return what a person at this machine can do with a service that listens on *host* and *port*."""
     host = without_brackets(host)
     name = "localhost" if host in ANY_ADDRESS else f"[{host.replace('%', '%25')}]" if ":" in host else host
     url = f"http://{name}:{port}"
     key = " -H 'X-API-Key: YOUR KEY'" if needs_key else ""
     call = f"curl {url}/embed{key} -H 'Content-Type: application/json' -d '{{\"text\": \"Hello, world!\"}}'"
+    docs = f"\n  API       {url}/docs" if has_docs else ""
     return f"""\
 Starting Fast Embedding API on {url} (Ctrl-C stops it).
 
   try it    {call}
-  status    {url}/health
-  API       {url}/docs
+  status    {url}/health{docs}
 
 """
 

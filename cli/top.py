@@ -80,9 +80,10 @@ def _print(reader: ServiceReader, arguments: Namespace) -> int:
 
 def _watch(reader: ServiceReader, interval_s: float) -> int:
     """Show the figures on the whole terminal, and replace them after each interval."""
-    with _keys() as wait, Live(failure_of("Reading ...", url=reader.url), screen=True, auto_refresh=False) as live:
+    around = {"url": reader.url, "hint": "Press q to quit." if sys.stdin.isatty() else "Press Ctrl-C to quit."}
+    with _keys() as wait, Live(failure_of("Reading ...", **around), screen=True, auto_refresh=False) as live:
         for figures, failure in _intervals(reader, interval_s, wait, retries=True):
-            shown = failure_of(failure, url=reader.url) if figures is None else view_of(figures, url=reader.url)
+            shown = failure_of(failure, **around) if figures is None else view_of(figures, **around)
             live.update(shown, refresh=True)
     return DONE
 

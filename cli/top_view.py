@@ -7,6 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from telemetry.answered_request import NO_ROUTE
+
 UNKNOWN = "-"
 BYTES_PER_MB = 1e6
 BAR_CELLS = 20
@@ -15,9 +17,12 @@ WARN_SHARE = 0.8
 MAX_ERRORS = 5
 
 
-def view_of(figures: Mapping[str, Any], *, url: str) -> RenderableType:
-    """Return what the terminal shows of *figures*, which `figures_of` returns, of the service at *url*."""
-    parts: list[RenderableType] = [_head(figures, url), Text(), _amounts(figures)]
+def view_of(figures: Mapping[str, Any], *, url: str, hint: str = "") -> RenderableType:
+    """Return what the terminal shows of *figures*, which `figures_of` returns, of the service at *url*.
+
+    *hint* follows the first line: keys that the person may press.
+    """
+    parts: list[RenderableType] = [_head(figures, url), Text(hint, style="dim"), _amounts(figures)]
     errors = sorted(((rate, code) for code, rate in figures["errors"].items() if rate), reverse=True)
     if errors:  # above the tables, whose ends a small terminal cuts off
         named = ", ".join(f"{code} {_rate(rate)}" for rate, code in errors[:MAX_ERRORS])
@@ -30,9 +35,10 @@ def view_of(figures: Mapping[str, Any], *, url: str) -> RenderableType:
     return Group(*parts)
 
 
-def failure_of(message: str, *, url: str) -> RenderableType:
+def failure_of(message: str, *, url: str, hint: str) -> RenderableType:
     """Return what the terminal shows while the service at *url* cannot be read."""
-    return Group(Text(f"Fast Embedding API at {url}", style="bold"), Text(), Text(message, style="red"))
+    head = Text(f"Fast Embedding API at {url}", style="bold")
+    return Group(head, Text(hint, style="dim"), Text(message, style="red"))
 
 
 def _head(figures: Mapping[str, Any], url: str) -> Text:
@@ -64,7 +70,7 @@ def _amounts(figures: Mapping[str, Any]) -> Table:
         ("Queue", f"{_number(queue['seconds'], 2)} s, {texts} texts of {requests} requests"),
         ("Lanes", _bar(lanes["busy_share"], f"of {_number(lanes['number'])} busy")),
         ("Cache hits", _bar(cache["hit_share"], "of texts", is_good=True)),
-        ("Cache memory", _bar(full_share, f"of {_megabytes(limit)}", is_good=True)),
+        ("Cache memory", "none" if limit == 0 else _bar(full_share, f"of {_megabytes(limit)}", is_good=True)),
         ("Event loop", f"{lag} ms late at most"),
         ("Connections", _number(figures["connections"])),
     ]
@@ -80,7 +86,11 @@ def _amounts(figures: Mapping[str, Any]) -> Table:
 
 def _routes(routes: Mapping[str, Mapping[str, float | None]]) -> Table:
     rows = [
-        (name, _rate(facts["requests_per_second"]), *(_number(facts[percent], 1) for percent in ("p50", "p95", "p99")))
+        (
+            name if facts["p50"] is not None or name == NO_ROUTE else f"{name} (errors only)",
+            _rate(facts["requests_per_second"]),
+            *(_number(facts[percent], 1) for percent in ("p50", "p95", "p99")),
+        )
         for name, facts in routes.items()
     ]
     return _table(["Route", "requests/s", "p50 ms", "p95 ms", "p99 ms"], rows or [("no request yet", *[""] * 4)])

@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from engine.errors import DeadlineError, OverloadedError
 from engine.fair_queue import Caller
@@ -28,14 +28,14 @@ reject every request."""
 RequestClass = Literal["small", "large", "bulk"]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """The work of one request for the lanes.
 
     Attributes:
         tokens: modelled cost, as if each text had a run of its own.
         lane_s: the same in seconds of one lane.
-        least_s: seconds of one lane if its texts share full micro-batches without padding; None: as *lane_s*.
+        least_s: of bulk work, seconds of one lane if its texts share full micro-batches without padding; None: as
+            *lane_s*.
     """
 
     tokens: int
@@ -104,6 +104,8 @@ class Admission:
         """Return the work of texts with this many tokens each, for a model of this speed."""
         real_tokens = sum(lengths)
         tokens = separate_cost(len(lengths), real_tokens)
+        if tokens <= self._bulk_tokens:
+            return Work(tokens, tokens * seconds_per_token)
         least_tokens = real_tokens + RUN_COST_TOKENS * math.ceil(real_tokens / self._micro_batch_tokens)
         return Work(tokens, tokens * seconds_per_token, min(tokens, least_tokens) * seconds_per_token)
 
@@ -129,10 +131,10 @@ class Admission:
         accounts = self._accounts(kind)
         if kind == "bulk":
             self._check_deadline(caller, work.lane_s if work.least_s is None else work.least_s, deadline_s)
+        counted_s = self._counted_s(accounts, work)
         if not self._is_first_bulk(kind, caller):
-            counted_s, ignored_s = self._counted_s(accounts, work), self._ignored_s(kind, caller)
-            accounts[0].check(caller, counted_s, ignored=ignored_s)
-        return self._hold(accounts, caller, work)
+            accounts[0].check(caller, counted_s, ignored=self._ignored_s(kind, caller))
+        return _hold(accounts, caller, counted_s)
 
     def correct(self, estimate: Reservation, work: Work) -> Reservation:
         """Replace the *estimate* of an accepted request by its actual *work*, which may be of another class.
@@ -147,16 +149,11 @@ class Admission:
             counted_s, ignored_s = self._counted_s(accounts, work), self._ignored_s(kind, caller)
             if accounts[0].excess(caller, counted_s, ignored=ignored_s) > 0:
                 accounts = estimate.accounts
-        return self._hold(accounts, caller, work)
+        return _hold(accounts, caller, self._counted_s(accounts, work))
 
     def overload(self, caller: Caller, lane_s: float) -> OverloadedError | None:
         """Return the error that a small request of *caller* would get now; None: it is admitted."""
         return self.small.error(caller, lane_s) if self.small.held else None
-
-    def _hold(self, accounts: Sequence[Account], caller: Caller, work: Work) -> Reservation:
-        reservation = Reservation(accounts, caller)
-        reservation.resize(self._counted_s(accounts, work))
-        return reservation
 
     def _accounts(self, kind: RequestClass) -> Sequence[Account]:
         """Return the accounts that count a request; the first one limits it: small ones overtake large ones."""
@@ -201,3 +198,9 @@ class Admission:
                 f"{deadline_s:.1f} s, so no part of it was computed. Send fewer texts at once, or allow more time.",
                 retry_after_s=max(1.0, expected_s - deadline_s),
             )
+
+
+def _hold(accounts: Sequence[Account], caller: Caller, counted_s: float) -> Reservation:
+    reservation = Reservation(accounts, caller)
+    reservation.resize(counted_s)
+    return reservation

@@ -80,7 +80,7 @@ class EmbedRun:
         self._work = work
         self._clock = clock
         texts = len(self.tokens)
-        self._waiting = deque(range(start, min(start + slice_texts, texts)) for start in range(0, texts, slice_texts))
+        self._waiting = deque([range(start, min(start + slice_texts, texts)) for start in range(0, texts, slice_texts)])
         self._started: deque[tuple[range, tuple[MissingSlice, Job] | None]] = deque()
 
     def __enter__(self) -> Self:

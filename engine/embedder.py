@@ -5,7 +5,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
 from engine.catalog import Catalog, Model
@@ -14,6 +14,7 @@ from engine.embed_run import SLICE_TEXTS, EmbedRun
 from engine.encoder import Encoder
 from engine.ledger import Account
 from engine.model_cards import InputType
+from engine.model_leases import TimedEntry
 from engine.offered_models import Deadline, ModelLeases, OfferedModels
 from engine.options import DEFAULTS, EmbedOptions
 from engine.recall import Recall
@@ -141,12 +142,7 @@ class Embedder:
         def check(results: RequestResults) -> None:
             terms.count_tokens(sum(results.tokens), sum(results.truncated))
 
-        def count(run: EmbedRun) -> None:
-            self._usage[run.model.name].count(len(texts), sum(run.tokens), sum(run.truncated), run.cache)
-
-        async with self._run(
-            model_name, texts, options, terms, check=check, count=count, slice_texts=len(texts)
-        ) as run:
+        async with self._run(model_name, texts, options, terms, check=check, slice_texts=len(texts)) as run:
             vectors, dimension = await run.next_slice()
         return EmbedResult(
             run.model,
@@ -219,12 +215,7 @@ class Embedder:
                 check_tokens(results.tokens)
             terms.count_tokens(results.used_tokens, sum(results.truncated))
 
-        def count(run: EmbedRun) -> None:
-            self._usage[run.model.name].count(len(texts), run.used_tokens, sum(run.truncated), run.cache)
-
-        async with self._run(
-            model_name, texts, options, terms, check=check, count=count, slice_texts=SLICE_TEXTS
-        ) as run:
+        async with self._run(model_name, texts, options, terms, check=check, slice_texts=SLICE_TEXTS) as run:
             yield run
 
     async def tokenize(
@@ -284,18 +275,21 @@ class Embedder:
         terms: RequestTerms,
         *,
         check: Callable[[RequestResults], None],
-        count: Callable[[EmbedRun], None],
         slice_texts: int,
     ) -> AsyncIterator[EmbedRun]:
         """Find the results of *texts*; tokenise and admit those that are missing, all of them or nothing.
 
         If the model and all results are in memory, this needs neither a lease nor room in the queue. *check* is called
-        once all tokens are known, and may raise; *count* when the last slice, of *slice_texts* texts, is computed.
+        once all tokens are known, and may raise. A slice has *slice_texts* texts.
         """
         model, deadline_s = self._models.resolve(model_name), self._deadline_s(terms)
         caller, cache, work = terms.caller, terms.cache, terms.work
         options.check(model)
         work.model, work.texts = model.name, len(texts)
+
+        def count(run: EmbedRun) -> None:
+            self._usage[run.model.name].count(len(texts), work.tokens, work.truncated, run.cache)
+
         start = partial(EmbedRun, options=options, scheduler=self._scheduler, work=work, clock=self._clock)
         start = partial(start, slice_texts=slice_texts, count=count)
         results, is_long = None, len(texts) > slice_texts
@@ -315,10 +309,11 @@ class Embedder:
             cache.refuse()
         async with Deadline(deadline_s), self._lease(model, terms) as encoder:
             self._models.check(encoder, model, options, terms.if_fingerprint)
-            with work.timed("cache", self._clock):
-                if results is None or results.encoder is not encoder:
-                    results = await self._results.results_of(encoder, texts, options, caller, cache)
-                await results.fetch()
+            if results is None or results.encoder is not encoder or self._results.store.is_layered:
+                with work.timed("cache", self._clock):
+                    if results is None or results.encoder is not encoder:
+                        results = await self._results.results_of(encoder, texts, options, caller, cache)
+                    await results.fetch()
             with self._results.hold(results, caller, is_long=is_long):
                 if results.is_complete:
                     results.count_tokens()
@@ -333,13 +328,10 @@ class Embedder:
                 with admitted.reservation, start(results, admitted=admitted) as run:
                     yield run
 
-    @asynccontextmanager
-    async def _lease(self, model: Model, terms: RequestTerms) -> AsyncIterator[Encoder]:
+    def _lease(self, model: Model, terms: RequestTerms) -> TimedEntry[Encoder]:
         """Lease *model*, and note how long it took to load."""
-        async with AsyncExitStack() as stack:
-            with terms.work.timed("load", self._clock, least_s=LOAD_S):
-                encoder = await stack.enter_async_context(self._models.lease(model, caller=terms.caller))
-            yield encoder
+        lease = self._models.lease(model, caller=terms.caller)
+        return TimedEntry(lease, terms.work.timed("load", self._clock, least_s=LOAD_S))
 
     def _deadline_s(self, terms: RequestTerms) -> float:
         """Return when the time of a request that begins now is over, on the event loop's clock."""

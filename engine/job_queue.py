@@ -68,6 +68,7 @@ class Job:
         is_isolated: a shared micro-batch has failed, so from now on its micro-batches contain only its own texts.
         waiting: indexes of *items* that no lane has taken yet, longest text first.
         caller: whose it is.
+        tokens: tokens of *items* as the model sees them, without padding.
         unfinished: number of texts whose vectors are still missing.
         coalesced: number of texts that got the vector of an equal text; final once *result* is resolved.
         on_rows: called with *vectors* and the indexes of those that have come, before *result* resolves; None: not at
@@ -90,6 +91,7 @@ class Job:
     is_isolated: bool = False
     waiting: list[int] = field(default_factory=list)
     caller: Caller = field(init=False)
+    tokens: int = field(init=False)
     unfinished: int = field(init=False)
     coalesced: int = 0
     on_rows: Callable[[Matrix, Sequence[int]], None] | None = None
@@ -100,6 +102,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.caller = self.reservation.caller  # an attribute: the queues read it many times per request
+        self.tokens = sum([item.length for item in self.items])
         self.unfinished = len(self.items)
         self.vectors = EMPTY
         self.requeue(range(len(self.items)))
@@ -123,9 +126,11 @@ class Job:
     def requeue(self, indexes: Iterable[int]) -> None:
         self.waiting = sorted([*self.waiting, *indexes], key=lambda index: -self.items[index].length)
 
-    def tokens_of(self, indexes: Iterable[int]) -> int:
+    def tokens_of(self, indexes: Collection[int]) -> int:
         """Return the tokens of these texts as the model sees them, without padding."""
         items = self.items
+        if len(indexes) == len(items):
+            return self.tokens
         return sum([items[index].length for index in indexes])
 
     def counted_s(self, indexes: Collection[int]) -> float:

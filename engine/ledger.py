@@ -6,7 +6,7 @@ caller always finds room. Switches share their buffers in this way: A. K. Choudh
 Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM Transactions on Networking 6 (1998).
 """
 
-from collections.abc import Iterator, KeysView, Sequence
+from collections.abc import KeysView, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -93,7 +93,9 @@ class Account:
         Of what others hold, *ignored* takes none of the caller's room.
         """
         free = max(0.0, self.limit - self.held + ignored) * SHARE_OF_FREE
-        held = max(self.held_by(caller), *(self._held_in.get(key, 0.0) / WIDE_SHARE for key in caller[1:]), 0.0)
+        held = self._held_by.get(caller[0], 0.0)
+        for key in caller[1:]:
+            held = max(held, self._held_in.get(key, 0.0) / WIDE_SHARE)
         return amount - (free - held) / (SHARE_OF_FREE + 1) - self.limit * ROUNDING
 
     def check(self, caller: Caller, amount: float, *, ignored: float = 0.0) -> None:
@@ -102,14 +104,16 @@ class Account:
         Raises:
             OverloadedError: the caller holds their share of the limit.
         """
-        if (error := self.error(caller, amount, ignored=ignored)) is not None:
-            raise error
+        excess = self.excess(caller, amount, ignored=ignored)
+        if excess > 0:
+            raise self._rejection(caller, excess)
 
     def error(self, caller: Caller, amount: float, *, ignored: float = 0.0) -> OverloadedError | None:
         """Return the error with which `check` would reject *amount*; None: it would not."""
         excess = self.excess(caller, amount, ignored=ignored)
-        if excess <= 0:
-            return None
+        return self._rejection(caller, excess) if excess > 0 else None
+
+    def _rejection(self, caller: Caller, excess: float) -> OverloadedError:
         threads, (subject, limit) = self._threads, SUBJECTS[self.kind]
         yours = f"{self.held_by(caller) / threads:.1f} s of it is yours"
         for key in caller[1:]:
@@ -123,26 +127,27 @@ class Account:
     def hold(self, caller: Caller, amount: float) -> None:
         """Count *amount* more for *caller*; unchecked."""
         self.held += amount
-        for held, key in self._entries(caller):
-            held[key] = held.get(key, 0.0) + amount
+        key = caller[0]
+        self._held_by[key] = self._held_by.get(key, 0.0) + amount
+        for key in caller[1:]:
+            self._held_in[key] = self._held_in.get(key, 0.0) + amount
 
     def release(self, caller: Caller, amount: float) -> None:
         """Count *amount* less for *caller*."""
         self.held -= amount
-        for held, key in self._entries(caller):
-            left = held.get(key, 0.0) - amount
-            if left > self.limit * ROUNDING:
-                held[key] = left
-            else:
-                held.pop(key, None)
+        self._reduce(self._held_by, caller[0], amount)
+        for key in caller[1:]:
+            self._reduce(self._held_in, key, amount)
         if not self._held_by:
             self.held = 0.0  # an empty account is exactly zero
             self._held_in.clear()
 
-    def _entries(self, caller: Caller) -> Iterator[tuple[dict[str, float], str]]:
-        yield self._held_by, caller[0]
-        for key in caller[1:]:
-            yield self._held_in, key
+    def _reduce(self, held: dict[str, float], key: str, amount: float) -> None:
+        left = held.get(key, 0.0) - amount
+        if left > self.limit * ROUNDING:
+            held[key] = left
+        else:
+            held.pop(key, None)
 
 
 @dataclass(slots=True, eq=False)

@@ -75,6 +75,8 @@ def cheapest_split(lengths: Sequence[int], *, budget_tokens: int, max_texts: int
         The micro-batches as ranges of indexes into *lengths*, longest texts first. Each text is in exactly one.
     """
     count = len(lengths)
+    if _fits_one_run(lengths, budget_tokens, max_texts or count):
+        return [range(count)]
     best = [0] * (count + 1)  # best[i]: minimum cost of lengths[i:]
     end = [0] * count  # end[i]: where the first batch of lengths[i:] ends
     rest = 0  # tokens of lengths[start:]
@@ -98,6 +100,15 @@ def cheapest_split(lengths: Sequence[int], *, budget_tokens: int, max_texts: int
         batches.append(range(start, end[start]))
         start = end[start]
     return batches
+
+
+def _fits_one_run(lengths: Sequence[int], budget_tokens: int, max_texts: int) -> bool:
+    """Return whether one run is allowed, and its padding costs no more than a second run, as in most small ones."""
+    if not lengths:
+        return False
+    count, longest = len(lengths), lengths[0]
+    is_allowed = count <= min(max_texts, max(1, budget_tokens // max(1, longest)))
+    return is_allowed and count * longest - sum(lengths) <= RUN_COST_TOKENS
 
 
 def _split_by_length(ordered: Sequence[int], budget_tokens: int) -> list[range]:

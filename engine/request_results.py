@@ -51,11 +51,12 @@ class RequestResults:
         self._generation, self._seen_changes = kept.store.generation, kept.changes
         self._texts = DistinctTexts(texts)
         number = len(self._texts.texts)
+        self._all = range(number)
         self._kept: dict[int, bytes] = {}  # results without windows that were found
         self._found: dict[int, TextResult] = {}  # all others, and those that were computed
         self._slice: Matrix | None = None  # the vectors of the next slice, if they are complete
         self._facts: dict[int, Facts] = {}
-        self._missing: Sequence[int] = range(number)
+        self._missing: Sequence[int] = self._all
         self._taken = 0  # of those that are missing
         self._inputs = NO_INPUTS
         self._items: dict[int, list[TokenizedText]] = {}
@@ -75,12 +76,13 @@ class RequestResults:
     @property
     def missing_texts(self) -> Sequence[str]:
         texts = self._texts.texts
-        return texts if len(self._missing) == len(texts) else [texts[number] for number in self._missing]
+        return texts if self._missing is self._all else [texts[number] for number in self._missing]
 
     @property
     def missing_indexes(self) -> Sequence[int]:
         """Per missing text, its first index in the request."""
-        return self._first_indexes(self._missing)
+        first = self._texts.first
+        return first if self._missing is self._all else [first[number] for number in self._missing]
 
     @property
     def may_keep_rows(self) -> bool:
@@ -150,7 +152,7 @@ class RequestResults:
             by_text = [self._items_of(number) for number in numbers]
             counts = [len(items) for items in by_text] if self._has_windows else None
             items = [item for items in by_text for item in items]
-            inputs = ModelInputs(items, counts, self._first_indexes(numbers))
+            inputs = ModelInputs(items, counts, [self._texts.first[number] for number in numbers])
         self._inputs = NO_INPUTS
         whole = WholeTexts(inputs) if self._has_windows else None
         return MissingSlice(numbers, inputs, self._keys_of(numbers, inputs), found, whole=whole)
@@ -164,14 +166,15 @@ class RequestResults:
             if places := part.whole.complete(items):
                 self._keep_whole(part, part.whole, raw, places)
             return
-        items = range(len(raw)) if len(items) == len(raw) else items
-        vectors = raw if len(items) == len(raw) else raw[items]
-        if are_usable(vectors):
-            part.usable += len(items)
+        if len(items) == len(raw):
+            vectors, numbers = raw, part.numbers
         else:
-            items = [item for item in items if are_usable(raw[item : item + 1])]
-            vectors = raw[items]
-        numbers = [part.numbers[item] for item in items]
+            vectors, numbers = raw[items], [part.numbers[item] for item in items]
+        if are_usable(vectors):
+            part.usable += len(numbers)
+        else:
+            usable = [row for row in range(len(vectors)) if are_usable(vectors[row : row + 1])]
+            vectors, numbers = vectors[usable], [numbers[row] for row in usable]
         self._keep(numbers, pack_rows(vectors, [self._facts[number] for number in numbers]))
 
     def add(self, part: MissingSlice, raw: Matrix, *, coalesced_items: int, texts: range) -> None:
@@ -254,11 +257,6 @@ class RequestResults:
     def _has(self, number: int) -> bool:
         """Return whether there is a result of this distinct text."""
         return number in self._kept or number in self._found
-
-    def _first_indexes(self, numbers: Sequence[int]) -> Sequence[int]:
-        """Return the first index in the request of each of these distinct texts."""
-        first = self._texts.first
-        return first if len(numbers) == len(first) else [first[number] for number in numbers]
 
     def _items_of(self, number: int) -> list[TokenizedText]:
         """Return the items of a missing text, once: they are dropped here."""

@@ -123,7 +123,9 @@ class TextTokenizer:
 
     def longest(self, limit: int | None) -> int | None:
         """Return the longest input if callers allow no more than *limit* tokens; None: any length."""
-        return min((number for number in (self.max_tokens, limit) if number is not None), default=None)
+        if limit is None or self.max_tokens is None:
+            return self.max_tokens if limit is None else limit
+        return min(self.max_tokens, limit)
 
     def windows(self, texts: Sequence[str], *, prompt: str = "", with_spans: bool = False) -> list[list[TokenizedText]]:
         """Split *texts* into windows of the model's maximum length, between tokens and without overlap.

@@ -86,9 +86,9 @@ class RedisResults:
         self._breaker = CircuitBreaker(first_pause_s=FIRST_PAUSE_S, max_pause_s=MAX_PAUSE_S, clock=clock)
         self._write_breaker = CircuitBreaker(first_pause_s=FIRST_PAUSE_S, max_pause_s=MAX_PAUSE_S, clock=clock)
         self._counter = RedisCounter()
-        self._reads = SharedReads(self._read, max_reads=MAX_READS, max_keys=MAX_KEYS)
+        self._reads = SharedReads(self._read, max_reads=MAX_READS, max_keys=MAX_KEYS, timeout_s=timeout_s)
         self._queue = WriteQueue(max_bytes=MAX_QUEUE_BYTES, max_result_bytes=MAX_RESULT_BYTES)
-        self._seals: dict[str, ValueSeal] = {}
+        self._places: dict[str, tuple[bytes, ValueSeal]] = {}
         self._suspects: set[bytes] = set()  # names whose values Redis could not return in time
         self._writing: asyncio.Task[None] | None = None
         self._one_write = asyncio.Lock()
@@ -121,12 +121,16 @@ class RedisResults:
 
     async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the results that Redis has, in the order of *keys*. No read begins after *timeout_s*."""
-        results: list[bytes | None] = []
+        prefix, seal = self._place(namespace)
+        results = list[bytes | None]()
         started = self._clock()
         for start in range(0, len(keys), MAX_KEYS):
-            if not self.may_read() or self._clock() - started >= self._timeout_s:
+            if not self.may_read() or (start and self._clock() - started >= self._timeout_s):
                 break
-            results += await self._fetch(namespace, keys[start : start + MAX_KEYS])
+            some = keys[start : start + MAX_KEYS]
+            values = await self._reads.values([_name(prefix, key) for key in some])
+            for key, value in zip(some, values, strict=True):
+                results.append(None if value is None else self._open(seal, key, value))
         return results + [None] * (len(keys) - len(results))
 
     def put_later(self, namespace: str, results: Mapping[bytes, bytes]) -> None:
@@ -189,20 +193,14 @@ class RedisResults:
         if self.may_read() and not is_checked and not self._write_breaker.is_closed and self._write_breaker.may_allow:
             self._checking = asyncio.get_running_loop().create_task(self._check_write())
 
-    async def _fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        seal, results = self._seal(namespace), []
-        names = [self._name(namespace, key) for key in keys]
-        try:
-            values = await self._reads.values(names, timeout_s=self._timeout_s)
-        except TimeoutError:
-            return [None] * len(keys)
-        for key, value in zip(keys, values, strict=True):
-            result = None if value is None or len(value) > MAX_VALUE_BYTES else seal.open(key, value)
-            if value is not None and result is None:
-                self._report_bad_value()
-            self._counter.hits += result is not None
-            results.append(result)
-        return results
+    def _open(self, seal: ValueSeal, key: bytes, value: bytes) -> bytes | None:
+        """Return the result that is in *value*, if this service or another one with the secret wrote it there."""
+        result = seal.open(key, value) if len(value) <= MAX_VALUE_BYTES else None
+        if result is None:
+            self._report_bad_value()
+        else:
+            self._counter.hits += 1
+        return result
 
     async def _read(self, names: Sequence[bytes]) -> Sequence[bytes | None]:
         """Return what Redis has; nothing if it fails."""
@@ -241,10 +239,10 @@ class RedisResults:
         """Write what Redis accepts, and return the number of results that it stored."""
         if not (self._breaker.is_closed and self._write_breaker.allows()):
             return 0
-        values = {
-            self._name(write.namespace, write.key): self._seal(write.namespace).seal(write.key, write.result)
-            for write in writes
-        }
+        values = {}
+        for write in writes:
+            prefix, seal = self._place(write.namespace)
+            values[_name(prefix, write.key)] = seal.seal(write.key, write.result)
         try:
             async with time_limit(max(WRITE_S, self._timeout_s)):
                 errors = await self._client.set_all(values, ttl_ms=self._ttl_ms)
@@ -327,11 +325,14 @@ class RedisResults:
                 advice="another program writes to these keys in Redis, or changed a value; results are computed",
             )
 
-    def _name(self, namespace: str, key: bytes) -> bytes:
-        return self._prefix + namespace.encode() + b":" + key.hex().encode()
+    def _place(self, namespace: str) -> tuple[bytes, ValueSeal]:
+        """Return what the names of the results of a namespace begin with, and what seals them."""
+        place = self._places.get(namespace)
+        if place is None:
+            prefix = self._prefix + namespace.encode()
+            place = self._places[namespace] = (prefix + b":", ValueSeal(self._secret, prefix))
+        return place
 
-    def _seal(self, namespace: str) -> ValueSeal:
-        seal = self._seals.get(namespace)
-        if seal is None:
-            seal = self._seals[namespace] = ValueSeal(self._secret, self._prefix + namespace.encode())
-        return seal
+
+def _name(prefix: bytes, key: bytes) -> bytes:
+    return prefix + key.hex().encode()

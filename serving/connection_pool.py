@@ -6,8 +6,9 @@ connection whose request is being answered is never closed.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from operator import attrgetter
+from typing import Any, Protocol
 
 import structlog
 
@@ -25,6 +26,16 @@ IDLE, HEAD, TRANSFER = range(3)
 log = structlog.get_logger()
 
 EarlyRejection = Callable[[str, Client, Iterable[Header]], Rejection | None]
+
+
+class EarlyReuse(Protocol):
+    """Finds the answers to requests that came before."""
+
+    def may_answer(self, scope: MutableMapping[str, Any], target: bytes) -> bool:
+        """Return whether there may be an answer to a POST to *target*; if so, *scope* is that of this request."""
+
+    def find(self, scope: MutableMapping[str, Any], body: bytes) -> tuple[list[Header], bytes] | None:
+        """Return headers and body of the answer, and record it as sent; None: the app has to answer."""
 
 
 class AddressShare:
@@ -101,6 +112,7 @@ class ConnectionPool:
         *,
         count_failure: Callable[[str], None],
         reject_early: EarlyRejection,
+        early_reuse: EarlyReuse | None = None,
         find_dialect: Callable[[str], Dialect | None] = lambda _: None,
         address_of: Callable[[Client], str | None] = peer_address,
         clock: Callable[[], float] = time.monotonic,
@@ -112,6 +124,7 @@ class ConnectionPool:
             count_failure: gets the code of each failure that happens before there is a request.
             reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
                 counts it; None: it is not.
+            early_reuse: finds answers that the server may send itself; None: there are none.
             find_dialect: returns the dialect of a path, for errors before the app has begun; None: ours.
             address_of: returns the address, or the network, to which a peer's connections are counted. None: each of
                 its connections counts by itself, as for a trusted proxy, behind which are many callers.
@@ -120,6 +133,7 @@ class ConnectionPool:
         self.limits = limits
         self.is_draining = False
         self.reject_early = reject_early
+        self.early_reuse = early_reuse
         self.find_dialect = find_dialect
         self._count_failure = count_failure
         self._address_of = address_of

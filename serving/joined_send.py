@@ -1,4 +1,4 @@
-"""Writes the head of an answer together with the first part of its body: one system call and packet instead of two."""
+"""Writes the head of an answer together with its body: one system call and packet instead of two."""
 
 import asyncio
 import re
@@ -57,19 +57,14 @@ class JoinedSend:
         elif self._start is not None:
             start, self._start = self._start, None
             if exchange.flow.write_paused:
-                await exchange.flow.drain()  # so that nothing below waits while the transport is replaced
+                await exchange.flow.drain()
             body: bytes = message.get("body", b"")
             is_whole = message["type"] == "http.response.body" and not message.get("more_body")
             if is_whole and (head := _head_of(exchange, start, len(body))) is not None:
                 _write_whole(exchange, head, body)
                 return
-            transport = exchange.transport
-            exchange.transport = _FirstWrites(transport)  # type: ignore[assignment]  # has what is used
-            try:
-                await self._send(start)
-                await self._send(message)
-            finally:
-                exchange.transport = transport
+            await self._send(start)
+            await self._send(message)
         else:
             await self._send(message)
 
@@ -94,33 +89,12 @@ def _write_whole(exchange: Exchange, head: bytes, body: bytes) -> None:
     """Write a whole answer, and do what uvicorn does at the end of one."""
     exchange.response_started = exchange.response_complete = True
     exchange.waiting_for_100_continue = exchange.chunked_encoding = False
-    _write_joined(exchange.transport, head, body)
+    if len(body) <= MAX_JOINED_BYTES:
+        exchange.transport.write(head + body)
+    else:
+        exchange.transport.write(head)
+        exchange.transport.write(body)
     exchange.message_event.set()
     if not exchange.keep_alive:
         exchange.transport.close()
     exchange.on_response()
-
-
-def _write_joined(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
-    if len(body) <= MAX_JOINED_BYTES:
-        transport.write(head + body)
-    else:
-        transport.write(head)
-        transport.write(body)
-
-
-class _FirstWrites:
-    """Takes the place of a transport for two writes."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._head is None:
-            self._head = data
-        else:
-            _write_joined(self._transport, self._head, data)
-
-    def close(self) -> None:
-        self._transport.close()

@@ -13,12 +13,12 @@ import structlog
 from engine.errors import OverloadedError, ServiceError
 from serving.connection_limits import MAX_PIPELINED, MAX_PIPELINED_PER_ADDRESS, MAX_TINY_CHUNKS, TINY_BYTES, Stage
 from serving.connection_pool import HEAD, IDLE, TRANSFER, ConnectionPool
+from serving.early_answers import EarlyAnswers
 from serving.half_closed import HalfClosedClient
 from serving.protocol_errors import LargeHeadError, MalformedRequestError, SlowRequestError, complete_answer
 from serving.request_heads import RequestHead, authority_of, find_fault
 from serving.uvicorn_adapter import UvicornProtocol
 from web.dialects import Dialect
-from web.problems import request_id_of
 from web.request_context import context_of
 from web.security_headers import Header
 
@@ -43,8 +43,7 @@ class HttpProtocol(UvicornProtocol):
         self._body_pieces = self._body_bytes = 0  # of the newest request
         self._ignores_input = False
         self._keeps_body = False  # of the newest request; the body of a rejected one is dropped
-        self._early_answer: bytes | None = None  # to the request being received, which the app does not get
-        self._early_answers_in_read = 0
+        self._early = EarlyAnswers(pool)
 
     # --- Begin and end of the connection --------------------------------------------------------------------------
 
@@ -59,6 +58,7 @@ class HttpProtocol(UvicornProtocol):
             self._reject(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._start_held()
         self._clear_deadline()
         self._pool.leave(self._place)
         super().connection_lost(exc)
@@ -80,6 +80,10 @@ class HttpProtocol(UvicornProtocol):
         client.probe()
         return not self._transport.is_closing()
 
+    def close_after_answers(self) -> None:
+        self._start_held()
+        super().close_after_answers()
+
     def _abort(self) -> None:
         """Close the connection at once, and drop what the client has not received yet."""
         self._pool.leave(self._place)
@@ -92,7 +96,7 @@ class HttpProtocol(UvicornProtocol):
             return
         if self._stage in (Stage.IDLE, Stage.SENDING):
             self._enter(Stage.READING_HEAD)
-        self._early_answers_in_read = 0
+        self._early.in_read = 0
         max_bytes = self._limits.max_header_bytes
         room = max_bytes - self._bytes_without_progress
         if self._stage is Stage.READING_HEAD and len(data) > room:
@@ -119,6 +123,8 @@ class HttpProtocol(UvicornProtocol):
                 self._reject(LargeHeadError(self._limits.max_header_bytes))
         elif self._stage is Stage.READING_HEAD:
             self._wait_for_client(HEAD, self._limits.header_timeout_s)
+        elif self._stage is Stage.IDLE and self.is_head_begun:  # behind a request that was answered early
+            self._await_next_request()
         elif self._stage is Stage.READING_BODY:
             self._wait_for_client(TRANSFER, self._limits.body_timeout_s)
 
@@ -135,13 +141,14 @@ class HttpProtocol(UvicornProtocol):
             return
         self._bytes_without_progress = self._body_pieces = self._body_bytes = 0
         rejection = find_fault(head, max_bytes=self._limits.max_header_bytes) or self._pool.rejection(head.method)
-        if rejection is None and self._can_answer_early(head):
-            early = self._pool.reject_early(head.target.decode("latin-1"), self.client, head.headers)
-            if early is not None:
-                request_id, headers = request_id_of(head.headers), self.common_headers
-                self._early_answer = complete_answer(early.error, headers, request_id=request_id, dialect=early.dialect)
-                self._enter(Stage.READING_BODY)
-                return
+        is_alone = rejection is None and not self.has_unanswered and not self.is_write_paused
+        if is_alone and self._early.take(head, self.request_scope, self.common_headers):
+            self._enter(Stage.READING_BODY)
+        else:
+            self._start(head, rejection)
+
+    def _start(self, head: RequestHead, rejection: ServiceError | None) -> None:
+        """Give the newest request to the app, which answers with *rejection* if there is one."""
         context = context_of(self.request_scope)
         context.rejection, context.server_reports_disconnect = rejection, True
         context.authority = authority_of(head.target)
@@ -160,23 +167,25 @@ class HttpProtocol(UvicornProtocol):
         self._body_bytes += len(body)
         if self._body_pieces > MAX_TINY_CHUNKS + self._body_bytes // TINY_BYTES:
             raise OverflowError  # stops the parser, which would make thousands of pieces of one read
-        if self._early_answer is not None:
+        if self._early.is_rejected:
             return
-        super().on_body(body)
-        if self.has_unanswered and self._keeps_body and not self._pool.reserve_bytes(self._place, len(body)):
+        if not (is_held := self._early.add(body)):
+            super().on_body(body)
+        is_kept = is_held or (self.has_unanswered and self._keeps_body)
+        if is_kept and not self._pool.reserve_bytes(self._place, len(body)):
             self._reject(OverloadedError("Too many request bodies are in memory.", retry_after_s=1))
 
     def on_message_complete(self) -> None:
         self._bytes_without_progress = 0
         if self.is_upgrade or self._ignores_input:
             return
-        if self._early_answer is not None:
-            self._transport.write(self._early_answer)
-            self._early_answer = None
-            self._early_answers_in_read += 1
+        if (answer := self._early.end(self.request_scope, self.common_headers)) is not None:
+            self._transport.write(answer)
+            self._pool.release_bytes(self._place)
             if self.has_connection_trailer:
                 self._transport.close()
         else:
+            self._start_held()
             super().on_message_complete()
             if self.has_connection_trailer:
                 self.close_after_answers()
@@ -186,27 +195,17 @@ class HttpProtocol(UvicornProtocol):
             self._await_next_request()
             self.restart_keep_alive_timer()  # uvicorn stopped it when data arrived
 
+    def _start_held(self) -> None:
+        """Give a request to the app after all: no answer to it is kept, or it ends early."""
+        if (held := self._early.give_back()) is not None:
+            head, body = held
+            self._start(head, None)
+            if body:
+                super().on_body(body)
+
     def _is_pipeline_full(self) -> bool:
         queued, of_address = self._place.queued_requests, self._place.share.queued_requests
         return queued >= MAX_PIPELINED or (queued > 0 and of_address >= MAX_PIPELINED_PER_ADDRESS)
-
-    def _can_answer_early(self, head: RequestHead) -> bool:
-        """Return whether a rejection can be written here, without a task and without the app.
-
-        Early answers take a third to a half less CPU than the app's. Under ten times the load that the service can
-        serve, that leaves more for the requests it accepts. They are for plain requests that no other request
-        precedes. Pages of other origins need headers that only the app knows, and only the app waits for clients that
-        do not receive.
-        """
-        return (
-            not self.has_unanswered
-            and not self.is_write_paused
-            and self._early_answers_in_read < MAX_PIPELINED
-            and head.method == b"POST"
-            and head.version == "1.1"
-            and head.keep_alive
-            and all(name not in (b"origin", b"expect") for name, _ in head.headers)
-        )
 
     # --- Sending --------------------------------------------------------------------------------------------------
 
@@ -243,6 +242,7 @@ class HttpProtocol(UvicornProtocol):
         if self._ignores_input:
             return
         self._ignores_input = True
+        self._start_held()
         self._pool.report(error)
         if self.drop_unstarted():
             self._enter(Stage.PROCESSING)

@@ -1,5 +1,6 @@
 """Errors of requests that never reach the app, and the bytes that answer them."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from engine.errors import ServiceError
@@ -54,11 +55,16 @@ class NoConnectionError(ServiceError):
 
 
 def complete_answer(
-    error: ServiceError, headers: list[Header], *, request_id: str | None = None, dialect: Dialect | None = None
+    error: ServiceError, headers: Sequence[Header], *, request_id: str | None = None, dialect: Dialect | None = None
 ) -> bytes:
     """Return an HTTP/1.1 answer: *headers*, the headers that every answer has, and *error* as problem details."""
     request_id = request_id or new_request_id()
     status, own, body = problem_answer(error, request_id, dialect)
     all_headers = [*headers, *own, (b"x-request-id", request_id.encode()), *security_headers_for(own)]
-    lines = b"".join(b"%s: %s\r\n" % header for header in all_headers)
-    return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, HTTPStatus(status).phrase.encode(), lines, body)
+    return whole_answer(status, all_headers, body)
+
+
+def whole_answer(status: int, headers: Sequence[Header], body: bytes) -> bytes:
+    """Return an HTTP/1.1 answer; *headers* contain the length of *body*."""
+    lines = [b"%s: %s\r\n" % header for header in headers]
+    return b"".join([b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode()), *lines, b"\r\n", body])

@@ -12,7 +12,7 @@ from litestar import Litestar
 from host.listening_socket import ListenError, listening_address
 from host.open_files import raise_file_limit
 from serving.connection_limits import ConnectionLimits
-from serving.connection_pool import ConnectionPool, EarlyRejection, peer_address
+from serving.connection_pool import ConnectionPool
 from serving.listening import listen
 from serving.process_exit import exit_despite_threads, fail
 from serving.process_start import finish_imports, prepare_process
@@ -22,8 +22,6 @@ from serving.worker_process import WorkerLink
 from serving.worker_protocol import WorkerProtocol
 from telemetry.log_setup import log_unhandled_errors
 from telemetry.metrics import ConnectionCounts
-from web.dialects import Dialect
-from web.request_context import Client
 
 OTHER_FILES = 100
 """Open files kept for everything but client connections: models, the hub, Redis, the log."""
@@ -53,12 +51,9 @@ def serve(
     port: int,
     drain_s: int,
     limits: ConnectionLimits,
+    open_pool: Callable[[ConnectionLimits], ConnectionPool],
     state: ServiceState,
-    count_failure: Callable[[str], None],
-    reject_early: EarlyRejection,
-    find_dialect: Callable[[str], Dialect | None] = lambda _: None,
     reload: Callable[[], None] = lambda: None,
-    address_of: Callable[[Client], str | None] = peer_address,
     watch_connections: Callable[[Callable[[], ConnectionCounts]], None] = lambda _: None,
     worker: WorkerLink | None = None,
 ) -> int:
@@ -70,13 +65,9 @@ def serve(
         port: TCP port to listen on.
         drain_s: seconds from the signal to the end; accepted requests are answered meanwhile.
         limits: of every connection.
+        open_pool: returns the pool of all connections, by the limits that this process can keep.
         state: the state of the service behind *app*.
-        count_failure: gets the code of each failure that happens before there is a request.
-        reject_early: returns why a POST to this path, from this client, with these headers, is rejected now, and
-            counts it; None: it is not.
-        find_dialect: returns the dialect of a path, as for `ConnectionPool`.
         reload: called in the event loop at each SIGHUP.
-        address_of: returns the address to which a peer's connections are counted, as for `ConnectionPool`.
         watch_connections: gets the function that returns what is open now, for metrics.
         worker: what this process has inherited, if it is one of several workers.
 
@@ -92,13 +83,7 @@ def serve(
         return fail(str(error))
     if listening is not None:
         state.address = listening_address(listening)
-    pool = ConnectionPool(
-        _within_file_limit(limits),
-        count_failure=count_failure,
-        reject_early=reject_early,
-        find_dialect=find_dialect,
-        address_of=address_of,
-    )
+    pool = open_pool(_within_file_limit(limits))
     watch_connections(pool.counts)
     server = _create_server(app, pool, state, drain_s=drain_s, on_reload=reload, worker=worker)
     stop = server.handle_exit if worker is None else _only_once(server.handle_exit)

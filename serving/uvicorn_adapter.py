@@ -6,7 +6,7 @@ A test checks the installed version for all of them.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, NoReturn, cast
 
 import httptools
@@ -94,9 +94,9 @@ class UvicornProtocol(HttpToolsProtocol):
         return self.parser.should_upgrade()
 
     @property
-    def request_scope(self) -> Mapping[str, object]:
+    def request_scope(self) -> MutableMapping[str, Any]:
         """The ASGI scope of the request that was received last."""
-        return self.scope
+        return cast("MutableMapping[str, Any]", self.scope)
 
     # --- Commands -------------------------------------------------------------------------------------------------
 

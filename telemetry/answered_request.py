@@ -1,6 +1,6 @@
 """One answered request, as metrics and traces see it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from telemetry.request_work import RequestWork
 
@@ -18,8 +18,7 @@ def known_method(method: str) -> str:
     return method if method in METHODS else OTHER_METHOD
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnsweredRequest:
+class AnsweredRequest(NamedTuple):
     """One request whose answer has ended.
 
     Attributes:

@@ -28,7 +28,7 @@ MAX_PARTIAL_CHARACTERS = 64 * 1024
 """A line of this length is passed on although its end is missing."""
 FLUSH_S = 1.0
 """How long the end of the process waits for lines that are not written yet."""
-PAUSE_S = 0.005
+PAUSE_S = 0.02
 """Pause of the thread when it has written all lines: waking it for each line would slow the event loop."""
 NAMES = {1: "stdout", 2: "stderr"}
 

@@ -49,7 +49,9 @@ USES_SETTINGS = {"assembly", "cli", "main", "config"}
 """Settings stop here: everything below takes plain values."""
 MAX_MODULE_LINES = 350
 MAX_FUNCTION_LINES = 60
-SHOWS_THE_TIME_OF_DAY = {"model_manager", "engine.hub_space", "telemetry.metrics", "web.request_traces"}
+SHOWS_THE_TIME_OF_DAY = {
+    *("model_manager", "engine.hub_space", "telemetry.log_setup", "telemetry.metrics", "web.request_traces"),
+}
 """Modules that show people when something happened, or read the ages of files; everything else measures time with a
 monotonic clock."""
 WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}

@@ -10,7 +10,6 @@ from typing import Final, Protocol
 
 from litestar.types import HTTPScope
 
-from engine.fair_queue import Caller
 from engine.recall import Recall
 from engine.request_terms import RequestTerms
 from web.dialects import Dialect
@@ -82,9 +81,14 @@ class AnswerReuse:
         self._key_of = key_of
         self._repeat = repeat
 
+    @property
+    def has_some(self) -> bool:
+        """Whether any answer is kept."""
+        return bool(self._answers)
+
     def find(self, scope: HTTPScope, context: RequestContext, body: bytes) -> ReadyAnswer | None:
         """Return the answer to the request, which is then counted as answered; None: it must be answered anew."""
-        if not self._answers or (key := self._key(scope, context.caller, body)) is None:
+        if not self._answers or context.answer_key is not None or (key := self._key(scope, context, body)) is None:
             return None
         if (answer := self._answers.get(key)) is None:
             return None
@@ -96,15 +100,15 @@ class AnswerReuse:
 
     def keep(self, scope: HTTPScope, context: RequestContext, body: bytes, answer: PlainAnswer) -> None:
         """Keep *answer* to the request if it may be sent again."""
-        if (how := answer.repeatable) is None or (key := self._key(scope, context.caller, body)) is None:
+        if (how := answer.repeatable) is None or (key := context.answer_key or self._key(scope, context, body)) is None:
             return
         parts = (answer.body,) if how.duration is None else how.duration.split(answer.body)
         headers = (*encoded_headers(answer.answer_headers), (b"content-type", answer.media_type.encode()))
         ready = ReadyAnswer(how, headers, parts, context.dialect, context.encoding_formats)
         self._answers.put(key, ready, len(answer.body), result=how.recall.key)
 
-    def _key(self, scope: HTTPScope, caller: Caller, body: bytes) -> bytes | None:
-        """Return the key of the request; None: it is not compared with others."""
+    def _key(self, scope: HTTPScope, context: RequestContext, body: bytes) -> bytes | None:
+        """Return the key of the request, and keep it in its *context*; None: it is not compared with others."""
         if len(body) > MAX_BODY_BYTES or "\0" in scope["path"]:  # a header cannot contain it
             return None
         compared = [scope["path"].encode("utf-8", "surrogatepass"), scope["query_string"]]
@@ -113,4 +117,5 @@ class AnswerReuse:
                 compared += (name, value)
             elif name in EXCLUDING:
                 return None
-        return self._key_of(caller, *compared, body)
+        context.answer_key = key = self._key_of(context.caller, *compared, body)
+        return key

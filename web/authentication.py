@@ -135,13 +135,25 @@ class AuthenticationMiddleware:
         """
         if "embed" not in self._protected:
             return self.locate(client, headers)
-        bearers, keys = _credentials(headers)
-        found = [self._find_key(credential) for credential in {*bearers, *keys}]
-        return found[0].share_keys if len(found) == 1 and found[0] is not None else None
+        principal = self._find_key_of(headers)
+        return None if principal is None else principal.share_keys
+
+    def find_embed_principal(self, client: Client, headers: Iterable[Header]) -> Principal | None:
+        """Return a caller who may use routes that require `embed`; None: the middleware has to find out."""
+        if "embed" not in self._protected:
+            return self._principal_at(client, headers)
+        principal = self._find_key_of(headers)
+        return principal if principal is not None and principal.has("embed") else None
 
     def locate(self, client: Client, headers: Iterable[Header]) -> Caller:
         """Return the caller by network address, whatever key they have."""
         return self._principal_at(client, headers).share_keys
+
+    def _find_key_of(self, headers: Iterable[Header]) -> Principal | None:
+        """Return the principal of the only key in *headers*; None: there is none, or it may be a token."""
+        bearers, keys = _credentials(headers)
+        found = [self._find_key(credential) for credential in {*bearers, *keys}]
+        return found[0] if len(found) == 1 else None
 
     async def _identify(self, headers: Iterable[Header]) -> Principal:
         bearers, keys = _credentials(headers)

@@ -36,8 +36,8 @@ def timing_headers(config: CORSConfig | None, scope: HTTPScope) -> list[Header]:
 
 def cors_headers(config: CORSConfig | None, scope: HTTPScope) -> list[Header]:
     """Return the headers that allow a page to read this answer. Litestar adds them only to its own answers."""
-    origin = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), None)
-    if config is None or origin is None or not config.is_origin_allowed(origin):
+    origins = [value for name, value in scope["headers"] if name == b"origin"]
+    if config is None or not origins or not config.is_origin_allowed(origin := origins[0].decode("latin-1")):
         return []
     headers = dict(config.simple_headers)
     if not config.is_allow_all_origins:

@@ -30,6 +30,7 @@ __all__ = [
     "body_type",
     "dialect_routes",
     "has_hooks",
+    "is_valid_host",
     "normalize_path",
     "options_routes",
     "paths_with",

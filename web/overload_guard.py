@@ -136,6 +136,16 @@ class OverloadGuard:
         )
         return rejection
 
+    def may_start_now(self, route: str) -> bool:
+        """Return whether a request may be answered at once, out of turn: none waits, and no queue is full."""
+        return not (self._waiting or self._queues[route].is_tight() or self._is_iteration_over())
+
+    def note_start(self) -> None:
+        """Note that the event loop is at work for a request, if that is the first one since it has read the sockets."""
+        if self._began is None:
+            self._began = self._clock()
+            asyncio.get_running_loop().call_soon(self._begin_iteration)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Start guarded requests a few at a time, and all others at once.
 
@@ -149,7 +159,7 @@ class OverloadGuard:
                 if self._waiting or self._is_iteration_over():
                     await self._wait(scope, route)
                 else:
-                    self._note_start()
+                    self.note_start()
                 queue = self._queues[route]
                 if queue.is_tight() and queue.has_results():
                     await self._run_tight(queue, scope, receive, send)
@@ -216,11 +226,6 @@ class OverloadGuard:
     def _is_iteration_over(self) -> bool:
         return self._began is not None and self._clock() - self._began >= MAX_ITERATION_S
 
-    def _note_start(self) -> None:
-        if self._began is None:
-            self._began = self._clock()
-            asyncio.get_running_loop().call_soon(self._begin_iteration)
-
     def _begin_iteration(self) -> None:
         """After the event loop has read the sockets, wake the next requests, and all that will be rejected."""
         self._began = None
@@ -243,7 +248,7 @@ class OverloadGuard:
         if waiting.may_start.done():
             return False
         waiting.may_start.set_result(None)
-        self._note_start()
+        self.note_start()
         return True
 
     def _count_rejection(self) -> None:

@@ -4,8 +4,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from random import getrandbits
+from random import randbytes
 from typing import Any, cast
 
 import msgspec
@@ -24,10 +25,12 @@ MEDIA_TYPE = "application/problem+json"
 NEW_PHRASES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """Titles as in RFC 9110. Python has them only from 3.13 on, and an error code must not depend on its version."""
 HTTP_DETAILS = {
-    HTTPStatus.NOT_FOUND: "There is nothing at this address. The API is described at {root_path}/docs.",
+    HTTPStatus.NOT_FOUND: "There is nothing at this address.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than MAX_REQUEST_SIZE allows.",
 }
 """Details of errors that Litestar raises itself; other errors keep Litestar's message."""
+SEE_DOCS = " The API is described at {root_path}/docs."
+"""What a 404 adds if there are docs."""
 CALLER_LEFT = "caller-left"
 """Counted like an error code: a caller that closed its connection before its answer."""
 FRAMEWORK_CODES = frozenset({"bad-request", "not-found", "method-not-allowed", "content-too-large"})
@@ -69,9 +72,14 @@ class InternalError(ServiceError):
         super().__init__("An unexpected error; the service's log has the details.")
 
 
-def problem_handlers() -> ExceptionHandlersMap:
-    """Return the handlers of errors we raise on purpose, of errors that Litestar raises, and of bugs."""
-    return {ServiceError: _of_service_error, HTTPException: _of_http_exception, Exception: _of_bug}
+def problem_handlers(*, has_docs: bool = True) -> ExceptionHandlersMap:
+    """Return the handlers of errors we raise on purpose, of errors that Litestar raises, and of bugs.
+
+    Args:
+        has_docs: whether a 404 leads to `/docs`.
+    """
+    of_http_exception = partial(_of_http_exception, has_docs=has_docs)
+    return {ServiceError: _of_service_error, HTTPException: of_http_exception, Exception: _of_bug}
 
 
 def known_codes() -> frozenset[str]:
@@ -94,7 +102,7 @@ def request_id_of(headers: Iterable[Header]) -> str:
 
 
 def new_request_id() -> str:
-    return f"{getrandbits(128):032x}"  # unique, not secret: it protects nothing
+    return randbytes(16).hex()  # noqa: S311 - unique, not secret: it protects nothing
 
 
 def problem_answer(
@@ -177,7 +185,9 @@ def _of_service_error(request: Request[Any, Any, Any], error: ServiceError) -> R
     return _response(request, document, _headers_of(status, error, context.dialect))
 
 
-def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, object]]:
+def _of_http_exception(
+    request: Request[Any, Any, Any], error: HTTPException, *, has_docs: bool
+) -> Response[dict[str, object]]:
     if isinstance(error, ValidationException):
         return _of_service_error(request, _of_validation(error))
     status = HTTPStatus(error.status_code)
@@ -188,7 +198,7 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
         status=status.value,
         code=title.lower().replace(" ", "-"),
         title=title,
-        detail=_http_detail(request, status, error),
+        detail=_http_detail(request, status, error, has_docs=has_docs),
         request_id=context.request_id,
         extensions={"limit": request.app.request_max_body_size} if is_too_large else {},
     )
@@ -197,12 +207,14 @@ def _of_http_exception(request: Request[Any, Any, Any], error: HTTPException) ->
     return _response(request, document, dict(error.headers or {}))
 
 
-def _http_detail(request: Request[Any, Any, Any], status: HTTPStatus, error: HTTPException) -> str:
+def _http_detail(request: Request[Any, Any, Any], status: HTTPStatus, error: HTTPException, *, has_docs: bool) -> str:
     if status is HTTPStatus.METHOD_NOT_ALLOWED and (allowed := (error.headers or {}).get("allow")):
         methods = " or ".join(method for method in allowed.split(", ") if method != "OPTIONS")
         return f"This address does not accept {request.method}. Use {methods}."
+    if status is HTTPStatus.NOT_FOUND and has_docs:
+        return HTTP_DETAILS[status] + SEE_DOCS.format(root_path=context_of(request.scope).root_path)
     if status in HTTP_DETAILS:
-        return HTTP_DETAILS[status].format(root_path=context_of(request.scope).root_path)
+        return HTTP_DETAILS[status]
     return error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else InternalError().detail
 
 

@@ -29,6 +29,7 @@ class RequestContext:
         trace: the trace of the caller, by its header `traceparent`; with tracing, the span of the request in it or in a
             trace of its own. None: the request belongs to none.
         root_path: what proxies put before all paths (ROOT_PATH), for addresses in answers.
+        received_s: set by the server: when the head was complete, in seconds on the monotonic clock; None: just now.
         rejection: set by the server: the request log answers with this error and does not call the app.
         authority: set by the server: host and port of a target in absolute form, as proxies get it; None: it is a path.
         server_reports_disconnect: the server calls `on_disconnect`; other ASGI servers report a disconnect only
@@ -47,11 +48,13 @@ class RequestContext:
         answer_parts: lets one part of all long answers be written at a time; None: no other answer is written.
         work: what the engine does for the request.
         encoding_formats: the formats of vectors that the caller asks for, in its own words.
+        answer_key: the key of its kept answer; None: nobody has looked for one yet.
     """
 
     request_id: str = ""
     root_path: str = ""
     trace: TraceContext | None = None
+    received_s: float | None = None
     rejection: ServiceError | None = None
     authority: bytes | None = None
     server_reports_disconnect: bool = False
@@ -68,6 +71,7 @@ class RequestContext:
     answer_parts: FairGate | None = None
     work: RequestWork = field(default_factory=RequestWork)
     encoding_formats: tuple[str, ...] = ()
+    answer_key: bytes | None = None
 
     @property
     def ids(self) -> dict[str, str]:

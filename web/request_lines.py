@@ -65,10 +65,12 @@ class RequestLines:
         self._polled = polled
         self._caller_fields = caller_fields
         self._slow_s = slow_s
+        self._bound_log: Any = None
+        self._configured: object = None
 
     def write(self, answered: AnsweredRequest, context: RequestContext, scope: HTTPScope, service_s: float) -> None:
         """Log the request of *scope*, for which the service took *service_s*."""
-        work, seconds = context.work, context.work.seconds_by_stage()
+        log, work, seconds = self._logger(), context.work, context.work.seconds_by_stage()
         fields: dict[str, Any] = {
             **context.ids,
             "method": known_method(scope["method"]),
@@ -91,6 +93,13 @@ class RequestLines:
             _add_stages(fields, seconds, SLOW_STAGE_FIELDS)
             log.warning("request_slow", **fields)
 
+    def _logger(self) -> Any:
+        """Return a logger as structlog is configured now. Its own proxy builds one for each line."""
+        configured = structlog.get_config()["processors"]
+        if configured is not self._configured:
+            self._bound_log, self._configured = log.bind(), configured
+        return self._bound_log
+
 
 def _add_stages(
     fields: dict[str, Any], seconds: dict[StageName, float], names: Iterable[tuple[StageName, str]]
@@ -101,4 +110,4 @@ def _add_stages(
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 2)
+    return round(seconds * 1e5) / 100  # a fifth of the time of `round(..., 2)`

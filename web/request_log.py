@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
+from http import HTTPStatus
 
 import structlog
 from litestar.enums import HttpMethod, ScopeType
@@ -12,7 +12,6 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from engine.errors import CutOffError, ServiceError
 from engine.fair_gate import FairGate
 from telemetry.answered_request import NO_ROUTE, AnsweredRequest
-from telemetry.request_work import RequestWork
 from web.dialects import Dialect, label_of
 from web.disconnect_watch import DisconnectWatch
 from web.large_body_queue import LargeBodyQueue
@@ -80,13 +79,14 @@ class RequestLog:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        times = RequestTimes(self._clock())
         inner, context = _with_get_for_head(scope), context_of(scope)
-        context.request_id = request_id_of(scope["headers"])
-        context.trace = context.trace or trace_of(scope["headers"])  # with tracing, it is known by now
+        times = _times_of(context, self._clock())
+        _name(context, scope)
         context.large_bodies, context.answer_parts = self._large_bodies, self._answer_parts
         context.dialect = self._find_dialect(scope["path"])
-        answer = _Answer(context, send, inner, error_headers=self._error_headers, timing=partial(self._time, times))
+        answer = _Answer(
+            context, send, inner, times, error_headers=self._error_headers, timing=self._timing, clock=self._clock
+        )
         watch = DisconnectWatch(receive, context, times, self._clock)
         self.in_flight += 1
         try:
@@ -114,17 +114,25 @@ class RequestLog:
             watch.stop()
             self._record(scope, inner, context, answer.status, times)
 
+    def record_early(self, scope: HTTPScope, own: list[Header], started_s: float) -> list[Header]:
+        """Count and log a request that the server answers itself, with 200 and *own* headers; return all headers.
+
+        The request was complete at *started_s*.
+        """
+        context = context_of(scope)
+        times = _times_of(context, started_s)
+        _name(context, scope)
+        times.answered_s = now_s = self._clock()
+        headers = _all_headers(context, own, self._timing(scope, context.work, times.service_s(now_s), own))
+        self._record(scope, scope, context, HTTPStatus.OK.value, times)
+        return headers
+
     async def _reject(self, scope: HTTPScope, error: ServiceError, watch: DisconnectWatch, answer: "_Answer") -> None:
         """Answer a request that the server rejects; the router does not see it."""
         if scope["method"] == "POST" and (route := self._find_route(scope["path"])) is not None:
             set_route(scope, route)
         await watch.receive_rest()  # closing a connection with unread bytes resets it, and loses the answer
         await answer.send_error(error)
-
-    def _time(self, times: RequestTimes, scope: HTTPScope, work: RequestWork, own: list[Header]) -> list[Header]:
-        """Note that the answer begins, and return the headers that say where the time went."""
-        times.answered_s = now_s = self._clock()
-        return self._timing(scope, work, times.service_s(now_s), own)
 
     def _record(
         self, outer: HTTPScope, scope: HTTPScope, context: RequestContext, status: int, times: RequestTimes
@@ -149,35 +157,35 @@ class RequestLog:
 
 
 class _Answer:
-    """The `send` of one request: records the status and adds the headers that every answer has."""
+    """The `send` of one request: records the status and when it was sent, and adds the headers of every answer."""
 
     def __init__(
         self,
         context: RequestContext,
         send: Send,
         scope: HTTPScope,
+        times: RequestTimes,
         *,
         error_headers: Callable[[HTTPScope], list[Header]],
-        timing: Callable[[HTTPScope, RequestWork, list[Header]], list[Header]],
+        timing: Timing,
+        clock: Callable[[], float],
     ) -> None:
         self.status = 0
         self._context = context
         self._send = send
         self._scope = scope
+        self._times = times
         self._error_headers = error_headers
         self._timing = timing
+        self._clock = clock
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status, own, context = message["status"], list(message["headers"]), self._context
             context.has_answer_started = True
-            message["headers"] = [
-                *own,
-                *context.answer_headers,
-                (b"x-request-id", context.request_id.encode()),
-                *self._timing(self._scope, context.work, own),
-                *security_headers_for(own),
-            ]
+            self._times.answered_s = now_s = self._clock()
+            timing = self._timing(self._scope, context.work, self._times.service_s(now_s), own)
+            message["headers"] = _all_headers(context, own, timing)
         await self._send(message)
 
     async def send_error(self, error: ServiceError) -> None:
@@ -186,6 +194,23 @@ class _Answer:
         all_headers = [*headers, *self._error_headers(self._scope)]
         await self.send({"type": "http.response.start", "status": status, "headers": all_headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _times_of(context: RequestContext, now_s: float) -> RequestTimes:
+    """Return the times of a request that begins now; what the server waited for its client until now counts."""
+    received_s = now_s if context.received_s is None else context.received_s
+    return RequestTimes(received_s, client_s=now_s - received_s)
+
+
+def _name(context: RequestContext, scope: HTTPScope) -> None:
+    context.request_id = request_id_of(scope["headers"])
+    context.trace = context.trace or trace_of(scope["headers"])  # with tracing, it is known by now
+
+
+def _all_headers(context: RequestContext, own: list[Header], timing: list[Header]) -> list[Header]:
+    """Return *own* headers of an answer with those that every answer has."""
+    request_id: Header = (b"x-request-id", context.request_id.encode())
+    return [*own, *context.answer_headers, request_id, *timing, *security_headers_for(own)]
 
 
 def _with_get_for_head(scope: HTTPScope) -> HTTPScope:

@@ -42,6 +42,8 @@ log = structlog.get_logger()
 class RequestTraces:
     """Records a span for each request that does work; of all others, only for callers that record theirs."""
 
+    is_off = False
+
     def __init__(
         self,
         *,

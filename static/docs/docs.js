@@ -32,7 +32,8 @@ async function start(key) {
     return;
   }
   if (response.status === 401 || response.status === 403) {
-    askForKey((await problemOf(response)).detail);
+    // Without a key, the service's own words explain headers, which only programs need.
+    askForKey(key ? (await problemOf(response)).detail : "The service shows this only to callers with a key.");
   } else if (!response.ok) {
     say((await problemOf(response)).detail);
   } else {

@@ -100,9 +100,14 @@ export function setKeyDialog(ask) {
   askForKey = ask;
 }
 
+/** Return why `error` asks for a key. Without a key, the service's own words explain headers, which only programs need. */
+export function whyKey(error) {
+  return getKey() ? error.message : "The service answers this only to callers with a key.";
+}
+
 /** Ask for a key, once for all requests that want one now. Return whether there is a new one. */
 async function obtainKey(error) {
-  asking ??= askForKey(error ? error.message : "").finally(() => {
+  asking ??= askForKey(error ? whyKey(error) : "").finally(() => {
     asking = null;
   });
   const key = await asking;

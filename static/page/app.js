@@ -157,6 +157,7 @@ function startHeader() {
     byId("service-name").textContent = info.name ?? "Fast Embedding API";
     byId("service-version").textContent = info.version ? `v${info.version}` : "";
     document.title = info.name ?? document.title;
+    byId("docs-link").hidden = !info.docs; // the docs can be off
   });
 }
 

@@ -17,22 +17,14 @@ export class Errors {
     this.element = h(
       "div",
       { class: "grid halves" },
-      h(
-        "article",
-        { class: "card" },
+      card(
         h("h3", {}, "What was refused, and why"),
-        h(
-          "p",
-          { class: "hint" },
-          "429: a caller was over a quota. 503: the service could not take the work. Sending it again later is safe.",
-        ),
+        "429: a caller was over a quota. 503: the service could not take the work. Sending it again later is safe.",
         this.#refusals.element,
       ),
-      h(
-        "article",
-        { class: "card" },
+      card(
         h("h3", {}, "Errors by kind"),
-        h("p", { class: "hint" }, "All answers that were not successes."),
+        "All answers that were not successes.",
         this.#errors.element,
         this.#statuses,
       ),
@@ -100,6 +92,11 @@ export class Errors {
   #watched(name) {
     return [count(this.#seen.get(name) ?? 0), "number"];
   }
+}
+
+/** A card with a heading, a hint about what it shows, and its content. */
+export function card(heading, hint, ...content) {
+  return h("article", { class: "card" }, heading, h("p", { class: "hint" }, hint), ...content);
 }
 
 /** A table that says in words when it is empty. */

@@ -1,6 +1,6 @@
 // The top of the Overview: health in words, what is broken and what to do, and the figures of now.
 
-import { ServiceError, UnreachableError, inWords } from "./api.js";
+import { ServiceError, UnreachableError, inWords, whyKey } from "./api.js";
 import { h, setText } from "./dom.js";
 import {
   NONE,
@@ -123,7 +123,7 @@ export class Status {
         ["Try now", () => this.#live.askNow()],
       ]);
     } else if (problem instanceof ServiceError && problem.wantsKey) {
-      notices.push(["warn", "The figures need a key.", inWords(problem), ["Enter a key", () => this.#api.enterKey()]]);
+      notices.push(["warn", "The figures need a key.", whyKey(problem), ["Enter a key", () => this.#api.enterKey()]]);
     } else if (problem instanceof ServiceError && problem.code === "metrics-disabled") {
       notices.push([
         "info",

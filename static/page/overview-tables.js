@@ -2,7 +2,7 @@
 
 import { h, setText } from "./dom.js";
 import { NONE, NOT_REPORTED, bytes, count, duration, isNumber, milliseconds, percent, seconds } from "./figures.js";
-import { table } from "./overview-errors.js";
+import { card, table } from "./overview-errors.js";
 import { isWork } from "./samples.js";
 
 export class Tables {
@@ -26,6 +26,8 @@ export class Tables {
       this.#workers.element,
     );
     this.workersSection.hidden = true;
+    const inside = section("Inside the service", this.#moment, this.#inside.element);
+    inside.classList.add("inside");
     this.figures = h(
       "div",
       { class: "grid wide-narrow" },
@@ -34,7 +36,7 @@ export class Tables {
         "Since the service started; percentiles of the latest 2,048 served requests of each.",
         this.#routes.element,
       ),
-      section("Inside the service", this.#moment, this.#inside.element),
+      inside,
     );
     this.element = h("div", { class: "stack" }, this.figures, this.workersSection);
   }
@@ -137,11 +139,5 @@ function number(text) {
 }
 
 function section(title, hint, content) {
-  return h(
-    "article",
-    { class: title.startsWith("Inside") ? "card inside" : "card" },
-    h("h2", { class: "card-title" }, title),
-    h("p", { class: "hint" }, hint),
-    content,
-  );
+  return card(h("h2", { class: "card-title" }, title), hint, content);
 }

@@ -135,6 +135,8 @@ def test_docs_can_be_turned_off(tiny_models: Path) -> None:
         for path in ["/docs", "/docs/", "/docs/docs.js", *FORMER_PAGES, *DOCUMENTS]:
             response = get(client, path)
             assert (response.status_code, response.json()["code"]) == (404, "not-found")
+            assert "docs" not in response.json()["detail"]
+        assert "docs" not in get(client, "/").json()
 
 
 def test_docs_are_compressed_to_less_than_600_kilobytes() -> None:

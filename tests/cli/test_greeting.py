@@ -24,13 +24,17 @@ from tests.support.servers import ROOT, environment, free_port
     ],
 )
 def test_greeting_shows_an_address_that_this_machine_can_call(host: str, url: str) -> None:
-    text = greeting(host, 8000, needs_key=False)
+    text = greeting(host, 8000, needs_key=False, has_docs=True)
     assert f"curl {url}/embed -H 'Content-Type: application/json' -d '{{\"text\": \"Hello, world!\"}}'" in text
-    assert f"{url}/health" in text
+    assert f"{url}/health\n  API       {url}/docs\n\n" in text
 
 
 def test_greeting_shows_where_a_key_goes() -> None:
-    assert "/embed -H 'X-API-Key: YOUR KEY' -H" in greeting("localhost", 8000, needs_key=True)
+    assert "/embed -H 'X-API-Key: YOUR KEY' -H" in greeting("localhost", 8000, needs_key=True, has_docs=True)
+
+
+def test_greeting_does_not_name_docs_that_are_off() -> None:
+    assert greeting("localhost", 8000, needs_key=False, has_docs=False).endswith("/health\n\n")
 
 
 def test_port_in_use_is_reported_instead_of_the_greeting(

@@ -61,6 +61,7 @@ def url() -> Iterator[str]:
         httpx.post(
             f"{server.url}/embed", json={"text": "one"}, headers={"Authorization": f"Bearer {KEY}"}
         ).raise_for_status()
+        assert httpx.post(f"{server.url}/tokenize", json={"text": "one"}).status_code == 401
         yield server.url
 
 
@@ -79,7 +80,9 @@ def test_figures_of_a_service_for_people_and_for_programs(
     assert model["in_memory"]
     shown = run_command("top", "--url", url, "--once", *INTERVAL)
     assert (shown.code, shown.err) == (0, "")
-    assert "POST /embed" in shown.out
+    assert "POST /embed  " in shown.out
+    assert "POST /tokenize (errors only)  " in shown.out
+    assert "Press" not in shown.out
     assert max(map(len, shown.out.splitlines())) <= 100
 
 
@@ -163,6 +166,7 @@ def test_terminal_shows_live_figures_and_an_outage_until_q_is_pressed() -> None:
             stdout=inner,
             stderr=inner,
         )
+        read_until(terminal, b"Press q to quit.")
         read_until(terminal, b"Tokens/s")
     read_until(terminal, b"Trying again")
     with running_server(PORT=port):

@@ -5,7 +5,9 @@ Grafana does not run here. What a dashboard asks is answered by a real Prometheu
 
 import itertools
 import re
+import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import yaml
 
 from config import SETTING_NAMES
 from tests.support.dashboards import DASHBOARDS, FOLDER, metrics_in, panels, queries
+from tests.support.prometheus_servers import running_prometheus
 from tests.support.redis_servers import needed
 from tests.support.servers import ROOT
 
@@ -212,6 +215,17 @@ def test_prometheus_finds_one_container_and_replicas_alike() -> None:
     assert name_server["names"] == ["fast-embedding"]  # the service's name, which resolves to all its containers
     assert str(name_server["port"]) == SERVICES["fast-embedding"]["environment"]["PORT"]
     assert "replicas" in {*SERVICES["prometheus"]["networks"]} & {*SERVICES["fast-embedding"]["networks"]}
+
+
+@pytest.mark.prometheus
+def test_prometheus_starts_with_the_options_of_compose(tmp_path: Path) -> None:
+    """And reads all rules. The containers themselves need an engine."""
+    shutil.copytree(PROMETHEUS, tmp_path, dirs_exist_ok=True)
+    given = [re.sub(r"\$\{\w+:-(\w+)\}", r"\1", option) for option in SERVICES["prometheus"]["command"]]
+    options = [option for option in given if not option.startswith(("--config.file=", "--storage.tsdb.path="))]
+    with running_prometheus(tmp_path, *options) as prometheus:
+        groups = prometheus.get("/rules")["groups"]
+    assert sum(len(group["rules"]) for group in groups) == len(RULES)
 
 
 def test_grafana_has_the_data_source_and_the_dashboards() -> None:

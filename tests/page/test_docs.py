@@ -68,6 +68,7 @@ def test_closed_docs_ask_for_a_key_and_send_it_with_examples(
 ) -> None:
     url = server_with(API_KEYS=KEY, CLOSED_ROUTES="docs,models").url
     page = open_page(f"{url}/docs", expected=["status of 401"])
+    expect(page.locator("#key-reason")).to_have_text("The service shows this only to callers with a key.")
     page.get_by_label("API key or token").fill("wrong")
     page.get_by_role("button", name="Show the API docs").click()
     expect(page.locator("#key-reason")).to_have_text("The key is not valid.")

@@ -125,11 +125,12 @@ def test_models_in_memory_have_a_timeline(open_page: OpenPage, tiny: ServerProce
     expect(model.locator(".facts")).to_contain_text("Last used")
 
 
-def test_metrics_that_are_off_have_words_and_the_rest_works(
+def test_metrics_and_docs_that_are_off_are_not_offered_and_the_rest_works(
     open_page: OpenPage, server_with: Callable[..., ServerProcess], tiny_models: Path
 ) -> None:
-    server = server_with(**tiny_settings(tiny_models, ENABLE_METRICS="false"))
+    server = server_with(**tiny_settings(tiny_models, ENABLE_METRICS="false", ENABLE_DOCS="false"))
     page = open_page(server.url, expected=["status of 403"])
+    expect(page.locator("#docs-link")).to_be_hidden()
     expect(page.locator(".notices")).to_contain_text("Metrics are turned off.")
     expect(page.locator("#health")).to_have_text("Healthy")
     expect(page.locator(".model")).to_contain_text("tiny/one")
@@ -143,7 +144,7 @@ def test_key_is_asked_for_kept_for_the_tab_and_removable(
     server = server_with(**tiny_settings(tiny_models, **KEYS))
     page = open_page(server.url, expected=["status of 40[13]"])
     dialog = page.get_by_role("dialog", name="A key is required")
-    expect(dialog).to_contain_text("Send a key")
+    expect(dialog).to_contain_text("only to callers with a key")
     field = dialog.get_by_label("API key or token")
     expect(field).to_be_focused()
     expect(page.locator("#health")).to_have_text("Healthy")  # not held up by the dialog
@@ -173,6 +174,7 @@ def test_key_is_asked_for_kept_for_the_tab_and_removable(
     expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator(".notices")).to_contain_text("The figures need a key.")
+    assert "Authorization" not in page.locator("body").inner_text()  # words for programs
     page.get_by_role("button", name="Enter a key").click()
     expect(page.get_by_role("dialog")).to_be_visible()
 

@@ -1,11 +1,15 @@
 """Reads that several requests share."""
 
 import asyncio
+import weakref
 from collections.abc import Sequence
 
 import pytest
 
 from result_cache.shared_reads import SharedReads
+
+LONG_S = 30.0
+SHORT_S = 0.01
 
 
 class HeldStore:
@@ -20,6 +24,10 @@ class HeldStore:
         await self.go.acquire()
         return [key * 2 for key in keys]
 
+    async def end_read(self) -> None:
+        self.go.release()
+        await settle()
+
 
 async def settle() -> None:
     """Let all tasks run until they wait."""
@@ -27,14 +35,13 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def asked(reads: SharedReads, *keys: bytes) -> asyncio.Task[Sequence[bytes | None]]:
-    return asyncio.get_running_loop().create_task(reads.values(keys, timeout_s=30))
+def opened(store: HeldStore, *, max_reads: int = 2, max_keys: int = 4, timeout_s: float = LONG_S) -> SharedReads:
+    return SharedReads(store.read, max_reads=max_reads, max_keys=max_keys, timeout_s=timeout_s)
 
 
 async def test_lone_request_is_read_at_once() -> None:
     store = HeldStore()
-    reads = SharedReads(store.read, max_reads=2, max_keys=4)
-    waiting = asked(reads, b"a", b"b")
+    waiting = opened(store).values([b"a", b"b"])
     await settle()
     assert store.reads == [[b"a", b"b"]]
     store.go.release()
@@ -43,79 +50,98 @@ async def test_lone_request_is_read_at_once() -> None:
 
 async def test_requests_that_come_meanwhile_are_read_together_in_their_order() -> None:
     store = HeldStore()
-    reads = SharedReads(store.read, max_reads=1, max_keys=4)
-    waiting = [asked(reads, key) for key in (b"a", b"b", b"c")] + [asked(reads, b"d", b"e", b"f"), asked(reads, b"g")]
+    reads = opened(store, max_reads=1)
+    wanted = [[b"a"], [b"b"], [b"c"], [b"d", b"e", b"f"], [b"g"]]
+    waiting = [reads.values(keys) for keys in wanted]
     await settle()
     assert store.reads == [[b"a"]]
     for _ in range(3):
-        store.go.release()
-        await settle()
+        await store.end_read()
     assert store.reads == [[b"a"], [b"b", b"c"], [b"d", b"e", b"f", b"g"]]
-    assert [await task for task in waiting] == [[b"aa"], [b"bb"], [b"cc"], [b"dd", b"ee", b"ff"], [b"gg"]]
+    assert [await values for values in waiting] == [[key * 2 for key in keys] for keys in wanted]
 
 
-async def test_as_many_reads_as_allowed_are_in_flight() -> None:
+async def test_requests_that_do_not_fill_a_read_wait_for_the_one_in_flight() -> None:
     store = HeldStore()
-    reads = SharedReads(store.read, max_reads=2, max_keys=1)
-    waiting = [asked(reads, key) for key in (b"a", b"b", b"c")]
+    reads = opened(store)
+    waiting = [reads.values([key]) for key in (b"a", b"b", b"c", b"d")]
     await settle()
-    assert store.reads == [[b"a"], [b"b"]]
-    store.go.release()
+    assert store.reads == [[b"a"]]
+    await store.end_read()
+    assert store.reads == [[b"a"], [b"b", b"c", b"d"]]
+    await store.end_read()
+    assert [await values for values in waiting] == [[b"aa"], [b"bb"], [b"cc"], [b"dd"]]
+
+
+async def test_full_reads_are_in_flight_together_up_to_a_limit() -> None:
+    store = HeldStore()
+    reads = opened(store, max_reads=2, max_keys=2)
+    waiting = [reads.values([key, key]) for key in (b"a", b"b", b"c")]
     await settle()
-    assert store.reads == [[b"a"], [b"b"], [b"c"]]
-    store.go.release()
-    store.go.release()
-    assert await asyncio.gather(*waiting) == [[b"aa"], [b"bb"], [b"cc"]]
+    assert store.reads == [[b"a", b"a"], [b"b", b"b"]]
+    await store.end_read()
+    assert store.reads == [[b"a", b"a"], [b"b", b"b"], [b"c", b"c"]]
+    await store.end_read()
+    await store.end_read()
+    assert [await values for values in waiting] == [[b"aa"] * 2, [b"bb"] * 2, [b"cc"] * 2]
 
 
 async def test_caller_that_leaves_takes_nothing_from_others() -> None:
     store = HeldStore()
-    reads = SharedReads(store.read, max_reads=1, max_keys=4)
-    first, leaves, stays = asked(reads, b"a"), asked(reads, b"b"), asked(reads, b"c")
-    await settle()
+    reads = opened(store)
+    first, leaves, stays = (reads.values([key]) for key in (b"a", b"b", b"c"))
     leaves.cancel()
+    await settle()
     first.cancel()
-    store.go.release()
+    await store.end_read()
+    await store.end_read()
     assert await stays == [b"cc"]
     assert store.reads == [[b"a"], [b"c"]], "no request waits for b any more"
 
 
-async def test_wait_for_others_is_bounded() -> None:
+@pytest.mark.parametrize("is_in_flight", [False, True])
+async def test_wait_is_bounded(*, is_in_flight: bool) -> None:
     store = HeldStore()
-    reads = SharedReads(store.read, max_reads=1, max_keys=4)
-    first = asked(reads, b"a")
-    await settle()
-    with pytest.raises(TimeoutError):
-        await reads.values([b"b"], timeout_s=0.01)
-    store.go.release()
-    assert await first == [b"aa"]
-    await settle()
+    reads = opened(store, max_reads=1, timeout_s=SHORT_S)
+    held = reads.values([b"a"])
+    last = held if is_in_flight else reads.values([b"b"])
+    assert await last == [None]
+    assert await held == [None]
+    await store.end_read()
     assert store.reads == [[b"a"]], "no request waits for b any more"
 
 
 async def test_released_callers_get_no_values_and_reads_in_flight_go_on() -> None:
     store = HeldStore()
-    reads = SharedReads(store.read, max_reads=1, max_keys=4)
-    first, second = asked(reads, b"a"), asked(reads, b"b", b"c")
-    await settle()
+    reads = opened(store, max_reads=1)
+    first, second = reads.values([b"a"]), reads.values([b"b", b"c"])
     reads.release()
     assert await second == [None, None]
     store.go.release()
     assert await first == [b"aa"]
+    await settle()
     assert store.reads == [[b"a"]]
 
 
-async def test_no_read_is_left_over_when_it_is_closed() -> None:
+async def test_nothing_is_left_over_when_it_is_closed() -> None:
     store = HeldStore()
     before = asyncio.all_tasks()
-    reads = SharedReads(store.read, max_reads=1, max_keys=4)
-    first, second = asked(reads, b"a"), asked(reads, b"b")
+    reads = opened(store, max_reads=1)
+    in_flight, waiting = reads.values([b"a"]), reads.values([b"b"])
     await settle()
-    store.go.release()
-    await first
-    await settle()
-    second.cancel()
-    await settle()
-    assert (len(asyncio.all_tasks() - before), store.reads) == (1, [[b"a"], [b"b"]]), "the read that has begun"
+    assert (len(asyncio.all_tasks() - before), store.reads) == (1, [[b"a"]])
     await reads.aclose()
     assert asyncio.all_tasks() == before
+    assert [await in_flight, await waiting] == [[None], [None]]
+
+
+async def test_values_are_not_kept_until_the_timer_ends() -> None:
+    store = HeldStore()
+    reads = opened(store, max_reads=1)
+    first = reads.values([b"a"])
+    store.go.release()
+    assert await first == [b"aa"]
+    value = weakref.ref(first)
+    del first
+    await settle()
+    assert value() is None, "the timer has not ended its slice yet"

@@ -63,7 +63,7 @@ def body(content: bytes, *, more: bool = False) -> dict[str, Any]:
         (
             "POST",
             [start(), body(b"a", more=True), body(b"b")],
-            [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n", b"1\r\nb\r\n0\r\n\r\n"],
+            [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n", b"1\r\nb\r\n0\r\n\r\n"],
         ),
         (
             "GET",
@@ -78,7 +78,7 @@ def body(content: bytes, *, more: bool = False) -> dict[str, Any]:
     ],
     ids=["whole", "in pieces", "empty", "head only"],
 )
-async def test_head_is_written_with_the_first_part_of_the_body(
+async def test_head_of_a_whole_answer_is_written_with_its_body(
     method: str, messages: list[dict[str, Any]], writes: list[bytes]
 ) -> None:
     transport = Written()

@@ -134,9 +134,11 @@ FAILING_APPS = """
 import resource
 import signal
 import sys
+from functools import partial
 from litestar import Litestar
 from assembly.lifecycle import Lifecycle
 from serving.connection_limits import ConnectionLimits
+from serving.connection_pool import ConnectionPool
 from serving.server import serve
 
 async def stop(): signal.raise_signal(signal.SIGTERM)
@@ -151,7 +153,7 @@ for hooks in ({"on_startup": [fail]}, {"on_startup": [stop], "on_shutdown": [fai
     app = Litestar(**hooks, logging_config=None)
     code = serve(
         app, host="127.0.0.1", port=0, drain_s=1, limits=limits, state=Lifecycle(),
-        count_failure=print, reject_early=lambda *_: None,
+        open_pool=partial(ConnectionPool, count_failure=print, reject_early=lambda *_: None),
     )
     print("code", code)
 """

@@ -15,6 +15,7 @@ from tests.support.servers import ROOT
 pytestmark = pytest.mark.timeout(60)  # starts processes, perhaps on a busy machine
 
 QUOTED = "what a caller has sent"
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z"
 
 SETUP = """
 import asyncio, logging, sys, warnings
@@ -88,6 +89,8 @@ for value in ('\\ud800', 10**30, {1: 2}): log.info('other', field=value)
 """)
     assert [event["field"] for event in events[:3]] == ["object", "float32", "bytes"]
     assert [event["event"] for event in events[3:]] == ["other"] * 3
+    assert [event["field"] for event in events[4:]] == [10**30, {"1": 2}]
+    assert all(re.fullmatch(TIME, event["timestamp"]) for event in events)
 
 
 RAISE = f"""
@@ -128,6 +131,7 @@ def test_exception_is_logged_with_type_and_locations_but_without_what_it_quotes(
 
 def test_event_is_readable_on_a_console() -> None:
     output = output_of("log.info('model_loaded', model='a/b')", is_json=False)
+    assert re.search(TIME, output)
     assert "model_loaded" in output
     assert "a/b" in output
 

@@ -220,6 +220,24 @@ async def test_server_rejects_nothing_else_early(service: GuardedApp) -> None:
     assert service.counted == []
 
 
+async def test_answers_are_sent_out_of_turn_only_while_nobody_waits(service: GuardedApp) -> None:
+    guard, clock = service.guard, service.clock
+    assert guard.may_start_now("/embed")
+    service.ask(1)
+    guard.note_start()
+    assert guard.may_start_now("/embed")
+    clock.now_s += MAX_ITERATION_S
+    assert not guard.may_start_now("/embed")  # then sockets are read again
+    await loop_iterations(1)
+    assert service.entered == []  # it waits, too
+    await loop_iterations(3)
+    assert service.entered == [1]
+    assert guard.may_start_now("/embed")
+    service.error = FULL
+    assert not guard.may_start_now("/embed")
+    assert guard.may_start_now("/tokenize")
+
+
 # --- Results that are kept ----------------------------------------------------------------------------------------
 
 SMALL = [(b"content-length", b"20")]

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+import structlog
 from litestar.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
@@ -131,6 +132,14 @@ async def test_only_the_time_of_the_service_until_the_answer_begins_makes_a_requ
     )
 
 
+async def test_time_for_which_the_server_held_a_request_is_that_of_its_client() -> None:
+    """It counts as time of the request, since its head was complete, and not as time of the service."""
+    clock = ManualClock()
+    held = RequestContext(received_s=clock() - 30.0)
+    answered, slow = await logged(reads, takes[6.0], begins, sends, context=held)
+    assert (answered["ms"], slow["service_ms"]) == (36_000.0, 6000.0)
+
+
 async def test_no_request_is_slow_if_the_limit_is_zero() -> None:
     assert [line["event"] for line in await logged(*ANSWERS, slow_s=0)] == ["request_answered"]
 
@@ -235,3 +244,12 @@ async def test_client_that_leaves_before_its_slow_answer_gets_a_slow_line() -> N
 
     answered, slow = await logged(takes[6.0], leaves, context=context)
     assert (answered["status"], slow["status"], slow["service_ms"]) == (499, 499, 6000.0)
+
+
+async def test_lines_follow_a_new_configuration_of_the_log() -> None:
+    lines = RequestLines()
+    assert await logged(*ANSWERS, lines=lines)
+    structlog.configure(processors=[], wrapper_class=structlog.make_filtering_bound_logger("WARNING"))
+    assert not await logged(*ANSWERS, lines=lines)
+    structlog.reset_defaults()
+    assert await logged(*ANSWERS, lines=lines)

@@ -194,6 +194,23 @@ async def test_answer_is_counted_with_route_duration_and_problem_code() -> None:
     assert (await ask(Answering(code="overloaded")))[1] == [("POST /embed", 0.5, "overloaded")]
 
 
+def test_answer_of_the_server_is_recorded_with_the_time_since_its_head() -> None:
+    counted = list[AnsweredRequest]()
+    ticks = clock()
+    context = RequestContext(received_s=90.0, answer_headers=[(b"x-of", b"context")])
+    scope: Any = {"type": "http", "method": "POST", "path": "/embed", "headers": [(b"x-request-id", b"mine")]}
+    scope |= {"path_template": "/embed", "state": {KEY: context}}
+    request_log = RequestLog(
+        Answering(), observe=counted.append, large_bodies=LargeBodyQueue(), clock=lambda: next(ticks)
+    )
+    with capture_logs() as lines:
+        headers = request_log.record_early(scope, [(b"x-own", b"1")], 99.0)
+    assert headers[:3] == [(b"x-own", b"1"), (b"x-of", b"context"), (b"x-request-id", b"mine")]
+    assert (b"cache-control", b"no-store") in headers
+    assert [(one.endpoint, one.status, one.seconds) for one in counted] == [("POST /embed", 200, 10.25)]
+    assert [(line["event"], line["request_id"], line["ms"]) for line in lines] == [("request_answered", "mine", 10_250)]
+
+
 async def test_answers_without_a_route_share_one_label() -> None:
     for method in ("GET", "BREW"):
         assert (await ask(Answering(path=None, status=404), method=method))[1] == [("(no route)", 0.5, None)]
