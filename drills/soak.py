@@ -49,7 +49,12 @@ RSS_SAMPLES = 9
 ASYNCIO_THREADS = 2 * (os.cpu_count() or 1) + 4
 POOLS = {"load": len(TINY) + 1, "asyncio": ASYNCIO_THREADS, "uvloop": ASYNCIO_THREADS}
 """Threads of pools that grow on demand to these bounds, so they are no leaks below them."""
-SETTINGS = {"LOG_FORMAT": "json", "MAX_CACHED_MODELS": "3", "MAX_QUEUE_SECONDS": "3"}
+SETTINGS = {
+    "LOG_FORMAT": "json",
+    "MAX_CACHED_MODELS": "3",
+    "MAX_QUEUE_SECONDS": "3",
+    "OPTIMISED_MODELS_MAX_SIZE": "1GB",
+}
 WITH_RESULTS = {"RESULT_CACHE_MB": "1"}
 PROVOKED_FAILURES = ("inference-failed",)
 """Codes of errors in the log that the clients provoke."""
