@@ -91,7 +91,10 @@ class Client:
         await self.post("/embed", body, texts=1)
 
     async def _embed_batch(self) -> None:
-        texts = list(itertools.islice(self._mixed, self._rng.randint(2, 8)))
+        await self.embed_texts(self._rng.randint(2, 8))
+
+    async def embed_texts(self, count: int) -> None:
+        texts = list(itertools.islice(self._mixed, count))
         await self.post("/embed/batch", {"texts": texts}, texts=len(texts))
 
     async def _tokenize(self) -> None:

@@ -15,6 +15,7 @@ from collections import Counter
 
 from assembly.serve import serve_app
 from drills.monitor import open_files
+from host.memory import trim_memory
 from main import app
 
 
@@ -33,8 +34,12 @@ async def _answer_requests() -> None:
 
 
 def _count_resources() -> dict[str, dict[str, int]]:
-    """Collect garbage, and count tasks by coroutine, threads by name without their numbers, and open files."""
+    """Collect garbage, and count tasks by coroutine, threads by name without their numbers, and open files.
+
+    Memory that is free goes back to the kernel, so that the memory of the process shows what is held.
+    """
     gc.collect()
+    trim_memory()
     tasks = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks())
     threads = Counter(re.split(r"[_-]\d", thread.name)[0] for thread in threading.enumerate())
     return {"tasks": dict(tasks), "threads": dict(threads), "files": open_files()}
