@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final, Literal
 
-from api.cache_headers import CACHE_HEADER, cache_state
+from api.cache_headers import CACHE_HEADER, cache_state, repeatable
 from engine.embed_results import EmbedResult
 from engine.errors import InvalidInputError, ServiceError
 from engine.vectors import little_endian
-from web.responses import JSON, PlainAnswer, Repeatable
+from web.responses import JSON, PlainAnswer
 
 OCTETS: Final = "application/octet-stream"
 ARROW: Final = "application/vnd.apache.arrow.stream"
@@ -149,8 +149,7 @@ def octets(result: EmbedResult) -> PlainAnswer:
         "X-Embedding-Truncated": str(sum(result.truncated)),
         **result_headers(result),
     }
-    repeatable = None if result.recall is None else Repeatable(result.recall)
-    return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS, repeatable=repeatable)
+    return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS, repeatable=repeatable(result.recall))
 
 
 def arrow(result: EmbedResult) -> PlainAnswer:

@@ -32,6 +32,7 @@ from api.answer_types import (
     TrainedSizes,
     WorkEstimate,
 )
+from api.cache_headers import repeatable
 from api.metric_types import ModelUsage
 from api.process_reports import StuckModel
 from api.request_types import Encoding
@@ -44,7 +45,7 @@ from engine.runtime import Runtime
 from engine.self_check import SelfCheckResult
 from engine.vectors import to_base64
 from web.request_context import RequestContext
-from web.responses import JSON, Duration, Repeatable, json_answer, json_of
+from web.responses import JSON, Duration, json_answer, json_of
 
 PROCESSING_TIME = Duration("processing_time_ms", units_per_s=1e3, digits=3)
 
@@ -70,7 +71,7 @@ async def embed_answer(
         truncated=result.truncated[0],
         processing_time_ms=_ms_since(started_s),
     )
-    return json_answer(content, headers=result_headers(result), repeatable=_repeatable(result))
+    return json_answer(content, headers=result_headers(result), repeatable=repeatable(result.recall, PROCESSING_TIME))
 
 
 async def batch_answer(
@@ -98,11 +99,7 @@ async def batch_answer(
     else:
         chunks = [Chunk(chunk.index, chunk.start, chunk.end, chunk.tokens) for chunk in result.chunks]
         content = ChunksAnswer(embeddings, chunks, *facts)
-    return json_answer(content, headers=result_headers(result), repeatable=_repeatable(result))
-
-
-def _repeatable(result: EmbedResult) -> Repeatable | None:
-    return None if result.recall is None else Repeatable(result.recall, PROCESSING_TIME)
+    return json_answer(content, headers=result_headers(result), repeatable=repeatable(result.recall, PROCESSING_TIME))
 
 
 async def tokenize_answer(count: TokenCount, *, started_s: float) -> ASGIResponse:

@@ -6,11 +6,14 @@ from typing import Any
 from litestar import Request
 from litestar.openapi.spec import OpenAPIType, Parameter, Schema
 
+from engine.recall import Recall
 from engine.result_store import CacheCounts, CacheUse
 from web.cache_control import cache_use
 from web.request_context import context_of, header_values
+from web.responses import Duration, Repeatable
 
 CACHE_HEADER = "X-Cache"
+ONE_HIT = CacheCounts(hit=1)
 CACHE_HEADERS = {
     CACHE_HEADER: "how many texts were kept, computed for this request, and computed once together with equal ones, "
     "such as `hit=3, miss=29, coalesced=0`"
@@ -30,6 +33,11 @@ def cache_use_of(request: Request[Any, Any, Any]) -> CacheUse:
     """Return what the headers of *request* allow of the result cache, and the queue besides it."""
     use, refusal = cache_use(header_values(request.scope, b"cache-control")), context_of(request.scope).refusal
     return use if refusal is None else replace(use, refusal=refusal)
+
+
+def repeatable(recall: Recall | None, duration: Duration | None = None) -> Repeatable | None:
+    """Return how an answer made of *recall* may be sent again; *duration*: as `Repeatable`."""
+    return None if recall is None else Repeatable(recall, duration, headers={CACHE_HEADER: cache_state(ONE_HIT)})
 
 
 def cache_state(counts: CacheCounts) -> str:

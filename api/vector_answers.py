@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
 from api.answer_turns import next_turn, rows_per_piece
-from api.cache_headers import CACHE_HEADER, cache_state
+from api.cache_headers import CACHE_HEADER, cache_state, repeatable
 from api.request_terms import terms_of
 from engine.catalog import Model
 from engine.embed_run import SLICE_TEXTS, EmbedRun
@@ -21,7 +21,7 @@ from engine.errors import ServiceError
 from engine.model_cards import InputType
 from engine.options import EmbedOptions
 from web.request_context import RequestContext, context_of
-from web.responses import JSON, Duration, PlainAnswer, Repeatable, encoded_headers
+from web.responses import JSON, Duration, PlainAnswer, encoded_headers
 
 log = structlog.get_logger()
 
@@ -88,8 +88,8 @@ async def vectors_answer(
         body.extend(pieces)
 
     run = await _write(opened, writer, put, context)
-    repeatable = Repeatable(run.recall, duration) if is_repeatable and run.recall is not None else None
-    return PlainAnswer(b"".join(body), headers=_headers(run), repeatable=repeatable)
+    how = repeatable(run.recall, duration) if is_repeatable else None
+    return PlainAnswer(b"".join(body), headers=_headers(run), repeatable=how)
 
 
 class StreamedAnswer(ASGIResponse):

@@ -45,7 +45,6 @@ class EmbedRun:
         scheduler: Scheduler,
         admitted: Admitted | None = None,
         *,
-        is_from_memory: bool = False,
         slice_texts: int = SLICE_TEXTS,
         count: Callable[["EmbedRun"], None],
         work: RequestWork,
@@ -58,7 +57,6 @@ class EmbedRun:
             options: the request's options.
             scheduler: runs the model.
             admitted: the request; None: no result is missing.
-            is_from_memory: all results were in memory, as the model was.
             slice_texts: the number of texts of a slice.
             count: called when the last slice is computed.
             work: gets what is done for the request.
@@ -75,7 +73,6 @@ class EmbedRun:
         self._options = options
         self._scheduler = scheduler
         self._admitted = admitted
-        self._is_from_memory = is_from_memory
         self._count = count
         self._work = work
         self._clock = clock
@@ -106,12 +103,11 @@ class EmbedRun:
     def recall(self) -> Recall | None:
         """What makes the answer to the same request the same, once the vectors are read; None: the answer may differ.
 
-        It does if the result was not in memory, or is one of several.
+        It does if the result is one of several, or is not kept.
         """
-        kept, work = self._results.only_kept, self._work
-        if kept is None or not self._is_from_memory:
+        if (kept := self._results.only_kept) is None:
             return None
-        key, packed = kept
+        (key, packed), work = kept, self._work
         return Recall(self.model, self.fingerprint, key, hash(packed), work.tokens, work.truncated, work.dimension)
 
     @property

@@ -298,14 +298,14 @@ class Embedder:
         ):
             with work.timed("cache", self._clock):
                 results = await self._results.results_of(encoder, texts, options, caller, cache)
-                if not (is_from_memory := results.is_complete):
+                if not results.is_complete:
                     await self._fetch(results, deadline_s)
             if results.is_complete:
                 results.count_tokens()
                 with self._results.hold(results, caller, is_long=is_long):
                     check(results)
                     async with Deadline(deadline_s) if is_long else nullcontext():  # a single slice is read at once
-                        yield start(results, is_from_memory=is_from_memory)
+                        yield start(results)
                 return
         cache.refuse()
         async with Deadline(deadline_s), self._lease(model, terms) as encoder:

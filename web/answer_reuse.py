@@ -103,7 +103,8 @@ class AnswerReuse:
         if (how := answer.repeatable) is None or (key := context.answer_key or self._key(scope, context, body)) is None:
             return
         parts = (answer.body,) if how.duration is None else how.duration.split(answer.body)
-        headers = (*encoded_headers(answer.answer_headers), (b"content-type", answer.media_type.encode()))
+        own = encoded_headers({**answer.answer_headers, **how.headers})
+        headers = (*own, (b"content-type", answer.media_type.encode()))
         ready = ReadyAnswer(how, headers, parts, context.dialect, context.encoding_formats)
         self._answers.put(key, ready, len(answer.body), result=how.recall.key)
 

@@ -1,7 +1,7 @@
 """A request whose answer is kept: what it does besides the vectors, and when the answer is right."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from engine.embedder import Embedder
 from engine.options import EmbedOptions
 from engine.recall import Recall
 from engine.request_terms import RequestTerms
-from engine.result_store import CacheCounts
+from engine.result_store import CacheCounts, CacheUse
 from telemetry.request_work import RequestWork
 from tests.support.dict_results import DictResults
 from tests.support.one_model import OneModel
@@ -26,12 +26,17 @@ def embedder(make_embedder: Callable[..., Embedder], results: DictResults) -> Em
 
 
 async def recall_of(embedder: Embedder, text: str = "one two", options: EmbedOptions | None = None) -> Recall:
-    """Return what an answer from the kept result of *text* was made of."""
+    """Return what the answer about *text* was made of: the same whether its result was computed or kept."""
     options = options or EmbedOptions()
-    assert (await embedder.embed(None, [text], options)).recall is None
-    recall = (await embedder.embed(None, [text], options)).recall
-    assert recall is not None
-    return recall
+    computed, kept = [(await embedder.embed(None, [text], options)).recall for _ in range(2)]
+    assert computed is not None
+    assert kept is not None
+    assert facts_of(computed) == facts_of(kept)
+    return computed
+
+
+def facts_of(recall: Recall) -> list[object]:
+    return [getattr(recall, field.name) for field in fields(recall)]
 
 
 @pytest.mark.parametrize("text", ["one two", LONG])
@@ -48,7 +53,6 @@ async def test_repeat_does_all_that_embedding_from_a_kept_result_does(
             _ = [vectors async for vectors in run.slices()]
         return run.recall
 
-    assert await embed(RequestTerms()) is None
     recall = await embed(RequestTerms())
     assert recall is not None
     for way in (embed, lambda terms: embedder.repeat(recall, terms)):
@@ -68,14 +72,16 @@ async def test_repeat_does_all_that_embedding_from_a_kept_result_does(
 
 @pytest.mark.parametrize("options", [EmbedOptions(long_text="mean"), EmbedOptions(long_text="chunks")])
 async def test_chunks_are_not_repeated_and_means_are(embedder: Embedder, options: EmbedOptions) -> None:
-    assert (await embedder.embed(None, [LONG], options)).recall is None
-    assert ((await embedder.embed(None, [LONG], options)).recall is None) is (options.long_text == "chunks")
+    for _ in range(2):
+        assert ((await embedder.embed(None, [LONG], options)).recall is None) is (options.long_text == "chunks")
 
 
-async def test_answers_with_several_texts_or_a_new_one_are_not_repeated(embedder: Embedder) -> None:
+async def test_answers_with_several_texts_or_without_a_kept_result_are_not_repeated(embedder: Embedder) -> None:
     for texts in (["one", "two"], ["one", "one"], ["one", "three"]):
         for _ in range(2):
             assert (await embedder.embed(None, texts)).recall is None
+    for use in (CacheUse(may_keep=False), CacheUse(may_read=False, may_keep=False)):
+        assert (await embedder.embed(None, ["four"], terms=RequestTerms(cache=use))).recall is None
 
 
 async def test_answer_is_right_only_while_its_result_is_kept_as_it_was(

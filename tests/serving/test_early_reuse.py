@@ -188,7 +188,7 @@ def test_refused_callers_do_not_wait_for_their_body(pieces: int, variables: dict
         for _ in range(3):
             [(status, _, _)] = ask(app, request(body, b"X-API-Key: " + b"a" * 40))
             assert status == 200
-        assert app.found == [False, True][-len(app.found) :]
+        assert app.found == [True, True]
         before = len(app.found)
         others = [(b"X-API-Key: " + b"b" * 40, 403), (b"X-API-Key: " + b"c" * 40, 401), (b"X-Other: 1", 401)]
         for header, expected in others:
