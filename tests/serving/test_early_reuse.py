@@ -111,6 +111,7 @@ def content_of(answer: Answer) -> object:
         pytest.param(b"/embed ", b"/tokenize ", [], id="other-route"),
         pytest.param(b"/embed ", b"/embed? ", [True], id="empty-query"),
         pytest.param(b"/embed ", b"/embed?a=b ", [False], id="query"),
+        pytest.param(b"/embed ", b"/embed?#a ", [], id="fragment"),
         pytest.param(b"application/json", b"text/plain", [False], id="other-type"),
         pytest.param(b"Content-Length: ", b"Content-Length: 0", [True], id="zeros-before-the-length"),
     ],
@@ -244,6 +245,15 @@ def test_answers_are_counted_and_logged_as_those_of_the_app(app: ServedApp) -> N
     assert by_app["models", MODEL, "texts"] == by_app["result_cache", "hits"] == 1
 
 
+def test_request_without_a_route_is_counted_without_one(app: ServedApp) -> None:
+    kept_body(app)
+    with watched_log() as log:
+        assert app.client.post("/openai/deployments/a/b/c/embeddings", json={}).status_code == 404
+        [line] = log.of("request_answered")
+    assert line["route"] is None
+    assert app.found[-1] is False
+
+
 def growth(before: object, after: object, *path: str) -> dict[tuple[str, ...], float]:
     """Return which whole numbers of a report have grown, and by how much."""
     if isinstance(before, dict) and isinstance(after, dict):
@@ -317,6 +327,30 @@ def test_draining_server_waits_for_the_body_of_a_request_that_it_holds(variables
         status, headers, _ = receive_answer(connection)
         assert (status, headers["connection"]) == (200, "close")
         assert server.wait_for_end() == 0
+
+
+def test_connection_is_closed_for_want_of_a_request_only_while_it_is_idle(variables: dict[str, str]) -> None:
+    with served_app(**variables, KEEP_ALIVE_TIMEOUT="0.2", BODY_TIMEOUT="0.4") as app:
+        data = request(kept_body(app))
+        with connected(app) as idle, connected(app) as busy:
+            send(idle, data)
+            send(busy, data + data[:-1])
+            assert [status for status, _, _ in receive_answers(idle)] == [200]
+            assert [status for status, _, _ in receive_answers(busy)] == [200, 408]
+
+
+def test_bug_in_the_server_is_logged_and_not_called_an_error_of_the_client(app: ServedApp) -> None:
+    data, bug = request(kept_body(app)), ZeroDivisionError("a bug")
+
+    class Buggy:
+        def may_answer(self, *_: object) -> bool:
+            raise bug
+
+    with watched_log() as log, app.with_early_reuse(Buggy()), connected(app) as connection:
+        send(connection, data)
+        [answer] = receive_answers(connection)
+        assert [line["exc_info"] for line in log.of("request_failed")] == [bug]
+    rejected(answer, 500, "internal-error")
 
 
 @pytest.mark.parametrize("sent", [b"{", b""])
