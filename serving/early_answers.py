@@ -68,7 +68,7 @@ class EarlyAnswers:
     def end(self, scope: MutableMapping[str, Any], common_headers: Sequence[Header]) -> bytes | None:
         """Return the answer to the request, which is complete now; None: the app must have it (see `give_back`)."""
         answer, self._rejection = self._rejection, None
-        if self._held is not None and self._pool.early_reuse is not None and not self._pool.is_draining:
+        if self._held is not None and self._pool.early_reuse is not None:
             found = self._pool.early_reuse.find(scope, b"".join(self._body))
             if found is not None:
                 answer = whole_answer(200, [*common_headers, *found[0]], found[1])

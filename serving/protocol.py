@@ -17,8 +17,9 @@ from serving.early_answers import EarlyAnswers
 from serving.half_closed import HalfClosedClient
 from serving.protocol_errors import LargeHeadError, MalformedRequestError, SlowRequestError, complete_answer
 from serving.request_heads import RequestHead, authority_of, find_fault
-from serving.uvicorn_adapter import UvicornProtocol
+from serving.uvicorn_adapter import StopParsingError, UvicornProtocol
 from web.dialects import Dialect
+from web.problems import InternalError
 from web.request_context import context_of
 from web.security_headers import Header
 
@@ -58,9 +59,9 @@ class HttpProtocol(UvicornProtocol):
             self._reject(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._start_held()
         self._clear_deadline()
         self._pool.leave(self._place)
+        self._start_held()
         super().connection_lost(exc)
         self.report_disconnect()
         for scope in self.unanswered_scopes:
@@ -111,9 +112,8 @@ class HttpProtocol(UvicornProtocol):
         self._bytes_without_progress += len(data)
         try:
             self.feed(data)
-        except httptools.HttpParserError:
-            max_bytes = self._limits.max_header_bytes
-            self._reject(LargeHeadError(max_bytes) if self.is_head_too_large else MalformedRequestError())
+        except httptools.HttpParserError as error:
+            self._reject(self._why_stopped(error.__context__))
         if self._has_ended():
             return
         if self._bytes_without_progress > self._limits.max_header_bytes:  # trailers, or extensions of a chunk
@@ -123,21 +123,34 @@ class HttpProtocol(UvicornProtocol):
                 self._reject(LargeHeadError(self._limits.max_header_bytes))
         elif self._stage is Stage.READING_HEAD:
             self._wait_for_client(HEAD, self._limits.header_timeout_s)
-        elif self._stage is Stage.IDLE and self.is_head_begun:  # behind a request that was answered early
-            self._await_next_request()
         elif self._stage is Stage.READING_BODY:
             self._wait_for_client(TRANSFER, self._limits.body_timeout_s)
+        elif self._stage in (Stage.IDLE, Stage.SENDING):  # the newest complete request was answered early
+            if self.is_head_begun:
+                self._await_next_request()
+            else:
+                self.restart_keep_alive_timer()  # uvicorn stopped it when data arrived
+
+    def _why_stopped(self, raised: BaseException | None) -> ServiceError:
+        """Return the error for the client after the parser has stopped; a callback may have *raised* an exception."""
+        if self.is_head_too_large:
+            return LargeHeadError(self._limits.max_header_bytes)
+        if raised is None or isinstance(raised, StopParsingError | httptools.HttpParserError):
+            return MalformedRequestError()
+        error = InternalError()
+        log.error("request_failed", code=error.code, exc_info=raised)
+        return error
 
     def on_message_begin(self) -> None:
         if self._ignores_input or self._is_pipeline_full():
-            raise OverflowError  # stops the parser, which would make thousands of requests of one read
+            raise StopParsingError  # the parser would make thousands of requests of one read
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         head = self.finish_head()
         if self.is_upgrade:
             if head.method == b"CONNECT":
-                raise ValueError  # stops the parser: without its upgrade, this request has no meaning
+                raise StopParsingError  # without its upgrade, this request has no meaning
             return
         self._bytes_without_progress = self._body_pieces = self._body_bytes = 0
         rejection = find_fault(head, max_bytes=self._limits.max_header_bytes) or self._pool.rejection(head.method)
@@ -166,7 +179,7 @@ class HttpProtocol(UvicornProtocol):
         self._body_pieces += 1
         self._body_bytes += len(body)
         if self._body_pieces > MAX_TINY_CHUNKS + self._body_bytes // TINY_BYTES:
-            raise OverflowError  # stops the parser, which would make thousands of pieces of one read
+            raise StopParsingError  # the parser would make thousands of pieces of one read
         if self._early.is_rejected:
             return
         if not (is_held := self._early.add(body)):
@@ -193,7 +206,6 @@ class HttpProtocol(UvicornProtocol):
             self._enter(Stage.PROCESSING)
         else:  # it was answered early
             self._await_next_request()
-            self.restart_keep_alive_timer()  # uvicorn stopped it when data arrived
 
     def _start_held(self) -> None:
         """Give a request to the app after all: no answer to it is kept, or it ends early."""

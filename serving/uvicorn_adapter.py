@@ -19,6 +19,10 @@ from serving.request_heads import RequestHead, without_upgrade
 from web.security_headers import Header
 
 
+class StopParsingError(Exception):
+    """Raised in a callback of the parser to stop it; every other exception there is a bug."""
+
+
 class UvicornProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol. It knows all requests on the connection that have no complete answer yet.
 
@@ -176,7 +180,7 @@ class UvicornProtocol(HttpToolsProtocol):
         """Keep one field of a head, and ignore those of a trailer.
 
         Raises:
-            OverflowError: the head or the trailer is too large. Stops the parser before it makes thousands of fields.
+            StopParsingError: the head or the trailer is too large; the parser would make thousands of fields.
         """
         self._fields += 1
         if self._fields > MAX_FIELDS:
@@ -192,7 +196,7 @@ class UvicornProtocol(HttpToolsProtocol):
 
     def _stop_at_large_head(self) -> NoReturn:
         self.is_head_too_large = True
-        raise OverflowError
+        raise StopParsingError
 
     def on_headers_complete(self) -> None:
         """Give the request to the app, or queue it behind an earlier one."""

@@ -10,7 +10,7 @@ from litestar.types import HTTPScope
 
 from access.principals import Principal
 from web.answer_reuse import EXCLUDING, MAX_BODY_BYTES, AnswerReuse
-from web.litestar_adapter import is_valid_host, route_of, set_route
+from web.litestar_adapter import is_valid_host, set_route
 from web.request_context import Client, context_of
 from web.route_table import RouteTable
 from web.security_headers import Header
@@ -75,18 +75,17 @@ class EarlyReuse:
 
     def may_answer(self, scope: MutableMapping[str, Any], target: bytes) -> bool:
         """Return whether there may be an answer to a POST to *target*; if so, complete the ASGI *scope*."""
-        if not self._reuse.has_some:
+        if not self._reuse.has_some or b"#" in target:  # which ends the path, as uvicorn reads it
             return False
         whole_path, _, query = target.decode("latin-1").partition("?")
         path = self._remove_prefix(unquote(whole_path) if "%" in whole_path else whole_path)  # as uvicorn
-        if (route := self._routes.find(path)) is None or not self._is_plain(scope["headers"]):
+        if self._routes.find(path) is None or not self._is_plain(scope["headers"]):
             return False
         if (principal := self._identify(scope["client"], scope["headers"])) is None:
             return False
         context = context_of(scope)
         context.principal, context.received_s = principal, self._clock()
         scope["method"], scope["path"], scope["query_string"] = "POST", path, query.encode("latin-1")
-        set_route(cast("HTTPScope", scope), route)
         return True
 
     def _is_plain(self, all_headers: Sequence[Header]) -> bool:
@@ -105,10 +104,11 @@ class EarlyReuse:
     def find(self, scope: MutableMapping[str, Any], body: bytes) -> tuple[list[Header], bytes] | None:
         """Return headers and body of the answer, and count it as sent; None: the app has to answer."""
         context, http_scope = context_of(scope), cast("HTTPScope", scope)
-        started_s, route = self._clock(), route_of(http_scope)
+        started_s, route = self._clock(), self._routes.find(scope["path"])
         if route is not None and self._guard.may_start_now(route):
             self._guard.note_start()
             if (ready := self._reuse.find(http_scope, context, body)) is not None:
+                set_route(http_scope, route)
                 content = ready.body(self._clock() - started_s)
                 headers = self._record(
                     http_scope, [*ready.headers, (b"content-length", b"%d" % len(content))], started_s

@@ -13,8 +13,8 @@ class RouteTable:
     """Some path templates, such as `/openai/deployments/{name}/embeddings`."""
 
     def __init__(self, templates: Iterable[str]) -> None:
-        """Index *templates*; those with the most text win over others that match as well."""
-        found = sorted(templates, key=len, reverse=True)
+        """Index *templates*; those with the most text besides parameters win over others that match as well."""
+        found = sorted(templates, key=lambda template: len(PARAMETER.sub("", template)), reverse=True)
         self._fixed = frozenset(template for template in found if "{" not in template)
         self._patterns = [(PARAMETER.split(template), template) for template in found if "{" in template]
 

@@ -2,19 +2,32 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.connection_limits import MAX_PIPELINED
 from tests.api.test_cache_headers import MODEL, new_texts
 from tests.api.test_kept_answers import ANEW, NOT_REPEATED, PATHS, body_of, facts, lines, shape
 from tests.support import raw_http
-from tests.support.raw_http import PATIENCE_S, PROBE, Answer, receive_answer, receive_answers, rejected, send
+from tests.support.raw_http import (
+    LAST_PROBE,
+    PATIENCE_S,
+    PROBE,
+    Answer,
+    receive_all,
+    receive_answer,
+    receive_answers,
+    rejected,
+    send,
+)
 from tests.support.served_apps import ServedApp, served_app
 from tests.support.servers import running_server
 from tests.support.watched_log import watched_log
@@ -30,8 +43,8 @@ def variables(tiny_models: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def app(variables: dict[str, str]) -> Iterator[ServedApp]:
-    with served_app(**variables) as app:
-        yield app
+    with patch("web.overload_guard.MAX_ITERATION_S", PATIENCE_S), served_app(**variables) as app:
+        yield app  # also a slow machine answers what it can in one iteration
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -69,8 +82,10 @@ def ask(app: ServedApp, *pieces: bytes) -> list[Answer]:
 
 
 def wait_until_read(app: ServedApp) -> None:
-    """Wait until the server has read what was sent: its answer to another connection is younger."""
-    assert app.client.get("/health/live").status_code == 200
+    """Wait until the server has read what was sent: it has answered a younger connection."""
+    with connected(app) as younger:
+        send(younger, LAST_PROBE)
+        assert receive_all(younger)
 
 
 def kept_body(app: ServedApp) -> bytes:
@@ -111,6 +126,7 @@ def content_of(answer: Answer) -> object:
         pytest.param(b"/embed ", b"/tokenize ", [], id="other-route"),
         pytest.param(b"/embed ", b"/embed? ", [True], id="empty-query"),
         pytest.param(b"/embed ", b"/embed?a=b ", [False], id="query"),
+        pytest.param(b"/embed ", b"/embed?#a ", [], id="fragment"),
         pytest.param(b"application/json", b"text/plain", [False], id="other-type"),
         pytest.param(b"Content-Length: ", b"Content-Length: 0", [True], id="zeros-before-the-length"),
     ],
@@ -201,6 +217,19 @@ def test_refused_callers_do_not_wait_for_their_body(pieces: int, variables: dict
         assert app.found[before:] == []
 
 
+def test_app_gets_a_held_request_as_it_came(variables: dict[str, str]) -> None:
+    """On a path that looks like one of a route, without what was found out about route and caller."""
+    with served_app(**variables, API_KEYS="a:" + "a" * 40) as app, watched_log() as log:
+        data = request(b'{"text":"one"}', b"X-API-Key: " + b"a" * 40)
+        for path, expected in [(b"/embed", 200)] * 2 + [(b"/tei/a/b/c", 404)]:
+            assert [status for status, _, _ in ask(app, data.replace(b"/embed", path, 1))] == [expected]
+        wait_until_read(app)
+        [line] = log.of("request_answered", status=404)
+    assert app.found[-1] is False
+    assert line["route"] is None
+    assert "caller" not in line
+
+
 def test_body_that_is_too_long_to_compare_is_answered_by_the_app(app: ServedApp) -> None:
     kept_body(app)
     before, padding = len(app.found), b" " * MAX_BODY_BYTES
@@ -242,6 +271,36 @@ def test_answers_are_counted_and_logged_as_those_of_the_app(app: ServedApp) -> N
     by_app, by_server = growth(before, between), growth(between, after)
     assert by_app == by_server
     assert by_app["models", MODEL, "texts"] == by_app["result_cache", "hits"] == 1
+
+
+def test_wait_for_a_body_counts_as_time_of_the_request(app: ServedApp) -> None:
+    data = request(kept_body(app), b"X-Request-ID: late")
+    with watched_log() as log:
+        with connected(app) as connection:
+            send(connection, data[:-1])
+            wait_until_read(app)
+            read_s = time.monotonic()
+            wait_until_read(app)
+            waited_s = time.monotonic() - read_s
+            send(connection, data[-1:])
+            assert receive_answer(connection)[0] == 200
+        [line] = log.of("request_answered", request_id="late")
+    assert app.found[-1]
+    assert line["ms"] >= round(waited_s * 1000, 2)
+
+
+def test_answers_take_time_of_the_iteration_and_do_not_overtake_requests_that_wait(app: ServedApp) -> None:
+    body, before = kept_body(app), len(app.found)
+    with patch("web.overload_guard.MAX_ITERATION_S", 0.0):
+        answers = ask(app, request(body) * 3)
+    assert [status for status, _, _ in answers] == [200] * 3
+    assert app.found[before:] == [True, False]  # the app gets what is behind the second one, too
+
+
+def test_one_read_gets_so_many_answers_and_the_app_gets_the_rest(app: ServedApp) -> None:
+    data, before = request(kept_body(app)) * (MAX_PIPELINED + 1), len(app.found)
+    assert [status for status, _, _ in ask(app, data, data)] == [200] * 2 * (MAX_PIPELINED + 1)
+    assert app.found[before:] == [True] * 2 * MAX_PIPELINED
 
 
 def growth(before: object, after: object, *path: str) -> dict[tuple[str, ...], float]:
@@ -304,6 +363,16 @@ def test_held_bodies_count_as_memory(strict: ServedApp) -> None:
     assert 0 < held <= strict.pool.limits.max_bodies_bytes
 
 
+def test_answered_bodies_do_not_count_as_memory(app: ServedApp) -> None:
+    data = request(kept_body(app))
+    with connected(app) as connection:
+        send(connection, data)
+        assert receive_answer(connection)[0] == 200
+        assert app.found[-1]
+        wait_until_read(app)
+        assert app.pool.counts().body_bytes == 0
+
+
 def test_draining_server_waits_for_the_body_of_a_request_that_it_holds(variables: dict[str, str]) -> None:
     body = b'{"text":"one"}'
     with running_server(**variables) as server, raw_http.connected(server) as connection:
@@ -317,6 +386,30 @@ def test_draining_server_waits_for_the_body_of_a_request_that_it_holds(variables
         status, headers, _ = receive_answer(connection)
         assert (status, headers["connection"]) == (200, "close")
         assert server.wait_for_end() == 0
+
+
+def test_connection_is_closed_for_want_of_a_request_only_while_it_is_idle(variables: dict[str, str]) -> None:
+    with served_app(**variables, KEEP_ALIVE_TIMEOUT="0.2", BODY_TIMEOUT="0.4") as app:
+        data = request(kept_body(app))
+        with connected(app) as idle, connected(app) as busy:
+            send(idle, data)
+            send(busy, data + data[:-1])
+            assert [status for status, _, _ in receive_answers(idle)] == [200]
+            assert [status for status, _, _ in receive_answers(busy)] == [200, 408]
+
+
+def test_bug_in_the_server_is_logged_and_not_called_an_error_of_the_client(app: ServedApp) -> None:
+    data, bug = request(kept_body(app)), ZeroDivisionError("a bug")
+
+    class Buggy:
+        def may_answer(self, *_: object) -> bool:
+            raise bug
+
+    with watched_log() as log, app.with_early_reuse(Buggy()), connected(app) as connection:
+        send(connection, data)
+        [answer] = receive_answers(connection)
+        assert [line["exc_info"] for line in log.of("request_failed")] == [bug]
+    rejected(answer, 500, "internal-error")
 
 
 @pytest.mark.parametrize("sent", [b"{", b""])

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +41,14 @@ class ServedApp:
     pool: ConnectionPool
     found: list[bool]
 
-    @contextmanager
-    def without_early_reuse(self) -> Iterator[None]:
+    def without_early_reuse(self) -> AbstractContextManager[None]:
         """Let the app answer all requests in the block."""
-        answers, self.pool.early_reuse = self.pool.early_reuse, None
+        return self.with_early_reuse(None)
+
+    @contextmanager
+    def with_early_reuse(self, replacement: Any) -> Iterator[None]:
+        """Let the server find kept answers by *replacement* in the block."""
+        answers, self.pool.early_reuse = self.pool.early_reuse, replacement
         try:
             yield
         finally:
@@ -99,7 +103,8 @@ async def _serving(app: Litestar, found: list[bool]) -> AsyncIterator[tuple[int,
     pool = open_pool(parts, connection_limits(parts.settings))
     if pool.early_reuse is not None:
         pool.early_reuse = _Watched(pool.early_reuse, found)
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, ws="none")
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none")
+    config.timeout_keep_alive = parts.settings.keep_alive_timeout  # type: ignore[assignment]  # a part of a second
     async with app.lifespan():
         server = await asyncio.get_running_loop().create_server(
             lambda: HttpProtocol(config=config, server_state=state, app_state={}, pool=pool), "127.0.0.1", 0

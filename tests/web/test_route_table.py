@@ -4,7 +4,8 @@ import pytest
 
 from web.route_table import RouteTable
 
-TABLE = RouteTable(["/embed", "/embed/batch", "/tei/{owner}/{name}", "/tei/{owner}/{name}/embed", "/v1/models/{id}"])
+TEI = ("/tei/{owner}/{name}", "/tei/{owner}/{name}/embed", "/tei/{name}/info")
+TABLE = RouteTable(["/embed", "/embed/batch", *TEI, "/v1/models/{id}"])
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,7 @@ TABLE = RouteTable(["/embed", "/embed/batch", "/tei/{owner}/{name}", "/tei/{owne
         ("/v1/models/", None),
         ("/tei/a", None),
         ("/tei/a/embed", "/tei/{owner}/{name}"),
+        ("/tei/a/info", "/tei/{name}/info"),
         ("/tei/a/b/c/embed", "/tei/{owner}/{name}/embed"),
         ("/embeds", None),
         ("/embed?x=1", None),
