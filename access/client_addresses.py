@@ -45,6 +45,7 @@ class ClientAddresses:
         """
         self._trusted = tuple(trusted)
         self._trusts = lru_cache(MAX_PRINCIPALS)(self._is_trusted)
+        self._principal_of_peer = lru_cache(MAX_PRINCIPALS)(lambda host: self._principal_at(address_in(host)))
         self._prefixes = ipv4_prefix_bits, ipv6_prefix_bits, ipv6_wide_prefix_bits
 
     def principal_of(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
@@ -54,12 +55,14 @@ class ClientAddresses:
         right, where the nearest proxy appends, and the first hop that is not a trusted proxy is the caller. A hop that
         is not an address ends the search: the caller is then the proxy that passed it on.
         """
-        peer = address_in(client[0]) if client else None
-        if peer is None:
+        if client is None:
             return UNKNOWN
-        if self._trusts(peer):
+        if not self._trusted:
+            return self._principal_of_peer(client[0])
+        peer = address_in(client[0])
+        if peer is not None and self._trusts(peer):
             peer = self._forwarded_for(peer, headers)
-        return _principal_at(peer, *self._prefixes)
+        return self._principal_at(peer)
 
     def address_of(self, client: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return the whole address of the caller, found as by `principal_of`; None: the connection has none."""
@@ -88,6 +91,9 @@ class ClientAddresses:
             return not any(name in FORWARDING_HEADERS or name.startswith(b"x-forwarded-") for name, _ in headers)
         hops = [address_in(hop.decode("latin-1")) for hop in _hops(headers)]
         return all(hop is not None and hop.is_loopback for hop in hops)
+
+    def _principal_at(self, address: Address | None) -> Principal:
+        return UNKNOWN if address is None else _principal_at(address, *self._prefixes)
 
     def _forwarded_for(self, proxy: Address, headers: Iterable[tuple[bytes, bytes]]) -> Address:
         for hop in reversed(_hops(headers)[-MAX_PROXIES:]):

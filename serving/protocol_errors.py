@@ -1,10 +1,10 @@
 """Errors of requests that never reach the app, and the bytes that answer them."""
 
 from collections.abc import Sequence
-from http import HTTPStatus
 
 from engine.errors import ServiceError
 from serving.connection_limits import MAX_FIELDS
+from serving.joined_send import STATUS_LINES
 from web.dialects import Dialect
 from web.problems import new_request_id, problem_answer
 from web.security_headers import Header, security_headers_for
@@ -67,4 +67,4 @@ def complete_answer(
 def whole_answer(status: int, headers: Sequence[Header], body: bytes) -> bytes:
     """Return an HTTP/1.1 answer; *headers* contain the length of *body*."""
     lines = [b"%s: %s\r\n" % header for header in headers]
-    return b"".join([b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode()), *lines, b"\r\n", body])
+    return b"".join([STATUS_LINES[status], *lines, b"\r\n", body])

@@ -30,6 +30,8 @@ def cors_config(origins: Sequence[str], *, exposed_headers: Sequence[str]) -> CO
 
 def timing_headers(config: CORSConfig | None, scope: HTTPScope) -> list[Header]:
     """Return the header that lets scripts of a page that may read this answer see its `Server-Timing`, too."""
+    if config is None:
+        return []
     allowed = [value for name, value in cors_headers(config, scope) if name == b"access-control-allow-origin"]
     return [(b"timing-allow-origin", origin) for origin in allowed]
 
