@@ -51,6 +51,10 @@ class ReadyAnswers(Generic[Answer]):
         self._answers.move_to_end(key)
         return found.answer
 
+    def may_keep(self, result: bytes) -> bool:
+        """Return whether an answer with this result may be kept: it was used before. Most texts come once."""
+        return self._memory.uses_of(result) > 1
+
     def put(self, key: bytes, answer: Answer, body_bytes: int, *, result: bytes) -> None:
         """Keep *answer* if there is room.
 

@@ -57,6 +57,9 @@ class Answers(Protocol):
     def get(self, key: bytes) -> ReadyAnswer | None:
         """Return the answer with this key; None: it is not kept."""
 
+    def may_keep(self, result: bytes) -> bool:
+        """Return whether an answer that contains the result with this key may be kept."""
+
     def put(self, key: bytes, answer: ReadyAnswer, body_bytes: int, *, result: bytes) -> None:
         """Keep *answer*, whose body has *body_bytes*, and which contains the result with the key *result*."""
 
@@ -100,7 +103,9 @@ class AnswerReuse:
 
     def keep(self, scope: HTTPScope, context: RequestContext, body: bytes, answer: PlainAnswer) -> None:
         """Keep *answer* to the request if it may be sent again."""
-        if (how := answer.repeatable) is None or (key := context.answer_key or self._key(scope, context, body)) is None:
+        if (how := answer.repeatable) is None or not self._answers.may_keep(how.recall.key):
+            return
+        if (key := context.answer_key or self._key(scope, context, body)) is None:
             return
         parts = (answer.body,) if how.duration is None else how.duration.split(answer.body)
         own = encoded_headers({**answer.answer_headers, **how.headers})

@@ -57,6 +57,14 @@ def kept(answers: ReadyAnswers[int], numbers: Iterable[int]) -> list[int | None]
     return [answers.get(key_of(number)) for number in numbers]
 
 
+def test_text_must_come_twice_for_its_answer_to_be_kept(answers: ReadyAnswers[int], memory: MemoryResults) -> None:
+    found = []
+    for _ in range(3):
+        found.append(answers.may_keep(key_of(0)))
+        use(memory, 0, times=1)
+    assert found == [False, False, True]
+
+
 def test_answers_to_texts_that_come_twice_do_not_replace_those_to_queries(
     answers: ReadyAnswers[int], memory: MemoryResults
 ) -> None:

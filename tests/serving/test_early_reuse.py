@@ -49,11 +49,11 @@ def app(variables: dict[str, str]) -> Iterator[ServedApp]:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_answer_of_each_route_is_the_same(path: str, app: ServedApp) -> None:
-    body = body_of(path, *new_texts(1))
+    body, before = body_of(path, *new_texts(1)), len(app.found)
     _, kept, again, last = (app.client.post(path, json=body) for _ in range(4))
-    found = app.found[-2:]
+    found = app.found[before:]
     anew = app.client.post(path, json=body, headers=ANEW)
-    assert found == [path not in NOT_REPEATED] * 2
+    assert found.count(True) == (0 if path in NOT_REPEATED else 2)
     assert facts(kept) == facts(again) == facts(last) == facts(anew)
     assert shape(again) == shape(anew)
     assert set(again.headers) == set(anew.headers)
@@ -204,7 +204,7 @@ def test_refused_callers_do_not_wait_for_their_body(pieces: int, variables: dict
         for _ in range(3):
             [(status, _, _)] = ask(app, request(body, b"X-API-Key: " + b"a" * 40))
             assert status == 200
-        assert app.found == [True, True]
+        assert app.found == [True]
         before = len(app.found)
         others = [(b"X-API-Key: " + b"b" * 40, 403), (b"X-API-Key: " + b"c" * 40, 401), (b"X-Other: 1", 401)]
         for header, expected in others:
