@@ -16,7 +16,6 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from telemetry.event_logger import event_loggers
 from telemetry.log_output import LineStream, log_stream, report_dropped_lines
 from telemetry.uvicorn_lines import adopt_uvicorn_lines
 
@@ -55,7 +54,7 @@ def configure_logging(*, level: str, is_json: bool | None, context: Mapping[str,
     logger = LineLogger(write)
     structlog.configure(
         processors=[*shared, *render],
-        wrapper_class=event_loggers(logging.getLevelName(level)),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         logger_factory=lambda *_: logger,
         cache_logger_on_first_use=False,
     )
