@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Protocol
 
 from engine.catalog import Catalog, Model
@@ -110,28 +111,20 @@ def _fingerprint_of(encoder: Encoder) -> str:
 class Deadline:
     """As a context manager, cancels the block at a time of the event loop's clock.
 
-    It does what `asyncio.timeout_at` does, in a third of the time.
-
     Raises:
         DeadlineError: it was cancelled.
     """
 
     def __init__(self, at_s: float) -> None:
-        self._at_s = at_s
-        self._is_over = False
+        self._timeout = asyncio.timeout_at(at_s)
 
     async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a deadline cancels a task")
-        self._task, self._cancellations = task, task.cancelling()
-        self._timer = asyncio.get_running_loop().call_at(self._at_s, self._end)
+        await self._timeout.__aenter__()
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._timer.cancel()
-        if self._is_over and self._task.uncancel() <= self._cancellations and kind is asyncio.CancelledError:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
             raise DeadlineError from None
-
-    def _end(self) -> None:
-        self._is_over = True
-        self._task.cancel()
