@@ -13,7 +13,6 @@ from web.request_context import context_of, header_values
 from web.responses import Duration, Repeatable
 
 CACHE_HEADER = "X-Cache"
-ONE_HIT = CacheCounts(hit=1)
 CACHE_HEADERS = {
     CACHE_HEADER: "how many texts were kept, computed for this request, and computed once together with equal ones, "
     "such as `hit=3, miss=29, coalesced=0`"
@@ -37,7 +36,7 @@ def cache_use_of(request: Request[Any, Any, Any]) -> CacheUse:
 
 def repeatable(recall: Recall | None, duration: Duration | None = None) -> Repeatable | None:
     """Return how an answer made of *recall* may be sent again; *duration*: as `Repeatable`."""
-    return None if recall is None else Repeatable(recall, duration, headers={CACHE_HEADER: cache_state(ONE_HIT)})
+    return None if recall is None else Repeatable(recall, duration)
 
 
 def cache_state(counts: CacheCounts) -> str:

@@ -103,7 +103,7 @@ class EmbedRun:
     def recall(self) -> Recall | None:
         """What makes the answer to the same request the same, once the vectors are read; None: the answer may differ.
 
-        It does if the result is one of several, or is not kept.
+        It does if the result was computed for it, or is one of several.
         """
         if (kept := self._results.only_kept) is None:
             return None

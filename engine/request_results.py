@@ -53,7 +53,6 @@ class RequestResults:
         number = len(self._texts.texts)
         self._all = range(number)
         self._kept: dict[int, bytes] = {}  # results without windows that were found
-        self._newly_kept: bytes | None = None  # the latest result that was computed and kept
         self._found: dict[int, TextResult] = {}  # all others, and those that were computed
         self._slice: Matrix | None = None  # the vectors of the next slice, if they are complete
         self._facts: dict[int, Facts] = {}
@@ -70,11 +69,9 @@ class RequestResults:
 
     @property
     def only_kept(self) -> tuple[bytes, bytes] | None:
-        """Key and bytes of a result that was or is kept and is the only one of the request; None: there is none."""
-        if len(self._texts.numbers) > 1 or self._has_chunks:
-            return None
-        packed = self._kept.get(0, self._newly_kept)
-        return None if packed is None else (self.keys[0], packed)
+        """Key and bytes of a kept result that is the only one of the request; None: there is none."""
+        is_alone = len(self._texts.numbers) == 1 and 0 in self._kept
+        return (self.keys[0], self._kept[0]) if is_alone else None
 
     @property
     def missing_texts(self) -> Sequence[str]:
@@ -273,7 +270,6 @@ class RequestResults:
         keys = self.keys
         self._cache.changes += 1
         results = dict(zip([keys[number] for number in numbers], packed, strict=True))
-        self._newly_kept = packed[-1] if packed else None
         self._cache.store.put(self._namespace, results, generation=self._generation)
 
     def _receive(self, numbers: Sequence[int], kept: Sequence[bytes | None]) -> bool:

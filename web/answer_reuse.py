@@ -108,8 +108,7 @@ class AnswerReuse:
         if (key := context.answer_key or self._key(scope, context, body)) is None:
             return
         parts = (answer.body,) if how.duration is None else how.duration.split(answer.body)
-        own = encoded_headers({**answer.answer_headers, **how.headers})
-        headers = (*own, (b"content-type", answer.media_type.encode()))
+        headers = (*encoded_headers(answer.answer_headers), (b"content-type", answer.media_type.encode()))
         ready = ReadyAnswer(how, headers, parts, context.dialect, context.encoding_formats)
         self._answers.put(key, ready, len(answer.body), result=how.recall.key)
 

@@ -48,7 +48,7 @@ class RequestContext:
         answer_parts: lets one part of all long answers be written at a time; None: no other answer is written.
         work: what the engine does for the request.
         encoding_formats: the formats of vectors that the caller asks for, in its own words.
-        answer_key: the key of its kept answer; None: nobody has looked for one yet.
+        answer_key: under which its answer is kept; None: not computed yet.
     """
 
     request_id: str = ""

@@ -1,7 +1,7 @@
 """Answers that are ready to be sent, made without the work that Litestar does for other kinds of answers."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -43,12 +43,10 @@ class Repeatable:
     Attributes:
         recall: what it was made of.
         duration: the only member that differs each time; None: none does.
-        headers: those that differ then, such as where its result comes from.
     """
 
     recall: Recall
     duration: Duration | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class PlainAnswer(ASGIResponse):
