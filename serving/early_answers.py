@@ -8,7 +8,8 @@ from typing import Any
 
 from serving.connection_limits import MAX_PIPELINED
 from serving.connection_pool import ConnectionPool
-from serving.protocol_errors import complete_answer, whole_answer
+from serving.joined_send import head_of
+from serving.protocol_errors import complete_answer
 from serving.request_heads import RequestHead
 from web.problems import request_id_of
 from web.security_headers import Header
@@ -71,7 +72,7 @@ class EarlyAnswers:
         if self._held is not None and self._pool.early_reuse is not None:
             found = self._pool.early_reuse.find(scope, b"".join(self._body))
             if found is not None:
-                answer = whole_answer(200, [*common_headers, *found[0]], found[1])
+                answer = head_of(200, [*common_headers, *found[0]]) + found[1]
                 self._held, self._body = None, []
         self.in_read += answer is not None
         return answer

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -60,7 +60,7 @@ class JoinedSend:
                 await exchange.flow.drain()
             body: bytes = message.get("body", b"")
             is_whole = message["type"] == "http.response.body" and not message.get("more_body")
-            if is_whole and (head := _head_of(exchange, start, len(body))) is not None:
+            if is_whole and (head := _checked_head(exchange, start, len(body))) is not None:
                 _write_whole(exchange, head, body)
                 return
             await self._send(start)
@@ -69,10 +69,9 @@ class JoinedSend:
             await self._send(message)
 
 
-def _head_of(exchange: Exchange, start: Message, length: int) -> bytes | None:
+def _checked_head(exchange: Exchange, start: Message, length: int) -> bytes | None:
     """Return the head of a whole answer, whose body has this *length*; None: uvicorn has to look at it."""
-    line = STATUS_LINES.get(start["status"])
-    if line is None or exchange.disconnected or exchange.response_started or exchange.access_log:
+    if start["status"] not in STATUS_LINES or exchange.disconnected or exchange.response_started or exchange.access_log:
         return None
     headers = [(name.lower(), value) for name, value in (*exchange.default_headers, *start["headers"])]
     values = dict(headers)
@@ -82,7 +81,12 @@ def _head_of(exchange: Exchange, start: Message, length: int) -> bytes | None:
         return None
     if not exchange.keep_alive:
         headers.append((b"connection", b"close"))
-    return b"".join([line, *[b"%s: %s\r\n" % header for header in headers], b"\r\n"])
+    return head_of(start["status"], headers)
+
+
+def head_of(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the head of an HTTP/1.1 answer with a status of `STATUS_LINES`."""
+    return b"".join([STATUS_LINES[status], *[b"%s: %s\r\n" % header for header in headers], b"\r\n"])
 
 
 def _write_whole(exchange: Exchange, head: bytes, body: bytes) -> None:

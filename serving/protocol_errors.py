@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from engine.errors import ServiceError
 from serving.connection_limits import MAX_FIELDS
-from serving.joined_send import STATUS_LINES
+from serving.joined_send import head_of
 from web.dialects import Dialect
 from web.problems import new_request_id, problem_answer
 from web.security_headers import Header, security_headers_for
@@ -61,10 +61,4 @@ def complete_answer(
     request_id = request_id or new_request_id()
     status, own, body = problem_answer(error, request_id, dialect)
     all_headers = [*headers, *own, (b"x-request-id", request_id.encode()), *security_headers_for(own)]
-    return whole_answer(status, all_headers, body)
-
-
-def whole_answer(status: int, headers: Sequence[Header], body: bytes) -> bytes:
-    """Return an HTTP/1.1 answer; *headers* contain the length of *body*."""
-    lines = [b"%s: %s\r\n" % header for header in headers]
-    return b"".join([STATUS_LINES[status], *lines, b"\r\n", body])
+    return head_of(status, all_headers) + body
