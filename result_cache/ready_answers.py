@@ -12,6 +12,10 @@ to compute one costs as much as to write hundreds: so answers are for what is re
 ENTRY_BYTES = 2_300
 """What an answer takes besides its body: its headers, what it was made of, two keys, and parts of two hash tables."""
 
+MAX_PER_RESULT = 32
+"""Answers that may contain the same result. Requests for one text may differ in blanks only, so there are any number of
+them, and all go at once with the result."""
+
 Answer = TypeVar("Answer")
 
 
@@ -69,8 +73,11 @@ class ReadyAnswers(Generic[Answer]):
         uses, size = self._memory.uses_of(result), body_bytes + ENTRY_BYTES
         if not uses or size > self._max_bytes or not self._make_room(size, uses):
             return
+        of_result = self._of_results[result]
+        if len(of_result) == MAX_PER_RESULT:
+            self._remove(of_result[0])
         self._answers[key] = _Entry(answer, size, result)
-        self._of_results[result].append(key)
+        of_result.append(key)
         self._bytes += size
         self._memory.lend(size)
 

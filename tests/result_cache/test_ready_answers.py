@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from result_cache.memory_results import MemoryResults
-from result_cache.ready_answers import ENTRY_BYTES, MAX_SHARE, ReadyAnswers
+from result_cache.ready_answers import ENTRY_BYTES, MAX_PER_RESULT, MAX_SHARE, ReadyAnswers
 from tests.support.clock import ManualClock
 
 LIMIT = 1 << 20
@@ -138,6 +138,17 @@ def test_a_large_answer_is_not_kept(answers: ReadyAnswers[int], memory: MemoryRe
     before = memory.counts()
     answers.put(key_of(1), 1, int(LIMIT * MAX_SHARE), result=key_of(1))
     assert (len(answers), memory.counts()) == (0, before)
+
+
+def test_requests_for_one_text_keep_so_many_answers(answers: ReadyAnswers[int], memory: MemoryResults) -> None:
+    """Else one text, with other blanks around it each time, could take all room."""
+    use(memory, 0, times=2)
+    numbers = range(MAX_PER_RESULT + 2)
+    for number in numbers:
+        answers.put(key_of(number), number, 100, result=key_of(0))
+    assert kept(answers, numbers) == [None, None, *numbers[2:]]
+    memory.put(key_of(0), RESULT)
+    assert len(answers) == 0
 
 
 def test_cleared_answers_give_their_room_back(answers: ReadyAnswers[int], memory: MemoryResults) -> None:
