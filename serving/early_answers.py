@@ -73,7 +73,7 @@ class EarlyAnswers:
             found = self._pool.early_reuse.find(scope, b"".join(self._body))
             if found is not None:
                 answer = head_of(200, [*common_headers, *found[0]]) + found[1]
-                self._held, self._body = None, []
+                self._release()
         self.in_read += answer is not None
         return answer
 
@@ -82,5 +82,10 @@ class EarlyAnswers:
         if self._held is None:
             return None
         head, body = self._held, b"".join(self._body)
-        self._held, self._body = None, []
+        self._release()
         return head, body
+
+    def _release(self) -> None:
+        self._held, self._body = None, []
+        if self._pool.early_reuse is not None:
+            self._pool.early_reuse.release()
