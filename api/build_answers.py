@@ -32,7 +32,6 @@ from api.answer_types import (
     TrainedSizes,
     WorkEstimate,
 )
-from api.cache_headers import repeatable
 from api.metric_types import ModelUsage
 from api.process_reports import StuckModel
 from api.request_types import Encoding
@@ -71,7 +70,7 @@ async def embed_answer(
         truncated=result.truncated[0],
         processing_time_ms=_ms_since(started_s),
     )
-    return json_answer(content, headers=result_headers(result), repeatable=repeatable(result.recall, PROCESSING_TIME))
+    return _result_answer(result, content)
 
 
 async def batch_answer(
@@ -99,7 +98,11 @@ async def batch_answer(
     else:
         chunks = [Chunk(chunk.index, chunk.start, chunk.end, chunk.tokens) for chunk in result.chunks]
         content = ChunksAnswer(embeddings, chunks, *facts)
-    return json_answer(content, headers=result_headers(result), repeatable=repeatable(result.recall, PROCESSING_TIME))
+    return _result_answer(result, content)
+
+
+def _result_answer(result: EmbedResult, content: Any) -> ASGIResponse:
+    return json_answer(content, headers=result_headers(result), single_hit=result.single_hit, duration=PROCESSING_TIME)
 
 
 async def tokenize_answer(count: TokenCount, *, started_s: float) -> ASGIResponse:

@@ -6,11 +6,9 @@ from typing import Any
 from litestar import Request
 from litestar.openapi.spec import OpenAPIType, Parameter, Schema
 
-from engine.recall import Recall
 from engine.result_store import CacheCounts, CacheUse
 from web.cache_control import cache_use
 from web.request_context import context_of, header_values
-from web.responses import Duration, Repeatable
 
 CACHE_HEADER = "X-Cache"
 CACHE_HEADERS = {
@@ -32,11 +30,6 @@ def cache_use_of(request: Request[Any, Any, Any]) -> CacheUse:
     """Return what the headers of *request* allow of the result cache, and the queue besides it."""
     use, refusal = cache_use(header_values(request.scope, b"cache-control")), context_of(request.scope).refusal
     return use if refusal is None else replace(use, refusal=refusal)
-
-
-def repeatable(recall: Recall | None, duration: Duration | None = None) -> Repeatable | None:
-    """Return how an answer made of *recall* may be sent again; *duration*: as `Repeatable`."""
-    return None if recall is None else Repeatable(recall, duration)
 
 
 def cache_state(counts: CacheCounts) -> str:

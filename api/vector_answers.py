@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
 from api.answer_turns import next_turn, rows_per_piece
-from api.cache_headers import CACHE_HEADER, cache_state, repeatable
+from api.cache_headers import CACHE_HEADER, cache_state
 from api.request_terms import terms_of
 from engine.catalog import Model
 from engine.embed_run import SLICE_TEXTS, EmbedRun
@@ -88,8 +88,8 @@ async def vectors_answer(
         body.extend(pieces)
 
     run = await _write(opened, writer, put, context)
-    how = repeatable(run.recall, duration) if is_repeatable else None
-    return PlainAnswer(b"".join(body), headers=_headers(run), repeatable=how)
+    single_hit = run.single_hit if is_repeatable else None
+    return PlainAnswer(b"".join(body), headers=_headers(run), single_hit=single_hit, duration=duration)
 
 
 class StreamedAnswer(ASGIResponse):

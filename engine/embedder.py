@@ -17,13 +17,13 @@ from engine.model_cards import InputType
 from engine.model_leases import TimedEntry
 from engine.offered_models import Deadline, ModelLeases, OfferedModels
 from engine.options import DEFAULTS, EmbedOptions
-from engine.recall import Recall
 from engine.request_results import RequestResults
 from engine.request_terms import RequestTerms
 from engine.result_keys import KEY_BYTES, ResultKeys
 from engine.result_lookup import ResultLookup
 from engine.result_store import CacheCounts, NoResults, ResultStore
 from engine.scheduler import Scheduler
+from engine.single_hit import SingleHit
 from engine.text_admission import TextAdmission
 from engine.tokenizer import Token, TokenizedText
 from engine.tokenizer_queue import TokenizerQueue
@@ -153,29 +153,30 @@ class Embedder:
             chunks=run.chunks,
             fingerprint=run.fingerprint,
             cache=run.cache,
-            recall=run.recall,
+            single_hit=run.single_hit,
         )
 
-    def repeat(self, recall: Recall, terms: RequestTerms) -> bool:
-        """Do what `embed` does for a request whose answer was kept, except for its vectors; return whether it is right.
-
-        It is while its model and its result are in memory. If not, nothing is done.
+    def repeat(self, hit: SingleHit, terms: RequestTerms) -> bool:
+        """Count and charge a request whose cached answer contains *hit*, as `embed` does; make no vectors.
 
         Args:
-            recall: of the answer.
+            hit: the only result in the answer.
             terms: of the request. `cache`, `if_fingerprint` and `timeout_s` are not read: the caller compares requests.
+
+        Returns:
+            Whether the answer is still right: its model and its result are in memory. If not, nothing is done.
         """
         started_s = self._clock()
-        if not self._models.is_in_memory(recall.model, recall.fingerprint, caller=terms.caller):
+        if not self._models.is_in_memory(hit.model, hit.fingerprint, caller=terms.caller):
             return False
-        [packed] = self._results.store.get([recall.key])
-        if packed is None or hash(packed) != recall.digest:
+        [packed] = self._results.store.get([hit.key])
+        if packed is None or hash(packed) != hit.digest:
             return False
-        work, name = terms.work, recall.model.name
-        work.model, work.texts, work.hits, work.dimension = name, 1, 1, recall.dimension
+        work, name = terms.work, hit.model.name
+        work.model, work.texts, work.hits, work.dimension = name, 1, 1, hit.dimension
         work.stages.append(Stage("cache", started_s, self._clock()))
-        terms.count_tokens(recall.tokens, recall.truncated)
-        self._usage[name].count(1, recall.tokens, recall.truncated, ONE_HIT)
+        terms.count_tokens(hit.tokens, hit.truncated)
+        self._usage[name].count(1, hit.tokens, hit.truncated, ONE_HIT)
         return True
 
     @asynccontextmanager

@@ -68,8 +68,8 @@ class RequestResults:
         return self._taken == len(self._missing)
 
     @property
-    def only_kept(self) -> tuple[bytes, bytes] | None:
-        """Key and bytes of a kept result that is the only one of the request; None: there is none."""
+    def single_hit(self) -> tuple[bytes, bytes] | None:
+        """Key and bytes of the only result of the request, if it was found in the cache; else None."""
         is_alone = len(self._texts.numbers) == 1 and 0 in self._kept
         return (self.keys[0], self._kept[0]) if is_alone else None
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from result_cache.answer_cache import AnswerCache
 from result_cache.memory_results import MemoryResults, ResultCounts
-from result_cache.ready_answers import ReadyAnswers
 
 NO_MEMORY = ResultCounts(0, 0, 0, 0, 0, 0)
 
@@ -32,7 +32,7 @@ class LayeredResults:
         self._memory = memory
         self._slower = slower
         self._generation = 0
-        self.answers: ReadyAnswers[Any] | None = None if memory is None else ReadyAnswers(memory)
+        self.answers: AnswerCache[Any] | None = None if memory is None else AnswerCache(memory)
         """Answers that are made of results in memory; deleted with them."""
 
     @property

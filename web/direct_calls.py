@@ -105,8 +105,8 @@ class DirectCalls:
             if not (body := await receive_body(scope, receive)):
                 raise invalid_input(EMPTY_BODY, "")
             started_s = time.perf_counter()  # as handlers: how long the client took to send the body does not count
-            if reuse is not None and (ready := reuse.find(scope, context_of(scope), body)) is not None:
-                await send_answer(send, ready.headers, ready.body(time.perf_counter() - started_s))
+            if reuse is not None and (cached := reuse.find(scope, context_of(scope), body)) is not None:
+                await send_answer(send, cached.headers, cached.body(time.perf_counter() - started_s))
                 return
         request = StrictRequest(scope, receive, send)
         request.whole_body = body

@@ -107,11 +107,11 @@ class EarlyReuse:
         started_s, route = self._clock(), self._routes.find(scope["path"])
         if route is not None and self._guard.may_start_now(route):
             self._guard.note_start()
-            if (ready := self._reuse.find(http_scope, context, body)) is not None:
+            if (cached := self._reuse.find(http_scope, context, body)) is not None:
                 set_route(http_scope, route)
-                content = ready.body(self._clock() - started_s)
+                content = cached.body(self._clock() - started_s)
                 headers = self._record(
-                    http_scope, [*ready.headers, (b"content-length", b"%d" % len(content))], started_s
+                    http_scope, [*cached.headers, (b"content-length", b"%d" % len(content))], started_s
                 )
                 return headers, content
         context.principal = None  # as for any request that begins
