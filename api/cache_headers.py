@@ -1,6 +1,5 @@
-"""The headers of the result cache: what a request allows of it, and what an answer says of it."""
+"""The headers of the result cache: `Cache-Control` of requests, and `X-Cache` of answers."""
 
-from dataclasses import replace
 from typing import Any
 
 from litestar import Request
@@ -8,7 +7,7 @@ from litestar.openapi.spec import OpenAPIType, Parameter, Schema
 
 from engine.result_store import CacheCounts, CacheUse
 from web.cache_control import cache_use
-from web.request_context import context_of, header_values
+from web.request_context import header_values
 
 CACHE_HEADER = "X-Cache"
 CACHE_HEADERS = {
@@ -27,9 +26,8 @@ PARAMETER = Parameter(
 
 
 def cache_use_of(request: Request[Any, Any, Any]) -> CacheUse:
-    """Return what the headers of *request* allow of the result cache, and the queue besides it."""
-    use, refusal = cache_use(header_values(request.scope, b"cache-control")), context_of(request.scope).refusal
-    return use if refusal is None else replace(use, refusal=refusal)
+    """Return what the headers of *request* allow of the result cache."""
+    return cache_use(header_values(request.scope, b"cache-control"))
 
 
 def cache_state(counts: CacheCounts) -> str:

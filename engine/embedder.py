@@ -308,7 +308,7 @@ class Embedder:
                     async with Deadline(deadline_s) if is_long else nullcontext():  # a single slice is read at once
                         yield start(results)
                 return
-        cache.refuse()
+        terms.check_may_compute()
         async with Deadline(deadline_s), self._lease(model, terms) as encoder:
             self._models.check(encoder, model, options, terms.if_fingerprint)
             if results is None or results.encoder is not encoder:

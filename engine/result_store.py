@@ -9,31 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.errors import ServiceError
-
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """What a request allows.
+    """How a request may use the cache.
 
     Attributes:
         may_read: results that were kept may be used, and those of equal texts in flight (else: `no-cache`).
         may_keep: results of this request may be kept (else: `no-store`).
-        refusal: raised unless all results are kept: there is no room for other work. None: there may be.
     """
 
     may_read: bool = True
     may_keep: bool = True
-    refusal: ServiceError | None = None
-
-    def refuse(self) -> None:
-        """Raise the refusal, if there is one: not all results are kept."""
-        if self.refusal is not None:
-            raise self.refusal
 
 
 CACHE_USE = CacheUse()
-"""What requests allow that do not say otherwise."""
+"""The default: read and keep."""
 
 
 @dataclass(slots=True)

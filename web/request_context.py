@@ -43,7 +43,7 @@ class RequestContext:
         has_answer_started: a part of the answer was sent to the server.
         problem_code: the code of the problem document that was sent, for metrics.
         logged_elsewhere: the request log writes no line for this request.
-        refusal: set by the overload guard: the queue is full, so this is the answer unless all results are kept.
+        miss_error: set by the overload guard: the queue is full, so this is the answer unless all results are cached.
         large_bodies: the queue in which large bodies wait to be decoded.
         answer_parts: lets one part of all long answers be written at a time; None: no other answer is written.
         work: what the engine does for the request.
@@ -66,7 +66,7 @@ class RequestContext:
     has_answer_started: bool = False
     problem_code: str | None = None
     logged_elsewhere: bool = False
-    refusal: ServiceError | None = None
+    miss_error: ServiceError | None = None
     large_bodies: LargeBodyQueue | None = None
     answer_parts: FairGate | None = None
     work: RequestWork = field(default_factory=RequestWork)
