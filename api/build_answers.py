@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
 
 from api.answer_formats import ARROW, OCTETS, Format, arrow, octets, result_headers
-from api.answer_turns import next_turn, rows_per_piece
+from api.answer_pieces import rows_per_piece, yield_to_others
 from api.answer_types import (
     Chunk,
     ChunksAnswer,
@@ -78,7 +78,7 @@ async def batch_answer(
 ) -> ASGIResponse:
     """Answer a request for several texts, or for chunks, that arrived at *started_s*, on `time.perf_counter`.
 
-    A long JSON answer is written in pieces, which take turns with those of other answers.
+    A long JSON answer is written in pieces, alternately with those of other answers.
     """
     if answer_format == OCTETS:
         return octets(result)
@@ -136,7 +136,7 @@ async def _written(vectors: NDArray[Any], encoding: Encoding, context: RequestCo
     pieces = list[orjson.Fragment]()
     for start in range(0, len(vectors), size):
         if start:
-            await next_turn(context)
+            await yield_to_others(context)
         pieces.append(orjson.Fragment(json_of(_encoded(vectors[start : start + size], encoding))[1:-1]))
     return pieces
 

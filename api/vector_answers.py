@@ -11,7 +11,7 @@ from litestar.types import Receive, Scope, Send
 from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
-from api.answer_turns import next_turn, rows_per_piece
+from api.answer_pieces import rows_per_piece, yield_to_others
 from api.cache_headers import CACHE_HEADER, cache_state
 from api.request_terms import terms_of
 from engine.catalog import Model
@@ -151,7 +151,7 @@ async def _write(
         size = rows_per_piece(vectors.shape[1])
         for start in range(0, len(vectors), size):
             if first:
-                await next_turn(context)
+                await yield_to_others(context)
             rows = vectors[start : start + size]
             piece = writer.rows(rows, first, run)
             comma = b"," if has_rows and piece else b""

@@ -45,7 +45,7 @@ class RequestContext:
         logged_elsewhere: the request log writes no line for this request.
         miss_error: set by the overload guard: the queue is full, so this is the answer unless all results are cached.
         large_bodies: the queue in which large bodies wait to be decoded.
-        answer_parts: lets one part of all long answers be written at a time; None: no other answer is written.
+        piece_gate: lets one piece of all long answers be written at a time; None: there are no other answers.
         work: what the engine does for the request.
         encoding_formats: the formats of vectors that the caller asks for, in its own words.
         answer_key: under which its answer is kept; None: not computed yet.
@@ -68,7 +68,7 @@ class RequestContext:
     logged_elsewhere: bool = False
     miss_error: ServiceError | None = None
     large_bodies: LargeBodyQueue | None = None
-    answer_parts: FairGate | None = None
+    piece_gate: FairGate | None = None
     work: RequestWork = field(default_factory=RequestWork)
     encoding_formats: tuple[str, ...] = ()
     answer_key: bytes | None = None
