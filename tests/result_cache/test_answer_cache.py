@@ -168,6 +168,8 @@ def test_results_and_answers_together_never_take_more_than_the_limit(steps: list
             answers.clear()
         counts = memory.counts()
         assert counts.bytes <= counts.limit_bytes == limit
-        entries = answers._answers.values()  # noqa: SLF001 - it has no count
-        assert sum(entry.size for entry in entries) <= limit * MAX_SHARE
-        assert all(memory.uses_of(entry.result_key) for entry in entries)
+    cached = [number for number in range(31) if answers.get(key_of(number)) is not None]
+    assert all(memory.uses_of(key_of(number // 2)) for number in cached)
+    with_answers = memory.counts().bytes
+    answers.clear()
+    assert with_answers - memory.counts().bytes <= limit * MAX_SHARE
