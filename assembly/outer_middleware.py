@@ -1,6 +1,6 @@
 """Builds what is around all of Litestar: rejection under overload, log, timing, traces, and the prefix of proxies.
 
-And what answers requests without it: the server sends kept answers itself.
+And what answers requests without it: the server sends cached answers itself.
 """
 
 from collections.abc import Callable, Iterable

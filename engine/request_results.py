@@ -273,7 +273,7 @@ class RequestResults:
         self._cache.store.put(self._namespace, results, generation=self._generation)
 
     def _receive(self, numbers: Sequence[int], kept: Sequence[bytes | None]) -> bool:
-        """Accept kept results of texts with these *numbers*; return whether there is one.
+        """Accept cached results of texts with these *numbers*; return whether there is one.
 
         The result of a text that was cut, or is blank, is none for a request that forbids that: its tokenisation
         rejects the text.

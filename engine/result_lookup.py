@@ -19,8 +19,8 @@ LOOKUP_CHARACTERS = 500_000
 """Texts whose results are looked up at once, and their characters: 1 to 2 ms of the event loop. Other requests are
 served in between."""
 MAX_HELD_TEXTS = 200_000
-"""Texts with kept results in all long requests whose answers are not sent yet. One takes about 1 KB for as long as the
-client does not receive; without results, the queue of the lanes limits how many there are. One caller may hold 80 %."""
+"""Limit on the texts with cached results in all long answers that are not sent yet. Each takes about 1 KB until it is
+sent; texts without results are limited by the queue of the lanes. One caller may hold 80 %."""
 RETRY_AFTER_S = 1.0
 NOTHING_HELD = nullcontext()
 
@@ -50,7 +50,7 @@ class ResultLookup:
             return NOTHING_HELD
         if self.account.held and self.account.excess(caller, texts) > 0:
             raise OverloadedError(
-                f"Long answers that are not received yet contain {self.account.held:.0f} texts with kept results; "
+                f"Long answers that are not received yet contain {self.account.held:.0f} texts with cached results; "
                 f"{self.account.held_by(caller):.0f} of them are yours. With this request you would exceed your share "
                 f"of {MAX_HELD_TEXTS}. Read the answers to your other requests first.",
                 retry_after_s=RETRY_AFTER_S,

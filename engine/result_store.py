@@ -32,7 +32,7 @@ class CacheCounts:
     """Where the results of a request's texts come from; together they are the number of its texts.
 
     Attributes:
-        hit: kept results.
+        hit: cached results.
         miss: computed for this request.
         coalesced: computed once for several equal texts, of this request or of others in flight.
     """

@@ -45,7 +45,7 @@ however the memory was used before."""
 MAX_ENTRY_SHARE = 1 / 16
 """A larger result is not kept: it would replace an eighth of what is on probation, or more."""
 USES_PER_GENERATION = 2
-"""Uses per kept result after which counts of uses go over to the next generation."""
+"""Uses per cached result after which counts of uses go over to the next generation."""
 MIN_USES_PER_GENERATION = 100
 BYTES_PER_CELL = 64
 """Bytes of the limit per cell of the sketch, which is about 32 cells per result of 384 dimensions."""

@@ -58,7 +58,7 @@ class CacheLookups:
         return is_small and cache_use(cache_control).may_read
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, caller: Caller) -> bool:
-        """Call *app*, which answers from kept results or refuses. Return whether it has answered, not refused."""
+        """Call *app*, which answers from cached results or refuses. Return whether it has answered, not refused."""
         reservation = Reservation((self.account,), caller)
         reservation.resize(_with_pause(self._estimated_s))
         is_answered = False

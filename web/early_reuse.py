@@ -1,4 +1,4 @@
-"""Sends kept answers before the app is called, which saves its task and all of its layers."""
+"""Sends cached answers before the app is called, which saves its task and all of its layers."""
 
 import time
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -32,7 +32,7 @@ class Guard(Protocol):
 class EarlyReuse:
     """Answers requests as the app would: checks who calls, and counts and logs what is sent.
 
-    The server holds a small request that may have a kept answer until its body is complete. Requests that the app
+    The server holds a small request that may have a cached answer until its body is complete. Requests that the app
     would answer without their bodies, such as with a 401, it does not hold.
     """
 
@@ -89,7 +89,7 @@ class EarlyReuse:
         return True
 
     def _is_plain(self, all_headers: Sequence[Header]) -> bool:
-        """Return whether the app would read the body, a small one, and might then send a kept answer."""
+        """Return whether the app would read the body, a small one, and might then send a cached answer."""
         headers = dict(all_headers)
         length = headers.get(b"content-length", b"")
         return (

@@ -1,4 +1,4 @@
-"""A kept answer that the server sends itself is the one that the app would send; special requests go to the app."""
+"""A cached answer that the server sends itself is the one that the app would send; special requests go to the app."""
 
 import json
 import socket
