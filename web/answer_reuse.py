@@ -92,9 +92,9 @@ class AnswerReuse:
 
     def find(self, scope: HTTPScope, context: RequestContext, body: bytes) -> CachedAnswer | None:
         """Return the answer to the request, which is then counted as answered; None: it must be answered anew."""
-        if not self._answers or context.answer_key is not None or (key := self._key(scope, context, body)) is None:
+        if not self._answers or context.answer_key is not None:  # the server has looked for it (`EarlyReuse`)
             return None
-        if (answer := self._answers.get(key)) is None:
+        if (key := self._key(scope, context, body)) is None or (answer := self._answers.get(key)) is None:
             return None
         terms = RequestTerms(caller=context.caller, on_tokens=context.charge_tokens, work=context.work)
         if not self._repeat(answer.single_hit, terms):

@@ -11,12 +11,9 @@ from litestar.types import HTTPScope
 from access.principals import Principal
 from web.answer_reuse import EXCLUDING, MAX_BODY_BYTES, AnswerReuse
 from web.litestar_adapter import is_valid_host, set_route
-from web.request_context import Client, context_of
+from web.request_context import Client, context_of, is_length_up_to
 from web.route_table import RouteTable
 from web.security_headers import Header
-
-MAX_LENGTH_DIGITS = 9
-"""A `Content-Length` with more digits is not read: it may have thousands."""
 
 is_host_valid = lru_cache(maxsize=64)(is_valid_host)
 
@@ -91,11 +88,8 @@ class EarlyReuse:
     def _is_plain(self, all_headers: Sequence[Header]) -> bool:
         """Return whether the app would read the body, a small one, and might then send a cached answer."""
         headers = dict(all_headers)
-        length = headers.get(b"content-length", b"")
         return (
-            length.isdigit()
-            and len(length) <= MAX_LENGTH_DIGITS
-            and int(length) <= self._max_body_bytes
+            is_length_up_to(headers.get(b"content-length", b""), self._max_body_bytes)
             and EXCLUDING.isdisjoint(headers)
             and is_host_valid(headers.get(b"host", b""))
             and self._allows_host(all_headers)
