@@ -17,7 +17,7 @@ from engine.missing_slice import MissingSlice, WholeTexts
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
 from engine.result_keys import window_keys
-from engine.result_store import CacheCounts, CacheUse, KeptResults
+from engine.result_store import CacheCounts, CacheUse, ResultStore
 from engine.text_results import IS_BLANK, IS_TRUNCATED, Facts, TextResult, pack, pack_rows, read_facts, rows_of, unpack
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix, are_usable
@@ -38,7 +38,7 @@ class RequestResults:
     """
 
     def __init__(
-        self, kept: KeptResults, encoder: Encoder, texts: Sequence[str], options: EmbedOptions, use: CacheUse
+        self, store: ResultStore, encoder: Encoder, texts: Sequence[str], options: EmbedOptions, use: CacheUse
     ) -> None:
         """Number *texts*. Nothing is looked up."""
         self.encoder = encoder
@@ -46,9 +46,9 @@ class RequestResults:
         self.tokens: list[int] = []
         self.used_tokens = 0
         self.truncated: list[bool] = []
-        self._cache, self._options, self._use = kept, options, use
+        self._store, self._options, self._use = store, options, use
         self._has_windows, self._has_chunks = options.long_text != "truncate", options.long_text == "chunks"
-        self._generation, self._seen_changes = kept.store.generation, kept.changes
+        self._generation, self._seen_changes = store.generation, store.changes
         self._texts = DistinctTexts(texts)
         number = len(self._texts.texts)
         self._all = range(number)
@@ -87,11 +87,11 @@ class RequestResults:
     @property
     def may_keep_rows(self) -> bool:
         """Whether `keep_rows` keeps anything."""
-        return bool(self.keys) and self._use.may_keep and not self._cache.store.is_off
+        return bool(self.keys) and self._use.may_keep and not self._store.is_off
 
     def look_up(self, numbers: Sequence[int]) -> bool:
         """Take the results of some missing texts from memory; return whether there is one."""
-        store, keys = self._cache.store, self.keys
+        store, keys = self._store, self.keys
         if store.is_empty or not keys or not self._use.may_read:
             return False
         wanted = keys if len(numbers) == len(keys) else [keys[number] for number in numbers]
@@ -99,12 +99,11 @@ class RequestResults:
 
     async def fetch(self) -> None:
         """Take the results of missing texts from the slower store, if there is one."""
-        if self._use.may_read and self.keys and self._cache.store.is_layered:
+        if self._use.may_read and self.keys and self._store.is_layered:
             numbers = self._missing
             keys = [self.keys[number] for number in numbers]
-            found = await self._cache.store.fetch(self._namespace, keys, may_keep=self._use.may_keep)
+            found = await self._store.fetch(self._namespace, keys, may_keep=self._use.may_keep)
             if self._receive(numbers, found):
-                self._cache.changes += 1
                 self.forget_found()
 
     def forget_found(self) -> None:
@@ -143,7 +142,7 @@ class RequestResults:
         numbers = missing[start : self._taken]
         if not numbers:
             return None
-        if self._cache.changes != self._seen_changes and self.look_up(numbers):
+        if self._store.changes != self._seen_changes and self.look_up(numbers):
             found = [item for number in numbers if self._has(number) for item in self._items_of(number)]
             numbers = [number for number in numbers if not self._has(number)]
         if len(numbers) == len(missing):
@@ -268,9 +267,8 @@ class RequestResults:
     def _keep(self, numbers: Sequence[int], packed: Sequence[bytes]) -> None:
         """Keep the results of distinct texts."""
         keys = self.keys
-        self._cache.changes += 1
         results = dict(zip([keys[number] for number in numbers], packed, strict=True))
-        self._cache.store.put(self._namespace, results, generation=self._generation)
+        self._store.put(self._namespace, results, generation=self._generation)
 
     def _receive(self, numbers: Sequence[int], kept: Sequence[bytes | None]) -> bool:
         """Accept cached results of texts with these *numbers*; return whether there is one.

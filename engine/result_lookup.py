@@ -12,7 +12,7 @@ from engine.options import EmbedOptions
 from engine.pipeline import clip_limit
 from engine.request_results import RequestResults
 from engine.result_keys import ResultKeys
-from engine.result_store import CacheUse, KeptResults, ResultStore
+from engine.result_store import CacheUse, ResultStore
 
 LOOKUP_TEXTS = 256
 LOOKUP_CHARACTERS = 500_000
@@ -35,7 +35,6 @@ class ResultLookup:
     def __init__(self, store: ResultStore, keys: ResultKeys) -> None:
         """Find them in *store*, under *keys*."""
         self.store = store
-        self._kept = KeptResults(store)
         self._keys = keys
         self.account = Account("results", MAX_HELD_TEXTS)
 
@@ -71,7 +70,7 @@ class ResultLookup:
             caller: who sent them.
             use: what the request allows.
         """
-        results = RequestResults(self._kept, encoder, texts, options, use)
+        results = RequestResults(self.store, encoder, texts, options, use)
         fingerprint, distinct, tokenizer = encoder.fingerprint, results.missing_texts, encoder.tokenizer
         if fingerprint is not None and (use.may_read or (use.may_keep and not self.store.is_off)):
             for part in _lookup_slices(distinct):

@@ -56,6 +56,10 @@ class ResultStore(Protocol):
         """Changes when all results are deleted. Results of texts that came before must not be kept afterwards."""
 
     @property
+    def changes(self) -> int:
+        """Grows when there are more results in memory: a text that was missing may be found then."""
+
+    @property
     def is_off(self) -> bool:
         """Whether nothing is ever kept."""
 
@@ -80,23 +84,11 @@ class ResultStore(Protocol):
         """Keep results: in memory at once, in the slower store later. Nothing is kept if *generation* has passed."""
 
 
-@dataclass(slots=True, eq=False)
-class KeptResults:
-    """The results that are kept, for all requests.
-
-    Attributes:
-        store: keeps them.
-        changes: grows when there are more results in memory; then a text that was missing may be found.
-    """
-
-    store: ResultStore
-    changes: int = 0
-
-
 class NoResults:
     """The store of a service without a result cache."""
 
     generation = 0
+    changes = 0
     is_off = True
     is_layered = False
     is_empty = True

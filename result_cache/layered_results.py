@@ -32,6 +32,7 @@ class LayeredResults:
         self._memory = memory
         self._slower = slower
         self._generation = 0
+        self.changes = 0
         self.answers: AnswerCache[Any] | None = None if memory is None else AnswerCache(memory)
         """Answers that are made of results in memory; deleted with them."""
 
@@ -64,12 +65,14 @@ class LayeredResults:
             for key, result in zip(keys, results, strict=True):
                 if result is not None:
                     self._memory.put(key, result)
+                    self.changes += 1
         return results
 
     def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
         if generation != self._generation:
             return
         if self._memory is not None:
+            self.changes += 1
             put = self._memory.put
             for key, result in results.items():
                 put(key, result)
