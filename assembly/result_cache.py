@@ -1,4 +1,4 @@
-"""Builds the result cache of a process from the settings: who finds which result, and where results are kept."""
+"""Builds the result cache of a process from the settings: which callers share results, and where they are kept."""
 
 import asyncio
 import hmac
@@ -128,7 +128,7 @@ class ProcessCache:
 
 
 def open_result_cache(settings: Settings) -> ProcessCache:
-    """Build the result cache of *settings*; give it the API keys, too: whether there are any decides who finds what.
+    """Build the result cache of *settings*, including the API keys: whether there are any decides which callers share.
 
     Raises:
         SettingsError: a file with a secret cannot be used, or REDIS_URL has an option that does not exist.

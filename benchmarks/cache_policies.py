@@ -4,10 +4,10 @@ Run `python benchmarks/cache_policies.py`. Besides our own and a plain LRU, it m
 if they are installed. No model runs: a stream is a list of texts' keys, and every text that is not found is put.
 All results have the same size, since theine counts entries; it may hold as many as fit into the bytes of the others.
 
-- *search*: half of the queries come again; the popularity of queries is Zipf's, with the exponent 0.83;
-- *search beside bulk*: five texts of a bulk job after each query, which come once; hits of the queries only;
-- *search after bulk*: a bulk job of twice the capacity ran meanwhile; hits of the first queries after it;
-- *chat*: a tenth of the texts come again, most of them soon;
+- *search*: half of the queries repeat; the popularity of queries is Zipf's, with the exponent 0.83;
+- *search beside bulk*: five texts of a bulk job after each query, none of which repeats; hits of the queries only;
+- *search after bulk*: a bulk job of twice the capacity ran in between; hits of the first queries after it;
+- *chat*: a tenth of the texts repeat, most of them soon;
 - *re-index*: documents that fit, and then again with 95 % of them unchanged; hits of the second time;
 - *re-index, used memory*: the same with documents that take 45 %, after the memory was filled with a search stream;
 - *re-index, too many*: the same with twice as many documents as fit; hits of the fourth time.

@@ -1,4 +1,4 @@
-"""Streams in which texts come again, as in real traffic: seeded, so that anybody gets the same ones.
+"""Streams in which texts repeat, as in real traffic: seeded, so that every run gets the same ones.
 
 A stream of N texts is drawn from K texts: the one of rank k has the probability `p(k) = k**-s / (1 + 2**-s + ... +
 K**-s)`, whatever came before (Zipf's law with exponent s). A text is missing from all draws with the probability

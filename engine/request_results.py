@@ -13,7 +13,7 @@ import numpy as np
 from engine.distinct_texts import DistinctTexts
 from engine.encoder import Encoder
 from engine.errors import InvalidVectorError
-from engine.missing_slice import MissingSlice, WholeTexts
+from engine.missing_slice import MissingSlice, PendingWindows
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
 from engine.result_keys import window_keys
@@ -153,17 +153,17 @@ class RequestResults:
             items = [item for items in by_text for item in items]
             inputs = ModelInputs(items, counts, [self._texts.first[number] for number in numbers])
         self._inputs = NO_INPUTS
-        whole = WholeTexts(inputs) if self._has_windows else None
-        return MissingSlice(numbers, inputs, self._keys_of(numbers, inputs), found, whole=whole)
+        pending = PendingWindows(inputs) if self._has_windows else None
+        return MissingSlice(numbers, inputs, self._keys_of(numbers, inputs), found, pending=pending)
 
     def keep_rows(self, part: MissingSlice, raw: Matrix, items: Sequence[int]) -> None:
-        """Keep the model's vectors of some *items* of a slice as they come, so that no request computes them again.
+        """Keep the model's vectors of some *items* of a slice at once, so that no request computes them again.
 
         A text that is split is kept with its last window. What `add` will reject is not kept.
         """
-        if part.whole is not None:
-            if places := part.whole.complete(items):
-                self._keep_whole(part, part.whole, raw, places)
+        if (pending := part.pending) is not None:
+            if places := pending.complete(items):
+                self._keep_complete(part, pending, raw, places)
             return
         if len(items) == len(raw):
             vectors, numbers = raw, part.numbers
@@ -300,14 +300,14 @@ class RequestResults:
         self.counts.coalesced -= texts - len(facts)
         return bool(facts)
 
-    def _keep_whole(self, part: MissingSlice, whole: WholeTexts, raw: Matrix, places: Sequence[int]) -> None:
-        """Keep the results of the texts at these *places* of a slice, all of whose windows have come."""
-        inputs, indexes = whole.windows_of(places)
+    def _keep_complete(self, part: MissingSlice, pending: PendingWindows, raw: Matrix, places: Sequence[int]) -> None:
+        """Keep the results of the texts at these *places* of a slice, all of whose windows are computed."""
+        inputs, indexes = pending.windows_of(places)
         try:
             vectors = pool(raw[indexes], inputs, self._options)
         except InvalidVectorError:
             for place in places if len(places) > 1 else ():
-                self._keep_whole(part, whole, raw, [place])
+                self._keep_complete(part, pending, raw, [place])
             return
         numbers = [part.numbers[place] for place in places]
         results = self._with_windows(numbers, inputs, vectors)

@@ -7,7 +7,7 @@ from engine.catalog import Model
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SingleHit:
-    """The only result in an answer, found in the cache. While it stays there, the same request has the same answer.
+    """The only result in an answer, found in the cache. While it stays there, an equal request has an equal answer.
 
     Attributes:
         model: the model; another one may have its name after a reload.

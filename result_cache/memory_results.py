@@ -1,10 +1,10 @@
 """Results in the memory of this process: bounded by bytes, and what is used again stays.
 
 There are two segments, each in the order of last use. New results enter *probation*. A result moves to *protected* if
-it is found again, or if its text comes again after it was removed. Protected results take at most `PROTECTED_SHARE` of
-the memory; when they do, a text that comes again must have been used more often lately (`FrequencySketch`) than those
+it is found again, or if its text repeats after it was removed. Protected results take at most `PROTECTED_SHARE` of
+the memory; when they do, a text that repeats must have been used more often lately (`FrequencySketch`) than those
 that it would replace. What leaves protected returns to probation. When the memory is full, the least recently used
-result on probation is evicted. So a bulk job whose texts come once replaces only what is on probation, and what
+result on probation is evicted. So a bulk job without repeated texts replaces only what is on probation, and what
 queries repeat stays.
 
 No library does both, so this is our own. Hit rates in percent, and CPU in microseconds, of
@@ -64,7 +64,7 @@ class ResultCounts:
         bytes: the memory they take, with everything that belongs to an entry.
         limit_bytes: the most they may take: the setting without the counts of uses.
         evictions: results that were removed because others needed their memory.
-        rejections: results that were too large to keep (`MAX_ENTRY_SHARE`), and those that came again, but were not
+        rejections: results that were too large to keep (`MAX_ENTRY_SHARE`), and those of repeated texts that were not
             protected because what is protected was used as often. A larger limit helps against both.
         expirations: results that were removed because of their age.
     """

@@ -1,4 +1,4 @@
-"""Answers that the server writes itself, without a task and without the app: rejections, and answers that are kept.
+"""Answers that the server writes itself, without a task and without the app: rejections, and cached answers.
 
 That takes a third to a half less CPU than an answer of the app.
 """

@@ -1,4 +1,4 @@
-"""Sends a cached answer if the same request comes again and the only result in the answer is still cached.
+"""Sends a cached answer if the same request is repeated and the only result in the answer is still cached.
 
 That skips the validation of the body, the lookup of the text, and writing the answer. Everything else happens as for
 any request: it is authenticated, counted, charged and logged. Requests are not stored, only their keyed hashes.
