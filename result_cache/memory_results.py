@@ -145,7 +145,7 @@ class MemoryResults:
             self._rejections += 1
             return
         if is_full := self._bytes + size > self._limit_bytes:
-            self._evict_for(size, len(result))
+            self._evict_for(size)
         self._probation[key] = result
         self._bytes += size
         if self._ttl_s is not None:
@@ -165,7 +165,7 @@ class MemoryResults:
         """Reserve *size* bytes of the limit for something else. They count as used; a negative *size* frees them."""
         self._reserved_bytes += size
         self._limit_bytes -= size
-        self._evict_for(0, -1)
+        self._evict_for(0)
 
     def clear(self) -> None:
         """Remove all results. The memory goes back to the kernel after `host.memory.trim_memory`."""
@@ -200,12 +200,12 @@ class MemoryResults:
             self._protected_bytes -= self._size_of(result_of_other)
             self._probation[other] = result_of_other
 
-    def _evict_for(self, size: int, length: int) -> None:
-        """Evict the least recently used results until one of *size* bytes fits, *length* of which are the result."""
+    def _evict_for(self, size: int) -> None:
+        """Evict the least recently used results until *size* bytes are free."""
         while self._bytes + size > self._limit_bytes:
             is_protected = not self._probation
             key, result = (self._protected if is_protected else self._probation).popitem(last=False)
-            removed = size if len(result) == length else self._size_of(result)
+            removed = self._size_of(result)
             self._bytes -= removed
             if is_protected:
                 self._protected_bytes -= removed
