@@ -52,8 +52,8 @@ class RequestResults:
         self._texts = DistinctTexts(texts)
         number = len(self._texts.texts)
         self._all = range(number)
-        self._kept: dict[int, bytes] = {}  # results without windows that were found
-        self._found: dict[int, TextResult] = {}  # all others, and those that were computed
+        self._packed: dict[int, bytes] = {}  # cache hits, if texts have no chunks
+        self._unpacked: dict[int, TextResult] = {}  # all other results
         self._slice: Matrix | None = None  # the vectors of the next slice, if they are complete
         self._facts: dict[int, Facts] = {}
         self._missing: Sequence[int] = self._all
@@ -70,8 +70,8 @@ class RequestResults:
     @property
     def single_hit(self) -> tuple[bytes, bytes] | None:
         """Key and bytes of the only result of the request, if it was found in the cache; else None."""
-        is_alone = len(self._texts.numbers) == 1 and 0 in self._kept
-        return (self.keys[0], self._kept[0]) if is_alone else None
+        is_alone = len(self._texts.numbers) == 1 and 0 in self._packed
+        return (self.keys[0], self._packed[0]) if is_alone else None
 
     @property
     def missing_texts(self) -> Sequence[str]:
@@ -108,7 +108,7 @@ class RequestResults:
 
     def forget_found(self) -> None:
         """Let the texts whose results were found no longer be missing."""
-        if self._kept or self._found:
+        if self._packed or self._unpacked:
             self._missing = [number for number in self._missing if not self._has(number)]
 
     def adopt(self, inputs: ModelInputs) -> None:
@@ -196,7 +196,7 @@ class RequestResults:
         else:
             vectors = pool(raw, inputs, self._options)
         if self._has_chunks:
-            self._found.update(zip(numbers, self._with_windows(numbers, inputs, vectors), strict=True))
+            self._unpacked.update(zip(numbers, self._with_windows(numbers, inputs, vectors), strict=True))
         elif len(numbers) == len(texts) and self._texts.counts is None:
             self._slice = vectors
         else:
@@ -204,7 +204,7 @@ class RequestResults:
             for row, number in enumerate(numbers):
                 own = vectors[row : row + 1]
                 # Of a slice that has been read, no more stays in memory than later slices need.
-                self._found[number] = TextResult(own if last[number] < texts.stop else own.copy(), facts[number])
+                self._unpacked[number] = TextResult(own if last[number] < texts.stop else own.copy(), facts[number])
         if coalesced_items:  # an item is a text, or one of its windows: then this is an estimate
             coalesced = coalesced_items * len(numbers) // len(inputs.items)
             self.counts.miss -= coalesced
@@ -215,13 +215,13 @@ class RequestResults:
         ready, self._slice = self._slice, None
         if ready is not None and len(ready) == len(texts):  # else they are those of several slices
             return ready, texts
-        numbers, kept = self._texts.numbers[texts.start : texts.stop], self._kept
-        if not self._found:
-            return rows_of([kept[number] for number in numbers], self.encoder.dim), texts
+        numbers, packed = self._texts.numbers[texts.start : texts.stop], self._packed
+        if not self._unpacked:
+            return rows_of([packed[number] for number in numbers], self.encoder.dim), texts
         rows = [
-            found.vectors
-            if (found := self._found.get(number)) is not None
-            else rows_of([kept[number]], self.encoder.dim)
+            result.vectors
+            if (result := self._unpacked.get(number)) is not None
+            else rows_of([packed[number]], self.encoder.dim)
             for number in numbers
         ]
         if self._has_chunks:
@@ -232,11 +232,11 @@ class RequestResults:
 
     def release(self, texts: range) -> None:
         """Drop the results that no text after these *texts* needs."""
-        if self._kept or self._found:
+        if self._packed or self._unpacked:
             for number in self._texts.numbers[texts.start : texts.stop]:
                 if self._texts.last[number] < texts.stop:
-                    self._kept.pop(number, None)
-                    self._found.pop(number, None)
+                    self._packed.pop(number, None)
+                    self._unpacked.pop(number, None)
 
     @property
     def chunks(self) -> list[Chunk] | None:
@@ -246,7 +246,7 @@ class RequestResults:
         return [
             Chunk(index, *window)
             for index, number in enumerate(self._texts.numbers)
-            for window in self._found[number].windows
+            for window in self._unpacked[number].windows
         ]
 
     @property
@@ -255,7 +255,7 @@ class RequestResults:
 
     def _has(self, number: int) -> bool:
         """Return whether there is a result of this distinct text."""
-        return number in self._kept or number in self._found
+        return number in self._packed or number in self._unpacked
 
     def _items_of(self, number: int) -> list[TokenizedText]:
         """Return the items of a missing text, once: they are dropped here."""
@@ -284,12 +284,12 @@ class RequestResults:
         if self._has_chunks:
             for number, packed in found:
                 if (result := unpack(packed, dim)) is not None and not result.facts[2] & forbidden:
-                    self._found[number], facts[number] = result, result.facts
+                    self._unpacked[number], facts[number] = result, result.facts
         else:
             of_texts, rows = read_facts([packed for _, packed in found], dim)
             for (number, packed), of_text in zip(found, of_texts, strict=True):
                 if of_text is not None and not of_text[2] & forbidden:
-                    self._kept[number], facts[number] = packed, of_text
+                    self._packed[number], facts[number] = packed, of_text
             if len(facts) == len(self._texts.numbers):
                 self._slice = rows
         self._facts |= facts
