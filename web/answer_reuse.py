@@ -66,7 +66,11 @@ class Answers(Protocol):
 
 
 class AnswerReuse:
-    """Finds cached answers, and caches new ones."""
+    """Finds cached answers, and caches new ones.
+
+    Attributes:
+        answers: the cached answers to all requests.
+    """
 
     def __init__(
         self,
@@ -77,24 +81,19 @@ class AnswerReuse:
         """Connect the parts.
 
         Args:
-            answers: the cached answers to all requests.
+            answers: see the class.
             key_of: returns the key for a caller and the parts of a request, a keyed hash.
             repeat: counts and charges a request like one that is answered anew; returns whether its answer is right.
         """
-        self._answers = answers
+        self.answers = answers
         self._key_of = key_of
         self._repeat = repeat
 
-    @property
-    def has_some(self) -> bool:
-        """Whether any answer is cached."""
-        return bool(self._answers)
-
     def find(self, scope: HTTPScope, context: RequestContext, body: bytes) -> CachedAnswer | None:
         """Return the answer to the request, which is then counted as answered; None: it must be answered anew."""
-        if not self._answers or context.answer_key is not None:  # the server has looked for it (`EarlyReuse`)
+        if not self.answers or context.answer_key is not None:  # the server has looked for it (`EarlyReuse`)
             return None
-        if (key := self._key(scope, context, body)) is None or (answer := self._answers.get(key)) is None:
+        if (key := self._key(scope, context, body)) is None or (answer := self.answers.get(key)) is None:
             return None
         terms = RequestTerms(caller=context.caller, on_tokens=context.charge_tokens, work=context.work)
         if not self._repeat(answer.single_hit, terms):
@@ -104,7 +103,7 @@ class AnswerReuse:
 
     def keep(self, scope: HTTPScope, context: RequestContext, body: bytes, answer: PlainAnswer) -> None:
         """Cache *answer* to the request if it may be sent again."""
-        if (hit := answer.single_hit) is None or not self._answers.may_keep(hit.key):
+        if (hit := answer.single_hit) is None or not self.answers.may_keep(hit.key):
             return
         if (key := context.answer_key or self._key(scope, context, body)) is None:
             return
@@ -112,7 +111,7 @@ class AnswerReuse:
         parts = (answer.body,) if duration is None else duration.split(answer.body)
         headers = (*encoded_headers(answer.answer_headers), (b"content-type", answer.media_type.encode()))
         cached = CachedAnswer(hit, duration, headers, parts, context.dialect, context.encoding_formats)
-        self._answers.put(key, cached, len(answer.body), result_key=hit.key)
+        self.answers.put(key, cached, len(answer.body), result_key=hit.key)
 
     def _key(self, scope: HTTPScope, context: RequestContext, body: bytes) -> bytes | None:
         """Return the key of the request, and keep it in its *context*; None: it is not compared with others."""

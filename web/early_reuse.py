@@ -72,7 +72,7 @@ class EarlyReuse:
 
     def may_answer(self, scope: MutableMapping[str, Any], target: bytes) -> bool:
         """Return whether there may be an answer to a POST to *target*; if so, complete the ASGI *scope*."""
-        if not self._reuse.has_some or b"#" in target:  # which ends the path, as uvicorn reads it
+        if not self._reuse.answers or b"#" in target:  # which ends the path, as uvicorn reads it
             return False
         whole_path, _, query = target.decode("latin-1").partition("?")
         path = self._remove_prefix(unquote(whole_path) if "%" in whole_path else whole_path)  # as uvicorn
