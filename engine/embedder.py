@@ -36,7 +36,7 @@ LOAD_S = 0.001
 
 
 class Embedder:
-    """Runs requests: finds results that are kept, has the others computed, and counts what was done."""
+    """Runs requests: finds cached results, has the others computed, and counts what was done."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Embedder:
 
     @property
     def has_results(self) -> bool:
-        """Whether results are kept in memory, so that some requests need no lane."""
+        """Whether any result can be found, so that some requests need no lane."""
         return not self._results.store.is_empty
 
     @property
@@ -280,7 +280,7 @@ class Embedder:
     ) -> AsyncIterator[EmbedRun]:
         """Find the results of *texts*; tokenise and admit those that are missing, all of them or nothing.
 
-        If the model is in memory and all results are kept, this needs neither a lease nor room in the queue. *check* is
+        If the model is in memory and all results are cached, this needs neither a lease nor the queue. *check* is
         called once all tokens are known, and may raise. A slice has *slice_texts* texts.
         """
         model, deadline_s = self._models.resolve(model_name), self._deadline_s(terms)

@@ -57,7 +57,7 @@ MAX_EXPIRED_PER_COUNT = 5000
 
 @dataclass(frozen=True, slots=True)
 class ResultCounts:
-    """What is kept now, and what happened since the start.
+    """What is cached now, and what happened since the start.
 
     Attributes:
         entries: results kept.
