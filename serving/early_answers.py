@@ -67,9 +67,12 @@ class EarlyAnswers:
         return True
 
     def end(self, scope: MutableMapping[str, Any], common_headers: Sequence[Header]) -> bytes | None:
-        """Return the answer to the request, which is complete now; None: the app must have it (see `give_back`)."""
+        """Return the answer to the request, which is complete now; None: the app must have it (see `give_back`).
+
+        While the server drains, the app answers what is held: its answers end their connections.
+        """
         answer, self._rejection = self._rejection, None
-        if self._held is not None and self._pool.early_reuse is not None:
+        if self._held is not None and self._pool.early_reuse is not None and not self._pool.is_draining:
             found = self._pool.early_reuse.find(scope, b"".join(self._body))
             if found is not None:
                 headers, body = found

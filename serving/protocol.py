@@ -195,7 +195,7 @@ class HttpProtocol(UvicornProtocol):
         if (answer := self._early.end(self.request_scope, self.common_headers)) is not None:
             self._transport.write(answer)
             self._pool.release_bytes(self._place)
-            if self.has_connection_trailer:
+            if self.has_connection_trailer or self._pool.is_draining:
                 self._transport.close()
         else:
             self._start_held()

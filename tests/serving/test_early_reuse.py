@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import OverloadedError
 from serving.connection_limits import MAX_PIPELINED
 from tests.api.test_answer_reuse import ANEW, NOT_REPEATED, PATHS, body_of, facts, lines, shape
 from tests.api.test_cache_headers import MODEL, new_texts
@@ -32,6 +33,7 @@ from tests.support.served_apps import ServedApp, served_app
 from tests.support.servers import running_server
 from tests.support.watched_log import watched_log
 from web.answer_reuse import MAX_BODY_BYTES
+from web.dialects import Rejection
 
 CHANGING = {"x-request-id", "server-timing", "date", "content-length"}
 
@@ -455,3 +457,25 @@ def test_caller_that_leaves_before_its_body_is_complete_is_logged(sent: bytes, a
         [line] = log.of("request_answered", request_id="gone")
     assert line["status"] == 499
     assert app.pool.counts().body_bytes == 0
+
+
+def test_held_request_that_is_complete_while_the_server_drains_ends_its_connection(app: ServedApp) -> None:
+    data = request(kept_body(app))
+    with connected(app) as connection:
+        send(connection, data[:-1])
+        wait_until_read(app)
+        with patch.object(app.pool, "is_draining", new=True):
+            send(connection, data[-1:])
+            [(status, headers, _)] = receive_answers(connection)
+    assert (status, headers["connection"]) == (200, "close")
+
+
+def test_early_rejection_ends_its_connection_while_the_server_drains(app: ServedApp) -> None:
+    data, rejection = request(kept_body(app)), Rejection(OverloadedError("Too much work."), None)
+    with patch.object(app.pool, "reject_early", return_value=rejection), connected(app) as connection:
+        send(connection, data[:-1])
+        wait_until_read(app)
+        with patch.object(app.pool, "is_draining", new=True):
+            send(connection, data[-1:])
+            [(status, _, _)] = receive_answers(connection)
+    assert status == 503
