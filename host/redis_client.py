@@ -170,10 +170,10 @@ class RedisClient:
         replies = await self._run([(b"SET", key, value, b"PX", ttl) for key, value in values.items()])
         return [reply for reply in replies if isinstance(reply, Exception)]
 
-    async def sizes(self, keys: Sequence[bytes]) -> list[int]:
-        """Return how many bytes the values of *keys* have; 0: it has none, or not a string."""
+    async def sizes(self, keys: Sequence[bytes]) -> list[int | None]:
+        """Return how many bytes the values of *keys* have; 0: it has none; None: Redis does not say."""
         replies = await self._run([(b"STRLEN", key) for key in keys])
-        return [reply if isinstance(reply, int) else 0 for reply in replies]
+        return [reply if isinstance(reply, int) else None for reply in replies]
 
     async def scan(self, prefix: bytes) -> AsyncIterator[bytes]:
         """Yield the keys that begin with *prefix*, which has no special characters; some perhaps twice."""

@@ -14,8 +14,8 @@ async def read_values(
 ) -> tuple[Sequence[bytes | None], bool]:
     """Return the values of *keys*, and whether they are all that there are.
 
-    If they are too large for one reply, those that have more than *max_bytes* are left out. Others may write to Redis,
-    so a value may still grow until it is read.
+    If they are too large for one reply, those that have more than *max_bytes*, or whose size Redis does not say, are
+    left out. Others may write to Redis, so a value may still grow until it is read.
 
     Raises:
         OversizedReplyError: such a value is too large for a reply.
@@ -26,14 +26,14 @@ async def read_values(
     found = dict[bytes, bytes | None]()
     for part in _parts(keys, sizes, max_bytes):
         found |= zip(part, await client.get_all(part), strict=True)
-    return [found.get(key) for key in keys], max(sizes) <= max_bytes
+    return [found.get(key) for key in keys], all(size is not None and size <= max_bytes for size in sizes)
 
 
-def _parts(keys: Sequence[bytes], sizes: Sequence[int], max_bytes: int) -> Iterator[list[bytes]]:
+def _parts(keys: Sequence[bytes], sizes: Sequence[int | None], max_bytes: int) -> Iterator[list[bytes]]:
     """Split those of *keys* that have a value of up to *max_bytes* by `MAX_PART_BYTES`."""
     part, part_bytes = list[bytes](), 0
     for key, size in zip(keys, sizes, strict=True):
-        if not 0 < size <= max_bytes:
+        if not size or size > max_bytes:
             continue
         if part and part_bytes + size > MAX_PART_BYTES:
             yield part

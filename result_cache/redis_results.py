@@ -31,6 +31,8 @@ long texts in windows, still arrive in time."""
 MAX_RESULT_BYTES = 1024 * 1024
 """Largest result that is written or used. One vector has a few kilobytes, the windows of a long text some hundred."""
 MAX_VALUE_BYTES = MAX_RESULT_BYTES + SEAL_BYTES
+MAX_OPEN_BYTES = 256 * 1024
+"""Bytes of values that are checked at once. Hashing and copying them blocks the event loop, 1 to 5 ms per MiB."""
 MAX_QUEUE_BYTES = 8 * 1024 * 1024
 """Bytes of results that may wait to be written."""
 MAX_WRITE_BYTES = 256 * 1024
@@ -124,7 +126,7 @@ class RedisResults:
         """Return the results that Redis has, in the order of *keys*. No read begins after *timeout_s*."""
         prefix, seal = self._place(namespace)
         results = list[bytes | None]()
-        started = self._clock()
+        started, opened_bytes = self._clock(), 0
         for start in range(0, len(keys), MAX_KEYS):
             if not self.may_read() or (start and self._clock() - started >= self._timeout_s):
                 break
@@ -132,6 +134,10 @@ class RedisResults:
             values = await self._reads.values([_name(prefix, key) for key in some])
             for key, value in zip(some, values, strict=True):
                 results.append(None if value is None else self._open(seal, key, value))
+                opened_bytes += len(value or b"")
+                if opened_bytes > MAX_OPEN_BYTES:
+                    await asyncio.sleep(0)
+                    opened_bytes = 0
         return results + [None] * (len(keys) - len(results))
 
     def put_later(self, namespace: str, results: Mapping[bytes, bytes]) -> None:

@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from host.redis_client import MAX_REPLY_BYTES
 from result_cache.redis_counts import RedisCounts
 from result_cache.redis_results import (
     MAX_KEYS,
+    MAX_OPEN_BYTES,
     MAX_QUEUE_BYTES,
     MAX_RESULT_BYTES,
     WRITE_DELAY_S,
@@ -262,6 +264,39 @@ async def test_results_that_are_too_large_for_one_reply_are_read_in_several(redi
             await there.put({key: result})
         assert await there.get(*results) == list(results.values())
         assert there.errors == {}
+
+
+async def test_huge_value_is_replaced_without_the_right_to_ask_for_sizes(
+    redis: RedisServer, other: redis_py.Redis
+) -> None:
+    rights = [right for right in NEEDED if right != "+strlen"]
+    other.execute_command("ACL", "SETUSER", "no-sizes", "on", "nopass", "~fast-embedding:result:*", *rights)  # type: ignore[no-untyped-call]
+    async with opened(redis.url.replace("//", "//no-sizes:x@")) as there:
+        await there.put({KEYS[0]: b"result"})
+        other.setrange(name_of(redis, KEYS[0]), MAX_REPLY_BYTES, b"x")
+        assert await there.get(KEYS[0]) == [None]
+        assert (there.errors, there.events) == ({"oversized": 1}, [])
+        await there.put({KEYS[0]: b"result"})
+        assert await there.get(KEYS[0]) == [b"result"]
+
+
+async def test_other_requests_are_served_while_large_results_are_checked(redis: RedisServer) -> None:
+    result = bytes(MAX_OPEN_BYTES // 4)
+    hits, is_over = [0], False
+    async with opened(redis.url) as there:
+        for key in KEYS[:MAX_KEYS]:
+            await there.put({key: result})
+
+        async def count_hits() -> None:
+            while not is_over:
+                hits.append(there.counts.hits)
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count_hits())
+        assert await there.get(*KEYS[:MAX_KEYS]) == [result] * MAX_KEYS
+        is_over = True
+        await counting
+    assert max(later - earlier for earlier, later in pairwise(hits)) <= MAX_OPEN_BYTES // len(result)
 
 
 async def test_value_larger_than_any_result_is_not_hashed(redis: RedisServer, other: redis_py.Redis) -> None:
