@@ -21,7 +21,7 @@ MAX_WORKERS = 64
 MIN_SECRET_BYTES = 32
 """Smallest JWT_SECRET and CACHE_KEY_SECRET. RFC 7518, section 3.2: a key of HS256 has as many bits as the hash."""
 
-DATABASE = re.compile(r"/?|/\d{1,9}", re.ASCII)
+DATABASE = re.compile(r"/?|/\d{1,9}/?", re.ASCII)
 """The path of a Redis URL. The client takes others for database 0, or reads `/1/2` as 12."""
 ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,8}")
 """Segments that no client, proxy or browser encodes or resolves."""

@@ -444,6 +444,8 @@ def test_secrets_are_exactly_the_settings_whose_type_is_secret() -> None:
     [
         "redis://host",
         "redis://host/",
+        "redis://host/2/",
+        "redis://host/2?timeout=1",
         "redis://:hush@host:6380/2",
         "redis://user:hush@[::1]:6380",
         "rediss://host:6379/0?ssl_cert_reqs=none",
