@@ -44,7 +44,7 @@ class RequestWork:
         texts: number of its texts.
         tokens: as its caller's quota is charged; 0 until they are known.
         truncated: number of texts of which the model saw only a part.
-        hits: number of texts whose results were kept.
+        hits: number of texts whose results were cached.
         coalesced: number of texts that were computed once with equal ones.
         dimension: numbers per vector; 0: no vector was computed.
         stages: what took its time, in the order in which it began.

@@ -124,7 +124,7 @@ def test_closed_docs_need_a_key_for_the_document_only(tiny_models: Path) -> None
         for path in DOCUMENTS:
             assert get(client, path).status_code == 401
             assert get(client, path, Authorization=f"Bearer {KEY}").status_code == 200
-            # A kept answer must not spare the check of the key.
+            # A cached answer must not spare the check of the key.
             assert get(client, path, **{"If-None-Match": "*"}).status_code == 401
         assert get(client, "/docs").status_code == 200
         assert get(client, "/schema").status_code == 307

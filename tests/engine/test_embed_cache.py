@@ -126,7 +126,7 @@ async def test_work_of_a_request_is_noted_by_stage(embedder: Embedder) -> None:
     assert (kept.texts, kept.hits, kept.tokens, kept.dimension) == (1, 1, result.tokens[0], result.dimension)
 
 
-async def test_without_room_for_other_work_only_kept_results_are_returned(
+async def test_without_room_for_other_work_only_cached_results_are_returned(
     embedder: Embedder, results: DictResults, make: Make, models: OneModel, scheduler: Scheduler
 ) -> None:
     full = OverloadedError("The queue is full.", retry_after_s=1)
