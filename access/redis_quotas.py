@@ -76,7 +76,7 @@ class RedisQuotas(SharedQuotas):
             pause: waits between two checks whether Redis is reachable again.
 
         Raises:
-            ValueError, TypeError: the URL has an option that the client does not support.
+            ValueError: the URL has an option that the client does not support.
         """
         super().__init__(quotas, store="redis", memory=memory, timeout_s=timeout_s, pause=pause)
         # One retry, for a connection that Redis has closed since its last use.

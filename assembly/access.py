@@ -99,7 +99,7 @@ def quota_store(settings: Settings, *, supervisor: MessageChannel | None = None)
 
     try:
         return RedisQuotas(quotas, url=url, memory=memory, timeout_s=settings.redis_timeout)
-    except (ValueError, TypeError):
+    except ValueError:
         raise SettingsError(unknown_redis_option(settings)) from None
 
 

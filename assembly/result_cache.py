@@ -157,7 +157,7 @@ def _open_redis(settings: Settings, secret: bytes) -> "RedisResults":
             ttl_s=settings.result_cache_redis_ttl,
             timeout_s=settings.result_cache_redis_timeout,
         )
-    except (ValueError, TypeError):
+    except ValueError:
         raise SettingsError(unknown_redis_option(settings)) from None
 
 

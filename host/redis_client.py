@@ -98,7 +98,7 @@ class RedisClient:
             stale_retries: how often a command is repeated if Redis has closed its connection since the last command.
 
         Raises:
-            ValueError, TypeError: the URL has an option that the client does not support.
+            ValueError: the URL has an option that the client does not support.
         """
         self._max_connections = max_connections
         self._options: dict[str, Any] = {
@@ -112,17 +112,20 @@ class RedisClient:
         }
         if self._options.get("connection_class") is SSLConnection:
             self._options["connection_class"] = _class_with_one_context()
-        pool = BlockingConnectionPool(
-            **{
-                **self._options,
-                "parser_class": BoundedParser,
-                "max_connections": max_connections,
-                "timeout": None,
-                "retry_on_timeout": False,
-                "retry": Retry(NoBackoff(), stale_retries, supported_errors=(ConnectionError,)),
-            }
-        )
-        pool.make_connection()  # type: ignore[no-untyped-call]  # opens none; raises for unsupported options
+        try:
+            pool = BlockingConnectionPool(
+                **{
+                    **self._options,
+                    "parser_class": BoundedParser,
+                    "max_connections": max_connections,
+                    "timeout": None,
+                    "retry_on_timeout": False,
+                    "retry": Retry(NoBackoff(), stale_retries, supported_errors=(ConnectionError,)),
+                }
+            )
+            pool.make_connection()  # type: ignore[no-untyped-call]  # opens none
+        except Exception as error:  # each option has errors of its own, such as `TypeError` and `RedisError`
+            raise ValueError("the URL has an option that the client does not support") from error
         self._pool = pool
         self._connections: list[AbstractConnection] = []
         self._free: list[AbstractConnection] = []

@@ -78,7 +78,7 @@ class RedisResults:
             clock: returns seconds.
 
         Raises:
-            ValueError, TypeError: the URL has an option that the client does not support.
+            ValueError: the URL has an option that the client does not support.
         """
         self._client = RedisClient(url, max_connections=MAX_CONNECTIONS)
         self._prefix = PREFIX + derived_secret(secret, b"id of a result cache")[:8].hex().encode() + b":"
