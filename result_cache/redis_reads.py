@@ -7,6 +7,8 @@ from host.redis_client import MAX_REPLY_BYTES, OversizedReplyError, RedisClient
 
 MAX_PART_BYTES = MAX_REPLY_BYTES // 2
 """Bytes of values per reply, if one reply is not enough for all. Its lines need some of the room."""
+MAX_READ_BYTES = 2 * MAX_REPLY_BYTES
+"""Bytes of values per read. Several reads are in flight, and others may write values that fill our memory."""
 
 
 async def read_values(
@@ -14,8 +16,8 @@ async def read_values(
 ) -> tuple[Sequence[bytes | None], bool]:
     """Return the values of *keys*, and whether they are all that there are.
 
-    If they are too large for one reply, those that have more than *max_bytes*, or whose size Redis does not say, are
-    left out. Others may write to Redis, so a value may still grow until it is read.
+    If they are too large for one reply, those that have more than *max_bytes*, exceed `MAX_READ_BYTES` together, or
+    whose size Redis does not say, are left out. Others may write to Redis, so a value may still grow until it is read.
 
     Raises:
         OversizedReplyError: such a value is too large for a reply.
@@ -26,15 +28,17 @@ async def read_values(
     found = dict[bytes, bytes | None]()
     for part in _parts(keys, sizes, max_bytes):
         found |= zip(part, await client.get_all(part), strict=True)
-    return [found.get(key) for key in keys], all(size is not None and size <= max_bytes for size in sizes)
+    is_complete = all(size == 0 or key in found for key, size in zip(keys, sizes, strict=True))
+    return [found.get(key) for key in keys], is_complete
 
 
 def _parts(keys: Sequence[bytes], sizes: Sequence[int | None], max_bytes: int) -> Iterator[list[bytes]]:
-    """Split those of *keys* that have a value of up to *max_bytes* by `MAX_PART_BYTES`."""
-    part, part_bytes = list[bytes](), 0
+    """Split those of *keys* whose values are to be read by `MAX_PART_BYTES`."""
+    part, part_bytes, read_bytes = list[bytes](), 0, 0
     for key, size in zip(keys, sizes, strict=True):
-        if not size or size > max_bytes:
+        if not size or size > max_bytes or read_bytes + size > MAX_READ_BYTES:
             continue
+        read_bytes += size
         if part and part_bytes + size > MAX_PART_BYTES:
             yield part
             part, part_bytes = [], 0

@@ -17,11 +17,13 @@ from structlog.testing import capture_logs
 from config import HERE
 from host.redis_client import MAX_REPLY_BYTES
 from result_cache.redis_counts import RedisCounts
+from result_cache.redis_reads import MAX_READ_BYTES
 from result_cache.redis_results import (
     MAX_KEYS,
     MAX_OPEN_BYTES,
     MAX_QUEUE_BYTES,
     MAX_RESULT_BYTES,
+    MAX_VALUE_BYTES,
     WRITE_DELAY_S,
     RedisResults,
     RedisUnreachableError,
@@ -258,12 +260,14 @@ async def test_huge_value_is_not_read_and_costs_no_other_result(redis: RedisServ
 
 
 async def test_results_that_are_too_large_for_one_reply_are_read_in_several(redis: RedisServer) -> None:
-    results = {key: bytes(MAX_RESULT_BYTES) for key in KEYS[: 2 * MAX_REPLY_BYTES // MAX_RESULT_BYTES]}
+    result, fits = bytes(MAX_RESULT_BYTES), MAX_READ_BYTES // MAX_VALUE_BYTES
     async with opened(redis.url) as there:
-        for key, result in results.items():
+        for key in KEYS[:MAX_KEYS]:
             await there.put({key: result})
-        assert await there.get(*results) == list(results.values())
+        assert await there.get(*KEYS[:fits]) == [result] * fits
         assert there.errors == {}
+        assert await there.get(*KEYS[:MAX_KEYS]) == [result] * fits + [None] * (MAX_KEYS - fits), "memory is bounded"
+        assert there.errors == {"oversized": 1}
 
 
 async def test_huge_value_is_replaced_without_the_right_to_ask_for_sizes(
