@@ -43,6 +43,7 @@ from engine.text_results import TextResult
 from engine.tokenizer_queue import TokenizerQueue
 from engine.vectors import Dtype
 from telemetry.request_work import RequestWork
+from tests.support.clock import let_time_pass
 from tests.support.dict_results import DictResults
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import any_texts
@@ -600,8 +601,9 @@ async def test_results_of_slices_that_were_read_are_dropped(embedder: Embedder) 
 
 async def test_deadline_ends_a_request_whose_kept_results_are_read_slowly(embedder: Embedder) -> None:
     async def read_slowly() -> None:
-        async with embedder.open(None, MANY, terms=RequestTerms(timeout_s=0.05)) as run:
+        async with embedder.open(None, MANY, terms=RequestTerms(timeout_s=30)) as run:
             await anext(run.slices())
+            let_time_pass(30)
             await asyncio.Event().wait()
 
     await read_all(embedder, MANY)
