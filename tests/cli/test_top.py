@@ -20,7 +20,7 @@ from tests.support.commands import RunCommand
 from tests.support.processes import END_S, killed_at_the_end
 from tests.support.servers import ROOT, environment, free_port, running_server
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 KEY = "some-key-of-32-characters-or-more"
 INTERVAL = ("--interval", "0.5")
