@@ -143,7 +143,7 @@ class Settings(MonitoringSettings):
     )
 
     result_cache_mb: int = Field(
-        64, ge=0, le=1_000_000, description="Megabytes of memory for kept results. 0: none. All workers together."
+        64, ge=0, le=1_000_000, description="Megabytes of memory for cached results. 0: none. All workers together."
     )
     result_cache_ttl: OptionalSeconds = Field(
         None, description="Seconds until a result in memory expires. Empty: none expires."
@@ -156,14 +156,14 @@ class Settings(MonitoringSettings):
         0.05, description="Seconds to wait for results from Redis. After that, texts are computed."
     )
     cache_key_secret: LongSecret = Field(
-        None, description="Secret of the keys of kept results, at least 32 bytes. Empty: a random one per process."
+        None, description="Secret of the keys of cached results, at least 32 bytes. Empty: a random one per process."
     )
     cache_key_secret_file: OptionalFilePath = Field(
         None, description="File that contains CACHE_KEY_SECRET, instead of it. It is read at start."
     )
     cache_scope: CacheScope = Field(
         None,
-        description="Who may get a kept result: shared (any caller) or caller (only the one who sent the text). "
+        description="Who may get a cached result: shared (any caller) or caller (only the one who sent the text). "
         "Empty: caller if there are keys or tokens, else shared.",
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final, Literal
 
-from api.cache_headers import CACHE_HEADER, cache_state, repeatable
+from api.cache_headers import CACHE_HEADER, cache_state
 from engine.embed_results import EmbedResult
 from engine.errors import InvalidInputError, ServiceError
 from engine.vectors import little_endian
@@ -149,7 +149,7 @@ def octets(result: EmbedResult) -> PlainAnswer:
         "X-Embedding-Truncated": str(sum(result.truncated)),
         **result_headers(result),
     }
-    return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS, repeatable=repeatable(result.recall))
+    return PlainAnswer(vectors.tobytes(), headers=headers, media_type=OCTETS, single_hit=result.single_hit)
 
 
 def arrow(result: EmbedResult) -> PlainAnswer:

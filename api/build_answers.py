@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 from numpy.typing import NDArray
 
 from api.answer_formats import ARROW, OCTETS, Format, arrow, octets, result_headers
-from api.answer_turns import next_turn, rows_per_piece
+from api.answer_pieces import rows_per_piece, yield_to_others
 from api.answer_types import (
     Chunk,
     ChunksAnswer,
@@ -32,7 +32,6 @@ from api.answer_types import (
     TrainedSizes,
     WorkEstimate,
 )
-from api.cache_headers import repeatable
 from api.metric_types import ModelUsage
 from api.process_reports import StuckModel
 from api.request_types import Encoding
@@ -71,7 +70,7 @@ async def embed_answer(
         truncated=result.truncated[0],
         processing_time_ms=_ms_since(started_s),
     )
-    return json_answer(content, headers=result_headers(result), repeatable=repeatable(result.recall, PROCESSING_TIME))
+    return _result_answer(result, content)
 
 
 async def batch_answer(
@@ -79,7 +78,7 @@ async def batch_answer(
 ) -> ASGIResponse:
     """Answer a request for several texts, or for chunks, that arrived at *started_s*, on `time.perf_counter`.
 
-    A long JSON answer is written in pieces, which take turns with those of other answers.
+    A long JSON answer is written in pieces, alternately with those of other answers.
     """
     if answer_format == OCTETS:
         return octets(result)
@@ -99,7 +98,11 @@ async def batch_answer(
     else:
         chunks = [Chunk(chunk.index, chunk.start, chunk.end, chunk.tokens) for chunk in result.chunks]
         content = ChunksAnswer(embeddings, chunks, *facts)
-    return json_answer(content, headers=result_headers(result), repeatable=repeatable(result.recall, PROCESSING_TIME))
+    return _result_answer(result, content)
+
+
+def _result_answer(result: EmbedResult, content: Any) -> ASGIResponse:
+    return json_answer(content, headers=result_headers(result), single_hit=result.single_hit, duration=PROCESSING_TIME)
 
 
 async def tokenize_answer(count: TokenCount, *, started_s: float) -> ASGIResponse:
@@ -133,7 +136,7 @@ async def _written(vectors: NDArray[Any], encoding: Encoding, context: RequestCo
     pieces = list[orjson.Fragment]()
     for start in range(0, len(vectors), size):
         if start:
-            await next_turn(context)
+            await yield_to_others(context)
         pieces.append(orjson.Fragment(json_of(_encoded(vectors[start : start + size], encoding))[1:-1]))
     return pieces
 

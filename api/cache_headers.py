@@ -1,16 +1,13 @@
-"""The headers of the result cache: what a request allows of it, and what an answer says of it."""
+"""The headers of the result cache: `Cache-Control` of requests, and `X-Cache` of answers."""
 
-from dataclasses import replace
 from typing import Any
 
 from litestar import Request
 from litestar.openapi.spec import OpenAPIType, Parameter, Schema
 
-from engine.recall import Recall
 from engine.result_store import CacheCounts, CacheUse
 from web.cache_control import cache_use
-from web.request_context import context_of, header_values
-from web.responses import Duration, Repeatable
+from web.request_context import header_values
 
 CACHE_HEADER = "X-Cache"
 CACHE_HEADERS = {
@@ -29,14 +26,8 @@ PARAMETER = Parameter(
 
 
 def cache_use_of(request: Request[Any, Any, Any]) -> CacheUse:
-    """Return what the headers of *request* allow of the result cache, and the queue besides it."""
-    use, refusal = cache_use(header_values(request.scope, b"cache-control")), context_of(request.scope).refusal
-    return use if refusal is None else replace(use, refusal=refusal)
-
-
-def repeatable(recall: Recall | None, duration: Duration | None = None) -> Repeatable | None:
-    """Return how an answer made of *recall* may be sent again; *duration*: as `Repeatable`."""
-    return None if recall is None else Repeatable(recall, duration)
+    """Return what the headers of *request* allow of the result cache."""
+    return cache_use(header_values(request.scope, b"cache-control"))
 
 
 def cache_state(counts: CacheCounts) -> str:

@@ -56,7 +56,7 @@ class ModelMetrics(ModelUsage):
 class StageMetrics:
     """A part of the time of requests: how many had it, and how long it took in all of them.
 
-    `load`: a model was loaded; `cache`: kept results were looked up; `tokenize`; `queue`: until the first text ran;
+    `load`: a model was loaded; `cache`: cached results were looked up; `tokenize`; `queue`: until the first text ran;
     `run`: from there until the last text had its vector.
     """
 
@@ -166,11 +166,11 @@ class RedisResultMetrics:
 
 @dataclass(frozen=True, slots=True)
 class ResultCacheMetrics:
-    """Kept results: where those of texts came from, in all and by model, and what is in memory.
+    """Cached results: where those of texts came from, in all and by model, and what is in memory.
 
     `evictions` are results that were removed for others, `rejections` results that were too large to keep, or
     came again but were not used often enough to be protected,
-    `expirations` results older than RESULT_CACHE_TTL. `held_texts` are texts with kept results in long answers that
+    `expirations` results older than RESULT_CACHE_TTL. `held_texts` are texts with cached results in long answers that
     clients have not received yet.
     """
 

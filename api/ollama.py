@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from api import ollama_examples, ollama_models, openapi
 from api.answer_formats import FINGERPRINT_HEADER
-from api.cache_headers import CACHE_HEADER, cache_state, cache_use_of
+from api.cache_headers import CACHE_HEADER, cache_state
 from api.fingerprint_header import fingerprint_required_by
 from api.model_names import ModelNames
 from api.ollama_errors import OLLAMA
@@ -184,10 +184,14 @@ async def _load(
     timeout_s: float | None,
 ) -> str:
     """Load *model* if it is not in memory, and return its fingerprint."""
-    cache_use_of(request).refuse()
+    context = context_of(request.scope)
     terms = RequestTerms(
-        caller=context_of(request.scope).caller, timeout_s=timeout_s, if_fingerprint=fingerprint_required_by(request)
+        caller=context.caller,
+        timeout_s=timeout_s,
+        if_fingerprint=fingerprint_required_by(request),
+        miss_error=context.miss_error,
     )
+    terms.check_may_compute()
     await embedder.tokenize(model.name, [""], terms=terms)
     return models.fingerprints.get(model.name, "")
 
@@ -205,8 +209,9 @@ async def _check_count(
     """
     if count <= MANY_TEXTS:
         return
-    cache_use_of(request).refuse()
-    terms = RequestTerms(caller=context_of(request.scope).caller, timeout_s=timeout_s)
+    context = context_of(request.scope)
+    terms = RequestTerms(caller=context.caller, timeout_s=timeout_s, miss_error=context.miss_error)
+    terms.check_may_compute()
     sample = await embedder.tokenize(model.name, SAMPLE, terms=terms)
     seconds = sample.estimate.seconds * count / len(SAMPLE)
     allowed_s = min(timeout_s or embedder.timeout_s, embedder.timeout_s)

@@ -18,7 +18,7 @@ POLICIES = ("requests", "tokens", "network-requests", "network-tokens")
 """The quotas that can reject a request; see `access.quotas`."""
 STAGES: tuple[tuple[StageName, str, str], ...] = (
     ("load", "request_load_seconds", "Per request: until its model was in memory, if it was not."),
-    ("cache", "cache_lookup_seconds", "Per request: looking up kept results."),
+    ("cache", "cache_lookup_seconds", "Per request: looking up cached results."),
     ("tokenize", "tokenize_seconds", "Per request: tokenising, with the wait for the tokenizer thread."),
     ("queue", "queue_wait_seconds", "Per request: from its admission until its first text ran."),
     ("run", "request_run_seconds", "Per request: from there until its last text had its vector."),

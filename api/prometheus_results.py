@@ -1,4 +1,4 @@
-"""Metrics of kept results, for Prometheus."""
+"""Metrics of cached results, for Prometheus."""
 
 from collections.abc import Iterator
 from itertools import accumulate
@@ -37,7 +37,7 @@ def result_families(results: ResultCacheMetrics, *, amount: Amount, infos: Infos
     yield counter("result_cache_expirations", "Results older than RESULT_CACHE_TTL.", results.expirations)
     yield amount(
         "result_cache_held_texts",
-        "Texts with kept results in long answers that clients have not received yet.",
+        "Texts with cached results in long answers that clients have not received yet.",
         lambda answer: answer.result_cache.held_texts,
     )
     yield amount(

@@ -23,5 +23,6 @@ def terms_of(request: Request[Any, Any, Any], timeout_s: float | None) -> Reques
         on_tokens=context.charge_tokens,
         if_fingerprint=fingerprint_required_by(request),
         cache=cache_use_of(request),
+        miss_error=context.miss_error,
         work=context.work,
     )

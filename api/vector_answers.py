@@ -11,8 +11,8 @@ from litestar.types import Receive, Scope, Send
 from numpy.typing import NDArray
 
 from api.answer_formats import FINGERPRINT_HEADER
-from api.answer_turns import next_turn, rows_per_piece
-from api.cache_headers import CACHE_HEADER, cache_state, repeatable
+from api.answer_pieces import rows_per_piece, yield_to_others
+from api.cache_headers import CACHE_HEADER, cache_state
 from api.request_terms import terms_of
 from engine.catalog import Model
 from engine.embed_run import SLICE_TEXTS, EmbedRun
@@ -88,8 +88,8 @@ async def vectors_answer(
         body.extend(pieces)
 
     run = await _write(opened, writer, put, context)
-    how = repeatable(run.recall, duration) if is_repeatable else None
-    return PlainAnswer(b"".join(body), headers=_headers(run), repeatable=how)
+    single_hit = run.single_hit if is_repeatable else None
+    return PlainAnswer(b"".join(body), headers=_headers(run), single_hit=single_hit, duration=duration)
 
 
 class StreamedAnswer(ASGIResponse):
@@ -151,7 +151,7 @@ async def _write(
         size = rows_per_piece(vectors.shape[1])
         for start in range(0, len(vectors), size):
             if first:
-                await next_turn(context)
+                await yield_to_others(context)
             rows = vectors[start : start + size]
             piece = writer.rows(rows, first, run)
             comma = b"," if has_rows and piece else b""

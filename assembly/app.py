@@ -40,8 +40,8 @@ from config import Settings
 from engine.catalog import Catalog
 from engine.embedder import Embedder
 from engine.encoder import Encoder
-from engine.recall import Recall
 from engine.request_terms import RequestTerms
+from engine.single_hit import SingleHit
 from serving.worker_process import WorkerLink
 from telemetry.log_setup import configure_logging
 from telemetry.metrics import Metrics
@@ -207,8 +207,8 @@ def _rate_limits(settings: Settings, quotas: QuotaStore, metrics: Metrics) -> li
 def _reuse(service: RunningService) -> AnswerReuse | None:
     """Return what sends answers again; None: nothing is kept."""
 
-    def repeat(recall: Recall, terms: RequestTerms) -> bool:
-        return service.parts.embedder.repeat(recall, terms)
+    def repeat(hit: SingleHit, terms: RequestTerms) -> bool:
+        return service.parts.embedder.repeat(hit, terms)
 
     results = service.results
     return None if results.answers is None else AnswerReuse(results.answers, results.keys.answer_key, repeat)

@@ -1,4 +1,4 @@
-"""Deletes the kept results of the whole service: of this process, or of all workers, and those in Redis."""
+"""Deletes the cached results of the whole service: of this process, or of all workers, and those in Redis."""
 
 from collections.abc import Awaitable, Callable
 

@@ -1,6 +1,6 @@
 """Builds what is around all of Litestar: rejection under overload, log, timing, traces, and the prefix of proxies.
 
-And what answers requests without it: the server sends kept answers itself.
+Also builds `EarlyReuse`, with which the server sends cached answers without calling Litestar.
 """
 
 from collections.abc import Callable, Iterable
@@ -91,7 +91,7 @@ def add_outer_middleware(
     if reuse is not None and tracing.is_off and not settings.enable_rate_limit:
         early_reuse = EarlyReuse(
             reuse,
-            routes=_embedding_routes(app),
+            routes=paths_with(app, "work", ["queued"]) & paths_with(app, "permission", ["embed"]),
             remove_prefix=paths.prefix.remove_from,
             allows_host=_allows_host(settings),
             identify=authentication.find_embed_principal,
@@ -102,11 +102,8 @@ def add_outer_middleware(
     return OuterMiddleware(guard, early_reuse)
 
 
-def _embedding_routes(app: Litestar) -> frozenset[str]:
-    return paths_with(app, "work", ["queued"]) & paths_with(app, "permission", ["embed"])
-
-
 def _allows_host(settings: Settings) -> Callable[[Iterable[Header]], bool]:
+    """Return what accepts the `Host` in the headers of a request."""
     if not settings.allowed_hosts:
         return lambda _: True
     return partial(AllowedHosts(settings.allowed_hosts).include_all, None)

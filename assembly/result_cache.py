@@ -1,4 +1,4 @@
-"""Builds the result cache of a process from the settings: who finds which result, and where results are kept."""
+"""Builds the result cache of a process from the settings: which callers share results, and where they are kept."""
 
 import asyncio
 import hmac
@@ -16,9 +16,9 @@ from engine.result_keys import ResultKeys
 from engine.result_store import NoResults, ResultStore
 from engine.text_results import HEADER, NUMBERS
 from host.memory import trim_memory
+from result_cache.answer_cache import AnswerCache
 from result_cache.layered_results import NO_MEMORY, LayeredResults
 from result_cache.memory_results import MemoryResults
-from result_cache.ready_answers import ReadyAnswers
 
 if TYPE_CHECKING:  # 0.2 s of import, only paid with Redis
     from result_cache.redis_counts import RedisCounts
@@ -36,7 +36,7 @@ def cache_bytes_of(settings: Settings) -> int:
 def results_that_fit(settings: Settings, dim: int) -> int:
     """Return about how many results of texts with *dim* numbers fit into the memory of this process."""
     memory = MemoryResults(limit_bytes=cache_bytes_of(settings), ttl_s=settings.result_cache_ttl)
-    return memory.room_for(HEADER.size + dim * NUMBERS.itemsize)
+    return memory.capacity(HEADER.size + dim * NUMBERS.itemsize)
 
 
 class ProcessCache:
@@ -56,7 +56,7 @@ class ProcessCache:
         self._redis = redis
 
     @property
-    def answers(self) -> ReadyAnswers[Any] | None:
+    def answers(self) -> AnswerCache[Any] | None:
         """Answers that are made of results in memory; None: no memory."""
         return None if self._layers is None else self._layers.answers
 
@@ -128,7 +128,7 @@ class ProcessCache:
 
 
 def open_result_cache(settings: Settings) -> ProcessCache:
-    """Build the result cache of *settings*; give it the API keys, too: whether there are any decides who finds what.
+    """Build the result cache of *settings*, including the API keys: whether there are any decides which callers share.
 
     Raises:
         SettingsError: a file with a secret cannot be used, or REDIS_URL has an option that does not exist.

@@ -1,4 +1,4 @@
-"""Deletes the kept results of all workers, whichever of them is asked. Imports little: the supervisor uses it, too.
+"""Deletes the cached results of all workers, whichever of them is asked. Imports little: the supervisor uses it, too.
 
 The worker that is asked deletes what is in memory everywhere, then what is in Redis, and then again what is in memory:
 what a worker has read from Redis meanwhile.

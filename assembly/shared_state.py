@@ -1,4 +1,4 @@
-"""What the supervisor keeps or does for all workers: quotas, reports, deleting kept results. Imports little."""
+"""What the supervisor keeps or does for all workers: quotas, reports, deleting cached results. Imports little."""
 
 from collections.abc import Callable, Mapping, Sequence
 

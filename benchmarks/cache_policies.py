@@ -4,10 +4,10 @@ Run `python benchmarks/cache_policies.py`. Besides our own and a plain LRU, it m
 if they are installed. No model runs: a stream is a list of texts' keys, and every text that is not found is put.
 All results have the same size, since theine counts entries; it may hold as many as fit into the bytes of the others.
 
-- *search*: half of the queries come again; the popularity of queries is Zipf's, with the exponent 0.83;
-- *search beside bulk*: five texts of a bulk job after each query, which come once; hits of the queries only;
-- *search after bulk*: a bulk job of twice the capacity ran meanwhile; hits of the first queries after it;
-- *chat*: a tenth of the texts come again, most of them soon;
+- *search*: half of the queries repeat; the popularity of queries is Zipf's, with the exponent 0.83;
+- *search beside bulk*: five texts of a bulk job after each query, none of which repeats; hits of the queries only;
+- *search after bulk*: a bulk job of twice the capacity ran in between; hits of the first queries after it;
+- *chat*: a tenth of the texts repeat, most of them soon;
 - *re-index*: documents that fit, and then again with 95 % of them unchanged; hits of the second time;
 - *re-index, used memory*: the same with documents that take 45 %, after the memory was filled with a search stream;
 - *re-index, too many*: the same with twice as many documents as fit; hits of the fourth time.
@@ -29,19 +29,17 @@ from typing import Any, Protocol
 if not __package__:  # run as a script: let `benchmarks` be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import numpy as np
-
 from benchmarks.arguments import whole
 from benchmarks.machine import describe_run
+from benchmarks.repeats import cumulative_weights
 from benchmarks.tables import markdown
+from engine.text_results import HEADER, NUMBERS
 from result_cache.memory_results import BYTES_PER_CELL, ENTRY_BYTES, FRAGMENTS, MemoryResults
 
-RESULT = bytes(1544)
-"""Of 384 dimensions."""
-SIZE = len(RESULT) + len(RESULT) // FRAGMENTS + ENTRY_BYTES
+RESULT = bytes(HEADER.size + 384 * NUMBERS.itemsize)
+"""Of a text, with 384 dimensions."""
 QUERIES_PER_ENTRY = 10
 BULK_PER_QUERY = 5
-ZIPF = 0.83
 Stream = list[tuple[bytes, bool]]
 """Keys, and whether a hit counts."""
 
@@ -107,7 +105,7 @@ def size_of(result: bytes) -> int:
 
 def policies(entries: int) -> dict[str, Callable[[], Results]]:
     """Return what can be measured here, each with room for *entries* results."""
-    limit_bytes = entries * SIZE
+    limit_bytes = entries * size_of(RESULT)
     found: dict[str, Callable[[], Results]] = {
         "ours": lambda: MemoryResults(limit_bytes=limit_bytes * BYTES_PER_CELL // (BYTES_PER_CELL - 2)),
         "plain LRU": lambda: PlainLru(limit_bytes),
@@ -137,23 +135,11 @@ def new_keys(seed: int) -> Iterator[bytes]:
         yield source.randbytes(16)
 
 
-def zipf(number: int, distinct: int) -> Any:
-    """Return *number* indices below *distinct*, drawn by Zipf's law."""
-    weights = np.cumsum(np.arange(1.0, distinct + 1) ** -ZIPF)
-    return np.searchsorted(weights, np.random.default_rng(1).random(number) * weights[-1])
-
-
 def queries(number: int, repeats: float = 0.5) -> list[bytes]:
-    """Return a search stream: of how many texts to draw is found by halving, so that *repeats* of them came before."""
-    low, high = 1, 100 * number
-    while high - low > high // 50:
-        distinct = (low + high) // 2
-        if 1 - len(set(zipf(number, distinct).tolist())) / number > repeats:
-            low = distinct
-        else:
-            high = distinct
-    texts = list(islice(new_keys(1), high))
-    return [texts[index] for index in zipf(number, high)]
+    """Return a search stream of *number* texts, about *repeats* of which came before."""
+    weights = cumulative_weights(number, repeats)
+    texts = list(islice(new_keys(1), len(weights)))
+    return random.Random(1).choices(texts, cum_weights=weights, k=number)
 
 
 def chat(number: int) -> Stream:

@@ -1,175 +1,153 @@
-"""Compares three ways for connections to reach worker processes. Prints Markdown tables; takes about a minute.
+"""Keep-alive connections of load generators: one request at a time on each, on raw non-blocking sockets."""
 
-- *shared socket*: all workers accept from one listening socket.
-- *SO_REUSEPORT*: each worker has a listening socket of its own on the same port; the system chooses by a hash.
-- *handed over*: the supervisor accepts, and hands each connection to the worker that has fewest, as the service does.
+import selectors
+import socket
+import time
+from contextlib import suppress
 
-Shares: keep-alive connections per worker, lowest and highest of all rounds. CPU: of hub and workers, per connection
-that is opened, asked once and closed, minus the cost of that request on an open connection.
-"""
+from benchmarks.formats import Target
 
-import argparse
-import asyncio
-import json
-import os
-import signal
-import statistics
-import subprocess
-import sys
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, cast
-
-from benchmarks.connection_processes import HOST, WAYS
-from benchmarks.machine import cpu_s_of, describe_run
-from benchmarks.processes import spawned
-from benchmarks.tables import markdown
-
-REQUEST = b"GET / HTTP/1.1\r\nHost: me\r\n\r\n"
-ANSWER_BYTES = len(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n  1")
-COUNTS = {4: 30, 16: 30, 400: 8}
-"""Connections per round, and rounds."""
-FAULT_CONNECTIONS = 40
-PATIENCE_S = 3.0
-CPU_CONNECTIONS = 4000
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+RECEIVE_BYTES = 1 << 18
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+"""Ends a chunked answer. JSON contains no line breaks of this kind, and servers send no trailers with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """Running processes: the hub and its workers."""
-
-    port: int
-    hub: int
-    pids: list[int]
-
-    def cpu_s(self) -> float:
-        return sum(cpu_s_of(pid) for pid in (self.hub, *self.pids))
-
-    async def connect(self) -> Connection:
-        return await asyncio.open_connection(HOST, self.port)
+class RefusedError(Exception):
+    """The server answered with a status other than 200, or closed the connection."""
 
 
-@contextmanager
-def running(way: str, workers: int) -> Iterator[Workers]:
-    arguments = ["-m", "benchmarks.connection_processes", way, str(workers)]
-    with spawned(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hub:
-        started = json.loads(cast("IO[str]", hub.stdout).readline())
-        try:
-            yield Workers(started["port"], hub.pid, started["workers"])
-        finally:
-            hub.communicate(timeout=10)  # closes its input, and so ends it
+class Client:
+    """One keep-alive connection and its current request."""
+
+    def __init__(self, stream: int, target: Target) -> None:
+        self.stream = stream
+        self.number = -1
+        self.sent_at = 0.0
+        self.is_last = False
+        self.socket = socket.create_connection((target.host, target.port), timeout=10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.settimeout(0)
+        self.unsent = memoryview(b"")
+        self._head = b""
+        self._body_left = -1
+        self._is_chunked = False
+        self._end = b""
+
+    def begin(self, number: int, request: bytes) -> None:
+        self.number = number
+        self.unsent = memoryview(request)
+        self._head, self._body_left, self._is_chunked = b"", -1, False
+        self.sent_at = time.perf_counter()
+        self.send()
+
+    def send(self) -> None:
+        self.unsent = self.unsent[self.socket.send(self.unsent) :]
+
+    def read(self) -> bool:
+        """Read what has arrived, and return whether the answer is complete."""
+        received = self.socket.recv(RECEIVE_BYTES)
+        if not received:
+            raise RefusedError("The server closed a connection with an unanswered request.")
+        if self._body_left >= 0:
+            self._body_left -= len(received)
+        elif self._is_chunked:
+            self._end = (self._end + received)[-len(LAST_CHUNK) :]
+        else:
+            self._head += received
+            self._read_head()
+        return self._body_left == 0 or (self._is_chunked and self._end == LAST_CHUNK)
+
+    def _read_head(self) -> None:
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        if self._head[9:12] != b"200":
+            raise RefusedError(self._refusal(end))
+        head = self._head[: end + 2].lower()
+        self.is_last = b"\r\nconnection: close\r\n" in head
+        self._is_chunked = b"\r\ntransfer-encoding: chunked\r\n" in head
+        if self._is_chunked:
+            self._end = self._head[end + 2 :][-len(LAST_CHUNK) :]
+        else:
+            self._body_left = content_length(head) - (len(self._head) - end - 4)
+
+    def header(self, name: bytes) -> bytes:
+        """Return a header of the answer, *name* in lower case; empty: it has none."""
+        head = self._head[: self._head.find(b"\r\n\r\n") + 2].lower()
+        return head.partition(b"\r\n" + name + b":")[2].partition(b"\r\n")[0].strip()
+
+    def _refusal(self, end: int) -> str:
+        """Return the status and the beginning of the body, which may come a moment later."""
+        status, body = self._head[9:end].split(b"\r\n", 1)[0], self._head[end + 4 :]
+        if not body:
+            self.socket.settimeout(1)
+            with suppress(OSError):
+                body = self.socket.recv(RECEIVE_BYTES)
+        return f"{status.decode('latin-1')} {body[:300].decode('utf-8', 'replace')}"
 
 
-async def ask(connection: Connection) -> int:
-    """Return the number of the worker that answers."""
-    reader, writer = connection
-    writer.write(REQUEST)
-    return int((await reader.readexactly(ANSWER_BYTES))[-3:])
+class Connections:
+    """Owns the open connections to one server. True while there is one."""
+
+    def __init__(self, target: Target) -> None:
+        """Open none to *target* yet."""
+        self._target = target
+        self._selector = selectors.DefaultSelector()
+
+    def __bool__(self) -> bool:
+        return bool(self._selector.get_map())
+
+    def open(self, stream: int) -> Client:
+        """Return a new connection for requests of *stream*."""
+        client = Client(stream, self._target)
+        self._selector.register(client.socket, selectors.EVENT_READ, client)
+        return client
+
+    def send(self, client: Client, number: int, request: bytes) -> None:
+        """Send the next request of *client*, or as much of it as its socket accepts now."""
+        client.begin(number, request)
+        self._watch(client)
+
+    def wait(self, timeout_s: float) -> list[tuple[Client, int]]:
+        """Return the clients that can send or receive, for `progress`; empty: none can for *timeout_s*."""
+        return [(key.data, events) for key, events in self._selector.select(timeout_s)]
+
+    def progress(self, client: Client, events: int) -> bool:
+        """Send and receive what is possible now; return whether the answer is complete.
+
+        Raises:
+            RefusedError: the answer is not a 200, or the server closed the connection.
+        """
+        if events & selectors.EVENT_WRITE:
+            client.send()
+            self._watch(client)
+        return bool(events & selectors.EVENT_READ) and client.read()
+
+    def usable(self, client: Client) -> Client:
+        """Return *client*, or a new one in its place if the server closes its connection."""
+        if not client.is_last:
+            return client
+        self.close(client)
+        return self.open(client.stream)
+
+    def close(self, client: Client) -> None:
+        """Close one connection."""
+        self._selector.unregister(client.socket)
+        client.socket.close()
+
+    def close_all(self) -> None:
+        """Close all connections."""
+        for key in list(self._selector.get_map().values()):
+            key.data.socket.close()
+        self._selector.close()
+
+    def _watch(self, client: Client) -> None:
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
+        if self._selector.get_key(client.socket).events != wanted:
+            self._selector.modify(client.socket, wanted, client)
 
 
-async def close(connections: list[Connection]) -> None:
-    for _, writer in connections:
-        writer.close()
-    await asyncio.gather(*(writer.wait_closed() for _, writer in connections), return_exceptions=True)
-
-
-async def shares(workers: Workers, count: int, *, is_at_once: bool) -> Counter[int]:
-    """Open *count* connections, and return how many each worker has."""
-    if is_at_once:
-        connections = await asyncio.gather(*(workers.connect() for _ in range(count)))
-        answered = Counter(await asyncio.gather(*map(ask, connections)))
-    else:
-        connections, answered = [], Counter()
-        for _ in range(count):
-            connections.append(await workers.connect())
-            answered[await ask(connections[-1])] += 1
-    await close(connections)
-    await asyncio.sleep(0.02)  # the ends are known everywhere
-    return answered
-
-
-async def share_cells(workers: Workers) -> list[str]:
-    cells = []
-    for is_at_once in (True, False):
-        for count, rounds in COUNTS.items():
-            least, most = [], []
-            for _ in range(rounds):
-                found = await shares(workers, count, is_at_once=is_at_once)
-                parts = [found[number] for number in range(1, len(workers.pids) + 1)]
-                least.append(min(parts))
-                most.append(max(parts))
-            cells.append(f"{min(least)} to {max(most)} ({statistics.median(most):.0f})")
-    return cells
-
-
-async def cpu_cell(workers: Workers) -> str:
-    """Return the CPU microseconds of a connection, without its request."""
-    before = workers.cpu_s()
-    for _ in range(CPU_CONNECTIONS // 8):
-        connections = await asyncio.gather(*(workers.connect() for _ in range(8)))
-        await asyncio.gather(*map(ask, connections))
-        await close(connections)
-    opened = workers.cpu_s() - before
-    connections = await asyncio.gather(*(workers.connect() for _ in range(8)))
-    before = workers.cpu_s()
-    for _ in range(CPU_CONNECTIONS // 8):
-        await asyncio.gather(*map(ask, connections))
-    asked = workers.cpu_s() - before
-    await close(connections)
-    return f"{(opened - asked) / CPU_CONNECTIONS * 1e6:.0f}"
-
-
-async def _is_answered(workers: Workers) -> bool:
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await ask(await workers.connect())
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        return False
-    return True
-
-
-async def fault_cell(way: str, count: int, *, is_killed: bool) -> str:
-    """Return how many new connections are answered while one worker hangs, and is killed after a while or not."""
-    with running(way, count) as workers:
-        os.kill(workers.pids[0], signal.SIGSTOP)
-        answers = [asyncio.create_task(_is_answered(workers)) for _ in range(FAULT_CONNECTIONS)]
-        await asyncio.sleep(0.3)
-        if is_killed:
-            os.kill(workers.pids[0], signal.SIGKILL)
-        answered = sum(await asyncio.gather(*answers))
-        if not is_killed:
-            os.kill(workers.pids[0], signal.SIGCONT)
-    return f"{answered} of {FAULT_CONNECTIONS}"
-
-
-async def measure(count: int) -> tuple[list[list[str]], list[list[str]]]:
-    share_lines, other_lines = [], []
-    for way in WAYS:
-        with running(way, count) as workers:
-            share_lines.append([way, *await share_cells(workers)])
-            cpu = await cpu_cell(workers)
-        hung = await fault_cell(way, count, is_killed=False)
-        killed = await fault_cell(way, count, is_killed=True)
-        other_lines.append([way, cpu, hung, killed])
-        print(f"{way}: done", file=sys.stderr)
-    return share_lines, other_lines
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
-    share_lines, other_lines = asyncio.run(measure(given.workers))
-    print(describe_run(f"python -m benchmarks.connections --workers {given.workers}"), end="\n\n")
-    names = [f"{count} {how}" for how in ("at once", "one by one") for count in COUNTS]
-    print(markdown(["Connections per worker (median of the largest)", *names], share_lines), end="\n\n")
-    hangs, killed = "Answered while one worker hangs", "Answered if the hung worker is killed after 0.3 s"
-    print(markdown(["Way", "CPU µs per connection", hangs, killed], other_lines))
-
-
-if __name__ == "__main__":
-    main()
+def content_length(head: bytes) -> int:
+    """Return the Content-Length in the head of an answer; 0: it has none."""
+    _, found, after = head.lower().partition(b"\r\ncontent-length:")
+    return int(after.split(b"\r\n", 1)[0]) if found else 0

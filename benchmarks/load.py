@@ -6,16 +6,14 @@ process of its own on raw non-blocking sockets, and builds requests before the c
 
 import itertools
 import json
-import selectors
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmarks.connections import Client, Connections, RefusedError
 from benchmarks.formats import Target
 from benchmarks.machine import cpu_s_of_all, cpu_s_of_tree
 from benchmarks.processes import BenchError, spawned
@@ -24,18 +22,11 @@ from benchmarks.tokens import bundled_tokens
 
 PREBUILT_TEXTS_PER_S = {"short": 1000, "mixed": 300, "cut": 300, "full": 100}
 """Texts built beforehand per second of load: more than two cores embed. Later ones are built when needed."""
-RECEIVE_BYTES = 1 << 18
-LAST_CHUNK = b"\r\n0\r\n\r\n"
-"""Ends a chunked answer. JSON contains no line breaks of this kind, and servers send no trailers with it."""
 ANSWER_TIMEOUT_S = 120.0
 
 
 class RowError(BenchError):
     """One row cannot be measured; the others can."""
-
-
-class RefusedError(Exception):
-    """The server answered with a status other than 200, or closed the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,95 +110,23 @@ def texts_done(report: Report, streams: Sequence[Stream]) -> float:
     return sum(count * stream.texts_per_request for count, stream in zip(done, streams, strict=True))
 
 
-class Client:
-    """One keep-alive connection and its current request."""
-
-    def __init__(self, stream: int, target: Target) -> None:
-        self.stream = stream
-        self.number = -1
-        self.sent_at = 0.0
-        self.is_last = False
-        self.socket = socket.create_connection((target.host, target.port), timeout=10)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.settimeout(0)
-        self.unsent = memoryview(b"")
-        self._head = b""
-        self._body_left = -1
-        self._is_chunked = False
-        self._end = b""
-
-    def begin(self, number: int, request: bytes) -> None:
-        self.number = number
-        self.unsent = memoryview(request)
-        self._head, self._body_left, self._is_chunked = b"", -1, False
-        self.sent_at = time.perf_counter()
-        self.send()
-
-    def send(self) -> None:
-        self.unsent = self.unsent[self.socket.send(self.unsent) :]
-
-    def read(self) -> bool:
-        """Read what has arrived, and return whether the answer is complete."""
-        received = self.socket.recv(RECEIVE_BYTES)
-        if not received:
-            raise RefusedError("The server closed a connection with an unanswered request.")
-        if self._body_left >= 0:
-            self._body_left -= len(received)
-        elif self._is_chunked:
-            self._end = (self._end + received)[-len(LAST_CHUNK) :]
-        else:
-            self._head += received
-            self._read_head()
-        return self._body_left == 0 or (self._is_chunked and self._end == LAST_CHUNK)
-
-    def _read_head(self) -> None:
-        end = self._head.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        if self._head[9:12] != b"200":
-            raise RefusedError(self._refusal(end))
-        head = self._head[: end + 2].lower()
-        self.is_last = b"\r\nconnection: close\r\n" in head
-        self._is_chunked = b"\r\ntransfer-encoding: chunked\r\n" in head
-        if self._is_chunked:
-            self._end = self._head[end + 2 :][-len(LAST_CHUNK) :]
-        else:
-            self._body_left = content_length(head) - (len(self._head) - end - 4)
-
-    def header(self, name: bytes) -> bytes:
-        """Return a header of the answer, *name* in lower case; empty: it has none."""
-        head = self._head[: self._head.find(b"\r\n\r\n") + 2].lower()
-        return head.partition(b"\r\n" + name + b":")[2].partition(b"\r\n")[0].strip()
-
-    def _refusal(self, end: int) -> str:
-        """Return the status and the beginning of the body, which may come a moment later."""
-        status, body = self._head[9:end].split(b"\r\n", 1)[0], self._head[end + 4 :]
-        if not body:
-            self.socket.settimeout(1)
-            with suppress(OSError):
-                body = self.socket.recv(RECEIVE_BYTES)
-        return f"{status.decode('latin-1')} {body[:300].decode('utf-8', 'replace')}"
-
-
 class Load:
     """Owns the connections and the clock of one job."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._target = job.target or Target(job.port)
+        self._connections = Connections(job.target or Target(job.port))
         self._requests = [_prebuilt(stream, job) for stream in job.streams]
         self._reports = [StreamReport() for _ in job.streams]
-        self._selector = selectors.DefaultSelector()
         self._from = 0.0
         self._to = 0.0
 
     def run(self) -> Report:
         streams = [n for n, stream in enumerate(self._job.streams) for _ in range(stream.clients)]
-        clients = [Client(n, self._target) for n in streams]
+        clients = [self._connections.open(n) for n in streams]
         self._from = time.perf_counter() + self._job.warm_s
         self._to = self._from + self._job.seconds
         for client in clients:
-            self._selector.register(client.socket, selectors.EVENT_READ, client)
             self._next(client)
         self._exchange_until(self._from)
         before = self._clocks()
@@ -223,40 +142,19 @@ class Load:
         return 0.0 if self._job.server_pid is None else cpu_s_of_tree(self._job.server_pid)
 
     def _exchange_until(self, end: float) -> None:
-        while self._selector.get_map() and (left := end - time.perf_counter()) > 0:
-            for key, events in self._selector.select(left):
-                self._handle(key.data, events)
-        if self._selector.get_map() and end > self._to:
+        while self._connections and (left := end - time.perf_counter()) > 0:
+            for client, events in self._connections.wait(left):
+                if self._connections.progress(client, events):
+                    self._count(client, time.perf_counter())
+                    self._next(self._connections.usable(client))
+        if self._connections and end > self._to:
             raise RefusedError(f"A request was not answered within {ANSWER_TIMEOUT_S:.0f} s.")
-
-    def _handle(self, client: Client, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            client.send()
-            self._watch(client)
-        if events & selectors.EVENT_READ and client.read():
-            self._count(client, time.perf_counter())
-            self._next(self._reconnected(client) if client.is_last else client)
-
-    def _reconnected(self, client: Client) -> Client:
-        """Return a new client in place of one whose connection the server closes."""
-        self._selector.unregister(client.socket)
-        client.socket.close()
-        new = Client(client.stream, self._target)
-        self._selector.register(new.socket, selectors.EVENT_READ, new)
-        return new
 
     def _next(self, client: Client) -> None:
         if time.perf_counter() >= self._to:
-            self._selector.unregister(client.socket)
-            client.socket.close()
+            self._connections.close(client)
             return
-        client.begin(*next(self._requests[client.stream]))
-        self._watch(client)
-
-    def _watch(self, client: Client) -> None:
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
-        if self._selector.get_key(client.socket).events != wanted:
-            self._selector.modify(client.socket, wanted, client)
+        self._connections.send(client, *next(self._requests[client.stream]))
 
     def _count(self, client: Client, now: float) -> None:
         report, latency_s = self._reports[client.stream], now - client.sent_at
@@ -279,12 +177,6 @@ def _prebuilt(stream: Stream, job: Job) -> Iterator[tuple[int, bytes]]:
 def http_request(texts: list[str]) -> bytes:
     """Return a request to `/embed` for one text, to `/embed/batch` for more."""
     return Target(80).request(texts)
-
-
-def content_length(head: bytes) -> int:
-    """Return the Content-Length in the head of an answer; 0: it has none."""
-    _, found, after = head.lower().partition(b"\r\ncontent-length:")
-    return int(after.split(b"\r\n", 1)[0]) if found else 0
 
 
 def main() -> None:

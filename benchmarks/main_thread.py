@@ -22,7 +22,7 @@ from typing import cast
 if not __package__:  # run as a script: let `benchmarks` be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.load import content_length
+from benchmarks.connections import content_length
 from benchmarks.machine import ROOT, describe_run, thread_s
 from benchmarks.processes import BenchError, Server, end_children_on_sigterm, healthy_server
 from host.cores import usable_cores

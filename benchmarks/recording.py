@@ -61,7 +61,7 @@ class Row:
     is_kept: bool
 
 
-ROWS = (Row("one short text, computed", is_kept=False), Row("one short text, kept result", is_kept=True))
+ROWS = (Row("one short text, computed", is_kept=False), Row("one short text, cached result", is_kept=True))
 
 
 @dataclass(slots=True)

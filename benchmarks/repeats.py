@@ -1,4 +1,4 @@
-"""Streams in which texts come again, as in real traffic: seeded, so that anybody gets the same ones.
+"""Streams in which texts repeat, as in real traffic: seeded, so that every run gets the same ones.
 
 A stream of N texts is drawn from K texts: the one of rank k has the probability `p(k) = k**-s / (1 + 2**-s + ... +
 K**-s)`, whatever came before (Zipf's law with exponent s). A text is missing from all draws with the probability
@@ -39,12 +39,18 @@ def texts_to_draw_from(draws: int, repeats: float, exponent: float) -> int:
     return min(low, high, key=lambda texts: abs(expected_repeats(draws, texts, exponent) - repeats))
 
 
+def cumulative_weights(draws: int, repeats: float, exponent: float = QUERY_EXPONENT) -> list[float]:
+    """Return, per text to draw from, the probability of this text or one of a lower rank: for `Random.choices`."""
+    weights: list[float] = np.cumsum(_probabilities(texts_to_draw_from(draws, repeats, exponent), exponent)).tolist()
+    return weights
+
+
 def stream_with_repeats(
     kind: Kind, seed: str, draws: int, *, repeats: float, exponent: float = QUERY_EXPONENT
 ) -> list[str]:
     """Return *draws* texts, of which a share of *repeats* came before: the same for the same *seed*."""
     wanted = draws - round(draws * repeats)
-    weights = np.cumsum(_probabilities(texts_to_draw_from(draws, repeats, exponent), exponent)).tolist()
+    weights = cumulative_weights(draws, repeats, exponent)
     rng = random.Random(f"repeats/{seed}")
     while len(set(ranks := rng.choices(range(len(weights)), cum_weights=weights, k=draws))) != wanted:
         pass

@@ -4,13 +4,13 @@
 """
 
 import re
-import selectors
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.connections import Client, Connections, RefusedError
 from benchmarks.formats import Target
-from benchmarks.load import Client, RefusedError, RowError
+from benchmarks.load import RowError
 from benchmarks.machine import cpu_s_of_all, cpu_s_of_tree, thread_s
 from benchmarks.processes import Server
 from benchmarks.tables import percentile
@@ -76,30 +76,27 @@ class _Replay:
 
     def __init__(self, server: Server, requests: Requests, beside: Requests | None) -> None:
         self._server = server
-        self._target = Target(server.port)
         self._groups = [requests, *([beside] if beside else [])]
         self._waiting: list[Iterator[bytes]] = [iter(group.bodies) for group in self._groups]
-        self._selector = selectors.DefaultSelector()
+        self._connections = Connections(Target(server.port))
         self._latencies_ms: list[float] = []
         self._cached = [0, 0, 0]
 
     def run(self) -> Replayed:
         requests = self._groups[0]
-        clients = [Client(n, self._target) for n, group in enumerate(self._groups) for _ in range(group.clients)]
+        streams = [n for n, group in enumerate(self._groups) for _ in range(group.clients)]
         try:
+            clients = [self._connections.open(n) for n in streams]
             before = self._clocks()
             for client in clients:
-                self._selector.register(client.socket, selectors.EVENT_READ, client)
                 self._send_next(client)
             while len(self._latencies_ms) < len(requests.bodies):
                 self._exchange()
             took = [now - then for now, then in zip(self._clocks(), before, strict=True)]
-            while self._selector.get_map():
+            while self._connections:
                 self._exchange()
         finally:
-            for key in list(self._selector.get_map().values()):
-                key.data.socket.close()
-            self._selector.close()
+            self._connections.close_all()
         return self._result(requests, took)
 
     def _clocks(self) -> tuple[float, ...]:
@@ -124,39 +121,21 @@ class _Replay:
         )
 
     def _exchange(self) -> None:
-        if not (ready := self._selector.select(SILENCE_S)):
+        if not (ready := self._connections.wait(SILENCE_S)):
             raise RefusedError(f"No answer came for {SILENCE_S:.0f} s.")
-        for key, events in ready:
-            client: Client = key.data
-            if events & selectors.EVENT_WRITE:
-                client.send()
-                self._watch(client)
-            if events & selectors.EVENT_READ and client.read():
+        for client, events in ready:
+            if self._connections.progress(client, events):
                 self._count(client)
-                self._send_next(self._reconnected(client) if client.is_last else client)
-
-    def _reconnected(self, client: Client) -> Client:
-        self._selector.unregister(client.socket)
-        client.socket.close()
-        new = Client(client.stream, self._target)
-        self._selector.register(new.socket, selectors.EVENT_READ, new)
-        return new
+                self._send_next(self._connections.usable(client))
 
     def _send_next(self, client: Client) -> None:
         is_over = len(self._latencies_ms) == len(self._groups[0].bodies)
         if is_over or (request := next(self._waiting[client.stream], None)) is None:
             if client.stream and not is_over:
                 raise RowError("The requests beside those that are measured ended first: more of them are needed.")
-            self._selector.unregister(client.socket)
-            client.socket.close()
+            self._connections.close(client)
             return
-        client.begin(0, request)
-        self._watch(client)
-
-    def _watch(self, client: Client) -> None:
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
-        if self._selector.get_key(client.socket).events != wanted:
-            self._selector.modify(client.socket, wanted, client)
+        self._connections.send(client, 0, request)
 
     def _count(self, client: Client) -> None:
         if client.stream == 0:

@@ -1,9 +1,9 @@
-"""Measure what the result cache gives where texts come again, and what it costs where they do not.
+"""Measure what the result cache gains where texts repeat, and what it costs where they do not.
 
 Run `python benchmarks/result_cache.py`, about 6 minutes, on a machine that does nothing else; `bench.py` runs it, too.
 A server without and one with the cache get the same seeded requests, alternately; only ratios within a round count.
 With `redis-server` installed, two more servers share a Redis: the first computes texts, then the second gets them.
-`--write` puts the result into docs/BENCHMARKS.md. How texts come again: `repeats.py`.
+`--write` puts the result into docs/BENCHMARKS.md. How texts repeat: `repeats.py`.
 """
 
 import argparse

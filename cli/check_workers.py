@@ -27,7 +27,7 @@ class Processes:
     Attributes:
         shares: of the workers; empty: one process serves.
         plans: the lanes of each process.
-        cache_bytes: memory for kept results of each process.
+        cache_bytes: memory for cached results of each process.
     """
 
     shares: Sequence[WorkerShare]

@@ -16,7 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.load import RECEIVE_BYTES, content_length, http_request
+from benchmarks.connections import RECEIVE_BYTES, content_length
+from benchmarks.load import http_request
 from benchmarks.machine import cpu_s_of
 from benchmarks.processes import BenchError, spawned
 from benchmarks.texts import Kind, distinct_texts

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from benchmarks.load import content_length
+from benchmarks.connections import content_length
 from benchmarks.texts import distinct_texts
 
 ANSWER_TIMEOUT_S = 60.0

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from engine.catalog import Model
 from engine.pipeline import Chunk
-from engine.recall import Recall
 from engine.result_store import CacheCounts
+from engine.single_hit import SingleHit
 from engine.tokenizer import Token
 from engine.work_estimate import Estimate
 
@@ -27,7 +27,7 @@ class EmbedResult:
         chunks: per row of *vectors*, its text and its place there; None: each text has one row.
         fingerprint: of the model; see `engine.fingerprint.ModelFingerprint`.
         cache: where the results of the texts come from.
-        recall: as `EmbedRun.recall`.
+        single_hit: as `EmbedRun.single_hit`.
     """
 
     model: Model
@@ -38,7 +38,7 @@ class EmbedResult:
     chunks: list[Chunk] | None = None
     fingerprint: str = ""
     cache: CacheCounts = field(default_factory=CacheCounts)
-    recall: Recall | None = None
+    single_hit: SingleHit | None = None
 
 
 @dataclass(frozen=True, slots=True)

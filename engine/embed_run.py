@@ -12,9 +12,9 @@ from engine.job_queue import Job
 from engine.missing_slice import MissingSlice
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, finish
-from engine.recall import Recall
 from engine.request_results import RequestResults
 from engine.scheduler import Scheduler
+from engine.single_hit import SingleHit
 from telemetry.request_work import RequestWork
 
 SLICE_TEXTS = 256
@@ -100,15 +100,15 @@ class EmbedRun:
         return not self._waiting and not self._started
 
     @property
-    def recall(self) -> Recall | None:
-        """What makes the answer to the same request the same, once the vectors are read; None: the answer may differ.
+    def single_hit(self) -> SingleHit | None:
+        """The only result of the request, if it was found in the cache; None: it was computed, or there are several.
 
-        It does if the result was computed for it, or is one of several.
+        Complete once the vectors are read.
         """
-        if (kept := self._results.only_kept) is None:
+        if (found := self._results.single_hit) is None:
             return None
-        (key, packed), work = kept, self._work
-        return Recall(self.model, self.fingerprint, key, hash(packed), work.tokens, work.truncated, work.dimension)
+        (key, packed), work = found, self._work
+        return SingleHit(self.model, self.fingerprint, key, hash(packed), work.tokens, work.truncated, work.dimension)
 
     @property
     def chunks(self) -> list[Chunk] | None:

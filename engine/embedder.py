@@ -17,13 +17,13 @@ from engine.model_cards import InputType
 from engine.model_leases import TimedEntry
 from engine.offered_models import Deadline, ModelLeases, OfferedModels
 from engine.options import DEFAULTS, EmbedOptions
-from engine.recall import Recall
 from engine.request_results import RequestResults
 from engine.request_terms import RequestTerms
 from engine.result_keys import KEY_BYTES, ResultKeys
 from engine.result_lookup import ResultLookup
 from engine.result_store import CacheCounts, NoResults, ResultStore
 from engine.scheduler import Scheduler
+from engine.single_hit import SingleHit
 from engine.text_admission import TextAdmission
 from engine.tokenizer import Token, TokenizedText
 from engine.tokenizer_queue import TokenizerQueue
@@ -36,7 +36,7 @@ LOAD_S = 0.001
 
 
 class Embedder:
-    """Runs requests: finds results that are kept, has the others computed, and counts what was done."""
+    """Runs requests: finds cached results, has the others computed, and counts what was done."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Embedder:
 
     @property
     def has_results(self) -> bool:
-        """Whether results are kept in memory, so that some requests need no lane."""
+        """Whether any result can be found, so that some requests need no lane."""
         return not self._results.store.is_empty
 
     @property
@@ -153,29 +153,30 @@ class Embedder:
             chunks=run.chunks,
             fingerprint=run.fingerprint,
             cache=run.cache,
-            recall=run.recall,
+            single_hit=run.single_hit,
         )
 
-    def repeat(self, recall: Recall, terms: RequestTerms) -> bool:
-        """Do what `embed` does for a request whose answer was kept, except for its vectors; return whether it is right.
-
-        It is while its model and its result are in memory. If not, nothing is done.
+    def repeat(self, hit: SingleHit, terms: RequestTerms) -> bool:
+        """Count and charge a request whose cached answer contains *hit*, as `embed` does; make no vectors.
 
         Args:
-            recall: of the answer.
+            hit: the only result in the answer.
             terms: of the request. `cache`, `if_fingerprint` and `timeout_s` are not read: the caller compares requests.
+
+        Returns:
+            Whether the answer is still right: its model and its result are in memory. If not, nothing is done.
         """
         started_s = self._clock()
-        if not self._models.is_in_memory(recall.model, recall.fingerprint, caller=terms.caller):
+        if not self._models.is_in_memory(hit.model, hit.fingerprint, caller=terms.caller):
             return False
-        [packed] = self._results.store.get([recall.key])
-        if packed is None or hash(packed) != recall.digest:
+        [packed] = self._results.store.get([hit.key])
+        if packed is None or hash(packed) != hit.digest:
             return False
-        work, name = terms.work, recall.model.name
-        work.model, work.texts, work.hits, work.dimension = name, 1, 1, recall.dimension
+        work, name = terms.work, hit.model.name
+        work.model, work.texts, work.hits, work.dimension = name, 1, 1, hit.dimension
         work.stages.append(Stage("cache", started_s, self._clock()))
-        terms.count_tokens(recall.tokens, recall.truncated)
-        self._usage[name].count(1, recall.tokens, recall.truncated, ONE_HIT)
+        terms.count_tokens(hit.tokens, hit.truncated)
+        self._usage[name].count(1, hit.tokens, hit.truncated, ONE_HIT)
         return True
 
     @asynccontextmanager
@@ -279,7 +280,7 @@ class Embedder:
     ) -> AsyncIterator[EmbedRun]:
         """Find the results of *texts*; tokenise and admit those that are missing, all of them or nothing.
 
-        If the model is in memory and all results are kept, this needs neither a lease nor room in the queue. *check* is
+        If the model is in memory and all results are cached, this needs neither a lease nor the queue. *check* is
         called once all tokens are known, and may raise. A slice has *slice_texts* texts.
         """
         model, deadline_s = self._models.resolve(model_name), self._deadline_s(terms)
@@ -307,7 +308,7 @@ class Embedder:
                     async with Deadline(deadline_s) if is_long else nullcontext():  # a single slice is read at once
                         yield start(results)
                 return
-        cache.refuse()
+        terms.check_may_compute()
         async with Deadline(deadline_s), self._lease(model, terms) as encoder:
             self._models.check(encoder, model, options, terms.if_fingerprint)
             if results is None or results.encoder is not encoder:

@@ -1,9 +1,9 @@
-"""Finds equal texts of all jobs, so that a text runs once for all who have sent it.
+"""Coalesces equal texts of all jobs: a text runs once for all callers that have sent it.
 
 Texts are equal if they have the same key (`Job.keys`) and run on the same model object: a model that was loaded again
 is another one. Each text waits for itself, in the order of its own job. When a lane takes it, the equal texts of other
 jobs leave the queue as well and are *attached* to it; one that arrives while it runs is attached at once. So a query
-does not wait for the bulk job that sent the text first, and a caller who leaves takes nothing away from others.
+does not wait for the bulk job that sent the text first, and a caller that disconnects affects no other.
 """
 
 from collections.abc import Iterable

@@ -23,8 +23,8 @@ Kind = Literal["start", "decode", "lookup", "results", "tokenize", "small", "int
 SUBJECTS: dict[Kind, tuple[str, str]] = {
     "start": ("Requests that wait to start take", "of the event loop"),
     "decode": ("Large bodies that wait to be decoded take", "for large bodies"),
-    "lookup": ("Lookups of kept results take", "of the event loop under overload"),
-    "results": ("Kept results of answers that are not received yet take", "of texts in long answers"),
+    "lookup": ("Lookups of cached results take", "of the event loop under overload"),
+    "results": ("Cached results of answers that are not received yet take", "of texts in long answers"),
     "tokenize": ("Texts that wait to be tokenised take", "MAX_QUEUE_SECONDS"),
     "small": ("Queued short requests take", "MAX_QUEUE_SECONDS"),
     "interactive": ("Queued work takes", "MAX_QUEUE_SECONDS"),

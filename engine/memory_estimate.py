@@ -48,7 +48,7 @@ def estimate_memory(
     Args:
         models: the models in memory.
         sessions_of: returns how many sessions a model has; each holds the model's weights.
-        cache_bytes: memory of kept results. They are part of the peak only: there are none at the start.
+        cache_bytes: memory of cached results. They are part of the peak only: there are none at the start.
     """
     models = tuple(models)
     largest = max((model.size_bytes for model in models), default=0)

@@ -1,4 +1,4 @@
-"""What the model must run for a slice of a request, and which of its texts are complete meanwhile."""
+"""What the model must run for a slice of a request, and which of its texts are complete already."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix
 
 
-class WholeTexts:
-    """Counts the windows of each text that have come."""
+class PendingWindows:
+    """Counts, per text that is split, the windows that are not computed yet."""
 
     def __init__(self, inputs: ModelInputs) -> None:
-        """Wait for all of *inputs*, whose texts are split into windows."""
+        """Count all of *inputs*, whose texts are split into windows."""
         counts = inputs.window_counts or ()
         self._items = inputs.items
         self._left = list(counts)
         self._starts = [0, *accumulate(counts)]
 
     def complete(self, items: Sequence[int]) -> list[int]:
-        """Count *items* as come; return the places in the slice of the texts that are complete with them."""
+        """Count *items* as computed; return the places in the slice of the texts that are complete with them."""
         places, left = list[int](), self._left
         for item in items:
             place = bisect_right(self._starts, item) - 1
@@ -47,9 +47,9 @@ class MissingSlice:
         inputs: what the model must run.
         keys: per item of *inputs*; None: the vectors are shared with no other request.
         found: items that need not run any more: their results were kept since the request was admitted.
-        usable: number of items whose vectors have come and are usable, unless texts are split into windows.
-        whole: which texts are complete; None: they are not split.
-        pooled: the vectors of those, by their places in *numbers*, as `pool` returns them.
+        usable: number of items that are computed, with usable vectors, unless texts are split into windows.
+        pending: the windows that are not computed yet; None: texts are not split.
+        pooled: the vectors of complete texts, by their places in *numbers*, as `pool` returns them.
     """
 
     numbers: Sequence[int]
@@ -57,5 +57,5 @@ class MissingSlice:
     keys: Sequence[bytes] | None
     found: Sequence[TokenizedText]
     usable: int = 0
-    whole: WholeTexts | None = None
+    pending: PendingWindows | None = None
     pooled: dict[int, Matrix] = field(default_factory=dict)

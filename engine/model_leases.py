@@ -1,4 +1,4 @@
-"""Leases of models: who holds them, and leases as context managers."""
+"""Leases of models: which callers hold them, and leases as context managers."""
 
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType

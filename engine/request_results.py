@@ -13,11 +13,11 @@ import numpy as np
 from engine.distinct_texts import DistinctTexts
 from engine.encoder import Encoder
 from engine.errors import InvalidVectorError
-from engine.missing_slice import MissingSlice, WholeTexts
+from engine.missing_slice import MissingSlice, PendingWindows
 from engine.options import EmbedOptions
 from engine.pipeline import Chunk, ModelInputs, pool
 from engine.result_keys import window_keys
-from engine.result_store import CacheCounts, CacheUse, KeptResults
+from engine.result_store import CacheCounts, CacheUse, ResultStore
 from engine.text_results import IS_BLANK, IS_TRUNCATED, Facts, TextResult, pack, pack_rows, read_facts, rows_of, unpack
 from engine.tokenizer import TokenizedText
 from engine.vectors import Matrix, are_usable
@@ -38,7 +38,7 @@ class RequestResults:
     """
 
     def __init__(
-        self, kept: KeptResults, encoder: Encoder, texts: Sequence[str], options: EmbedOptions, use: CacheUse
+        self, store: ResultStore, encoder: Encoder, texts: Sequence[str], options: EmbedOptions, use: CacheUse
     ) -> None:
         """Number *texts*. Nothing is looked up."""
         self.encoder = encoder
@@ -46,14 +46,14 @@ class RequestResults:
         self.tokens: list[int] = []
         self.used_tokens = 0
         self.truncated: list[bool] = []
-        self._cache, self._options, self._use = kept, options, use
+        self._store, self._options, self._use = store, options, use
         self._has_windows, self._has_chunks = options.long_text != "truncate", options.long_text == "chunks"
-        self._generation, self._seen_changes = kept.store.generation, kept.changes
+        self._generation, self._seen_changes = store.generation, store.changes
         self._texts = DistinctTexts(texts)
         number = len(self._texts.texts)
         self._all = range(number)
-        self._kept: dict[int, bytes] = {}  # results without windows that were found
-        self._found: dict[int, TextResult] = {}  # all others, and those that were computed
+        self._packed: dict[int, bytes] = {}  # cache hits, if texts have no chunks
+        self._unpacked: dict[int, TextResult] = {}  # all other results
         self._slice: Matrix | None = None  # the vectors of the next slice, if they are complete
         self._facts: dict[int, Facts] = {}
         self._missing: Sequence[int] = self._all
@@ -68,10 +68,10 @@ class RequestResults:
         return self._taken == len(self._missing)
 
     @property
-    def only_kept(self) -> tuple[bytes, bytes] | None:
-        """Key and bytes of a kept result that is the only one of the request; None: there is none."""
-        is_alone = len(self._texts.numbers) == 1 and 0 in self._kept
-        return (self.keys[0], self._kept[0]) if is_alone else None
+    def single_hit(self) -> tuple[bytes, bytes] | None:
+        """Key and bytes of the only result of the request, if it was found in the cache; else None."""
+        is_alone = len(self._texts.numbers) == 1 and 0 in self._packed
+        return (self.keys[0], self._packed[0]) if is_alone else None
 
     @property
     def missing_texts(self) -> Sequence[str]:
@@ -87,11 +87,11 @@ class RequestResults:
     @property
     def may_keep_rows(self) -> bool:
         """Whether `keep_rows` keeps anything."""
-        return bool(self.keys) and self._use.may_keep and not self._cache.store.is_off
+        return bool(self.keys) and self._use.may_keep and not self._store.is_off
 
     def look_up(self, numbers: Sequence[int]) -> bool:
         """Take the results of some missing texts from memory; return whether there is one."""
-        store, keys = self._cache.store, self.keys
+        store, keys = self._store, self.keys
         if store.is_empty or not keys or not self._use.may_read:
             return False
         wanted = keys if len(numbers) == len(keys) else [keys[number] for number in numbers]
@@ -99,17 +99,16 @@ class RequestResults:
 
     async def fetch(self) -> None:
         """Take the results of missing texts from the slower store, if there is one."""
-        if self._use.may_read and self.keys and self._cache.store.is_layered:
+        if self._use.may_read and self.keys and self._store.is_layered:
             numbers = self._missing
             keys = [self.keys[number] for number in numbers]
-            found = await self._cache.store.fetch(self._namespace, keys, may_keep=self._use.may_keep)
+            found = await self._store.fetch(self._namespace, keys, may_keep=self._use.may_keep)
             if self._receive(numbers, found):
-                self._cache.changes += 1
                 self.forget_found()
 
     def forget_found(self) -> None:
         """Let the texts whose results were found no longer be missing."""
-        if self._kept or self._found:
+        if self._packed or self._unpacked:
             self._missing = [number for number in self._missing if not self._has(number)]
 
     def adopt(self, inputs: ModelInputs) -> None:
@@ -143,7 +142,7 @@ class RequestResults:
         numbers = missing[start : self._taken]
         if not numbers:
             return None
-        if self._cache.changes != self._seen_changes and self.look_up(numbers):
+        if self._store.changes != self._seen_changes and self.look_up(numbers):
             found = [item for number in numbers if self._has(number) for item in self._items_of(number)]
             numbers = [number for number in numbers if not self._has(number)]
         if len(numbers) == len(missing):
@@ -154,17 +153,17 @@ class RequestResults:
             items = [item for items in by_text for item in items]
             inputs = ModelInputs(items, counts, [self._texts.first[number] for number in numbers])
         self._inputs = NO_INPUTS
-        whole = WholeTexts(inputs) if self._has_windows else None
-        return MissingSlice(numbers, inputs, self._keys_of(numbers, inputs), found, whole=whole)
+        pending = PendingWindows(inputs) if self._has_windows else None
+        return MissingSlice(numbers, inputs, self._keys_of(numbers, inputs), found, pending=pending)
 
     def keep_rows(self, part: MissingSlice, raw: Matrix, items: Sequence[int]) -> None:
-        """Keep the model's vectors of some *items* of a slice as they come, so that no request computes them again.
+        """Keep the model's vectors of some *items* of a slice at once, so that no request computes them again.
 
         A text that is split is kept with its last window. What `add` will reject is not kept.
         """
-        if part.whole is not None:
-            if places := part.whole.complete(items):
-                self._keep_whole(part, part.whole, raw, places)
+        if (pending := part.pending) is not None:
+            if places := pending.complete(items):
+                self._keep_complete(part, pending, raw, places)
             return
         if len(items) == len(raw):
             vectors, numbers = raw, part.numbers
@@ -197,7 +196,7 @@ class RequestResults:
         else:
             vectors = pool(raw, inputs, self._options)
         if self._has_chunks:
-            self._found.update(zip(numbers, self._with_windows(numbers, inputs, vectors), strict=True))
+            self._unpacked.update(zip(numbers, self._with_windows(numbers, inputs, vectors), strict=True))
         elif len(numbers) == len(texts) and self._texts.counts is None:
             self._slice = vectors
         else:
@@ -205,7 +204,7 @@ class RequestResults:
             for row, number in enumerate(numbers):
                 own = vectors[row : row + 1]
                 # Of a slice that has been read, no more stays in memory than later slices need.
-                self._found[number] = TextResult(own if last[number] < texts.stop else own.copy(), facts[number])
+                self._unpacked[number] = TextResult(own if last[number] < texts.stop else own.copy(), facts[number])
         if coalesced_items:  # an item is a text, or one of its windows: then this is an estimate
             coalesced = coalesced_items * len(numbers) // len(inputs.items)
             self.counts.miss -= coalesced
@@ -216,13 +215,13 @@ class RequestResults:
         ready, self._slice = self._slice, None
         if ready is not None and len(ready) == len(texts):  # else they are those of several slices
             return ready, texts
-        numbers, kept = self._texts.numbers[texts.start : texts.stop], self._kept
-        if not self._found:
-            return rows_of([kept[number] for number in numbers], self.encoder.dim), texts
+        numbers, packed = self._texts.numbers[texts.start : texts.stop], self._packed
+        if not self._unpacked:
+            return rows_of([packed[number] for number in numbers], self.encoder.dim), texts
         rows = [
-            found.vectors
-            if (found := self._found.get(number)) is not None
-            else rows_of([kept[number]], self.encoder.dim)
+            result.vectors
+            if (result := self._unpacked.get(number)) is not None
+            else rows_of([packed[number]], self.encoder.dim)
             for number in numbers
         ]
         if self._has_chunks:
@@ -233,11 +232,11 @@ class RequestResults:
 
     def release(self, texts: range) -> None:
         """Drop the results that no text after these *texts* needs."""
-        if self._kept or self._found:
+        if self._packed or self._unpacked:
             for number in self._texts.numbers[texts.start : texts.stop]:
                 if self._texts.last[number] < texts.stop:
-                    self._kept.pop(number, None)
-                    self._found.pop(number, None)
+                    self._packed.pop(number, None)
+                    self._unpacked.pop(number, None)
 
     @property
     def chunks(self) -> list[Chunk] | None:
@@ -247,7 +246,7 @@ class RequestResults:
         return [
             Chunk(index, *window)
             for index, number in enumerate(self._texts.numbers)
-            for window in self._found[number].windows
+            for window in self._unpacked[number].windows
         ]
 
     @property
@@ -256,7 +255,7 @@ class RequestResults:
 
     def _has(self, number: int) -> bool:
         """Return whether there is a result of this distinct text."""
-        return number in self._kept or number in self._found
+        return number in self._packed or number in self._unpacked
 
     def _items_of(self, number: int) -> list[TokenizedText]:
         """Return the items of a missing text, once: they are dropped here."""
@@ -268,12 +267,11 @@ class RequestResults:
     def _keep(self, numbers: Sequence[int], packed: Sequence[bytes]) -> None:
         """Keep the results of distinct texts."""
         keys = self.keys
-        self._cache.changes += 1
         results = dict(zip([keys[number] for number in numbers], packed, strict=True))
-        self._cache.store.put(self._namespace, results, generation=self._generation)
+        self._store.put(self._namespace, results, generation=self._generation)
 
     def _receive(self, numbers: Sequence[int], kept: Sequence[bytes | None]) -> bool:
-        """Accept kept results of texts with these *numbers*; return whether there is one.
+        """Accept cached results of texts with these *numbers*; return whether there is one.
 
         The result of a text that was cut, or is blank, is none for a request that forbids that: its tokenisation
         rejects the text.
@@ -286,12 +284,12 @@ class RequestResults:
         if self._has_chunks:
             for number, packed in found:
                 if (result := unpack(packed, dim)) is not None and not result.facts[2] & forbidden:
-                    self._found[number], facts[number] = result, result.facts
+                    self._unpacked[number], facts[number] = result, result.facts
         else:
             of_texts, rows = read_facts([packed for _, packed in found], dim)
             for (number, packed), of_text in zip(found, of_texts, strict=True):
                 if of_text is not None and not of_text[2] & forbidden:
-                    self._kept[number], facts[number] = packed, of_text
+                    self._packed[number], facts[number] = packed, of_text
             if len(facts) == len(self._texts.numbers):
                 self._slice = rows
         self._facts |= facts
@@ -302,14 +300,14 @@ class RequestResults:
         self.counts.coalesced -= texts - len(facts)
         return bool(facts)
 
-    def _keep_whole(self, part: MissingSlice, whole: WholeTexts, raw: Matrix, places: Sequence[int]) -> None:
-        """Keep the results of the texts at these *places* of a slice, all of whose windows have come."""
-        inputs, indexes = whole.windows_of(places)
+    def _keep_complete(self, part: MissingSlice, pending: PendingWindows, raw: Matrix, places: Sequence[int]) -> None:
+        """Keep the results of the texts at these *places* of a slice, all of whose windows are computed."""
+        inputs, indexes = pending.windows_of(places)
         try:
             vectors = pool(raw[indexes], inputs, self._options)
         except InvalidVectorError:
             for place in places if len(places) > 1 else ():
-                self._keep_whole(part, whole, raw, [place])
+                self._keep_complete(part, pending, raw, [place])
             return
         numbers = [part.numbers[place] for place in places]
         results = self._with_windows(numbers, inputs, vectors)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from engine.errors import ServiceError
 from engine.fair_queue import ANYONE, Caller
 from engine.result_store import CACHE_USE, CacheUse
 from telemetry.request_work import RequestWork
@@ -18,7 +19,8 @@ class RequestTerms:
         on_tokens: called before the model runs, with the number of tokens that count against the caller's quota. If it
             raises, the request fails with that error.
         if_fingerprint: the fingerprint that the model must have; None: any.
-        cache: what the request allows of the result cache.
+        cache: how the request may use the result cache.
+        miss_error: raised if a result is missing: the queue is full. None: what is missing is computed.
         work: gets what is done for the request.
     """
 
@@ -27,7 +29,13 @@ class RequestTerms:
     on_tokens: Callable[[int], None] | None = None
     if_fingerprint: str | None = None
     cache: CacheUse = CACHE_USE
+    miss_error: ServiceError | None = None
     work: RequestWork = field(default_factory=RequestWork)
+
+    def check_may_compute(self) -> None:
+        """Raise `miss_error`, if there is one."""
+        if self.miss_error is not None:
+            raise self.miss_error
 
     def count_tokens(self, tokens: int, truncated: int) -> None:
         """Record the tokens of the texts, and how many of these are *truncated*; charge the tokens."""

@@ -12,15 +12,15 @@ from engine.options import EmbedOptions
 from engine.pipeline import clip_limit
 from engine.request_results import RequestResults
 from engine.result_keys import ResultKeys
-from engine.result_store import CacheUse, KeptResults, ResultStore
+from engine.result_store import CacheUse, ResultStore
 
 LOOKUP_TEXTS = 256
 LOOKUP_CHARACTERS = 500_000
 """Texts whose results are looked up at once, and their characters: 1 to 2 ms of the event loop. Other requests are
 served in between."""
 MAX_HELD_TEXTS = 200_000
-"""Texts with kept results in all long requests whose answers are not sent yet. One takes about 1 KB for as long as the
-client does not receive; without results, the queue of the lanes limits how many there are. One caller may hold 80 %."""
+"""Limit on the texts with cached results in all long answers that are not sent yet. Each takes about 1 KB until it is
+sent; texts without results are limited by the queue of the lanes. One caller may hold 80 %."""
 RETRY_AFTER_S = 1.0
 NOTHING_HELD = nullcontext()
 
@@ -35,7 +35,6 @@ class ResultLookup:
     def __init__(self, store: ResultStore, keys: ResultKeys) -> None:
         """Find them in *store*, under *keys*."""
         self.store = store
-        self._kept = KeptResults(store)
         self._keys = keys
         self.account = Account("results", MAX_HELD_TEXTS)
 
@@ -50,7 +49,7 @@ class ResultLookup:
             return NOTHING_HELD
         if self.account.held and self.account.excess(caller, texts) > 0:
             raise OverloadedError(
-                f"Long answers that are not received yet contain {self.account.held:.0f} texts with kept results; "
+                f"Long answers that are not received yet contain {self.account.held:.0f} texts with cached results; "
                 f"{self.account.held_by(caller):.0f} of them are yours. With this request you would exceed your share "
                 f"of {MAX_HELD_TEXTS}. Read the answers to your other requests first.",
                 retry_after_s=RETRY_AFTER_S,
@@ -71,7 +70,7 @@ class ResultLookup:
             caller: who sent them.
             use: what the request allows.
         """
-        results = RequestResults(self._kept, encoder, texts, options, use)
+        results = RequestResults(self.store, encoder, texts, options, use)
         fingerprint, distinct, tokenizer = encoder.fingerprint, results.missing_texts, encoder.tokenizer
         if fingerprint is not None and (use.may_read or (use.may_keep and not self.store.is_off)):
             for part in _lookup_slices(distinct):

@@ -9,31 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.errors import ServiceError
-
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """What a request allows.
+    """How a request may use the cache.
 
     Attributes:
         may_read: results that were kept may be used, and those of equal texts in flight (else: `no-cache`).
         may_keep: results of this request may be kept (else: `no-store`).
-        refusal: raised unless all results are kept: there is no room for other work. None: there may be.
     """
 
     may_read: bool = True
     may_keep: bool = True
-    refusal: ServiceError | None = None
-
-    def refuse(self) -> None:
-        """Raise the refusal, if there is one: not all results are kept."""
-        if self.refusal is not None:
-            raise self.refusal
 
 
 CACHE_USE = CacheUse()
-"""What requests allow that do not say otherwise."""
+"""The default: read and keep."""
 
 
 @dataclass(slots=True)
@@ -41,7 +32,7 @@ class CacheCounts:
     """Where the results of a request's texts come from; together they are the number of its texts.
 
     Attributes:
-        hit: kept results.
+        hit: cached results.
         miss: computed for this request.
         coalesced: computed once for several equal texts, of this request or of others in flight.
     """
@@ -63,6 +54,10 @@ class ResultStore(Protocol):
     @property
     def generation(self) -> int:
         """Changes when all results are deleted. Results of texts that came before must not be kept afterwards."""
+
+    @property
+    def changes(self) -> int:
+        """Grows when there are more results in memory: a text that was missing may be found then."""
 
     @property
     def is_off(self) -> bool:
@@ -89,23 +84,11 @@ class ResultStore(Protocol):
         """Keep results: in memory at once, in the slower store later. Nothing is kept if *generation* has passed."""
 
 
-@dataclass(slots=True, eq=False)
-class KeptResults:
-    """The results that are kept, for all requests.
-
-    Attributes:
-        store: keeps them.
-        changes: grows when there are more results in memory; then a text that was missing may be found.
-    """
-
-    store: ResultStore
-    changes: int = 0
-
-
 class NoResults:
     """The store of a service without a result cache."""
 
     generation = 0
+    changes = 0
     is_off = True
     is_layered = False
     is_empty = True

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from result_cache.answer_cache import AnswerCache
 from result_cache.memory_results import MemoryResults, ResultCounts
-from result_cache.ready_answers import ReadyAnswers
 
 NO_MEMORY = ResultCounts(0, 0, 0, 0, 0, 0)
 
@@ -32,7 +32,8 @@ class LayeredResults:
         self._memory = memory
         self._slower = slower
         self._generation = 0
-        self.answers: ReadyAnswers[Any] | None = None if memory is None else ReadyAnswers(memory)
+        self.changes = 0
+        self.answers: AnswerCache[Any] | None = None if memory is None else AnswerCache(memory)
         """Answers that are made of results in memory; deleted with them."""
 
     @property
@@ -64,12 +65,14 @@ class LayeredResults:
             for key, result in zip(keys, results, strict=True):
                 if result is not None:
                     self._memory.put(key, result)
+                    self.changes += 1
         return results
 
     def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
         if generation != self._generation:
             return
         if self._memory is not None:
+            self.changes += 1
             put = self._memory.put
             for key, result in results.items():
                 put(key, result)

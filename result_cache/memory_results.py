@@ -1,10 +1,10 @@
 """Results in the memory of this process: bounded by bytes, and what is used again stays.
 
 There are two segments, each in the order of last use. New results enter *probation*. A result moves to *protected* if
-it is found again, or if its text comes again after it was removed. Protected results take at most `PROTECTED_SHARE` of
-the memory; when they do, a text that comes again must have been used more often lately (`FrequencySketch`) than those
-that it would replace. What leaves protected returns to probation. When there is no room, the result is removed that
-has not been used there for longest. So a bulk job whose texts come once replaces only what is on probation, and what
+it is found again, or if its text repeats after it was removed. Protected results take at most `PROTECTED_SHARE` of
+the memory; when they do, a text that repeats must have been used more often lately (`FrequencySketch`) than those
+that it would replace. What leaves protected returns to probation. When the memory is full, the least recently used
+result on probation is evicted. So a bulk job without repeated texts replaces only what is on probation, and what
 queries repeat stays.
 
 No library does both, so this is our own. Hit rates in percent, and CPU in microseconds, of
@@ -14,13 +14,13 @@ No library does both, so this is our own. Hit rates in percent, and CPU in micro
 ..                                      ours  cachetools LRU  cachetools LFU  theine 2.0.0
 ======================================  ====  ==============  ==============  ============
 search                                    40              37              40            40
-search beside bulk                        33              20              29            30
-search after bulk                         40              20              38            41
+search beside bulk                        32              20              29            30
+search after bulk                         42              22              39            43
 chat                                      10              10              10             3
 re-index, documents fit                   95              95              95            95
-the same, memory used before              96              96               0             6
+the same, memory used before              96              96               0             9
 re-index, twice what fits                 24               0               0            47
-a hit, a put (CPU)                   1.3, 2.4        0.3, 1.1        0.5, 1.3      1.0, 2.5
+a hit, a put (CPU)                   1.2, 2.2        0.3, 1.0        0.5, 1.3      1.0, 2.6
 ======================================  ====  ==============  ==============  ============
 
 theine (W-TinyLFU) counts entries, not bytes. cachebox's LRU hits as cachetools' does.
@@ -45,7 +45,7 @@ however the memory was used before."""
 MAX_ENTRY_SHARE = 1 / 16
 """A larger result is not kept: it would replace an eighth of what is on probation, or more."""
 USES_PER_GENERATION = 2
-"""Uses per kept result after which counts of uses go over to the next generation."""
+"""Uses per cached result after which counts of uses go over to the next generation."""
 MIN_USES_PER_GENERATION = 100
 BYTES_PER_CELL = 64
 """Bytes of the limit per cell of the sketch, which is about 32 cells per result of 384 dimensions."""
@@ -57,14 +57,14 @@ MAX_EXPIRED_PER_COUNT = 5000
 
 @dataclass(frozen=True, slots=True)
 class ResultCounts:
-    """What is kept now, and what happened since the start.
+    """What is cached now, and what happened since the start.
 
     Attributes:
         entries: results kept.
         bytes: the memory they take, with everything that belongs to an entry.
         limit_bytes: the most they may take: the setting without the counts of uses.
-        evictions: results that were removed because others needed their room.
-        rejections: results that were too large to keep (`MAX_ENTRY_SHARE`), and those that came again, but were not
+        evictions: results that were removed because others needed their memory.
+        rejections: results that were too large to keep (`MAX_ENTRY_SHARE`), and those of repeated texts that were not
             protected because what is protected was used as often. A larger limit helps against both.
         expirations: results that were removed because of their age.
     """
@@ -104,7 +104,7 @@ class MemoryResults:
         self._probation: OrderedDict[bytes, bytes] = OrderedDict()
         self._protected: OrderedDict[bytes, bytes] = OrderedDict()
         self._expiries: OrderedDict[bytes, float] = OrderedDict()
-        self._bytes = self._protected_bytes = self._lent_bytes = 0
+        self._bytes = self._protected_bytes = self._reserved_bytes = 0
         self._uses = 0
         self._evictions = self._rejections = self._expirations = 0
         self.on_removed: Callable[[bytes], object] = lambda _: None
@@ -145,7 +145,7 @@ class MemoryResults:
             self._rejections += 1
             return
         if is_full := self._bytes + size > self._limit_bytes:
-            self._make_room(size, len(result))
+            self._evict_for(size)
         self._probation[key] = result
         self._bytes += size
         if self._ttl_s is not None:
@@ -157,18 +157,15 @@ class MemoryResults:
         """Return how often the result with this key was used lately, by estimate; 0: it is not kept."""
         return self._sketch.uses(key) if key in self._protected or key in self._probation else 0
 
-    def room_for(self, result_bytes: int) -> int:
-        """Return how many results of this size fit when nothing else is kept."""
+    def capacity(self, result_bytes: int) -> int:
+        """Return how many results of this size fit into the memory."""
         return self._limit_bytes // self._size_of(bytes(result_bytes))
 
-    def lend(self, size: int) -> None:
-        """Give *size* bytes of the limit to something else, whose bytes then count as these results do.
-
-        A negative *size* takes bytes back.
-        """
-        self._lent_bytes += size
+    def reserve(self, size: int) -> None:
+        """Reserve *size* bytes of the limit for something else. They count as used; a negative *size* frees them."""
+        self._reserved_bytes += size
         self._limit_bytes -= size
-        self._make_room(0, -1)
+        self._evict_for(0)
 
     def clear(self) -> None:
         """Remove all results. The memory goes back to the kernel after `host.memory.trim_memory`."""
@@ -183,8 +180,8 @@ class MemoryResults:
         self._remove_expired(MAX_EXPIRED_PER_COUNT)
         return ResultCounts(
             entries=len(self._probation) + len(self._protected),
-            bytes=self._bytes + self._lent_bytes,
-            limit_bytes=self._limit_bytes + self._lent_bytes,
+            bytes=self._bytes + self._reserved_bytes,
+            limit_bytes=self._limit_bytes + self._reserved_bytes,
             evictions=self._evictions,
             rejections=self._rejections,
             expirations=self._expirations,
@@ -194,7 +191,7 @@ class MemoryResults:
         return len(result) + len(result) // FRAGMENTS + self._entry_bytes
 
     def _protect(self, key: bytes, result: bytes) -> None:
-        """Move a result from probation to protected; what has no room there goes back to probation."""
+        """Move a result from probation to protected; what no longer fits there goes back to probation."""
         del self._probation[key]
         self._protected[key] = result
         self._protected_bytes += self._size_of(result)
@@ -203,12 +200,12 @@ class MemoryResults:
             self._protected_bytes -= self._size_of(result_of_other)
             self._probation[other] = result_of_other
 
-    def _make_room(self, size: int, length: int) -> None:
-        """Remove what has not been used for longest, until there is room for a result of this *size* and *length*."""
+    def _evict_for(self, size: int) -> None:
+        """Evict the least recently used results until *size* bytes are free."""
         while self._bytes + size > self._limit_bytes:
             is_protected = not self._probation
             key, result = (self._protected if is_protected else self._probation).popitem(last=False)
-            removed = size if len(result) == length else self._size_of(result)
+            removed = self._size_of(result)
             self._bytes -= removed
             if is_protected:
                 self._protected_bytes -= removed
@@ -219,15 +216,15 @@ class MemoryResults:
 
     def _deserves_protection(self, uses: int, size: int) -> bool:
         """Return whether a new result was used more often than all protected ones that it would replace."""
-        room = self._max_protected_bytes - self._protected_bytes
+        free = self._max_protected_bytes - self._protected_bytes
         for other, result in self._protected.items():
-            if room >= size:
+            if free >= size:
                 break
             if self._sketch.uses(other) >= uses:
                 self._protected.move_to_end(other)  # the next new result is compared with another one
                 self._rejections += 1
                 return False
-            room += self._size_of(result)
+            free += self._size_of(result)
         return True
 
     def _remove(self, key: bytes) -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 StageName = Literal["load", "cache", "tokenize", "queue", "run"]
-"""A part of a request's time. `load`: its model was not in memory; `cache`: kept results were looked up; `tokenize`;
+"""A part of a request's time. `load`: its model was not in memory; `cache`: cached results were looked up; `tokenize`;
 `queue`: admitted, until its first text ran or it was dropped; `run`: from there until its last text had its vector.
-Parts of one request do not overlap, except that a long request may look up kept results while others of its texts run.
+Parts of one request do not overlap, except that a long request may look up cached results while some of its texts run.
 """
 
 

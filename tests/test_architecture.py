@@ -169,7 +169,7 @@ def test_dialects_do_not_import_each_other() -> None:
     names = (
         *("answer_types", "metric_types", "request_types", "answer_formats", "fingerprint_header", "openapi"),
         *("request_terms", "model_names", "problem_examples", "process_reports", "vector_answers", "cache_headers"),
-        *("openapi_metrics", "answer_turns"),
+        *("openapi_metrics", "answer_pieces"),
     )
     shared = {"api", *(f"api.{name}" for name in names)}
     wrong = [

@@ -19,6 +19,7 @@ from engine.fair_queue import Caller
 from engine.ledger import Account, Reservation
 from web.cache_control import cache_use
 from web.large_body_queue import PAUSE_FACTOR, SMOOTHING
+from web.request_context import is_length_up_to
 from web.security_headers import Header
 
 MAX_BODY_BYTES = 65_536
@@ -54,11 +55,10 @@ class CacheLookups:
                 length = value
             elif name == b"cache-control":
                 cache_control.append(value.decode("latin-1"))
-        is_small = length.isdigit() and len(length) <= len(str(MAX_BODY_BYTES)) and int(length) <= MAX_BODY_BYTES
-        return is_small and cache_use(cache_control).may_read
+        return is_length_up_to(length, MAX_BODY_BYTES) and cache_use(cache_control).may_read
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, caller: Caller) -> bool:
-        """Call *app*, which answers from kept results or refuses. Return whether it has answered, not refused."""
+        """Call *app*, which answers from cached results or refuses. Return whether it has answered, not refused."""
         reservation = Reservation((self.account,), caller)
         reservation.resize(_with_pause(self._estimated_s))
         is_answered = False

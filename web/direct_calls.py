@@ -37,7 +37,7 @@ class Plan:
         takes_body: it has the argument `data`.
         takes_request: it has the argument `request`.
         headers: request headers that are arguments; a request with one of them is left to Litestar, which checks it.
-        may_repeat: an answer to one request may be the answer to another one.
+        may_reuse: its answers may be cached and sent again.
     """
 
     handler: HTTPRouteHandler
@@ -45,7 +45,7 @@ class Plan:
     takes_body: bool
     takes_request: bool
     headers: frozenset[bytes]
-    may_repeat: bool
+    may_reuse: bool
 
 
 class DirectCalls:
@@ -57,7 +57,7 @@ class DirectCalls:
     def __init__(self, providers: Mapping[str, Provider], *, reuse: AnswerReuse | None = None) -> None:
         """Run asynchronous handlers whose arguments are `data`, `request`, headers, and *providers* by name.
 
-        With *reuse*, answers of routes whose work is queued are sent again if they are kept.
+        With *reuse*, answers of routes whose work is queued are cached and sent again.
         """
         self._providers = providers
         self._reuse = reuse
@@ -96,17 +96,17 @@ class DirectCalls:
             takes_body="data" in names,
             takes_request="request" in names,
             headers=frozenset(name.lower().encode() for name in headers.values()),
-            may_repeat="data" in names and handler.opt.get("work") == "queued",
+            may_reuse="data" in names and handler.opt.get("work") == "queued",
         )
 
     async def _run(self, plan: Plan, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        reuse, body = self._reuse if plan.may_repeat else None, None
+        reuse, body = self._reuse if plan.may_reuse else None, None
         if plan.takes_body:
             if not (body := await receive_body(scope, receive)):
                 raise invalid_input(EMPTY_BODY, "")
             started_s = time.perf_counter()  # as handlers: how long the client took to send the body does not count
-            if reuse is not None and (ready := reuse.find(scope, context_of(scope), body)) is not None:
-                await send_answer(send, ready.headers, ready.body(time.perf_counter() - started_s))
+            if reuse is not None and (cached := reuse.find(scope, context_of(scope), body)) is not None:
+                await send_answer(send, cached.headers, cached.body(time.perf_counter() - started_s))
                 return
         request = StrictRequest(scope, receive, send)
         request.whole_body = body

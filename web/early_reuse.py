@@ -1,4 +1,4 @@
-"""Sends kept answers before the app is called, which saves its task and all of its layers."""
+"""Sends cached answers before the app is called, which saves its task and all of its layers."""
 
 import time
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -11,12 +11,9 @@ from litestar.types import HTTPScope
 from access.principals import Principal
 from web.answer_reuse import EXCLUDING, MAX_BODY_BYTES, AnswerReuse
 from web.litestar_adapter import is_valid_host, set_route
-from web.request_context import Client, context_of
+from web.request_context import Client, context_of, is_length_up_to
 from web.route_table import RouteTable
 from web.security_headers import Header
-
-MAX_LENGTH_DIGITS = 9
-"""A `Content-Length` with more digits is not read: it may have thousands."""
 
 is_host_valid = lru_cache(maxsize=64)(is_valid_host)
 
@@ -32,7 +29,7 @@ class Guard(Protocol):
 class EarlyReuse:
     """Answers requests as the app would: checks who calls, and counts and logs what is sent.
 
-    The server holds a small request that may have a kept answer until its body is complete. Requests that the app
+    The server holds a small request that may have a cached answer until its body is complete. Requests that the app
     would answer without their bodies, such as with a 401, it does not hold.
     """
 
@@ -75,7 +72,7 @@ class EarlyReuse:
 
     def may_answer(self, scope: MutableMapping[str, Any], target: bytes) -> bool:
         """Return whether there may be an answer to a POST to *target*; if so, complete the ASGI *scope*."""
-        if not self._reuse.has_some or b"#" in target:  # which ends the path, as uvicorn reads it
+        if not self._reuse.answers or b"#" in target:  # which ends the path, as uvicorn reads it
             return False
         whole_path, _, query = target.decode("latin-1").partition("?")
         path = self._remove_prefix(unquote(whole_path) if "%" in whole_path else whole_path)  # as uvicorn
@@ -89,13 +86,10 @@ class EarlyReuse:
         return True
 
     def _is_plain(self, all_headers: Sequence[Header]) -> bool:
-        """Return whether the app would read the body, a small one, and might then send a kept answer."""
+        """Return whether the app would read the body, a small one, and might then send a cached answer."""
         headers = dict(all_headers)
-        length = headers.get(b"content-length", b"")
         return (
-            length.isdigit()
-            and len(length) <= MAX_LENGTH_DIGITS
-            and int(length) <= self._max_body_bytes
+            is_length_up_to(headers.get(b"content-length", b""), self._max_body_bytes)
             and EXCLUDING.isdisjoint(headers)
             and is_host_valid(headers.get(b"host", b""))
             and self._allows_host(all_headers)
@@ -107,11 +101,11 @@ class EarlyReuse:
         started_s, route = self._clock(), self._routes.find(scope["path"])
         if route is not None and self._guard.may_start_now(route):
             self._guard.note_start()
-            if (ready := self._reuse.find(http_scope, context, body)) is not None:
+            if (cached := self._reuse.find(http_scope, context, body)) is not None:
                 set_route(http_scope, route)
-                content = ready.body(self._clock() - started_s)
+                content = cached.body(self._clock() - started_s)
                 headers = self._record(
-                    http_scope, [*ready.headers, (b"content-length", b"%d" % len(content))], started_s
+                    http_scope, [*cached.headers, (b"content-length", b"%d" % len(content))], started_s
                 )
                 return headers, content
         context.principal = None  # as for any request that begins

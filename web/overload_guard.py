@@ -169,12 +169,12 @@ class OverloadGuard:
     async def _run_tight(self, queue: RouteQueue, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Call the app. If *queue* has no room for the caller, a refusal by the app counts as a rejection here."""
         caller = self._identify(scope["client"], scope["headers"])
-        refusal = None if caller is None else queue.overload(caller)
-        if caller is None or refusal is None:
+        error = None if caller is None else queue.overload(caller)
+        if caller is None or error is None:
             await self._app(scope, receive, send)
             return
         context = context_of(scope)
-        context.refusal = refusal
+        context.miss_error = error
         is_answered = await self._lookups.run(self._app, scope, receive, send, caller=caller)
         if not is_answered and context.problem_code == OverloadedError.code:
             context.logged_elsewhere = True

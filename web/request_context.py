@@ -18,6 +18,8 @@ Client = tuple[str, int] | None
 """Address and port of a connection's other end; None: it has none, such as a Unix socket."""
 KEY = "request_context"
 """The key of the context in ASGI's `scope["state"]`; no other key is used there."""
+MAX_LENGTH_DIGITS = 9
+"""A `Content-Length` with more digits is above all limits of `is_length_up_to`, and may have thousands."""
 
 
 @dataclass(slots=True)
@@ -43,12 +45,12 @@ class RequestContext:
         has_answer_started: a part of the answer was sent to the server.
         problem_code: the code of the problem document that was sent, for metrics.
         logged_elsewhere: the request log writes no line for this request.
-        refusal: set by the overload guard: the queue is full, so this is the answer unless all results are kept.
+        miss_error: set by the overload guard: the queue is full, so this is the answer unless all results are cached.
         large_bodies: the queue in which large bodies wait to be decoded.
-        answer_parts: lets one part of all long answers be written at a time; None: no other answer is written.
+        piece_gate: lets one piece of all long answers be written at a time; None: there are no other answers.
         work: what the engine does for the request.
         encoding_formats: the formats of vectors that the caller asks for, in its own words.
-        answer_key: under which its answer is kept; None: not computed yet.
+        answer_key: under which its answer is cached; None: nobody has looked for it yet.
     """
 
     request_id: str = ""
@@ -66,9 +68,9 @@ class RequestContext:
     has_answer_started: bool = False
     problem_code: str | None = None
     logged_elsewhere: bool = False
-    refusal: ServiceError | None = None
+    miss_error: ServiceError | None = None
     large_bodies: LargeBodyQueue | None = None
-    answer_parts: FairGate | None = None
+    piece_gate: FairGate | None = None
     work: RequestWork = field(default_factory=RequestWork)
     encoding_formats: tuple[str, ...] = ()
     answer_key: bytes | None = None
@@ -99,6 +101,11 @@ def trace_of(headers: Iterable[Header]) -> TraceContext | None:
     """Return the trace of the caller; None: there is not exactly one `traceparent`, or it is malformed."""
     values = [value for name, value in headers if name == b"traceparent"]
     return parse_traceparent(values[0].decode("latin-1")) if len(values) == 1 else None
+
+
+def is_length_up_to(length: bytes, max_bytes: int) -> bool:
+    """Return whether the `Content-Length` *length* is a number of at most *max_bytes*."""
+    return length.isdigit() and len(length) <= MAX_LENGTH_DIGITS and int(length) <= max_bytes
 
 
 def header_values(scope: Mapping[str, Any], name: bytes) -> list[str]:

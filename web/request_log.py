@@ -69,7 +69,7 @@ class RequestLog:
         self._error_headers = error_headers
         self._clock = clock
         self._large_bodies = large_bodies
-        self._answer_parts = FairGate()
+        self._piece_gate = FairGate()
         self._find_dialect = find_dialect
         self._find_route = find_route
         self.in_flight = 0
@@ -82,7 +82,7 @@ class RequestLog:
         inner, context = _with_get_for_head(scope), context_of(scope)
         times = _times_of(context, self._clock())
         _name(context, scope)
-        context.large_bodies, context.answer_parts = self._large_bodies, self._answer_parts
+        context.large_bodies, context.piece_gate = self._large_bodies, self._piece_gate
         context.dialect = self._find_dialect(scope["path"])
         answer = _Answer(
             context, send, inner, times, error_headers=self._error_headers, timing=self._timing, clock=self._clock

@@ -8,7 +8,7 @@ import orjson
 from litestar.response.base import ASGIResponse
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
-from engine.recall import Recall
+from engine.single_hit import SingleHit
 
 JSON: Final = "application/json"
 
@@ -36,19 +36,6 @@ class Duration:
         return orjson.dumps(round(seconds * self.units_per_s, self.digits))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Repeatable:
-    """How an answer may be sent again.
-
-    Attributes:
-        recall: what it was made of.
-        duration: the only member that differs each time; None: none does.
-    """
-
-    recall: Recall
-    duration: Duration | None = None
-
-
 class PlainAnswer(ASGIResponse):
     """A complete answer, without cookies, background tasks or transformations."""
 
@@ -59,17 +46,25 @@ class PlainAnswer(ASGIResponse):
         status: int = 200,
         headers: Mapping[str, str] | None = None,
         media_type: str = JSON,
-        repeatable: Repeatable | None = None,
+        single_hit: SingleHit | None = None,
+        duration: Duration | None = None,
     ) -> None:
         """Answer with *body* and *headers*, to which the content type and the length are added.
 
-        *repeatable* states how the same request may be answered with this again; None: it may not.
+        Args:
+            body: the whole body.
+            status: of the answer.
+            headers: of the answer.
+            media_type: of *body*.
+            single_hit: with it, the same request may get this answer again; None: it may not.
+            duration: the only member of *body* that differs then; None: none does.
         """
         self.status_code = status
         self.body = body
         self.answer_headers = headers or {}
         self.media_type = media_type
-        self.repeatable = repeatable
+        self.single_hit = single_hit
+        self.duration = duration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send the answer."""
@@ -95,10 +90,14 @@ def json_answer(
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
-    repeatable: Repeatable | None = None,
+    single_hit: SingleHit | None = None,
+    duration: Duration | None = None,
 ) -> PlainAnswer:
-    """Return *content* as JSON. Numpy arrays are written directly, with no more digits than float32 has."""
-    return PlainAnswer(json_of(content), status=status, headers=headers, repeatable=repeatable)
+    """Return *content* as JSON. Numpy arrays are written directly, with no more digits than float32 has.
+
+    The other arguments are those of `PlainAnswer`.
+    """
+    return PlainAnswer(json_of(content), status=status, headers=headers, single_hit=single_hit, duration=duration)
 
 
 def json_of(content: Any) -> bytes:

@@ -47,7 +47,7 @@ export const STAGES = {
     { name: "stage:queue", label: "Waiting in the queue", token: "--series-2" },
     { name: "stage:run", label: "Running the model", token: "--series-1" },
     { name: "stage:tokenize", label: "Tokenising", token: "--series-3" },
-    { name: "stage:cache", label: "Looking up kept results", token: "--series-4" },
+    { name: "stage:cache", label: "Looking up cached results", token: "--series-4" },
   ],
 };
 

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from api.answer_turns import MAX_PIECE_NUMBERS
+from api.answer_pieces import MAX_PIECE_NUMBERS
 from engine.embed_run import MAX_STARTED, SLICE_TEXTS
 from tests.support.raw_http import CLIENT, connected, receive_all
 from tests.support.servers import ServerProcess, running_server

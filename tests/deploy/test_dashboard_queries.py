@@ -45,7 +45,7 @@ WINDOW = "1m"
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
     folder = tmp_path_factory.mktemp("models")
-    for dim, name in enumerate(MODELS, start=4):  # equal models would share their kept results
+    for dim, name in enumerate(MODELS, start=4):  # equal models would share their cached results
         TinyModel(name, dim=dim).write(folder)
     settings = {
         "MODELS_DIR": str(folder),

@@ -17,8 +17,9 @@ from engine.tokenizer_queue import TokenizerQueue
 from tests.support.clock import ManualClock
 from tests.support.dict_results import DictResults
 from tests.support.gated import GatedModel
-from tests.support.one_model import OneModel, one_lane
-from tests.support.scheduling import open_lanes
+from tests.support.one_model import OneModel
+from tests.support.one_model import one_lane as running_on_one_lane
+from tests.support.scheduling import check_empty, open_lanes, scheduler_of
 from tests.support.tiny import TinyModel
 
 
@@ -47,7 +48,7 @@ async def models(encoder: Encoder) -> OneModel:
 
 @pytest.fixture
 async def scheduler() -> AsyncIterator[Scheduler]:
-    async with one_lane(max_bulk_queue_s=100) as scheduler:  # amounts below a billionth of it count as zero
+    async with running_on_one_lane(max_bulk_queue_s=100) as scheduler:  # amounts below a billionth of it count as zero
         yield scheduler
 
 
@@ -89,3 +90,21 @@ def model() -> Iterator[GatedModel]:
     model = GatedModel()
     yield model
     model.open()
+
+
+@pytest.fixture
+async def one_lane(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
+    scheduler = scheduler_of(lanes, clock, count=1)
+    yield scheduler
+    model.open()
+    await scheduler.aclose()
+    check_empty(scheduler)
+
+
+@pytest.fixture
+async def two_lanes(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
+    scheduler = scheduler_of(lanes, clock, count=2)
+    yield scheduler
+    model.open()
+    await scheduler.aclose()
+    check_empty(scheduler)

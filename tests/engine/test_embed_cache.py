@@ -130,31 +130,30 @@ async def test_work_of_a_request_is_noted_by_stage(embedder: Embedder) -> None:
 async def test_without_room_for_other_work_only_kept_results_are_returned(
     embedder: Embedder, results: DictResults, make: Make, models: OneModel, scheduler: Scheduler
 ) -> None:
-    refusal = OverloadedError("The queue is full.", retry_after_s=1)
-    full = CacheUse(refusal=refusal)
+    full = OverloadedError("The queue is full.", retry_after_s=1)
     charged = list[int]()
     await embedder.embed(None, ["one", "two"])
     kept = set(results.memory)
-    assert (await embedder.embed(None, ["two", "one"], terms=RequestTerms(cache=full))).cache == CacheCounts(hit=2)
+    assert (await embedder.embed(None, ["two", "one"], terms=RequestTerms(miss_error=full))).cache == CacheCounts(hit=2)
     for texts in (["three"], ["one", "three"]):
         with pytest.raises(OverloadedError) as refused:
-            await embedder.embed(None, texts, terms=RequestTerms(cache=full, on_tokens=charged.append))
-        assert refused.value is refusal
+            await embedder.embed(None, texts, terms=RequestTerms(miss_error=full, on_tokens=charged.append))
+        assert refused.value is full
         with pytest.raises(OverloadedError):
-            await read_all(embedder, texts, cache=full, on_tokens=charged.append)
+            await read_all(embedder, texts, miss_error=full, on_tokens=charged.append)
     assert [key for key in results.memory if key not in kept] == []
     models.gate.clear()  # the model is not in memory, and waiting for it would not end
     with pytest.raises(OverloadedError):
-        await embedder.embed(None, ["one"], terms=RequestTerms(cache=full, on_tokens=charged.append))
+        await embedder.embed(None, ["one"], terms=RequestTerms(miss_error=full, on_tokens=charged.append))
     models.gate.set()
     assert (charged, scheduler.state().texts, embedder.has_results) == ([], 2, True)
     slower = dict[tuple[str, bytes], bytes]()
     await make(DictResults(slower)).embed(None, ["one"])
     replica = make(DictResults(slower))
     assert replica.has_results
-    assert (await replica.embed(None, ["one"], terms=RequestTerms(cache=full))).cache == CacheCounts(hit=1)
+    assert (await replica.embed(None, ["one"], terms=RequestTerms(miss_error=full))).cache == CacheCounts(hit=1)
     with pytest.raises(OverloadedError):
-        await replica.embed(None, ["one", "two"], terms=RequestTerms(cache=full))
+        await replica.embed(None, ["one", "two"], terms=RequestTerms(miss_error=full))
 
 
 async def test_text_is_run_once_for_all_its_repeats_and_for_later_requests(

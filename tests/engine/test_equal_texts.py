@@ -1,7 +1,7 @@
 """Equal texts of several requests run once, and every caller is answered as if theirs had run alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,7 +15,7 @@ from engine.errors import InferenceError, LaneLostError, ServiceError
 from engine.fair_queue import ANYONE, Caller
 from engine.job_outcomes import JobOutcomes
 from engine.job_queue import Job, MicroBatch
-from engine.lane import OVERDUE_S, Lane
+from engine.lane import OVERDUE_S
 from engine.ledger import Account, Reservation
 from engine.planner import MAX_PLANNED_TEXTS, MAX_SMALL_TOKENS, cost
 from engine.run_queue import RunQueue
@@ -23,7 +23,16 @@ from engine.scheduler import Scheduler
 from engine.vectors import Matrix
 from tests.support.clock import ManualClock
 from tests.support.gated import DyingModel, GatedModel, Text
-from tests.support.scheduling import LARGE, MICRO_BATCH_TOKENS, SMALL, STUCK_S, open_lanes, scheduler_of, submitted
+from tests.support.scheduling import (
+    LARGE,
+    MICRO_BATCH_TOKENS,
+    SMALL,
+    STUCK_S,
+    check_empty,
+    open_lanes,
+    scheduler_of,
+    submitted,
+)
 
 Answer = tuple[list[float], int]
 """The vectors of a request, and how many of its texts were coalesced."""
@@ -42,30 +51,6 @@ async def send(scheduler: Scheduler, model: GatedModel, *texts: Text, caller: Ca
 
 def submit(scheduler: Scheduler, model: GatedModel, *texts: Text, caller: Caller = ANYONE) -> asyncio.Task[Answer]:
     return asyncio.create_task(send(scheduler, model, *texts, caller=caller))
-
-
-@pytest.fixture
-async def one_lane(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
-    scheduler = scheduler_of(lanes, clock, count=1)
-    yield scheduler
-    model.open()
-    await scheduler.aclose()
-    check_empty(scheduler)
-
-
-@pytest.fixture
-async def two_lanes(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
-    scheduler = scheduler_of(lanes, clock, count=2)
-    yield scheduler
-    model.open()
-    await scheduler.aclose()
-    check_empty(scheduler)
-
-
-def check_empty(scheduler: Scheduler) -> None:
-    state = scheduler.state()
-    assert (state.waiting_requests, state.waiting_texts, state.waiting_seconds) == (0, 0, 0.0)
-    assert [account.held for account in scheduler.accounts] == [0.0, 0.0]
 
 
 # --- Requests on real threads -----------------------------------------------------------------------------------------

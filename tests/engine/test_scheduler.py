@@ -38,22 +38,6 @@ each_batching = pytest.mark.parametrize("batching", ["mixed", "equal", "single"]
 
 
 @pytest.fixture
-async def one_lane(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
-    scheduler = scheduler_of(lanes, clock, count=1)
-    yield scheduler
-    model.open()
-    await scheduler.aclose()
-
-
-@pytest.fixture
-async def two_lanes(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
-    scheduler = scheduler_of(lanes, clock, count=2)
-    yield scheduler
-    model.open()
-    await scheduler.aclose()
-
-
-@pytest.fixture
 async def limited(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
     """A scheduler of one lane that admits one second of work."""
     scheduler = scheduler_of(lanes, clock, count=1, max_queue_s=1.0)

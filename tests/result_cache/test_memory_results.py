@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.text_results import HEADER, NUMBERS
 from result_cache.memory_results import (
     ENTRY_BYTES,
     EXPIRY_ENTRY_BYTES,
@@ -23,7 +24,7 @@ from tests.support.clock import ManualClock
 from tests.support.servers import ROOT
 
 LIMIT = 1 << 20
-ROW = bytes(1544)
+ROW = bytes(HEADER.size + 384 * NUMBERS.itemsize)
 """A result of 384 dimensions."""
 FITS = 400
 """Fewer results of this size than fit."""
@@ -251,7 +252,7 @@ def test_any_sequence_keeps_the_bound_and_returns_what_was_put_last(
     ("limit_mb", "smallest", "largest", "number"),
     [
         pytest.param(64, 300, 200_000, 30_000, id="random-sizes"),
-        pytest.param(32, 1544, 1544, 30_000, id="one-size"),
+        pytest.param(32, len(ROW), len(ROW), 30_000, id="one-size"),
         pytest.param(12, 300, 500, 35_000, id="small"),
         pytest.param(32, 20_000, 200_000, 4000, id="large"),
     ],

@@ -1,4 +1,4 @@
-"""A kept answer that the server sends itself is the one that the app would send; special requests go to the app."""
+"""A cached answer that the server sends itself is the one that the app would send; special requests go to the app."""
 
 import json
 import socket
@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.connection_limits import MAX_PIPELINED
+from tests.api.test_answer_reuse import ANEW, NOT_REPEATED, PATHS, body_of, facts, lines, shape
 from tests.api.test_cache_headers import MODEL, new_texts
-from tests.api.test_kept_answers import ANEW, NOT_REPEATED, PATHS, body_of, facts, lines, shape
 from tests.support import raw_http
 from tests.support.raw_http import (
     LAST_PROBE,

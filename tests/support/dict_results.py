@@ -7,7 +7,7 @@ class DictResults:
     """Keeps everything in memory, and if it is layered, also in a second dictionary, which other stores may share."""
 
     def __init__(self, slower: dict[tuple[str, bytes], bytes] | None = None) -> None:
-        self.generation = 0
+        self.generation = self.changes = 0
         self.memory: dict[bytes, bytes] = {}
         self.slower = slower
         self.fetched_keys = 0
@@ -30,12 +30,14 @@ class DictResults:
         found = {key: result for key in keys if (result := (self.slower or {}).get((namespace, key))) is not None}
         if may_keep:
             self.memory |= found
+            self.changes += 1
         return [found.get(key) for key in keys]
 
     def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
         if generation != self.generation:
             return
         self.memory |= results
+        self.changes += 1
         if self.slower is not None:
             self.slower |= {(namespace, key): result for key, result in results.items()}
 

@@ -15,7 +15,7 @@ class Replica:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.url = f"http://{self.address}"
-        # A kept result would be answered while runs are held.
+        # A cached result would be answered while runs are held.
         self._settings = {"RESULT_CACHE_MB": "0", **settings, "PORT": str(port)}
         self.server = self._start()
         self._runs_held = 0

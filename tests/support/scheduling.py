@@ -42,6 +42,13 @@ def scheduler_of(
     )
 
 
+def check_empty(scheduler: Scheduler) -> None:
+    """Check that no request waits and the ledger counts nothing."""
+    state = scheduler.state()
+    assert (state.waiting_requests, state.waiting_texts, state.waiting_seconds) == (0, 0, 0.0)
+    assert [account.held for account in scheduler.accounts] == [0.0, 0.0]
+
+
 def submit(scheduler: Scheduler, model: GatedModel, *texts: Text, **options: Any) -> asyncio.Task[Matrix]:
     return asyncio.create_task(run_texts(scheduler, model, texts, **options))
 

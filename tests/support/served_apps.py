@@ -47,7 +47,7 @@ class ServedApp:
 
     @contextmanager
     def with_early_reuse(self, replacement: Any) -> Iterator[None]:
-        """Let the server find kept answers by *replacement* in the block."""
+        """Let the server find cached answers by *replacement* in the block."""
         answers, self.pool.early_reuse = self.pool.early_reuse, replacement
         try:
             yield
@@ -56,7 +56,7 @@ class ServedApp:
 
 
 class _Watched:
-    """The kept answers of an app, watched."""
+    """The cached answers of an app, watched."""
 
     def __init__(self, answers: Any, found: list[bool]) -> None:
         self._answers, self._found = answers, found

@@ -1,4 +1,4 @@
-"""Kept results of a service with several workers, and of replicas, with real processes and a real Redis."""
+"""Cached results of a service with several workers, and of replicas, with real processes and a real Redis."""
 
 import os
 from collections.abc import Callable, Iterator

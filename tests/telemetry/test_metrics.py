@@ -97,7 +97,7 @@ def test_methods_and_statuses_that_are_not_ours_share_a_series(metrics: Metrics)
 
 
 def test_stages_of_a_request_are_counted_once_each(metrics: Metrics) -> None:
-    """A request may look up kept results twice: before its model is loaded, and after."""
+    """A request may look up cached results twice: before its model is loaded, and after."""
     work = RequestWork(texts=3, tokens=12)
     work.stages += [Stage("cache", 1.0, 1.25), Stage("load", 1.25, 2.25), Stage("cache", 2.25, 2.5)]
     metrics.observe(answered("POST /embed", 2.0, work=work))

@@ -262,7 +262,7 @@ async def test_small_request_is_read_although_the_queue_is_full_if_results_are_k
     for number in range(50):
         assert service.guard.reject_early("/embed", CLIENT, SMALL) is None
         context = await enter(service, state={"number": number})
-        assert context.refusal is FULL
+        assert context.miss_error is FULL
         assert not context.logged_elsewhere
         await asyncio.sleep(0)
     assert service.entered == list(range(50))
@@ -332,6 +332,6 @@ async def test_request_of_a_caller_with_room_in_the_queue_is_no_lookup(service: 
     service.full_for = {CALLER}
     for _ in range(50):
         context = await enter(service, client=(OTHER[0], 1))
-        assert (context.refusal, context.logged_elsewhere) == (None, False)
+        assert (context.miss_error, context.logged_elsewhere) == (None, False)
         await asyncio.sleep(0)
     assert len(service.entered) == 50

@@ -29,7 +29,7 @@ from web.request_lines import RequestLines
 from web.span_attributes import of_work
 
 ANEW = {"Cache-Control": "max-age=60"}
-"""Allows kept results, but excludes kept answers."""
+"""Allows cached results, but excludes cached answers."""
 NOT_REPEATED = {"/v1/embed", "/v2/embed"}
 """Answers with the texts themselves, and with an id."""
 PATHS = [path for path in (*ROUTES, *LONE_ROUTES) if not path.endswith("/similarity")]
@@ -52,7 +52,7 @@ def client(variables: dict[str, str]) -> Iterator[httpx.Client]:
 
 @contextmanager
 def repeats() -> Iterator[list[bool]]:
-    """Collect, for each request that might get a kept answer, whether it does."""
+    """Collect, for each request that might get a cached answer, whether it does."""
     found, find = list[bool](), AnswerReuse.find
 
     def watched(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Long answers are written in pieces, and the pieces of all answers take turns, fair between callers."""
+"""Writes long answers in pieces, and yields the event loop to others between two pieces, fairly between callers."""
 
 import asyncio
 
@@ -14,9 +14,9 @@ def rows_per_piece(columns: int) -> int:
     return max(1, MAX_PIECE_NUMBERS // columns)
 
 
-async def next_turn(context: RequestContext) -> None:
-    """Let other requests be served until it is this one's turn to write a piece."""
-    if (gate := context.answer_parts) is None:
+async def yield_to_others(context: RequestContext) -> None:
+    """Let other requests be served until the fair order between callers reaches this one's next piece."""
+    if (gate := context.piece_gate) is None:
         await asyncio.sleep(0)
     else:
         await gate.enter(context.caller, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from access.principals import Principal
-from api.answer_turns import MAX_PIECE_NUMBERS, next_turn
+from api.answer_pieces import MAX_PIECE_NUMBERS, yield_to_others
 from api.build_answers import batch_answer
 from api.request_types import Encoding
 from api.vector_answers import StreamedAnswer
@@ -53,7 +53,7 @@ class Pieces:
         return b""
 
 
-async def test_pieces_of_long_answers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pieces_of_long_answers_are_written_fairly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.vector_answers._headers", lambda _: {})
     written = list[str]()
 
@@ -71,37 +71,39 @@ async def test_pieces_of_long_answers_take_turns(monkeypatch: pytest.MonkeyPatch
         streamed = StreamedAnswer(opened(), Pieces(context.caller[0], written), context)
         await streamed({}, receive, send)  # type: ignore[arg-type]  # needs no scope
 
-    await assert_turns_are_fair(answer, written)
+    await assert_pieces_are_fair(answer, written)
 
 
 @pytest.mark.parametrize("encoding", get_args(Encoding))
-async def test_pieces_of_long_native_answers_take_turns(encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pieces_of_long_native_answers_are_written_fairly(
+    encoding: Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = Model("acme/any", VECTORS.shape[1], 8, 0, 0, "", "", "bundled")
     result = EmbedResult(model, VECTORS, model.dim, [1] * PIECES, [False] * PIECES)
     written, bodies = list[str](), list[bytes]()
 
     async def noted(context: RequestContext) -> None:
-        await next_turn(context)
+        await yield_to_others(context)
         written.append(context.caller[0])
 
-    monkeypatch.setattr("api.build_answers.next_turn", noted)
+    monkeypatch.setattr("api.build_answers.yield_to_others", noted)
 
     async def answer(context: RequestContext) -> None:
         whole = await batch_answer(result, context, encoding=encoding, answer_format=JSON, started_s=0)
         bodies.append(whole.body)
 
-    await assert_turns_are_fair(answer, written)
+    await assert_pieces_are_fair(answer, written)
     rows = VECTORS.tolist() if encoding == "list" else to_base64(VECTORS)
     assert [json.loads(body)["embeddings"] for body in bodies] == [rows] * len(bodies)
 
 
-async def assert_turns_are_fair(
+async def assert_pieces_are_fair(
     answer: Callable[[RequestContext], Coroutine[Any, Any, None]], written: list[str]
 ) -> None:
     """Run 20 answers of one caller and one of another; *written* gets the caller of each piece but the first."""
     gate = FairGate()
     names = [*["many"] * 20, "few"]
-    contexts = [RequestContext(principal=Principal("key", name), answer_parts=gate) for name in names]
+    contexts = [RequestContext(principal=Principal("key", name), piece_gate=gate) for name in names]
     tasks = [asyncio.create_task(answer(context)) for context in contexts]
     few, most = contexts[-1].caller[0], 0
     while not all(task.done() for task in tasks):

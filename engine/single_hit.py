@@ -1,4 +1,4 @@
-"""What an answer was made of, so that it can be sent again instead of being made again."""
+"""The cache hit of a request whose answer contains nothing else, so that the answer can be sent again."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from engine.catalog import Model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recall:
-    """The only result in an answer, which was kept; while it still is, the same request has the same answer.
+class SingleHit:
+    """The only result in an answer, found in the cache. While it stays there, an equal request has an equal answer.
 
     Attributes:
         model: the model; another one may have its name after a reload.
