@@ -21,6 +21,8 @@ MAX_WORKERS = 64
 MIN_SECRET_BYTES = 32
 """Smallest JWT_SECRET and CACHE_KEY_SECRET. RFC 7518, section 3.2: a key of HS256 has as many bits as the hash."""
 
+DATABASE = re.compile(r"/?|/\d{1,9}", re.ASCII)
+"""The path of a Redis URL. The client takes others for database 0, or reads `/1/2` as 12."""
 ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,8}")
 """Segments that no client, proxy or browser encodes or resolves."""
 
@@ -140,7 +142,8 @@ def _split_url(url: str, *schemes: str) -> SplitResult | None:
 def check_redis_url(url: str) -> None:
     """Raise a ValueError, which does not contain *url*, if it is not the address of a Redis server."""
     parts = _split_url(url, "redis", "rediss", "unix")
-    if parts is None or not (parts.path if parts.scheme == "unix" else parts.hostname):
+    is_unix = parts is not None and parts.scheme == "unix"
+    if parts is None or not (parts.path if is_unix else parts.hostname and DATABASE.fullmatch(parts.path)):
         message = "use redis://host:port/database, rediss:// for TLS, or unix:///path; put :password@ before the host"
         raise ValueError(message)
 

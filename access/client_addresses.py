@@ -16,7 +16,18 @@ MAX_HOP_CHARACTERS = 64
 MAX_PRINCIPALS = 4096
 """Number of recent callers whose principals are kept, about 2 MB: making one takes 10 times as long as finding it."""
 FORWARDING_HEADERS = frozenset(
-    {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"}
+    {
+        b"forwarded",
+        b"via",
+        b"x-real-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-envoy-external-address",
+        b"x-original-forwarded-for",
+        b"true-client-ip",
+        b"cf-connecting-ip",
+        b"fastly-client-ip",
+    }
 )
 """Headers, besides all that begin with `x-forwarded-`, by which proxies state whose request they pass on."""
 UNKNOWN = Principal("address", network="unknown")

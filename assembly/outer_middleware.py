@@ -83,7 +83,6 @@ def add_outer_middleware(
         find_dialect=paths.find_dialect,
         find_route=RouteTable(embedding | tokenizing).find,
     )
-    metrics.watch_requests(lambda: log.in_flight)
     wrap(app, lambda _: tracing.around(log, embedding=embedding, tokenizing=tokenizing))
     wrap(app, paths.prefix.around)
     early_reuse = None
@@ -99,6 +98,7 @@ def add_outer_middleware(
             record=log.record_early,
             max_body_bytes=int(settings.max_request_size),
         )
+    metrics.watch_requests(lambda: log.in_flight + (0 if early_reuse is None else early_reuse.held))
     return OuterMiddleware(guard, early_reuse)
 
 

@@ -167,15 +167,13 @@ class RedisClient:
     async def set_all(self, values: Mapping[bytes, bytes], *, ttl_ms: int) -> list[Exception]:
         """Store values in one trip, and return the errors of those that were not stored."""
         ttl = b"%d" % ttl_ms
-        commands = [(b"SET", key, value, b"PX", ttl) for key, value in values.items()]
-        if self._cluster is None:
-            replies = await self._exchange(commands)
-        else:
-            pipeline = self._cluster.pipeline()
-            for command in commands:
-                pipeline.execute_command("SET", *command[1:])
-            replies = await pipeline.execute(raise_on_error=False)
+        replies = await self._run([(b"SET", key, value, b"PX", ttl) for key, value in values.items()])
         return [reply for reply in replies if isinstance(reply, Exception)]
+
+    async def sizes(self, keys: Sequence[bytes]) -> list[int]:
+        """Return how many bytes the values of *keys* have; 0: it has none, or not a string."""
+        replies = await self._run([(b"STRLEN", key) for key in keys])
+        return [reply if isinstance(reply, int) else 0 for reply in replies]
 
     async def scan(self, prefix: bytes) -> AsyncIterator[bytes]:
         """Yield the keys that begin with *prefix*, which has no special characters; some perhaps twice."""
@@ -199,6 +197,16 @@ class RedisClient:
                 await asyncio.gather(*(connection.disconnect() for connection in connections))
                 if self._cluster is not None and not only_idle:
                     await self._cluster.aclose()
+
+    async def _run(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
+        """Send commands, each about one key, in one trip; return their replies and errors."""
+        if self._cluster is None:
+            return await self._exchange(commands)
+        pipeline = self._cluster.pipeline()
+        for name, *arguments in commands:
+            pipeline.execute_command(name.decode(), *arguments)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        return replies
 
     async def _exchange(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
         """Send commands in one trip, and return their replies and errors.

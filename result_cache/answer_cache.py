@@ -12,6 +12,10 @@ computing one costs as much as writing hundreds: so only the answers to the most
 ENTRY_BYTES = 2_300
 """What an answer takes besides its body: its headers, its `SingleHit`, two keys, and parts of two hash tables."""
 
+MAX_PER_RESULT = 32
+"""Answers that contain the same result. Requests for one text may differ in blanks only, so their number is unlimited,
+and all answers are removed at once with the result."""
+
 Answer = TypeVar("Answer")
 
 
@@ -69,8 +73,11 @@ class AnswerCache(Generic[Answer]):
         uses, size = self._memory.uses_of(result_key), body_bytes + ENTRY_BYTES
         if not uses or size > self._max_bytes or not self._evict_for(size, uses):
             return
+        of_result = self._by_result[result_key]
+        if len(of_result) == MAX_PER_RESULT:
+            self._remove(of_result[0])
         self._answers[key] = _Entry(answer, size, result_key)
-        self._by_result[result_key].append(key)
+        of_result.append(key)
         self._bytes += size
         self._memory.reserve(size)
 

@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from host.redis_client import CONNECT_S, ErrorKind, RedisClient, kind_of
+from host.redis_client import CONNECT_S, ErrorKind, OversizedReplyError, RedisClient, kind_of
 from host.time_limits import time_limit
 from result_cache.circuit_breaker import CircuitBreaker
 from result_cache.redis_counts import RedisCounter, RedisCounts
+from result_cache.redis_reads import read_values
 from result_cache.shared_reads import SharedReads
 from result_cache.value_seals import SEAL_BYTES, ValueSeal, derived_secret
 from result_cache.write_queue import Write, WriteQueue
@@ -207,18 +208,15 @@ class RedisResults:
         started = self._clock()
         try:
             async with time_limit(self._timeout_s):
-                values = await self._client.get_all(names)
+                values, is_complete = await read_values(self._client, names, max_bytes=MAX_VALUE_BYTES)
         except Exception as error:  # noqa: BLE001 - no error of Redis may fail a request
-            kind = kind_of(error)
-            if kind == "oversized":  # one value is huge; other keys can be read
-                self._count(error)
-            else:
-                self._fail(error)
-            if kind == "timeout":
+            if self._fail(error) == "timeout":
                 self._suspects.update(names)
             return [None] * len(names)
         finally:
             self._counter.count_read(self._clock() - started)
+        if not is_complete:
+            self._count(OversizedReplyError())
         self._breaker.succeed()
         self._counter.lookups += len(names)
         return values
@@ -303,14 +301,15 @@ class RedisResults:
             async with time_limit(STEP_S):
                 await self._client.unlink(names)
 
-    def _fail(self, error: Exception) -> None:
-        """Do not use Redis until a check succeeds."""
+    def _fail(self, error: Exception) -> ErrorKind:
+        """Do not use Redis until a check succeeds; return what went wrong."""
         kind = self._count(error)
         if self._breaker.fail():
             trace = error if kind == "unexpected" else None
             log.warning("result_cache_lost", store="redis", reason=kind, exc_info=trace)
             self._reads.release()
             self._counter.dropped += self._queue.clear()
+        return kind
 
     def _count(self, error: Exception) -> ErrorKind:
         kind = kind_of(error)

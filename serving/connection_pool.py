@@ -32,10 +32,13 @@ class EarlyReuse(Protocol):
     """Finds the answers to requests that came before."""
 
     def may_answer(self, scope: MutableMapping[str, Any], target: bytes) -> bool:
-        """Return whether there may be an answer to a POST to *target*; if so, *scope* is that of this request."""
+        """Return whether there may be an answer to a POST to *target*; if so, it is held, and *scope* is its own."""
 
     def find(self, scope: MutableMapping[str, Any], body: bytes) -> tuple[list[Header], bytes] | None:
         """Return headers and body of the answer, and record it as sent; None: the app has to answer."""
+
+    def release(self) -> None:
+        """Note that a request is no longer held."""
 
 
 class AddressShare:

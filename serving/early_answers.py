@@ -74,7 +74,7 @@ class EarlyAnswers:
             if found is not None:
                 headers, body = found
                 answer = head_of(200, [*common_headers, *headers]) + body
-                self._held, self._body = None, []
+                self._release()
         self.in_read += answer is not None
         return answer
 
@@ -83,5 +83,10 @@ class EarlyAnswers:
         if self._held is None:
             return None
         head, body = self._held, b"".join(self._body)
-        self._held, self._body = None, []
+        self._release()
         return head, body
+
+    def _release(self) -> None:
+        self._held, self._body = None, []
+        if self._pool.early_reuse is not None:
+            self._pool.early_reuse.release()

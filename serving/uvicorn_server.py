@@ -169,14 +169,14 @@ class DrainingServer(uvicorn.Server):
         now = self._clock()
         if self._drain_ends is None:
             self._drain_ends = now + self._drain_s
+            for connection in self.server_state.connections:
+                cast("UvicornProtocol", connection).close_after_answers()
             log.info(
                 "drain_started",
                 signal=self._stop_signal,
-                requests=len(self.server_state.tasks),
+                requests=len(self.server_state.tasks),  # also of requests that were held until now
                 seconds=self._drain_s,
             )
-            for connection in self.server_state.connections:
-                cast("UvicornProtocol", connection).close_after_answers()
         return not self.server_state.tasks or now >= self._drain_ends
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -443,6 +443,7 @@ def test_secrets_are_exactly_the_settings_whose_type_is_secret() -> None:
     "value",
     [
         "redis://host",
+        "redis://host/",
         "redis://:hush@host:6380/2",
         "redis://user:hush@[::1]:6380",
         "rediss://host:6379/0?ssl_cert_reqs=none",
@@ -466,6 +467,8 @@ def test_redis_url_is_accepted_and_never_shown(value: str, read: Read) -> None:
         pytest.param("redis://:hush@host:65536", id="port too large"),
         pytest.param("redis://:hush@[host", id="open bracket"),
         pytest.param("redis://:hush@\u2100", id="host that is invalid after normalisation"),
+        pytest.param("redis://:hush@host/limits", id="database that is no number"),
+        pytest.param("redis://:hush@host/1/2", id="two databases"),
         pytest.param("unix://", id="no path"),
     ],
 )

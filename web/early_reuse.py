@@ -6,16 +6,18 @@ from functools import lru_cache
 from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
+import structlog
 from litestar.types import HTTPScope
 
 from access.principals import Principal
 from web.answer_reuse import EXCLUDING, MAX_BODY_BYTES, AnswerReuse
 from web.litestar_adapter import is_valid_host, set_route
-from web.request_context import Client, context_of, is_length_up_to
+from web.request_context import KEY, Client, context_of, is_length_up_to
 from web.route_table import RouteTable
 from web.security_headers import Header
 
 is_host_valid = lru_cache(maxsize=64)(is_valid_host)
+log = structlog.get_logger()
 
 
 class Guard(Protocol):
@@ -30,7 +32,10 @@ class EarlyReuse:
     """Answers requests as the app would: checks who calls, and counts and logs what is sent.
 
     The server holds a small request that may have a cached answer until its body is complete. Requests that the app
-    would answer without their bodies, such as with a 401, it does not hold.
+    would answer without their bodies, such as with a 401, it does not hold. If there is a bug here, the app answers.
+
+    Attributes:
+        held: requests that the server holds now.
     """
 
     def __init__(
@@ -69,9 +74,42 @@ class EarlyReuse:
         self._record = record
         self._max_body_bytes = min(max_body_bytes, MAX_BODY_BYTES)
         self._clock = clock
+        self._has_failed = False
+        self.held = 0
 
     def may_answer(self, scope: MutableMapping[str, Any], target: bytes) -> bool:
-        """Return whether there may be an answer to a POST to *target*; if so, complete the ASGI *scope*."""
+        """Return whether there may be an answer to a POST to *target*; if so, complete the ASGI *scope*.
+
+        The request then counts as held until `release`.
+        """
+        try:
+            may_answer = self._may_answer(scope, target)
+        except Exception as error:  # noqa: BLE001 - the app can answer
+            self._report_bug(scope, error)
+            return False
+        self.held += may_answer
+        return may_answer
+
+    def find(self, scope: MutableMapping[str, Any], body: bytes) -> tuple[list[Header], bytes] | None:
+        """Return headers and body of the answer, and count it as sent; None: the app has to answer."""
+        try:
+            return self._find(scope, body)
+        except Exception as error:  # noqa: BLE001 - the app can answer
+            self._report_bug(scope, error)
+            return None
+
+    def release(self) -> None:
+        """Note that the server no longer holds a request: it has been answered, or the app has it."""
+        self.held -= 1
+
+    def _report_bug(self, scope: MutableMapping[str, Any], error: Exception) -> None:
+        """Log *error* if it is the first one, and drop what was noted of the request."""
+        scope["state"].pop(KEY, None)
+        if not self._has_failed:
+            self._has_failed = True
+            log.error("early_answer_failed", exc_info=error)
+
+    def _may_answer(self, scope: MutableMapping[str, Any], target: bytes) -> bool:
         if not self._reuse.answers or b"#" in target:  # which ends the path, as uvicorn reads it
             return False
         whole_path, _, query = target.decode("latin-1").partition("?")
@@ -95,8 +133,7 @@ class EarlyReuse:
             and self._allows_host(all_headers)
         )
 
-    def find(self, scope: MutableMapping[str, Any], body: bytes) -> tuple[list[Header], bytes] | None:
-        """Return headers and body of the answer, and count it as sent; None: the app has to answer."""
+    def _find(self, scope: MutableMapping[str, Any], body: bytes) -> tuple[list[Header], bytes] | None:
         context, http_scope = context_of(scope), cast("HTTPScope", scope)
         started_s, route = self._clock(), self._routes.find(scope["path"])
         if route is not None and self._guard.may_start_now(route):

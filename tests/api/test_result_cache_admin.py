@@ -88,6 +88,10 @@ def test_program_on_this_machine_may_delete_the_results_as_often_as_it_likes(ser
         f"X-Real-IP: {STRANGER}",
         f"CF-Connecting-IP: {STRANGER}",
         f"True-Client-IP: {STRANGER}",
+        f"X-Cluster-Client-IP: {STRANGER}",
+        f"X-Envoy-External-Address: {STRANGER}",
+        f"X-Original-Forwarded-For: {STRANGER}",
+        f"Fastly-Client-IP: {STRANGER}",
     ],
 )
 def test_request_through_a_proxy_that_is_not_trusted_is_a_403(server: ServerProcess, header: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from result_cache.answer_cache import ENTRY_BYTES, MAX_SHARE, AnswerCache
+from result_cache.answer_cache import ENTRY_BYTES, MAX_PER_RESULT, MAX_SHARE, AnswerCache
 from result_cache.memory_results import MemoryResults
 from tests.support.clock import ManualClock
 
@@ -138,6 +138,19 @@ def test_a_large_answer_is_not_kept(answers: AnswerCache[int], memory: MemoryRes
     before = memory.counts()
     answers.put(key_of(1), 1, int(LIMIT * MAX_SHARE), result_key=key_of(1))
     assert (len(answers), memory.counts()) == (0, before)
+
+
+def test_requests_for_one_text_have_a_limited_number_of_answers(
+    answers: AnswerCache[int], memory: MemoryResults
+) -> None:
+    """Otherwise one text, with other blanks around it each time, could take all memory for answers."""
+    use(memory, 0, times=2)
+    numbers = range(MAX_PER_RESULT + 2)
+    for number in numbers:
+        answers.put(key_of(number), number, 100, result_key=key_of(0))
+    assert kept(answers, numbers) == [None, None, *numbers[2:]]
+    memory.put(key_of(0), RESULT)
+    assert len(answers) == 0
 
 
 def test_cleared_answers_give_their_room_back(answers: AnswerCache[int], memory: MemoryResults) -> None:

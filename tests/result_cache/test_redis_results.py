@@ -3,7 +3,7 @@
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -244,19 +244,24 @@ async def test_key_of_another_type_is_a_miss_and_is_replaced(redis: RedisServer,
         assert await there.get(KEYS[0]) == [b"result"]
 
 
-@pytest.mark.parametrize(
-    "sizes", [[4 * MAX_REPLY_BYTES], [MAX_REPLY_BYTES // 8] * 9], ids=["one value", "all together"]
-)
-async def test_huge_values_are_not_read(redis: RedisServer, other: redis_py.Redis, sizes: Sequence[int]) -> None:
+async def test_huge_value_is_not_read_and_costs_no_other_result(redis: RedisServer, other: redis_py.Redis) -> None:
     async with opened(redis.url) as there:
         await there.put(RESULTS)
-        for key, size in zip(KEYS, sizes, strict=False):
-            other.setrange(name_of(redis, key), size - 1, b"x")
-        assert await there.get(*KEYS[:10]) == [None] * 10
+        other.setrange(name_of(redis, KEYS[3]), 4 * MAX_REPLY_BYTES - 1, b"x")
+        assert await there.get(*KEYS[:10]) == [None if key == KEYS[3] else RESULTS[key] for key in KEYS[:10]]
         assert there.errors == {"oversized": 1}
-        assert await there.get(KEYS[20]) == [RESULTS[KEYS[20]]], "other results are still used"
-        await there.put({key: RESULTS[key] for key in KEYS[:10]})
+        assert there.events == []
+        await there.put({KEYS[3]: RESULTS[KEYS[3]]})
         assert await there.get(*KEYS[:10]) == [RESULTS[key] for key in KEYS[:10]]
+
+
+async def test_results_that_are_too_large_for_one_reply_are_read_in_several(redis: RedisServer) -> None:
+    results = {key: bytes(MAX_RESULT_BYTES) for key in KEYS[: 2 * MAX_REPLY_BYTES // MAX_RESULT_BYTES]}
+    async with opened(redis.url) as there:
+        for key, result in results.items():
+            await there.put({key: result})
+        assert await there.get(*results) == list(results.values())
+        assert there.errors == {}
 
 
 async def test_value_larger_than_any_result_is_not_hashed(redis: RedisServer, other: redis_py.Redis) -> None:
@@ -624,6 +629,10 @@ async def test_user_password_and_database_of_the_url_are_used(own_redis: RedisSe
         await there.put(RESULTS)
         assert await there.get(KEYS[0]) == [RESULTS[KEYS[0]]]
         assert own_redis.stored() == [], "they are in another database"
+        large = {key: bytes(MAX_RESULT_BYTES) for key in KEYS[:10]}  # too large for one reply
+        for key, result in large.items():
+            await there.put({key: result})
+        assert await there.get(*large) == list(large.values())
         assert await there.results.clear() == len(RESULTS)
         assert there.events == []
 

@@ -381,7 +381,7 @@ def test_draining_server_waits_for_the_body_of_a_request_that_it_holds(variables
         send(connection, request(body)[:-1])
         raw_http.wait_until_closed(server)  # it has read all that was sent before
         server.process.terminate()
-        server.wait_for("drain_started")
+        assert server.wait_for("drain_started")["requests"] == 1
         send(connection, body[-1:])
         status, headers, _ = receive_answer(connection)
         assert (status, headers["connection"]) == (200, "close")
@@ -410,6 +410,37 @@ def test_bug_in_the_server_is_logged_and_not_called_an_error_of_the_client(app: 
         [answer] = receive_answers(connection)
         assert [line["exc_info"] for line in log.of("request_failed")] == [bug]
     rejected(answer, 500, "internal-error")
+
+
+@pytest.mark.parametrize("part", ["is_host_valid", "set_route"])
+def test_app_answers_if_the_search_for_an_answer_fails(part: str, variables: dict[str, str]) -> None:
+    with served_app(**variables) as app:
+        data = request(kept_body(app))
+        with watched_log() as log, patch(f"web.early_reuse.{part}", side_effect=ZeroDivisionError):
+            answers = ask(app, data, data)
+            bugs = [type(line["exc_info"]) for line in log.of("early_answer_failed")]
+        with app.without_early_reuse():
+            [expected] = ask(app, data)
+        assert [content_of(answer) for answer in answers] == [content_of(expected)] * 2
+        assert bugs == [ZeroDivisionError], "the second time, it is known"
+        assert [content_of(answer) for answer in ask(app, data)] == [content_of(expected)]
+        assert app.found[-1]
+        assert app.client.get("/metrics").json()["in_flight"] == 1
+
+
+def test_held_request_is_in_flight(app: ServedApp) -> None:
+    data, before = request(kept_body(app)), len(app.found)
+    with connected(app) as held, connected(app) as left:
+        send(held, data[:-1])
+        send(left, data[:-1])
+        wait_until_read(app)
+        assert app.client.get("/metrics").json()["in_flight"] == 3
+        left.close()
+        send(held, data[-1:])
+        assert receive_answer(held)[0] == 200
+    wait_until_read(app)
+    assert app.client.get("/metrics").json()["in_flight"] == 1
+    assert app.found[before:] == [True]
 
 
 @pytest.mark.parametrize("sent", [b"{", b""])

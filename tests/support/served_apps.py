@@ -60,7 +60,7 @@ class _Watched:
 
     def __init__(self, answers: Any, found: list[bool]) -> None:
         self._answers, self._found = answers, found
-        self.may_answer = answers.may_answer
+        self.may_answer, self.release = answers.may_answer, answers.release
 
     def find(self, *arguments: Any) -> tuple[list[Header], bytes] | None:
         answer: tuple[list[Header], bytes] | None = self._answers.find(*arguments)
