@@ -336,7 +336,7 @@ async def test_hits_need_neither_a_lease_nor_the_lanes(
     assert (await read_all(embedder, ["two", "one"], timeout_s=1e-9))[1] == CacheCounts(hit=2)
 
 
-async def test_hits_of_a_slower_store_need_no_lease(
+async def test_hits_of_a_shared_store_need_no_lease(
     make: Make, models: OneModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slower: dict[tuple[str, bytes], bytes] = {}
@@ -484,7 +484,7 @@ async def test_callers_whose_keys_differ_share_nothing(
     assert (await embedder.embed(None, ["one"], terms=RequestTerms(caller=("a", "site")))).cache == CacheCounts(hit=1)
 
 
-async def test_slower_store_is_asked_for_what_is_not_in_memory_and_nothing_runs_if_it_has_all(
+async def test_shared_store_is_asked_for_what_is_not_in_memory_and_nothing_runs_if_it_has_all(
     make: Make, scheduler: Scheduler
 ) -> None:
     slower: dict[tuple[str, bytes], bytes] = {}
