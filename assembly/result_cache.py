@@ -17,8 +17,8 @@ from engine.result_store import NoResults, ResultStore
 from engine.text_results import HEADER, NUMBERS
 from host.memory import trim_memory
 from result_cache.answer_cache import AnswerCache
-from result_cache.layered_results import NO_MEMORY, LayeredResults
 from result_cache.memory_results import MemoryResults
+from result_cache.tiered_results import NO_MEMORY, TieredResults
 
 if TYPE_CHECKING:  # 0.2 s of import, only paid with Redis
     from result_cache.redis_counts import RedisCounts
@@ -42,23 +42,23 @@ def results_that_fit(settings: Settings, dim: int) -> int:
 class ProcessCache:
     """The result cache of one process: what its embedder uses, and what `DELETE /cache` and `/metrics` see of it."""
 
-    def __init__(self, keys: ResultKeys, layers: LayeredResults | None, redis: "RedisResults | None" = None) -> None:
+    def __init__(self, keys: ResultKeys, tiers: TieredResults | None, redis: "RedisResults | None" = None) -> None:
         """Keep nothing yet.
 
         Args:
             keys: of results, and of equal texts in flight.
-            layers: where results are kept; None: nowhere.
-            redis: the slower one of *layers*, if there is one.
+            tiers: where results are kept; None: nowhere.
+            redis: the shared one of *tiers*, if there is one.
         """
         self.keys = keys
-        self.store: ResultStore = NoResults() if layers is None else layers
-        self._layers = layers
+        self.store: ResultStore = NoResults() if tiers is None else tiers
+        self._tiers = tiers
         self._redis = redis
 
     @property
     def answers(self) -> AnswerCache[Any] | None:
         """Answers that are made of results in memory; None: no memory."""
-        return None if self._layers is None else self._layers.answers
+        return None if self._tiers is None else self._tiers.answers
 
     def clear_answers(self) -> None:
         """Delete the answers, and leave the results of which they are made."""
@@ -80,10 +80,10 @@ class ProcessCache:
 
     async def clear_memory(self) -> ClearedMemory:
         """Delete what this process has in memory, and what it has not written to Redis yet."""
-        if self._layers is None:
+        if self._tiers is None:
             return ClearedMemory(workers=1)
-        counts = self._layers.counts()
-        self._layers.clear_memory()
+        counts = self._tiers.counts()
+        self._tiers.clear_memory()
         if self._redis is not None:
             await self._redis.drop_waiting()
         asyncio.get_running_loop().run_in_executor(None, trim_memory)  # not awaited: it may take long
@@ -91,11 +91,11 @@ class ProcessCache:
 
     async def clear_redis(self) -> bool:
         """Delete all results in Redis; return whether that was possible."""
-        assert self._layers is not None, "there is no Redis without layers"  # noqa: S101 - for the type checker
+        assert self._tiers is not None, "there is no Redis without tiers"  # noqa: S101 - for the type checker
         from result_cache.redis_results import RedisUnreachableError  # noqa: PLC0415 - see above
 
         try:
-            await self._layers.clear()
+            await self._tiers.clear()
         except RedisUnreachableError:
             return False
         return True
@@ -107,7 +107,7 @@ class ProcessCache:
             models: where the results of texts came from, by model.
             held: the texts of long answers that are not sent yet; None: none.
         """
-        counts = NO_MEMORY if self._layers is None else self._layers.counts()
+        counts = NO_MEMORY if self._tiers is None else self._tiers.counts()
         if self._redis is not None:
             self._redis.check_if_due()
         return ResultCacheMetrics(
@@ -142,7 +142,7 @@ def open_result_cache(settings: Settings) -> ProcessCache:
     if settings.result_cache_mb:
         memory = MemoryResults(limit_bytes=cache_bytes_of(settings), ttl_s=settings.result_cache_ttl)
     redis = _open_redis(settings, secret) if settings.result_cache_redis else None
-    return ProcessCache(keys, LayeredResults(memory, redis), redis)
+    return ProcessCache(keys, TieredResults(memory, redis), redis)
 
 
 def _open_redis(settings: Settings, secret: bytes) -> "RedisResults":

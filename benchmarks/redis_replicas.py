@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from benchmarks.processes import BenchError, Server, free_port, healthy_server
+from benchmarks.processes import BenchError, Server, end_tree, free_port, healthy_server
 
 SECRET = "of-this-benchmark-only-0123456789"  # noqa: S105 - for a Redis that runs as long as the benchmark
 MAX_START_S = 10.0
@@ -42,8 +42,7 @@ def running_replicas(settings: Mapping[str, str], *, lanes: int) -> Iterator[Rep
         ):
             yield Replicas(port, first, second)
     finally:
-        process.terminate()
-        process.wait()
+        end_tree(process, [])
 
 
 def _wait_for_redis(port: int) -> None:

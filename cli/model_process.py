@@ -229,7 +229,7 @@ def start_worker(config: WorkerConfig) -> Iterator[Worker]:
             connection.send(None)
         process.join()
     finally:
-        process.terminate()  # if the block failed, it is still working
+        process.kill()  # if the block failed, it is still working; it has nothing to save
         process.join()
         process.close()
         connection.close()

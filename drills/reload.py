@@ -23,7 +23,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from benchmarks.machine import ROOT, describe_run
-from benchmarks.processes import BenchError, end_children_on_sigterm, free_port, healthy_server
+from benchmarks.processes import BenchError, end_children_on_sigterm, end_tree, free_port, healthy_server
 
 MAX_START_S = 10.0
 PATIENCE_S = 60.0
@@ -80,8 +80,7 @@ def running_nginx(options: argparse.Namespace, replica_port: int) -> Iterator[tu
             _wait_until_it_answers(port, process)
             yield process, port
         finally:
-            process.terminate()
-            process.wait(PATIENCE_S)
+            end_tree(process, [])
 
 
 def _configuration(port: int, replica_port: int, *, is_new: bool, keeps_alive: bool) -> str:

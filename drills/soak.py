@@ -25,7 +25,7 @@ from statistics import median
 from typing import IO, Any
 
 from benchmarks.machine import describe_run, memory_mb_of
-from benchmarks.processes import BenchError, Server, end_children_on_sigterm, spawned_server
+from benchmarks.processes import MAX_EXIT_S, BenchError, Server, end_children_on_sigterm, spawned_server
 from benchmarks.tables import markdown
 from benchmarks.workloads import MODEL
 from drills.soak_clients import NO_ROUTE, TINY, Client, Sent, Tally
@@ -98,7 +98,7 @@ class SoakServer:
         self.server.process.stdin.write("\n")
         self.server.process.stdin.flush()
         if not (line := self.answers.readline()):
-            self.server.process.wait()
+            self.server.process.wait(MAX_EXIT_S)
             self.server.raise_if_ended()
         counts, pid = json.loads(line), self.server.process.pid
         threads: dict[str, int] = counts["threads"]

@@ -329,8 +329,8 @@ class Embedder:
                     yield run
 
     async def _fetch(self, results: RequestResults, deadline_s: float) -> None:
-        """Take what a slower store has of the missing results, if there is one."""
-        if self._results.store.is_layered:
+        """Take what the shared store has of the missing results, if there is one."""
+        if self._results.store.has_shared_tier:
             async with Deadline(deadline_s):
                 await results.fetch()
 

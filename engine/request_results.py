@@ -98,8 +98,8 @@ class RequestResults:
         return self._receive(numbers, store.get(wanted))
 
     async def fetch(self) -> None:
-        """Take the results of missing texts from the slower store, if there is one."""
-        if self._use.may_read and self.keys and self._store.is_layered:
+        """Take the results of missing texts from the shared store, if there is one."""
+        if self._use.may_read and self.keys and self._store.has_shared_tier:
             numbers = self._missing
             keys = [self.keys[number] for number in numbers]
             found = await self._store.fetch(self._namespace, keys, may_keep=self._use.may_keep)

@@ -1,4 +1,4 @@
-"""What the embedder needs of a result cache: results of texts by key, in memory and perhaps in a slower store.
+"""What the embedder needs of a result cache: results by key, in memory and perhaps in a store that processes share.
 
 A key is a keyed hash of everything that makes a result (`engine.result_keys`). A result is a few bytes that
 `engine.text_results` packs and unpacks: the model's float32 vector before dimensions, normalisation and dtype, and what
@@ -64,7 +64,7 @@ class ResultStore(Protocol):
         """Whether nothing is ever kept."""
 
     @property
-    def is_layered(self) -> bool:
+    def has_shared_tier(self) -> bool:
         """Whether `fetch` may find what `get` does not."""
 
     @property
@@ -75,13 +75,13 @@ class ResultStore(Protocol):
         """Return what is in memory, in the order of *keys*, and count each as used."""
 
     async def fetch(self, namespace: str, keys: Sequence[bytes], *, may_keep: bool) -> list[bytes | None]:
-        """Return what the slower store has. *namespace* is that of the model (`result_keys`).
+        """Return what the shared store has. *namespace* is that of the model (`result_keys`).
 
         What is found is kept in memory, too, if the request *may_keep* it.
         """
 
     def put(self, namespace: str, results: Mapping[bytes, bytes], *, generation: int) -> None:
-        """Keep results: in memory at once, in the slower store later. Nothing is kept if *generation* has passed."""
+        """Keep results: in memory at once, in the shared store later. Nothing is kept if *generation* has passed."""
 
 
 class NoResults:
@@ -90,7 +90,7 @@ class NoResults:
     generation = 0
     changes = 0
     is_off = True
-    is_layered = False
+    has_shared_tier = False
     is_empty = True
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:

@@ -16,7 +16,7 @@ from result_cache.circuit_breaker import CircuitBreaker
 from result_cache.redis_counts import RedisCounter, RedisCounts
 from result_cache.redis_reads import read_values
 from result_cache.shared_reads import SharedReads
-from result_cache.value_seals import SEAL_BYTES, ValueSeal, derived_secret
+from result_cache.value_signing import SIGNATURE_BYTES, ValueSigner, derived_secret
 from result_cache.write_queue import Write, WriteQueue
 
 PREFIX = b"fast-embedding:result:"
@@ -30,9 +30,9 @@ MAX_KEYS = 32
 long texts in windows, still arrive in time."""
 MAX_RESULT_BYTES = 1024 * 1024
 """Largest result that is written or used. One vector has a few kilobytes, the windows of a long text some hundred."""
-MAX_VALUE_BYTES = MAX_RESULT_BYTES + SEAL_BYTES
-MAX_OPEN_BYTES = 256 * 1024
-"""Bytes of values that are checked at once. Hashing and copying them blocks the event loop, 1 to 5 ms per MiB."""
+MAX_VALUE_BYTES = MAX_RESULT_BYTES + SIGNATURE_BYTES
+MAX_VERIFIED_BYTES = 256 * 1024
+"""Bytes of values that are verified at once. Hashing and copying them blocks the event loop, 1 to 5 ms per MiB."""
 MAX_QUEUE_BYTES = 8 * 1024 * 1024
 """Bytes of results that may wait to be written."""
 MAX_WRITE_BYTES = 256 * 1024
@@ -91,7 +91,7 @@ class RedisResults:
         self._counter = RedisCounter()
         self._reads = SharedReads(self._read, max_reads=MAX_READS, max_keys=MAX_KEYS, timeout_s=timeout_s)
         self._queue = WriteQueue(max_bytes=MAX_QUEUE_BYTES, max_result_bytes=MAX_RESULT_BYTES)
-        self._places: dict[str, tuple[bytes, ValueSeal]] = {}
+        self._places: dict[str, tuple[bytes, ValueSigner]] = {}
         self._suspects: set[bytes] = set()  # names whose values Redis could not return in time
         self._writing: asyncio.Task[None] | None = None
         self._one_write = asyncio.Lock()
@@ -124,20 +124,23 @@ class RedisResults:
 
     async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the results that Redis has, in the order of *keys*. No read begins after *timeout_s*."""
-        prefix, seal = self._place(namespace)
+        prefix, signer = self._place(namespace)
         results = list[bytes | None]()
-        started, opened_bytes = self._clock(), 0
+        started, verified_bytes = self._clock(), 0
         for start in range(0, len(keys), MAX_KEYS):
-            if not self.may_read() or (start and self._clock() - started >= self._timeout_s):
+            if not self._breaker.is_closed:
+                self._begin_check_if_due()
+                break
+            if start and self._clock() - started >= self._timeout_s:
                 break
             some = keys[start : start + MAX_KEYS]
             values = await self._reads.values([_name(prefix, key) for key in some])
             for key, value in zip(some, values, strict=True):
-                results.append(None if value is None else self._open(seal, key, value))
-                opened_bytes += len(value or b"")
-                if opened_bytes > MAX_OPEN_BYTES:
+                results.append(None if value is None else self._verified(signer, key, value))
+                verified_bytes += len(value or b"")
+                if verified_bytes > MAX_VERIFIED_BYTES:
                     await asyncio.sleep(0)
-                    opened_bytes = 0
+                    verified_bytes = 0
         return results + [None] * (len(keys) - len(results))
 
     def put_later(self, namespace: str, results: Mapping[bytes, bytes]) -> None:
@@ -186,23 +189,22 @@ class RedisResults:
             if name is None:
                 return deleted
 
-    def may_read(self) -> bool:
-        """Return whether Redis works. If not, and its pause is over, have it checked."""
-        if self._breaker.is_closed:
-            return True
-        if self._breaker.allows():
-            self._checking = asyncio.get_running_loop().create_task(self._check_again())
-        return False
-
     def check_if_due(self) -> None:
         """Have Redis checked if it failed and its pause is over: an idle service must not report an old failure."""
         is_checked = self._checking is not None and not self._checking.done()
-        if self.may_read() and not is_checked and not self._write_breaker.is_closed and self._write_breaker.may_allow:
+        if not self._breaker.is_closed:
+            self._begin_check_if_due()
+        elif not is_checked and not self._write_breaker.is_closed and self._write_breaker.may_allow:
             self._checking = asyncio.get_running_loop().create_task(self._check_write())
 
-    def _open(self, seal: ValueSeal, key: bytes, value: bytes) -> bytes | None:
+    def _begin_check_if_due(self) -> None:
+        """Have Redis, which failed, checked in the background if its pause is over."""
+        if self._breaker.allows():
+            self._checking = asyncio.get_running_loop().create_task(self._check_again())
+
+    def _verified(self, signer: ValueSigner, key: bytes, value: bytes) -> bytes | None:
         """Return the result that is in *value*, if this service or another one with the secret wrote it there."""
-        result = seal.open(key, value) if len(value) <= MAX_VALUE_BYTES else None
+        result = signer.verify(key, value) if len(value) <= MAX_VALUE_BYTES else None
         if result is None:
             self._report_bad_value()
         else:
@@ -245,8 +247,8 @@ class RedisResults:
             return 0
         values = {}
         for write in writes:
-            prefix, seal = self._place(write.namespace)
-            values[_name(prefix, write.key)] = seal.seal(write.key, write.result)
+            prefix, signer = self._place(write.namespace)
+            values[_name(prefix, write.key)] = signer.sign(write.key, write.result)
         try:
             async with time_limit(max(WRITE_S, self._timeout_s)):
                 errors = await self._client.set_all(values, ttl_ms=self._ttl_ms)
@@ -330,12 +332,12 @@ class RedisResults:
                 advice="another program writes to these keys in Redis, or changed a value; results are computed",
             )
 
-    def _place(self, namespace: str) -> tuple[bytes, ValueSeal]:
-        """Return what the names of the results of a namespace begin with, and what seals them."""
+    def _place(self, namespace: str) -> tuple[bytes, ValueSigner]:
+        """Return what the names of the results of a namespace begin with, and what signs its values."""
         place = self._places.get(namespace)
         if place is None:
             prefix = self._prefix + namespace.encode()
-            place = self._places[namespace] = (prefix + b":", ValueSeal(self._secret, prefix))
+            place = self._places[namespace] = (prefix + b":", ValueSigner(self._secret, prefix))
         return place
 
 

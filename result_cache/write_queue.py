@@ -25,7 +25,7 @@ class WriteQueue:
         return bool(self._writes)
 
     def put(self, namespace: str, results: Mapping[bytes, bytes]) -> int:
-        """Let results wait, and return how many of them were dropped because there is no room for them."""
+        """Let results wait, and return how many of them were dropped because they do not fit."""
         dropped = 0
         for key, result in results.items():
             if (namespace, key) in self._writes:

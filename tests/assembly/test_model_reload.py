@@ -178,7 +178,7 @@ async def test_answers_of_before_a_reload_are_deleted_before_changed_models_are_
         answers = service.results.answers
         result = b"key of the result"[:16]
         service.results.store.put("", {result: b"result"}, generation=service.results.store.generation)
-        answers.put(b"key", object(), 10, result=result)
+        answers.put(b"key", object(), 10, result_key=result)
         rewrite(REQUIRED, tmp_path, dim=5)
         assert changes(await reload(service)) == {"changed": [REQUIRED]}
     assert kept[1:] == [1, 0]  # whether the new one can be loaded is found out first

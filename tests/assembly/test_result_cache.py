@@ -78,7 +78,7 @@ async def test_nothing_is_kept_without_memory_and_redis() -> None:
     cache = open_result_cache(settings_of(RESULT_CACHE_MB="0"))
     keep(cache)
     assert cache.store.get([KEY]) == [None]
-    assert not cache.store.is_layered
+    assert not cache.store.has_shared_tier
     assert cache.metrics({}).limit_bytes == 0
     assert await ServiceCache(cache, clear_memory=cache.clear_memory).clear() == ClearedResults()
 

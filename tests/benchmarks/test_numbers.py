@@ -27,6 +27,7 @@ from benchmarks.samples import Meter, Sample, SectionError, replace_section, spr
 from benchmarks.texts import Stream, distinct_texts
 from benchmarks.tokens import bundled_tokens
 from benchmarks.workloads import MODEL
+from tests.support.processes import killed_at_the_end
 from tests.support.servers import ROOT
 
 # --- Tokens ---
@@ -111,8 +112,8 @@ def test_load_generator_reads_answers_of_other_servers(name: str) -> None:
         report = Load(Job(server.port, os.getpid(), [stream], "test", 0.0, 0.15, Target(server.port))).run()
     finally:
         server.close()
-    assert report.streams[0].answered > 5
-    assert (server.connections > 5) == (name == "and closes")
+    assert report.streams[0].answered > 1
+    assert (server.connections > 1) == (name == "and closes")
     done = texts_done(report, [stream])
     assert 5 * done < tokens_done(report, [stream], "test") < 25 * done, "a short text has 6 to 21 tokens"
 
@@ -121,12 +122,11 @@ def test_cpu_of_a_process_includes_its_children() -> None:
     work = "t = __import__('time'); e = t.process_time() + 0.3\nwhile t.process_time() < e: pass"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}]); print('x', flush=True); input()"
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
+    with killed_at_the_end(subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe)) as process:
         assert process.stdout
         process.stdout.readline()
         assert cpu_s_of_tree(process.pid) >= 0.3
         assert process.pid in tree_of(os.getpid())
-        process.communicate(b"\n")
 
 
 def test_instruction_sets_are_those_in_cpuinfo(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from benchmarks.cache_rows import COUNTS, GOALS, ROWS, Found, Pair, check_shares
 from benchmarks.load import RowError
 from benchmarks.processes import Server
 from benchmarks.replay import Replayed, replay, requests_of
+from tests.support.processes import killed_at_the_end
 from tests.support.recorder import OK, Recorder, recording
 from tests.support.servers import ROOT, environment
 
@@ -29,11 +30,10 @@ def answering(answer: bytes) -> Iterator[tuple[Server, Recorder]]:
     with (
         recording(answer) as recorder,
         TemporaryFile() as log,
-        subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process,
+        killed_at_the_end(subprocess.Popen(command, stdin=subprocess.PIPE, text=True)) as process,
     ):
         yield Server(recorder.port, process, log), recorder
         recorder.finish()
-        process.communicate("\n")
 
 
 def test_every_request_is_sent_once_and_its_shares_are_counted() -> None:

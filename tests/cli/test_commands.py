@@ -16,6 +16,7 @@ from config import BUNDLED_MODEL
 from main import VERSION
 from tests.support.commands import HUB_MODEL, command
 from tests.support.hubs import hub_environment
+from tests.support.processes import END_S, killed_at_the_end, without_coverage
 from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.timeout(60)  # it starts processes, on a machine that may be busy
@@ -96,10 +97,10 @@ def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        connection, _ = silent.accept()  # the command now waits for an answer
-        with connection:
+        with killed_at_the_end(process), silent.accept()[0] as connection:
+            assert connection.recv(1)  # the command now waits for an answer
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate()
+            _, errors = process.communicate(timeout=END_S)
     assert process.returncode == 130
     assert "Traceback" not in errors
 
@@ -112,15 +113,16 @@ def test_ctrl_c_also_ends_the_processes_that_run_models(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "main.py", "compare", BUNDLED_MODEL, BUNDLED_MODEL, "--texts", str(texts)],
         cwd=ROOT,
-        env=hub_environment(),
+        env=without_coverage(hub_environment()),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    assert process.stderr
-    assert process.stderr.readline().startswith("Loading")  # its processes have started
-    os.killpg(process.pid, signal.SIGINT)  # to the whole process group, as a terminal does
-    _, errors = process.communicate()
+    with killed_at_the_end(process):
+        assert process.stderr
+        assert process.stderr.readline().startswith("Loading")  # its processes have started
+        os.killpg(process.pid, signal.SIGINT)  # to the whole process group, as a terminal does
+        _, errors = process.communicate(timeout=END_S)
     assert process.returncode == 130
     assert "Traceback" not in errors
 
@@ -134,12 +136,11 @@ def test_closed_pipe_ends_a_command_without_a_traceback() -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout
-    process.stdout.close()
-    assert process.stderr
-    with process.stderr:
-        assert process.stderr.read() == ""
-    assert process.wait() == 1
+    with killed_at_the_end(process):
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        assert (process.stderr.read(), process.wait(END_S)) == ("", 1)
 
 
 def test_process_that_a_command_starts_does_not_build_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

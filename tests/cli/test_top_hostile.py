@@ -47,6 +47,13 @@ def answering(status: int, *parts: bytes, without_end: bool = False) -> Iterator
             server.shutdown()
 
 
+def test_other_server_is_recognised(run_command: RunCommand) -> None:
+    with answering(404, b"Not found") as url:
+        outcome = run_command("top", "--url", url, "--once")
+    assert outcome.code == 1
+    assert "answered GET /health with 404, which is not an answer of this service" in outcome.err
+
+
 def test_error_of_a_server_commands_no_terminal(run_command: RunCommand) -> None:
     with answering(500, json.dumps({"detail": COMMANDS + "x" * 1000}).encode()) as url:
         outcome = run_command("top", "--url", url, "--once")

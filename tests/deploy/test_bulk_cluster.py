@@ -1,11 +1,11 @@
 """A bulk job on a Ray cluster of two nodes: it survives a kill and the loss of a node."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from config import load_settings
 from deploy.ray.bulk_cluster import load_model
 from deploy.ray.bulk_embed import build_parser, plan
 from deploy.ray.bulk_units import embed_unit, read_result
+from tests.support.processes import killed_at_the_end
 from tests.support.ray_clusters import RayCluster, running_cluster, wait_until
 from tests.support.servers import ROOT
 
@@ -90,16 +91,20 @@ def cluster() -> Iterator[RayCluster]:
         yield cluster
 
 
-def start(cluster: RayCluster, texts: Path, output: Path, *more: str) -> "subprocess.Popen[str]":
+def started(
+    cluster: RayCluster, texts: Path, output: Path, *more: str
+) -> AbstractContextManager["subprocess.Popen[str]"]:
+    """Start a job, which is killed at the end of the block."""
     script = [sys.executable, "deploy/ray/bulk_embed.py", *options(texts, output), "--address", cluster.address, *more]
-    return subprocess.Popen(script, cwd=ROOT, env=cluster.environment, stderr=subprocess.PIPE, text=True)
+    return killed_at_the_end(
+        subprocess.Popen(script, cwd=ROOT, env=cluster.environment, stderr=subprocess.PIPE, text=True)
+    )
 
 
-def finish(job: "subprocess.Popen[str]") -> str:
-    with job:
-        assert job.stderr
-        output = job.stderr.read()
-    assert job.returncode == 0, output
+def output_of(job: "subprocess.Popen[str]", *, code: int = 0) -> str:
+    """Wait for the end of a job, and return what it has printed."""
+    _, output = job.communicate()
+    assert job.returncode == code, output
     return output
 
 
@@ -109,13 +114,14 @@ def finish(job: "subprocess.Popen[str]") -> str:
 def test_killed_job_resumes_without_embedding_a_text_twice(
     cluster: RayCluster, texts: Path, tmp_path: Path, expected: pa.Table
 ) -> None:
-    with start(cluster, texts, tmp_path, "--actors", "1") as killed:
+    with started(cluster, texts, tmp_path, "--actors", "1") as killed:
         wait_until(lambda: len(parts(tmp_path)) >= 3 or killed.poll() is not None, "three files exist")
-        killed.send_signal(signal.SIGKILL)
+        killed.kill()
     wait_until(lambda: not cluster.processes("ray::MapWorker"), "the actors of the killed job have ended")
     before = {part: (part.stat().st_ino, part.stat().st_mtime_ns) for part in parts(tmp_path)}
     assert 3 <= len(before) < TEXTS // ROWS_PER_FILE
-    output = finish(start(cluster, texts, tmp_path))
+    with started(cluster, texts, tmp_path) as job:
+        output = output_of(job)
     assert f"{len(before)} exist already." in output
     report = json.loads((tmp_path / "_report.json").read_text())
     texts_by_run = Counter[str]()
@@ -150,12 +156,11 @@ def test_job_that_failed_on_a_bad_row_completes_with_bad_rows_skipped(cluster: R
     file = tmp_path / "texts.jsonl"
     file.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
     output = tmp_path / "out"
-    with start(cluster, file, output) as failed:
-        assert failed.stderr
-        message = failed.stderr.read()
-    assert failed.returncode == 1
+    with started(cluster, file, output) as job:
+        message = output_of(job, code=1)
     assert f"{file}, line 41: the text is not a string but a number; correct it, or skip" in message
-    message = finish(start(cluster, file, output, "--on-bad-row", "skip"))
+    with started(cluster, file, output, "--on-bad-row", "skip") as job:
+        message = output_of(job)
     assert "Done: 40 texts (0 truncated)" in message
     assert f"8 rows skipped (listed in {output}/_skipped-*.jsonl)" in message
     report = json.loads((output / "_report.json").read_text())
@@ -171,10 +176,10 @@ def test_job_that_failed_on_a_bad_row_completes_with_bad_rows_skipped(cluster: R
 def test_job_that_loses_a_node_completes_on_the_other(
     cluster: RayCluster, texts: Path, tmp_path: Path, expected: pa.Table
 ) -> None:
-    job = start(cluster, texts, tmp_path, "--actors", "2")
-    wait_until(lambda: len(cluster.processes("ray::MapWorker")) == 2, "each node has an actor")
-    wait_until(lambda: len(parts(tmp_path)) >= 2 or job.poll() is not None, "two files exist")
-    cluster.kill_second_node()
-    assert len(parts(tmp_path)) < TEXTS // ROWS_PER_FILE
-    finish(job)
+    with started(cluster, texts, tmp_path, "--actors", "2") as job:
+        wait_until(lambda: len(cluster.processes("ray::MapWorker")) == 2, "each node has an actor")
+        wait_until(lambda: len(parts(tmp_path)) >= 2 or job.poll() is not None, "two files exist")
+        cluster.kill_second_node()
+        assert len(parts(tmp_path)) < TEXTS // ROWS_PER_FILE
+        output_of(job)
     assert_same_rows(tmp_path, expected)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.processes import END_S, killed_at_the_end
 from tests.support.servers import ROOT, running_server
 
 pytestmark = pytest.mark.timeout(120)  # one deployment starts some hundred processes
@@ -504,13 +505,14 @@ def test_port_may_be_used_by_the_service_itself_but_not_by_another_program(deplo
 
 def test_interrupted_deployment_rolls_back_and_keeps_the_status_of_the_signal(deployed: Machine) -> None:
     deployed.next_image("two", broken="silent")
-    with subprocess.Popen(
+    script = subprocess.Popen(
         [deployed.folder / "deploy.sh", "deploy", "--wait=60"],
         env=deployed.environment({}),
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    ) as script:
+    )
+    with killed_at_the_end(script):
         assert script.stderr
         line = ""
         while "Waiting until healthy" not in line:
@@ -518,8 +520,8 @@ def test_interrupted_deployment_rolls_back_and_keeps_the_status_of_the_signal(de
             assert line
         script.terminate()
         output = script.stderr.read()
+        assert script.wait(END_S) == 143, output
     assert "Rolled back" in output
-    assert script.returncode == 143, output
     assert list(deployed.containers().values()) == [("one", "running")]
 
 

@@ -1,9 +1,8 @@
-import gc
-
 import pytest
 
 from engine.duration_estimator import SMOOTHING, DurationEstimator
 from engine.planner import cost
+from tests.support.garbage import collect_garbage
 from tests.support.gated import GatedModel, batch_of
 
 
@@ -30,5 +29,5 @@ def test_estimate_does_not_keep_its_model_in_memory() -> None:
     durations, model = DurationEstimator(), GatedModel()
     durations.record(batch_of(model), 1.0)
     del model
-    gc.collect()
+    collect_garbage()
     assert not durations._seconds_per_token  # noqa: SLF001 - nothing else shows that the memory is free

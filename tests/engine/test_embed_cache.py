@@ -43,6 +43,7 @@ from engine.text_results import TextResult
 from engine.tokenizer_queue import TokenizerQueue
 from engine.vectors import Dtype
 from telemetry.request_work import RequestWork
+from tests.support.clock import let_time_pass
 from tests.support.dict_results import DictResults
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import any_texts
@@ -335,7 +336,7 @@ async def test_hits_need_neither_a_lease_nor_the_lanes(
     assert (await read_all(embedder, ["two", "one"], timeout_s=1e-9))[1] == CacheCounts(hit=2)
 
 
-async def test_hits_of_a_slower_store_need_no_lease(
+async def test_hits_of_a_shared_store_need_no_lease(
     make: Make, models: OneModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slower: dict[tuple[str, bytes], bytes] = {}
@@ -483,7 +484,7 @@ async def test_callers_whose_keys_differ_share_nothing(
     assert (await embedder.embed(None, ["one"], terms=RequestTerms(caller=("a", "site")))).cache == CacheCounts(hit=1)
 
 
-async def test_slower_store_is_asked_for_what_is_not_in_memory_and_nothing_runs_if_it_has_all(
+async def test_shared_store_is_asked_for_what_is_not_in_memory_and_nothing_runs_if_it_has_all(
     make: Make, scheduler: Scheduler
 ) -> None:
     slower: dict[tuple[str, bytes], bytes] = {}
@@ -599,8 +600,9 @@ async def test_results_of_slices_that_were_read_are_dropped(embedder: Embedder) 
 
 async def test_deadline_ends_a_request_whose_kept_results_are_read_slowly(embedder: Embedder) -> None:
     async def read_slowly() -> None:
-        async with embedder.open(None, MANY, terms=RequestTerms(timeout_s=0.05)) as run:
+        async with embedder.open(None, MANY, terms=RequestTerms(timeout_s=30)) as run:
             await anext(run.slices())
+            let_time_pass(30)
             await asyncio.Event().wait()
 
     await read_all(embedder, MANY)

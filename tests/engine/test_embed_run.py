@@ -1,7 +1,6 @@
 """`Embedder.open`: one request of many texts, whose vectors come slice by slice while its answer is written."""
 
 import asyncio
-import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -31,6 +30,8 @@ from engine.result_store import CacheCounts
 from engine.scheduler import Scheduler
 from engine.tokenizer_queue import TokenizerQueue
 from engine.usage import Usage
+from tests.support.clock import let_time_pass
+from tests.support.garbage import collect_garbage
 from tests.support.gated import GatedModel, Text
 from tests.support.one_model import OneModel, one_lane, run_texts
 from tests.support.tiny import MAX_TOKENS, WORDS
@@ -262,7 +263,7 @@ async def test_failure_of_a_slice_that_nobody_reads_is_not_reported_as_forgotten
         async for _ in run.slices():
             await until_idle(scheduler)
             break
-    gc.collect()
+    collect_garbage()
     assert reported == []
 
 
@@ -289,11 +290,19 @@ def assert_nothing_waits(scheduler: Scheduler) -> None:
 async def test_deadline_ends_a_request_that_waits_for_the_model_or_for_its_writer(
     embedder: Embedder, scheduler: Scheduler, place: str
 ) -> None:
-    blocking = GatedModel(is_open=place == "writer")
+    blocking, is_writing = GatedModel(is_open=place == "writer"), asyncio.Event()
     blocked = asyncio.create_task(run_texts(scheduler, blocking, [Text(100)]))
     await blocking.started(runs=1)
+
+    async def write() -> None:
+        is_writing.set()
+        await asyncio.Event().wait()
+
+    reading = asyncio.create_task(read_all(embedder, MANY, timeout_s=30, write=write))
+    await until(lambda: is_writing.is_set() if place == "writer" else scheduler.state().waiting_texts > 0)
+    let_time_pass(30)
     with pytest.raises(DeadlineError):
-        await read_all(embedder, MANY, timeout_s=0.5, write=asyncio.Event().wait)
+        await reading
     assert_nothing_waits(scheduler)
     blocking.open()
     await blocked

@@ -38,6 +38,7 @@ from engine.request_terms import RequestTerms
 from engine.scheduler import Scheduler
 from engine.text_admission import MAX_INLINE_CHARACTERS, MAX_INLINE_TEXTS, TextAdmission
 from engine.tokenizer_queue import TokenizerQueue
+from tests.support.clock import let_time_pass
 from tests.support.gated import GatedModel, Text
 from tests.support.odd_texts import WORDS, any_texts
 from tests.support.one_model import OneModel, one_lane, run_texts
@@ -184,9 +185,7 @@ async def test_deadline_covers_the_time_to_load_the_model(embedder: Embedder, mo
         await embedder.embed("acme/tiny", ["one"], terms=RequestTerms(timeout_s=0.001))
 
 
-async def test_waiting_work_is_dropped_when_its_deadline_passes(
-    embedder: Embedder, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_waiting_work_is_dropped_when_its_deadline_passes(embedder: Embedder, scheduler: Scheduler) -> None:
     blocking = GatedModel()
     blocked = [asyncio.create_task(run_texts(scheduler, blocking, [Text(100, 0)]))]
     await blocking.started(1)
@@ -196,9 +195,7 @@ async def test_waiting_work_is_dropped_when_its_deadline_passes(
     request = asyncio.create_task(embedder.embed("acme/tiny", texts, terms=terms))
     while scheduler.state().waiting_texts < 1 + len(texts):  # noqa: ASYNC110 - the scheduler gives no other sign
         await asyncio.sleep(0)
-    loop = asyncio.get_running_loop()
-    real_time = loop.time
-    monkeypatch.setattr(loop, "time", lambda: real_time() + 30)
+    let_time_pass(30)
     with pytest.raises(DeadlineError):
         await request
     assert scheduler.state().dropped_texts == len(texts)

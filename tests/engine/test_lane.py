@@ -1,7 +1,6 @@
 """Lanes with real threads, some of which die."""
 
 import asyncio
-import gc
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from engine.job_queue import MicroBatch
 from engine.lane import LANE_NICENESS, OVERDUE_S, PREFETCH_S, Lane, _Assignment, open_lanes
 from engine.vectors import Matrix
 from tests.support.clock import ManualClock
+from tests.support.garbage import collect_garbage
 from tests.support.gated import DyingModel, GatedModel, Text, batch_of
 from tests.support.servers import ROOT
 
@@ -379,7 +379,7 @@ async def test_idle_lane_does_not_keep_a_model_in_memory(lane: Lane) -> None:
     await outcomes.of(batch)
     del model, batch, outcomes
     assert await is_working(lane, Outcomes())  # so the thread has passed its first run
-    gc.collect()
+    collect_garbage()
     assert reference() is None
 
 

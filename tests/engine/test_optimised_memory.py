@@ -9,6 +9,7 @@ import pytest
 
 from config import BUNDLED_MODEL, BUNDLED_MODELS_DIR
 from tests.support.optimised import MAX_BYTES, Place
+from tests.support.processes import killed_at_the_end
 from tests.support.servers import ROOT, environment
 
 SERVE = """
@@ -36,12 +37,14 @@ def pss_of_two(place: Place, *, max_bytes: int) -> int:
     with ExitStack() as stack:
         processes = [
             stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", SERVE, *arguments],
-                    cwd=ROOT,
-                    env=environment({}),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+                killed_at_the_end(
+                    subprocess.Popen(
+                        [sys.executable, "-c", SERVE, *arguments],
+                        cwd=ROOT,
+                        env=environment({}),
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                    )
                 )
             )
             for _ in range(2)

@@ -12,6 +12,7 @@ import pytest
 
 from engine.optimised_writer import CopyFailedError, run_writer
 from tests.support.optimised import write_wide_model
+from tests.support.processes import END_S, killed_at_the_end, open_pidfd
 from tests.support.servers import ROOT
 
 SCRIPT = """
@@ -21,7 +22,6 @@ from engine.optimised_writer import run_writer
 source, folder = map(Path, sys.argv[1:])
 run_writer(source, ids=[], folder=folder, started=lambda process: print(process.pid, flush=True))
 """
-MAX_WAIT_MS = 30_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux about a process")
@@ -33,18 +33,16 @@ def test_the_writer_gets_no_secret_gives_way_and_ends_with_the_service(tmp_path:
         env={**os.environ, "API_KEYS": "a-secret", "AWS_SECRET_ACCESS_KEY": "another-secret"},
         stdout=subprocess.PIPE,
     )
-    assert service.stdout
-    writer = int(service.stdout.readline())
-    ended = select.poll()
-    ended.register(os.pidfd_open(writer), select.POLLIN)
-    with source.open("wb"):  # returns when the writer has opened it
-        assert b"secret" not in Path(f"/proc/{writer}/environ").read_bytes()
-        assert Path(f"/proc/{writer}/oom_score_adj").read_text().strip() == "1000"
-        assert os.getpriority(os.PRIO_PROCESS, writer) > os.getpriority(os.PRIO_PROCESS, 0)
-        assert not ended.poll(0)
-        service.kill()
-        service.communicate()
-        assert ended.poll(MAX_WAIT_MS)
+    with killed_at_the_end(service):
+        assert service.stdout
+        writer = int(service.stdout.readline())
+        with open_pidfd(writer) as ended, source.open("wb"):  # opened once the writer opens it, too
+            assert b"secret" not in Path(f"/proc/{writer}/environ").read_bytes()
+            assert Path(f"/proc/{writer}/oom_score_adj").read_text().strip() == "1000"
+            assert os.getpriority(os.PRIO_PROCESS, writer) > os.getpriority(os.PRIO_PROCESS, 0)
+            assert not select.select([ended], [], [], 0)[0]
+            service.kill()
+            assert select.select([ended], [], [], END_S)[0]
 
 
 def test_the_process_prints_what_it_has_written(tmp_path: Path) -> None:
@@ -52,10 +50,10 @@ def test_the_process_prints_what_it_has_written(tmp_path: Path) -> None:
     (folder := tmp_path / "copy").mkdir()
     command = [sys.executable, "-m", "engine.optimised_writer", str(source), str(folder), "[[1, 2, 3], [4]]"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as process:
+    with killed_at_the_end(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe)) as process:
         assert process.stdout
         printed = json.loads(process.stdout.read())
-        assert process.wait() == 0  # its input is still open: it would end at once otherwise
+        assert process.wait(END_S) == 0  # its input is still open: it would end at once otherwise
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(written) == 2
     assert printed == {

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +28,7 @@ from engine.optimised_record import RECORD
 from engine.optimised_space import make_room, make_room_for
 from host.trusted_folder import try_lock
 from tests.support.optimised import MAX_BYTES, TEXTS, WIDE, WIDE_DIM, Place, tending, vectors_of, write_wide_model
+from tests.support.processes import killed_at_the_end
 from tests.support.servers import ROOT, environment
 from tests.support.tiny import TinyModel, row
 from tests.support.tiny_models import PROBE_WORDS, TASKED, cache_static, cache_tasked, matmul, noisy
@@ -111,8 +112,14 @@ def test_of_two_processes_one_writes_the_copy(place: Place) -> None:
     }
     command = [sys.executable, "main.py", "optimise", WIDE]
     variables = environment({name: str(value) for name, value in settings.items()})
-    both = [subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0].decode() for process in both]
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                killed_at_the_end(subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE))
+            )
+            for _ in range(2)
+        ]
+        outputs = [process.communicate()[0].decode() for process in both]
     assert len(place.copies) == 1
     assert leftovers(place) == []
     assert any("copy written" in output for output in outputs)

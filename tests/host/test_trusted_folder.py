@@ -18,6 +18,7 @@ from host.trusted_folder import (
     try_lock,
     write_file,
 )
+from tests.support.processes import killed_at_the_end
 from tests.support.servers import ROOT
 
 HOLD = """
@@ -52,7 +53,7 @@ def test_lock_is_free_again_when_its_holder_is_killed(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    with holder:
+    with killed_at_the_end(holder):
         assert holder.stdout
         assert holder.stdout.readline() == b"held\n"
         with try_lock(path, keep=True) as is_held:

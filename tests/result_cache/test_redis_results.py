@@ -20,10 +20,10 @@ from result_cache.redis_counts import RedisCounts
 from result_cache.redis_reads import MAX_READ_BYTES
 from result_cache.redis_results import (
     MAX_KEYS,
-    MAX_OPEN_BYTES,
     MAX_QUEUE_BYTES,
     MAX_RESULT_BYTES,
     MAX_VALUE_BYTES,
+    MAX_VERIFIED_BYTES,
     WRITE_DELAY_S,
     RedisResults,
     RedisUnreachableError,
@@ -285,7 +285,7 @@ async def test_huge_value_is_replaced_without_the_right_to_ask_for_sizes(
 
 
 async def test_other_requests_are_served_while_large_results_are_checked(redis: RedisServer) -> None:
-    result = bytes(MAX_OPEN_BYTES // 4)
+    result = bytes(MAX_VERIFIED_BYTES // 4)
     hits, is_over = [0], False
     async with opened(redis.url) as there:
         for key in KEYS[:MAX_KEYS]:
@@ -300,7 +300,7 @@ async def test_other_requests_are_served_while_large_results_are_checked(redis: 
         assert await there.get(*KEYS[:MAX_KEYS]) == [result] * MAX_KEYS
         is_over = True
         await counting
-    assert max(later - earlier for earlier, later in pairwise(hits)) <= MAX_OPEN_BYTES // len(result)
+    assert max(later - earlier for earlier, later in pairwise(hits)) <= MAX_VERIFIED_BYTES // len(result)
 
 
 async def test_value_larger_than_any_result_is_not_hashed(redis: RedisServer, other: redis_py.Redis) -> None:

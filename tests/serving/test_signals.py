@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.held_hub import held_hub
+from tests.support.processes import killed_at_the_end
 from tests.support.raw_http import CLIENT, WHOLE, connected, receive_answer, send
 from tests.support.servers import (
     ROOT,
@@ -230,15 +231,12 @@ def in_a_terminal(tiny: dict[str, str], *, is_nohup: bool) -> Iterator[tuple[sub
         text=True,
     )
     os.close(terminal)
-    with process:
-        try:
-            assert process.stdout
-            for line in process.stdout:
-                if "service_ready" in line:
-                    break
-            yield process, controlling
-        finally:
-            process.kill()
+    with killed_at_the_end(process):
+        assert process.stdout
+        for line in process.stdout:
+            if "service_ready" in line:
+                break
+        yield process, controlling
 
 
 def test_server_ends_in_order_when_its_terminal_closes(tiny: dict[str, str]) -> None:

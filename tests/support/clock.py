@@ -1,4 +1,6 @@
-"""A clock that changes only when a test moves it."""
+"""Clocks that a test moves."""
+
+import asyncio
 
 
 class ManualClock:
@@ -9,3 +11,10 @@ class ManualClock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+def let_time_pass(seconds: float) -> None:
+    """Move the clock of the running event loop, so that its timers of the next *seconds* end now."""
+    loop = asyncio.get_running_loop()
+    real_time = loop.time
+    loop.time = lambda: real_time() + seconds  # type: ignore[method-assign]

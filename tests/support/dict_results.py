@@ -15,7 +15,7 @@ class DictResults:
     is_off = False
 
     @property
-    def is_layered(self) -> bool:
+    def has_shared_tier(self) -> bool:
         return self.slower is not None
 
     @property

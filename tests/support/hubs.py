@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.processes import killed_at_the_end
 from tests.support.servers import ROOT, environment
 
 Json = dict[str, Any]
@@ -160,7 +161,7 @@ class Loader:
             hub_timeout_s: replaces `engine.hub_client.HUB_TIMEOUT_S`.
             variables: environment variables.
         """
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.load_model", name, *([str(hub_timeout_s)] if hub_timeout_s else [])],
             cwd=ROOT,
             env=hub_environment(**variables),
@@ -179,16 +180,16 @@ class Loader:
 
     def start(self, cache_dir: Path, text: str = "", *, preloaded: Path | None = None, revision: str = "") -> None:
         """Let the process begin to load; `outcome` waits for its end."""
-        assert self._process.stdin
+        assert self.process.stdin
         request = {"cache_dir": str(cache_dir), "text": text, "preloaded": str(preloaded) if preloaded else None}
         request["revision"] = revision
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
 
     def outcome(self) -> Json:
         """Wait for the end of a load."""
-        assert self._process.stdout
-        for line in self._process.stdout:
+        assert self.process.stdout
+        for line in self.process.stdout:
             if line.startswith(OUTCOME):
                 outcome: Json = json.loads(line.removeprefix(OUTCOME))
                 return outcome
@@ -196,26 +197,21 @@ class Loader:
 
     def wait_for_event(self, name: str) -> None:
         """Wait until the process logs an event."""
-        assert self._process.stdout
-        assert any(name in line for line in iter(self._process.stdout.readline, ""))
+        assert self.process.stdout
+        assert any(name in line for line in iter(self.process.stdout.readline, ""))
 
     def kill(self) -> None:
         """End the process as the kernel does when memory runs out."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """Stop the process and wait for its end."""
-        self._process.communicate()
+        self.process.kill()
+        self.process.wait()
 
 
 @contextmanager
 def loading(name: str, *, hub_timeout_s: float | None = None, **variables: str) -> Iterator[Loader]:
     loader = Loader(name, hub_timeout_s=hub_timeout_s, **variables)
-    try:
+    with killed_at_the_end(loader.process):
         yield loader
-    finally:
-        loader.close()
+        loader.process.communicate()  # it ends with its input
 
 
 def hub_environment(**variables: str) -> dict[str, str]:

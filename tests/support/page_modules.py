@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.processes import killed_at_the_end
+
 PAGE = Path(__file__).resolve().parents[2] / "static" / "page"
 RUNNER = """
 import { createInterface } from "node:readline";
@@ -71,7 +73,6 @@ def page_modules(folder: Path) -> Iterator[PageModules]:
     runner = folder / "runner.js"
     runner.write_text(RUNNER)
     command = [node(), str(runner)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with killed_at_the_end(process):
         yield PageModules(process, folder)
-        assert process.stdin
-        process.stdin.close()

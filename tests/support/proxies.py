@@ -46,7 +46,6 @@ class ProxyProcess(LoggedProcess):
         more = "daemon off; pid nginx.pid;" + (" user root;" if os.geteuid() == 0 else "")
         words = [command, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", more]
         super().__init__(words, folder=folder, environment=os.environ)
-        self._wait_for_workers(1)  # the port is open before the first worker exists
 
     @property
     def requests(self) -> list[Event]:
@@ -67,6 +66,9 @@ class ProxyProcess(LoggedProcess):
     def count(self, words: str) -> int:
         """Return the number of log lines that contain *words*."""
         return sum(words in line for line in self.lines)
+
+    def wait_until_ready(self) -> None:
+        self._wait_for_workers(1)  # the port is open before the first worker exists
 
     def reload(self) -> None:
         """Start new workers; the old ones finish their requests and end."""
@@ -157,6 +159,7 @@ def running_proxy(
         folder, replicas, changes=changes or {}, source=source or CONFIGURATION, command=command or nginx()
     )
     try:
+        proxy.wait_until_ready()
         yield proxy
     finally:
         proxy.stop()

@@ -45,7 +45,9 @@ class RedisServer:
         self._is_ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        assert self._is_ready.wait(START_S), "redis-server has not started"
+        if not self._is_ready.wait(START_S):
+            self.kill()
+            pytest.fail("redis-server has not started")
 
     def kill(self) -> None:
         """Send SIGKILL; all its data is lost."""

@@ -83,7 +83,7 @@ def served_app(**variables: str) -> Iterator[ServedApp]:
             started.set()
             await stop.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     thread.start()
     try:
         assert started.wait(START_S)
@@ -92,7 +92,7 @@ def served_app(**variables: str) -> Iterator[ServedApp]:
             yield ServedApp(port, client, parts_of(app), pool, found)
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join()
+        thread.join(START_S)
         loop.close()
 
 

@@ -65,12 +65,12 @@ def free_port() -> int:
 
     A socket that is bound to the port and does not listen reserves it: a server that asks for this very port with
     SO_REUSEADDR, as all do, gets it; processes that let the system choose, such as tests that run at the same time,
-    get another one.
+    get another one, whatever the address.
     """
     holder = socket.socket()
     if sys.platform == "linux":  # on other systems, no server could listen beside the holder
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
+    holder.bind(("", 0))  # on all addresses of IPv4; it does not listen on any
     port = int(holder.getsockname()[1])
     _holders.append(holder)
     if sys.platform != "linux" or len(_holders) > MAX_PORTS_HELD:

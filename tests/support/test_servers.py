@@ -20,8 +20,11 @@ def test_free_port_is_reserved_and_a_server_can_listen_on_it() -> None:
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
             assert other.getsockname()[1] != port
-    for _ in range(2):  # twice, as for a server that is restarted
-        with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
+    for address in ("127.0.0.1", "127.0.0.2"):
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((address, port))
+    for address in ("127.0.0.1", "127.0.0.1", ""):  # twice, as for a server that is restarted
+        with socket.create_server((address, port)), socket.create_connection(("127.0.0.1", port)):
             pass
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))

@@ -3,9 +3,9 @@
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -178,30 +178,23 @@ def test_worker_that_hangs_delays_no_probe_and_is_stale(start: Callable[..., Ser
     embed_many(server, 100)
     before = metrics(server)
     stopped = pids(server)[1]
-    connections = [httpx.Client(base_url=server.url, timeout=TIMEOUT_S) for _ in range(8)]
-    for client in connections:  # keep-alive connections, of which at least one leads to each worker
-        client.get("/health/live")
-    os.kill(stopped, signal.SIGSTOP)
-    answers: list[tuple[httpx.Response, httpx.Response]] = []
-    try:
-        threads = [
-            threading.Thread(target=lambda one=client: answers.append((one.get("/health/ready"), one.get("/metrics"))))
-            for client in connections
-        ]
-        for thread in threads:
-            thread.start()
-        while not answers:
-            threads[0].join(0.05)
-    finally:
-        os.kill(stopped, signal.SIGCONT)
-    for thread in threads:
-        thread.join()
-    ready, answer = answers[0][0], answers[0][1].json()
+
+    def ask(client: httpx.Client) -> tuple[httpx.Response, httpx.Response]:
+        return client.get("/health/ready"), client.get("/metrics")
+
+    with ExitStack() as stack, ThreadPoolExecutor(8) as threads:
+        clients = [stack.enter_context(httpx.Client(base_url=server.url, timeout=TIMEOUT_S)) for _ in range(8)]
+        for client in clients:  # keep-alive connections, of which at least one leads to each worker
+            client.get("/health/live")
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            first = next(as_completed([threads.submit(ask, client) for client in clients]))
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+    ready, answer = first.result()[0], first.result()[1].json()
     assert ready.json() == {"status": "ready"}
     assert {found["worker"]: found["stale"] for found in answer["workers"]["processes"]} == {1: True, 2: False}
     assert answer["endpoints"]["POST /embed"]["requests"] == before["endpoints"]["POST /embed"]["requests"]
-    for client in connections:
-        client.close()
 
 
 def test_models_of_any_worker_are_in_memory_of_the_service(start: Callable[..., ServerProcess]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -146,15 +147,14 @@ def test_request_log_names_the_caller(client: httpx.Client) -> None:
 def test_rejection_is_sent_before_the_body_arrives(server: ServerProcess) -> None:
     """A large upload is announced, and none of it is sent."""
     for length in (("Content-Length", "9000000"), ("Transfer-Encoding", "chunked")):
-        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
-        connection.putrequest("POST", "/embed")
-        connection.putheader("Content-Type", "application/json")
-        connection.putheader(*length)
-        connection.endheaders()
-        response = connection.getresponse()
-        assert response.status == 401
-        assert json.loads(response.read())["code"] == "unauthenticated"
-        connection.close()
+        with closing(http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)) as connection:
+            connection.putrequest("POST", "/embed")
+            connection.putheader("Content-Type", "application/json")
+            connection.putheader(*length)
+            connection.endheaders()
+            response = connection.getresponse()
+            assert response.status == 401
+            assert json.loads(response.read())["code"] == "unauthenticated"
 
 
 def test_two_different_keys_in_the_same_header_are_rejected(server: ServerProcess) -> None:

@@ -18,6 +18,7 @@ from api.cohere_types import CohereEmbedRequest
 from api.openai_requests import EmbeddingsRequest
 from engine.errors import InvalidInputError, ServiceError
 from tests.support.decoding import DIALECT_TYPES, REQUEST_TYPES, check_body, check_dialect_body, check_rejection, decode
+from tests.support.garbage import collect_garbage
 from tests.support.servers import ROOT
 
 SEEDS = (
@@ -79,7 +80,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 def test_items_of_a_list_are_no_work_for_the_garbage_collector(body: bytes, body_type: type[Any], field: str) -> None:
     """10 MB may contain 3 million of them: examined again and again, they would block the event loop for seconds."""
     items = getattr(msgspec.json.decode(body, type=body_type), field)
-    gc.collect()  # it stops tracking tuples without tracked items
+    collect_garbage()  # it stops tracking tuples without tracked items
     assert len(items) > 1
     assert not any(map(gc.is_tracked, items))
 

@@ -392,7 +392,7 @@ def test_request_that_waits_in_vain_has_the_stage_of_its_queue(traced: Traced, m
         for number in range(lanes):
             others.submit(traced.post, "/embed", {"text": f"one {'two ' * number}"}, traceparent=UNSAMPLED)
             assert started.acquire(timeout=20)
-        answer = traced.post("/embed", {"text": "three"}, **{"x-request-timeout": "0.05"})
+        answer = traced.post("/embed", {"text": "three"}, **{"x-request-timeout": "0.5"})
         gate.set()
     assert answer.status_code == 504
     receiver = traced.finish()

@@ -1,4 +1,4 @@
-"""The result cache of a service: memory, and before a result is computed, perhaps a slower store that others share."""
+"""The result cache of a service: memory, and before a result is computed, perhaps a store that processes share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from result_cache.memory_results import MemoryResults, ResultCounts
 NO_MEMORY = ResultCounts(0, 0, 0, 0, 0, 0)
 
 
-class SlowerResults(Protocol):
+class SharedResults(Protocol):
     """A store that other processes share. Its failures are fewer hits; only `clear` raises."""
 
     async def fetch(self, namespace: str, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -22,15 +22,15 @@ class SlowerResults(Protocol):
         """Delete all results, of all namespaces, and those that are not yet written. Raises if that fails."""
 
 
-class LayeredResults:
+class TieredResults:
     """Implements `engine.result_store.ResultStore`. For the event loop's thread only."""
 
     is_off = False
 
-    def __init__(self, memory: MemoryResults | None, slower: SlowerResults | None = None) -> None:
-        """Keep results in *memory*, if there is any, and in *slower*, if others share one."""
+    def __init__(self, memory: MemoryResults | None, shared: SharedResults | None = None) -> None:
+        """Keep results in *memory*, if there is any, and in *shared*, if there is one."""
         self._memory = memory
-        self._slower = slower
+        self._shared = shared
         self._generation = 0
         self.changes = 0
         self.answers: AnswerCache[Any] | None = None if memory is None else AnswerCache(memory)
@@ -42,11 +42,11 @@ class LayeredResults:
 
     @property
     def is_empty(self) -> bool:
-        return self._slower is None and (self._memory is None or self._memory.is_empty)
+        return self._shared is None and (self._memory is None or self._memory.is_empty)
 
     @property
-    def is_layered(self) -> bool:
-        return self._slower is not None
+    def has_shared_tier(self) -> bool:
+        return self._shared is not None
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if self._memory is None:
@@ -55,10 +55,10 @@ class LayeredResults:
         return [get(key) for key in keys]
 
     async def fetch(self, namespace: str, keys: Sequence[bytes], *, may_keep: bool) -> list[bytes | None]:
-        if self._slower is None or not keys:
+        if self._shared is None or not keys:
             return [None] * len(keys)
         generation = self._generation
-        results = await self._slower.fetch(namespace, keys)
+        results = await self._shared.fetch(namespace, keys)
         if generation != self._generation:  # all results were deleted meanwhile, so these may be, too
             return [None] * len(keys)
         if may_keep and self._memory is not None:
@@ -76,21 +76,21 @@ class LayeredResults:
             put = self._memory.put
             for key, result in results.items():
                 put(key, result)
-        if self._slower is not None and results:
-            self._slower.put_later(namespace, results)
+        if self._shared is not None and results:
+            self._shared.put_later(namespace, results)
 
     async def clear(self) -> None:
-        """Delete all results here and in the slower store.
+        """Delete all results here and in the shared store.
 
         Results of texts that are computed or fetched meanwhile are not kept. What other processes have in memory
-        stays. Raises what the slower store raises if it cannot delete; memory is empty even then.
+        stays. Raises what the shared store raises if it cannot delete; memory is empty even then.
         """
         self.clear_memory()
         try:
-            if self._slower is not None:
-                await self._slower.clear()
+            if self._shared is not None:
+                await self._shared.clear()
         finally:
-            self.clear_memory()  # fetched before the slower store had deleted it
+            self.clear_memory()  # fetched before the shared store had deleted it
 
     def counts(self) -> ResultCounts:
         """Return the counts of the memory."""

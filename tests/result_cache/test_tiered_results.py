@@ -1,4 +1,4 @@
-"""Memory before a slower store: what is found where, and what is kept after all results were deleted."""
+"""Memory before a shared store: what is found where, and what is kept after all results were deleted."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.result_store import ResultStore
-from result_cache.layered_results import LayeredResults
 from result_cache.memory_results import MemoryResults
+from result_cache.tiered_results import TieredResults
 
 KEY, OTHER = b"k" * 16, b"o" * 16
 NAMESPACE = "fingerprint:runtime"
 
 
 class CannotClearError(Exception):
-    """The slower store is gone."""
+    """The shared store is gone."""
 
 
 class SharedResults:
-    """A slower store in memory. A test holds its answers back with `gate`, and lets it fail to clear."""
+    """A shared store in memory. A test holds its answers back with `gate`, and lets it fail to clear."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, bytes], bytes] = {}
@@ -47,103 +47,103 @@ class SharedResults:
 
 
 @pytest.fixture
-def slower() -> SharedResults:
+def shared() -> SharedResults:
     return SharedResults()
 
 
 @pytest.fixture
-def store(slower: SharedResults) -> LayeredResults:
-    return LayeredResults(MemoryResults(limit_bytes=1 << 20), slower)
+def store(shared: SharedResults) -> TieredResults:
+    return TieredResults(MemoryResults(limit_bytes=1 << 20), shared)
 
 
 async def test_memory_alone_finds_what_was_put_and_fetches_nothing() -> None:
-    store: ResultStore = LayeredResults(MemoryResults(limit_bytes=1 << 20))
+    store: ResultStore = TieredResults(MemoryResults(limit_bytes=1 << 20))
     store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
     assert store.get([OTHER, KEY, KEY]) == [None, b"result", b"result"]
     assert await store.fetch(NAMESPACE, [OTHER, KEY], may_keep=True) == [None, None]
-    assert not store.is_layered
+    assert not store.has_shared_tier
 
 
 async def test_memory_alone_is_cleared() -> None:
-    store = LayeredResults(MemoryResults(limit_bytes=1 << 20))
+    store = TieredResults(MemoryResults(limit_bytes=1 << 20))
     store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
     await store.clear()
     assert store.get([KEY]) == [None]
 
 
-async def test_what_is_put_reaches_the_slower_store(store: LayeredResults, slower: SharedResults) -> None:
+async def test_what_is_put_reaches_the_shared_store(store: TieredResults, shared: SharedResults) -> None:
     store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
-    assert slower.kept == {(NAMESPACE, KEY): b"result"}
-    assert store.is_layered
+    assert shared.kept == {(NAMESPACE, KEY): b"result"}
+    assert store.has_shared_tier
 
 
-async def test_what_is_fetched_is_in_memory_afterwards(store: LayeredResults, slower: SharedResults) -> None:
-    slower.kept[NAMESPACE, KEY] = b"result"
+async def test_what_is_fetched_is_in_memory_afterwards(store: TieredResults, shared: SharedResults) -> None:
+    shared.kept[NAMESPACE, KEY] = b"result"
     assert store.get([KEY]) == [None]
     assert await store.fetch(NAMESPACE, [OTHER, KEY], may_keep=True) == [None, b"result"]
     assert store.get([OTHER, KEY]) == [None, b"result"]
 
 
-async def test_results_computed_before_a_clear_are_not_kept(store: LayeredResults, slower: SharedResults) -> None:
+async def test_results_computed_before_a_clear_are_not_kept(store: TieredResults, shared: SharedResults) -> None:
     generation = store.generation
     await store.clear()
     store.put(NAMESPACE, {KEY: b"result"}, generation=generation)
     assert store.get([KEY]) == [None]
-    assert slower.kept == {}
+    assert shared.kept == {}
     store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
     assert store.get([KEY]) == [b"result"]
 
 
 async def test_what_a_request_must_not_keep_is_not_copied_to_memory(
-    store: LayeredResults, slower: SharedResults
+    store: TieredResults, shared: SharedResults
 ) -> None:
-    slower.put_later(NAMESPACE, {KEY: b"result"})
+    shared.put_later(NAMESPACE, {KEY: b"result"})
     assert await store.fetch(NAMESPACE, [KEY], may_keep=False) == [b"result"]
     assert store.get([KEY]) == [None]
 
 
-async def test_without_memory_the_slower_store_has_everything(slower: SharedResults) -> None:
-    store: ResultStore = LayeredResults(None, slower)
+async def test_without_memory_the_shared_store_has_everything(shared: SharedResults) -> None:
+    store: ResultStore = TieredResults(None, shared)
     store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
     assert store.get([KEY]) == [None]
     assert await store.fetch(NAMESPACE, [KEY], may_keep=True) == [b"result"]
     assert not store.is_empty
 
 
-async def test_a_fetch_in_flight_brings_nothing_after_a_clear(store: LayeredResults, slower: SharedResults) -> None:
-    slower.kept[NAMESPACE, KEY] = b"result"
-    slower.gate.clear()
+async def test_a_fetch_in_flight_brings_nothing_after_a_clear(store: TieredResults, shared: SharedResults) -> None:
+    shared.kept[NAMESPACE, KEY] = b"result"
+    shared.gate.clear()
     async with asyncio.TaskGroup() as tasks:
         fetched = tasks.create_task(store.fetch(NAMESPACE, [KEY], may_keep=True))
-        await slower.asked.wait()
+        await shared.asked.wait()
         cleared = tasks.create_task(store.clear())
         await asyncio.sleep(0)
-        slower.gate.set()
+        shared.gate.set()
     assert cleared.done()
     assert fetched.result() == [None]
     assert store.get([KEY]) == [None]
 
 
-async def test_what_is_fetched_while_the_slower_store_is_cleared_is_not_kept(
-    store: LayeredResults, slower: SharedResults
+async def test_what_is_fetched_while_the_shared_store_is_cleared_is_not_kept(
+    store: TieredResults, shared: SharedResults
 ) -> None:
-    slower.kept[NAMESPACE, KEY] = b"result"
-    slower.gate.clear()
+    shared.kept[NAMESPACE, KEY] = b"result"
+    shared.gate.clear()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(store.clear())
-        await slower.asked.wait()
+        await shared.asked.wait()
         generation = store.generation
-        slower.gate.set()  # nothing has run since: this fetch comes between the two halves of `clear`
+        shared.gate.set()  # nothing has run since: this fetch comes between the two halves of `clear`
         assert await store.fetch(NAMESPACE, [KEY], may_keep=True) == [b"result"]
     assert generation != store.generation
     assert store.get([KEY]) == [None]
 
 
-async def test_memory_is_cleared_even_if_the_slower_store_cannot_be(
-    store: LayeredResults, slower: SharedResults
+async def test_memory_is_cleared_even_if_the_shared_store_cannot_be(
+    store: TieredResults, shared: SharedResults
 ) -> None:
     store.put(NAMESPACE, {KEY: b"result"}, generation=store.generation)
-    slower.can_clear = False
+    shared.can_clear = False
     with pytest.raises(CannotClearError):
         await store.clear()
     assert store.get([KEY]) == [None]
@@ -151,7 +151,7 @@ async def test_memory_is_cleared_even_if_the_slower_store_cannot_be(
 
 
 class SlowResults(SharedResults):
-    """A slower store of which each call takes some turns of the event loop."""
+    """A shared store of which each call takes some turns of the event loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,12 +176,12 @@ class Requests:
     """Sends requests and deletes all results, in any order. Each result is the number of deletions begun before it."""
 
     def __init__(self) -> None:
-        self.slower = SlowResults()
-        self.store = LayeredResults(MemoryResults(limit_bytes=1 << 20), self.slower)
+        self.shared = SlowResults()
+        self.store = TieredResults(MemoryResults(limit_bytes=1 << 20), self.shared)
         self.begun = self.done = 0
 
     async def run(self, action: str, key: bytes, wait: int) -> None:
-        self.slower.turns = wait
+        self.shared.turns = wait
         if action == "clear":
             self.begun += 1
             number = self.begun
