@@ -67,7 +67,7 @@ def test_rounds_have_hardly_a_text_in_common() -> None:
 
 def test_load_generator_sends_no_text_twice(recorder: Recorder) -> None:
     streams = [Stream("short", 1, 8), Stream("mixed", 3, 2)]
-    report = Load(Job(recorder.port, None, streams, "test", 0.1, 0.3)).run()
+    report = Load(Job(recorder.port, None, streams, "test", 0.1, 1.0)).run()
     answered = [stream.answered for stream in report.streams]
     recorder.finish()
     assert recorder.texts.total() >= answered[0] + 3 * answered[1] > 100
@@ -85,7 +85,7 @@ def test_fixed_rate_generator_sends_no_text_twice(recorder: Recorder) -> None:
         OpenLoopStream("mixed", 1, rate=50),
         OpenLoopStream("mixed", 4, 50),
     ]
-    Generator(OpenLoopJob(recorder.port, os.getpid(), streams, "test", 0.4)).run()
+    Generator(OpenLoopJob(recorder.port, os.getpid(), streams, "test", 1.0)).run()
     recorder.finish()
     assert recorder.texts.total() > 200
     assert recorder.repeated == {}
@@ -121,8 +121,10 @@ EMBEDDED = [
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_abuse_sends_no_text_twice(name: str, recorder: Recorder) -> None:
     """Else the service would embed most of a flood once, and the abuse would be none."""
-    for seed in ("0", "1"):
-        asyncio.run(_abuse(name, recorder.port, seed, seconds=3.0 if name == "long-texts" else 0.5))
+    for seed in range(20):  # on a busy machine, the first ones may end before they have connected
+        asyncio.run(_abuse(name, recorder.port, str(seed), seconds=3.0 if name == "long-texts" else 0.5))
+        if seed and len(recorder.texts) > 50:
+            break
     recorder.finish()
     assert recorder.texts.total() > 50
     assert recorder.repeated == {}

@@ -19,6 +19,7 @@ from host.redis_client import MAX_REPLY_BYTES
 from result_cache.redis_counts import RedisCounts
 from result_cache.redis_reads import MAX_READ_BYTES
 from result_cache.redis_results import (
+    MAX_CONNECTIONS,
     MAX_KEYS,
     MAX_QUEUE_BYTES,
     MAX_RESULT_BYTES,
@@ -478,8 +479,9 @@ async def test_frozen_redis_costs_only_requests_in_flight_their_time(
         own_redis.thaw()
         await there.recover()
         await there.put(RESULTS)
-        found = await asyncio.gather(*(there.get(*KEYS[:100]) for _ in range(50)))
-        assert found == [[RESULTS[key] for key in KEYS[:100]]] * 50, "callers that gave up took no connections away"
+        found = await asyncio.gather(*(there.get(*KEYS[:MAX_KEYS]) for _ in range(MAX_CONNECTIONS + 2)))
+        wanted = [RESULTS[key] for key in KEYS[:MAX_KEYS]]
+        assert found == [wanted] * len(found), "callers that gave up took no connections away"
 
 
 async def test_values_that_redis_could_not_return_in_time_are_deleted(own_redis: RedisServer) -> None:
