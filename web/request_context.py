@@ -50,7 +50,7 @@ class RequestContext:
         piece_gate: lets one piece of all long answers be written at a time; None: there are no other answers.
         work: what the engine does for the request.
         encoding_formats: the formats of vectors that the caller asks for, in its own words.
-        answer_key: under which its answer is cached; None: nobody has looked for it yet.
+        answer_key: the key of its answer among the cached ones; None: not looked up yet.
     """
 
     request_id: str = ""

@@ -19,7 +19,7 @@ from tests.support.dict_results import DictResults
 from tests.support.gated import GatedModel
 from tests.support.one_model import OneModel
 from tests.support.one_model import one_lane as running_on_one_lane
-from tests.support.scheduling import check_empty, open_lanes, scheduler_of
+from tests.support.scheduling import open_lanes, scheduler_checked_at_the_end
 from tests.support.tiny import TinyModel
 
 
@@ -94,17 +94,11 @@ def model() -> Iterator[GatedModel]:
 
 @pytest.fixture
 async def one_lane(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
-    scheduler = scheduler_of(lanes, clock, count=1)
-    yield scheduler
-    model.open()
-    await scheduler.aclose()
-    check_empty(scheduler)
+    async with scheduler_checked_at_the_end(lanes, clock, model, count=1) as scheduler:
+        yield scheduler
 
 
 @pytest.fixture
 async def two_lanes(lanes: list[Lane], clock: ManualClock, model: GatedModel) -> AsyncIterator[Scheduler]:
-    scheduler = scheduler_of(lanes, clock, count=2)
-    yield scheduler
-    model.open()
-    await scheduler.aclose()
-    check_empty(scheduler)
+    async with scheduler_checked_at_the_end(lanes, clock, model, count=2) as scheduler:
+        yield scheduler

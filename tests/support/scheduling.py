@@ -1,8 +1,8 @@
 """A scheduler on real threads whose clock a test moves, and requests for it."""
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from engine.lane import Lane
@@ -47,6 +47,18 @@ def check_empty(scheduler: Scheduler) -> None:
     state = scheduler.state()
     assert (state.waiting_requests, state.waiting_texts, state.waiting_seconds) == (0, 0, 0.0)
     assert [account.held for account in scheduler.accounts] == [0.0, 0.0]
+
+
+@asynccontextmanager
+async def scheduler_checked_at_the_end(
+    lanes: Sequence[Lane], clock: ManualClock, model: GatedModel, *, count: int
+) -> AsyncIterator[Scheduler]:
+    """Return a scheduler on *count* lanes. At the end, let runs of *model* end, and check that nothing is left."""
+    scheduler = scheduler_of(lanes, clock, count=count)
+    yield scheduler
+    model.open()
+    await scheduler.aclose()
+    check_empty(scheduler)
 
 
 def submit(scheduler: Scheduler, model: GatedModel, *texts: Text, **options: Any) -> asyncio.Task[Matrix]:
